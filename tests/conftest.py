@@ -1,0 +1,68 @@
+"""What the tests share: the shipped tiny backbones, models in fp64, and a clean Hydra for each test."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from tests.tiny import CONNECTORS, TINY
+
+from visllama.config import conf_dir, register
+from visllama.data.scenes.source import ScenesSource
+from visllama.model.weights import build_model
+
+torch.set_num_threads(1)
+
+@pytest.fixture
+def parts():
+    """Describe a tiny model by its connector's kind."""
+
+    def describe(connector: str = "mlp") -> dict:
+        return TINY | {"connector": {"kind": connector, "arguments": CONNECTORS[connector]}}
+
+    return describe
+
+
+@pytest.fixture
+def make_model(parts):
+    """Make a tiny model with its base weights; fp64 unless told otherwise."""
+
+    def make(connector: str = "mlp", dtype: torch.dtype = torch.float64, seed: int = 0):
+        torch.manual_seed(seed)
+        model = build_model(parts(connector), ("connector", "markers")).load_base_weights(dtype)
+        model.connector.to(dtype)
+        model.markers.data = model.markers.data.to(dtype)
+        # Vectors large enough that an image matters: a fresh connector whispers.
+        for parameter in model.connector.parameters():
+            parameter.data *= 3
+        return model
+
+    return make
+
+
+@pytest.fixture
+def records():
+    """Give six scenes with captions of different lengths."""
+    source = ScenesSource("train", 6, 1)
+    return [source[i] for i in range(len(source))]
+
+
+@pytest.fixture
+def compose_config(tmp_path):
+    """Compose a verb's config as Hydra would from a command line, with any config folders of the user's own."""
+
+    def run(verb: str, *overrides: str, config_dir=None, with_hydra: bool = False):
+        register()
+        GlobalHydra.instance().clear()
+        extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(verb, [*overrides, *extra], return_hydra_config=with_hydra)
+
+    yield run
+    GlobalHydra.instance().clear()

@@ -1,0 +1,33 @@
+import pytest
+import torch
+
+from visllama.model.connector import MLPConnector, ResamplerConnector
+
+
+def test_mlp_is_two_layers_with_tanh():
+    connector = MLPConnector(vision_dim=6, language_dim=8, num_image_tokens=3, hidden_dim=5)
+    features = torch.randn(2, 6)
+    expected = torch.tanh(features @ connector.hidden.weight.T + connector.hidden.bias) @ connector.output.weight.T + connector.output.bias
+    assert torch.allclose(connector(features), expected.view(2, 3, 8), atol=1e-6)
+
+
+def test_published_width_makes_the_published_size():
+    """K * D / 2 = 20480 between CLIP-L/14's 768 and ten vectors of LLaMA-7B's 4096: 854,650,880 (DESIGN 8, peers B8)."""
+    with torch.device("meta"):
+        connector = MLPConnector(768, 4096, 10, hidden_dim=20480)
+    assert sum(p.numel() for p in connector.parameters()) == 854_650_880
+
+
+def test_resampler_looks_at_every_patch_and_its_queries_differ():
+    connector = ResamplerConnector(6, 8, num_image_tokens=4, hidden_dim=16, num_heads=2).double()
+    patches = torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True)
+    image_embeds = connector(patches)
+    assert image_embeds.shape == (2, 4, 8)
+    image_embeds[0].sum().backward()
+    assert (patches.grad[0].norm(dim=1) > 0).all() and patches.grad[1].abs().max() == 0
+    assert (image_embeds[0, 0] - image_embeds[0, 1]).norm() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "consumes"), [(MLPConnector, "pooled"), (ResamplerConnector, "patch")])
+def test_what_each_consumes(kind, consumes):
+    assert kind.consumes == consumes

@@ -1,0 +1,159 @@
+"""The model's invariants (DESIGN 7), in fp64: tolerances are a few rounding errors of a sum of a thousand terms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.tiny import collator_of, maker_of, relative_difference
+
+from visllama.data.collate import Batch
+from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
+
+EXACT = 1e-12
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def loss_and_gradients(model, batches: list[Batch], num_targets: int):
+    model.zero_grad()
+    loss = torch.zeros((), dtype=torch.float64)
+    for batch in batches:
+        part = model(**batch).loss_sum / num_targets
+        part.backward()
+        loss += part.detach()
+    return loss, gradients(model)
+
+
+@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+def test_connector_and_markers_learn_and_nothing_else(make_model, records, connector):
+    model = make_model(connector)
+    batch = collator_of(model).step([maker_of(model)(r, 0) for r in records])["micro_batches"][0]
+    model(**batch).loss_sum.backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith(("connector.", "markers")):
+            assert parameter.grad.isfinite().all() and parameter.grad.norm() > 0, name
+        else:
+            assert not parameter.requires_grad and parameter.grad is None, name
+
+
+def test_both_markers_are_used(make_model, records):
+    model = make_model()
+    batch = collator_of(model).training_batch([maker_of(model)(records[0], 0)])
+    model(**batch).loss_sum.backward()
+    assert (model.markers.grad.norm(dim=1) > 0).all()
+
+
+def test_an_image_changes_what_follows_it_and_nothing_before(make_model, records):
+    model = make_model()
+    sample = maker_of(model)(records[0], 0)
+    batch = collator_of(model).training_batch([sample])
+    other = batch | {"pixel_values": 255 - batch["pixel_values"]}
+    with torch.no_grad():
+        a, b = model(**batch).logits[0], model(**other).logits[0]
+    first_image = sample.input_ids.index(PLACEHOLDER_ID)
+    assert torch.equal(a[:first_image], b[:first_image])
+    assert ((a[first_image:] - b[first_image:]).abs().amax(1) > 1e-3).all()
+
+
+def test_embeds_are_the_published_sequence(make_model, records):
+    """BOS [boi] image*K [eoi] text: each in its place, the text untouched."""
+    model = make_model()
+    batch = collator_of(model).training_batch([maker_of(model, prompt="a picture of")(r, 0) for r in records])
+    embeds = model.embed(batch["input_ids"], batch["pixel_values"])
+    table, images = model.language_model.get_input_embeddings().weight, model.encode_images(batch["pixel_values"])
+    for row, ids in enumerate(batch["input_ids"]):
+        assert torch.equal(embeds[row, ids == PLACEHOLDER_ID], images[row])
+        assert torch.equal(embeds[row, ids == BOI_ID][0], model.markers[0])
+        assert torch.equal(embeds[row, ids == EOI_ID][0], model.markers[1])
+        assert torch.equal(embeds[row, ids >= 0], table[ids[ids >= 0]])
+
+
+@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+def test_right_padded_batch_equals_one_by_one(make_model, records, connector):
+    """Also with a mask, and in micro-batches of any size: loss and gradients."""
+    model = make_model(connector)
+    samples = [maker_of(model)(r, 0) for r in records]
+    num_targets = sum(s.num_targets for s in samples)
+    assert len({len(s.input_ids) for s in samples}) > 2, "the lengths must differ for padding to matter"
+    singles = [collator_of(model).training_batch([s]) for s in samples]
+    whole = collator_of(model).training_batch(samples)
+    masked = whole | {"attention_mask": _mask(samples, whole["input_ids"])}
+    expected_loss, expected = loss_and_gradients(model, singles, num_targets)
+    for batches in ([whole], [masked], collator_of(model, 4).step(samples)["micro_batches"]):
+        loss, found = loss_and_gradients(model, batches, num_targets)
+        assert abs(loss - expected_loss) / expected_loss < EXACT
+        assert found.keys() == expected.keys()
+        assert max(relative_difference(found[name], expected[name]) for name in found) < EXACT
+
+
+def _mask(samples, input_ids):
+    mask = torch.zeros_like(input_ids)
+    for row, sample in enumerate(samples):
+        mask[row, : len(sample.input_ids)] = 1
+    return mask
+
+
+def test_no_sample_sees_another(make_model, records):
+    model = make_model()
+    samples = [maker_of(model)(r, 0) for r in records]
+    batch = collator_of(model).training_batch(samples)
+    other = {name: tensor.clone() for name, tensor in batch.items()}
+    other["pixel_values"][1] = 255 - other["pixel_values"][1]
+    with torch.no_grad():
+        a, b = model(**batch).logits, model(**other).logits
+    assert torch.equal(a[0], b[0]) and torch.equal(a[2:], b[2:])
+    assert not torch.equal(a[1], b[1])
+
+
+def test_dummy_image_of_weight_zero_runs_every_trained_part(make_model):
+    model = make_model()
+    batch = collator_of(model)._dummy()
+    loss = model(**batch).loss_sum
+    loss.backward()
+    assert loss.item() == 0
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.abs().max() == 0 for p in trained)
+
+
+def test_loss_is_cross_entropy_of_the_next_supervised_token(make_model, records):
+    """By hand: position t predicts t + 1, over supervised positions alone."""
+    model = make_model()
+    batch = collator_of(model).training_batch([maker_of(model)(records[0], 0)])
+    output = model(**batch)
+    log_probs = output.logits[0].log_softmax(-1)
+    labels = batch["labels"][0]
+    by_hand = -sum(log_probs[t - 1, labels[t]] for t in range(1, len(labels)) if labels[t] != IGNORE_INDEX)
+    assert abs(output.loss_sum - by_hand) < 1e-10
+
+
+@pytest.mark.parametrize("decoding", [{"num_beams": 1}, {"num_beams": 4}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+def test_generation_batched_equals_single_and_cached_equals_uncached(make_model, records, decoding, connector):
+    """Prompts of different lengths, so that the batch is left-padded."""
+    model = make_model(connector).eval()
+    prompts = ["", "there is", "the picture shows a", "", "a large", "the"]
+    samples = [maker_of(model, prompt=p)(r, None) for p, r in zip(prompts, records, strict=True)]
+    collator = collator_of(model)
+    settings = decoding | {"max_new_tokens": 12, "do_sample": False, "pad_token_id": model.tokenizer.pad_token_id}
+
+    def text(samples, **more):
+        return model.tokenizer.batch_decode(model.generate(**collator.generation_batch(samples), **settings, **more), skip_special_tokens=True)
+
+    batched = text(samples)
+    assert len(set(batched)) > 1, "all the same text would prove little"
+    assert batched == [text([sample])[0] for sample in samples]
+    assert batched == text(samples, use_cache=False)
+
+
+def test_frozen_parts_stay_in_eval_mode(make_model):
+    model = make_model().train()
+    assert model.connector.training
+    assert not model.vision_encoder.training and not model.language_model.training
+
+
+def test_markers_start_at_the_mean_embedding(make_model):
+    model = make_model(dtype=torch.float32)
+    mean = model.language_model.get_input_embeddings().weight.mean(0)
+    assert torch.allclose(model.markers, mean.expand(2, -1))

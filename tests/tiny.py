@@ -1,0 +1,30 @@
+"""Tiny models and what is made with them."""
+
+from __future__ import annotations
+
+import torch
+
+from visllama.data.collate import Collator
+from visllama.data.samples import SampleMaker
+
+TINY = {
+    "vision_encoder": {"kind": "tiny", "arguments": {"path": "visllama:clip", "feature_layer": -2}},
+    "language_model": {"kind": "tiny", "arguments": {"path": "visllama:llama"}},
+}
+CONNECTORS = {
+    "mlp": {"num_image_tokens": 10, "hidden_dim": 32},
+    "resampler": {"num_image_tokens": 10, "hidden_dim": 32, "num_layers": 1, "num_heads": 2},
+}
+
+
+def maker_of(model, prompt: str = "", max_text_tokens: int = 256) -> SampleMaker:
+    return SampleMaker(model.tokenizer, model.vision_encoder.transform, model.num_image_tokens, max_text_tokens, prompt)
+
+
+def collator_of(model, micro_batch_size: int = 64) -> Collator:
+    return Collator(model.tokenizer.pad_token_id, model.num_image_tokens, model.vision_encoder.transform.size_px, micro_batch_size)
+
+
+def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Give the largest difference relative to the tensor's norm."""
+    return ((a - b).norm() / b.norm()).item()

@@ -1,0 +1,6 @@
+"""`python -m visllama VERB ...`"""
+
+from visllama.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""From Samples to batches: a Step's micro-batches of like length, and left-padded batches to generate from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from visllama.data.samples import Sample
+from visllama.tokens import IGNORE_INDEX, PLACEHOLDER_ID
+
+
+class Batch(TypedDict, total=False):
+    """Tensors, named as the arguments of `VisLlama.forward`."""
+
+    input_ids: Tensor
+    pixel_values: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+
+
+class Step(TypedDict):
+    """What one rank does in one optimizer step."""
+
+    micro_batches: list[Batch]
+    dummy: Batch
+    """A micro-batch without targets, for a step in which another rank has more micro-batches than this one."""
+    num_targets: int
+    """Supervised tokens of all micro-batches."""
+    num_samples: int
+    keys: list[str]
+
+
+def _pixels(samples: Sequence[Sample], num_image_tokens: int, size_px: int) -> Tensor:
+    images = [image for sample in samples for image in sample.pixel_values]
+    placeholders = sum(sample.input_ids.count(PLACEHOLDER_ID) for sample in samples)
+    if placeholders != len(images) * num_image_tokens:
+        raise ValueError(f"{placeholders} placeholders for {len(images)} images of {num_image_tokens} tokens each")
+    # A batch without images gets one of weight zero, so that every trained part runs on every rank at every step.
+    return torch.stack(images) if images else torch.zeros(1, 3, size_px, size_px, dtype=torch.uint8)
+
+
+class Collator:
+    """Make batches.
+
+    Args:
+        pad_token_id: What stands on padding; never looked at, never a target.
+        num_image_tokens: Vectors an image (K).
+        size_px: Side of an image.
+        micro_batch_size: Most samples a micro-batch.
+    """
+
+    def __init__(self, pad_token_id: int, num_image_tokens: int, size_px: int, micro_batch_size: int) -> None:
+        self.pad_token_id, self.num_image_tokens, self.size_px = pad_token_id, num_image_tokens, size_px
+        self.micro_batch_size = micro_batch_size
+
+    def training_batch(self, samples: Sequence[Sample]) -> Batch:
+        """Pad on the right. No mask is needed: a causal model never looks right, and padding is no target."""
+        longest = max(len(sample.input_ids) for sample in samples)
+        ids = [s.input_ids + [self.pad_token_id] * (longest - len(s.input_ids)) for s in samples]
+        labels = [s.labels + [IGNORE_INDEX] * (longest - len(s.labels)) for s in samples]
+        pixels = _pixels(samples, self.num_image_tokens, self.size_px)
+        return Batch(input_ids=torch.tensor(ids), labels=torch.tensor(labels), pixel_values=pixels)
+
+    def generation_batch(self, samples: Sequence[Sample]) -> Batch:
+        """Pad on the left, so that all go on from the last position."""
+        longest = max(len(sample.input_ids) for sample in samples)
+        padding = [longest - len(s.input_ids) for s in samples]
+        ids = [[self.pad_token_id] * n + s.input_ids for n, s in zip(padding, samples, strict=True)]
+        mask = [[0] * n + [1] * len(s.input_ids) for n, s in zip(padding, samples, strict=True)]
+        pixels = _pixels(samples, self.num_image_tokens, self.size_px)
+        return Batch(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), pixel_values=pixels)
+
+    def step(self, samples: Sequence[Sample]) -> Step:
+        """Deal a rank's samples of a step into micro-batches of like length; which samples are in it never changes."""
+        by_length = sorted(samples, key=lambda sample: len(sample.input_ids))
+        groups = [by_length[i : i + self.micro_batch_size] for i in range(0, len(by_length), self.micro_batch_size)]
+        return Step(
+            micro_batches=[self.training_batch(group) for group in groups],
+            dummy=self._dummy(),
+            num_targets=sum(sample.num_targets for sample in samples),
+            num_samples=len(samples),
+            keys=[sample.key for sample in samples],
+        )
+
+    def _dummy(self) -> Batch:
+        return self.training_batch([Sample("", [self.pad_token_id] * 2, [IGNORE_INDEX] * 2, [])])

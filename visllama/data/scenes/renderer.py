@@ -1,0 +1,59 @@
+"""Draw a scene as a picture: 48 x 48 pixels, one 16-pixel grid cell to a patch of the tiny CLIP."""
+
+from __future__ import annotations
+
+import math
+
+from PIL import Image, ImageDraw
+
+from visllama.data.scenes.world import GRID, Dice, Scene, Thing
+
+IMAGE_SIZE_PX = 48
+_CELL_PX = IMAGE_SIZE_PX // GRID
+_SUPERSAMPLING = 4
+_JITTER_PX = 0.8
+_RADIUS_PX = {"small": 4.7, "large": 7.2}
+_RGB = {
+    "red": (214, 40, 40), "green": (40, 160, 60), "blue": (45, 85, 215), "yellow": (240, 215, 40), "purple": (145, 50, 165),
+    "orange": (245, 135, 25), "white": (247, 247, 247), "gray": (195, 195, 195), "pink": (250, 205, 220), "tan": (230, 212, 170),
+}  # fmt: skip
+
+
+def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, ...]:
+    return tuple(min(255, max(0, value + int((2 * dice.random() - 1) * by))) for value in rgb)
+
+
+def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> list[tuple[float, float]]:
+    step = 2 * math.pi / len(radii)
+    return [(cx + r * math.cos(first_angle + i * step), cy + r * math.sin(first_angle + i * step)) for i, r in enumerate(radii)]
+
+
+def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:
+    s = _SUPERSAMPLING
+    row, column = thing.cell
+    cx = s * ((column + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
+    cy = s * ((row + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
+    r, fill = s * _RADIUS_PX[thing.size], _jittered(_RGB[thing.color], dice)
+    if thing.shape in ("circle", "ring"):
+        draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill)
+        if thing.shape == "ring":
+            draw.ellipse((cx - 0.55 * r, cy - 0.55 * r, cx + 0.55 * r, cy + 0.55 * r), background)
+    elif thing.shape == "square":
+        draw.rectangle((cx - 0.85 * r, cy - 0.85 * r, cx + 0.85 * r, cy + 0.85 * r), fill)
+    elif thing.shape == "triangle":
+        draw.polygon(_polygon(cx, cy + 0.2 * r, [1.15 * r] * 3, -math.pi / 2), fill)
+    elif thing.shape == "star":
+        draw.polygon(_polygon(cx, cy, [1.1 * r, 0.45 * r] * 5, -math.pi / 2), fill)
+    else:
+        draw.rectangle((cx - r, cy - 0.32 * r, cx + r, cy + 0.32 * r), fill)
+        draw.rectangle((cx - 0.32 * r, cy - r, cx + 0.32 * r, cy + r), fill)
+
+
+def render(scene: Scene, dice: Dice) -> Image.Image:
+    """Draw the scene with a little jitter of place and color, so that no two pictures of it are equal."""
+    background = _jittered(_RGB[scene.background], dice)
+    image = Image.new("RGB", (IMAGE_SIZE_PX * _SUPERSAMPLING,) * 2, background)
+    draw = ImageDraw.Draw(image)
+    for thing in scene.things:
+        _draw_thing(draw, thing, background, dice)
+    return image.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BOX)

@@ -1,0 +1,1 @@
+"""How it is judged: captions generated and scored, with controls, intervals, tables and a gallery."""

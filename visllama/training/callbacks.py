@@ -1,0 +1,118 @@
+"""What watches a run: a start-up table, throughput, sample captions, and the proof that frozen stayed frozen."""
+
+from __future__ import annotations
+
+import time
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
+from rich.table import Table
+
+from visllama.data.datamodule import CaptionData
+from visllama.console import say
+from visllama.evaluation.captioner import Captioner
+from visllama.model.visllama import PARTS, VisLlama
+from visllama.model.weights import frozen_hashes
+from visllama.training.curves import Curves
+
+
+def parts_table(model: VisLlama) -> Table:
+    """Show each part: parameters, trained or frozen, dtype, memory."""
+    table = Table("part", "class", title="Model")
+    for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
+        table.add_column(header, justify=justify)
+    for name in PARTS:
+        part = getattr(model, name)
+        parameters = [part] if isinstance(part, torch.nn.Parameter) else list(part.parameters())
+        count = sum(p.numel() for p in parameters)
+        mib = sum(p.numel() * p.element_size() for p in parameters) / 2**20
+        dtypes = "/".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
+        state = "[green]trained[/]" if name in model.trainable else "frozen"
+        inner = getattr(part, "model", part) if name == "vision_encoder" else part
+        table.add_row(name, type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
+    return table
+
+
+def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
+    """Show what the data and batch settings make: records, pairs, steps, samples."""
+    table = Table("records", "pairs", "val records", "batch", "ranks", "micro", "steps", "samples", title="Data")
+    batch = data.global_batch_size
+    micro = min(micro_batch_size, -(-batch // num_ranks))
+    values = (len(data.train), data.train.num_pairs, len(data.val), batch, num_ranks, micro, max_steps, max_steps * batch)
+    table.add_row(*[f"{value:,}" for value in values])
+    return table
+
+
+class StartupTable(Callback):
+    """Print the model and the data before the first step."""
+
+    def __init__(self, micro_batch_size: int) -> None:
+        self.micro_batch_size = micro_batch_size
+
+    @rank_zero_only
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        data = data_table(trainer.datamodule, self.micro_batch_size, trainer.world_size, trainer.max_steps)
+        say(parts_table(module.model), data)
+
+
+class Throughput(Callback):
+    """Log samples a second over all ranks, validation left out, and the learning rate of each group."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.seconds, self.samples = 0.0, 0.0
+
+    def on_train_batch_start(self, *_) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
+        self.seconds += time.perf_counter() - self._start
+        self.samples += module.num_samples
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            module.log("train/samples_per_second", self.samples / self.seconds)
+            for group in module.optimizers().param_groups:
+                module.log(f"lr/{group['name'].replace(', ', '_').replace(' ', '_')}", group["lr"])
+
+
+class SampleCaptions(Callback):
+    """Show what the model says to a few validation images, at each validation."""
+
+    def __init__(self, captioner: Captioner, num_images: int = 3) -> None:
+        self.captioner, self.num_images = captioner, num_images
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Every rank generates, though one prints: under sharding all of them are needed.
+        count = min(self.num_images, len(trainer.datamodule.val))
+        records = [trainer.datamodule.val[i] for i in range(count)]
+        captions = self.captioner(module.model, records)
+        lines = [f"  {r['key']}: {caption}   (a reference: {r['captions'][0]})" for r, caption in zip(records, captions, strict=True)]
+        if trainer.is_global_zero:
+            say(f"\nstep {trainer.global_step}, after {time.perf_counter() - _START:.0f} s:", *lines)
+
+
+_START = time.perf_counter()
+
+
+class FrozenWeights(Callback):
+    """Hash the frozen tensors before and after training, and stop with an error if one bit has changed."""
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.before = frozen_hashes(module.model)
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        after = frozen_hashes(module.model)
+        changed = [part for part in self.before if after[part] != self.before[part]]
+        if changed:
+            raise RuntimeError(f"frozen weights changed in training: {', '.join(changed)}")
+
+
+def build_callbacks(folder, captioner: Captioner, micro_batch_size: int) -> list[Callback]:
+    """Give the callbacks of a training run; `folder` is the run's."""
+    checkpoint = ModelCheckpoint(
+        folder / "checkpoints", filename="step_{step:08d}", auto_insert_metric_name=False, save_top_k=1, monitor="step", mode="max"
+    )
+    return [
+        StartupTable(micro_batch_size), TQDMProgressBar(), Throughput(), SampleCaptions(captioner), FrozenWeights(), checkpoint,
+        Curves(folder / "curves.png"),
+    ]  # fmt: skip

@@ -1,0 +1,106 @@
+"""The LightningModule: one Lightning batch is one optimizer step, over any number of micro-batches and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from visllama.data.collate import Batch, Step
+from visllama.model.visllama import VisLlama
+from visllama.training.optim import build_optimizer, build_schedule
+
+
+class VisLlamaModule(pl.LightningModule):
+    """Train a `VisLlama` on Steps.
+
+    The loss is the cross-entropy summed over the supervised tokens of the step's samples on all ranks, divided by
+    their number: neither micro-batches nor ranks change it, or the update.
+
+    Args:
+        model: With its base weights loaded.
+        optim: The `optim` config group.
+        num_steps: Optimizer steps of the run, for the schedule.
+    """
+
+    def __init__(self, model: VisLlama, optim: Mapping, num_steps: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.optim, self.num_steps = model, optim, num_steps
+        self._val_sums = torch.zeros(2)
+
+    def configure_optimizers(self):
+        optimizer = build_optimizer(self.model, self.optim)
+        return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
+
+    def training_step(self, step: Step, batch_idx: int) -> None:
+        counts = torch.tensor([step["num_targets"], step["num_samples"]], device=self.device, dtype=torch.float64)
+        num_targets, num_samples = self._over_ranks(counts).tolist()
+        num_rounds = int(self._over_ranks(torch.tensor(len(step["micro_batches"]), device=self.device), "max"))
+        if num_targets == 0:
+            raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
+
+        # DDP averages gradients over ranks, the loss is a sum over them: hence the number of ranks.
+        scale = self.trainer.world_size / num_targets
+        batches = step["micro_batches"] + [step["dummy"]] * (num_rounds - len(step["micro_batches"]))
+        loss = torch.zeros((), device=self.device)
+        for batch in batches[:-1]:
+            with self._no_sync():
+                loss = loss + self._backward(batch, scale)
+        loss = loss + self._backward(batches[-1], scale)
+        self._update()
+        self._log_step(loss, num_targets, num_samples)
+
+    def _backward(self, batch: Batch, scale: float) -> Tensor:
+        loss = self.model(**batch).loss_sum * scale
+        self.manual_backward(loss)
+        return loss.detach()
+
+    def _update(self) -> None:
+        optimizer = self.optimizers()
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        max_norm = self.optim["clip_norm"]
+        self.gradient_norm = nn.utils.clip_grad_norm_(trained, max_norm or float("inf"))
+        optimizer.step()
+        optimizer.zero_grad()
+        self.lr_schedulers().step()
+
+    def _log_step(self, loss: Tensor, num_targets: float, num_samples: float) -> None:
+        self.num_samples = num_samples
+        if (self.trainer.global_step % self.trainer.log_every_n_steps) and self.trainer.global_step > 1:
+            return
+        loss = self._over_ranks(loss) / self.trainer.world_size
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.trainer.global_step}: try a lower optim.lr (now {self.optim['lr']})"
+            )
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/gradient_norm", self.gradient_norm)
+        self.log("train/target_tokens", num_targets)
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_sums = torch.zeros(2, device=self.device, dtype=torch.float64)
+
+    def validation_step(self, step: Step, batch_idx: int) -> None:
+        for batch in step["micro_batches"]:
+            self._val_sums[0] += self.model(**batch).loss_sum
+        self._val_sums[1] += step["num_targets"]
+
+    def on_validation_epoch_end(self) -> None:
+        total, count = self._over_ranks(self._val_sums)
+        self.log("val/loss", total / count, prog_bar=True, rank_zero_only=True)
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Keep trained tensors only: megabytes, not the language model."""
+        trained = {f"model.{name}" for name, p in self.model.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def _over_ranks(self, tensor: Tensor, op: str = "sum") -> Tensor:
+        return self.trainer.strategy.reduce(tensor, reduce_op=op) if self.trainer.world_size > 1 else tensor
+
+    def _no_sync(self):
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()

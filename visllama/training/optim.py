@@ -1,0 +1,53 @@
+"""The optimizer over trained tensors alone, and its schedule over optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from visllama.config import build
+
+_OURS = ("schedule", "warmup_fraction", "clip_norm", "lr_by_part")
+
+
+def parameter_groups(model: nn.Module, lr: float, lr_by_part: Mapping[str, float], weight_decay: float) -> list[dict]:
+    """Group the trained tensors by part and by whether they decay: matrices do, vectors and the markers do not."""
+    groups: dict[tuple[str, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = name.split(".")[0]
+            decays = parameter.ndim > 1 and part != "markers"
+            group = groups.setdefault(
+                (part, decays),
+                {"name": f"{part}{'' if decays else ', no decay'}", "params": [], "lr": lr_by_part.get(part, lr),
+                 "weight_decay": weight_decay if decays else 0.0},
+            )  # fmt: skip
+            group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(model: nn.Module, config: Mapping) -> Optimizer:
+    """Make the optimizer that `config` (the `optim` group) names."""
+    own = {key: value for key, value in config.items() if key not in _OURS}
+    groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
+    target = {"_target_": own.pop("_target_"), "_partial_": True}
+    return build(target | own)(groups)
+
+
+def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int) -> LambdaLR:
+    """Warm up linearly over `warmup_fraction` of all steps, then fall to zero (cosine, linear) or stay (constant)."""
+    warmup = max(1, round(config["warmup_fraction"] * num_steps))
+    shape = {
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+        "linear": lambda x: 1 - x,
+        "constant": lambda x: 1.0,
+    }[config["schedule"]]
+
+    def factor(step: int) -> float:
+        return (step + 1) / warmup if step < warmup else shape(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
+
+    return LambdaLR(optimizer, factor)

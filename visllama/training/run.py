@@ -1,0 +1,134 @@
+"""One training run, from its config to trained weights, their scores, and the run folder."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.config import ConfigError, build, check_train, evaluations
+from visllama.console import say
+from visllama.data.collate import Collator
+from visllama.data.datamodule import CaptionData
+from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.report import provenance, write_json
+from visllama.evaluation.runner import judge, sample_maker
+from visllama.hardware import find_precision, frozen_dtype
+from visllama.model.weights import build_model, save_weights
+from visllama.training.callbacks import build_callbacks
+from visllama.training.module import VisLlamaModule
+from visllama.training.strategy import build_strategy, forget_ranks, run_folder, use_child_command
+from visllama.training.sweep import is_selecting
+
+
+def model_parts(cfg: DictConfig) -> dict[str, dict]:
+    """Describe the model by each part's kind (the name of the chosen YAML) and arguments."""
+    choices = HydraConfig.get().runtime.choices
+    parts = OmegaConf.to_container(cfg.model, resolve=True)
+    return {
+        name: {"kind": choices[f"model/{name}"], "arguments": {k: v for k, v in part.items() if k != "_target_"}}
+        for name, part in parts.items()
+    }
+
+
+def plan_steps(cfg: DictConfig, num_pairs: int) -> int:
+    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes."""
+    steps = cfg.trainer.max_steps or int(cfg.stage.epochs * num_pairs) // cfg.stage.global_batch_size
+    if steps == 0:
+        raise ConfigError(
+            f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs makes no whole batch of stage.global_batch_size="
+            f"{cfg.stage.global_batch_size}: lower the batch size or give trainer.max_steps"
+        )
+    return steps
+
+
+def train(cfg: DictConfig) -> dict | None:
+    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
+    check_train(cfg)
+    started = time.perf_counter()
+    folder = run_folder()
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    torch.set_num_threads(cfg.trainer.threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    precision = find_precision(cfg.trainer)
+
+    parts = model_parts(cfg)
+    model = build_model(parts, cfg.stage.trainable)
+    sources = {split: build(cfg.data[split]) for split in ("train", "val")}
+    num_steps = plan_steps(cfg, sources["train"].num_pairs)
+    model.load_base_weights(frozen_dtype(precision))
+
+    text = {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
+    maker = sample_maker(model, **text)
+    collator = Collator(model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size)
+    data = CaptionData(
+        **sources, maker=maker, collator=collator, global_batch_size=cfg.stage.global_batch_size, num_steps=num_steps,
+        num_workers=cfg.data.num_workers, seed=cfg.seed,
+    )  # fmt: skip
+    optim = OmegaConf.to_container(cfg.optim, resolve=True)
+    module = VisLlamaModule(model, optim, num_steps)
+    captioner = Captioner(maker, cfg.decoding, batch_size=32)
+    trainer = build_trainer(cfg, precision, num_steps, folder, captioner)
+    trainer.fit(module, data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    fitted = time.perf_counter()
+    is_first = trainer.is_global_zero
+    forget_ranks()
+    if not is_first:
+        return None
+
+    save_weights(model, parts, text, folder / "weights")
+    metrics: dict = {"evaluations": {}}
+    if cfg.judge:
+        judged_on = evaluations(cfg, "val" if is_selecting() else None)
+        metrics["evaluations"] = judge(model, maker, judged_on, cfg.decoding, folder, cfg.trainer)
+    throughput = trainer.callback_metrics.get("train/samples_per_second")
+    metrics["train"] = {
+        "steps": trainer.global_step,
+        "samples": trainer.global_step * cfg.stage.global_batch_size,
+        "fit_seconds": round(fitted - started, 1),
+        "judge_seconds": round(time.perf_counter() - fitted, 1),
+    }
+    metrics["train"] |= {} if throughput is None else {"samples_per_second": round(float(throughput), 1)}
+    metrics["train"] |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("/loss")}
+    metrics["provenance"] = provenance(
+        seed=cfg.seed, precision=precision, overrides=list(HydraConfig.get().overrides.task), model=parts, world_size=trainer.world_size
+    )
+    write_json(folder / "metrics.json", metrics)
+    say(
+        f"\nWrote {folder}: weights/ metrics.json evaluations/ curves.png log.txt",
+        f"Judge it again, or elsewhere:  python evaluate.py weights={folder / 'weights'}",
+    )
+    return metrics
+
+
+def build_trainer(cfg: DictConfig, precision: str, num_steps: int, folder: Path, captioner: Captioner) -> pl.Trainer:
+    """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
+    use_child_command()
+    fraction = cfg.trainer.val_fraction
+    logger = build(cfg.logger)
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    logger.log_hyperparams(resolved)
+    return pl.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        num_nodes=cfg.trainer.num_nodes,
+        strategy=build_strategy(resolved["trainer"]["strategy"]),
+        precision=precision,
+        max_epochs=1,
+        max_steps=num_steps,
+        val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,
+        limit_val_batches=1.0 if fraction else 0,
+        log_every_n_steps=cfg.trainer.log_every_steps,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        logger=logger,
+        callbacks=build_callbacks(folder, captioner, cfg.micro_batch_size),
+        default_root_dir=folder,
+    )

@@ -1,0 +1,120 @@
+"""A sweep (`--multirun`): jobs are compared on validation; test is scored once, for the chosen one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.table import Table
+
+from visllama.config import evaluations
+from visllama.console import say
+
+SCORE = "CIDEr"
+
+
+def is_selecting() -> bool:
+    """Tell whether this job is one of rivals, from which the best will be chosen.
+
+    Several seeds of one setting are repeats, not rivals: each is judged on test.
+    """
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and swept_keys(Path(hydra.sweep.dir)) not in ([], ["seed"])
+
+
+def swept_keys(folder: Path) -> list[str]:
+    """Name the keys that a sweep varies, from the overrides that Hydra wrote down in its folder."""
+    written = OmegaConf.load(folder / "multirun.yaml")
+    overrides = OverridesParser.create().parse_overrides(list(written.hydra.overrides.task))
+    return [override.key_or_group for override in overrides if override.is_sweep_override()]
+
+
+class SweepTable(Callback):
+    """Hydra's callback: collect each job's result, rank them at the end, and judge the best on test."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.configs: dict[int, DictConfig] = {}
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            return
+        hydra, result = HydraConfig.get(), job_return.return_value
+        row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
+        if isinstance(result, dict):
+            name, evaluation = next(iter(result["evaluations"].items()), (None, None))
+            if evaluation:
+                row |= {"evaluation": name, "split": evaluation["split"], "score": evaluation["metrics"].get(SCORE)}
+            row["val/loss"] = result["train"].get("val/loss")
+        else:
+            row["error"] = str(result)
+        self.rows.append(row)
+        self.configs[hydra.job.num] = config
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        keys = swept_keys(folder)
+        for row in self.rows:
+            values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(row["overrides"])}
+            row["swept"] = {key: values[key] for key in keys}
+        finished = [row for row in self.rows if row.get("score") is not None]
+        ranked = sorted(finished, key=lambda row: -row["score"]) + [row for row in self.rows if row not in finished]
+        say(self._table(keys, ranked))
+        (folder / "sweep.json").write_text(json.dumps(ranked, indent=2) + "\n")
+        if len(finished) > 1 and len(keys) == 1:
+            self._plot(keys[0], finished, folder / "sweep.png")
+        if finished and keys != ["seed"]:
+            self._judge_best(ranked[0])
+        say(f"Wrote {folder}: sweep.json" + (", sweep.png" if (folder / "sweep.png").exists() else ""))
+        failed = [row for row in self.rows if "error" in row]
+        if failed:
+            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {failed[0]['error']}")
+            sys.exit(1)
+
+    @staticmethod
+    def _table(keys: list[str], rows: list[dict]) -> Table:
+        split = next((row["split"] for row in rows if "split" in row), "none")
+        table = Table("rank", *keys, title="Sweep")
+        table.add_column(f"{split} {SCORE} x100", justify="right")
+        table.add_column("val loss", justify="right")
+        table.add_column("folder")
+        for rank, row in enumerate(rows, start=1):
+            score, loss = row.get("score"), row.get("val/loss")
+            cells = ["failed" if score is None else f"{100 * score:.1f}", "" if loss is None else f"{loss:.3f}"]
+            table.add_row(str(rank) if score is not None else "", *[str(row["swept"][key]) for key in keys], *cells, Path(row["folder"]).name)
+        return table
+
+    @staticmethod
+    def _plot(key: str, rows: list[dict], path: Path) -> None:
+        if not all(isinstance(row["swept"][key], (int, float)) for row in rows):
+            return
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        points = sorted((row["swept"][key], 100 * row["score"]) for row in rows)
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        axes.plot(*zip(*points, strict=True), marker="o")
+        axes.set(xlabel=key, ylabel=f"{rows[0]['split']} {SCORE} x100", xscale="log" if points[0][0] > 0 else "linear")
+        axes.grid(alpha=0.3)
+        figure.savefig(path, dpi=110)
+        plt.close(figure)
+
+    def _judge_best(self, best: dict) -> None:
+        from visllama.evaluation.report import write_json
+        from visllama.evaluation.runner import judge_weights
+
+        say(f"Best on validation: {best['swept']}. It alone is judged on test:")
+        folder, config = Path(best["folder"]), self.configs[best["job"]]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config.decoding, folder, config.trainer)
+        write_json(folder / "metrics.json", metrics)
