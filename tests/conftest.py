@@ -11,13 +11,14 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from tests.tiny import CONNECTORS, TINY
 
+from tests.tiny import CONNECTORS, TINY
 from visllama.config import conf_dir, register
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
 
 torch.set_num_threads(1)
+
 
 @pytest.fixture
 def parts():

@@ -22,7 +22,9 @@ def maker_of(model, prompt: str = "", max_text_tokens: int = 256) -> SampleMaker
 
 
 def collator_of(model, micro_batch_size: int = 64) -> Collator:
-    return Collator(model.tokenizer.pad_token_id, model.num_image_tokens, model.vision_encoder.transform.size_px, micro_batch_size)
+    return Collator(
+        model.tokenizer.pad_token_id, model.num_image_tokens, model.vision_encoder.transform.size_px, micro_batch_size
+    )
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -63,7 +63,9 @@ def _prepare(cfg: DictConfig) -> object:
     return prepare(cfg)
 
 
-train, evaluate, prepare = (_verb(name, work) for name, work in (("train", _train), ("evaluate", _evaluate), ("prepare", _prepare)))
+train, evaluate, prepare = (
+    _verb(name, work) for name, work in (("train", _train), ("evaluate", _evaluate), ("prepare", _prepare))
+)
 
 
 def main() -> None:

@@ -87,7 +87,11 @@ class PrepareSchema(RunSchema):
 def register() -> None:
     """Make schemas and resolvers known to Hydra; calling it again changes nothing."""
     store = ConfigStore.instance()
-    for name, schema in (("train_schema", TrainSchema), ("evaluate_schema", EvaluateSchema), ("prepare_schema", PrepareSchema)):
+    for name, schema in (
+        ("train_schema", TrainSchema),
+        ("evaluate_schema", EvaluateSchema),
+        ("prepare_schema", PrepareSchema),
+    ):
         store.store(name=name, node=schema)
     OmegaConf.register_new_resolver("run_id", _run_id, replace=True, use_cache=True)
 
@@ -171,11 +175,20 @@ def check_train(cfg: DictConfig) -> None:
                        ("stage.epochs", stage.epochs), ("stage.max_text_tokens", stage.max_text_tokens)):  # fmt: skip
         _require(value > 0, f"{key}={value}: must be more than 0")
     _require(optim.lr > 0, f"optim.lr={optim.lr}: must be more than 0")
-    _require(optim.schedule in ("cosine", "linear", "constant"), f"optim.schedule={optim.schedule}: choose cosine, linear or constant")
+    _require(
+        optim.schedule in ("cosine", "linear", "constant"),
+        f"optim.schedule={optim.schedule}: choose cosine, linear or constant",
+    )
     _require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
     for part in optim.lr_by_part:
-        _require(part in stage.trainable, f"optim.lr_by_part names {part!r}, which does not train: stage.trainable={list(stage.trainable)}")
-    _require(cfg.trainer.max_steps is None or cfg.trainer.max_steps > 0, f"trainer.max_steps={cfg.trainer.max_steps}: must be more than 0, or null")
+        _require(
+            part in stage.trainable,
+            f"optim.lr_by_part names {part!r}, which does not train: stage.trainable={list(stage.trainable)}",
+        )
+    _require(
+        cfg.trainer.max_steps is None or cfg.trainer.max_steps > 0,
+        f"trainer.max_steps={cfg.trainer.max_steps}: must be more than 0, or null",
+    )
 
 
 def check_evaluate(cfg: DictConfig) -> None:

@@ -7,7 +7,10 @@ from visllama.model.connector import MLPConnector, ResamplerConnector
 def test_mlp_is_two_layers_with_tanh():
     connector = MLPConnector(vision_dim=6, language_dim=8, num_image_tokens=3, hidden_dim=5)
     features = torch.randn(2, 6)
-    expected = torch.tanh(features @ connector.hidden.weight.T + connector.hidden.bias) @ connector.output.weight.T + connector.output.bias
+    expected = (
+        torch.tanh(features @ connector.hidden.weight.T + connector.hidden.bias) @ connector.output.weight.T
+        + connector.output.bias
+    )
     assert torch.allclose(connector(features), expected.view(2, 3, 8), atol=1e-6)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.tiny import collator_of, maker_of, relative_difference
 
+from tests.tiny import collator_of, maker_of, relative_difference
 from visllama.data.collate import Batch
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
@@ -139,7 +139,9 @@ def test_generation_batched_equals_single_and_cached_equals_uncached(make_model,
     settings = decoding | {"max_new_tokens": 12, "do_sample": False, "pad_token_id": model.tokenizer.pad_token_id}
 
     def text(samples, **more):
-        return model.tokenizer.batch_decode(model.generate(**collator.generation_batch(samples), **settings, **more), skip_special_tokens=True)
+        return model.tokenizer.batch_decode(
+            model.generate(**collator.generation_batch(samples), **settings, **more), skip_special_tokens=True
+        )
 
     batched = text(samples)
     assert len(set(batched)) > 1, "all the same text would prove little"

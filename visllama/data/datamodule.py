@@ -30,7 +30,9 @@ class Source(Protocol):
 class _Positions(Dataset):
     """Samples by position; `locate` gives (record, pass)."""
 
-    def __init__(self, source: Source, maker: SampleMaker, order: RecordOrder, locate: Callable[[int], tuple[int, int]]) -> None:
+    def __init__(
+        self, source: Source, maker: SampleMaker, order: RecordOrder, locate: Callable[[int], tuple[int, int]]
+    ) -> None:
         self.source, self.maker, self.order, self.locate = source, maker, order, locate
 
     def __getitem__(self, position: int) -> Sample:

@@ -28,7 +28,11 @@ class ImageTransform:
     def from_processor(cls, processor) -> ImageTransform:
         """Read the values from an encoder's own (transformers) image processor."""
         crop, size = dict(processor.crop_size or {}), dict(processor.size)
-        return cls(crop.get("height") or size.get("shortest_edge") or size["height"], tuple(processor.image_mean), tuple(processor.image_std))
+        return cls(
+            crop.get("height") or size.get("shortest_edge") or size["height"],
+            tuple(processor.image_mean),
+            tuple(processor.image_std),
+        )
 
     def to_dict(self) -> dict:
         return asdict(self)

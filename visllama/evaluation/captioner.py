@@ -23,7 +23,9 @@ class Captioner:
 
     def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int) -> None:
         self.maker, self.decoding, self.batch_size = maker, dict(decoding), batch_size
-        self.collator = Collator(maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, batch_size)
+        self.collator = Collator(
+            maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, batch_size
+        )
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -32,7 +34,11 @@ class Captioner:
     def batches(self, model: VisLlama, records: Sequence[Mapping]) -> Iterator[list[str]]:
         """Yield the captions of each batch of records; a caption is one line of text."""
         device = model.markers.device
-        settings = {"do_sample": False, "eos_token_id": self.tokenizer.eos_token_id, "pad_token_id": self.tokenizer.pad_token_id}
+        settings = {
+            "do_sample": False,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "pad_token_id": self.tokenizer.pad_token_id,
+        }
         for start in range(0, len(records), self.batch_size):
             samples = [self.maker(record, caption=None) for record in records[start : start + self.batch_size]]
             batch = {name: tensor.to(device) for name, tensor in self.collator.generation_batch(samples).items()}

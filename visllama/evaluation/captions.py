@@ -115,7 +115,9 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
     """Refuse predictions for unknown images, and images without one."""
     unknown, missing = sorted(set(predictions) - set(references)), sorted(set(references) - set(predictions))
     if unknown:
-        raise ConfigError(f"{len(unknown)} predictions are of images without references, first {', '.join(unknown[:5])}")
+        raise ConfigError(
+            f"{len(unknown)} predictions are of images without references, first {', '.join(unknown[:5])}"
+        )
     if missing:
         raise ConfigError(f"{len(missing)} images have no prediction, first {', '.join(missing[:5])}")
     if not references:
@@ -149,7 +151,11 @@ def read_predictions(path: Path) -> dict[str, str]:
     """
     content = _read_json(path)
     if isinstance(content, list):
-        rows = [(str(row["image_id"]), row["caption"]) for row in content if isinstance(row, dict) and {"image_id", "caption"} <= set(row)]
+        rows = [
+            (str(row["image_id"]), row["caption"])
+            for row in content
+            if isinstance(row, dict) and {"image_id", "caption"} <= set(row)
+        ]
         if len(rows) != len(content):
             raise ConfigError(f"{path}: {len(content) - len(rows)} rows are not {{'image_id', 'caption'}}")
         ids = [key for key, _ in rows]

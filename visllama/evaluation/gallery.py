@@ -36,7 +36,9 @@ def _figure(record: Mapping, caption: str, score: float) -> str:
     )
 
 
-def write_gallery(path: Path, title: str, records: Sequence[Mapping], captions: Sequence[str], scores: np.ndarray, count: int = 20) -> None:
+def write_gallery(
+    path: Path, title: str, records: Sequence[Mapping], captions: Sequence[str], scores: np.ndarray, count: int = 20
+) -> None:
     """Write the page: the `count` worst, best and random images by per-image CIDEr, with their references."""
     ranked = np.argsort(scores, kind="stable")
     chosen = {
@@ -48,5 +50,7 @@ def write_gallery(path: Path, title: str, records: Sequence[Mapping], captions: 
         f"<h2>{name}</h2><section>{''.join(_figure(records[i], captions[i], scores[i]) for i in rows)}</section>"
         for name, rows in chosen.items()
     )
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    page = (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    )
     path.write_text(f"{page}<h1>{html.escape(title)}</h1>{body}</html>", encoding="utf-8")

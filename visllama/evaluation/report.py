@@ -45,7 +45,9 @@ def _git(*command: str) -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        return subprocess.run(["git", *command], capture_output=True, text=True, timeout=10, cwd=root, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *command], capture_output=True, text=True, timeout=10, cwd=root, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
 

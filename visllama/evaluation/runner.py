@@ -21,9 +21,10 @@ from visllama.evaluation.captions import score_captions
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import scores_table, write_json
 from visllama.evaluation.statistics import intervals
-from visllama.model.visllama import VisLlama
 from visllama.hardware import find_device, find_precision, frozen_dtype
+from visllama.model.visllama import VisLlama
 from visllama.model.weights import load_weights
+
 
 def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
     """Give each record the image of another one."""
@@ -45,7 +46,9 @@ def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int) -> SampleMa
     return SampleMaker(model.tokenizer, model.vision_encoder.transform, model.num_image_tokens, max_text_tokens, prompt)
 
 
-def judge(model: VisLlama, maker: SampleMaker, evaluations: Mapping, decoding: Mapping, folder: Path, trainer: Mapping) -> dict:
+def judge(
+    model: VisLlama, maker: SampleMaker, evaluations: Mapping, decoding: Mapping, folder: Path, trainer: Mapping
+) -> dict:
     """Run every evaluation and write `evaluations/<name>/` as each ends; gives metrics.json's `evaluations`.
 
     Args:
@@ -60,7 +63,9 @@ def judge(model: VisLlama, maker: SampleMaker, evaluations: Mapping, decoding: M
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         return {
-            name: _judge_captions(model, Captioner(maker, decoding, config["batch_size"]), name, config, folder / "evaluations" / name)
+            name: _judge_captions(
+                model, Captioner(maker, decoding, config["batch_size"]), name, config, folder / "evaluations" / name
+            )
             for name, config in evaluations.items()
         }
 
@@ -74,7 +79,8 @@ def _judge_captions(model: VisLlama, captioner: Captioner, name: str, config: Ma
         captions = _generate(model, captioner, records, folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         controls = {
-            control: _generate(model, captioner, _CONTROLS[control](records), None, progress, control) for control in config["controls"]
+            control: _generate(model, captioner, _CONTROLS[control](records), None, progress, control)
+            for control in config["controls"]
         }
     references = {record["key"]: record["captions"] for record in records}
     keys = [record["key"] for record in records]
@@ -86,15 +92,20 @@ def _judge_captions(model: VisLlama, captioner: Captioner, name: str, config: Ma
         "metrics": scores.metrics,
         "intervals": intervals(scores),
         "controls": {
-            control: score_captions(dict(zip(keys, said, strict=True)), references, ("CIDEr",)).metrics for control, said in controls.items()
+            control: score_captions(dict(zip(keys, said, strict=True)), references, ("CIDEr",)).metrics
+            for control, said in controls.items()
         },
         "decoding": dict(captioner.decoding),
         "prompt": captioner.maker.prompt,
         "generation_seconds": round(seconds, 2),
     }
-    write_json(folder / "captions.json", [{"image_id": k, "caption": c} for k, c in sorted(zip(keys, captions, strict=True))])
+    write_json(
+        folder / "captions.json", [{"image_id": k, "caption": c} for k, c in sorted(zip(keys, captions, strict=True))]
+    )
     by_key = dict(zip(scores.ids, scores.per_image["CIDEr"], strict=True))
-    write_gallery(folder / "gallery.html", f"{name}, {config['split']}", records, captions, [by_key[key] for key in keys])
+    write_gallery(
+        folder / "gallery.html", f"{name}, {config['split']}", records, captions, [by_key[key] for key in keys]
+    )
     say(scores_table(name, result))
     return result
 

@@ -7,7 +7,9 @@ import numpy as np
 from visllama.evaluation.captions import CaptionScores
 
 
-def bootstrap_interval(per_image: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0) -> list[float]:
+def bootstrap_interval(
+    per_image: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
+) -> list[float]:
     """Give the percentile bootstrap interval `[low, high]` of the mean over images.
 
     Reference:

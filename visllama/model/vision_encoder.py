@@ -44,7 +44,9 @@ class VisionEncoder(nn.Module, ABC):
         """Encode images: uint8 pixels are normalised first, floats are taken as normalised already."""
         dtype = next(self.parameters()).dtype
         if pixel_values.dtype == torch.uint8:
-            mean, std = (pixel_values.new_tensor(v, dtype=torch.float32) for v in (self.transform.mean, self.transform.std))
+            mean, std = (
+                pixel_values.new_tensor(v, dtype=torch.float32) for v in (self.transform.mean, self.transform.std)
+            )
             pixel_values = (pixel_values / 255 - mean[:, None, None]) / std[:, None, None]
         return self.encode(pixel_values.to(dtype))
 
@@ -66,7 +68,9 @@ class CLIPVisionEncoder(VisionEncoder):
             self.model = CLIPVisionModelWithProjection(config)
         self.pooled_dim, self.patch_dim = config.projection_dim, config.hidden_size
         self.num_patches = (config.image_size // config.patch_size) ** 2
-        self.transform = ImageTransform.from_processor(CLIPImageProcessorPil.from_pretrained(self.path, revision=revision))
+        self.transform = ImageTransform.from_processor(
+            CLIPImageProcessorPil.from_pretrained(self.path, revision=revision)
+        )
 
     def load_base_weights(self, dtype: torch.dtype) -> None:
         # Quietly: of a whole CLIP, the text half is rightly left out.

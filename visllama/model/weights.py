@@ -78,7 +78,9 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
         "format_version": FORMAT_VERSION,
         "parts": {name: {"kind": part["kind"], "arguments": dict(part["arguments"])} for name, part in parts.items()},
         "trained": list(model.trainable),
-        "base_sha256": {part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable},
+        "base_sha256": {
+            part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable
+        },
         "image_transform": model.vision_encoder.transform.to_dict(),
         "text": dict(text),
     }
@@ -104,7 +106,9 @@ def read_description(folder: Path) -> dict:
         raise ConfigError(f"weights={folder}: holds no {_DESCRIPTION}; give the weights/ folder that a run wrote")
     description = json.loads(path.read_text())
     if description.get("format_version") != FORMAT_VERSION:
-        raise ConfigError(f"{path}: format_version={description.get('format_version')}, this visllama reads {FORMAT_VERSION}")
+        raise ConfigError(
+            f"{path}: format_version={description.get('format_version')}, this visllama reads {FORMAT_VERSION}"
+        )
     return description
 
 

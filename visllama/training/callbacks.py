@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
-from visllama.data.datamodule import CaptionData
 from visllama.console import say
+from visllama.data.datamodule import CaptionData
 from visllama.evaluation.captioner import Captioner
 from visllama.model.visllama import PARTS, VisLlama
 from visllama.model.weights import frozen_hashes
@@ -40,7 +40,16 @@ def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_ste
     table = Table("records", "pairs", "val records", "batch", "ranks", "micro", "steps", "samples", title="Data")
     batch = data.global_batch_size
     micro = min(micro_batch_size, -(-batch // num_ranks))
-    values = (len(data.train), data.train.num_pairs, len(data.val), batch, num_ranks, micro, max_steps, max_steps * batch)
+    values = (
+        len(data.train),
+        data.train.num_pairs,
+        len(data.val),
+        batch,
+        num_ranks,
+        micro,
+        max_steps,
+        max_steps * batch,
+    )
     table.add_row(*[f"{value:,}" for value in values])
     return table
 
@@ -86,7 +95,10 @@ class SampleCaptions(Callback):
         count = min(self.num_images, len(trainer.datamodule.val))
         records = [trainer.datamodule.val[i] for i in range(count)]
         captions = self.captioner(module.model, records)
-        lines = [f"  {r['key']}: {caption}   (a reference: {r['captions'][0]})" for r, caption in zip(records, captions, strict=True)]
+        lines = [
+            f"  {r['key']}: {caption}   (a reference: {r['captions'][0]})"
+            for r, caption in zip(records, captions, strict=True)
+        ]
         if trainer.is_global_zero:
             say(f"\nstep {trainer.global_step}, after {time.perf_counter() - _START:.0f} s:", *lines)
 
@@ -110,7 +122,12 @@ class FrozenWeights(Callback):
 def build_callbacks(folder, captioner: Captioner, micro_batch_size: int) -> list[Callback]:
     """Give the callbacks of a training run; `folder` is the run's."""
     checkpoint = ModelCheckpoint(
-        folder / "checkpoints", filename="step_{step:08d}", auto_insert_metric_name=False, save_top_k=1, monitor="step", mode="max"
+        folder / "checkpoints",
+        filename="step_{step:08d}",
+        auto_insert_metric_name=False,
+        save_top_k=1,
+        monitor="step",
+        mode="max",
     )
     return [
         StartupTable(micro_batch_size), TQDMProgressBar(), Throughput(), SampleCaptions(captioner), FrozenWeights(), checkpoint,

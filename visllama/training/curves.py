@@ -42,7 +42,9 @@ class Curves(Callback):
         figure, (losses, rate) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         for name in ("train/loss", "val/loss"):
             if name in self.points:
-                losses.plot(*zip(*self.points[name], strict=True), marker="o" if name == "val/loss" else None, label=name)
+                losses.plot(
+                    *zip(*self.points[name], strict=True), marker="o" if name == "val/loss" else None, label=name
+                )
         losses.set(xlabel="step", ylabel="loss (nats a token)", title="Loss")
         for name in sorted(name for name in self.points if name.startswith("lr/")):
             rate.plot(*zip(*self.points[name], strict=True), label=name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.config import ConfigError, build, check_train, evaluations
@@ -21,8 +22,75 @@ from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.weights import build_model, save_weights
 from visllama.training.callbacks import build_callbacks
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import build_strategy, forget_ranks, run_folder, use_child_command
+from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
 from visllama.training.sweep import is_selecting
+
+SAMPLES_AT_ONCE = 32
+"""Batch size of the sample captions shown at validation."""
+
+
+def train(cfg: DictConfig) -> dict | None:
+    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere.
+
+    Raises:
+        ConfigError: If the config contradicts itself; nothing is loaded then.
+    """
+    check_train(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    rank_zero_only(OmegaConf.save)(cfg, folder / "config.yaml", resolve=True)
+    torch.set_num_threads(cfg.trainer.threads)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    started = time.perf_counter()
+    parts, text = model_parts(cfg), {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
+    model = build_model(parts, cfg.stage.trainable)
+    sources = {split: build(cfg.data[split]) for split in ("train", "val")}
+    num_steps = count_steps(cfg, sources["train"].num_pairs)
+    model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
+    maker = sample_maker(model, **text)
+    collator = Collator(model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size)
+    data = CaptionData(
+        **sources,
+        maker=maker,
+        collator=collator,
+        global_batch_size=cfg.stage.global_batch_size,
+        num_steps=num_steps,
+        num_workers=cfg.data.num_workers,
+        seed=cfg.seed,
+    )
+    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps)
+    trainer = build_trainer(cfg, num_steps, folder, Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE))
+    fit_started = time.perf_counter()
+    trainer.fit(module, data)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = {"setup_seconds": fit_started - started, "fit_seconds": time.perf_counter() - fit_started}
+    forget_ranks()
+    if not trainer.is_global_zero:
+        return None
+
+    save_weights(model, parts, text, folder / "weights")
+    metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
+    if cfg.judge:
+        judge_started = time.perf_counter()
+        judged_on = evaluations(cfg, "val" if is_selecting() else None)
+        metrics["evaluations"] = judge(model, maker, judged_on, cfg.decoding, folder, cfg.trainer)
+        seconds["judge_seconds"] = time.perf_counter() - judge_started
+    metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
+    metrics["provenance"] = provenance(
+        seed=cfg.seed,
+        precision=find_precision(cfg.trainer),
+        overrides=list(HydraConfig.get().overrides.task),
+        model=parts,
+        num_ranks=trainer.world_size,
+    )
+    write_json(folder / "metrics.json", metrics)
+    say(
+        ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
+        f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
+        f"Judge it again, or elsewhere:  python evaluate.py weights={folder}/weights",
+    )
+    return metrics
 
 
 def model_parts(cfg: DictConfig) -> dict[str, dict]:
@@ -35,79 +103,22 @@ def model_parts(cfg: DictConfig) -> dict[str, dict]:
     }
 
 
-def plan_steps(cfg: DictConfig, num_pairs: int) -> int:
-    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes."""
+def count_steps(cfg: DictConfig, num_pairs: int) -> int:
+    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes.
+
+    Raises:
+        ConfigError: If that is none.
+    """
     steps = cfg.trainer.max_steps or int(cfg.stage.epochs * num_pairs) // cfg.stage.global_batch_size
     if steps == 0:
         raise ConfigError(
             f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs makes no whole batch of stage.global_batch_size="
-            f"{cfg.stage.global_batch_size}: lower the batch size or give trainer.max_steps"
+            f"{cfg.stage.global_batch_size}: lower the batch size, or give trainer.max_steps"
         )
     return steps
 
 
-def train(cfg: DictConfig) -> dict | None:
-    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
-    check_train(cfg)
-    started = time.perf_counter()
-    folder = run_folder()
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    torch.set_num_threads(cfg.trainer.threads)
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    precision = find_precision(cfg.trainer)
-
-    parts = model_parts(cfg)
-    model = build_model(parts, cfg.stage.trainable)
-    sources = {split: build(cfg.data[split]) for split in ("train", "val")}
-    num_steps = plan_steps(cfg, sources["train"].num_pairs)
-    model.load_base_weights(frozen_dtype(precision))
-
-    text = {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
-    maker = sample_maker(model, **text)
-    collator = Collator(model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size)
-    data = CaptionData(
-        **sources, maker=maker, collator=collator, global_batch_size=cfg.stage.global_batch_size, num_steps=num_steps,
-        num_workers=cfg.data.num_workers, seed=cfg.seed,
-    )  # fmt: skip
-    optim = OmegaConf.to_container(cfg.optim, resolve=True)
-    module = VisLlamaModule(model, optim, num_steps)
-    captioner = Captioner(maker, cfg.decoding, batch_size=32)
-    trainer = build_trainer(cfg, precision, num_steps, folder, captioner)
-    trainer.fit(module, data)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    fitted = time.perf_counter()
-    is_first = trainer.is_global_zero
-    forget_ranks()
-    if not is_first:
-        return None
-
-    save_weights(model, parts, text, folder / "weights")
-    metrics: dict = {"evaluations": {}}
-    if cfg.judge:
-        judged_on = evaluations(cfg, "val" if is_selecting() else None)
-        metrics["evaluations"] = judge(model, maker, judged_on, cfg.decoding, folder, cfg.trainer)
-    throughput = trainer.callback_metrics.get("train/samples_per_second")
-    metrics["train"] = {
-        "steps": trainer.global_step,
-        "samples": trainer.global_step * cfg.stage.global_batch_size,
-        "fit_seconds": round(fitted - started, 1),
-        "judge_seconds": round(time.perf_counter() - fitted, 1),
-    }
-    metrics["train"] |= {} if throughput is None else {"samples_per_second": round(float(throughput), 1)}
-    metrics["train"] |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.endswith("/loss")}
-    metrics["provenance"] = provenance(
-        seed=cfg.seed, precision=precision, overrides=list(HydraConfig.get().overrides.task), model=parts, world_size=trainer.world_size
-    )
-    write_json(folder / "metrics.json", metrics)
-    say(
-        f"\nWrote {folder}: weights/ metrics.json evaluations/ curves.png log.txt",
-        f"Judge it again, or elsewhere:  python evaluate.py weights={folder / 'weights'}",
-    )
-    return metrics
-
-
-def build_trainer(cfg: DictConfig, precision: str, num_steps: int, folder: Path, captioner: Captioner) -> pl.Trainer:
+def build_trainer(cfg: DictConfig, num_steps: int, folder: Path, captioner: Captioner) -> pl.Trainer:
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     use_child_command()
     fraction = cfg.trainer.val_fraction
@@ -119,7 +130,7 @@ def build_trainer(cfg: DictConfig, precision: str, num_steps: int, folder: Path,
         devices=cfg.trainer.devices,
         num_nodes=cfg.trainer.num_nodes,
         strategy=build_strategy(resolved["trainer"]["strategy"]),
-        precision=precision,
+        precision=find_precision(cfg.trainer),
         max_epochs=1,
         max_steps=num_steps,
         val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,
@@ -132,3 +143,12 @@ def build_trainer(cfg: DictConfig, precision: str, num_steps: int, folder: Path,
         callbacks=build_callbacks(folder, captioner, cfg.micro_batch_size),
         default_root_dir=folder,
     )
+
+
+def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
+    """Give metrics.json's `train`: what was done, and the last losses."""
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    facts = {"steps": trainer.global_step, "samples": trainer.global_step * cfg.stage.global_batch_size}
+    if "train/samples_per_second" in logged:
+        facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
+    return facts | {name: value for name, value in logged.items() if name.endswith("/loss")}

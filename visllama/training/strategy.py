@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -31,7 +30,12 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
     """
     hydra = HydraConfig.get()
     command = [sys.executable, "-m", "visllama", hydra.job.config_name]
-    command += [arg for source in hydra.runtime.config_sources if source.provider == "command-line" for arg in ("--config-dir", source.path)]
+    command += [
+        arg
+        for source in hydra.runtime.config_sources
+        if source.provider == "command-line"
+        for arg in ("--config-dir", source.path)
+    ]
     command += list(hydra.overrides.task)
     quoted = str(hydra.runtime.output_dir).replace("\\", "\\\\").replace("'", "\\'")
     command += [f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null", "hydra/job_logging=none"]
@@ -50,8 +54,3 @@ def forget_ranks() -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         for variable in _RANK_VARIABLES:
             os.environ.pop(variable, None)
-
-
-def run_folder() -> Path:
-    """Give the run's folder, the same on every rank."""
-    return Path(HydraConfig.get().runtime.output_dir)

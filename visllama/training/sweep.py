@@ -89,7 +89,12 @@ class SweepTable(Callback):
         for rank, row in enumerate(rows, start=1):
             score, loss = row.get("score"), row.get("val/loss")
             cells = ["failed" if score is None else f"{100 * score:.1f}", "" if loss is None else f"{loss:.3f}"]
-            table.add_row(str(rank) if score is not None else "", *[str(row["swept"][key]) for key in keys], *cells, Path(row["folder"]).name)
+            table.add_row(
+                str(rank) if score is not None else "",
+                *[str(row["swept"][key]) for key in keys],
+                *cells,
+                Path(row["folder"]).name,
+            )
         return table
 
     @staticmethod
@@ -116,5 +121,7 @@ class SweepTable(Callback):
         say(f"Best on validation: {best['swept']}. It alone is judged on test:")
         folder, config = Path(best["folder"]), self.configs[best["job"]]
         metrics = json.loads((folder / "metrics.json").read_text())
-        metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config.decoding, folder, config.trainer)
+        metrics["evaluations"] |= judge_weights(
+            folder / "weights", evaluations(config), config.decoding, folder, config.trainer
+        )
         write_json(folder / "metrics.json", metrics)

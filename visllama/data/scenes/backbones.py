@@ -16,13 +16,20 @@ from rich.progress import Progress
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from visllama.data.scenes import language
 from visllama.data.scenes.renderer import IMAGE_SIZE_PX, render
 from visllama.data.scenes.world import Dice, Scene, edit_scene, scene_of
 
-NEAR_MISSES = int(__import__('os').environ.get('NM','3'))
+NEAR_MISSES = int(__import__("os").environ.get("NM", "3"))
 _MEAN, _STD = (0.85, 0.80, 0.80), (0.25, 0.25, 0.25)
 _MAX_CAPTION_TOKENS = 32
 
@@ -119,7 +126,10 @@ def _clip_losses(
 def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, Tensor]:
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
     batch = tokenizer([f"{bos}{text}{eos}" for text in texts], padding=True, return_tensors="pt")
-    return {"input_ids": batch["input_ids"][:, :_MAX_CAPTION_TOKENS], "attention_mask": batch["attention_mask"][:, :_MAX_CAPTION_TOKENS]}
+    return {
+        "input_ids": batch["input_ids"][:, :_MAX_CAPTION_TOKENS],
+        "attention_mask": batch["attention_mask"][:, :_MAX_CAPTION_TOKENS],
+    }
 
 
 def train_clip(
@@ -130,7 +140,13 @@ def train_clip(
     shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
     config = CLIPConfig(
         projection_dim=width,
-        vision_config=shape | {"num_hidden_layers": layers, "image_size": IMAGE_SIZE_PX, "patch_size": int(__import__('os').environ.get('PATCH','16')), "projection_dim": width},
+        vision_config=shape
+        | {
+            "num_hidden_layers": layers,
+            "image_size": IMAGE_SIZE_PX,
+            "patch_size": int(__import__("os").environ.get("PATCH", "16")),
+            "projection_dim": width,
+        },
         text_config=shape
         | {
             "num_hidden_layers": text_layers,
@@ -150,7 +166,11 @@ def train_clip(
 
 
 def _llama_losses(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, num_documents: int, batch_tokens: int, progress: Progress
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    num_documents: int,
+    batch_tokens: int,
+    progress: Progress,
 ) -> Iterator[Callable[[], Tensor]]:
     """Yield next-token losses over batches of texts of like length."""
     task = progress.add_task("LLaMA texts", total=num_documents)
@@ -185,7 +205,9 @@ def train_llama(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=False,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    _fit("LLaMA", model, _llama_losses(model, tokenizer, num_documents, batch_tokens, progress), num_steps, lr, progress)
+    _fit(
+        "LLaMA", model, _llama_losses(model, tokenizer, num_documents, batch_tokens, progress), num_steps, lr, progress
+    )
     return model
 
 
@@ -214,10 +236,15 @@ def near_miss_accuracy(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, kind
         index += 1
         if scene.kind != kind:
             continue
-        texts = [language.caption(s, Dice(0), tuple(language.OPTIONAL_FACTS)) for s in [scene] + [edit_scene(dice, scene) for _ in range(8)]]
+        texts = [
+            language.caption(s, Dice(0), tuple(language.OPTIONAL_FACTS))
+            for s in [scene] + [edit_scene(dice, scene) for _ in range(8)]
+        ]
         texts = [texts[0]] + [text for text in texts[1:] if text != texts[0]]
         with torch.no_grad():
-            logits = clip(pixel_values=normalise(_pixels([scene], dice)), **_tokenise(tokenizer, texts)).logits_per_image
+            logits = clip(
+                pixel_values=normalise(_pixels([scene], dice)), **_tokenise(tokenizer, texts)
+            ).logits_per_image
         hits, total = hits + int(logits.argmax() == 0), total + 1
     return hits / total
 

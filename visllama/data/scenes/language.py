@@ -80,7 +80,9 @@ def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
     return f"where is the {a.shape} from the {b.shape}?", relation
 
 
-def questions(scene: Scene, dice: Dice, kinds: tuple[str, ...] = TOLD_QUESTIONS + UNTOLD_QUESTIONS) -> list[dict[str, str]]:
+def questions(
+    scene: Scene, dice: Dice, kinds: tuple[str, ...] = TOLD_QUESTIONS + UNTOLD_QUESTIONS
+) -> list[dict[str, str]]:
     """Ask at most one question of each type that the scene allows."""
     asked = [(kind, question(scene, kind, dice)) for kind in kinds]
     return [{"type": kind, "question": pair[0], "answer": pair[1]} for kind, pair in asked if pair]
@@ -111,15 +113,19 @@ def _fact(dice: Dice) -> str:
 
 
 def document(index: int) -> str:
-    """Write one text for the tiny LLaMA: sentences on one scene, at times questions of the told types, at times facts."""
+    """Write one text for the tiny LLaMA: sentences on one scene, at times questions of the told types, at times facts.
+
+    Some texts tell of a scene in a paragraph. Most are two lines, the second true to what the first has told: an image
+    later takes the place of the first.
+    """
     scene, dice = scene_of("text", index)
-    if dice.chance(0.1):
+    form = dice.random()
+    if form < 0.1:
         return ". ".join(_fact(dice) for _ in range(1 + int(dice.random() * 4))) + "."
-    count = dice.pick((1, 1, 2, 3, 5))
-    if count == 1:
-        return caption(scene, dice)
-    told = ". ".join(caption(scene, dice, dice.pick((None, tuple(OPTIONAL_FACTS)))) for _ in range(count)) + "."
-    if dice.chance(0.3):
-        for asked in dice.permutation(questions(scene, dice, TOLD_QUESTIONS)):
-            told += f"\nquestion: {asked['question']} answer: {asked['answer']}"
-    return told
+    told = [caption(scene, dice, dice.pick((None, tuple(OPTIONAL_FACTS))))]
+    if form < 0.45:
+        return ". ".join(told + [caption(scene, dice) for _ in range(2 + int(dice.random() * 4))]) + "."
+    if form < 0.65:
+        asked = dice.permutation(questions(scene, dice, TOLD_QUESTIONS))
+        return "\n".join(told + [f"question: {a['question']} answer: {a['answer']}" for a in asked])
+    return "\n".join(told + [caption(scene, dice)] * dice.chance(0.9))

@@ -44,7 +44,10 @@ def prepare(cfg: DictConfig) -> dict:
         llama = backbones.train_llama(tokenizer, progress, **recipe["llama"])
         seconds["llama"] = time.perf_counter() - started - sum(seconds.values())
     measured = {f"clip_probe_{fact}": backbones.probe(clip, fact) for fact in ("color", "shape", "size", "cell")}
-    measured |= {f"clip_near_misses_{kind}": backbones.near_miss_accuracy(clip, tokenizer, kind) for kind in ("one", "two", "alike")}
+    measured |= {
+        f"clip_near_misses_{kind}": backbones.near_miss_accuracy(clip, tokenizer, kind)
+        for kind in ("one", "two", "alike")
+    }
     backbones.save_pair(clip, llama, tokenizer, out)
     if "connector_val_cider" in recipe["gates"]:
         measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"])
@@ -58,17 +61,29 @@ def prepare(cfg: DictConfig) -> dict:
     }
     (out / "recipe.json").write_text(json.dumps(result, indent=2) + "\n")
     say(_gates_table(measured, recipe["gates"]), ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
-    missed = [f"{name} {measured[name]:.3f} < {least}" for name, least in recipe["gates"].items() if measured[name] < least]
+    missed = [
+        f"{name} {measured[name]:.3f} < {least}" for name, least in recipe["gates"].items() if measured[name] < least
+    ]
     if missed:
         raise ConfigError(f"{out} misses its gates: {', '.join(missed)}")
-    say(f"\nWrote {out}", f"Train on it:  python train.py model.vision_encoder.path={out}/clip model.language_model.path={out}/llama")
+    say(
+        f"\nWrote {out}",
+        f"Train on it:  python train.py model.vision_encoder.path={out}/clip model.language_model.path={out}/llama",
+    )
     return result
 
 
 def _short_connector_run(pair: Path, num_steps: int) -> float:
     """Train a connector on the pair for a few steps; give its CIDEr on validation scenes."""
     folder = pair.parent / "gate"
-    command = [sys.executable, "-m", "visllama", "train", f"model.vision_encoder.path='{pair}/clip'", f"model.language_model.path='{pair}/llama'"]
+    command = [
+        sys.executable,
+        "-m",
+        "visllama",
+        "train",
+        f"model.vision_encoder.path='{pair}/clip'",
+        f"model.language_model.path='{pair}/llama'",
+    ]
     command += [f"trainer.max_steps={num_steps}", "trainer.val_fraction=null", "evaluation.scenes_caption.split=val", "trainer.accelerator=cpu",
                 "trainer.devices=1", "evaluation.scenes_caption.source.num_records=200", "evaluation.scenes_caption.controls=[]", f"hydra.run.dir='{folder}'"]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True)

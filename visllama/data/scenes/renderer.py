@@ -25,7 +25,10 @@ def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, 
 
 def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> list[tuple[float, float]]:
     step = 2 * math.pi / len(radii)
-    return [(cx + r * math.cos(first_angle + i * step), cy + r * math.sin(first_angle + i * step)) for i, r in enumerate(radii)]
+    return [
+        (cx + r * math.cos(first_angle + i * step), cy + r * math.sin(first_angle + i * step))
+        for i, r in enumerate(radii)
+    ]
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:

@@ -30,4 +30,8 @@ class ScenesSource:
     def __getitem__(self, index: int) -> dict:
         """Give a record: `key`, `image` (PIL), `captions`."""
         scene, dice = scene_of(self.split, index)
-        return {"key": f"{self.split}-{index:06d}", "image": render(scene, dice), "captions": captions(scene, dice, self.captions_per_record)}
+        return {
+            "key": f"{self.split}-{index:06d}",
+            "image": render(scene, dice),
+            "captions": captions(scene, dice, self.captions_per_record),
+        }

@@ -110,7 +110,9 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
     if edit == "background":
         return replace(scene, background=dice.pick([b for b in BACKGROUNDS if b != scene.background]))
     if edit == "place":
-        return replace(scene, things=(replace(things[0], cell=dice.pick([c for c in PLACES.values() if c != things[0].cell])),))
+        return replace(
+            scene, things=(replace(things[0], cell=dice.pick([c for c in PLACES.values() if c != things[0].cell])),)
+        )
     if edit == "count":
         count = dice.pick([n for n in (2, 3, 4) if n != len(things)])
         cells = dice.permutation(list(product(range(GRID), range(GRID))))[:count]
