@@ -11,6 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
 
 from tests.tiny import CONNECTORS, TINY
 from visllama.config import conf_dir, register
@@ -58,12 +60,18 @@ def records():
 def compose_config(tmp_path):
     """Compose a verb's config as Hydra would from a command line, with any config folders of the user's own."""
 
-    def run(verb: str, *overrides: str, config_dir=None, with_hydra: bool = False):
+    def run(verb: str, *overrides: str, config_dir=None):
         register()
         GlobalHydra.instance().clear()
         extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose(verb, [*overrides, *extra], return_hydra_config=with_hydra)
+            cfg = compose(verb, [*overrides, *extra], return_hydra_config=True)
+        with open_dict(cfg):
+            cfg.hydra.runtime.output_dir = str(tmp_path)
+            HydraConfig.instance().set_config(cfg.copy())
+            del cfg.hydra
+        return cfg
 
     yield run
     GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None

@@ -159,5 +159,7 @@ class TestTheScorerCanFail:
     def test_no_tokenizer(self, monkeypatch):
         loud = {key: text.upper() for key, text in GOOD.items()}
         assert round(score_captions(loud, REFERENCES, ("CIDEr",)).metrics["CIDEr"], 4) == 0.5637
-        monkeypatch.setattr("visllama.evaluation.captions.tokenise", lambda captions: {k: list(v) for k, v in captions.items()})
+        monkeypatch.setattr(
+            "visllama.evaluation.captions.tokenise", lambda captions: {k: list(v) for k, v in captions.items()}
+        )
         assert score_captions(loud, REFERENCES, ("CIDEr",)).metrics["CIDEr"] < 0.1

@@ -21,7 +21,13 @@ def test_coverage():
     assert 0.90 <= np.mean(hits) <= 0.99
 
 
-def test_bleu_gets_none():
+def test_corpus_metrics_get_none():
     values = np.arange(4.0)
-    found = intervals(CaptionScores({"BLEU-4": 0.3, "CIDEr": 1.5}, {"BLEU-4": values, "CIDEr": values}, list("abcd")))
+    found = intervals(
+        CaptionScores(
+            {"BLEU-4": 0.3, "METEOR": 0.2, "CIDEr": 1.5},
+            {"BLEU-4": values, "METEOR": values, "CIDEr": values},
+            list("abcd"),
+        )
+    )
     assert list(found) == ["CIDEr"]

@@ -38,7 +38,8 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
     ]
     command += list(hydra.overrides.task)
     quoted = str(hydra.runtime.output_dir).replace("\\", "\\\\").replace("'", "\\'")
-    command += [f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null", "hydra/job_logging=none"]
+    command += [f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+    command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]  # rank 0 writes log.txt
     return command, os.getcwd()
 
 

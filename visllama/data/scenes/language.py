@@ -112,6 +112,24 @@ def _fact(dice: Dice) -> str:
     ))  # fmt: skip
 
 
+def notes(scene: Scene, dice: Dice) -> str:
+    """Tell a scene's facts in no fixed order, as somebody's notes do.
+
+    Who reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the facts
+    themselves, which is what image vectors have to give it.
+    """
+    if scene.kind == "two":
+        a, b, relation = *scene.things, scene.relation
+        if dice.chance(0.5):
+            a, b, relation = b, a, OPPOSITE[relation]
+        first, second = (" ".join(dice.permutation([t.color, t.shape, t.size])) for t in (a, b))
+        return f"{first} {relation} {second}"
+    thing = scene.things[0]
+    facts = [thing.color, thing.shape, thing.size, f"{scene.background} background"]
+    facts.append(scene.place if scene.kind == "one" else NUMBERS[len(scene.things)])
+    return " ".join(dice.permutation(facts))
+
+
 def document(index: int) -> str:
     """Write one text for the tiny LLaMA: sentences on one scene, at times questions of the told types, at times facts.
 
@@ -122,10 +140,10 @@ def document(index: int) -> str:
     form = dice.random()
     if form < 0.1:
         return ". ".join(_fact(dice) for _ in range(1 + int(dice.random() * 4))) + "."
-    told = [caption(scene, dice, dice.pick((None, tuple(OPTIONAL_FACTS))))]
-    if form < 0.45:
+    told = [notes(scene, dice) if dice.chance(0.6) else caption(scene, dice)]
+    if form < 0.35:
         return ". ".join(told + [caption(scene, dice) for _ in range(2 + int(dice.random() * 4))]) + "."
-    if form < 0.65:
+    if form < 0.55:
         asked = dice.permutation(questions(scene, dice, TOLD_QUESTIONS))
         return "\n".join(told + [f"question: {a['question']} answer: {a['answer']}" for a in asked])
     return "\n".join(told + [caption(scene, dice)] * dice.chance(0.9))

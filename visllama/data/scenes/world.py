@@ -86,11 +86,16 @@ class Scene:
         return "above" if row < other_row else "below"
 
 
-def draw_scene(dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None) -> Scene:
-    """Draw a scene whose things come from `pairs`, at least one of them from `focus` where that is given."""
+def draw_scene(
+    dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None, two: float = 0.35
+) -> Scene:
+    """Draw a scene whose things come from `pairs`, at least one of them from `focus` where that is given.
+
+    A share `two` are two things in a relation, a quarter things alike, the rest one thing.
+    """
     first = dice.pick(focus or pairs)
     size, background, kind = dice.pick(SIZES), dice.pick(BACKGROUNDS), dice.random()
-    if kind < 0.40:
+    if kind < 0.75 - two:
         return Scene((Thing(*first, size, dice.pick(tuple(PLACES.values()))),), background)
     if kind < 0.75:
         second = dice.pick([pair for pair in pairs if pair != first])
@@ -102,11 +107,17 @@ def draw_scene(dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tup
     return Scene(tuple(Thing(*first, size, cell) for cell in sorted(cells)), background)
 
 
+_EDITS = {
+    "one": ("color", "shape", "size", "place", "place", "background"),
+    "alike": ("color", "shape", "size", "count", "background"),
+    "two": ("color", "shape", "colors", "shapes", "sizes", "cells", "cells"),
+}
+
+
 def edit_scene(dice: Dice, scene: Scene) -> Scene:
     """Change one fact of a scene, keeping its kind: the near miss that a contrastive encoder must tell apart."""
     things = scene.things
-    edit = dice.pick({"one": ("shape", "shape", "color", "size", "place", "background"), "alike": ("shape", "shape", "color", "size", "count", "background"),
-                      "two": ("shape", "shapes", "colors", "cells", "color", "sizes")}[scene.kind])  # fmt: skip
+    edit = dice.pick(_EDITS[scene.kind])
     if edit == "background":
         return replace(scene, background=dice.pick([b for b in BACKGROUNDS if b != scene.background]))
     if edit == "place":
@@ -137,9 +148,12 @@ def scene_of(split: str, index: int) -> tuple[Scene, Dice]:
 
     Args:
         split: `train` and `val` show seen pairs only; in `test` a held-out pair is part of every scene; any other name
-            (the backbones' own training text and pictures) shows all pairs.
+            (the backbones' own training text and pictures) shows all pairs, and more of the relations that are hard to
+            learn.
     """
     dice = Dice(f"scenes-{WORLD_VERSION}/{split}/{index}")
     if split in ("train", "val"):
         return draw_scene(dice, SEEN_PAIRS), dice
-    return draw_scene(dice, PAIRS, HELD_OUT_PAIRS if split == "test" else None), dice
+    if split == "test":
+        return draw_scene(dice, PAIRS, HELD_OUT_PAIRS), dice
+    return draw_scene(dice, PAIRS, two=0.55), dice

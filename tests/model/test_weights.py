@@ -1,0 +1,122 @@
+"""What is saved, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.tiny import TINY
+
+from visllama.config import ConfigError
+from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
+
+TEXT = {"prompt": "a picture of", "max_text_tokens": 64}
+
+
+@pytest.fixture(params=["mlp", "resampler"])
+def saved(request, make_model, parts, tmp_path):
+    model = make_model(request.param, dtype=torch.float32)
+    save_weights(model, parts(request.param), TEXT, tmp_path / "weights")
+    return model, tmp_path / "weights"
+
+
+def test_trained_tensors_only(saved):
+    model, folder = saved
+    names = set(load_file(folder / "visllama.safetensors"))
+    assert names == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert all(name == "markers" or name.startswith("connector.") for name in names)
+    assert sorted(path.name for path in folder.iterdir()) == ["visllama.json", "visllama.safetensors"]
+
+
+def test_loads_to_the_same_model(saved):
+    model, folder = saved
+    loaded, description = load_weights(folder)
+    assert description["text"] == TEXT
+    for name, tensor in trained_tensors(model).items():
+        assert torch.equal(tensor, trained_tensors(loaded)[name]), name
+    assert frozen_hashes(loaded) == frozen_hashes(model)
+    assert loaded.trainable == ("connector", "markers")
+
+
+def test_description_names_no_code(saved):
+    _, folder = saved
+    text = (folder / "visllama.json").read_text()
+    assert "_target_" not in text and "visllama.model" not in text
+
+
+def change(folder, edit):
+    description = json.loads((folder / "visllama.json").read_text())
+    edit(description)
+    (folder / "visllama.json").write_text(json.dumps(description))
+
+
+def test_another_base_model_is_refused(saved):
+    _, folder = saved
+    change(folder, lambda d: d["base_sha256"].update(language_model="0" * 64))
+    with pytest.raises(ConfigError, match="trained with another language_model: its sha256 starts 000000000000"):
+        load_weights(folder)
+
+
+def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
+    _, folder = saved
+    tensors = load_file(folder / "visllama.safetensors")
+    markers = tensors.pop("markers")
+    for broken, says in (
+        (tensors, "missing markers"),
+        (tensors | {"markers": markers, "connector.more": markers.clone()}, "unknown connector.more"),
+        (tensors | {"markers": markers[:, :-1].contiguous()}, r"markers has shape \(2, 127\), the model \(2, 128\)"),
+    ):
+        save_file(broken, folder / "visllama.safetensors")
+        with pytest.raises(ConfigError, match=says):
+            load_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda d: d.update(format_version=99), "format_version=99"),
+        (lambda d: d["parts"]["connector"].update(kind="os.system"), "unknown connector 'os.system': there are mlp"),
+        (lambda d: d["parts"]["connector"].update(kind="../mlp"), "unknown connector"),
+        (lambda d: d["parts"]["connector"]["arguments"].update(x={"_target_": "os.system"}), "_target_ inside weights"),
+    ],
+)
+def test_a_description_that_is_not_ours_is_refused(saved, edit, says):
+    _, folder = saved
+    change(folder, edit)
+    with pytest.raises(ConfigError, match=says):
+        load_weights(folder)
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="give the weights/ folder that a run wrote"):
+        load_weights(tmp_path)
+
+
+def test_hash_sees_a_single_bit_and_a_name(make_model):
+    model = make_model(dtype=torch.float32)
+    named = list(model.language_model.named_parameters())
+    before = hash_tensors(named)
+    assert before == hash_tensors(reversed(named))
+    with torch.no_grad():
+        named[3][1].view(torch.int32).flatten()[7] ^= 1
+    assert hash_tensors(named) != before
+    assert (
+        hash_tensors([("a", torch.zeros(2))])
+        != hash_tensors([("b", torch.zeros(2))])
+        != hash_tensors([("b", torch.zeros(2, 1))])
+    )
+
+
+def test_base_hash_is_the_same_in_every_dtype(make_model):
+    one, two = (make_model(dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    of = [hash_tensors(model.language_model.named_parameters(), torch.bfloat16) for model in (one, two)]
+    assert of[0] == of[1]
+
+
+def test_build_needs_no_weights(parts):
+    """Encoder and language model are shapes on the meta device until their weights are asked for."""
+    model = build_model(TINY | {"connector": parts()["connector"]}, ("connector", "markers"))
+    assert next(model.language_model.parameters()).is_meta and next(model.vision_encoder.parameters()).is_meta
+    assert not next(model.connector.parameters()).is_meta

@@ -1,0 +1,50 @@
+"""Ranks change nothing: the same global batches, losses and updates on one, two and three ranks (gloo), in fp64."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from tests.tiny import relative_difference
+
+EXACT = 1e-12
+
+
+def train(folder, *overrides: str) -> None:
+    command = [sys.executable, "-m", "visllama", "train", "trainer=cpu", "trainer.precision=64-true", "trainer.max_steps=12", "judge=false",
+               "trainer.log_every_steps=1", "optim.weight_decay=0.2", "model.connector.hidden_dim=64", f"hydra.run.dir={folder}", *overrides]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+def losses(folder) -> list[float]:
+    with open(folder / "metrics.csv") as file:
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.devices=2", "trainer/strategy=ddp"],
+        ["trainer.devices=2", "micro_batch_size=7"],  # rounds of accumulation, and the strategy found by itself
+        ["trainer.devices=3", "trainer/strategy=ddp"],  # 64 samples on 3 ranks: 21, 21, 22
+        ["trainer.devices=3", "micro_batch_size=21"],  # one micro-batch on two ranks, two on the third
+    ],
+    ids=["two", "two-accumulating", "three", "three-uneven-rounds"],
+)
+def test_ranks_change_neither_loss_nor_update(tmp_path, overrides):
+    train(tmp_path / "one")
+    train(tmp_path / "many", *overrides)
+    one, many = (load_file(tmp_path / name / "weights" / "visllama.safetensors") for name in ("one", "many"))
+    assert one.keys() == many.keys()
+    assert max(relative_difference(many[name], one[name]) for name in one) < EXACT
+    expected, found = losses(tmp_path / "one"), losses(tmp_path / "many")
+    assert len(expected) == 12
+    assert max(abs(a - b) / b for a, b in zip(found, expected, strict=True)) < EXACT
+    facts = json.loads((tmp_path / "many" / "metrics.json").read_text())
+    assert facts["provenance"]["num_ranks"] == int(overrides[0][-1]) and facts["train"]["samples"] == 12 * 64

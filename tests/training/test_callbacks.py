@@ -1,0 +1,66 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from tests.tiny import maker_of
+from tests.training.test_module import data_of
+
+from visllama.evaluation.captioner import Captioner
+from visllama.training.callbacks import FrozenWeights, SampleCaptions, build_callbacks, data_table, parts_table
+
+
+def shown(table, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_start_up_table_fits_80_columns_and_tells_each_part(make_model):
+    model = make_model(dtype=torch.float32)
+    text = shown(parts_table(model))
+    for word in (
+        "vision_encoder",
+        "connector",
+        "markers",
+        "language_model",
+        "trained",
+        "frozen",
+        "float32",
+        "LlamaForCausalLM",
+    ):
+        assert word in text, word
+    assert f"{sum(p.numel() for p in model.language_model.parameters()):,}" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_data_table(make_model):
+    text = shown(data_table(data_of(make_model()), micro_batch_size=5, num_ranks=2, max_steps=8))
+    row = text.splitlines()[-2]
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["40", "40", "5", "12", "2", "5", "8", "96"]
+
+
+def test_a_changed_bit_in_a_frozen_part_stops_the_run(make_model):
+    module = SimpleNamespace(model=make_model(dtype=torch.float32))
+    watch = FrozenWeights()
+    watch.on_fit_start(None, module)
+    watch.on_fit_end(None, module)
+    with torch.no_grad():
+        module.model.language_model.get_input_embeddings().weight[5, 5] += 1e-3
+    with pytest.raises(RuntimeError, match="frozen weights changed in training: language_model"):
+        watch.on_fit_end(None, module)
+
+
+def test_sample_captions_are_shown(make_model, capsys):
+    model = make_model(dtype=torch.float32).eval()
+    trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7)
+    SampleCaptions(Captioner(maker_of(model), {"max_new_tokens": 5}, 2), 2).on_validation_epoch_end(
+        trainer, SimpleNamespace(model=model)
+    )
+    said = capsys.readouterr().out
+    assert "step 7" in said and "val-000001:" in said
+
+
+def test_checkpoints_have_names_that_hydra_can_parse(tmp_path):
+    checkpoint = build_callbacks(tmp_path, None, 1)[-2]
+    assert checkpoint.format_checkpoint_name({"step": torch.tensor(1200)}).endswith("step_00001200.ckpt")

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from visllama.training.optim import build_optimizer, build_schedule, parameter_groups
+
+OPTIM = {
+    "_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95], "weight_decay": 0.2, "schedule": "cosine", "warmup_fraction": 0.1,
+    "clip_norm": 1.0, "lr_by_part": {},
+}  # fmt: skip
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.connector, self.language_model = nn.Linear(3, 2), nn.Linear(2, 2).requires_grad_(False)
+        self.markers = nn.Parameter(torch.ones(2, 2))
+
+
+def test_only_trained_tensors_and_who_decays():
+    groups = {g["name"]: g for g in parameter_groups(Model(), 0.1, {"markers": 0.01}, 0.2)}
+    assert set(groups) == {"connector", "connector, no decay", "markers, no decay"}
+    assert groups["connector"]["weight_decay"] == 0.2 and groups["connector"]["lr"] == 0.1
+    assert groups["connector, no decay"]["weight_decay"] == groups["markers, no decay"]["weight_decay"] == 0
+    assert groups["markers, no decay"]["lr"] == 0.01
+    assert sum(p.numel() for g in groups.values() for p in g["params"]) == 3 * 2 + 2 + 4
+
+
+def test_optimizer_is_what_the_config_names():
+    optimizer = build_optimizer(Model(), OPTIM)
+    assert isinstance(optimizer, torch.optim.AdamW) and tuple(optimizer.defaults["betas"]) == (0.9, 0.95)
+    assert isinstance(build_optimizer(Model(), OPTIM | {"_target_": "torch.optim.Adam"}), torch.optim.Adam)
+
+
+def rates(schedule: str, num_steps: int = 100) -> list[float]:
+    optimizer = build_optimizer(Model(), OPTIM)
+    scheduler = build_schedule(optimizer, OPTIM | {"schedule": schedule}, num_steps)
+    seen = []
+    for _ in range(num_steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_schedules():
+    """Ten steps of warm-up to the full rate, then down (half-way at the middle) or level."""
+    for schedule in ("cosine", "linear", "constant"):
+        seen = rates(schedule)
+        assert seen[0] == pytest.approx(0.01) and seen[9] == pytest.approx(0.1) == max(seen)
+    assert rates("linear")[55] == pytest.approx(0.05) == pytest.approx(rates("cosine")[55])
+    assert rates("cosine")[99] < 1e-4 and rates("linear")[99] == pytest.approx(0.1 / 90)
+    assert rates("constant")[99] == pytest.approx(0.1)
+
+
+def test_a_run_of_one_step():
+    assert rates("cosine", 1) == [0.1]
