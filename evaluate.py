@@ -1,4 +1,4 @@
-"""Judge trained weights, or any captions:  python evaluate.py weights=RUN/weights   (the same as `visllama evaluate`)."""
+"""Judge trained weights or captions:  python evaluate.py weights=RUN/weights   (the same as `visllama evaluate`)."""
 
 from visllama.cli import evaluate
 

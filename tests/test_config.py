@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,6 +18,7 @@ from visllama.config import (
     check_train,
     conf_dir,
     evaluations,
+    override,
     target_of_kind,
 )
 
@@ -161,7 +163,7 @@ class TestWhatWins:
         ("optim.lr=0", "optim.lr=0"),
         ("optim.schedule=cosin", "optim.schedule=cosin: choose cosine, linear or constant"),
         ("optim.warmup_fraction=1", "optim.warmup_fraction=1"),
-        ("+optim.lr_by_part.adapter=1", "optim.lr_by_part names 'adapter', which does not train"),
+        ("optim.lr_by_part.language_model=1", "optim.lr_by_part names 'language_model', which does not train"),
         ("trainer.max_steps=0", "trainer.max_steps=0"),
     ],
 )
@@ -202,3 +204,11 @@ def test_evaluations_on_another_split_say_so(compose_config):
     on_val = evaluations(cfg, "val")
     assert list(on_val) == ["scenes_caption_val"] and on_val["scenes_caption_val"]["source"]["split"] == "val"
     assert cfg.evaluation.scenes_caption.split == "test"
+
+
+@pytest.mark.parametrize(
+    "value", ["plain/path-1.0", "a b", "k=v", "it's", "(x)", "back\\slash", "end\\", "\\'", "ü", "a,b", "[x]"]
+)
+def test_an_override_is_read_back_as_it_was(value):
+    parsed = OverridesParser.create().parse_override(override("key", value))
+    assert parsed.key_or_group == "key" and str(parsed.value()) == value

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from safetensors.torch import load_file
+
 from tests.tiny import relative_difference
 
 EXACT = 1e-12

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from visllama import console  # noqa: F401  (first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
 
 _VERBS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +14,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_class, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-ALLOWED_TARGETS = ("visllama.", "torch.optim.") + tuple(
-    f"lightning.pytorch.{part}." for part in ("callbacks", "loggers", "strategies", "profilers")
+ALLOWED_TARGETS = (
+    "visllama.",
+    "torch.optim.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "lightning.pytorch.profilers.",
 )
 TRAINABLE_PARTS = ("connector", "markers", "language_model", "vision_encoder", "adapter")
 
@@ -149,6 +155,16 @@ def target_of_kind(part: str, kind: str) -> type:
     return get_class(check_target(OmegaConf.load(folder / f"{kind}.yaml")["_target_"]))
 
 
+def override(key: str, value: object) -> str:
+    """Write `key=value` so that Hydra reads the value back, quoted where it holds more than plain path characters."""
+    text = str(value)
+    if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+        return f"{key}={text}"
+    # Hydra's grammar: a backslash escapes only before a quote (also the closing one).
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text)
+    return f"{key}='{escaped}'"
+
+
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
@@ -180,7 +196,7 @@ def check_train(cfg: DictConfig) -> None:
         f"optim.schedule={optim.schedule}: choose cosine, linear or constant",
     )
     _require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
-    for part in optim.lr_by_part:
+    for part in [name for name, lr in optim.lr_by_part.items() if lr is not None]:
         _require(
             part in stage.trainable,
             f"optim.lr_by_part names {part!r}, which does not train: stage.trainable={list(stage.trainable)}",
@@ -200,9 +216,9 @@ def check_evaluate(cfg: DictConfig) -> None:
     given = [key for key in ("weights", "predictions") if cfg[key]]
     _require(len(given) == 1, "give one of weights=RUN/weights and predictions=FILE (with references=FILE); "
              f"found {' and '.join(given) or 'neither'}")  # fmt: skip
-    keys = ("predictions", "references") if cfg.predictions else ("weights",)
-    for key in keys:
-        _require(cfg[key] is not None, f"{key}=FILE is missing: captions are scored against references")
+    if cfg.predictions:
+        _require(cfg.references is not None, "references=FILE is missing: captions are scored against references")
+    for key in ("predictions", "references") if cfg.predictions else ("weights",):
         _require(Path(cfg[key]).exists(), f"{key}={cfg[key]}: no such file or folder")
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 
 from rich.console import Console
 
+STARTED = time.perf_counter()
+"""When the program began; this module is imported first, before the heavy ones."""
 _log = logging.getLogger("visllama")
 
 

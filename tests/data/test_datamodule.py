@@ -1,6 +1,6 @@
 import pytest
-from tests.tiny import CONNECTORS, TINY, collator_of, maker_of
 
+from tests.tiny import CONNECTORS, TINY, collator_of, maker_of
 from visllama.data.datamodule import CaptionData
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model

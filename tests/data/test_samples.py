@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.tiny import maker_of
 
+from tests.tiny import maker_of
 from visllama.prompts import Segment
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, token_names
 
@@ -14,7 +14,6 @@ PROMPT, CAPTION = "the picture shows", "a small red ring"
 @pytest.fixture(scope="module")
 def model():
     from tests.tiny import CONNECTORS, TINY
-
     from visllama.model.weights import build_model
 
     return build_model(TINY | {"connector": {"kind": "mlp", "arguments": CONNECTORS["mlp"]}}, ("connector", "markers"))

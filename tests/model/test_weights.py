@@ -7,8 +7,8 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny import TINY
 
+from tests.tiny import TINY
 from visllama.config import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
 

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+
 from tests.tiny import maker_of
 from tests.training.test_module import data_of
-
 from visllama.evaluation.captioner import Captioner
 from visllama.training.callbacks import FrozenWeights, SampleCaptions, build_callbacks, data_table, parts_table
 
@@ -62,5 +62,5 @@ def test_sample_captions_are_shown(make_model, capsys):
 
 
 def test_checkpoints_have_names_that_hydra_can_parse(tmp_path):
-    checkpoint = build_callbacks(tmp_path, None, 1)[-2]
+    checkpoint = build_callbacks(tmp_path, None, 1)[-1]
     assert checkpoint.format_checkpoint_name({"step": torch.tensor(1200)}).endswith("step_00001200.ckpt")

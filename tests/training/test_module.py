@@ -6,9 +6,9 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+
 from tests.tiny import collator_of, maker_of, relative_difference
 from tests.training.test_optim import OPTIM
-
 from visllama.data.datamodule import CaptionData
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import trained_tensors
@@ -54,7 +54,6 @@ def fit(model, micro_batch_size=64, **optim):
 @pytest.fixture(scope="module")
 def reference():
     from tests.tiny import CONNECTORS, TINY
-
     from visllama.model.weights import build_model
 
     def make():

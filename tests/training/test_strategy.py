@@ -19,7 +19,7 @@ def test_a_rank_is_started_with_this_jobs_verb_and_overrides(compose_config, tmp
     command, folder = child_command(1)
     assert command[:4] == [sys.executable, "-m", "visllama", "train"]
     assert "optim.lr=0.5" in command and "name='a b'" in command and "-m" not in command[2:]
-    assert f"hydra.run.dir='{tmp_path}'" in command and "hydra.output_subdir=null" in command
+    assert f"hydra.run.dir={tmp_path}" in command and "hydra.output_subdir=null" in command
     assert folder == os.getcwd()
 
 

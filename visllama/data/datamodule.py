@@ -71,9 +71,16 @@ class CaptionData(pl.LightningDataModule):
     """
 
     def __init__(
-        self, train: Source, val: Source, maker: SampleMaker, collator: Collator, global_batch_size: int, num_steps: int,
-        num_workers: int, seed: int,
-    ) -> None:  # fmt: skip
+        self,
+        train: Source,
+        val: Source,
+        maker: SampleMaker,
+        collator: Collator,
+        global_batch_size: int,
+        num_steps: int,
+        num_workers: int,
+        seed: int,
+    ) -> None:
         super().__init__()
         self.train, self.val, self.maker, self.collator = train, val, maker, collator
         self.global_batch_size, self.num_steps, self.num_workers = global_batch_size, num_steps, num_workers

@@ -47,8 +47,13 @@ class SampleMaker:
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, transform: ImageTransform, num_image_tokens: int, max_text_tokens: int, prompt: str
-    ) -> None:  # fmt: skip
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        transform: ImageTransform,
+        num_image_tokens: int,
+        max_text_tokens: int,
+        prompt: str,
+    ) -> None:
         self.tokenizer, self.transform, self.prompt = tokenizer, transform, prompt
         self.num_image_tokens, self.max_text_tokens = num_image_tokens, max_text_tokens
 

@@ -12,10 +12,15 @@ import numpy as np
 from PIL import Image
 
 _THUMBNAIL_PX = 160
-_STYLE = """body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:80rem;color:#222;background:#fff}
+_STYLE = """
+body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:80rem;color:#222;background:#fff}
 section{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
-figure{margin:0;padding:.7rem;border:1px solid #ddd;border-radius:6px}img{width:160px;height:160px;object-fit:contain}
-figcaption b{display:block;margin:.4rem 0}ul{margin:.3rem 0;padding-left:1.1rem;color:#555;font-size:13px}small{color:#777}"""
+figure{margin:0;padding:.7rem;border:1px solid #ddd;border-radius:6px}
+img{width:160px;height:160px;object-fit:contain}
+figcaption b{display:block;margin:.4rem 0}
+ul{margin:.3rem 0;padding-left:1.1rem;color:#555;font-size:13px}
+small{color:#777}
+"""
 
 
 def _thumbnail(image: Image.Image) -> str:
@@ -30,9 +35,10 @@ def _thumbnail(image: Image.Image) -> str:
 
 def _figure(record: Mapping, caption: str, score: float) -> str:
     references = "".join(f"<li>{html.escape(text)}</li>" for text in record["captions"])
+    said, source = html.escape(caption) or "(nothing)", html.escape(record["key"])
     return (
-        f'<figure><img src="{_thumbnail(record["image"])}" alt=""><figcaption><b>{html.escape(caption) or "(nothing)"}</b>'
-        f"<small>{html.escape(record['key'])} &middot; CIDEr {100 * score:.0f}</small><ul>{references}</ul></figcaption></figure>"
+        f'<figure><img src="{_thumbnail(record["image"])}" alt=""><figcaption><b>{said}</b>'
+        f"<small>{source} &middot; CIDEr {100 * score:.0f}</small><ul>{references}</ul></figcaption></figure>"
     )
 
 

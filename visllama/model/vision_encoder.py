@@ -55,7 +55,7 @@ class CLIPVisionEncoder(VisionEncoder):
     """CLIP's vision tower: the projected embedding, and one hidden layer's patches.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `pretrained.locate`) that holds a CLIP (whole, or its vision half).
+        path: A folder, a hub id, or `visllama:NAME` (see `pretrained.locate`), with a whole CLIP or its vision half.
         revision: Commit of the hub id.
         feature_layer: Which hidden state gives the patch features; -2 is the penultimate, as in LLaVA.
     """

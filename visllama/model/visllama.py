@@ -126,6 +126,6 @@ class VisLlama(nn.Module):
         attention_mask: Int[Tensor, "B T"],
         **decoding,
     ) -> Int[Tensor, "B L"]:
-        """Write on after left-padded inputs; gives the new tokens only. `decoding` as transformers' `generate` takes it."""
+        """Write on after left-padded inputs and give the new tokens; `decoding` is of transformers' `generate`."""
         inputs_embeds = self.embed(input_ids, pixel_values)
         return self.language_model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **decoding)

@@ -39,7 +39,8 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
 
     Args:
         named: As from `named_parameters()`.
-        dtype: Compare in this one: bf16 makes a base model's hash the same in whatever dtype it was loaded. None: bit by bit.
+        dtype: Compare in this one: in bf16 a base model's hash is the same in whatever dtype it was loaded. None
+            compares bit by bit.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):

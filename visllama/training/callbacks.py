@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressB
 from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
-from visllama.console import say
+from visllama.console import STARTED, say
 from visllama.data.datamodule import CaptionData
 from visllama.evaluation.captioner import Captioner
 from visllama.model.visllama import PARTS, VisLlama
@@ -100,10 +100,7 @@ class SampleCaptions(Callback):
             for r, caption in zip(records, captions, strict=True)
         ]
         if trainer.is_global_zero:
-            say(f"\nstep {trainer.global_step}, after {time.perf_counter() - _START:.0f} s:", *lines)
-
-
-_START = time.perf_counter()
+            say(f"\nstep {trainer.global_step}, after {time.perf_counter() - STARTED:.0f} s:", *lines)
 
 
 class FrozenWeights(Callback):
@@ -130,6 +127,11 @@ def build_callbacks(folder, captioner: Captioner, micro_batch_size: int) -> list
         mode="max",
     )
     return [
-        StartupTable(micro_batch_size), TQDMProgressBar(), Throughput(), SampleCaptions(captioner), FrozenWeights(), checkpoint,
+        StartupTable(micro_batch_size),
+        TQDMProgressBar(),
+        Throughput(),
+        SampleCaptions(captioner),
+        FrozenWeights(),
         Curves(folder / "curves.png"),
-    ]  # fmt: skip
+        checkpoint,
+    ]

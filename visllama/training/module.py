@@ -45,9 +45,7 @@ class VisLlamaModule(pl.LightningModule):
             self.trainer.strategy.model.register_comm_hook(None, sum_gradients)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
-        counts = torch.tensor([step["num_targets"], step["num_samples"]], device=self.device, dtype=torch.float64)
-        num_targets, num_samples = self._over_ranks(counts).tolist()
-        num_rounds = int(self._over_ranks(torch.tensor(len(step["micro_batches"]), device=self.device), "max"))
+        num_targets, num_samples, num_rounds = self._agree(step)
         if num_targets == 0:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
@@ -60,7 +58,16 @@ class VisLlamaModule(pl.LightningModule):
         self._update()
         self._log_step(loss, num_targets, num_samples)
 
-    def _backward(self, batch: Batch, num_targets: float) -> Tensor:
+    def _agree(self, step: Step) -> tuple[int, int, int]:
+        """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""
+        num_targets, num_samples, num_rounds = step["num_targets"], step["num_samples"], len(step["micro_batches"])
+        if self.trainer.world_size > 1:
+            sums = self._over_ranks(torch.tensor([num_targets, num_samples], device=self.device))
+            num_targets, num_samples = sums.tolist()
+            num_rounds = int(self._over_ranks(torch.tensor(num_rounds, device=self.device), "max"))
+        return num_targets, num_samples, num_rounds
+
+    def _backward(self, batch: Batch, num_targets: int) -> Tensor:
         loss = self.model(**batch).loss_sum / num_targets
         self.manual_backward(loss)
         return loss.detach()
@@ -74,21 +81,21 @@ class VisLlamaModule(pl.LightningModule):
         optimizer.zero_grad()
         self.lr_schedulers().step()
 
-    def _log_step(self, loss: Tensor, num_targets: float, num_samples: float) -> None:
+    def _log_step(self, loss: Tensor, num_targets: int, num_samples: int) -> None:
         self.num_samples = num_samples
         if (self.trainer.global_step % self.trainer.log_every_n_steps) and self.trainer.global_step > 1:
             return
         loss = self._over_ranks(loss)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.trainer.global_step}: try a lower optim.lr (now {self.optim['lr']})"
-            )
+            now = f"step {self.trainer.global_step}, optim.lr={self.optim['lr']}"
+            raise FloatingPointError(f"the loss is {loss.item()} ({now}): try a lower rate")
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/gradient_norm", self.gradient_norm)
-        self.log("train/target_tokens", num_targets)
+        self.log("train/target_tokens", float(num_targets))
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sums = torch.zeros(2, device=self.device, dtype=torch.float64)
+        exact = torch.float32 if self.device.type == "mps" else torch.float64
+        self._val_sums = torch.zeros(2, device=self.device, dtype=exact)
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
         for batch in step["micro_batches"]:
@@ -113,5 +120,5 @@ class VisLlamaModule(pl.LightningModule):
 
 
 def sum_gradients(_, bucket):
-    """Sum gradients over ranks: DDP's communication hook, in place of its average (torch refuses annotations as text)."""
+    """Sum gradients over ranks: DDP's communication hook, in place of its average."""
     return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])

@@ -14,16 +14,19 @@ from visllama.config import build
 _OURS = ("schedule", "warmup_fraction", "clip_norm", "lr_by_part")
 
 
-def parameter_groups(model: nn.Module, lr: float, lr_by_part: Mapping[str, float], weight_decay: float) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, lr: float, lr_by_part: Mapping[str, float | None], weight_decay: float
+) -> list[dict]:
     """Group the trained tensors by part and by whether they decay: matrices do, vectors and the markers do not."""
     groups: dict[tuple[str, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = name.split(".")[0]
+            part_lr = lr_by_part.get(part) or lr * getattr(getattr(model, part), "lr_scale", 1.0)
             decays = parameter.ndim > 1 and part != "markers"
             group = groups.setdefault(
                 (part, decays),
-                {"name": f"{part}{'' if decays else ', no decay'}", "params": [], "lr": lr_by_part.get(part, lr),
+                {"name": f"{part}{'' if decays else ', no decay'}", "params": [], "lr": part_lr,
                  "weight_decay": weight_decay if decays else 0.0},
             )  # fmt: skip
             group["params"].append(parameter)

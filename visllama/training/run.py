@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import time
+import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError, build, check_train, evaluations
+from visllama.config import ConfigError, build, check_train, evaluations, override
 from visllama.console import say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import CaptionData
@@ -38,6 +41,7 @@ def train(cfg: DictConfig) -> dict | None:
     check_train(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     rank_zero_only(OmegaConf.save)(cfg, folder / "config.yaml", resolve=True)
+    _quieten_lightning()
     torch.set_num_threads(cfg.trainer.threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
 
@@ -48,7 +52,9 @@ def train(cfg: DictConfig) -> dict | None:
     num_steps = count_steps(cfg, sources["train"].num_pairs)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     maker = sample_maker(model, **text)
-    collator = Collator(model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size)
+    collator = Collator(
+        model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size
+    )
     data = CaptionData(
         **sources,
         maker=maker,
@@ -88,9 +94,21 @@ def train(cfg: DictConfig) -> dict | None:
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
         f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
-        f"Judge it again, or elsewhere:  python evaluate.py weights={folder}/weights",
+        f"Judge it again, or elsewhere:  python evaluate.py {shlex.quote(override('weights', folder / 'weights'))}",
     )
     return metrics
+
+
+def _quieten_lightning() -> None:
+    """Keep off the terminal what our own tables say better, and warnings about what is meant (frozen parts in eval)."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Found .* module.* in eval mode",
+        ".*treespec.*",
+        "The number of training batches",
+        ".*does not have many workers",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def model_parts(cfg: DictConfig) -> dict[str, dict]:

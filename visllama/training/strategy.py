@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from visllama.config import build
+from visllama.config import build, override
 
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -37,8 +37,7 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
         for arg in ("--config-dir", source.path)
     ]
     command += list(hydra.overrides.task)
-    quoted = str(hydra.runtime.output_dir).replace("\\", "\\\\").replace("'", "\\'")
-    command += [f"hydra.run.dir='{quoted}'", "hydra.output_subdir=null"]
+    command += [override("hydra.run.dir", hydra.runtime.output_dir), "hydra.output_subdir=null"]
     command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]  # rank 0 writes log.txt
     return command, os.getcwd()
 

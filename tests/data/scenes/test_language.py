@@ -1,17 +1,17 @@
 from visllama.data.scenes.language import TOLD_QUESTIONS, UNTOLD_QUESTIONS, caption, document, instruction, questions
 from visllama.data.scenes.world import Dice, Scene, Thing
 
-RING, STAR = Thing("orange", "ring", "small", (0, 0)), Thing("blue", "star", "large", (2, 0))
+RING, STAR = Thing("orange", "ring", "small", (0, 1)), Thing("blue", "star", "large", (2, 1))
 
 
 def test_captions_say_what_is_there():
     assert caption(Scene((RING,), "tan"), Dice(0), ("size", "place", "background")).endswith(
-        "a small orange ring in the top left on a tan background"
+        "a small orange ring at the top on a tan background"
     )
     assert caption(Scene((RING,), "tan"), Dice(0), ()).endswith("an orange ring")
     two = {caption(Scene((RING, STAR), "tan"), Dice(i), ()) for i in range(40)}
     assert {"an orange ring above a blue star", "a blue star below an orange ring"} <= two
-    alike = (RING, Thing("orange", "ring", "small", (0, 1)))
+    alike = (RING, Thing("orange", "ring", "small", (0, 2)))
     assert caption(Scene(alike, "pink"), Dice(0), ("size",)).endswith("two small orange rings")
 
 
@@ -26,7 +26,7 @@ def test_answers_are_true():
 
 
 def test_no_question_is_ambiguous():
-    twins = Scene((RING, Thing("blue", "ring", "large", (0, 1))), "tan")
+    twins = Scene((RING, Thing("blue", "ring", "large", (0, 2))), "tan")
     assert not {q["type"] for seed in range(20) for q in questions(twins, Dice(seed))} & {"color", "size", "relation"}
 
 

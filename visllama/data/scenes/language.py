@@ -38,7 +38,7 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
         return dice.pick(("{}", "{}", "there is {}", "the picture shows {}")).format(sentence)
     sentence = _noun(scene.things[0], sized, len(scene.things))
     if scene.kind == "one" and "place" in facts:
-        sentence += f" in the {scene.place}"
+        sentence += f" at the {scene.place}"
     if "background" in facts:
         sentence += f" on a {scene.background} background"
     verb = "is" if scene.kind == "one" else "are"
@@ -89,7 +89,7 @@ def questions(
 
 
 def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
-    """Give a language-only instruction and its one right response; `held_out` items share no wording with the others."""
+    """Give a language-only instruction and its one right response; `held_out` items share no wording with others."""
     words = COLORS + SHAPES + SIZES
     while True:
         kind, one, two = dice.pick(("repeat", "reverse", "pair")), dice.pick(words), dice.pick(words)
@@ -104,12 +104,19 @@ def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
 
 def _fact(dice: Dice) -> str:
     one, two, shape, number = dice.pick(COLORS), dice.pick(SHAPES), dice.pick(SHAPES), 1 + int(dice.random() * 3)
-    return dice.pick((
-        f"a {shape} has {_CORNERS[shape]} corners", f"{NUMBERS[number + 1]} is more than {NUMBERS[number]}",
-        "the opposite of small is large", "left of is the other way round of right of", "above is the other way round of below",
-        f"{one} is a color", f"{shape} is a shape", f"{one} and {two} are two words", f"{two} {one} is {one} {two} the other way round",
+    facts = (
+        f"a {shape} has {_CORNERS[shape]} corners",
+        f"{NUMBERS[number + 1]} is more than {NUMBERS[number]}",
+        "the opposite of small is large",
+        "left of is the other way round of right of",
+        "above is the other way round of below",
+        f"{one} is a color",
+        f"{shape} is a shape",
+        f"{one} and {two} are two words",
+        f"{two} {one} is {one} {two} the other way round",
         f"the {dice.pick(tuple(PLACES))} is a place",
-    ))  # fmt: skip
+    )
+    return dice.pick(facts)
 
 
 def notes(scene: Scene, dice: Dice) -> str:

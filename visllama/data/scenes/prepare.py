@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from queue import Empty, Queue
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-from visllama.config import ConfigError
+from visllama.config import ConfigError, override
 from visllama.console import say
-from visllama.data.scenes import backbones
+from visllama.data.scenes import clip, llama
+from visllama.data.scenes.renderer import IMAGE_SIZE_PX
 from visllama.data.scenes.world import WORLD_VERSION
+from visllama.model.pretrained import quietly
 
 
 def prepare(cfg: DictConfig) -> dict:
-    """Train the pair by the recipe, save it, and measure it.
+    """Train the pair by the recipe (both at once, a process each), save it, and measure it.
 
     Raises:
         ConfigError: If a gate is missed; the pair stays where it was written, to be looked at.
@@ -30,28 +36,26 @@ def prepare(cfg: DictConfig) -> dict:
     if cfg.source != "scenes":
         raise ConfigError(f"source={cfg.source}: there is scenes")
     recipe = OmegaConf.to_container(cfg.prepare, resolve=True)
-    out = Path(cfg.out or Path(HydraConfig.get().runtime.output_dir) / "pretrained").resolve()
-    torch.set_num_threads(cfg.threads)
-    torch.manual_seed(cfg.seed)
-    seconds: dict[str, float] = {}
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        started = time.perf_counter()
-        tokenizer = backbones.train_tokenizer(recipe["vocab_size"])
-        seconds["tokenizer"] = time.perf_counter() - started
-        clip = backbones.train_clip(tokenizer, progress, **recipe["clip"])
-        seconds["clip"] = time.perf_counter() - started - sum(seconds.values())
-        llama = backbones.train_llama(tokenizer, progress, **recipe["llama"])
-        seconds["llama"] = time.perf_counter() - started - sum(seconds.values())
-    measured = {f"clip_probe_{fact}": backbones.probe(clip, fact) for fact in ("color", "shape", "size", "cell")}
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    out = Path(cfg.out or folder / "pretrained").resolve()
+    started = time.perf_counter()
+    llama.train_tokenizer(recipe["vocab_size"]).save_pretrained(out / "llama")
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
+        reports = manager.Queue()
+        train = [pool.submit(work, out, recipe, cfg.seed, cfg.threads, reports) for work in (_train_clip, _train_llama)]
+        _show(reports, train)
+    trained = time.perf_counter()
+
+    with quietly():
+        pair = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
+    measured = {f"clip_probe_{fact}": clip.probe(pair, fact) for fact in ("color", "shape", "size", "cell")}
     measured |= {
-        f"clip_near_misses_{kind}": backbones.near_miss_accuracy(clip, tokenizer, kind)
-        for kind in ("one", "two", "alike")
+        f"clip_near_misses_{kind}": clip.near_miss_accuracy(pair, tokenizer, kind) for kind in ("one", "two", "alike")
     }
-    backbones.save_pair(clip, llama, tokenizer, out)
     if "connector_val_cider" in recipe["gates"]:
-        measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"])
-    seconds["gates"] = time.perf_counter() - started - sum(seconds.values())
+        measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"], folder / "gate")
     result = {
         "world_version": WORLD_VERSION,
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
@@ -60,7 +64,10 @@ def prepare(cfg: DictConfig) -> dict:
         "measured": {name: round(value, 4) for name, value in measured.items()},
     }
     (out / "recipe.json").write_text(json.dumps(result, indent=2) + "\n")
-    say(_gates_table(measured, recipe["gates"]), ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()))
+    say(
+        _gates_table(measured, recipe["gates"]),
+        f"training {trained - started:.0f} s, gates {time.perf_counter() - trained:.0f} s",
+    )
     missed = [
         f"{name} {measured[name]:.3f} < {least}" for name, least in recipe["gates"].items() if measured[name] < least
     ]
@@ -73,19 +80,66 @@ def prepare(cfg: DictConfig) -> dict:
     return result
 
 
-def _short_connector_run(pair: Path, num_steps: int) -> float:
+def _train_clip(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
+    model = clip.train_clip(tokenizer, lambda *report: reports.put(report), **recipe["clip"])
+    with quietly():
+        model.to(torch.bfloat16).save_pretrained(out / "clip")
+    size = {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
+    CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE_PX}, crop_size=size, image_mean=list(clip.MEAN), image_std=list(clip.STD)
+    ).save_pretrained(out / "clip")
+
+
+def _train_llama(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
+    model = llama.train_llama(tokenizer, lambda *report: reports.put(report), **recipe["llama"])
+    with quietly():
+        model.to(torch.bfloat16).save_pretrained(out / "llama")
+
+
+def _show(reports: Queue, work: list[Future]) -> None:
+    """Draw a bar for each process until both have ended; raises what one of them raised."""
+    columns = (
+        TextColumn("{task.fields[name]:6}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns) as progress:
+        bars = {}
+        while not all(future.done() for future in work) or not reports.empty():
+            if any(future.done() and future.exception() for future in work):
+                break
+            try:
+                name, done, total, note = reports.get(timeout=0.5)
+            except Empty:
+                continue
+            if name not in bars:
+                bars[name] = progress.add_task(note, name=name)
+            progress.update(bars[name], completed=done, total=total, description=note)
+    for future in work:
+        future.result()
+
+
+def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
     """Train a connector on the pair for a few steps; give its CIDEr on validation scenes."""
-    folder = pair.parent / "gate"
     command = [
-        sys.executable,
-        "-m",
-        "visllama",
-        "train",
-        f"model.vision_encoder.path='{pair}/clip'",
-        f"model.language_model.path='{pair}/llama'",
+        *(sys.executable, "-m", "visllama", "train", "trainer=cpu"),
+        override("model.vision_encoder.path", pair / "clip"),
+        override("model.language_model.path", pair / "llama"),
+        f"trainer.max_steps={num_steps}",
+        "trainer.val_fraction=null",
+        "evaluation.scenes_caption.split=val",
+        "evaluation.scenes_caption.source.num_records=200",
+        "evaluation.scenes_caption.controls=[]",
+        override("hydra.run.dir", folder),
     ]
-    command += [f"trainer.max_steps={num_steps}", "trainer.val_fraction=null", "evaluation.scenes_caption.split=val", "trainer.accelerator=cpu",
-                "trainer.devices=1", "evaluation.scenes_caption.source.num_records=200", "evaluation.scenes_caption.controls=[]", f"hydra.run.dir='{folder}'"]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         raise RuntimeError(f"the short connector run failed: {ended.stderr[-1000:]}")

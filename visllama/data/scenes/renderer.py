@@ -13,10 +13,19 @@ _CELL_PX = IMAGE_SIZE_PX // GRID
 _SUPERSAMPLING = 4
 _JITTER_PX = 0.8
 _RADIUS_PX = {"small": 4.7, "large": 7.2}
+# Backgrounds are lighter than things, so that a shape looks alike in every color: the tiny CLIP learns shapes by it.
 _RGB = {
-    "red": (214, 40, 40), "green": (40, 160, 60), "blue": (45, 85, 215), "yellow": (240, 215, 40), "purple": (145, 50, 165),
-    "orange": (245, 135, 25), "white": (247, 247, 247), "gray": (195, 195, 195), "pink": (250, 205, 220), "tan": (230, 212, 170),
-}  # fmt: skip
+    "red": (214, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (45, 85, 215),
+    "yellow": (240, 215, 40),
+    "purple": (145, 50, 165),
+    "orange": (245, 135, 25),
+    "white": (247, 247, 247),
+    "gray": (195, 195, 195),
+    "pink": (250, 205, 220),
+    "tan": (230, 212, 170),
+}
 
 
 def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, ...]:

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPModel
+
+from visllama.data.scenes.clip import near_miss_accuracy, normalise, probe
+from visllama.model.pretrained import locate
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return CLIPModel.from_pretrained(locate("visllama:clip"), dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize(("fact", "least"), [("color", 0.98), ("shape", 0.95), ("size", 0.95), ("cell", 0.85)])
+def test_the_shipped_clip_sees_single_things(clip, fact, least):
+    assert probe(clip, fact, 2000) >= least
+
+
+def test_the_shipped_clip_tells_near_misses_of_two_things(clip):
+    """Chance is 1 in up to 9."""
+    tokenizer = AutoTokenizer.from_pretrained(locate("visllama:llama"))
+    assert near_miss_accuracy(clip, tokenizer, "two", 100) >= 0.5
+
+
+def test_a_clip_that_learned_nothing_fails_the_probe(clip):
+    blind = CLIPModel(clip.config).eval()
+    assert probe(blind, "shape", 1000) < 0.8
+
+
+def test_normalise_uses_the_shipped_mean_and_std():
+    pixels = torch.tensor([0.85, 0.80, 0.80]).view(1, 3, 1, 1) * 255
+    assert normalise(pixels).abs().max() < 1e-6

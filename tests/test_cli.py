@@ -1,0 +1,34 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def visllama(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "visllama", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_no_verb_lists_the_verbs():
+    ended = visllama()
+    assert ended.returncode == 0 and all(verb in ended.stdout for verb in ("train", "evaluate", "prepare"))
+
+
+def test_an_unknown_verb_is_an_error():
+    ended = visllama("trian")
+    assert ended.returncode == 2 and "train" in ended.stdout
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "prepare"])
+def test_help_of_each_verb(verb):
+    ended = visllama(verb, "--help")
+    assert ended.returncode == 0 and f"visllama {verb}" in ended.stdout and "seed: 1" in ended.stdout
+
+
+def test_config_can_be_printed():
+    ended = visllama("train", "--cfg", "job", "optim.lr=0.125")
+    assert ended.returncode == 0 and "lr: 0.125" in ended.stdout
+
+
+def test_unknown_source_of_prepare_is_named(tmp_path):
+    ended = visllama("prepare", "source=coco", f"hydra.run.dir={tmp_path}/x")
+    assert ended.returncode == 2 and "source=coco: there is scenes" in ended.stderr

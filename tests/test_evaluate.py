@@ -1,0 +1,46 @@
+"""`evaluate.py` as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.evaluation.test_captions import GOOD, REFERENCES
+
+ROOT = Path(__file__).parent.parent
+
+
+def evaluate(*overrides: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "evaluate.py"), *overrides], capture_output=True, text=True, cwd=cwd, timeout=300
+    )
+
+
+def test_scores_files_with_no_model_loaded(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(GOOD))
+    (tmp_path / "r.json").write_text(json.dumps(REFERENCES))
+    ended = evaluate("predictions=p.json", "references=r.json", "hydra.run.dir=out", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["evaluations"]["predictions"]
+    assert round(metrics["metrics"]["CIDEr"], 4) == 0.5637 and metrics["n"] == 2
+    assert "56.4" in ended.stdout and "Wrote" in ended.stdout
+    assert "56.4" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ([], "give one of weights=RUN/weights and predictions=FILE"),
+        (["weights=nowhere"], "weights=nowhere: no such file or folder"),
+        (["predictions=p.json"], "references=FILE is missing"),
+        (["model=tiny", "weights=."], "Could not override 'model'"),
+    ],
+)
+def test_bad_calls_end_with_a_message(tmp_path, overrides, says):
+    ended = evaluate(*overrides, cwd=tmp_path)
+    assert ended.returncode != 0 and says in ended.stderr
+    assert "Traceback" not in ended.stderr

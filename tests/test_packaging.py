@@ -1,0 +1,53 @@
+"""The wheel: the package with its configs inside, nothing else at top level, and it runs in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    return next(folder.glob("*.whl"))
+
+
+def test_holds_the_package_and_the_configs_and_nothing_else(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"visllama", "visllama-0.1.0.dist-info"}
+    assert {
+        "visllama/conf/train.yaml",
+        "visllama/conf/model/connector/mlp.yaml",
+        "visllama/data/scenes/pretrained/clip/model.safetensors",
+    } <= set(names)
+    assert wheel.stat().st_size < 8_000_000
+
+
+def test_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
+    site, work = tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            archive.extract(name, site)
+    code = f"import sys; sys.path.insert(0, {str(site)!r}); import visllama; print(visllama.__file__); from visllama.cli import main; sys.argv = ['visllama', 'train', '--cfg', 'job']; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=work,
+        env=os.environ | {"PYTHONPATH": ""},
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert str(site) in ended.stdout.splitlines()[0] and "global_batch_size: 64" in ended.stdout
+    assert list(work.iterdir()) == []

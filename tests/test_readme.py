@@ -1,0 +1,47 @@
+"""Every command of the README is one that works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split(" # ")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+PROGRAMS = [command for command in COMMANDS if not command.startswith("pip")]
+
+
+def test_the_two_first_commands_are_those_of_the_gate():
+    gate = (ROOT / ".ci" / "run").read_text()
+    assert COMMANDS[:2] == ["pip install -e . && python train.py", "pip install -e '.[dev]' && pytest"]
+    assert "-e '.[dev]'" in gate and "\npytest\n" in gate
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
+def test_every_command_composes(command, tmp_path):
+    """As it stands, but for printing its config; of a sweep, its first job."""
+    words = [re.sub(r"^([^\[{']*?=[^,\[{]*),.*", r"\1", word) for word in shlex.split(command) if word != "-m"]
+    program = {
+        "python": [sys.executable, str(ROOT / words[1])],
+        "visllama": [sys.executable, "-m", "visllama", words[1]],
+    }[words[0]]
+    ended = subprocess.run(
+        [*program, *words[2:], "--cfg", "job"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "seed:" in ended.stdout
+
+
+def test_every_verb_is_in_the_readme():
+    for verb in ("train.py", "evaluate.py", "visllama prepare"):
+        assert verb in README

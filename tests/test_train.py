@@ -1,0 +1,175 @@
+"""`train.py` as a user calls it: short runs through the real program."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.test_evaluate import evaluate
+
+ROOT = Path(__file__).parent.parent
+SHORT = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_fraction=0.5", "trainer.log_every_steps=1", "stage.global_batch_size=16",
+         "data.val.num_records=20", "evaluation.scenes_caption.source.num_records=20", "model.connector.hidden_dim=64"]  # fmt: skip
+
+
+def train(*overrides: str, cwd: Path, program=(str(ROOT / "train.py"),)) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *program, *overrides], capture_output=True, text=True, cwd=cwd, timeout=500)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One short run with weight decay on, in a folder outside the source tree."""
+    folder = tmp_path_factory.mktemp("run with spaces")
+    ended = train(*SHORT, "optim.weight_decay=0.2", "hydra.run.dir=out", cwd=folder)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended, folder / "out"
+
+
+def test_the_run_folder_is_as_the_design_says(run):
+    _, folder = run
+    expected = {
+        "config.yaml",
+        ".hydra",
+        "metrics.json",
+        "weights",
+        "checkpoints",
+        "evaluations",
+        "log.txt",
+        "curves.png",
+        "metrics.csv",
+    }
+    assert expected <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in (folder / "evaluations" / "scenes_caption").iterdir()} == {
+        "predictions.jsonl",
+        "captions.json",
+        "gallery.html",
+    }
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_00000006.ckpt"]
+    assert (folder / "checkpoints" / "step_00000006.ckpt").stat().st_size < 3_000_000, "trained tensors only"
+
+
+def test_metrics_json_has_the_keys_of_the_design(run):
+    metrics = json.loads((run[1] / "metrics.json").read_text())
+    caption = metrics["evaluations"]["scenes_caption"]
+    assert (caption["task"], caption["split"], caption["n"]) == ("caption", "test", 20)
+    assert set(caption["metrics"]) == {"CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L"}
+    assert set(caption["controls"]) == {"shuffled_images", "blank_images"} and len(caption["intervals"]["CIDEr"]) == 2
+    assert (
+        metrics["train"]["steps"] == 6
+        and metrics["train"]["samples"] == 96
+        and metrics["train"]["samples_per_second"] > 0
+    )
+    assert {"versions", "seed", "overrides", "model"} <= set(metrics["provenance"])
+
+
+def test_weights_hold_trained_tensors_only(run):
+    names = set(load_file(run[1] / "weights" / "visllama.safetensors"))
+    assert names == {
+        "markers",
+        "connector.hidden.weight",
+        "connector.hidden.bias",
+        "connector.output.weight",
+        "connector.output.bias",
+    }
+
+
+def test_the_terminal_shows_what_a_person_wants(run):
+    said = run[0].stdout
+    for words in (
+        "language_model",
+        "frozen",
+        "trained",
+        "5,334",
+        "step 3",
+        "val-000000:",
+        "shuffled images",
+        "CIDEr",
+        "Wrote",
+        "python evaluate.py weights=",
+    ):
+        assert words in said, words
+    assert "UNEXPECTED" not in said + run[0].stderr
+    assert "CIDEr" in (run[1] / "log.txt").read_text()
+
+
+def test_evaluate_gives_the_same_figures(run, tmp_path):
+    ended = evaluate(
+        f"weights='{run[1]}/weights'",
+        "trainer=cpu",
+        "evaluation.scenes_caption.source.num_records=20",
+        "hydra.run.dir=again",
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    first, again = (
+        json.loads((folder / "metrics.json").read_text())["evaluations"]["scenes_caption"]
+        for folder in (run[1], tmp_path / "again")
+    )
+    for key in ("metrics", "controls", "intervals", "n"):
+        assert first[key] == again[key]
+
+
+@pytest.mark.slow
+def test_same_seed_same_losses_and_captions(run, tmp_path):
+    ended = train(*SHORT, "optim.weight_decay=0.2", "hydra.run.dir=out", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+
+    def losses(folder):
+        with open(folder / "metrics.csv") as file:
+            return [(row["train/loss"], row["val/loss"]) for row in csv.DictReader(file)]
+
+    assert losses(tmp_path / "out") == losses(run[1])
+    captions = [
+        (folder / "evaluations" / "scenes_caption" / "captions.json").read_text()
+        for folder in (run[1], tmp_path / "out")
+    ]
+    assert captions[0] == captions[1]
+
+
+@pytest.mark.slow
+def test_wandb_offline_has_config_and_losses(tmp_path):
+    ended = train(*SHORT, "logger=wandb", "judge=false", "hydra.run.dir=out", "name=a_name", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    files = list((tmp_path / "out" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1
+    content = files[0].read_bytes()
+    assert b"global_batch_size" in content and b"train/loss" in content and b"a_name" in content
+
+
+@pytest.mark.slow
+def test_a_sweep_ranks_on_validation_also_when_one_job_fails(tmp_path):
+    quick = ["evaluation.scenes_caption.controls=[]", "evaluation.scenes_caption.metrics=[CIDEr]"]
+    ended = train(*SHORT, *quick, "name=lr", "-m", "optim.lr=4e-3,0,1e-5", cwd=tmp_path)
+    assert ended.returncode == 1, "one job failed"
+    folder = next((tmp_path / "outputs" / "lr").iterdir())
+    ranked = json.loads((folder / "sweep.json").read_text())
+    assert len(ranked) == 3 and [row["split"] for row in ranked[:2]] == ["val", "val"]
+    assert "optim.lr=0: must be more than 0" in ranked[2]["error"]
+    assert "optim.lr=0: must be more than 0" in ended.stderr and "failed" in ended.stdout
+    best, other = (
+        json.loads((Path(tmp_path, row["folder"]) / "metrics.json").read_text())["evaluations"] for row in ranked[:2]
+    )
+    assert set(best) == {"scenes_caption_val", "scenes_caption"} and best["scenes_caption"]["split"] == "test"
+    assert set(other) == {"scenes_caption_val"}, "test is scored for the chosen run alone"
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("lr=1e-3", "Could not override 'lr'"),
+        ("stage=pretrian", "pretrian"),
+        ("stage=finetune", "'adapter', but the model has no LoRA"),
+        ("stage.global_batch_size=many", "stage.global_batch_size"),
+        ("stage.epochs=0.001", "makes no whole batch"),
+    ],
+)
+def test_wrong_overrides_end_with_a_message_before_any_training(tmp_path, override, says):
+    ended = train(override, "hydra.run.dir=out", cwd=tmp_path)
+    assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr
+    assert not (tmp_path / "out" / "weights").exists()

@@ -1,0 +1,85 @@
+"""The embedded world's LLaMA and its tokenizer, trained on text alone: it never meets a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from visllama.data.scenes import language
+from visllama.data.scenes.fit import Report, fit
+from visllama.data.scenes.world import Dice
+from visllama.tokens import IGNORE_INDEX
+
+
+def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer. The ids 0..3 are LLaMA's: `</s>` is not 2, at which CLIP pools by argmax."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<s>", "<unk>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [language.document(i) for i in range(num_documents)]
+    dice = Dice("tokenizer")
+    texts += [" ".join(language.instruction(dice).values()) for _ in range(num_documents // 4)]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>"
+    )
+
+
+def train_llama(
+    tokenizer: PreTrainedTokenizerFast, report: Report, *, width: int, layers: int, num_steps: int, batch_tokens: int,
+    num_documents: int, lr: float,
+) -> LlamaForCausalLM:  # fmt: skip
+    """Train a LLaMA on the world's texts; it never meets a picture."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=8 * width // 3 // 8 * 8,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 32,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    fit("LLaMA", model, _llama_losses(model, tokenizer, num_documents, batch_tokens, report), num_steps, lr, report)
+    return model
+
+
+def _llama_losses(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    num_documents: int,
+    batch_tokens: int,
+    report: Report,
+) -> Iterator[Callable[[], Tensor]]:
+    """Yield next-token losses over batches of texts of like length."""
+    documents = []
+    for index in range(num_documents):
+        ids = tokenizer(language.document(index), add_special_tokens=False)["input_ids"]
+        documents.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
+        report("LLaMA", 0, 1, f"texts {index + 1} of {num_documents}")
+    documents.sort(key=len)
+    batches: list[list[list[int]]] = [[]]
+    for ids in documents:
+        if (len(batches[-1]) + 1) * len(ids) > batch_tokens:
+            batches.append([])
+        batches[-1].append(ids)
+    dice = Dice("llama")
+    while True:
+        for batch in dice.permutation(batches):
+            longest = max(map(len, batch))
+            ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
+            labels = torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in batch])
+            yield lambda ids=ids, labels=labels: model(input_ids=ids, labels=labels).loss
