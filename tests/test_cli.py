@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from visllama.cli import options_first
+
 
 def visllama(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "visllama", *arguments], capture_output=True, text=True, timeout=120)
@@ -32,3 +34,16 @@ def test_config_can_be_printed():
 def test_unknown_source_of_prepare_is_named(tmp_path):
     ended = visllama("prepare", "source=coco", f"hydra.run.dir={tmp_path}/x")
     assert ended.returncode == 2 and "source=coco: there is scenes" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("name=lr -m optim.lr=1,2", "-m name=lr optim.lr=1,2"),
+        ("a=1 --config-dir my=conf b=2", "--config-dir my=conf a=1 b=2"),
+        ("~optim.betas --cfg job", "--cfg job ~optim.betas"),
+        ("--help", "--help"),
+    ],
+)
+def test_overrides_may_stand_on_both_sides_of_an_option(typed, read):
+    assert options_first(typed.split()) == read.split()

@@ -5,10 +5,16 @@ from rich.table import Table
 from visllama.console import say
 
 
-def test_the_log_gets_what_the_terminal_gets(capsys, caplog):
+def test_the_log_gets_what_the_terminal_gets_once(capsys, tmp_path):
     table = Table("metric")
     table.add_row("CIDEr")
-    with caplog.at_level(logging.INFO, logger="visllama"):
+    root, file = logging.getLogger(), logging.FileHandler(tmp_path / "log.txt")
+    root.addHandler(file)
+    try:
         say(table, "a/b/c")
-    assert "CIDEr" in capsys.readouterr().out
-    assert "CIDEr" in caplog.text and "a/b/c" in caplog.text and "\x1b" not in caplog.text
+    finally:
+        root.removeHandler(file)
+        file.close()
+    said, log = capsys.readouterr(), (tmp_path / "log.txt").read_text()
+    assert said.out.count("CIDEr") == 1 and "CIDEr" not in said.err
+    assert log.count("CIDEr") == 1 and "a/b/c" in log and "\x1b" not in log

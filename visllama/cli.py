@@ -41,9 +41,29 @@ def _verb(name: str, work: Callable[[DictConfig], object]) -> Callable[[], None]
     def run() -> None:
         register()
         job.__name__ = name
+        sys.argv[1:] = options_first(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
 
     return run
+
+
+def options_first(arguments: list[str]) -> list[str]:
+    """Move overrides behind the options: Hydra's parser fails where they stand on both sides (`a=1 -m b=2`)."""
+    options, overrides = [], []
+    for previous, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = previous in (
+            "--config-dir",
+            "-cd",
+            "--config-path",
+            "-cp",
+            "--config-name",
+            "-cn",
+            "--package",
+            "-p",
+        )
+        is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
+        (overrides if is_override and not is_value else options).append(argument)
+    return options + overrides
 
 
 def _train(cfg: DictConfig) -> object:

@@ -10,7 +10,6 @@ from rich.console import Console
 
 STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
-_log = logging.getLogger("visllama")
 
 
 def say(*renderables: object) -> None:
@@ -20,4 +19,9 @@ def say(*renderables: object) -> None:
     for renderable in renderables:
         console.print(renderable)
         plain.print(renderable)
-    _log.info(plain.file.getvalue().rstrip("\n"))
+    text = plain.file.getvalue().rstrip("\n")
+    # To files alone: between the jobs of a sweep the root logger also writes to the terminal.
+    record = logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
