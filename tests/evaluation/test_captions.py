@@ -63,7 +63,7 @@ def test_no_separator_shifts_a_caption_to_another_image():
 def test_scores_with_nasty_captions_stand_at_their_images():
     references = {str(i): [f"number {i} is here", f"here is number {i}"] for i in range(len(NASTY))}
     scores = score_captions({str(i): f"number {i} is here {text}" for i, text in enumerate(NASTY)}, references)
-    swapped = score_captions({str(i): text for i, text in enumerate(NASTY)}, references)
+    swapped = score_captions({str(i): text for i, text in enumerate(NASTY)}, references, ("CIDEr",))
     assert scores.ids == sorted(references) and (scores.per_image["CIDEr"] > 1).all()
     assert set(scores.metrics) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"}
     assert swapped.metrics["CIDEr"] < 0.1
@@ -78,7 +78,8 @@ def test_all_captions_empty_scores_zero():
 
 def test_order_of_images_changes_nothing():
     backwards = dict(reversed(list(GOOD.items())))
-    assert score_captions(backwards, REFERENCES).metrics == score_captions(GOOD, REFERENCES).metrics
+    fast = ("BLEU", "ROUGE-L", "CIDEr")
+    assert score_captions(backwards, REFERENCES, fast).metrics == score_captions(GOOD, REFERENCES, fast).metrics
 
 
 def test_tokeniser_leaves_no_file_behind():

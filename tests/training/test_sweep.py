@@ -56,9 +56,10 @@ def test_a_failed_job_stands_in_the_table_and_in_the_exit_code(tmp_path, monkeyp
     assert len(json.loads((folder / "sweep.json").read_text())) == 3
 
 
-def test_seeds_are_repeats_and_none_is_chosen(tmp_path, monkeypatch):
+def test_seeds_are_repeats_and_none_is_chosen(tmp_path, monkeypatch, capsys):
     folder = written(tmp_path, "seed=1,2")
     assert end(folder, rows({"1": 0.5, "2": 0.6}, "seed"), monkeypatch) == []
+    assert "over 2 seeds: mean 55.0, standard deviation 7.1" in capsys.readouterr().out
 
 
 def test_single_runs_leave_no_row(compose_config):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -68,6 +69,11 @@ class SweepTable(Callback):
         finished = [row for row in self.rows if row.get("score") is not None]
         ranked = sorted(finished, key=lambda row: -row["score"]) + [row for row in self.rows if row not in finished]
         say(self._table(keys, ranked))
+        if keys == ["seed"] and len(finished) > 1:
+            scores = [100 * row["score"] for row in finished]
+            say(
+                f"{SCORE} x100 over {len(scores)} seeds: mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
+            )
         (folder / "sweep.json").write_text(json.dumps(ranked, indent=2) + "\n")
         if len(finished) > 1 and len(keys) == 1:
             self._plot(keys[0], finished, folder / "sweep.png")
