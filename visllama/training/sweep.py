@@ -71,9 +71,8 @@ class SweepTable(Callback):
         say(self._table(keys, ranked))
         if keys == ["seed"] and len(finished) > 1:
             scores = [100 * row["score"] for row in finished]
-            say(
-                f"{SCORE} x100 over {len(scores)} seeds: mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
-            )
+            spread = f"mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
+            say(f"{SCORE} x100 over {len(scores)} seeds: {spread}")
         (folder / "sweep.json").write_text(json.dumps(ranked, indent=2) + "\n")
         if len(finished) > 1 and len(keys) == 1:
             self._plot(keys[0], finished, folder / "sweep.png")
