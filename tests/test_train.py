@@ -13,6 +13,8 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.test_evaluate import evaluate
+from tests.tiny import TINY
+from visllama.model.weights import build_model, frozen_hashes
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_fraction=0.5", "trainer.log_every_steps=1", "stage.global_batch_size=16",
@@ -67,6 +69,19 @@ def test_metrics_json_has_the_keys_of_the_design(run):
         and metrics["train"]["samples_per_second"] > 0
     )
     assert {"versions", "seed", "overrides", "model"} <= set(metrics["provenance"])
+    assert {part: len(sha) for part, sha in metrics["train"]["frozen_sha256"].items()} == {
+        "vision_encoder": 64,
+        "language_model": 64,
+    }
+
+
+def test_frozen_weights_are_those_of_the_shipped_files(run):
+    """After training with weight decay 0.2, the hashes are of the backbones as they lie on disk."""
+    model = build_model(
+        TINY | {"connector": {"kind": "mlp", "arguments": {"num_image_tokens": 10}}}, ("connector", "markers")
+    )
+    shipped = frozen_hashes(model.load_base_weights())
+    assert json.loads((run[1] / "metrics.json").read_text())["train"]["frozen_sha256"] == shipped
 
 
 def test_weights_hold_trained_tensors_only(run):

@@ -23,7 +23,7 @@ from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.weights import build_model, save_weights
-from visllama.training.callbacks import build_callbacks
+from visllama.training.callbacks import FrozenWeights, build_callbacks
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
 from visllama.training.sweep import is_selecting
@@ -169,4 +169,6 @@ def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * cfg.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
+    watch = next(callback for callback in trainer.callbacks if isinstance(callback, FrozenWeights))
+    facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
     return facts | {name: value for name, value in logged.items() if name.endswith("/loss")}
