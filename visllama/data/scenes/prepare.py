@@ -54,7 +54,8 @@ def prepare(cfg: DictConfig) -> dict:
     measured |= {
         f"clip_near_misses_{kind}": clip.near_miss_accuracy(pair, tokenizer, kind) for kind in ("one", "two", "alike")
     }
-    if "connector_val_cider" in recipe["gates"]:
+    gates = {name: least for name, least in recipe["gates"].items() if least is not None}
+    if "connector_val_cider" in gates:
         measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"], folder / "gate")
     result = {
         "world_version": WORLD_VERSION,
@@ -65,12 +66,10 @@ def prepare(cfg: DictConfig) -> dict:
     }
     (out / "recipe.json").write_text(json.dumps(result, indent=2) + "\n")
     say(
-        _gates_table(measured, recipe["gates"]),
+        _gates_table(measured, gates),
         f"training {trained - started:.0f} s, gates {time.perf_counter() - trained:.0f} s",
     )
-    missed = [
-        f"{name} {measured[name]:.3f} < {least}" for name, least in recipe["gates"].items() if measured[name] < least
-    ]
+    missed = [f"{name} {measured[name]:.3f} < {least}" for name, least in gates.items() if measured[name] < least]
     if missed:
         raise ConfigError(f"{out} misses its gates: {', '.join(missed)}")
     say(
