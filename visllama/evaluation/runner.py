@@ -84,7 +84,8 @@ def _judge_captions(model: VisLlama, captioner: Captioner, name: str, config: Ma
         }
     references = {record["key"]: record["captions"] for record in records}
     keys = [record["key"] for record in records]
-    scores = score_captions(dict(zip(keys, captions, strict=True)), references, config["metrics"])
+    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
+    scores = score_captions(dict(zip(keys, captions, strict=True)), references, (*config["metrics"], "CIDEr"))
     result = {
         "task": config["task"],
         "split": config["split"],

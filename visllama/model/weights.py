@@ -66,7 +66,7 @@ def trained_tensors(model: VisLlama) -> dict[str, Tensor]:
 
 
 def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
-    """Write the trained tensors and the model's description; a reader finds the old or the new, never a half.
+    """Write the trained tensors and the model's description, each file whole or not at all.
 
     Args:
         model: Its trained tensors are written.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import shlex
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
 
 from visllama.config import ConfigError, override
 from visllama.console import say
@@ -74,15 +75,20 @@ def prepare(cfg: DictConfig) -> dict:
         raise ConfigError(f"{out} misses its gates: {', '.join(missed)}")
     say(
         f"\nWrote {out}",
-        f"Train on it:  python train.py model.vision_encoder.path={out}/clip model.language_model.path={out}/llama",
+        f"Train on it:  python train.py {shlex.join(_paths(out))}",
     )
     return result
 
 
-def _train_clip(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+def _begin(out: Path, seed: int, threads: int) -> PreTrainedTokenizerBase:
+    """Set up a training process; gives the tokenizer that both share."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
+    return AutoTokenizer.from_pretrained(out / "llama")
+
+
+def _train_clip(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+    tokenizer = _begin(out, seed, threads)
     model = clip.train_clip(tokenizer, lambda *report: reports.put(report), **recipe["clip"])
     with quietly():
         model.to(torch.bfloat16).save_pretrained(out / "clip")
@@ -93,9 +99,7 @@ def _train_clip(out: Path, recipe: dict, seed: int, threads: int, reports: Queue
 
 
 def _train_llama(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
+    tokenizer = _begin(out, seed, threads)
     model = llama.train_llama(tokenizer, lambda *report: reports.put(report), **recipe["llama"])
     with quietly():
         model.to(torch.bfloat16).save_pretrained(out / "llama")
@@ -126,12 +130,19 @@ def _show(reports: Queue, work: list[Future]) -> None:
         future.result()
 
 
+def _paths(pair: Path) -> list[str]:
+    """Name the pair as overrides of `train`."""
+    return [
+        override("model.vision_encoder.path", pair / "clip"),
+        override("model.language_model.path", pair / "llama"),
+    ]
+
+
 def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
     """Train a connector on the pair for a few steps; give its CIDEr on validation scenes."""
     command = [
         *(sys.executable, "-m", "visllama", "train", "trainer=cpu"),
-        override("model.vision_encoder.path", pair / "clip"),
-        override("model.language_model.path", pair / "llama"),
+        *_paths(pair),
         f"trainer.max_steps={num_steps}",
         "trainer.val_fraction=null",
         "evaluation.scenes_caption.split=val",
