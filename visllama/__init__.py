@@ -1,0 +1,12 @@
+"""Give a LLaMA eyes: `visllama.load(weights).caption(images)`; the programs are `visllama VERB`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load(weights: Any, plugins: Any = (), **options: Any) -> Any:
+    """Load a run's `weights/` to use them; see `visllama.release.pipeline.load`."""
+    from visllama.release.pipeline import load as load_pipeline  # here: torch and transformers take seconds to import
+
+    return load_pipeline(weights, plugins, **options)

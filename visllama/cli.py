@@ -5,44 +5,127 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from visllama import console  # noqa: F401  (first: it looks at the clock)
+from visllama import checks, console  # noqa: F401  (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
+from visllama.spelling import explain
 
 _VERBS = {
-    "train": "train a stage, judge it, write the run folder",
-    "evaluate": "judge weights, or score any system's captions",
-    "prepare": "make data; source=scenes trains the embedded world's backbones",
+    "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
+    "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions"),
+    "caption": ("visllama.release.verb", "write captions for pictures"),
+    "prepare": ("visllama.data.scenes.prepare", "make data; source=scenes trains the embedded world's backbones"),
 }
+"""Each verb's module, which holds a function of its name and is imported only to do the work; what it does."""
+_CHECKS = {"train": checks.check_train, "evaluate": checks.check_evaluate, "caption": checks.check_caption}
+_WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
-def _verb(name: str, work: Callable[[DictConfig], object]) -> Callable[[], None]:
-    """Give the entry point of a verb: compose its config, run it, and end with a message instead of a traceback."""
+def _work(verb: str, cfg: DictConfig) -> object:
+    return getattr(import_module(_VERBS[verb][0]), verb)(cfg)
+
+
+@contextmanager
+def _messages(verb: str) -> Iterator[None]:
+    """End with a message instead of a traceback where the user can mend it (HYDRA_FULL_ERROR=1 shows the traceback)."""
+    try:
+        yield
+    except ConfigError as error:
+        _end(verb, str(error))
+
+
+def _end(verb: str, message: str) -> None:
+    print(f"visllama {verb}: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+class BeforeTheFolder(Callback):
+    """Hydra's callback: check the config before a run folder is made, so that a wrong one leaves nothing behind."""
+
+    def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)
+        cfg = config.copy()
+        with open_dict(cfg):
+            del cfg["hydra"]
+        with _messages(config_name):
+            _CHECKS.get(config_name, lambda cfg: None)(cfg)
+            if cfg.get("check_only"):
+                _work(config_name, cfg)
+                sys.exit(0)
+            _check_folder(config, cfg)
+
+
+def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
+    """Refuse a run folder that cannot be written, or that holds a run of another config."""
+    folder = Path(config.hydra.run.dir)
+    if config.hydra.output_subdir is None or int(os.environ.get("LOCAL_RANK", 0)):
+        return  # a verb that writes no folder, or a rank of a run whose first rank has looked
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "
+            f"hydra.run.dir="
+        ) from error
+    written = folder / "config.yaml"
+    if written.is_file():
+        before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(written), cfg))
+        known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
+        differing = sorted(key for key, value in known.items() if before.get(key) != value)
+        if differing:
+            told = ", ".join(f"{key}={before.get(key)} there, {known[key]} now" for key in differing[:3])
+            raise ConfigError(
+                f"hydra.run.dir={folder}: holds a run of another config ({told}): give another name= or hydra.run.dir="
+            )
+
+
+def _flat(node: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {key: v for name, value in node.items() for key, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _verb(name: str) -> Callable[[], None]:
+    """Give the entry point of a verb: compose its config, run it, and end with a message where one helps."""
 
     def job(cfg: DictConfig) -> object:
         try:
-            return work(cfg)
+            return _work(name, cfg)
         except Exception as error:
             logging.getLogger("visllama").exception("failed")
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
                 return error  # the sweep goes on, and its table shows it
-            if isinstance(error, ConfigError) and not os.environ.get("HYDRA_FULL_ERROR"):
-                print(f"visllama {name}: {error}", file=sys.stderr, flush=True)
-                sys.exit(2)
             raise
 
     def run() -> None:
         register()
         job.__name__ = name
         sys.argv[1:] = options_first(sys.argv[1:])
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+        wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, and we say what to type instead
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+        except Exception as error:
+            if wants_traceback:
+                raise
+            message = str(error) if isinstance(error, ConfigError) else explain(error, sys.argv[1:], name)
+            if message is None:
+                raise
+            _end(name, message)
 
     return run
 
@@ -51,50 +134,21 @@ def options_first(arguments: list[str]) -> list[str]:
     """Move overrides behind the options: Hydra's parser fails where they stand on both sides (`a=1 -m b=2`)."""
     options, overrides = [], []
     for previous, argument in zip(["", *arguments], arguments, strict=False):
-        is_value = previous in (
-            "--config-dir",
-            "-cd",
-            "--config-path",
-            "-cp",
-            "--config-name",
-            "-cn",
-            "--package",
-            "-p",
-        )
         is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
-        (overrides if is_override and not is_value else options).append(argument)
+        (overrides if is_override and previous not in _WITH_VALUE else options).append(argument)
     return options + overrides
 
 
-def _train(cfg: DictConfig) -> object:
-    from visllama.training.run import train
-
-    return train(cfg)
-
-
-def _evaluate(cfg: DictConfig) -> object:
-    from visllama.evaluation.verb import evaluate
-
-    return evaluate(cfg)
-
-
-def _prepare(cfg: DictConfig) -> object:
-    from visllama.data.scenes.prepare import prepare
-
-    return prepare(cfg)
-
-
-train, evaluate, prepare = (
-    _verb(name, work) for name, work in (("train", _train), ("evaluate", _evaluate), ("prepare", _prepare))
-)
+train, evaluate, caption, prepare = (_verb(name) for name in ("train", "evaluate", "caption", "prepare"))
 
 
 def main() -> None:
     """Run the verb that the command line names first."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb not in _VERBS:
-        print("visllama VERB [key=value ...]\n", *[f"  {name:10} {text}" for name, text in _VERBS.items()], sep="\n")
+        verbs = [f"  {name:10} {text}" for name, (_, text) in _VERBS.items()]
+        print("visllama VERB [key=value ...]\n", *verbs, sep="\n")
         print("\nvisllama VERB --help shows a verb's keys.")
         sys.exit(0 if verb in ("--help", "-h") else 2)
     sys.argv = [f"visllama {verb}", *sys.argv[2:]]
-    {"train": train, "evaluate": evaluate, "prepare": prepare}[verb]()
+    _verb(verb)()

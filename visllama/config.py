@@ -1,28 +1,16 @@
-"""The configuration: where it lies, its root schema, what may be instantiated, and what contradicts itself."""
+"""The configuration: where it lies, its root schema, and how an override is written."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.utils import get_class, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
-
-ALLOWED_TARGETS = (
-    "visllama.",
-    "torch.optim.",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-    "lightning.pytorch.strategies.",
-    "lightning.pytorch.profilers.",
-)
-TRAINABLE_PARTS = ("connector", "markers", "language_model", "vision_encoder", "adapter")
 
 
 class ConfigError(ValueError):
@@ -50,11 +38,48 @@ class StageSchema:
 
 
 @dataclass
+class DataSchema:
+    """Where records come from."""
+
+    sources: dict[str, Any] = field(default_factory=dict)
+    num_workers: int = MISSING
+    num_val_records: int | None = None
+
+
+@dataclass
+class TrainerSchema:
+    """Where and how long a run computes."""
+
+    accelerator: str = MISSING
+    devices: Any = MISSING
+    num_nodes: int = MISSING
+    precision: str = MISSING
+    max_steps: int | None = None
+    val_fraction: float | None = None
+    log_every_steps: int = MISSING
+    threads: int = MISSING
+    strategy: Any = MISSING
+
+
+@dataclass
+class EvaluationSchema:
+    """What is judged, and how."""
+
+    task: str = MISSING
+    split: str = MISSING
+    source: dict[str, Any] = MISSING
+    metrics: list[str] = MISSING
+    controls: list[str] = field(default_factory=list)
+    batch_size: int = MISSING
+
+
+@dataclass
 class RunSchema:
     """What every verb has."""
 
     name: str = MISSING
     seed: int = 1
+    plugins: list[str] = field(default_factory=list)
     paths: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,13 +87,14 @@ class RunSchema:
 class TrainSchema(RunSchema):
     micro_batch_size: int = MISSING
     judge: bool = True
+    check_only: bool = False
     model: dict[str, Any] = MISSING
-    data: dict[str, Any] = MISSING
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    data: DataSchema = field(default_factory=DataSchema)
+    evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     stage: StageSchema = field(default_factory=StageSchema)
     optim: dict[str, Any] = MISSING
-    trainer: dict[str, Any] = MISSING
+    trainer: TrainerSchema = field(default_factory=TrainerSchema)
     logger: dict[str, Any] = MISSING
 
 
@@ -77,9 +103,19 @@ class EvaluateSchema(RunSchema):
     weights: str | None = None
     predictions: str | None = None
     references: str | None = None
-    evaluation: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = MISSING
+    trainer: TrainerSchema = field(default_factory=TrainerSchema)
+
+
+@dataclass
+class CaptionSchema(RunSchema):
+    weights: str = MISSING
+    images: Any = MISSING
+    json: bool = False
+    batch_size: int = 32
+    decoding: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerSchema = field(default_factory=TrainerSchema)
 
 
 @dataclass
@@ -96,6 +132,7 @@ def register() -> None:
     for name, schema in (
         ("train_schema", TrainSchema),
         ("evaluate_schema", EvaluateSchema),
+        ("caption_schema", CaptionSchema),
         ("prepare_schema", PrepareSchema),
     ):
         store.store(name=name, node=schema)
@@ -110,51 +147,6 @@ def _run_id() -> str:
     return time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-# --------------------------------------------------------------------------------------------------- instantiation
-
-
-def check_target(target: object) -> str:
-    """Refuse a `_target_` outside the packages that a config may name: it is code that would run.
-
-    Raises:
-        ConfigError: If the path does not start with one of `ALLOWED_TARGETS`.
-    """
-    if not isinstance(target, str) or not target.startswith(ALLOWED_TARGETS):
-        raise ConfigError(f"_target_={target!r} is not allowed: a config may name {', '.join(ALLOWED_TARGETS)}*")
-    return target
-
-
-def build(node: Mapping, **arguments: Any) -> Any:
-    """Instantiate a config node (as a plain call of its `_target_`), after checking every `_target_` inside it."""
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    _check_targets(plain)
-    return instantiate(plain, _convert_="all", **arguments)
-
-
-def _check_targets(node: object) -> None:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            check_target(node["_target_"])
-        for value in node.values():
-            _check_targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            _check_targets(value)
-
-
-def target_of_kind(part: str, kind: str) -> type:
-    """Find the class behind a part's kind, the name of its YAML, e.g. ("connector", "mlp").
-
-    Raises:
-        ConfigError: If there is no such YAML.
-    """
-    folder = conf_dir() / "model" / part
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if kind not in known:
-        raise ConfigError(f"unknown {part} {kind!r}: there are {', '.join(known)}")
-    return get_class(check_target(OmegaConf.load(folder / f"{kind}.yaml")["_target_"]))
-
-
 def override(key: str, value: object) -> str:
     """Write `key=value` so that Hydra reads the value back, quoted where it holds more than plain path characters."""
     text = str(value)
@@ -163,63 +155,6 @@ def override(key: str, value: object) -> str:
     # Hydra's grammar: a backslash escapes only before a quote (also the closing one).
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + m[2].replace("'", "\\'"), text)
     return f"{key}='{escaped}'"
-
-
-# ---------------------------------------------------------------------------------------------------------- checks
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ConfigError(message)
-
-
-def check_train(cfg: DictConfig) -> None:
-    """Refuse contradictions before any weight is loaded.
-
-    Raises:
-        ConfigError: Naming the key, the value found, and what to do.
-    """
-    stage, optim = cfg.stage, cfg.optim
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    _require(not missing, f"no value for {', '.join(missing)}: give it as {missing[0] if missing else ''}=VALUE")
-    for name in stage.trainable:
-        _require(name in TRAINABLE_PARTS, f"stage.trainable names {name!r}: choose from {', '.join(TRAINABLE_PARTS)}")
-        _require(name != "adapter", "stage.trainable names 'adapter', but the model has no LoRA: this version trains "
-                 "stage=pretrain only")  # fmt: skip
-    _require(len(stage.trainable) > 0, "stage.trainable=[] trains nothing: name at least the connector")
-    for key, value in (("stage.global_batch_size", stage.global_batch_size), ("micro_batch_size", cfg.micro_batch_size),
-                       ("stage.epochs", stage.epochs), ("stage.max_text_tokens", stage.max_text_tokens)):  # fmt: skip
-        _require(value > 0, f"{key}={value}: must be more than 0")
-    _require(optim.lr > 0, f"optim.lr={optim.lr}: must be more than 0")
-    _require(
-        optim.schedule in ("cosine", "linear", "constant"),
-        f"optim.schedule={optim.schedule}: choose cosine, linear or constant",
-    )
-    _require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
-    for part in [name for name, lr in optim.lr_by_part.items() if lr is not None]:
-        _require(
-            part in stage.trainable,
-            f"optim.lr_by_part names {part!r}, which does not train: stage.trainable={list(stage.trainable)}",
-        )
-    _require(
-        cfg.trainer.max_steps is None or cfg.trainer.max_steps > 0,
-        f"trainer.max_steps={cfg.trainer.max_steps}: must be more than 0, or null",
-    )
-
-
-def check_evaluate(cfg: DictConfig) -> None:
-    """Refuse a call that says neither, or both, of what to judge.
-
-    Raises:
-        ConfigError: Naming the key and what to do.
-    """
-    given = [key for key in ("weights", "predictions") if cfg[key]]
-    _require(len(given) == 1, "give one of weights=RUN/weights and predictions=FILE (with references=FILE); "
-             f"found {' and '.join(given) or 'neither'}")  # fmt: skip
-    if cfg.predictions:
-        _require(cfg.references is not None, "references=FILE is missing: captions are scored against references")
-    for key in ("predictions", "references") if cfg.predictions else ("weights",):
-        _require(Path(cfg[key]).exists(), f"{key}={cfg[key]}: no such file or folder")
 
 
 def evaluations(cfg: DictConfig, split: str | None = None) -> dict[str, dict]:

@@ -7,7 +7,6 @@ other inside it, so a position in the data is one number.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
@@ -15,16 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from visllama.data.collate import Collator, Step
 from visllama.data.order import RecordOrder, rank_share
 from visllama.data.samples import Sample, SampleMaker
-
-
-class Source(Protocol):
-    """Where records come from: sized, random access; a record holds `key`, `image` (PIL) and `captions`."""
-
-    num_pairs: int
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict: ...
+from visllama.data.sources import Source
 
 
 class _Positions(Dataset):
@@ -68,6 +58,7 @@ class CaptionData(pl.LightningDataModule):
         num_steps: Optimizer steps of the run; passes over the data follow each other until then.
         num_workers: Processes that load, a rank; their number changes nothing but speed.
         seed: Of the order.
+        num_val_records: Validate on this many only, the first; None on all.
     """
 
     def __init__(
@@ -80,10 +71,12 @@ class CaptionData(pl.LightningDataModule):
         num_steps: int,
         num_workers: int,
         seed: int,
+        num_val_records: int | None = None,
     ) -> None:
         super().__init__()
         self.train, self.val, self.maker, self.collator = train, val, maker, collator
         self.global_batch_size, self.num_steps, self.num_workers = global_batch_size, num_steps, num_workers
+        self.num_val_records = min(len(val), num_val_records or len(val))
         self.order = RecordOrder(len(train), seed)
 
     def train_dataloader(self) -> DataLoader[Step]:
@@ -92,7 +85,7 @@ class CaptionData(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Step]:
         dataset = _Positions(self.val, self.maker, self.order, lambda position: (position, 0))
-        return self._loader(dataset, len(self.val))
+        return self._loader(dataset, self.num_val_records)
 
     def _loader(self, dataset: Dataset, num_samples: int) -> DataLoader[Step]:
         rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

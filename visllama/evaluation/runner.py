@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig
 from PIL import Image
 from rich.progress import Progress
 
-from visllama.config import build
 from visllama.console import say
 from visllama.data.order import permutation
 from visllama.data.samples import SampleMaker
+from visllama.data.sources import Source, judged_sources
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.captions import score_captions
 from visllama.evaluation.gallery import write_gallery
@@ -47,31 +48,38 @@ def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int) -> SampleMa
 
 
 def judge(
-    model: VisLlama, maker: SampleMaker, evaluations: Mapping, decoding: Mapping, folder: Path, trainer: Mapping
-) -> dict:
+    model: VisLlama, maker: SampleMaker, evaluations: Mapping, sources: Mapping[str, Source], cfg: DictConfig,
+    folder: Path,
+) -> dict:  # fmt: skip
     """Run every evaluation and write `evaluations/<name>/` as each ends; gives metrics.json's `evaluations`.
 
     Args:
         model: With all its weights.
         maker: Makes the prompts; `sample_maker` of this model.
         evaluations: The `evaluation` config group, resolved.
-        decoding: As transformers' `generate` takes it.
+        sources: `judged_sources` of them.
+        cfg: Of the verb: its `decoding`, as transformers' `generate` takes it, and `trainer`.
         folder: The run's.
-        trainer: Names the accelerator and the precision.
     """
-    device, precision = find_device(trainer["accelerator"]), find_precision(trainer)
+    device, precision = find_device(cfg.trainer.accelerator), find_precision(cfg.trainer)
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         return {
             name: _judge_captions(
-                model, Captioner(maker, decoding, config["batch_size"]), name, config, folder / "evaluations" / name
+                model,
+                Captioner(maker, cfg.decoding, config["batch_size"]),
+                name,
+                config,
+                sources[name],
+                folder / "evaluations" / name,
             )
             for name, config in evaluations.items()
         }
 
 
-def _judge_captions(model: VisLlama, captioner: Captioner, name: str, config: Mapping, folder: Path) -> dict:
-    source = build(config["source"])
+def _judge_captions(
+    model: VisLlama, captioner: Captioner, name: str, config: Mapping, source: Source, folder: Path
+) -> dict:
     records = [source[i] for i in range(len(source))]
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -126,8 +134,10 @@ def _generate(
     return captions
 
 
-def judge_weights(weights: Path, evaluations: Mapping, decoding: Mapping, folder: Path, trainer: Mapping) -> dict:
+def judge_weights(weights: Path, evaluations: Mapping, cfg: DictConfig, folder: Path) -> dict:
     """Load weights and judge them, as `judge` does."""
-    torch.set_num_threads(trainer["threads"])
-    model, description = load_weights(weights, frozen_dtype(find_precision(trainer)))
-    return judge(model, sample_maker(model, **description["text"]), evaluations, decoding, folder, trainer)
+    torch.set_num_threads(cfg.trainer.threads)
+    sources = judged_sources(evaluations, cfg.plugins)
+    dtype = frozen_dtype(find_precision(cfg.trainer))
+    model, description = load_weights(weights, dtype, plugins=cfg.plugins, models=cfg.paths.models)
+    return judge(model, sample_maker(model, **description["text"]), evaluations, sources, cfg, folder)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from visllama.config import check_evaluate
+from visllama.checks import check_evaluate
+from visllama.config import evaluations as evaluations_of
 from visllama.console import say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.report import provenance, scores_table, write_json
@@ -25,8 +26,7 @@ def evaluate(cfg: DictConfig) -> dict:
         # Imported here: scoring files needs no model, and none of its seconds.
         from visllama.evaluation.runner import judge_weights
 
-        plain = OmegaConf.to_container(cfg.evaluation, resolve=True)
-        evaluations = judge_weights(Path(cfg.weights), plain, cfg.decoding, folder, cfg.trainer)
+        evaluations = judge_weights(Path(cfg.weights), evaluations_of(cfg), cfg, folder)
         facts = {"weights": str(cfg.weights)}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}
     write_json(folder / "metrics.json", metrics)

@@ -1,8 +1,9 @@
 """Connectors: the trained map from an image's features to `K` vectors in the language model's input space.
 
 A connector is an `nn.Module` with `__init__(vision_dim, language_dim, num_image_tokens, ...)`, a class attribute
-`consumes` ("pooled" or "patch") and `forward(features) -> (N, K, D)`. It may have a class attribute `lr_scale`: how
-fast it learns beside `optim.lr`, whose published value is an MLP's.
+`consumes` ("pooled" or "patch") and `forward(features) -> (N, K, D)`. It may have class attributes `lr_scale` (how
+fast it learns beside `optim.lr`, whose published value is an MLP's) and `exports_to` (what else can hold it).
+One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class MLPConnector(nn.Module):
         vision_dim: Width of the pooled features.
         language_dim: Width of the language model's input (D).
         num_image_tokens: Vectors an image (K).
-        hidden_dim: Width between the two layers. The published recipe's `K * D / 2` makes 855 M parameters at 7B; the
-            default is a bottleneck.
+        hidden_dim: Width between the two layers; None is the published `K * D / 2`, which makes 855 M parameters at 7B.
+            The default is a bottleneck.
 
     Reference:
         Mokady et al. 2021, arXiv:2111.09734, section 3.2.
@@ -29,14 +30,90 @@ class MLPConnector(nn.Module):
 
     consumes = "pooled"
 
-    def __init__(self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int = 1024) -> None:
+    def __init__(
+        self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int | None = 1024
+    ) -> None:
         super().__init__()
         self.num_image_tokens = num_image_tokens
+        hidden_dim = hidden_dim or num_image_tokens * language_dim // 2
         self.hidden = nn.Linear(vision_dim, hidden_dim)
         self.output = nn.Linear(hidden_dim, num_image_tokens * language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
         return self.output(torch.tanh(self.hidden(features))).unflatten(1, (self.num_image_tokens, -1))
+
+
+class TransformerConnector(nn.Module):
+    """Map one pooled vector to a few tokens, and let learned constants attend to them and to each other.
+
+    Args:
+        vision_dim: Width of the pooled features.
+        language_dim: Width of the language model's input (D).
+        num_image_tokens: Learned constants, so vectors an image (K).
+        hidden_dim: Width inside. Published is D, where eight layers make 1.3 G parameters at 7B; this is a bottleneck.
+        num_layers: Transformer layers.
+        num_heads: Attention heads; must divide `hidden_dim`.
+        num_mapped_tokens: Tokens that the pooled vector is mapped to.
+
+    Reference:
+        The Transformer mapping network: Mokady et al. 2021, arXiv:2111.09734, section 3.2.
+    """
+
+    consumes = "pooled"
+    lr_scale = 0.25
+
+    def __init__(
+        self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int = 512, num_layers: int = 8,
+        num_heads: int = 8, num_mapped_tokens: int = 10,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        _check_heads(hidden_dim, num_heads)
+        self.num_image_tokens, self.num_mapped_tokens = num_image_tokens, num_mapped_tokens
+        self.input = nn.Linear(vision_dim, num_mapped_tokens * hidden_dim)
+        self.constants = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
+        layer = nn.TransformerEncoderLayer(
+            hidden_dim, num_heads, 2 * hidden_dim, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(hidden_dim), enable_nested_tensor=False)
+        self.output = nn.Linear(hidden_dim, language_dim)
+
+    def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
+        mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
+        constants = self.constants.expand(len(features), -1, -1)
+        return self.output(self.layers(torch.cat([mapped, constants], dim=1))[:, self.num_mapped_tokens :])
+
+
+class PatchMLPConnector(nn.Module):
+    """Map each patch to one language-model-width vector, by two layers with a GELU between.
+
+    Args:
+        vision_dim: Width of the patch features.
+        language_dim: Width of the language model's input (D).
+        num_image_tokens: Patches an image (K = P); None in a config, where it is read from the encoder.
+        hidden_dim: Width between the two layers; None is the published D.
+
+    Reference:
+        LLaVA-1.5: Liu et al. 2023, arXiv:2310.03744, section 3.3.
+    """
+
+    consumes = "patch"
+    exports_to = "LlavaForConditionalGeneration of transformers"
+
+    def __init__(
+        self, vision_dim: int, language_dim: int, num_image_tokens: int | None, hidden_dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.num_image_tokens = num_image_tokens
+        self.hidden = nn.Linear(vision_dim, hidden_dim or language_dim)
+        self.output = nn.Linear(hidden_dim or language_dim, language_dim)
+
+    def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N P D"]:
+        return self.output(F.gelu(self.hidden(features)))
+
+
+def _check_heads(hidden_dim: int, num_heads: int) -> None:
+    if hidden_dim % num_heads:
+        raise ValueError(f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}")
 
 
 class _CrossAttentionBlock(nn.Module):
@@ -91,6 +168,7 @@ class ResamplerConnector(nn.Module):
         num_heads: int = 8,
     ) -> None:  # fmt: skip
         super().__init__()
+        _check_heads(hidden_dim, num_heads)
         self.num_image_tokens = num_image_tokens
         self.queries = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
         self.input = nn.Linear(vision_dim, hidden_dim)

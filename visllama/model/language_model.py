@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from visllama.model.pretrained import locate, quietly
+from visllama.config import ConfigError
+from visllama.model.pretrained import locate, read
 
 
 class PretrainedLanguageModel:
@@ -18,21 +19,32 @@ class PretrainedLanguageModel:
 
     def __init__(self, path: str, revision: str | None = None) -> None:
         self.path, self.revision = locate(path), revision
-        self.config = AutoConfig.from_pretrained(self.path, revision=revision)
+        self.config = read(AutoConfig, self.path, revision)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer; where it has no padding token its end token stands in (padding is masked everywhere)."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path, revision=self.revision)
+        """Load the tokenizer; where it has no padding token its end token stands in (padding is masked everywhere).
+
+        Raises:
+            ConfigError: If it does not fit the model: it makes ids that have no embedding, or knows no end.
+        """
+        tokenizer = read(AutoTokenizer, self.path, self.revision)
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"path={self.path}: its tokenizer has no end token (eos_token): no text could ever end")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        num_embeddings, largest = self.config.get_text_config().vocab_size, max(tokenizer.get_vocab().values())
+        if largest >= num_embeddings:
+            raise ConfigError(
+                f"path={self.path}: its tokenizer does not fit: it makes ids up to {largest}, and the model has "
+                f"{num_embeddings} embeddings; take the tokenizer that the model was trained with"
+            )
         return tokenizer
 
     def build(self) -> PreTrainedModel:
         """Make the model from its config, on the meta device: shapes without memory."""
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config)
+            return AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the published weights; in the dtype that they have on disk they stay mapped, not copied."""
-        with quietly():
-            return AutoModelForCausalLM.from_pretrained(self.path, revision=self.revision, dtype=dtype)
+        return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)

@@ -1,22 +1,69 @@
-"""Find a pretrained model by its path: a folder, a hub id, or one of the two that ship with the package."""
+"""Find a pretrained model by its path (a folder, a hub id, or one that ships with the package) and read it safely."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging
+
+from visllama.config import ConfigError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "scenes" / "pretrained"
 _SHIPPED_PREFIX = "visllama:"
 
 
-def locate(path: str) -> str:
-    """Give what transformers' `from_pretrained` takes; `visllama:NAME` is a backbone of the embedded world."""
+def locate(path: str, models: Path | str | None = None) -> str:
+    """Give what transformers' `from_pretrained` takes.
+
+    Args:
+        path: `visllama:NAME` is a backbone of the embedded world; a folder below `models` of that name comes next, then
+            any folder, then the hub.
+        models: Where downloaded models lie (`paths.models`).
+
+    Raises:
+        ConfigError: If it is neither a folder nor the form of a hub id.
+    """
     if path.startswith(_SHIPPED_PREFIX):
-        return str(SHIPPED / path.removeprefix(_SHIPPED_PREFIX))
+        shipped = SHIPPED / path.removeprefix(_SHIPPED_PREFIX)
+        if not shipped.is_dir():
+            names = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
+            raise ConfigError(f"path={path}: there are {', '.join(_SHIPPED_PREFIX + name for name in names)}")
+        return str(shipped)
+    for folder in ([Path(models) / path] if models else []) + [Path(path).expanduser()]:
+        if folder.is_dir():
+            return str(folder.resolve())
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
+        raise ConfigError(f"path={path}: no such folder")
     return path
+
+
+def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> Any:
+    """Call `kind.from_pretrained`, quietly, and never run code that lies beside a model.
+
+    Args:
+        kind: A class of transformers.
+        path: As `locate` gives it.
+        revision: Commit of a hub id.
+        options: Further arguments of `from_pretrained`.
+
+    Raises:
+        ConfigError: If it cannot be read, with the download command where it is a hub id.
+    """
+    try:
+        with quietly():
+            return kind.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
+    except Exception as error:  # of many types: of transformers, the hub, safetensors, tokenizers, pickle
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if Path(path).is_dir():
+            raise ConfigError(f"path={path}: not to be read as {kind.__name__}: {reason}") from error
+        command = f"hf download {path}" + (f" --revision {revision}" if revision else "")
+        raise ConfigError(
+            f"path={path}: neither a folder (also not under paths.models) nor to be had from the hub ({reason}). "
+            f"Where there is a network:  {command} --local-dir MODELS/{path}  and give paths.models=MODELS"
+        ) from error
 
 
 @contextmanager

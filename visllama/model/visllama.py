@@ -52,11 +52,25 @@ class VisLlama(nn.Module):
         consumes = getattr(connector, "func", connector).consumes
         self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
+        self._check_connector(language_dim)
         self._freeze()
 
     @property
     def num_image_tokens(self) -> int:
         return self.connector.num_image_tokens
+
+    @torch.no_grad()
+    def _check_connector(self, language_dim: int) -> None:
+        """Run the connector once, so that one whose K or D does not fit is found before any weight is loaded."""
+        encoder = self.vision_encoder
+        shape = {"pooled": (encoder.pooled_dim,), "patch": (encoder.num_patches, encoder.patch_dim)}
+        features = self.markers.new_zeros(1, *shape[self.connector.consumes])
+        found = tuple(self.connector.eval()(features).shape)
+        if found != (1, self.num_image_tokens, language_dim):
+            raise ValueError(
+                f"num_image_tokens={self.num_image_tokens} does not fit: of one image {type(self.connector).__name__} "
+                f"makes {found}, and (1, {self.num_image_tokens}, {language_dim}) is needed"
+            )
 
     def _freeze(self) -> None:
         for name in PARTS:
@@ -70,8 +84,10 @@ class VisLlama(nn.Module):
         """
         self.vision_encoder.load_base_weights(dtype)
         self.language_model = self._language_model_source.load(dtype)
-        with torch.no_grad():
-            self.markers.copy_(self.language_model.get_input_embeddings().weight.float().mean(0).expand(2, -1))
+        embeddings = self.language_model.get_input_embeddings()
+        with torch.no_grad():  # through the module: some (Gemma 3) scale their embeddings
+            everything = embeddings(torch.arange(embeddings.num_embeddings, device=embeddings.weight.device))
+            self.markers.copy_(everything.mean(0, dtype=torch.float32).expand(2, -1))
         self._freeze()
         return self
 

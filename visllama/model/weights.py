@@ -9,29 +9,67 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visllama.config import ConfigError, target_of_kind
+from visllama.config import ConfigError
+from visllama.model.pretrained import locate
 from visllama.model.visllama import VisLlama
+from visllama.plugins import part_class
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
 BASE_PARTS = ("vision_encoder", "language_model")
+ROLES = ("vision_encoder", "connector", "language_model")
 Parts = Mapping[str, Mapping]
-"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its YAML's name, "arguments": {...}}`."""
+"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`."""
 
 
-def build_model(parts: Parts, trainable: Iterable[str]) -> VisLlama:
-    """Build a model from its parts' kinds and arguments, without weights; works on the meta device too."""
-    made = {name: partial(target_of_kind(name, part["kind"]), **part["arguments"]) for name, part in parts.items()}
-    return VisLlama(made["vision_encoder"](), made["connector"], made["language_model"](), trainable)
+def build_model(
+    parts: Parts, trainable: Iterable[str], *, plugins: Sequence[str] = (), models: Path | str | None = None
+) -> VisLlama:
+    """Build a model from its parts' kinds and arguments, without weights; works on the meta device too.
+
+    Args:
+        parts: What to build.
+        trainable: Names of the parts that learn.
+        plugins: The user's packages, in which kinds that are not ours are looked for.
+        models: Where downloaded base models lie (`paths.models`).
+
+    Raises:
+        ConfigError: If a kind is unknown, or an argument does not fit.
+    """
+    classes = {role: part_class(role, parts[role]["kind"], plugins) for role in ROLES}
+    arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
+    with _named("vision_encoder"):
+        vision_encoder = classes["vision_encoder"](**_located(arguments["vision_encoder"], models))
+    with _named("language_model"):
+        language_model = classes["language_model"](**_located(arguments["language_model"], models))
+    if "num_image_tokens" in arguments["connector"] and arguments["connector"]["num_image_tokens"] is None:
+        arguments["connector"]["num_image_tokens"] = vision_encoder.num_patches
+    with _named("connector"):
+        connector = partial(classes["connector"], **arguments["connector"])
+        return VisLlama(vision_encoder, connector, language_model, trainable)
+
+
+@contextmanager
+def _named(role: str) -> Iterator[None]:
+    """Say of which part an error speaks: what a file or a config asked for is the user's to mend."""
+    try:
+        yield
+    except Exception as error:
+        raise ConfigError(f"model.{role}: {error}") from error
+
+
+def _located(arguments: Mapping, models: Path | str | None) -> dict:
+    return dict(arguments) | ({"path": locate(arguments["path"], models)} if "path" in arguments else {})
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
@@ -100,33 +138,50 @@ def read_description(folder: Path) -> dict:
     """Read what `weights/visllama.json` says.
 
     Raises:
-        ConfigError: If the folder is none of ours, or of a newer version.
+        ConfigError: If the folder is none of ours, of another version, or holds what no run wrote.
     """
     path = Path(folder) / _DESCRIPTION
     if not path.is_file():
         raise ConfigError(f"weights={folder}: holds no {_DESCRIPTION}; give the weights/ folder that a run wrote")
-    description = json.loads(path.read_text())
-    if description.get("format_version") != FORMAT_VERSION:
-        raise ConfigError(
-            f"{path}: format_version={description.get('format_version')}, this visllama reads {FORMAT_VERSION}"
-        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: no valid JSON: {error}") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
+    for role in ROLES:
+        part = description.get("parts", {}).get(role)
+        if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
+            raise ConfigError(f"{path}: does not describe the {role}")
+        if "_target_" in json.dumps(part):
+            raise ConfigError(f"{path}: a _target_ inside weights is refused")
     return description
 
 
-def load_weights(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[VisLlama, dict]:
+def load_weights(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    plugins: Sequence[str] = (),
+    models: Path | str | None = None,
+) -> tuple[VisLlama, dict]:
     """Rebuild the model and put the trained tensors in; gives it with its description.
 
+    Args:
+        folder: A run's `weights/`.
+        dtype: Of the frozen weights.
+        plugins: The user's packages, for parts that are not ours.
+        models: Where downloaded base models lie (`paths.models`).
+
     Raises:
-        ConfigError: If a trained tensor is missing, unknown or of another shape, or if a base model is not the one that
-            the weights were trained with.
+        ConfigError: If a part's kind is unknown, if a trained tensor is missing, unknown or of another shape, or if a
+            base model is not the one that the weights were trained with.
     """
     folder = Path(folder)
     description = read_description(folder)
-    if any("_target_" in json.dumps(part["arguments"]) for part in description["parts"].values()):
-        raise ConfigError(f"{folder}: a _target_ inside weights is refused")
-    with safe_open(folder / _TENSORS, framework="pt") as file:
-        found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model = build_model(description["parts"], description["trained"])
+    model = build_model(description["parts"], description["trained"], plugins=plugins, models=models)
+    found = _read_tensors(folder / _TENSORS)
     _check_same_tensors(folder, {name: tuple(p.shape) for name, p in trained_tensors(model).items()}, found)
     model.load_base_weights(dtype)
     for part, expected in description["base_sha256"].items():
@@ -138,6 +193,14 @@ def load_weights(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[VisL
             )
     model.load_state_dict(found, strict=False)
     return model, description
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: no safetensors file ({error}); pickled weights are not read") from error
 
 
 def _check_same_tensors(folder: Path, expected: dict[str, tuple], found: dict[str, Tensor]) -> None:

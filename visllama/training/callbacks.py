@@ -12,6 +12,7 @@ from rich.table import Table
 
 from visllama.console import STARTED, say
 from visllama.data.datamodule import CaptionData
+from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
 from visllama.model.visllama import PARTS, VisLlama
 from visllama.model.weights import frozen_hashes
@@ -32,6 +33,7 @@ def parts_table(model: VisLlama) -> Table:
         state = "[green]trained[/]" if name in model.trainable else "frozen"
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
         table.add_row(name, type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
+    table.caption = f"exports to: {getattr(model.connector, 'exports_to', 'visllama weights alone')}"
     return table
 
 
@@ -42,8 +44,8 @@ def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_ste
     micro = min(micro_batch_size, -(-batch // num_ranks))
     values = (
         len(data.train),
-        data.train.num_pairs,
-        len(data.val),
+        count_pairs(data.train),
+        data.num_val_records,
         batch,
         num_ranks,
         micro,
@@ -92,7 +94,7 @@ class SampleCaptions(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Every rank generates, though one prints: under sharding all of them are needed.
-        count = min(self.num_images, len(trainer.datamodule.val))
+        count = min(self.num_images, trainer.datamodule.num_val_records)
         records = [trainer.datamodule.val[i] for i in range(count)]
         captions = self.captioner(module.model, records)
         lines = [

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from visllama.config import build
+from visllama.plugins import build
 
 _OURS = ("schedule", "warmup_fraction", "clip_norm", "lr_by_part")
 

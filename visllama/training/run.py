@@ -3,67 +3,55 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import time
 import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError, build, check_train, evaluations, override
+from visllama.config import override
 from visllama.console import say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import CaptionData
+from visllama.data.samples import SampleMaker
+from visllama.data.sources import Source
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
-from visllama.model.weights import build_model, save_weights
-from visllama.training.callbacks import FrozenWeights, build_callbacks
+from visllama.model.weights import save_weights
+from visllama.plugins import build
+from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
-from visllama.training.sweep import is_selecting
+from visllama.training.verb import Planned
 
 SAMPLES_AT_ONCE = 32
 """Batch size of the sample captions shown at validation."""
 
 
-def train(cfg: DictConfig) -> dict | None:
-    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere.
-
-    Raises:
-        ConfigError: If the config contradicts itself; nothing is loaded then.
-    """
-    check_train(cfg)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    rank_zero_only(OmegaConf.save)(cfg, folder / "config.yaml", resolve=True)
+def run(cfg: DictConfig, planned: Planned) -> dict | None:
+    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
     _quieten_lightning()
-    torch.set_num_threads(cfg.trainer.threads)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-
     started = time.perf_counter()
-    parts, text = model_parts(cfg), {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
-    model = build_model(parts, cfg.stage.trainable)
-    sources = {split: build(cfg.data[split]) for split in ("train", "val")}
-    num_steps = count_steps(cfg, sources["train"].num_pairs)
-    model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
+    parts, model, sources, judged_on, judged_sources, num_steps = planned
+    text = {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
     maker = sample_maker(model, **text)
-    collator = Collator(
-        model.tokenizer.pad_token_id, model.num_image_tokens, maker.transform.size_px, cfg.micro_batch_size
-    )
-    data = CaptionData(
-        **sources,
-        maker=maker,
-        collator=collator,
-        global_batch_size=cfg.stage.global_batch_size,
-        num_steps=num_steps,
-        num_workers=cfg.data.num_workers,
-        seed=cfg.seed,
-    )
+    data = caption_data(cfg, sources, maker, num_steps)
+    if cfg.check_only:
+        say(parts_table(model), data_table(data, cfg.micro_batch_size, 1, num_steps))
+        say("All checks passed; no weight was loaded, nothing written. Without check_only=true it trains.")
+        return None
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    rank_zero_only(write_config)(cfg, folder)
+    model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps)
     trainer = build_trainer(cfg, num_steps, folder, Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE))
     fit_started = time.perf_counter()
@@ -77,10 +65,9 @@ def train(cfg: DictConfig) -> dict | None:
 
     save_weights(model, parts, text, folder / "weights")
     metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
-    if cfg.judge:
+    if judged_on:
         judge_started = time.perf_counter()
-        judged_on = evaluations(cfg, "val" if is_selecting() else None)
-        metrics["evaluations"] = judge(model, maker, judged_on, cfg.decoding, folder, cfg.trainer)
+        metrics["evaluations"] = judge(model, maker, judged_on, judged_sources, cfg, folder)
         seconds["judge_seconds"] = time.perf_counter() - judge_started
     metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
     metrics["provenance"] = provenance(
@@ -89,14 +76,49 @@ def train(cfg: DictConfig) -> dict | None:
         overrides=list(HydraConfig.get().overrides.task),
         model=parts,
         num_ranks=trainer.world_size,
+        plugins=list(cfg.plugins),
     )
     write_json(folder / "metrics.json", metrics)
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
         f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
-        f"Judge it again, or elsewhere:  python evaluate.py {shlex.quote(override('weights', folder / 'weights'))}",
+        f"Judge it again, or elsewhere:  python evaluate.py {shlex.join(evaluate_overrides(cfg, folder))}",
     )
     return metrics
+
+
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Write `config.yaml`, whole or not at all: another rank may be reading it."""
+    temporary = folder / f".config.yaml.{os.getpid()}"
+    OmegaConf.save(cfg, temporary, resolve=True)
+    os.replace(temporary, folder / "config.yaml")
+
+
+def caption_data(cfg: DictConfig, sources: dict[str, Source], maker: SampleMaker, num_steps: int) -> CaptionData:
+    """Make the data module of a run."""
+    pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
+    return CaptionData(
+        **sources,
+        maker=maker,
+        collator=Collator(pad, maker.num_image_tokens, size_px, cfg.micro_batch_size),
+        global_batch_size=cfg.stage.global_batch_size,
+        num_steps=num_steps,
+        num_workers=cfg.data.num_workers,
+        seed=cfg.seed,
+        num_val_records=cfg.data.num_val_records,
+    )
+
+
+def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
+    """Name what `evaluate` needs to judge a run again as it was judged."""
+    words = [override("weights", folder / "weights")]
+    if cfg.evaluation and list(cfg.evaluation) != ["scenes_caption"]:
+        words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
+    for name, evaluation in cfg.evaluation.items():
+        if evaluation.source.get("path"):
+            words.append(override(f"evaluation.{name}.source.path", evaluation.source.path))
+    words += [override("paths.models", cfg.paths.models)] if cfg.paths.models != "models" else []
+    return words + ([f"plugins=[{','.join(cfg.plugins)}]"] if cfg.plugins else [])
 
 
 def _quieten_lightning() -> None:
@@ -107,33 +129,9 @@ def _quieten_lightning() -> None:
         ".*treespec.*",
         "The number of training batches",
         ".*does not have many workers",
+        "Experiment logs directory",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def model_parts(cfg: DictConfig) -> dict[str, dict]:
-    """Describe the model by each part's kind (the name of the chosen YAML) and arguments."""
-    choices = HydraConfig.get().runtime.choices
-    parts = OmegaConf.to_container(cfg.model, resolve=True)
-    return {
-        name: {"kind": choices[f"model/{name}"], "arguments": {k: v for k, v in part.items() if k != "_target_"}}
-        for name, part in parts.items()
-    }
-
-
-def count_steps(cfg: DictConfig, num_pairs: int) -> int:
-    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes.
-
-    Raises:
-        ConfigError: If that is none.
-    """
-    steps = cfg.trainer.max_steps or int(cfg.stage.epochs * num_pairs) // cfg.stage.global_batch_size
-    if steps == 0:
-        raise ConfigError(
-            f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs makes no whole batch of stage.global_batch_size="
-            f"{cfg.stage.global_batch_size}: lower the batch size, or give trainer.max_steps"
-        )
-    return steps
 
 
 def build_trainer(cfg: DictConfig, num_steps: int, folder: Path, captioner: Captioner) -> pl.Trainer:

@@ -12,7 +12,8 @@ from hydra.types import RunMode
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from visllama.config import build, override
+from visllama.config import override
+from visllama.plugins import build
 
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

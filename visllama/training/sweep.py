@@ -126,7 +126,5 @@ class SweepTable(Callback):
         say(f"Best on validation: {best['swept']}. It alone is judged on test:")
         folder, config = Path(best["folder"]), self.configs[best["job"]]
         metrics = json.loads((folder / "metrics.json").read_text())
-        metrics["evaluations"] |= judge_weights(
-            folder / "weights", evaluations(config), config.decoding, folder, config.trainer
-        )
+        metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config, folder)
         write_json(folder / "metrics.json", metrics)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from visllama.config import ConfigError
 from visllama.data.scenes.language import captions
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import scene_of
+
+_SIZES = {"train": (5334, 1), "val": (200, 5), "test": (400, 5)}
+"""Records of each split, and captions a record."""
 
 
 class ScenesSource:
@@ -12,12 +16,16 @@ class ScenesSource:
 
     Args:
         split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one.
-        num_records: How many records.
-        captions_per_record: Sentences on each picture.
+        num_records: How many records; None is the world's own number for the split.
+        captions_per_record: Sentences on each picture; None likewise.
     """
 
-    def __init__(self, split: str, num_records: int, captions_per_record: int) -> None:
-        self.split, self.num_records, self.captions_per_record = split, num_records, captions_per_record
+    def __init__(self, split: str, num_records: int | None = None, captions_per_record: int | None = None) -> None:
+        if split not in _SIZES:
+            raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES)}")
+        own_records, own_captions = _SIZES[split]
+        self.split, self.num_records = split, num_records or own_records
+        self.captions_per_record = captions_per_record or own_captions
 
     def __len__(self) -> int:
         return self.num_records

@@ -1,0 +1,155 @@
+"""What a config may name: `_target_`s of our packages and of the user's plugins, and a model's parts by their kind.
+
+`plugins` names importable packages beside ours. It is read from the command line and the user's config, never from a
+weights folder or a checkpoint: what lies in a file cannot choose which code runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.config import ConfigError
+
+ALLOWED_TARGETS = (
+    "visllama.",
+    "torch.optim.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+    "lightning.pytorch.strategies.",
+    "lightning.pytorch.profilers.",
+)
+_INTERFACES = {
+    "vision_encoder": ("encode", "load_base_weights"),
+    "connector": ("consumes", "forward"),
+    "language_model": ("build", "load", "tokenizer"),
+    "source": ("__len__", "__getitem__"),
+}
+"""What a class must have to stand in a place."""
+
+
+def check_target(target: object, plugins: Sequence[str] = ()) -> str:
+    """Refuse a `_target_` outside the packages that a config may name: it is code that would run.
+
+    Raises:
+        ConfigError: If the path does not start with one of `ALLOWED_TARGETS` or with a plugin.
+    """
+    allowed = (*ALLOWED_TARGETS, *(f"{name}." for name in plugins))
+    if not isinstance(target, str) or not target.startswith(allowed):
+        raise ConfigError(
+            f"_target_={target!r} is not allowed: a config may name {', '.join(allowed)}*; "
+            f"a package of your own is let in by plugins=[{_package(target) or 'PACKAGE'}]"
+        )
+    return target
+
+
+def _package(target: object) -> str | None:
+    return target.rpartition(".")[0] if isinstance(target, str) else None
+
+
+def build(node: Mapping, plugins: Sequence[str] = (), **arguments: Any) -> Any:
+    """Instantiate a config node (as a plain call of its `_target_`), after checking every `_target_` inside it."""
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    check_targets(plain, plugins)
+    import_plugins(plugins)
+    return instantiate(plain, _convert_="all", **arguments)
+
+
+def check_targets(node: object, plugins: Sequence[str] = ()) -> None:
+    """Check every `_target_` inside a plain config, however deep it lies."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            check_target(node["_target_"], plugins)
+        for value in node.values():
+            check_targets(value, plugins)
+    elif isinstance(node, list):
+        for value in node:
+            check_targets(value, plugins)
+
+
+def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
+    """Import the user's packages, also from the working folder.
+
+    Raises:
+        ConfigError: If a name is none, or cannot be imported.
+    """
+    if plugins and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    modules = []
+    for name in plugins:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
+            raise ConfigError(f"plugins={list(plugins)}: {name!r} is no package's name")
+        try:
+            modules.append(import_module(name))
+        except ImportError as error:
+            raise ConfigError(
+                f"plugins={list(plugins)}: {name} cannot be imported ({error}): install it, put its folder on "
+                f"PYTHONPATH, or run where it lies"
+            ) from error
+    return modules
+
+
+def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> type:
+    """Give the class that a `_target_` names, once it is allowed and fit for its role.
+
+    Args:
+        role: `vision_encoder`, `connector`, `language_model` or `source`.
+        target: The path.
+        plugins: The user's packages.
+
+    Raises:
+        ConfigError: If it is not allowed, not there, or lacks what its role needs.
+    """
+    check_target(target, plugins)
+    import_plugins(plugins)
+    try:
+        found = get_class(target)
+    except Exception as error:  # Hydra's own classes of error differ by what is missing
+        raise ConfigError(f"_target_={target}: {str(error).splitlines()[0]}") from error
+    lacking = [name for name in _INTERFACES[role] if not hasattr(found, name)]
+    if lacking:
+        raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {', '.join(lacking)}")
+    return found
+
+
+def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
+    """Find the class of a model's part by its kind (the class's name): among ours, then in the plugins.
+
+    Raises:
+        ConfigError: If there is none, saying how to name the package that holds it.
+    """
+    own = import_module(f"visllama.model.{role}")
+    homes = ("visllama.", *(f"{name}." for name in plugins))
+    for module in [own, *_modules(import_plugins(plugins))]:
+        found = getattr(module, kind, None) if isinstance(kind, str) else None
+        if _is_part(found, role) and f"{found.__module__}.".startswith(homes):
+            return found
+    known = sorted(name for name, found in vars(own).items() if _is_part(found, role))
+    where = f"and plugins={list(plugins)} hold no other" if plugins else "one of your own needs plugins=[PACKAGE]"
+    raise ConfigError(f"unknown {role} {kind!r}: there are {', '.join(known)}; {where}")
+
+
+def _is_part(found: object, role: str) -> bool:
+    return (
+        inspect.isclass(found)
+        and not inspect.isabstract(found)
+        and all(hasattr(found, name) for name in _INTERFACES[role])
+    )
+
+
+def _modules(packages: Sequence[ModuleType]) -> Iterator[ModuleType]:
+    """Yield the packages, then what lies inside them, imported only when it is looked into."""
+    yield from packages
+    for package in packages:
+        for found in pkgutil.walk_packages(getattr(package, "__path__", []), f"{package.__name__}."):
+            yield import_module(found.name)

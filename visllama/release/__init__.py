@@ -1,0 +1,1 @@
+"""How it is used: trained weights loaded again, to write about pictures."""

@@ -1,0 +1,106 @@
+"""The verb `train`: everything is checked and built without weights first, and without Lightning's seconds."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.checks import check_parts, check_train
+from visllama.config import ConfigError, evaluations
+from visllama.data.sources import Source, build_source, count_pairs, judged_sources
+from visllama.model.visllama import VisLlama
+from visllama.model.weights import build_model
+from visllama.plugins import class_of_target, part_class
+from visllama.training.sweep import is_selecting
+
+
+class Planned(NamedTuple):
+    """What a run is made of, before any weight is loaded."""
+
+    parts: dict[str, dict]
+    model: VisLlama
+    sources: dict[str, Source]
+    judged_on: dict[str, dict]
+    judged_sources: dict[str, Source]
+    num_steps: int
+
+
+def train(cfg: DictConfig) -> dict | None:
+    """Check, build, train, judge; gives metrics.json's content on rank 0, None elsewhere and with `check_only`.
+
+    Raises:
+        ConfigError: If the config contradicts itself, or names what is not there; nothing is loaded then.
+    """
+    check_train(cfg)
+    check_parts(cfg)
+    torch.set_num_threads(cfg.trainer.threads)
+    torch.manual_seed(cfg.seed)
+    planned = plan(cfg)
+    from visllama.training.run import run
+
+    return run(cfg, planned)
+
+
+def plan(cfg: DictConfig) -> Planned:
+    """Build the model, frozen parts (with `check_only` all) on the meta device, and the sources; count the steps."""
+    parts = model_parts(cfg)
+    with torch.device("meta") if cfg.check_only else nullcontext():
+        model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
+    check_positions(model, cfg.stage.max_text_tokens)
+    nodes = {f"data.sources.{name}": node for name, node in cfg.data.sources.items()}
+    sources = {split: build_source(nodes, split, cfg.plugins) for split in ("train", "val")}
+    num_steps = count_steps(cfg, count_pairs(sources["train"]))
+    judged_on = evaluations(cfg, "val" if is_selecting() else None) if cfg.judge else {}
+    return Planned(parts, model, sources, judged_on, judged_sources(judged_on, cfg.plugins), num_steps)
+
+
+def model_parts(cfg: DictConfig) -> dict[str, dict]:
+    """Describe the model by each part's kind (its class's name) and arguments.
+
+    Raises:
+        ConfigError: If a class could not be found again by its name, as the trained weights will have to.
+    """
+    described = {}
+    for role, part in OmegaConf.to_container(cfg.model, resolve=True).items():
+        target = part.pop("_target_")
+        kind = target.rpartition(".")[2]
+        if part_class(role, kind, cfg.plugins) is not class_of_target(role, target, cfg.plugins):
+            raise ConfigError(
+                f"model.{role}._target_={target}: another class is called {kind} too: rename it, or give the very "
+                f"module as plugins=[{target.rpartition('.')[0]}]"
+            )
+        described[role] = {"kind": kind, "arguments": part}
+    return described
+
+
+def check_positions(model: VisLlama, max_text_tokens: int) -> None:
+    """Refuse samples longer than the language model's positions.
+
+    Raises:
+        ConfigError: Naming what to lower.
+    """
+    longest = 1 + model.num_image_tokens + 2 + max_text_tokens
+    most = getattr(model.language_model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and longest > most:
+        raise ConfigError(
+            f"stage.max_text_tokens={max_text_tokens} and model.connector.num_image_tokens={model.num_image_tokens} "
+            f"make samples of up to {longest} tokens, and the language model has {most} positions: lower one of them"
+        )
+
+
+def count_steps(cfg: DictConfig, num_pairs: int) -> int:
+    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes.
+
+    Raises:
+        ConfigError: If that is none.
+    """
+    steps = cfg.trainer.max_steps or int(cfg.stage.epochs * num_pairs) // cfg.stage.global_batch_size
+    if steps == 0:
+        raise ConfigError(
+            f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs makes no whole batch of stage.global_batch_size="
+            f"{cfg.stage.global_batch_size}: lower the batch size, or give trainer.max_steps"
+        )
+    return steps
