@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from tests.tiny import CONNECTORS, TINY
+from tests.tiny import tiny_parts
 from visllama.config import conf_dir, register
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
@@ -23,22 +23,12 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture
-def parts():
-    """Describe a tiny model by its connector's kind."""
-
-    def describe(connector: str = "mlp") -> dict:
-        return TINY | {"connector": {"kind": connector, "arguments": CONNECTORS[connector]}}
-
-    return describe
-
-
-@pytest.fixture
-def make_model(parts):
+def make_model():
     """Make a tiny model with its base weights; fp64 unless told otherwise."""
 
     def make(connector: str = "mlp", dtype: torch.dtype = torch.float64, seed: int = 0):
         torch.manual_seed(seed)
-        model = build_model(parts(connector), ("connector", "markers")).load_base_weights(dtype)
+        model = build_model(tiny_parts(connector), ("connector", "markers")).load_base_weights(dtype)
         model.connector.to(dtype)
         model.markers.data = model.markers.data.to(dtype)
         # Vectors large enough that an image matters: a fresh connector whispers.

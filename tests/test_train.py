@@ -13,12 +13,12 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.test_evaluate import evaluate
-from tests.tiny import TINY
+from tests.tiny import tiny_parts
 from visllama.model.weights import build_model, frozen_hashes
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_fraction=0.5", "trainer.log_every_steps=1", "stage.global_batch_size=16",
-         "data.val.num_records=20", "evaluation.scenes_caption.source.num_records=20", "model.connector.hidden_dim=64"]  # fmt: skip
+         "data.num_val_records=20", "evaluation.scenes_caption.source.num_records=20", "model.connector.hidden_dim=64"]  # fmt: skip
 
 
 def train(*overrides: str, cwd: Path, program=(str(ROOT / "train.py"),)) -> subprocess.CompletedProcess:
@@ -77,9 +77,7 @@ def test_metrics_json_has_the_keys_of_the_design(run):
 
 def test_frozen_weights_are_those_of_the_shipped_files(run):
     """After training with weight decay 0.2, the hashes are of the backbones as they lie on disk."""
-    model = build_model(
-        TINY | {"connector": {"kind": "mlp", "arguments": {"num_image_tokens": 10}}}, ("connector", "markers")
-    )
+    model = build_model(tiny_parts(), ("connector", "markers"))
     shipped = frozen_hashes(model.load_base_weights())
     assert json.loads((run[1] / "metrics.json").read_text())["train"]["frozen_sha256"] == shipped
 

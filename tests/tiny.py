@@ -8,13 +8,26 @@ from visllama.data.collate import Collator
 from visllama.data.samples import SampleMaker
 
 TINY = {
-    "vision_encoder": {"kind": "tiny", "arguments": {"path": "visllama:clip", "feature_layer": -2}},
-    "language_model": {"kind": "tiny", "arguments": {"path": "visllama:llama"}},
+    "vision_encoder": {"kind": "CLIPVisionEncoder", "arguments": {"path": "visllama:clip", "feature_layer": -2}},
+    "language_model": {"kind": "PretrainedLanguageModel", "arguments": {"path": "visllama:llama"}},
 }
 CONNECTORS = {
-    "mlp": {"num_image_tokens": 10, "hidden_dim": 32},
-    "resampler": {"num_image_tokens": 10, "hidden_dim": 32, "num_layers": 1, "num_heads": 2},
+    "mlp": ("MLPConnector", {"num_image_tokens": 10, "hidden_dim": 32}),
+    "mlp_published": ("MLPConnector", {"num_image_tokens": 2, "hidden_dim": None}),
+    "transformer": (
+        "TransformerConnector",
+        {"num_image_tokens": 10, "hidden_dim": 32, "num_layers": 2, "num_heads": 2, "num_mapped_tokens": 4},
+    ),
+    "patch_mlp": ("PatchMLPConnector", {"num_image_tokens": None}),
+    "resampler": ("ResamplerConnector", {"num_image_tokens": 10, "hidden_dim": 32, "num_layers": 1, "num_heads": 2}),
 }
+"""Each connector's class and small arguments, by the name of its YAML."""
+
+
+def tiny_parts(connector: str = "mlp") -> dict:
+    """Describe a tiny model by its connector's YAML."""
+    kind, arguments = CONNECTORS[connector]
+    return TINY | {"connector": {"kind": kind, "arguments": arguments}}
 
 
 def maker_of(model, prompt: str = "", max_text_tokens: int = 256) -> SampleMaker:

@@ -100,29 +100,32 @@ def _flat(node: object, prefix: str = "") -> dict[str, object]:
 
 def _verb(name: str) -> Callable[[], None]:
     """Give the entry point of a verb: compose its config, run it, and end with a message where one helps."""
+    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
     def job(cfg: DictConfig) -> object:
         try:
             return _work(name, cfg)
         except Exception as error:
-            logging.getLogger("visllama").exception("failed")
+            if logging.getLogger().handlers:
+                logging.getLogger("visllama").exception("failed")
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
                 return error  # the sweep goes on, and its table shows it
+            if isinstance(error, ConfigError) and not wants_traceback:
+                _end(name, str(error))
             raise
 
     def run() -> None:
         register()
         job.__name__ = name
         sys.argv[1:] = options_first(sys.argv[1:])
-        wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, and we say what to type instead
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
         except Exception as error:
             if wants_traceback:
                 raise
-            message = str(error) if isinstance(error, ConfigError) else explain(error, sys.argv[1:], name)
+            message = explain(error, sys.argv[1:], name)
             if message is None:
                 raise
             _end(name, message)

@@ -16,6 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -62,7 +63,12 @@ def build(node: Mapping, plugins: Sequence[str] = (), **arguments: Any) -> Any:
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     check_targets(plain, plugins)
     import_plugins(plugins)
-    return instantiate(plain, _convert_="all", **arguments)
+    try:
+        return instantiate(plain, _convert_="all", **arguments)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ConfigError):  # a message for the user, which Hydra wraps
+            raise error.__cause__ from None
+        raise
 
 
 def check_targets(node: object, plugins: Sequence[str] = ()) -> None:

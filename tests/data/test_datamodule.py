@@ -1,6 +1,6 @@
 import pytest
 
-from tests.tiny import CONNECTORS, TINY, collator_of, maker_of
+from tests.tiny import collator_of, maker_of, tiny_parts
 from visllama.data.datamodule import CaptionData
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
@@ -8,7 +8,7 @@ from visllama.model.weights import build_model
 
 @pytest.fixture(scope="module")
 def model():
-    return build_model(TINY | {"connector": {"kind": "mlp", "arguments": CONNECTORS["mlp"]}}, ("connector", "markers"))
+    return build_model(tiny_parts(), ("connector", "markers"))
 
 
 class Ranks:

@@ -13,10 +13,10 @@ PROMPT, CAPTION = "the picture shows", "a small red ring"
 
 @pytest.fixture(scope="module")
 def model():
-    from tests.tiny import CONNECTORS, TINY
+    from tests.tiny import tiny_parts
     from visllama.model.weights import build_model
 
-    return build_model(TINY | {"connector": {"kind": "mlp", "arguments": CONNECTORS["mlp"]}}, ("connector", "markers"))
+    return build_model(tiny_parts(), ("connector", "markers"))
 
 
 def sample_of(model, records, caption=CAPTION, **options):

@@ -2,17 +2,26 @@ import json
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
-from tests.tiny import maker_of
+from tests.tiny import maker_of, tiny_parts
 from visllama.data.scenes.source import ScenesSource
+from visllama.data.sources import judged_sources
 from visllama.evaluation.runner import blank_images, judge, judge_weights, shuffled_images
 from visllama.model.weights import save_weights
 
-TRAINER = {"accelerator": "cpu", "precision": "32-true", "threads": 1}
+CFG = OmegaConf.create(
+    {
+        "trainer": {"accelerator": "cpu", "precision": "32-true", "threads": 1},
+        "decoding": {"max_new_tokens": 12},
+        "plugins": [],
+        "paths": {"models": "models"},
+    }
+)
 EVALUATIONS = {
     "mine": {
         "task": "caption", "split": "test", "batch_size": 5, "metrics": ["BLEU", "ROUGE-L", "CIDEr"], "controls": ["shuffled_images", "blank_images"],
-        "source": {"_target_": "visllama.data.scenes.source.ScenesSource", "split": "test", "num_records": 12, "captions_per_record": 5},
+        "source": {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 12, "captions_per_record": 5},
     }
 }  # fmt: skip
 
@@ -30,12 +39,11 @@ def test_blank_images_show_nothing():
     assert blank["image"].size == (48, 48) and np.asarray(blank["image"]).std() == 0
 
 
-def test_judging_writes_everything_and_weights_judge_the_same(make_model, parts, tmp_path):
+def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_path):
     """The run folder as DESIGN 4 has it; the model rebuilt from `weights/` scores to the last digit what the trained one did."""
     model = make_model(dtype=torch.float32)
     maker = maker_of(model)
-    decoding = {"max_new_tokens": 12}
-    result = judge(model, maker, EVALUATIONS, decoding, tmp_path, TRAINER)["mine"]
+    result = judge(model, maker, EVALUATIONS, judged_sources(EVALUATIONS, []), CFG, tmp_path)["mine"]
     assert result["n"] == 12 and set(result["metrics"]) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     assert (
         set(result["controls"]) == {"shuffled_images", "blank_images"} and "CIDEr" in result["controls"]["blank_images"]
@@ -47,6 +55,6 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, parts,
     assert sorted(said, key=lambda row: row["image_id"]) == json.loads((folder / "captions.json").read_text())
     assert (folder / "gallery.html").stat().st_size > 1000
 
-    save_weights(model, parts(), {"prompt": "", "max_text_tokens": 256}, tmp_path / "weights")
-    again = judge_weights(tmp_path / "weights", EVALUATIONS, decoding, tmp_path / "again", TRAINER)["mine"]
+    save_weights(model, tiny_parts(), {"prompt": "", "max_text_tokens": 256}, tmp_path / "weights")
+    again = judge_weights(tmp_path / "weights", EVALUATIONS, CFG, tmp_path / "again")["mine"]
     assert again["metrics"] == result["metrics"] and again["controls"] == result["controls"]

@@ -1,9 +1,12 @@
+import pytest
 import torch
-from transformers import CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipModel
 
+from tests.families import ENCODERS, SIDE_PX, save_encoder
+from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.pretrained import locate
-from visllama.model.vision_encoder import CLIPVisionEncoder
+from visllama.model.vision_encoder import CLIPVisionEncoder, Dinov2VisionEncoder, SiglipVisionEncoder
 
 
 def test_features_are_clips_own():
@@ -32,3 +35,42 @@ def test_feature_layer_is_a_choice():
         encoder.load_base_weights(torch.float32)
     assert not torch.allclose(last(pixels).patch, penultimate(pixels).patch)
     assert torch.equal(last(pixels).pooled, penultimate(pixels).pooled)
+
+
+def test_siglips_features_are_its_own(tmp_path):
+    """There is no class token: every token is a patch; pooled is by the attention head."""
+    encoder = SiglipVisionEncoder(str(save_encoder("siglip", tmp_path)))
+    encoder.load_base_weights(torch.float32)
+    siglip, pixels = SiglipModel.from_pretrained(tmp_path).eval(), torch.randn(2, 3, SIDE_PX, SIDE_PX)
+    with torch.no_grad():
+        features = encoder(pixels)
+        expected = siglip.vision_model(pixels, output_hidden_states=True)
+    assert torch.allclose(features.pooled, expected.pooler_output, atol=1e-6)
+    assert torch.allclose(features.patch, expected.hidden_states[-2], atol=1e-6)
+    assert features.patch.shape == (2, encoder.num_patches, encoder.patch_dim) == (2, 9, 32)
+
+
+def test_dinov2s_features_are_its_own_at_the_processors_size(tmp_path):
+    """Trained at 80 pixels and given 48: P follows from what the processor makes, not from the config."""
+    encoder = Dinov2VisionEncoder(str(save_encoder("dinov2", tmp_path)))
+    encoder.load_base_weights(torch.float32)
+    dino, pixels = Dinov2Model.from_pretrained(tmp_path).eval(), torch.randn(2, 3, SIDE_PX, SIDE_PX)
+    with torch.no_grad():
+        features, expected = encoder(pixels), dino(pixels, output_hidden_states=True)
+    assert torch.allclose(features.pooled, expected.last_hidden_state[:, 0], atol=1e-6)
+    assert torch.allclose(features.patch, expected.hidden_states[-2][:, 1:], atol=1e-6)
+    assert encoder.num_patches == features.patch.shape[1] == 9 and encoder.transform.resize_px == 56
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_another_encoders_folder_is_refused(tmp_path, family):
+    save_encoder(family, tmp_path)
+    for other in {CLIPVisionEncoder, SiglipVisionEncoder, Dinov2VisionEncoder}:
+        if other.__name__ != ENCODERS[family]:
+            with pytest.raises(ConfigError, match=f"holds a '{family}'; {other.__name__} reads"):
+                other(str(tmp_path))
+
+
+def test_a_layer_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="feature_layer=-7: the encoder has 4 layers"):
+        CLIPVisionEncoder("visllama:clip", feature_layer=-7)

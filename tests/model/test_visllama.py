@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tiny import collator_of, maker_of, relative_difference
+from tests.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_difference, tiny_parts
+from visllama.config import ConfigError
 from visllama.data.collate import Batch
+from visllama.model.weights import build_model
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
 EXACT = 1e-12
@@ -26,7 +28,7 @@ def loss_and_gradients(model, batches: list[Batch], num_targets: int):
     return loss, gradients(model)
 
 
-@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+@pytest.mark.parametrize("connector", CONNECTORS)
 def test_connector_and_markers_learn_and_nothing_else(make_model, records, connector):
     model = make_model(connector)
     batch = collator_of(model).step([maker_of(model)(r, 0) for r in records])["micro_batches"][0]
@@ -70,7 +72,7 @@ def test_embeds_are_the_published_sequence(make_model, records):
         assert torch.equal(embeds[row, ids >= 0], table[ids[ids >= 0]])
 
 
-@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+@pytest.mark.parametrize("connector", CONNECTORS)
 def test_right_padded_batch_equals_one_by_one(make_model, records, connector):
     """Also with a mask, and in micro-batches of any size: loss and gradients."""
     model = make_model(connector)
@@ -129,7 +131,7 @@ def test_loss_is_cross_entropy_of_the_next_supervised_token(make_model, records)
 
 
 @pytest.mark.parametrize("decoding", [{"num_beams": 1}, {"num_beams": 4}], ids=["greedy", "beams"])
-@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+@pytest.mark.parametrize("connector", CONNECTORS)
 def test_generation_batched_equals_single_and_cached_equals_uncached(make_model, records, decoding, connector):
     """Prompts of different lengths, so that the batch is left-padded."""
     model = make_model(connector).eval()
@@ -159,3 +161,26 @@ def test_markers_start_at_the_mean_embedding(make_model):
     model = make_model(dtype=torch.float32)
     mean = model.language_model.get_input_embeddings().weight.mean(0)
     assert torch.allclose(model.markers, mean.expand(2, -1))
+
+
+@pytest.mark.parametrize(
+    ("connector", "says"),
+    [
+        ({"kind": "PatchMLPConnector", "arguments": {"num_image_tokens": 4}}, "num_image_tokens=4 does not fit"),
+        ({"kind": "MLPConnector", "arguments": {"num_image_tokens": 4, "hidden_dim": -1}}, "model.connector"),
+    ],
+)
+def test_a_connector_that_does_not_fit_is_found_when_it_is_built(connector, says):
+    with pytest.raises(ConfigError, match=says):
+        build_model(TINY | {"connector": connector}, ("connector", "markers"))
+
+
+def test_a_token_of_each_patch_is_read_from_the_vision_config(make_model):
+    assert make_model("patch_mlp").num_image_tokens == 9
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_everything_can_be_built_on_the_meta_device(connector):
+    with torch.device("meta"):
+        model = build_model(tiny_parts(connector), ("connector", "markers"))
+    assert all(p.is_meta for p in model.parameters())

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import TINY
+from tests.tiny import CONNECTORS, tiny_parts
 from visllama.config import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
 
 TEXT = {"prompt": "a picture of", "max_text_tokens": 64}
 
 
-@pytest.fixture(params=["mlp", "resampler"])
-def saved(request, make_model, parts, tmp_path):
+@pytest.fixture(params=CONNECTORS)
+def saved(request, make_model, tmp_path):
     model = make_model(request.param, dtype=torch.float32)
-    save_weights(model, parts(request.param), TEXT, tmp_path / "weights")
+    save_weights(model, tiny_parts(request.param), TEXT, tmp_path / "weights")
     return model, tmp_path / "weights"
 
 
@@ -77,8 +77,11 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     ("edit", "says"),
     [
         (lambda d: d.update(format_version=99), "format_version=99"),
-        (lambda d: d["parts"]["connector"].update(kind="os.system"), "unknown connector 'os.system': there are mlp"),
-        (lambda d: d["parts"]["connector"].update(kind="../mlp"), "unknown connector"),
+        (
+            lambda d: d["parts"]["connector"].update(kind="os.system"),
+            "unknown connector 'os.system': there are MLPConnector",
+        ),
+        (lambda d: d["parts"]["connector"].update(kind="../MLPConnector"), "unknown connector"),
         (lambda d: d["parts"]["connector"]["arguments"].update(x={"_target_": "os.system"}), "_target_ inside weights"),
     ],
 )
@@ -115,8 +118,8 @@ def test_base_hash_is_the_same_in_every_dtype(make_model):
     assert of[0] == of[1]
 
 
-def test_build_needs_no_weights(parts):
+def test_build_needs_no_weights():
     """Encoder and language model are shapes on the meta device until their weights are asked for."""
-    model = build_model(TINY | {"connector": parts()["connector"]}, ("connector", "markers"))
+    model = build_model(tiny_parts(), ("connector", "markers"))
     assert next(model.language_model.parameters()).is_meta and next(model.vision_encoder.parameters()).is_meta
     assert not next(model.connector.parameters()).is_meta

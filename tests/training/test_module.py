@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests.tiny import collator_of, maker_of, relative_difference
+from tests.tiny import collator_of, maker_of, relative_difference, tiny_parts
 from tests.training.test_optim import OPTIM
 from visllama.data.datamodule import CaptionData
 from visllama.data.scenes.source import ScenesSource
@@ -53,13 +53,11 @@ def fit(model, micro_batch_size=64, **optim):
 
 @pytest.fixture(scope="module")
 def reference():
-    from tests.tiny import CONNECTORS, TINY
     from visllama.model.weights import build_model
 
     def make():
         torch.manual_seed(0)
-        parts = TINY | {"connector": {"kind": "mlp", "arguments": CONNECTORS["mlp"]}}
-        return build_model(parts, ("connector", "markers")).load_base_weights(torch.float64).double()
+        return build_model(tiny_parts(), ("connector", "markers")).load_base_weights(torch.float64).double()
 
     return make, fit(make())
 

@@ -33,7 +33,7 @@ def locate(path: str, models: Path | str | None = None) -> str:
             raise ConfigError(f"path={path}: there are {', '.join(_SHIPPED_PREFIX + name for name in names)}")
         return str(shipped)
     for folder in ([Path(models) / path] if models else []) + [Path(path).expanduser()]:
-        if folder.is_dir():
+        if path and folder.is_dir():
             return str(folder.resolve())
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
         raise ConfigError(f"path={path}: no such folder")

@@ -21,6 +21,7 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from transformers.utils import ModelOutput
 
 from visllama.config import ConfigError
 from visllama.data.images import ImageTransform
@@ -116,7 +117,7 @@ class PretrainedVisionEncoder(VisionEncoder):
             self.pooled_features(outputs), outputs.hidden_states[self.feature_layer][:, self.num_class_tokens :]
         )
 
-    def pooled_features(self, outputs: NamedTuple) -> Float[Tensor, "N Dpooled"]:
+    def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
         """Give the one vector that the encoder itself makes of an image."""
         return outputs.pooler_output
 
@@ -136,7 +137,7 @@ class CLIPVisionEncoder(PretrainedVisionEncoder):
     config_class, model_class, processor_class = CLIPVisionConfig, CLIPVisionModelWithProjection, CLIPImageProcessorPil
     num_class_tokens = 1
 
-    def pooled_features(self, outputs: NamedTuple) -> Float[Tensor, "N Dpooled"]:
+    def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
         return outputs.image_embeds
 
 

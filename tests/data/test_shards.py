@@ -1,0 +1,140 @@
+"""Tars as webdataset writes them, and what is wrong with those that it did not."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+import pytest
+from PIL import Image
+from webdataset import TarWriter
+
+from visllama.config import ConfigError
+from visllama.data.shards import ShardSource
+
+
+def picture(shade: int = 0, kind: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (shade, shade, shade)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write(path, count: int = 4, first: int = 0) -> str:
+    with TarWriter(str(path)) as tar:
+        for i in range(first, first + count):
+            tar.write(
+                {
+                    "__key__": f"{i:04d}",
+                    "jpg": picture(i),
+                    "json": {"captions": [f"number {i}", f"a gray {i}"], "url": "x"},
+                }
+            )
+    return str(path)
+
+
+def keys(source) -> list[str]:
+    return [source[i]["key"] for i in range(len(source))]
+
+
+def test_reads_what_webdataset_writes(tmp_path):
+    source = ShardSource("train", write(tmp_path / "a.tar"))
+    assert len(source) == 4 and source.num_pairs == 8
+    record = source[2]
+    assert record["key"] == "0002" and record["captions"] == ["number 2", "a gray 2"]
+    assert record["image"].size == (20, 10) and max(record["image"].getpixel((3, 3))) <= 4
+    assert source[3]["key"] == "0003" and source[0]["key"] == "0000", "in any order"
+
+
+def test_a_folder_a_list_of_names_and_a_pattern_name_the_same_tars(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i:05d}.tar", 2, 2 * i)
+    for path in (tmp_path, f"{tmp_path}/{{00000..00002}}.tar", f"{tmp_path}/*.tar"):
+        assert keys(ShardSource("train", str(path))) == [f"{i:04d}" for i in range(6)]
+
+
+def test_validation_has_tars_of_its_own_or_the_training_ones(tmp_path):
+    train, val = write(tmp_path / "a.tar"), write(tmp_path / "b.tar", 2, 7)
+    assert keys(ShardSource("val", train, val)) == keys(ShardSource("test", train, val)) == ["0007", "0008"]
+    assert keys(ShardSource("train", train, val)) == keys(ShardSource("val", train)) == ["0000", "0001", "0002", "0003"]
+
+
+def test_text_beside_the_image_is_one_caption(tmp_path):
+    with TarWriter(str(tmp_path / "a.tar")) as tar:
+        tar.write(
+            {
+                "__key__": "sub/k",
+                "png": picture(kind="PNG"),
+                "txt": " a caption\n",
+                "json": {"caption": "of img2dataset"},
+            }
+        )
+    record = ShardSource("train", str(tmp_path / "a.tar"))[0]
+    assert record["captions"] == ["a caption"]
+
+
+def members(path, *files: tuple[str, bytes]) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ([("a.jpg", picture())], "record 'a' has no captions"),
+        ([("a.txt", b"words")], "record 'a' has 0 images"),
+        ([("a.jpg", picture()), ("a.png", picture()), ("a.txt", b"words")], "record 'a' has 2 images"),
+        ([("a.jpg", picture()), ("a.txt", b" \n")], "record 'a' has an empty caption"),
+        ([("a.jpg", picture()), ("a.json", b'{"captions": ["x", ""]}')], "record 'a' has an empty caption"),
+        ([("a.jpg", picture()), ("a.json", b'{"captions": "x"}')], "record 'a' has no captions"),
+        ([("a.jpg", picture()), ("a.json", b"{")], "text of record 'a' cannot be read"),
+        ([("a.jpg", picture()), ("a.txt", b"\xff\xfe")], "text of record 'a' cannot be read"),
+        ([("a.jpg", picture()), ("a.txt", b"x"), ("a.txt", b"y")], "a.txt stands in it twice"),
+        ([], "hold no record"),
+    ],
+)
+def test_a_record_that_is_not_whole_is_named(tmp_path, files, says):
+    with pytest.raises(ConfigError, match=says):
+        ShardSource("train", members(tmp_path / "a.tar", *files))
+
+
+def test_an_image_that_cannot_be_decoded_is_named_when_it_is_read(tmp_path):
+    source = ShardSource("train", members(tmp_path / "a.tar", ("k.jpg", b"no picture"), ("k.txt", b"words")))
+    with pytest.raises(ConfigError, match=r"a\.tar: the image of record 'k': not to be read"):
+        source[0]
+
+
+def test_a_damaged_header_is_an_error_and_not_the_end(tmp_path):
+    """tarfile, and so webdataset, would give one record of four without a word (data.md, fact 1)."""
+    path = write(tmp_path / "a.tar")
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    with tarfile.open(path) as tar:
+        header = tar.getmembers()[2].offset
+    content[header + 150] ^= 1
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"the header at byte {header} is damaged"):
+        ShardSource("train", path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.62])
+def test_a_tar_cut_short_is_an_error(tmp_path, share):
+    path = write(tmp_path / "a.tar")
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content[: int(len(content) * share) // 2 * 2 + 1])
+    with pytest.raises(ConfigError, match=r"a\.tar"):
+        ShardSource("train", path)
+
+
+@pytest.mark.parametrize("path", ["/no/where.tar", "pipe:cat x.tar", "s3://b/x.tar", "https://h/x.tar", None])
+def test_what_is_not_there_or_not_local_is_refused(path):
+    with pytest.raises(ConfigError, match="path"):
+        ShardSource("train", path)
+
+
+def test_a_file_that_is_no_tar_is_named(tmp_path):
+    (tmp_path / "a.tar").write_text("words " * 200)
+    with pytest.raises(ConfigError, match=r"a\.tar: no whole tar file"):
+        ShardSource("train", str(tmp_path / "a.tar"))

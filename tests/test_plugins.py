@@ -1,0 +1,91 @@
+"""Whose code a config may name, and whose classes a weights folder may."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from visllama.config import ConfigError
+from visllama.plugins import build, check_target, class_of_target, import_plugins, part_class
+
+MINE = """
+from pathlib import Path
+from torch import nn
+
+class Mine(nn.Module):
+    consumes = "pooled"
+    def __init__(self, vision_dim, language_dim, num_image_tokens):
+        super().__init__()
+    def forward(self, features):
+        return features
+
+class NoConnector(nn.Module):
+    pass
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """A package of the user's, in the working folder, whose class lies in a module inside."""
+    (tmp_path / "mylab").mkdir()
+    (tmp_path / "mylab" / "__init__.py").write_text("from subprocess import Popen")
+    (tmp_path / "mylab" / "connectors.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield "mylab"
+    for name in [name for name in sys.modules if name.startswith("mylab")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "builtins.eval", "subprocess.run", "visllamax.f", "torch.load", "mylab.f", None, 3]
+)
+def test_targets_outside_the_allow_list_are_refused(target):
+    with pytest.raises(ConfigError, match="is not allowed"):
+        build({"_target_": "visllama.data.scenes.source.ScenesSource", "split": {"deep": [{"_target_": target}]}})
+
+
+def test_the_refusal_names_the_key_that_lets_it_in():
+    with pytest.raises(ConfigError, match=r"plugins=\[mylab\.connectors\]"):
+        check_target("mylab.connectors.Mine")
+
+
+def test_a_plugin_lets_its_own_package_in_and_no_other():
+    assert check_target("mylab.connectors.Mine", ["mylab"])
+    for target in ("mylabs.Mine", "mylab", "os.system"):
+        with pytest.raises(ConfigError):
+            check_target(target, ["mylab"])
+
+
+def test_a_class_is_found_by_its_path_and_by_its_name(lab):
+    found = class_of_target("connector", "mylab.connectors.Mine", [lab])
+    assert found.__name__ == "Mine" and part_class("connector", "Mine", [lab]) is found
+    assert part_class("connector", "MLPConnector", [lab]).__module__ == "visllama.model.connector"
+
+
+def test_a_name_without_its_plugin_is_refused(lab):
+    with pytest.raises(ConfigError, match=r"unknown connector 'Mine': there are MLPConnector.* plugins=\[PACKAGE\]"):
+        part_class("connector", "Mine")
+
+
+@pytest.mark.parametrize(
+    "kind", ["Popen", "Path", "NoConnector", "connectors", "__name__", "mylab.connectors.Mine", "", None, 3, {}]
+)
+def test_only_a_part_of_the_plugin_itself_is_one(lab, kind):
+    """Not what it imported from elsewhere, nor a class that is no connector."""
+    with pytest.raises(ConfigError, match="unknown connector"):
+        part_class("connector", kind, [lab])
+
+
+def test_what_lacks_its_interface_is_named(lab):
+    with pytest.raises(ConfigError, match="is no connector: it has no consumes"):
+        class_of_target("connector", "mylab.connectors.NoConnector", [lab])
+    with pytest.raises(ConfigError, match=r"mylab\.connectors\.Mien"):
+        class_of_target("connector", "mylab.connectors.Mien", [lab])
+
+
+@pytest.mark.parametrize("name", ["no_such_package", "../x", "a b", "", "mylab;x"])
+def test_a_plugin_that_is_none_is_named(name):
+    with pytest.raises(ConfigError, match="plugins="):
+        import_plugins([name])
