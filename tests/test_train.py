@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from tests.data.test_shards import write
 from tests.test_evaluate import evaluate
 from tests.tiny import tiny_parts
 from visllama.model.weights import build_model, frozen_hashes
@@ -175,7 +176,7 @@ def test_a_sweep_ranks_on_validation_also_when_one_job_fails(tmp_path):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
-        ("lr=1e-3", "Could not override 'lr'"),
+        ("lr=1e-3", "Did you mean optim.lr?"),
         ("stage=pretrian", "pretrian"),
         ("stage=finetune", "'adapter', but the model has no LoRA"),
         ("stage.global_batch_size=many", "stage.global_batch_size"),
@@ -186,3 +187,35 @@ def test_wrong_overrides_end_with_a_message_before_any_training(tmp_path, overri
     ended = train(override, "hydra.run.dir=out", cwd=tmp_path)
     assert ended.returncode != 0 and says in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "out" / "weights").exists()
+
+
+def test_a_folder_that_holds_another_run_is_refused_and_left_alone(run):
+    _, folder = run
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    ended = train(*SHORT, "optim.weight_decay=0.3", "hydra.run.dir=out", cwd=folder.parent)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert "hydra.run.dir=out: holds a run of another config (optim.weight_decay=0.2 there, 0.3 now)" in ended.stderr
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert {p: t for p, t in after.items() if p.is_file()} == {p: t for p, t in before.items() if p.is_file()}
+
+
+@pytest.mark.parametrize("folder", ["/proc/nowhere/x", "afile/x"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, folder):
+    (tmp_path / "afile").touch()
+    ended = train(*SHORT, f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert ended.returncode == 2 and f"hydra.run.dir={folder}: cannot be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_real_photos_layout_trains_and_is_judged(tmp_path):
+    """`data=shards` on a tar as img2dataset writes it: text beside larger pictures; judged on the same records."""
+    write(tmp_path / "photos.tar", 6)
+    ended = train(
+        *("trainer=cpu", "data=shards", "data.sources.shards.path=photos.tar", "stage.global_batch_size=6"),
+        *("trainer.max_steps=3", "hydra.run.dir=out"),
+        cwd=tmp_path,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "shards_caption: val, n = 6" in ended.stdout
+    assert "'evaluation=[shards_caption]' evaluation.shards_caption.source.path=photos.tar" in ended.stdout
+    assert (tmp_path / "out" / "evaluations" / "shards_caption" / "gallery.html").read_text().count("<figure>") == 18

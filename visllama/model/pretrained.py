@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
+from huggingface_hub.constants import ENDPOINT
 from transformers.utils import logging
 
 from visllama.config import ConfigError
@@ -52,6 +56,8 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
     Raises:
         ConfigError: If it cannot be read, with the download command where it is a hub id.
     """
+    if not Path(path).is_dir() and _hub_is_out_of_reach():
+        options["local_files_only"] = True
     try:
         with quietly():
             return kind.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
@@ -64,6 +70,17 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
             f"path={path}: neither a folder (also not under paths.models) nor to be had from the hub ({reason}). "
             f"Where there is a network:  {command} --local-dir MODELS/{path}  and give paths.models=MODELS"
         ) from error
+
+
+def _hub_is_out_of_reach() -> bool:
+    """Tell at once what the hub's client finds out in half a minute: there is no proxy, and its name is unknown."""
+    if getproxies():
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(ENDPOINT).hostname, 443)
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager

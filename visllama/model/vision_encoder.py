@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -126,8 +126,8 @@ class _AnyConfig:
     """A model's config.json as it stands."""
 
     @staticmethod
-    def from_pretrained(path: str, revision: str | None, trust_remote_code: bool) -> dict:
-        return PreTrainedConfig.get_config_dict(path, revision=revision)[0]
+    def from_pretrained(path: str, trust_remote_code: bool, **options: Any) -> dict:
+        return PreTrainedConfig.get_config_dict(path, **options)[0]
 
 
 class CLIPVisionEncoder(PretrainedVisionEncoder):

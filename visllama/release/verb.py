@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig
+from rich.markup import escape
 from rich.table import Table
 
 from visllama.config import ConfigError
@@ -34,7 +35,7 @@ def caption(cfg: DictConfig) -> list[dict]:
         return rows
     table = Table("image", "caption", show_lines=len(rows) > 1)
     for row in rows:
-        table.add_row(row["image"], row["caption"])
+        table.add_row(escape(row["image"]), escape(row["caption"]))
     say(table, "json=true prints this for another program.")
     return rows
 
