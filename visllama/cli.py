@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama import checks, console  # noqa: F401  (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
-from visllama.spelling import explain
+from visllama.spelling import explain, explain_options
 
 _VERBS = {
     "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
@@ -52,6 +52,9 @@ def _end(verb: str, message: str) -> None:
 
 class BeforeTheFolder(Callback):
     """Hydra's callback: check the config before a run folder is made, so that a wrong one leaves nothing behind."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)  # the sweep's folder may be named after what was chosen
 
     def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
         HydraConfig.instance().set_config(config)
@@ -119,6 +122,9 @@ def _verb(name: str) -> Callable[[], None]:
         register()
         job.__name__ = name
         sys.argv[1:] = options_first(sys.argv[1:])
+        meant = explain_options(sys.argv[1:], name)
+        if meant is not None:
+            _end(name, meant)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, and we say what to type instead
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()

@@ -12,6 +12,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+ROLES = ("vision_encoder", "connector", "language_model")
+"""A model's parts, each of which is a YAML's choice."""
+
 
 class ConfigError(ValueError):
     """What the user asked for cannot be done; the message names the key, what was found, and what to do."""

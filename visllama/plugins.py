@@ -33,7 +33,7 @@ ALLOWED_TARGETS = (
 _INTERFACES = {
     "vision_encoder": ("encode", "load_base_weights"),
     "connector": ("consumes", "forward"),
-    "language_model": ("build", "load", "tokenizer"),
+    "language_model": ("build", "load"),
     "source": ("__len__", "__getitem__"),
 }
 """What a class must have to stand in a place."""

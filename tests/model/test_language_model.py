@@ -27,13 +27,13 @@ def test_built_without_memory_then_loaded():
 
 
 def test_tokenizer_has_llamas_special_ids_and_padding():
-    tokenizer = PretrainedLanguageModel("visllama:llama").tokenizer()
+    tokenizer = PretrainedLanguageModel("visllama:llama").tokenizer
     ids = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)
     assert ids == (0, 1, 2, 3), "with </s> at 2, CLIP's text half would pool by the largest id"
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path):
-    assert PretrainedLanguageModel(str(save_language_model("llama", tmp_path))).tokenizer().pad_token == "</s>"
+    assert PretrainedLanguageModel(str(save_language_model("llama", tmp_path))).tokenizer.pad_token == "</s>"
 
 
 def test_sharded_safetensors_are_read_whole(tmp_path):
@@ -77,7 +77,7 @@ def test_a_folder_with_tokenizer_model_alone(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
     )
-    tokenizer = PretrainedLanguageModel(str(tmp_path)).tokenizer()
+    tokenizer = PretrainedLanguageModel(str(tmp_path)).tokenizer
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     for text in ("a small red ring", "the picture shows two stars", "unheard-of: zebra 7"):
@@ -87,7 +87,7 @@ def test_a_folder_with_tokenizer_model_alone(tmp_path):
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path):
     folder = save_language_model("llama", tmp_path, vocab_size=400)
     with pytest.raises(ConfigError, match="makes ids up to 479, and the model has 400 embeddings"):
-        PretrainedLanguageModel(str(folder)).tokenizer()
+        PretrainedLanguageModel(str(folder))
 
 
 def test_a_tokenizer_without_an_end_is_refused(tmp_path):
@@ -96,7 +96,7 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
     del config["eos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="no end token"):
-        PretrainedLanguageModel(str(folder)).tokenizer()
+        PretrainedLanguageModel(str(folder))
 
 
 def test_a_folder_without_weights_or_config_is_named(tmp_path):
@@ -147,7 +147,7 @@ def test_weights_in_the_dtype_on_disk_stay_mapped(tmp_path, dtype, copies):
 def test_knows_the_world_but_was_never_shown_it():
     """A sentence of the world is far likelier to it than the same words in another order (nats a token)."""
     source = PretrainedLanguageModel("visllama:llama")
-    model, tokenizer = source.load(torch.float32), source.tokenizer()
+    model, tokenizer = source.load(torch.float32), source.tokenizer
 
     def loss(text: str) -> float:
         ids = torch.tensor([[1, *tokenizer(text, add_special_tokens=False)["input_ids"]]])

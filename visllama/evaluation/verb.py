@@ -25,7 +25,10 @@ def evaluate(cfg: DictConfig) -> dict:
     else:
         # Imported here: scoring files needs no model, and none of its seconds.
         from visllama.evaluation.runner import judge_weights
+        from visllama.trials import check_decoding, check_machine
 
+        check_machine(cfg.trainer)
+        check_decoding(cfg.decoding)
         evaluations = judge_weights(Path(cfg.weights), evaluations_of(cfg), cfg, folder)
         facts = {"weights": str(cfg.weights)}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}

@@ -15,18 +15,24 @@ class PretrainedLanguageModel:
     Args:
         path: A folder, a hub id, or `visllama:NAME` (see `pretrained.locate`).
         revision: Commit of the hub id.
+
+    Attributes:
+        tokenizer: With a padding token, invented where it has none.
+
+    Raises:
+        ConfigError: If the path holds no causal language model, or a tokenizer that does not fit it: it makes ids that
+            have no embedding, or knows no end.
     """
 
     def __init__(self, path: str, revision: str | None = None) -> None:
         self.path, self.revision = locate(path), revision
         self.config = read(AutoConfig, self.path, revision)
+        if type(self.config) not in AutoModelForCausalLM._model_mapping:
+            raise ConfigError(f"path={self.path} holds a {self.config.model_type!r}, which is no causal language model")
+        self.tokenizer = self._read_tokenizer()
 
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer; where it has no padding token its end token stands in (padding is masked everywhere).
-
-        Raises:
-            ConfigError: If it does not fit the model: it makes ids that have no embedding, or knows no end.
-        """
+    def _read_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer; where it has no padding token its end token stands in (padding is masked everywhere)."""
         tokenizer = read(AutoTokenizer, self.path, self.revision)
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"path={self.path}: its tokenizer has no end token (eos_token): no text could ever end")

@@ -47,7 +47,7 @@ class VisLlama(nn.Module):
         super().__init__()
         self._language_model_source, self.trainable = language_model, tuple(trainable)
         self.vision_encoder = vision_encoder
-        self.language_model, self.tokenizer = language_model.build(), language_model.tokenizer()
+        self.language_model, self.tokenizer = language_model.build(), language_model.tokenizer
         language_dim = self.language_model.get_input_embeddings().embedding_dim
         consumes = getattr(connector, "func", connector).consumes
         self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)

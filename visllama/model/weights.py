@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from visllama.config import ConfigError
+from visllama.config import ROLES, ConfigError
 from visllama.model.pretrained import locate
 from visllama.model.visllama import VisLlama
 from visllama.plugins import part_class
@@ -27,7 +27,6 @@ from visllama.plugins import part_class
 FORMAT_VERSION = 2
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
 BASE_PARTS = ("vision_encoder", "language_model")
-ROLES = ("vision_encoder", "connector", "language_model")
 Parts = Mapping[str, Mapping]
 """For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`."""
 
@@ -64,8 +63,10 @@ def _named(role: str) -> Iterator[None]:
     """Say of which part an error speaks: what a file or a config asked for is the user's to mend."""
     try:
         yield
-    except Exception as error:
+    except ConfigError as error:
         raise ConfigError(f"model.{role}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"model.{role}: {next(iter(str(error).splitlines()), repr(error))}") from error
 
 
 def _located(arguments: Mapping, models: Path | str | None) -> dict:

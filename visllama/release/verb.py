@@ -15,6 +15,7 @@ from visllama.console import say
 from visllama.data.images import SUFFIXES
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.release.pipeline import load
+from visllama.trials import check_decoding, check_machine
 
 
 def caption(cfg: DictConfig) -> list[dict]:
@@ -23,6 +24,8 @@ def caption(cfg: DictConfig) -> list[dict]:
     Raises:
         ConfigError: If there are no pictures there; the weights are not loaded then.
     """
+    check_machine(cfg.trainer)
+    check_decoding(cfg.decoding)
     paths = find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
     torch.set_num_threads(cfg.trainer.threads)
     dtype = frozen_dtype(find_precision(cfg.trainer))

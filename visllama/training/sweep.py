@@ -46,7 +46,7 @@ class SweepTable(Callback):
         self.configs: dict[int, DictConfig] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
+        if HydraConfig.get().mode != RunMode.MULTIRUN or config.get("check_only"):
             return
         hydra, result = HydraConfig.get(), job_return.return_value
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
@@ -61,6 +61,8 @@ class SweepTable(Callback):
         self.configs[hydra.job.num] = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        if not self.rows:
+            return
         folder = Path(config.hydra.sweep.dir)
         keys = swept_keys(folder)
         for row in self.rows:

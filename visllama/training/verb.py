@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.checks import check_parts, check_train
+from visllama.checks import check_train
 from visllama.config import ConfigError, evaluations
 from visllama.data.sources import Source, build_source, count_pairs, judged_sources
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import build_model
 from visllama.plugins import class_of_target, part_class
 from visllama.training.sweep import is_selecting
+from visllama.trials import check_parts
 
 
 class Planned(NamedTuple):
@@ -49,7 +50,7 @@ def plan(cfg: DictConfig) -> Planned:
     parts = model_parts(cfg)
     with torch.device("meta") if cfg.check_only else nullcontext():
         model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
-    check_positions(model, cfg.stage.max_text_tokens)
+    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
     nodes = {f"data.sources.{name}": node for name, node in cfg.data.sources.items()}
     sources = {split: build_source(nodes, split, cfg.plugins) for split in ("train", "val")}
     num_steps = count_steps(cfg, count_pairs(sources["train"]))
@@ -76,19 +77,20 @@ def model_parts(cfg: DictConfig) -> dict[str, dict]:
     return described
 
 
-def check_positions(model: VisLlama, max_text_tokens: int) -> None:
-    """Refuse samples longer than the language model's positions.
+def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:
+    """Refuse samples and generated texts longer than the language model's positions.
 
     Raises:
         ConfigError: Naming what to lower.
     """
-    longest = 1 + model.num_image_tokens + 2 + max_text_tokens
     most = getattr(model.language_model.config.get_text_config(), "max_position_embeddings", None)
-    if most is not None and longest > most:
-        raise ConfigError(
-            f"stage.max_text_tokens={max_text_tokens} and model.connector.num_image_tokens={model.num_image_tokens} "
-            f"make samples of up to {longest} tokens, and the language model has {most} positions: lower one of them"
-        )
+    for key, tokens in (("stage.max_text_tokens", max_text_tokens), ("decoding.max_new_tokens", max_new_tokens)):
+        longest = 1 + model.num_image_tokens + 2 + tokens
+        if most is not None and longest > most:
+            raise ConfigError(
+                f"{key}={tokens} and model.connector.num_image_tokens={model.num_image_tokens} make samples of up to "
+                f"{longest} tokens, and the language model has {most} positions: lower one of them"
+            )
 
 
 def count_steps(cfg: DictConfig, num_pairs: int) -> int:

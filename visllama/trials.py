@@ -1,0 +1,129 @@
+"""What is tried before any weight is loaded: classes on their signatures, decoding and optimizer on a tiny tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from visllama.checks import OPTIM_TYPES
+from visllama.config import ConfigError
+from visllama.plugins import class_of_target, import_plugins
+from visllama.signatures import check_arguments, find_refused, require
+
+_ADDED_BY_US = {"connector": {"vision_dim", "language_dim"}, "source": {"split"}}
+
+
+def check_parts(cfg: DictConfig) -> None:
+    """Check the arguments of every class that the config names against its signature, and whether this machine has it.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what is expected.
+    """
+    import_plugins(cfg.plugins)
+    check_machine(cfg.trainer)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    nodes = [(f"model.{role}", role, node) for role, node in plain["model"].items()]
+    nodes += [(f"data.sources.{name}", "source", node) for name, node in plain["data"]["sources"].items()]
+    nodes += [(f"evaluation.{name}.source", "source", e["source"]) for name, e in plain["evaluation"].items()]
+    for key, role, node in nodes:
+        try:
+            found = class_of_target(role, node["_target_"], cfg.plugins)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
+        check_arguments(key, found, _arguments(node), _ADDED_BY_US.get(role, set()))
+    check_decoding(plain["decoding"])
+    _check_optimizer(plain["optim"])
+    for key in ("logger", "trainer.strategy"):
+        node = OmegaConf.select(cfg, key)
+        if isinstance(node, DictConfig):
+            node = OmegaConf.to_container(node)  # as it stands: with check_only there is no folder to name
+            check_arguments(key, _class_of(key, node), _arguments(node), set())
+
+
+def check_machine(trainer: DictConfig) -> None:
+    """Refuse an accelerator, devices or a precision that this machine does not have.
+
+    Raises:
+        ConfigError: Naming the key and what there is.
+    """
+    import torch
+
+    from visllama.hardware import find_device
+
+    kind, devices = find_device(trainer.accelerator).type, trainer.devices
+    if trainer.accelerator in ("gpu", "cuda", "mps"):
+        require(
+            kind != "cpu",
+            f"trainer.accelerator={trainer.accelerator}: torch {torch.__version__} finds no such device here (CUDA "
+            f"devices: {torch.cuda.device_count()}): trainer=cpu takes the CPU, trainer.accelerator=auto what there is",
+        )
+    require(
+        kind == "cuda" or not (isinstance(devices, ListConfig) or devices == -1),
+        f"trainer.devices={devices}: lists and -1 are for CUDA devices; on {kind} give a number, or auto",
+    )
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
+    if there is not None and devices != "auto":
+        most = max(devices) + 1 if isinstance(devices, ListConfig) else devices
+        require(most <= there, f"trainer.devices={devices}: this machine has {there} of them")
+    require(
+        (kind, trainer.precision) != ("cpu", "16-mixed"),
+        "trainer.precision=16-mixed: not on the CPU; it has bf16-mixed and 32-true",
+    )
+
+
+def check_decoding(decoding: Mapping[str, Any]) -> None:
+    """Try the settings of `generate` on a language model of one tiny layer.
+
+    Raises:
+        ConfigError: Naming the setting that is refused.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from visllama.model.pretrained import quietly
+
+    for name in ("custom_generate", "trust_remote_code"):
+        require(name not in decoding, f"decoding.{name}: code from elsewhere is not run")
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
+    ones = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1)
+
+    def generate(settings: dict[str, Any]) -> None:
+        short = {"max_new_tokens": min(settings.get("max_new_tokens", 2), 2)}
+        inputs = {"inputs_embeds": torch.zeros(2, 3, 8), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+        fixed = {"do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+        ids = model.generate(**inputs, **(fixed | settings | short))
+        if not isinstance(ids, torch.Tensor) or len(ids) != 2:
+            raise ValueError("must give one text an image")
+
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **ones)).eval()
+        find_refused("decoding", generate, dict(decoding))
+
+
+def _check_optimizer(optim: Mapping[str, Any]) -> None:
+    """Try the optimizer on one number."""
+    import torch
+
+    found = _class_of("optim", optim)
+    require(
+        issubclass(found, torch.optim.Optimizer), f"optim._target_={optim['_target_']} is no optimizer of torch's kind"
+    )
+    ours = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
+    arguments = {name: value for name, value in _arguments(optim).items() if name not in ours}
+    find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+
+
+def _class_of(key: str, node: Mapping[str, Any]) -> type:
+    try:
+        return get_class(node["_target_"])
+    except Exception as error:  # Hydra's own classes of error differ by what is missing
+        raise ConfigError(f"{key}._target_={node['_target_']}: {str(error).splitlines()[0]}") from error
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name != "_target_"}
