@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,16 +35,8 @@ def _work(verb: str, cfg: DictConfig) -> object:
     return getattr(import_module(_VERBS[verb][0]), verb)(cfg)
 
 
-@contextmanager
-def _messages(verb: str) -> Iterator[None]:
-    """End with a message instead of a traceback where the user can mend it (HYDRA_FULL_ERROR=1 shows the traceback)."""
-    try:
-        yield
-    except ConfigError as error:
-        _end(verb, str(error))
-
-
 def _end(verb: str, message: str) -> None:
+    """End with a message instead of a traceback: the user can mend it (HYDRA_FULL_ERROR=1 shows the traceback)."""
     print(f"visllama {verb}: {message}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -61,12 +52,14 @@ class BeforeTheFolder(Callback):
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
-        with _messages(config_name):
+        try:
             _CHECKS.get(config_name, lambda cfg: None)(cfg)
             if cfg.get("check_only"):
                 _work(config_name, cfg)
                 sys.exit(0)
             _check_folder(config, cfg)
+        except ConfigError as error:
+            _end(config_name, str(error))
 
 
 def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
