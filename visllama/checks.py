@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.config import ROLES, ConfigError
+from visllama.paths import locate
 from visllama.plugins import check_targets
 from visllama.signatures import fits, require, wrong_type
 
@@ -158,6 +159,8 @@ def _check_nodes(cfg: DictConfig) -> None:
             require(False, f"{key}={node}: {how}{group}={option}")
         try:
             check_targets(OmegaConf.to_container(node), cfg.plugins)
+            if key.startswith("model.") and isinstance(node.get("path"), str):
+                locate(node.path, cfg.paths.models)
         except ConfigError as error:
             raise ConfigError(f"{key}.{error}") from error
 

@@ -16,7 +16,6 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -58,17 +57,11 @@ def _package(target: object) -> str | None:
     return target.rpartition(".")[0] if isinstance(target, str) else None
 
 
-def build(node: Mapping, plugins: Sequence[str] = (), **arguments: Any) -> Any:
+def build(node: Mapping) -> Any:
     """Instantiate a config node (as a plain call of its `_target_`), after checking every `_target_` inside it."""
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    check_targets(plain, plugins)
-    import_plugins(plugins)
-    try:
-        return instantiate(plain, _convert_="all", **arguments)
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ConfigError):  # a message for the user, which Hydra wraps
-            raise error.__cause__ from None
-        raise
+    check_targets(plain)
+    return instantiate(plain, _convert_="all")
 
 
 def check_targets(node: object, plugins: Sequence[str] = ()) -> None:

@@ -5,8 +5,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipMo
 from tests.families import ENCODERS, SIDE_PX, save_encoder
 from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
-from visllama.model.pretrained import locate
 from visllama.model.vision_encoder import CLIPVisionEncoder, Dinov2VisionEncoder, SiglipVisionEncoder
+from visllama.paths import locate
 
 
 def test_features_are_clips_own():

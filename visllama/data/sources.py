@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import ConcatDataset
 
 from visllama.config import ConfigError
-from visllama.plugins import build
+from visllama.plugins import class_of_target
+from visllama.signatures import check_arguments
 
 
 class Source(Protocol):
@@ -31,8 +33,15 @@ def build_source(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str
     """
     sources = []
     for key, node in nodes.items():
+        plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+        arguments = {name: value for name, value in plain.items() if name != "_target_"}
         try:
-            source = build(node, plugins, split=split)
+            found = class_of_target("source", plain["_target_"], plugins)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
+        check_arguments(key, found, arguments, {"split"})
+        try:
+            source = found(split=split, **arguments)
         except ConfigError as error:
             raise ConfigError(f"{key}: {error}") from error
         if len(source) == 0:

@@ -6,14 +6,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from visllama.config import ConfigError
-from visllama.model.pretrained import locate, read
+from visllama.model.pretrained import read
+from visllama.paths import locate
 
 
 class PretrainedLanguageModel:
     """A causal language model and its tokenizer, by name: built from its config first, its weights loaded on demand.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `pretrained.locate`).
+        path: A folder, a hub id, or `visllama:NAME` (see `paths.locate`).
         revision: Commit of the hub id.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Find a pretrained model by its path (a folder, a hub id, or one that ships with the package) and read it safely."""
+"""Read a pretrained model: quietly, never running code that lies beside it, with a message where it fails."""
 
 from __future__ import annotations
 
@@ -15,41 +15,13 @@ from transformers.utils import logging
 
 from visllama.config import ConfigError
 
-SHIPPED = Path(__file__).resolve().parent.parent / "data" / "scenes" / "pretrained"
-_SHIPPED_PREFIX = "visllama:"
-
-
-def locate(path: str, models: Path | str | None = None) -> str:
-    """Give what transformers' `from_pretrained` takes.
-
-    Args:
-        path: `visllama:NAME` is a backbone of the embedded world; a folder below `models` of that name comes next, then
-            any folder, then the hub.
-        models: Where downloaded models lie (`paths.models`).
-
-    Raises:
-        ConfigError: If it is neither a folder nor the form of a hub id.
-    """
-    if path.startswith(_SHIPPED_PREFIX):
-        shipped = SHIPPED / path.removeprefix(_SHIPPED_PREFIX)
-        if not shipped.is_dir():
-            names = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
-            raise ConfigError(f"path={path}: there are {', '.join(_SHIPPED_PREFIX + name for name in names)}")
-        return str(shipped)
-    for folder in ([Path(models) / path] if models else []) + [Path(path).expanduser()]:
-        if path and folder.is_dir():
-            return str(folder.resolve())
-    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
-        raise ConfigError(f"path={path}: no such folder")
-    return path
-
 
 def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> Any:
     """Call `kind.from_pretrained`, quietly, and never run code that lies beside a model.
 
     Args:
         kind: A class of transformers.
-        path: As `locate` gives it.
+        path: As `paths.locate` gives it.
         revision: Commit of a hub id.
         options: Further arguments of `from_pretrained`.
 

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visllama.config import ROLES, ConfigError
-from visllama.model.pretrained import locate
 from visllama.model.visllama import VisLlama
+from visllama.paths import locate
 from visllama.plugins import part_class
 
 FORMAT_VERSION = 2

@@ -1,9 +1,12 @@
-"""The verb `train`: everything is checked and built without weights first, and without Lightning's seconds."""
+"""The verb `train`: everything is checked and built without weights first.
+
+What is slow to import (transformers, then Lightning) comes after what can be refused without it.
+"""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -11,11 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from visllama.checks import check_train
 from visllama.config import ConfigError, evaluations
 from visllama.data.sources import Source, build_source, count_pairs, judged_sources
-from visllama.model.visllama import VisLlama
-from visllama.model.weights import build_model
 from visllama.plugins import class_of_target, part_class
 from visllama.training.sweep import is_selecting
 from visllama.trials import check_parts
+
+if TYPE_CHECKING:
+    from visllama.model.visllama import VisLlama
 
 
 class Planned(NamedTuple):
@@ -36,9 +40,7 @@ def train(cfg: DictConfig) -> dict | None:
         ConfigError: If the config contradicts itself, or names what is not there; nothing is loaded then.
     """
     check_train(cfg)
-    check_parts(cfg)
     torch.set_num_threads(cfg.trainer.threads)
-    torch.manual_seed(cfg.seed)
     planned = plan(cfg)
     from visllama.training.run import run
 
@@ -46,16 +48,21 @@ def train(cfg: DictConfig) -> dict | None:
 
 
 def plan(cfg: DictConfig) -> Planned:
-    """Build the model, frozen parts (with `check_only` all) on the meta device, and the sources; count the steps."""
-    parts = model_parts(cfg)
-    with torch.device("meta") if cfg.check_only else nullcontext():
-        model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
-    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
+    """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
     nodes = {f"data.sources.{name}": node for name, node in cfg.data.sources.items()}
     sources = {split: build_source(nodes, split, cfg.plugins) for split in ("train", "val")}
     num_steps = count_steps(cfg, count_pairs(sources["train"]))
     judged_on = evaluations(cfg, "val" if is_selecting() else None) if cfg.judge else {}
-    return Planned(parts, model, sources, judged_on, judged_sources(judged_on, cfg.plugins), num_steps)
+    judged = judged_sources(judged_on, cfg.plugins)
+    check_parts(cfg)
+    parts = model_parts(cfg)
+    from visllama.model.weights import build_model
+
+    torch.manual_seed(cfg.seed)
+    with torch.device("meta") if cfg.check_only else nullcontext():
+        model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
+    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
+    return Planned(parts, model, sources, judged_on, judged, num_steps)
 
 
 def model_parts(cfg: DictConfig) -> dict[str, dict]:

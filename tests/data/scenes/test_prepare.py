@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from visllama.config import conf_dir
 from visllama.data.scenes.world import WORLD_VERSION
-from visllama.model.pretrained import SHIPPED
+from visllama.paths import SHIPPED
 
 
 def prepare(*overrides: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from visllama.config import ConfigError
+from visllama.paths import SHIPPED, locate
+
+
+def test_shipped_backbones_are_in_the_package():
+    assert Path(locate("visllama:clip"), "model.safetensors").is_file()
+    assert Path(locate("visllama:llama"), "tokenizer.json").is_file()
+    size = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
+    assert size < 6e6, "they travel in git and in the wheel"
+
+
+def test_a_hub_id_is_left_alone():
+    assert locate("org/model") == "org/model" and locate("gpt2") == "gpt2"
+
+
+def test_a_folder_under_models_comes_before_the_hub(tmp_path):
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    assert locate("org/model", tmp_path) == str(tmp_path / "org" / "model")
+    assert locate(str(tmp_path / "org")) == str(tmp_path / "org")
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/no/where", "a/b/c", "~/nowhere", ""])
+def test_a_folder_that_is_not_there_is_named(path):
+    with pytest.raises(ConfigError, match=f"path={path}: no such folder"):
+        locate(path)
+
+
+def test_an_unknown_shipped_name_lists_those_there_are():
+    with pytest.raises(ConfigError, match="path=visllama:gpt: there are visllama:clip, visllama:llama"):
+        locate("visllama:gpt")

@@ -1,0 +1,35 @@
+"""Where pretrained models lie: a folder, the hub, or with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visllama.config import ConfigError
+
+SHIPPED = Path(__file__).resolve().parent / "data" / "scenes" / "pretrained"
+_SHIPPED_PREFIX = "visllama:"
+
+
+def locate(path: str, models: Path | str | None = None) -> str:
+    """Give what transformers' `from_pretrained` takes.
+
+    Args:
+        path: `visllama:NAME` is a backbone of the embedded world; a folder below `models` of that name comes next, then
+            any folder, then the hub.
+        models: Where downloaded models lie (`paths.models`).
+
+    Raises:
+        ConfigError: If it is neither a folder nor the form of a hub id.
+    """
+    if path.startswith(_SHIPPED_PREFIX):
+        shipped = SHIPPED / path.removeprefix(_SHIPPED_PREFIX)
+        if not shipped.is_dir():
+            names = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
+            raise ConfigError(f"path={path}: there are {', '.join(_SHIPPED_PREFIX + name for name in names)}")
+        return str(shipped)
+    for folder in ([Path(models) / path] if models else []) + [Path(path).expanduser()]:
+        if path and folder.is_dir():
+            return str(folder.resolve())
+    if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
+        raise ConfigError(f"path={path}: no such folder")
+    return path
