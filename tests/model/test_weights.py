@@ -77,6 +77,11 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     ("edit", "says"),
     [
         (lambda d: d.update(format_version=99), "format_version=99"),
+        (lambda d: d.update(format_version=1), "format_version=1, this visllama reads 2"),
+        (lambda d: d.pop("text"), "has no text"),
+        (lambda d: d.pop("base_sha256"), "has no base_sha256"),
+        (lambda d: d["base_sha256"].clear(), "trained with another"),
+        (lambda d: d["parts"].pop("connector"), "does not describe the connector"),
         (
             lambda d: d["parts"]["connector"].update(kind="os.system"),
             "unknown connector 'os.system': there are MLPConnector",

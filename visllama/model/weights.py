@@ -151,8 +151,11 @@ def read_description(folder: Path) -> dict:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
+    for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
+        if not isinstance(description.get(key), kind):
+            raise ConfigError(f"{path}: has no {key}")
     for role in ROLES:
-        part = description.get("parts", {}).get(role)
+        part = description["parts"].get(role)
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
             raise ConfigError(f"{path}: does not describe the {role}")
         if "_target_" in json.dumps(part):
@@ -185,11 +188,12 @@ def load_weights(
     found = _read_tensors(folder / _TENSORS)
     _check_same_tensors(folder, {name: tuple(p.shape) for name, p in trained_tensors(model).items()}, found)
     model.load_base_weights(dtype)
-    for part, expected in description["base_sha256"].items():
+    for part in set(BASE_PARTS) - set(model.trainable):
+        expected = description["base_sha256"].get(part)
         actual = hash_tensors(_part(model, part), torch.bfloat16)
         if actual != expected:
             raise ConfigError(
-                f"{folder}: trained with another {part}: its sha256 starts {expected[:12]}, here "
+                f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here "
                 f"{description['parts'][part]['arguments'].get('path')} has {actual[:12]}"
             )
     model.load_state_dict(found, strict=False)
