@@ -160,6 +160,7 @@ def test_a_data_source_of_ones_own(visllama):
     trained = visllama("train", *mine, "plugins=[mylab]", *SHORT)
     assert trained.returncode == 0, trained.stderr[-2000:]
     assert "val-1" in trained.stdout and "gray background" in trained.stdout
+    assert "--config-dir" in trained.stdout.splitlines()[-1], "the next command finds the same configs"
     judged = visllama(
         *("evaluate", "--config-dir", "my_conf", "weights=run/weights", "evaluation=[grays]", "plugins=[mylab]"),
         "hydra.run.dir=judged",

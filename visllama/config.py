@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 ROLES = ("vision_encoder", "connector", "language_model")
@@ -148,6 +149,12 @@ def _run_id() -> str:
         if os.environ.get(variable, "none") != "none":
             return os.environ[variable]
     return time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def config_dir_options() -> list[str]:
+    """Give the `--config-dir` options of the running job, for another command that needs the same configs."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
 
 
 def override(key: str, value: object) -> str:

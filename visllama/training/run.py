@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import override
+from visllama.config import config_dir_options, override
 from visllama.console import say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import CaptionData
@@ -111,7 +111,7 @@ def caption_data(cfg: DictConfig, sources: dict[str, Source], maker: SampleMaker
 
 def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
     """Name what `evaluate` needs to judge a run again as it was judged."""
-    words = [override("weights", folder / "weights")]
+    words = [*config_dir_options(), override("weights", folder / "weights")]
     if cfg.evaluation and list(cfg.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
     for name, evaluation in cfg.evaluation.items():

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import subprocess_script
 
-from visllama.config import override
+from visllama.config import config_dir_options, override
 from visllama.plugins import build
 
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -31,12 +31,7 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
     """
     hydra = HydraConfig.get()
     command = [sys.executable, "-m", "visllama", hydra.job.config_name]
-    command += [
-        arg
-        for source in hydra.runtime.config_sources
-        if source.provider == "command-line"
-        for arg in ("--config-dir", source.path)
-    ]
+    command += config_dir_options()
     command += list(hydra.overrides.task)
     command += [override("hydra.run.dir", hydra.runtime.output_dir), "hydra.output_subdir=null"]
     command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]  # rank 0 writes log.txt
