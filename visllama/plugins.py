@@ -142,6 +142,7 @@ def _is_part(found: object, role: str) -> bool:
     return (
         inspect.isclass(found)
         and not inspect.isabstract(found)
+        and not getattr(found, "_is_protocol", False)
         and all(hasattr(found, name) for name in _INTERFACES[role])
     )
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from visllama.config import ConfigError
 from visllama.model.pretrained import read
 from visllama.paths import locate
+
+
+@runtime_checkable
+class LanguageModelSource(Protocol):
+    """Where a language model comes from: its tokenizer at once, its shapes and its weights when they are asked for."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def build(self) -> PreTrainedModel:
+        """Make the model on the meta device."""
+
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
+        """Make it with its weights."""
 
 
 class PretrainedLanguageModel:

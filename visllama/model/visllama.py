@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
-from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.language_model import LanguageModelSource
 from visllama.model.loss import token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
 
@@ -41,7 +41,7 @@ class VisLlama(nn.Module):
         self,
         vision_encoder: VisionEncoder,
         connector: Callable[..., nn.Module],
-        language_model: PretrainedLanguageModel,
+        language_model: LanguageModelSource,
         trainable: Iterable[str] = ("connector", "markers"),
     ) -> None:
         super().__init__()
