@@ -33,7 +33,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
     try:
         with quietly():
             return kind.from_pretrained(path, revision=revision, trust_remote_code=False, **options)
-    except Exception as error:  # of many types: of transformers, the hub, safetensors, tokenizers, pickle
+    except Exception as error:  # of many types: of transformers, the hub, safetensors, tokenizers, torch
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if Path(path).is_dir():
             raise ConfigError(f"path={path}: not to be read as {kind.__name__}: {reason}") from error
