@@ -191,6 +191,10 @@ def _about_grammar(typed: str, said: list[str]) -> str:
 def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str]], cfg: DictConfig) -> str:
     """Explain a key that is not there."""
     keys = [*_dotted(cfg), "hydra.run.dir"]
+    group = key.replace(".", "/")
+    if group in groups and group.partition("/")[0] not in cfg:
+        why = "the model is described inside the weights" if group.startswith("model") else "leave it out"
+        return f"{key}={value}: this verb has no {group}, train does: {why}"
     if key in keys or (key in groups and key.replace("/", ".") not in keys):
         return f"{key}: {'; '.join(said)}"  # the key is right: Hydra's own words say what is not
     name = key.rpartition(".")[2]
