@@ -37,7 +37,10 @@ def test_scores_files_with_no_model_loaded(tmp_path):
         ([], "give one of weights=RUN/weights and predictions=FILE"),
         (["weights=nowhere"], "weights=nowhere: no such file or folder"),
         (["predictions=p.json"], "references=FILE is missing"),
-        (["model=tiny", "weights=."], "model=tiny: this verb has no model, train does: the model is described inside the weights"),
+        (
+            ["model=tiny", "weights=."],
+            "model=tiny: this verb has no model, train does: the model is described inside the weights",
+        ),
     ],
 )
 def test_bad_calls_end_with_a_message(tmp_path, overrides, says):

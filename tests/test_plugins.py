@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from visllama.config import ConfigError
 from visllama.plugins import build, check_target, class_of_target, import_plugins, part_class
@@ -44,6 +46,35 @@ def lab(tmp_path, monkeypatch):
 def test_targets_outside_the_allow_list_are_refused(target):
     with pytest.raises(ConfigError, match="is not allowed"):
         build({"_target_": "visllama.data.scenes.source.ScenesSource", "split": {"deep": [{"_target_": target}]}})
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["visllama.model.weights.torch.load", "visllama.plugins.import_plugins", "visllama.data.shards.tarfile.TarFile",
+     "visllama.data.images.Path", "torch.optim.adamw.Tensor"],
+)  # fmt: skip
+def test_what_an_allowed_module_only_imports_is_refused(target):
+    """An allowed beginning is not enough: the class must be defined where the config may look."""
+    with pytest.raises(ConfigError, match=r"is not allowed: it is defined in|Located non-class"):
+        build({"_target_": "visllama.data.scenes.source.ScenesSource", "split": {"_target_": target}})
+
+
+def test_an_optimizer_of_ones_own(lab):
+    (Path("mylab") / "optimizers.py").write_text("import torch\n\nclass Mine(torch.optim.SGD):\n    pass\n")
+    node = {"_target_": "mylab.optimizers.Mine", "_partial_": True, "lr": 0.5}
+    assert build(node, ["mylab"])([torch.zeros(1, requires_grad=True)]).defaults["lr"] == 0.5
+    with pytest.raises(ConfigError, match=r"plugins=\[mylab\.optimizers\]"):
+        build(node)
+
+
+def test_a_plugins_main_is_not_run_and_a_broken_sibling_is_named(lab):
+    (Path("mylab") / "__main__.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(ConfigError, match="unknown connector 'None'"):
+        part_class("connector", "None", [lab])
+    (Path("mylab") / "a_broken.py").write_text("import no_such_thing")
+    with pytest.raises(ConfigError, match=r"mylab\.a_broken cannot be imported \(ModuleNotFoundError"):
+        part_class("connector", "Mine", [lab])
+    assert part_class("connector", "Mine", ["mylab.connectors"]).__name__ == "Mine", "the very module needs no search"
 
 
 def test_the_refusal_names_the_key_that_lets_it_in():

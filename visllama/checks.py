@@ -14,7 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.config import ROLES, ConfigError
 from visllama.paths import locate
-from visllama.plugins import check_targets
+from visllama.plugins import check_target, targets
 from visllama.signatures import fits, require, wrong_type
 
 TRAINABLE_PARTS = ("connector", "markers", "language_model", "vision_encoder", "adapter")
@@ -29,7 +29,9 @@ OPTIM_TYPES = {
     "lr": float, "weight_decay": float, "schedule": str, "warmup_fraction": float, "clip_norm": float | None,
     "lr_by_part": Mapping,
 }  # fmt: skip
-"""Keys of `optim` that we read ourselves."""
+"""Keys of `optim` that we read ourselves,"""
+OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
+"""and those of them that no optimizer of torch's takes."""
 
 
 def _choose(key: str, value: object, options: Sequence[str]) -> None:
@@ -120,8 +122,9 @@ def _check_run(cfg: DictConfig) -> None:
     _choose("trainer.precision", trainer.precision, PRECISIONS)
     devices = trainer.devices
     counted = fits(devices, int) and (devices > 0 or devices == -1)
+    listed = isinstance(devices, ListConfig) and len(devices) > 0 and all(fits(d, int) for d in devices)
     require(
-        counted or devices == "auto" or (isinstance(devices, ListConfig) and all(fits(d, int) for d in devices)),
+        counted or listed or devices == "auto",
         f"trainer.devices={devices}: give a number of devices, a list of their indices, or auto",
     )
     for name in ("num_nodes", "log_every_steps", "threads"):
@@ -158,7 +161,8 @@ def _check_nodes(cfg: DictConfig) -> None:
             how = "an option of a group is chosen with slashes: " if "/" in group else "choose an option of a group: "
             require(False, f"{key}={node}: {how}{group}={option}")
         try:
-            check_targets(OmegaConf.to_container(node), cfg.plugins)
+            for target in targets(OmegaConf.to_container(node)):
+                check_target(target, cfg.plugins)
             if key.startswith("model.") and isinstance(node.get("path"), str):
                 locate(node.path, cfg.paths.models)
         except ConfigError as error:
@@ -196,8 +200,12 @@ def _leaves(node: object, names: Sequence[str], prefix: str = "") -> Iterator[tu
 
 
 def _check_count(key: str, value: object) -> None:
-    """Hold counts, widths and sizes, which names tell (`num_*`, `*_dim`, `*_size`, ...), to positive whole numbers."""
+    """Hold counts and widths, which names tell, to positive whole numbers."""
     name = key.rpartition(".")[2]
-    is_count = name.startswith(("num_", "max_", "min_")) or name.endswith(("_dim", "_size", "_px", "_per_record"))
+    is_count = (
+        name in ("num_beams", "max_new_tokens")
+        if key.startswith("decoding.")
+        else (name.startswith("num_") or name.endswith(("_dim", "batch_size", "_per_record")))
+    )
     if is_count and name != "num_workers" and value is not None and not str(value).startswith("${"):
         require(fits(value, int) and value > 0, f"{key}={value}: must be a whole number, more than 0")

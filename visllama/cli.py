@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +61,9 @@ class BeforeTheFolder(Callback):
             _check_folder(config, cfg)
         except ConfigError as error:
             _end(config_name, str(error))
+        except Exception:  # Hydra would make a warning of it, and go on
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
@@ -69,8 +73,9 @@ def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
         return  # a verb that writes no folder, or a rank of a run whose first rank has looked
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
+        trial = folder / f".writable.{os.getpid()}"
+        trial.touch()
+        trial.unlink()
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "

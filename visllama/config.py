@@ -153,8 +153,10 @@ def _run_id() -> str:
 
 def config_dir_options() -> list[str]:
     """Give the `--config-dir` options of the running job, for another command that needs the same configs."""
-    sources = HydraConfig.get().runtime.config_sources
-    return [word for source in sources if source.provider == "command-line" for word in ("--config-dir", source.path)]
+    hydra = HydraConfig.get()
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    typed = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
+    return [*(word for folder in folders for word in ("--config-dir", folder)), *typed]
 
 
 def override(key: str, value: object) -> str:

@@ -57,23 +57,42 @@ def _package(target: object) -> str | None:
     return target.rpartition(".")[0] if isinstance(target, str) else None
 
 
-def build(node: Mapping) -> Any:
-    """Instantiate a config node (as a plain call of its `_target_`), after checking every `_target_` inside it."""
+def resolve(target: object, plugins: Sequence[str] = ()) -> type:
+    """Give the class that a `_target_` names, which must be defined where the config may look.
+
+    That a path starts with an allowed package is not enough: `visllama.x.torch.load` does too.
+
+    Raises:
+        ConfigError: If it is not allowed, not there, no class, or a class of somebody else's.
+    """
+    check_target(target, plugins)
+    import_plugins(plugins)
+    try:
+        found = get_class(target)
+    except Exception as error:  # Hydra's own classes of error differ by what is missing
+        raise ConfigError(f"_target_={target}: {str(error).splitlines()[0]}") from error
+    if not f"{found.__module__}.".startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
+        raise ConfigError(f"_target_={target} is not allowed: it is defined in {found.__module__}")
+    return found
+
+
+def build(node: Mapping, plugins: Sequence[str] = ()) -> Any:
+    """Instantiate a config node (as a plain call of its `_target_`), after resolving every `_target_` inside it."""
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    check_targets(plain)
+    for target in targets(plain):
+        resolve(target, plugins)
     return instantiate(plain, _convert_="all")
 
 
-def check_targets(node: object, plugins: Sequence[str] = ()) -> None:
-    """Check every `_target_` inside a plain config, however deep it lies."""
+def targets(node: object) -> Iterator[object]:
+    """Yield every `_target_` inside a plain config, however deep it lies."""
     if isinstance(node, dict):
         if "_target_" in node:
-            check_target(node["_target_"], plugins)
-        for value in node.values():
-            check_targets(value, plugins)
-    elif isinstance(node, list):
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
         for value in node:
-            check_targets(value, plugins)
+            yield from targets(value)
 
 
 def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
@@ -90,10 +109,10 @@ def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
             raise ConfigError(f"plugins={list(plugins)}: {name!r} is no package's name")
         try:
             modules.append(import_module(name))
-        except ImportError as error:
+        except Exception as error:  # whatever a package of the user's raises
             raise ConfigError(
-                f"plugins={list(plugins)}: {name} cannot be imported ({error}): install it, put its folder on "
-                f"PYTHONPATH, or run where it lies"
+                f"plugins={list(plugins)}: {name} cannot be imported ({type(error).__name__}: {error}): install it, "
+                f"put its folder on PYTHONPATH, or run where it lies"
             ) from error
     return modules
 
@@ -109,12 +128,7 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
     Raises:
         ConfigError: If it is not allowed, not there, or lacks what its role needs.
     """
-    check_target(target, plugins)
-    import_plugins(plugins)
-    try:
-        found = get_class(target)
-    except Exception as error:  # Hydra's own classes of error differ by what is missing
-        raise ConfigError(f"_target_={target}: {str(error).splitlines()[0]}") from error
+    found = resolve(target, plugins)
     lacking = [name for name in _INTERFACES[role] if not hasattr(found, name)]
     if lacking:
         raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {', '.join(lacking)}")
@@ -152,4 +166,5 @@ def _modules(packages: Sequence[ModuleType]) -> Iterator[ModuleType]:
     yield from packages
     for package in packages:
         for found in pkgutil.walk_packages(getattr(package, "__path__", []), f"{package.__name__}."):
-            yield import_module(found.name)
+            if not found.name.endswith("__main__"):
+                yield from import_plugins([found.name])

@@ -54,7 +54,10 @@ def fits(value: object, hint: Any) -> bool:
     if origin in (list, tuple, Sequence) or hint in (list, tuple):
         return isinstance(value, (list, tuple))
     hint = origin or hint
-    return isinstance(value, hint) if isinstance(hint, type) else True
+    try:
+        return isinstance(value, hint) if isinstance(hint, type) else True
+    except TypeError:  # a hint that cannot be asked, as a TypedDict
+        return True
 
 
 def find_refused(key: str, make: Callable[[dict[str, Any]], object], given: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -110,8 +109,8 @@ def _lines(error: Exception) -> list[str]:
 
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
     """Give each config group's options, those of a `--config-dir` too."""
-    folders = [conf_dir()]
-    folders += [Path(value) for option, value in pairwise(arguments) if option in ("--config-dir", "-cd")]
+    typed = get_args_parser().parse_known_args(arguments)[0].config_dir
+    folders = [conf_dir(), *([Path(typed)] if typed else [])]
     groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):

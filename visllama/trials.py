@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from visllama.checks import OPTIM_TYPES
+from visllama.checks import OWN_OPTIM_KEYS
 from visllama.config import ConfigError
-from visllama.plugins import class_of_target, import_plugins
+from visllama.plugins import class_of_target, import_plugins, resolve
 from visllama.signatures import check_arguments, find_refused, require
 
 
@@ -33,12 +32,12 @@ def check_parts(cfg: DictConfig) -> None:
         added = {"vision_dim", "language_dim"} if role == "connector" else set()
         check_arguments(f"model.{role}", found, _arguments(node), added)
     check_decoding(plain["decoding"])
-    _check_optimizer(plain["optim"])
+    _check_optimizer(plain["optim"], cfg.plugins)
     for key in ("logger", "trainer.strategy"):
         node = OmegaConf.select(cfg, key)
         if isinstance(node, DictConfig):
             node = OmegaConf.to_container(node)  # as it stands: with check_only there is no folder to name
-            check_arguments(key, _class_of(key, node), _arguments(node), set())
+            check_arguments(key, _class_of(key, node, cfg.plugins), _arguments(node), set())
 
 
 def check_machine(trainer: DictConfig) -> None:
@@ -102,24 +101,23 @@ def check_decoding(decoding: Mapping[str, Any]) -> None:
         find_refused("decoding", generate, dict(decoding))
 
 
-def _check_optimizer(optim: Mapping[str, Any]) -> None:
+def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """Try the optimizer on one number."""
     import torch
 
-    found = _class_of("optim", optim)
+    found = _class_of("optim", optim, plugins)
     require(
         issubclass(found, torch.optim.Optimizer), f"optim._target_={optim['_target_']} is no optimizer of torch's kind"
     )
-    ours = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
-    arguments = {name: value for name, value in _arguments(optim).items() if name not in ours}
+    arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
     find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
 
 
-def _class_of(key: str, node: Mapping[str, Any]) -> type:
+def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
     try:
-        return get_class(node["_target_"])
-    except Exception as error:  # Hydra's own classes of error differ by what is missing
-        raise ConfigError(f"{key}._target_={node['_target_']}: {str(error).splitlines()[0]}") from error
+        return resolve(node["_target_"], plugins)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:

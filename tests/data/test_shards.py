@@ -115,7 +115,7 @@ def test_a_damaged_header_is_an_error_and_not_the_end(tmp_path):
         header = tar.getmembers()[2].offset
     content[header + 150] ^= 1
     (tmp_path / "a.tar").write_bytes(content)
-    with pytest.raises(ConfigError, match=f"the header at byte {header} is damaged"):
+    with pytest.raises(ConfigError, match=f"damaged at byte {header}"):
         ShardSource("train", path)
 
 
@@ -137,4 +137,19 @@ def test_what_is_not_there_or_not_local_is_refused(path):
 def test_a_file_that_is_no_tar_is_named(tmp_path):
     (tmp_path / "a.tar").write_text("words " * 200)
     with pytest.raises(ConfigError, match=r"a\.tar: no whole tar file"):
+        ShardSource("train", str(tmp_path / "a.tar"))
+
+
+def test_tars_that_each_count_from_zero_keep_their_records_apart(tmp_path):
+    """Equal keys would fall together where captions are scored by key."""
+    write(tmp_path / "a.tar", 2)
+    write(tmp_path / "b.tar", 2)
+    assert keys(ShardSource("train", str(tmp_path))) == ["a/0000", "a/0001", "b/0000", "b/0001"]
+
+
+def test_two_tars_in_one_file_are_refused(tmp_path):
+    write(tmp_path / "a.tar", 2)
+    content = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(content + content)
+    with pytest.raises(ConfigError, match="several tars in one"):
         ShardSource("train", str(tmp_path / "a.tar"))

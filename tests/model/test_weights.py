@@ -80,6 +80,8 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
         (lambda d: d.update(format_version=1), "format_version=1, this visllama reads 2"),
         (lambda d: d.pop("text"), "has no text"),
         (lambda d: d.pop("base_sha256"), "has no base_sha256"),
+        (lambda d: d["text"].update(max_text_tokens="64"), "must be a prompt and max_text_tokens"),
+        (lambda d: d["image_transform"].update(size_px=999), "trained on images made by"),
         (lambda d: d["base_sha256"].clear(), "trained with another"),
         (lambda d: d["parts"].pop("connector"), "does not describe the connector"),
         (

@@ -2,6 +2,8 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from visllama.training.sweep import SweepTable, swept_keys
@@ -67,3 +69,15 @@ def test_single_runs_leave_no_row(compose_config):
     table = SweepTable()
     table.on_job_end(OmegaConf.create(), SimpleNamespace(return_value={}))
     assert table.rows == []
+
+
+@pytest.mark.parametrize(
+    ("result", "rows"), [(None, 0), ([{"image": "a"}], 0), (ValueError("no"), 1), ({"evaluations": {}, "train": {}}, 1)]
+)
+def test_jobs_that_train_nothing_leave_a_row_only_when_they_fail(monkeypatch, result, rows):
+    job = OmegaConf.create({"job": {"num": 0}, "overrides": {"task": []}, "runtime": {"output_dir": "/runs/0"}})
+    job.mode = RunMode.MULTIRUN
+    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+    table = SweepTable()
+    table.on_job_end(OmegaConf.create(), SimpleNamespace(return_value=result))
+    assert len(table.rows) == rows

@@ -46,6 +46,8 @@ class ShardSource:
         if chosen is None:
             raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
         self.records = [record for tar in _tars(chosen) for record in _records(tar)]
+        if len({record.key for record in self.records}) < len(self.records):  # tars that each count from zero
+            self.records = [record._replace(key=f"{record.tar.stem}/{record.key}") for record in self.records]
         if not self.records:
             raise ConfigError(f"path={chosen}: its tars hold no record")
 
@@ -121,8 +123,8 @@ def _groups(tar: Path) -> dict[str, dict[str, _Member]]:
     # tarfile takes a damaged header for the end: a real end is a block of zeros, or the end of the file.
     with open(tar, "rb") as file:
         file.seek(end)
-        if any(file.read(512)):
-            raise ConfigError(f"{tar}: the header at byte {end} is damaged: what follows it would be lost")
+        if any(any(block) for block in iter(lambda: file.read(2**20), b"")):
+            raise ConfigError(f"{tar}: damaged at byte {end}, or several tars in one: what follows would be lost")
     return groups
 
 

@@ -21,9 +21,8 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
+from visllama.checks import METRICS
 from visllama.config import ConfigError
-
-METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
 
 
 class CaptionScores(NamedTuple):

@@ -24,9 +24,12 @@ def evaluate(cfg: DictConfig) -> dict:
         facts = {key: str(cfg[key]) for key in ("predictions", "references")}
     else:
         # Imported here: scoring files needs no model, and none of its seconds.
+        import torch
+
         from visllama.evaluation.runner import judge_weights
         from visllama.trials import check_decoding, check_machine
 
+        torch.manual_seed(cfg.seed)
         check_machine(cfg.trainer)
         check_decoding(cfg.decoding)
         evaluations = judge_weights(Path(cfg.weights), evaluations_of(cfg), cfg, folder)

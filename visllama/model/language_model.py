@@ -63,9 +63,16 @@ class PretrainedLanguageModel:
         return tokenizer
 
     def build(self) -> PreTrainedModel:
-        """Make the model from its config, on the meta device: shapes without memory."""
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
+        """Make the model from its config, on the meta device: shapes without memory.
+
+        Raises:
+            ConfigError: If the config makes no model.
+        """
+        try:
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
+        except Exception as error:  # of whatever type transformers raises
+            raise ConfigError(f"model.language_model: path={self.path}: its config makes no model: {error}") from error
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the published weights; in the dtype that they have on disk they stay mapped, not copied."""

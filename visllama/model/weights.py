@@ -64,7 +64,7 @@ def _named(role: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"model.{role}: {error}") from error
+        raise error if str(error).startswith("model.") else ConfigError(f"model.{role}: {error}") from error
     except Exception as error:
         raise ConfigError(f"model.{role}: {next(iter(str(error).splitlines()), repr(error))}") from error
 
@@ -154,6 +154,9 @@ def read_description(folder: Path) -> dict:
     for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
+    text = description["text"]
+    if not isinstance(text.get("prompt"), str) or not isinstance(text.get("max_text_tokens"), int) or len(text) > 2:
+        raise ConfigError(f"{path}: text={text} must be a prompt and max_text_tokens")
     for role in ROLES:
         part = description["parts"].get(role)
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
@@ -196,6 +199,12 @@ def load_weights(
                 f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here "
                 f"{description['parts'][part]['arguments'].get('path')} has {actual[:12]}"
             )
+    transform = json.loads(json.dumps(model.vision_encoder.transform.to_dict()))
+    if description.get("image_transform") != transform:
+        raise ConfigError(
+            f"{folder}: trained on images made by {description.get('image_transform')}, and here the encoder's "
+            f"processor makes {transform}"
+        )
     model.load_state_dict(found, strict=False)
     return model, description
 

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from visllama.config import conf_dir
 from visllama.data.images import read_image
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.runner import sample_maker
@@ -47,12 +49,16 @@ class Pipeline:
         """
         if isinstance(images, Picture):
             return self.caption([images], **decoding)[0]
-        captioner = Captioner(self.maker, {"num_beams": 1, "max_new_tokens": 40} | decoding, self.batch_size)
+        captioner = Captioner(self.maker, _greedy() | decoding, self.batch_size)
         records = [
             {"key": str(i), "image": image if isinstance(image, Image.Image) else read_image(image, str(image))}
             for i, image in enumerate(images)
         ]
         return captioner(self.model, records)
+
+
+def _greedy() -> dict:
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / "evaluation" / "decoding" / "greedy.yaml"))
 
 
 def load(

@@ -28,6 +28,7 @@ def caption(cfg: DictConfig) -> list[dict]:
     check_decoding(cfg.decoding)
     paths = find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
     torch.set_num_threads(cfg.trainer.threads)
+    torch.manual_seed(cfg.seed)
     dtype = frozen_dtype(find_precision(cfg.trainer))
     pipeline = load(cfg.weights, cfg.plugins, cfg.paths.models, cfg.trainer.accelerator, dtype)
     pipeline.batch_size = cfg.batch_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 import lightning.pytorch as pl
@@ -26,16 +26,17 @@ class VisLlamaModule(pl.LightningModule):
         model: With its base weights loaded.
         optim: The `optim` config group.
         num_steps: Optimizer steps of the run, for the schedule.
+        plugins: The user's packages, of which the optimizer may be.
     """
 
-    def __init__(self, model: VisLlama, optim: Mapping, num_steps: int) -> None:
+    def __init__(self, model: VisLlama, optim: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.model, self.optim, self.num_steps = model, optim, num_steps
+        self.model, self.optim, self.num_steps, self.plugins = model, optim, num_steps, plugins
         self._val_sums = torch.zeros(2)
 
     def configure_optimizers(self):
-        optimizer = build_optimizer(self.model, self.optim)
+        optimizer = build_optimizer(self.model, self.optim, self.plugins)
         return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
 
     def on_train_start(self) -> None:

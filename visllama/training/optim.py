@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from visllama.checks import OWN_OPTIM_KEYS
 from visllama.plugins import build
-
-_OURS = ("schedule", "warmup_fraction", "clip_norm", "lr_by_part")
 
 
 def parameter_groups(
@@ -33,12 +32,12 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimizer(model: nn.Module, config: Mapping) -> Optimizer:
-    """Make the optimizer that `config` (the `optim` group) names."""
-    own = {key: value for key, value in config.items() if key not in _OURS}
+def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = ()) -> Optimizer:
+    """Make the optimizer that `config` (the `optim` group) names, of torch or of the user's `plugins`."""
+    own = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     target = {"_target_": own.pop("_target_"), "_partial_": True}
-    return build(target | own)(groups)
+    return build(target | own, plugins)(groups)
 
 
 def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int) -> LambdaLR:

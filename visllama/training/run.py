@@ -31,6 +31,8 @@ from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
 from visllama.training.verb import Planned
 
+_OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins")
+"""How the keys begin that mean the same to `evaluate`."""
 SAMPLES_AT_ONCE = 32
 """Batch size of the sample captions shown at validation."""
 
@@ -46,20 +48,22 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     data = caption_data(cfg, sources, maker, num_steps)
     if cfg.check_only:
         say(parts_table(model), data_table(data, cfg.micro_batch_size, 1, num_steps))
-        say("All checks passed; no weight was loaded, nothing written. Without check_only=true it trains.")
+        say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     rank_zero_only(write_config)(cfg, folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
-    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps)
+    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
     trainer = build_trainer(cfg, num_steps, folder, Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE))
     fit_started = time.perf_counter()
-    trainer.fit(module, data)
+    try:
+        trainer.fit(module, data)
+    finally:
+        forget_ranks()
     if trainer.interrupted:
         raise KeyboardInterrupt
     seconds = {"setup_seconds": fit_started - started, "fit_seconds": time.perf_counter() - fit_started}
-    forget_ranks()
     if not trainer.is_global_zero:
         return None
 
@@ -110,15 +114,18 @@ def caption_data(cfg: DictConfig, sources: dict[str, Source], maker: SampleMaker
 
 
 def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
-    """Name what `evaluate` needs to judge a run again as it was judged."""
-    words = [*config_dir_options(), override("weights", folder / "weights")]
-    if cfg.evaluation and list(cfg.evaluation) != ["scenes_caption"]:
+    """Name what `evaluate` needs to judge a run again as it was judged: what was typed of that, where data lie."""
+    typed = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith(_OF_EVALUATE)]
+    keys = {word.lstrip("+~").partition("=")[0] for word in typed}
+    words = [override("weights", folder / "weights")]
+    if "evaluation" not in keys and list(cfg.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
     for name, evaluation in cfg.evaluation.items():
-        if evaluation.source.get("path"):
-            words.append(override(f"evaluation.{name}.source.path", evaluation.source.path))
-    words += [override("paths.models", cfg.paths.models)] if cfg.paths.models != "models" else []
-    return words + ([f"plugins=[{','.join(cfg.plugins)}]"] if cfg.plugins else [])
+        for key in ("path", "val_path"):
+            full_key = f"evaluation.{name}.source.{key}"
+            if evaluation.source.get(key) and full_key not in keys:
+                words.append(override(full_key, evaluation.source[key]))
+    return [*config_dir_options(), *words, *typed]
 
 
 def _quieten_lightning() -> None:
@@ -138,14 +145,14 @@ def build_trainer(cfg: DictConfig, num_steps: int, folder: Path, captioner: Capt
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     use_child_command()
     fraction = cfg.trainer.val_fraction
-    logger = build(cfg.logger)
+    logger = build(cfg.logger, cfg.plugins)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     logger.log_hyperparams(resolved)
     return pl.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
         num_nodes=cfg.trainer.num_nodes,
-        strategy=build_strategy(resolved["trainer"]["strategy"]),
+        strategy=build_strategy(resolved["trainer"]["strategy"], cfg.plugins),
         precision=find_precision(cfg.trainer),
         max_epochs=1,
         max_steps=num_steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -18,9 +18,9 @@ from visllama.plugins import build
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-def build_strategy(config: Mapping | str) -> Strategy | str:
+def build_strategy(config: Mapping | str, plugins: Sequence[str] = ()) -> Strategy | str:
     """Make the strategy of the `trainer/strategy` group; "auto" is Lightning's own choice (DDP for several devices)."""
-    return config if isinstance(config, str) else build(config)
+    return config if isinstance(config, str) else build(config, plugins)
 
 
 def child_command(local_rank: int) -> tuple[list[str], str]:

@@ -46,9 +46,9 @@ class SweepTable(Callback):
         self.configs: dict[int, DictConfig] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        if HydraConfig.get().mode != RunMode.MULTIRUN or config.get("check_only"):
-            return
         hydra, result = HydraConfig.get(), job_return.return_value
+        if hydra.mode != RunMode.MULTIRUN or not isinstance(result, (dict, Exception)):
+            return  # a job that trains nothing has no row, unless it failed
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
         if isinstance(result, dict):
             name, evaluation = next(iter(result["evaluations"].items()), (None, None))
