@@ -68,6 +68,16 @@ def check_train(cfg: DictConfig) -> None:
     workers, val = cfg.data.num_workers, cfg.data.num_val_records
     require(workers >= 0, f"data.num_workers={workers}: must be 0 or more")
     require(val is None or val > 0, f"data.num_val_records={val}: must be more than 0, or null for all")
+    for name, node in cfg.data.sources.items():
+        weight, prompt = node.get("weight", 1.0), node.get("prompt")
+        key = f"data.sources.{name}"
+        require(fits(weight, float) and 0 < weight < math.inf,
+                f"{key}.weight={weight}: must be a number more than 0: its share of the samples beside the other sources'")  # fmt: skip
+        require(prompt is None or isinstance(prompt, str), wrong_type(f"{key}.prompt", prompt, str | None))
+    fraction, run = cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad
+    require(0 <= fraction <= 1, f"data.max_bad_fraction={fraction}: must be in [0, 1]")
+    require(run > 0, f"data.max_consecutive_bad={run}: must be more than 0")
+    require(cfg.data.window_shards > 0, f"data.window_shards={cfg.data.window_shards}: must be more than 0")
     _check_optim(cfg.optim, stage.trainable)
 
 
@@ -83,6 +93,17 @@ def check_caption(cfg: DictConfig) -> None:
     require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
     require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_run(cfg)
+
+
+def check_prepare(cfg: DictConfig) -> None:
+    """Refuse what `prepare` cannot do, before anything is read.
+
+    Raises:
+        ConfigError: Naming the key and what to do.
+    """
+    from visllama.data.prepare.keys import check_prepare as check  # here: no other verb needs what it imports
+
+    check(cfg)
 
 
 def check_evaluate(cfg: DictConfig) -> None:

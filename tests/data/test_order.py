@@ -1,7 +1,50 @@
+"""The order, as a property: over random sources, batches, ranks and mixes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from visllama.data.order import RecordOrder, key, mix64, permutation, rank_share
+from visllama.config import ConfigError
+from visllama.data.order import (
+    PATTERN_ROWS,
+    Order,
+    SourceOrder,
+    caption_shown,
+    key,
+    mix64,
+    num_lanes,
+    permutation,
+    rank_share,
+    shares,
+)
+
+BATCHES = (1, 8, 64)
+COUNTS = (1, 5, 32, 63, 65, 700)
+
+
+def cut(num_records: int, num_shards: int, seed: int) -> list[int]:
+    """Cut records into uneven shards, of which some may be empty."""
+    places = np.sort(np.random.default_rng(seed).integers(0, num_records + 1, num_shards - 1))
+    return np.diff([0, *places, num_records]).tolist()
+
+
+def located(order: Order, num_samples: int) -> list[tuple]:
+    return [tuple(order.locate(t)) for t in range(num_samples)]
+
+
+def batches(order: Order, num_steps: int, num_ranks: int) -> list[list]:
+    """Give the global batches that ranks make together."""
+    return [
+        [order.locate(t) for rank in range(num_ranks) for t in order.positions(step, rank, num_ranks)]
+        for step in range(num_steps)
+    ]
 
 
 def test_the_order_never_changes():
@@ -13,8 +56,15 @@ def test_the_order_never_changes():
     ]
     assert int(key(1, 2, 3)) == 15020427595393229491
     assert permutation(8, 1, 0, 1).tolist() == [3, 6, 7, 5, 1, 0, 4, 2]
-    order = RecordOrder(5, seed=1)
-    assert [order.locate(t) for t in range(7)] == [(3, 0), (1, 0), (0, 0), (4, 0), (2, 0), (0, 1), (4, 1)]
+    small = Order({"a": [5]}, {"a": 1}, 8, seed=1)
+    assert [small.locate(t)[1:] for t in range(7)] == [(3, 0), (1, 0), (0, 0), (4, 0), (2, 0), (0, 1), (4, 1)]
+    assert (caption_shown(1, 3, 0, 5), caption_shown(1, 3, 1, 5)) == (4, 2)
+    sizes = {"a": [70, 3, 41, 0, 90, 12], "b": [31, 200], "c": [9]}
+    mixed = Order(sizes, {"a": 0.6, "b": 0.3, "c": 0.1}, 64, seed=7, window=2, full_shuffle=0)
+    told = json.dumps([located(mixed, 4000), [mixed.positions(g, r, 3) for g in range(3) for r in range(3)]])
+    assert (
+        hashlib.sha256(told.encode()).hexdigest() == "9da304df96aabfcc98f5ca7d6596ef3b2fab15199aad2a50278755c266e5fbc3"
+    )
 
 
 def test_splitmix_reference():
@@ -22,35 +72,120 @@ def test_splitmix_reference():
     assert int(mix64(0)) == 0xE220A8397B1DCDAF
 
 
-@pytest.mark.parametrize("n", [1, 2, 5, 32, 63, 1000])
-def test_each_pass_shows_every_record_once(n):
-    order = RecordOrder(n, seed=3)
-    for number in range(3):
-        places = [order.locate(number * n + row) for row in range(n)]
-        assert sorted(record for record, _ in places) == list(range(n))
-        assert {p for _, p in places} == {number}
+def test_mix64_is_one_to_one_on_a_sample():
+    assert len(np.unique(mix64(np.arange(100_000)))) == 100_000
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from(COUNTS) | st.integers(1, 1000), st.integers(1, 97), st.sampled_from(BATCHES), st.integers(0, 2**40),
+    st.integers(1, 9), st.sampled_from([0, 2**16]),
+)  # fmt: skip
+def test_every_record_comes_exactly_once_a_pass(num_records, num_shards, batch, seed, window, full_shuffle):
+    order = Order({"a": cut(num_records, num_shards, seed % 2**31)}, {"a": 1}, batch, seed, window, full_shuffle)
+    lanes = order.lanes
+    seen = Counter()
+    # Lanes differ in length by one at most, so after `rows` rows each has been through three passes.
+    rows = 3 * (num_records // lanes + 1)
+    for t in range(rows * lanes):
+        _, record, number = order.locate(t)
+        if number < 3:
+            seen[number, record] += 1
+    assert seen == {(number, record): 1 for number in range(3) for record in range(num_records)}
+
+
+@pytest.mark.parametrize("num_records", COUNTS)
+@pytest.mark.parametrize("batch", BATCHES)
+def test_small_sources_end_a_pass_before_the_next_begins(num_records, batch):
+    """Of up to 65,536 records: a pass is a contiguous stretch of positions, shuffled as a whole."""
+    order = Order({"a": [num_records]}, {"a": 1}, batch, seed=3)
+    numbers = [place[2] for place in located(order, 3 * num_records)]
+    assert numbers == sorted(numbers) and Counter(numbers) == {0: num_records, 1: num_records, 2: num_records}
+
+
+RANKS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 48, 96)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 48, 64, 96])
+@pytest.mark.parametrize("full_shuffle", [0, 2**16])
+def test_global_batches_are_the_same_for_every_number_of_ranks(batch, full_shuffle):
+    sizes = {"a": cut(3000, 40, 1), "b": [31, 200], "c": [9]}
+    order = Order(sizes, {"a": 0.6, "b": 0.3, "c": 0.1}, batch, 5, 2, full_shuffle)
+    alone = batches(order, 5, 1)
+    assert sorted(t for g in range(5) for t in order.positions(g, 0, 1)) == list(range(5 * batch))
+    for num_ranks in RANKS:
+        assert batches(order, 5, num_ranks) == alone, num_ranks
+        counts = {len(order.positions(3, rank, num_ranks)) for rank in range(num_ranks)}
+        assert max(counts) - min(counts) <= 1 and (len(counts) == 1 or batch % num_ranks), "equal where they divide"
+
+
+def test_ranks_keep_to_shards_of_their_own():
+    """800 shards, 8 ranks: in a pass the ranks together open each shard once, but for those at the seams of lanes."""
+    order = Order({"a": [100] * 800}, {"a": 1}, 64, seed=1, full_shuffle=0)
+    opened = [set() for _ in range(8)]
+    for step in range(800 * 100 // 64):
+        for rank in range(8):
+            opened[rank] |= {order.locate(t).record // 100 for t in order.positions(step, rank, 8)}
+    assert sum(map(len, opened)) <= 800 + 8
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.1, 9), min_size=1, max_size=7), st.sampled_from(BATCHES), st.integers(0, 2**30))
+def test_a_mix_is_exact_in_every_period(weights, batch, seed):
+    names = [f"s{i}" for i in range(len(weights))]
+    order = Order({n: [100 + i] for i, n in enumerate(names)}, dict(zip(names, weights, strict=True)), batch, seed)
+    drawn = Counter(order.locate(t).source for t in range(PATTERN_ROWS * order.lanes))
+    assert drawn == {i: share * order.lanes for i, share in enumerate(order.shares)}
+    assert sum(order.shares) == PATTERN_ROWS
+    assert all(abs(s - w / sum(weights) * PATTERN_ROWS) < 1 for s, w in zip(order.shares, weights, strict=True))
+
+
+def test_sources_of_a_mix_go_through_their_own_passes():
+    order = Order({"a": cut(500, 9, 0), "b": [7]}, {"a": 0.9, "b": 0.1}, 8, seed=1, full_shuffle=0)
+    seen = Counter(located(order, 40_000))
+    assert {number for source, _, number in seen if source == 1} >= set(range(500)), "b has gone round often"
+    assert max(seen.values()) == 1, "and no record came twice in one pass"
+    whole = [number for number in range(60) if all(seen[0, record, number] for record in range(500))]
+    assert whole == list(range(60))
+
+
+def test_a_share_too_small_to_be_drawn_is_refused():
+    assert shares({"a": 1, "b": 1, "c": 1}) == [342, 341, 341]
+    with pytest.raises(ConfigError, match=r"data\.sources\.b\.weight=0\.0001: .* too little"):
+        shares({"a": 1, "b": 0.0001})
 
 
 def test_passes_and_seeds_differ():
-    orders = [tuple(permutation(100, seed, number, 1)) for seed in (1, 2) for number in (0, 1)]
-    assert len(set(orders)) == 4
+    orders = {tuple(SourceOrder([50] * 4, seed, 8, 1, 0).locate(3, 25 * number + k)[0] for k in range(25))
+              for seed in (1, 2) for number in range(3)}  # fmt: skip
+    assert len(orders) == 6
 
 
 @pytest.mark.parametrize("num_captions", [1, 2, 5])
 def test_as_many_passes_as_captions_show_each_pair_once(num_captions):
-    order = RecordOrder(7, seed=1)
     for record in range(7):
-        assert sorted(order.caption(record, number, num_captions) for number in range(num_captions)) == list(
-            range(num_captions)
-        )
+        shown = [caption_shown(1, record, number, num_captions) for number in range(num_captions)]
+        assert sorted(shown) == list(range(num_captions))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 5, 8, 64, 100])
 def test_ranks_partition_a_batch(num_ranks):
-    shares = [rank_share(64, rank, num_ranks) for rank in range(num_ranks)]
-    assert [i for share in shares for i in share] == list(range(64))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    parts = [rank_share(64, rank, num_ranks) for rank in range(num_ranks)]
+    assert [i for part in parts for i in part] == list(range(64))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_mix64_is_one_to_one_on_a_sample():
-    assert len(np.unique(mix64(np.arange(100_000)))) == 100_000
+@pytest.mark.parametrize(
+    ("batch", "lanes"), [(1, 1), (8, 8), (64, 64), (96, 48), (127, 1), (128, 64), (1000, 50), (1024, 64)]
+)
+def test_lanes_divide_the_batch(batch, lanes):
+    assert num_lanes(batch) == lanes
+
+
+def test_a_manifest_of_700_million_records():
+    """Positions far apart, in a mix: what is measured of it stands in `visllama benchmark what=data`."""
+    sizes = np.random.default_rng(0).integers(8000, 12001, 70_000)
+    order = Order({"coyo": sizes, "cc3m": [10_000] * 300}, {"coyo": 0.9, "cc3m": 0.1}, 1024, seed=1)
+    for t in (0, 10**6, 10**9, 10**12):
+        source, record, _ = order.locate(t)
+        assert 0 <= record < order.sources[source].num_records

@@ -8,7 +8,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from visllama.data.samples import Sample
+from visllama.data.samples import Sample, masked_sample
 from visllama.tokens import IGNORE_INDEX, PLACEHOLDER_ID
 
 
@@ -31,6 +31,9 @@ class Step(TypedDict):
     """Supervised tokens of all micro-batches."""
     num_samples: int
     keys: list[str]
+    """Of all samples, in their order."""
+    faults: list[tuple[str, str, str] | None]
+    """Of each sample: None, or its source, the reason and the detail why it is masked."""
 
 
 def _pixels(samples: Sequence[Sample], num_image_tokens: int, size_px: int) -> Tensor:
@@ -79,11 +82,9 @@ class Collator:
         groups = [by_length[i : i + self.micro_batch_size] for i in range(0, len(by_length), self.micro_batch_size)]
         return Step(
             micro_batches=[self.training_batch(group) for group in groups],
-            dummy=self._dummy(),
+            dummy=self.training_batch([masked_sample()]),
             num_targets=sum(sample.num_targets for sample in samples),
             num_samples=len(samples),
             keys=[sample.key for sample in samples],
+            faults=[sample.fault and (sample.source, sample.fault.reason, sample.fault.detail) for sample in samples],
         )
-
-    def _dummy(self) -> Batch:
-        return self.training_batch([Sample("", [self.pad_token_id] * 2, [IGNORE_INDEX] * 2, [])])

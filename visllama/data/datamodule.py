@@ -6,88 +6,223 @@ other inside it, so a position in the data is one number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
+from visllama.config import ConfigError
 from visllama.data.collate import Collator, Step
-from visllama.data.order import RecordOrder, rank_share
-from visllama.data.samples import Sample, SampleMaker
-from visllama.data.sources import Source
+from visllama.data.faults import BadRecord
+from visllama.data.order import Order, caption_shown, rank_share
+from visllama.data.samples import Sample, SampleMaker, masked_sample
+from visllama.data.sources import Source, fingerprint
+
+_AHEAD_STEPS = 64
+"""How far before their turn remote shards are fetched."""
+_RECENT_SHARDS = 1024
 
 
-class _Positions(Dataset):
-    """Samples by position; `locate` gives (record, pass)."""
+class TrainingSamples(Dataset):
+    """Samples by position: what cannot be read is masked in its place.
 
-    def __init__(
-        self, source: Source, maker: SampleMaker, order: RecordOrder, locate: Callable[[int], tuple[int, int]]
-    ) -> None:
-        self.source, self.maker, self.order, self.locate = source, maker, order, locate
+    Args:
+        sources: By name.
+        makers: Make Samples of each one's records.
+        order: What stands where.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], order: Order) -> None:
+        self.sources, self.makers, self.order = sources, makers, order
 
     def __getitem__(self, position: int) -> Sample:
-        index, number = self.locate(position)
-        record = self.source[index]
-        return self.maker(record, self.order.caption(index, number, len(record["captions"])))
+        source, index, number = self.order.locate(position)
+        name = self.order.names[source]
+        try:
+            record = self.sources[name][index]
+            caption = caption_shown(self.order.seed, index, number, len(record["captions"]))
+            sample = self.makers[name](record, caption)
+        except BadRecord as error:
+            return masked_sample(f"{name}/{index}", name, error)
+        fault = (
+            None if sample.num_targets else BadRecord("no_target", f"{record['key']}: nothing to learn is left of it")
+        )
+        return replace(sample, key=f"{name}/{sample.key}", source=name, fault=fault)
 
 
-class _RankBatches:
-    """The positions that a rank takes in each global batch; the last batch may be smaller (validation)."""
+class ValidationSamples(Dataset):
+    """Samples of a source's first records, each once, with its first caption."""
 
-    def __init__(self, num_samples: int, global_batch_size: int, rank: int, num_ranks: int) -> None:
-        tail = num_samples % global_batch_size
-        self.sizes = [global_batch_size] * (num_samples // global_batch_size) + [tail] * bool(tail)
-        self.global_batch_size, self.rank, self.num_ranks = global_batch_size, rank, num_ranks
+    def __init__(self, source: Source, maker: SampleMaker) -> None:
+        self.source, self.maker = source, maker
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            return self.maker(self.source[index], 0)
+        except BadRecord as error:
+            return masked_sample(str(index), "val", error)
+
+
+class StepLoader:
+    """A rank's Steps of a whole run. Its state is the number of samples that all ranks have seen, and what the order
+    rests on; it goes on from there with any number of ranks and workers.
+
+    Args:
+        samples: By position.
+        rests_on: What their order rests on.
+        collator: Makes Steps of them.
+        num_steps: Of the run.
+        num_workers: Processes that load; their number changes nothing but speed.
+        rank, num_ranks: Which share of each global batch is this rank's.
+        allow_reorder: Go on with another order than the one before; records may then come twice, or late.
+    """
+
+    def __init__(
+        self, samples: TrainingSamples, rests_on: Mapping, collator: Collator, num_steps: int, num_workers: int,
+        rank: int, num_ranks: int, allow_reorder: bool = False,
+    ) -> None:  # fmt: skip
+        self.rests_on = rests_on
+        self.samples, self.collator, self.num_steps, self.num_workers = samples, collator, num_steps, num_workers
+        self.order, self.rank, self.num_ranks, self.allow_reorder = samples.order, rank, num_ranks, allow_reorder
+        self.step = self._first = 0
 
     def __len__(self) -> int:
-        return len(self.sizes)
+        return self.num_steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step, size in enumerate(self.sizes):
-            yield [step * self.global_batch_size + i for i in rank_share(size, self.rank, self.num_ranks)]
+    def __iter__(self) -> Iterator[Step]:
+        self.step, self._first = self._first, 0
+        batches = (self._positions(step) for step in range(self.step, self.num_steps))
+        loader = DataLoader(
+            self.samples, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers
+        )
+        with self._fetching_ahead():
+            try:
+                for step in loader:
+                    self.step += 1
+                    yield step
+            except ConfigError as error:  # out of a worker it comes wrapped in that worker's traceback
+                raise ConfigError(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from error
+
+    def _positions(self, step: int) -> list[int]:
+        return self.order.positions(step, self.rank, self.num_ranks)
+
+    @contextmanager
+    def _fetching_ahead(self) -> Iterator[None]:
+        remote = [name for name, source in self.samples.sources.items() if getattr(source, "is_remote", False)]
+        threads = [self.samples.sources[name].cache.prefetch(self._coming_shards(name)) for name in remote]
+        try:
+            yield
+        finally:
+            for thread in threads:
+                thread.stop(timeout_s=0)
+
+    def _coming_shards(self, name: str) -> Iterator[tuple[str, int]]:
+        """Yield the shards of a source that this rank will read, in their order, some steps before their turn."""
+        recent: deque[int] = deque(maxlen=_RECENT_SHARDS)
+        for step in range(self.step, self.num_steps):
+            while step > self.step + _AHEAD_STEPS:
+                time.sleep(0.1)
+            for position in self._positions(step):
+                source, index, _ = self.order.locate(position)
+                shard = self.samples.sources[name].shard_of(index) if self.order.names[source] == name else None
+                if shard is not None and shard not in recent:
+                    recent.append(shard)
+                    yield self.samples.sources[name].address(shard)
+
+    def state_dict(self) -> dict:
+        return {"samples_seen": self.step * self.order.global_batch_size, "rests_on": self.rests_on}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where another loader was.
+
+        Raises:
+            ConfigError: If the order is another one, naming what differs.
+        """
+        check_order(state["rests_on"], self.rests_on, self.allow_reorder)
+        self._first = self.step = state["samples_seen"] // self.order.global_batch_size
+
+
+def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
+    """Refuse to go on with another order than the one that a checkpoint was written in.
+
+    Raises:
+        ConfigError: Naming each part that differs.
+    """
+    differing = [
+        f"{name}: {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]
+    ]
+    if differing and not allow_reorder:
+        raise ConfigError(
+            f"resume: the samples would come in another order ({'; '.join(differing)}): records would come twice, or "
+            f"not at all. Set these back, or accept it by data.allow_reorder=true"
+        )
 
 
 class CaptionData(pl.LightningDataModule):
     """Caption records for training and validation.
 
     Args:
-        train, val: Sources.
-        maker: Makes Samples of records.
+        train: Sources, by name.
+        val: Source.
+        makers: Make Samples of each training source's records.
+        maker: Makes Samples of validation records.
         collator: Makes Steps of Samples.
-        global_batch_size: Samples a step over all ranks.
+        order: Of the training samples.
         num_steps: Optimizer steps of the run; passes over the data follow each other until then.
         num_workers: Processes that load, a rank; their number changes nothing but speed.
-        seed: Of the order.
         num_val_records: Validate on this many only, the first; None on all.
+        allow_reorder: As `StepLoader` has it.
     """
 
     def __init__(
         self,
-        train: Source,
+        train: Mapping[str, Source],
         val: Source,
+        makers: Mapping[str, SampleMaker],
         maker: SampleMaker,
         collator: Collator,
-        global_batch_size: int,
+        order: Order,
         num_steps: int,
         num_workers: int,
-        seed: int,
         num_val_records: int | None = None,
+        allow_reorder: bool = False,
     ) -> None:
         super().__init__()
-        self.train, self.val, self.maker, self.collator = train, val, maker, collator
-        self.global_batch_size, self.num_steps, self.num_workers = global_batch_size, num_steps, num_workers
+        self.train, self.val, self.makers, self.maker, self.collator = train, val, makers, maker, collator
+        self.order, self.num_steps, self.num_workers, self.allow_reorder = order, num_steps, num_workers, allow_reorder
         self.num_val_records = min(len(val), num_val_records or len(val))
-        self.order = RecordOrder(len(train), seed)
 
-    def train_dataloader(self) -> DataLoader[Step]:
-        dataset = _Positions(self.train, self.maker, self.order, self.order.locate)
-        return self._loader(dataset, self.num_steps * self.global_batch_size)
+    @property
+    def rests_on(self) -> dict[str, object]:
+        """Name all that the order of the training samples rests on."""
+        return self.order.fingerprint({name: fingerprint(source) for name, source in self.train.items()})
+
+    def _rank(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def train_dataloader(self) -> StepLoader:
+        samples = TrainingSamples(self.train, self.makers, self.order)
+        return StepLoader(
+            samples,
+            self.rests_on,
+            self.collator,
+            self.num_steps,
+            self.num_workers,
+            *self._rank(),
+            allow_reorder=self.allow_reorder,
+        )
 
     def val_dataloader(self) -> DataLoader[Step]:
-        dataset = _Positions(self.val, self.maker, self.order, lambda position: (position, 0))
-        return self._loader(dataset, self.num_val_records)
-
-    def _loader(self, dataset: Dataset, num_samples: int) -> DataLoader[Step]:
-        rank, num_ranks = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = _RankBatches(num_samples, self.global_batch_size, rank, num_ranks)
-        return DataLoader(dataset, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers)
+        """Give each validation record once; where ranks do not divide them, some ranks have one more."""
+        size, (rank, num_ranks) = self.order.global_batch_size, self._rank()
+        firsts = range(0, self.num_val_records, size)
+        batches = [
+            [first + i for i in rank_share(min(size, self.num_val_records - first), rank, num_ranks)]
+            for first in firsts
+        ]
+        samples = ValidationSamples(self.val, self.maker)
+        return DataLoader(samples, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers)

@@ -1,16 +1,28 @@
-"""The order of samples: which record, and which of its captions, stands at position t. A pure function.
+"""The order of samples: which record of which source stands at position t. A pure function.
 
-Nothing here draws from a library's random stream, so an order stays what it is over versions and machines.
+Nothing here draws from a library's random stream, so an order stays what it is over versions and machines. Position
+t = row * L + lane: `L` lanes, fixed by the global batch, run side by side through each source. A lane keeps to its own
+part of a pass, and shuffles inside a window of a few shards: what is read next is near, whatever the number of ranks,
+and a rank whose lanes are its own reads its own shards alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-ORDER_VERSION = 1
-_RECORDS, _CAPTIONS = 1, 2
+from visllama.config import ConfigError
+
+ORDER_VERSION = 2
+MOST_LANES = 64
+FULL_SHUFFLE = 2**16
+"""Sources of up to so many records are shuffled as a whole: for them nothing is far away."""
+PATTERN_ROWS = 1024
+"""A lane draws each source exactly its share of so many rows, period by period."""
+_RECORDS, _CAPTIONS, _WINDOWS, _MIX = 1, 2, 3, 4
 
 
 def mix64(x: np.ndarray | int) -> np.ndarray:
@@ -31,33 +43,173 @@ def key(*parts: int) -> np.uint64:
 
 
 def permutation(n: int, *parts: int) -> np.ndarray:
-    """Permute `range(n)`; `parts` name which permutation."""
+    """Permute `range(n)`; `parts` name which permutation. `mix64` is one to one, so there are no ties to break."""
     with np.errstate(over="ignore"):
-        return np.argsort(mix64(np.arange(n, dtype=np.uint64) + key(*parts)), kind="stable")
+        return np.argsort(mix64(np.arange(n, dtype=np.uint64) + key(*parts)))
 
 
-class RecordOrder:
-    """Passes over the records, each pass in its own order; position t stands in pass `t // num_records`.
+def caption_shown(seed: int, record: int, number: int, num_captions: int) -> int:
+    """Choose which caption a record shows in a pass: in `num_captions` passes each is shown once."""
+    return int(permutation(num_captions, seed, record, _CAPTIONS)[number % num_captions])
 
-    Args:
-        num_records: Records of the source.
-        seed: Another seed is another order.
-    """
 
-    def __init__(self, num_records: int, seed: int) -> None:
-        self.num_records, self.seed = num_records, seed
-        self._of_pass = lru_cache(maxsize=2)(lambda number: permutation(num_records, seed, number, _RECORDS))
-
-    def locate(self, position: int) -> tuple[int, int]:
-        """Give (record, pass) at a position."""
-        number, row = divmod(position, self.num_records)
-        return int(self._of_pass(number)[row]), number
-
-    def caption(self, record: int, number: int, num_captions: int) -> int:
-        """Choose which caption a record shows in a pass: in `num_captions` passes each is shown once."""
-        return int(permutation(num_captions, self.seed, record, _CAPTIONS)[number % num_captions])
+def num_lanes(global_batch_size: int) -> int:
+    """Give the largest divisor of the batch up to `MOST_LANES`."""
+    return max(n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0)
 
 
 def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
     """Give which samples of a global batch are a rank's: contiguous, together all, none twice, sizes within one."""
     return range(rank * num_samples // num_ranks, (rank + 1) * num_samples // num_ranks)
+
+
+class SourceOrder:
+    """Passes over one source's records, each in its own order; in each pass every record comes exactly once.
+
+    Args:
+        sizes: Records of each shard.
+        seed: Another seed is another order.
+        lanes: How many run side by side.
+        window: Shards, in length, that a lane shuffles at once.
+        full_shuffle: Up to so many records are shuffled as a whole.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], seed: int, lanes: int, window: int = 8, full_shuffle: int = FULL_SHUFFLE
+    ) -> None:
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.num_records, self.seed, self.lanes = int(self.sizes.sum()), seed, lanes
+        self.is_whole = self.num_records <= max(2 * lanes, full_shuffle)
+        self.window_rows = max(1, window * self.num_records // len(self.sizes))
+        self._whole = lru_cache(maxsize=2)(self._make_whole)
+        self._line = lru_cache(maxsize=3)(self._make_line)
+        self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
+
+    def locate(self, lane: int, row: int) -> tuple[int, int]:
+        """Give (record, pass) at a lane's row."""
+        if self.is_whole:
+            number, place = divmod(row * self.lanes + lane, self.num_records)
+            return int(self._whole(number)[place]), number
+        start, end = self._lane(lane)
+        number, row = divmod(row, end - start)
+        window, row_of_window = divmod(row, self.window_rows)
+        shards, ends = self._line(number)
+        place = start + window * self.window_rows + int(self._window(number, lane, window)[row_of_window])
+        j = int(np.searchsorted(ends, place, side="right"))
+        shard = shards[j]
+        return int(self.starts[shard] + place - ends[j] + self.sizes[shard]), number
+
+    def _lane(self, lane: int) -> tuple[int, int]:
+        return lane * self.num_records // self.lanes, (lane + 1) * self.num_records // self.lanes
+
+    def _make_whole(self, number: int) -> np.ndarray:
+        return permutation(self.num_records, self.seed, number, _RECORDS)
+
+    def _make_line(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        shards = permutation(len(self.sizes), self.seed, number, _RECORDS)
+        return shards, np.cumsum(self.sizes[shards])
+
+    def _make_window(self, number: int, lane: int, window: int) -> np.ndarray:
+        start, end = self._lane(lane)
+        rows = min(self.window_rows, end - start - window * self.window_rows)
+        return permutation(rows, self.seed, number, _WINDOWS, lane, window).astype(np.int32)
+
+
+class Place(NamedTuple):
+    """What stands at a position: a record of a source, in one of the passes over it."""
+
+    source: int
+    record: int
+    number: int
+
+
+class Order:
+    """The samples of a run, drawn from sources in exact shares.
+
+    Args:
+        sizes: Records of each shard, for each source.
+        weights: Each source's share of the samples, to any scale.
+        global_batch_size: Samples a step over all ranks.
+        seed: Another seed is another order.
+        window: Shards, in length, that a lane shuffles at once.
+        full_shuffle: Up to so many records a source is shuffled as a whole.
+
+    Raises:
+        ConfigError: If a source's share is too small to be drawn.
+    """
+
+    def __init__(
+        self,
+        sizes: Mapping[str, Sequence[int]],
+        weights: Mapping[str, float],
+        global_batch_size: int,
+        seed: int,
+        window: int = 8,
+        full_shuffle: int = FULL_SHUFFLE,
+    ) -> None:
+        self.names, self.global_batch_size, self.seed, self.window = list(sizes), global_batch_size, seed, window
+        self.lanes = num_lanes(global_batch_size)
+        self.rows = global_batch_size // self.lanes
+        self.shares = shares({name: weights[name] for name in self.names})
+        self.sources = [SourceOrder(sizes[name], seed, self.lanes, window, full_shuffle) for name in self.names]
+        self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)
+
+    def locate(self, position: int) -> Place:
+        """Give what stands at a position."""
+        row, lane = divmod(position, self.lanes)
+        if len(self.sources) == 1:
+            return Place(0, *self.sources[0].locate(lane, row))
+        period, row_of_period = divmod(row, PATTERN_ROWS)
+        drawn, before = self._pattern(lane, period)
+        source = int(drawn[row_of_period])
+        row_of_source = period * self.shares[source] + int(before[row_of_period])
+        return Place(source, *self.sources[source].locate(lane, row_of_source))
+
+    def _make_pattern(self, lane: int, period: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give which source each row of a lane's period draws, and how often it was drawn before in it."""
+        drawn = np.repeat(np.arange(len(self.shares), dtype=np.int16), self.shares)
+        drawn = drawn[permutation(PATTERN_ROWS, self.seed, _MIX, lane, period)]
+        before = np.empty(PATTERN_ROWS, np.int16)
+        for source, share in enumerate(self.shares):
+            before[drawn == source] = np.arange(share)
+        return drawn, before
+
+    def positions(self, step: int, rank: int, num_ranks: int) -> list[int]:
+        """Give a rank's positions in a step: whole lanes as far as that goes, so that it keeps to their shards."""
+        first = step * self.rows
+        share = rank_share(self.global_batch_size, rank, num_ranks)
+        return [(first + q % self.rows) * self.lanes + q // self.rows for q in share]
+
+    def fingerprint(self, manifests: Mapping[str, str]) -> dict[str, object]:
+        """Name all that the order rests on; `manifests` tell what each source holds."""
+        return {
+            "order_version": ORDER_VERSION,
+            "seed": self.seed,
+            "stage.global_batch_size": self.global_batch_size,
+            "lanes": self.lanes,
+            "data.window_shards": self.window,
+            "mix": dict(zip(self.names, self.shares, strict=True)),
+            "sources": dict(manifests),
+        }
+
+
+def shares(weights: Mapping[str, float]) -> list[int]:
+    """Give how many of `PATTERN_ROWS` samples each source is drawn for: the largest remainders get what is left.
+
+    Raises:
+        ConfigError: If a source would never be drawn.
+    """
+    total = sum(weights.values())
+    exact = [weight / total * PATTERN_ROWS for weight in weights.values()]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
+    for i in by_remainder[: PATTERN_ROWS - sum(counts)]:
+        counts[i] += 1
+    for name, count, value in zip(weights, counts, exact, strict=True):
+        if count == 0:
+            raise ConfigError(
+                f"data.sources.{name}.weight={weights[name]}: {value / PATTERN_ROWS:.2g} of all samples is too little "
+                f"to be drawn: at least 1/{PATTERN_ROWS} is, or leave the source out"
+            )
+    return counts

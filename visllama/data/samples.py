@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from visllama.data.faults import BadRecord
 from visllama.data.images import ImageTransform
 from visllama.prompts import Segment, caption_segments
 from visllama.tokens import IGNORE_INDEX, image_span
@@ -21,17 +22,26 @@ class Sample:
         input_ids: `BOS [boi] image*K [eoi] prompt response EOS`.
         labels: `input_ids` on the response and its EOS, IGNORE_INDEX elsewhere; not shifted.
         pixel_values: One `(3, H, W)` uint8 tensor an image.
+        source: Which source the record is of.
+        fault: Why nothing is learned from it.
     """
 
     key: str
     input_ids: list[int]
     labels: list[int]
     pixel_values: list[Tensor]
+    source: str = ""
+    fault: BadRecord | None = None
 
     @property
     def num_targets(self) -> int:
         """Supervised tokens; the first position has nothing before it to be predicted from."""
         return sum(label != IGNORE_INDEX for label in self.labels[1:])
+
+
+def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = None) -> Sample:
+    """Stand in for a record: nothing to see, nothing to learn."""
+    return Sample(key, [0, 0], [IGNORE_INDEX] * 2, [], source, fault)
 
 
 class SampleMaker:
@@ -56,6 +66,10 @@ class SampleMaker:
     ) -> None:
         self.tokenizer, self.transform, self.prompt = tokenizer, transform, prompt
         self.num_image_tokens, self.max_text_tokens = num_image_tokens, max_text_tokens
+
+    def with_prompt(self, prompt: str) -> SampleMaker:
+        """Make the same with another prompt."""
+        return SampleMaker(self.tokenizer, self.transform, self.num_image_tokens, self.max_text_tokens, prompt)
 
     def __call__(self, record: dict, caption: int | None) -> Sample:
         """Make a Sample that shows the record's caption of this index; None leaves it to be generated."""

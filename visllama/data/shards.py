@@ -1,152 +1,160 @@
-"""Records out of webdataset tars: `KEY.jpg` (png, webp) beside `KEY.json` with `captions`, or `KEY.txt` with one."""
+"""Webdataset tars as a source of records."""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
-import tarfile
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
-from braceexpand import braceexpand
+import numpy as np
+from rich.progress import track
 
 from visllama.config import ConfigError
-from visllama.data.images import SUFFIXES, read_image
-
-
-class _Member(NamedTuple):
-    """Where a file's bytes lie in a tar."""
-
-    offset: int
-    size: int
-
-
-class _Record(NamedTuple):
-    tar: Path
-    key: str
-    image: _Member
-    captions: list[str]
+from visllama.data.cache import ShardCache, is_remote
+from visllama.data.index import ShardIndex
+from visllama.data.manifest import local_manifest, remote_manifest
+from visllama.data.reader import ShardReader
+from visllama.data.record import image_suffixes, read_text
 
 
 class ShardSource:
-    """Records of webdataset tars on local disk, by random access. Captions are held in memory.
+    """Records of webdataset tars, by random access; their captions and images stay on disk until they are asked for.
 
     Args:
         split: `train` reads `path`, any other `val_path`.
-        path: A tar, a folder of tars, or a pattern: `a/{00000..00011}.tar`, `a/*.tar`.
+        path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
+            holds a manifest (`s3://bucket/folder`).
         val_path: The same for validation; None is `path`.
+        filter: Least and most of scores that the metadata of training records hold, as `{watermark_score: [null, 0.5]}`.
+        cache: The folder for what is fetched.
+        cache_gib: Most that the cache may hold.
 
     Raises:
-        ConfigError: If nothing is there, a tar is damaged, or a record has no image or no caption.
+        ConfigError: If nothing is there, or it holds no record that is whole.
     """
 
-    def __init__(self, split: str, path: str | None, val_path: str | None = None) -> None:
+    def __init__(
+        self,
+        split: str,
+        path: str | None,
+        val_path: str | None = None,
+        filter: Mapping[str, Sequence[float | None]] | None = None,
+        cache: str = "~/.cache/visllama",
+        cache_gib: float | None = None,
+    ) -> None:
         chosen = path if split == "train" or val_path is None else val_path
         if chosen is None:
             raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
-        self.records = [record for tar in _tars(chosen) for record in _records(tar)]
-        if len({record.key for record in self.records}) < len(self.records):  # tars that each count from zero
-            self.records = [record._replace(key=f"{record.tar.stem}/{record.key}") for record in self.records]
-        if not self.records:
-            raise ConfigError(f"path={chosen}: its tars hold no record")
+        folder = Path(cache).expanduser()
+        budget = None if cache_gib is None else int(cache_gib * 2**30)
+        self.path, self.cache = chosen, None
+        if is_remote(chosen):
+            self.cache = ShardCache(folder / "shards", budget)
+            self.manifest = remote_manifest(chosen, self.cache)
+        else:
+            self.manifest = local_manifest(chosen, folder)
+            if any(map(is_remote, self.manifest.names)):
+                self.cache = ShardCache(folder / "shards", budget)
+        self.reader = ShardReader(self.manifest, self.cache)
+        self.filter = _check_filter(filter or {}) if split == "train" else {}
+        self._chosen = lru_cache(maxsize=256)(self._choose)
+        counted = self._count() if self.filter else (self.manifest.num_records, self.manifest.num_pairs)
+        self.shard_sizes, self._pairs = counted
+        self.ends = np.cumsum(self.shard_sizes)
+        if not len(self):
+            raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
 
     def __len__(self) -> int:
-        return len(self.records)
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     @property
     def num_pairs(self) -> int:
-        """Image-caption pairs."""
-        return sum(len(record.captions) for record in self.records)
+        """Things to learn: image-caption pairs, questions, conversations."""
+        return int(self._pairs.sum())
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Members and records of the tars that are not read, by reason."""
+        return self.manifest.faults
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Records by the kind of their text."""
+        return self.manifest.kinds
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell what is in it, wherever it lies."""
+        chosen = json.dumps(self.filter, sort_keys=True)
+        return hashlib.sha256(f"{self.manifest.sha256} {chosen}".encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict:
-        """Give a record: `key`, `image` (PIL), `captions`.
+        """Give a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
 
         Raises:
-            ConfigError: If its image cannot be decoded.
+            BadRecord: If it cannot be read.
         """
-        record = self.records[index]
-        file = io.BytesIO(_read(record.tar, record.image))
-        image = read_image(file, f"{record.tar}: the image of record {record.key!r}")
-        return {"key": record.key, "image": image, "captions": record.captions}
+        shard = self.shard_of(index)
+        row = index - int(self.ends[shard]) + int(self.shard_sizes[shard])
+        if self.filter:
+            row = int(self._chosen(shard)[row])
+        key, contents = self.reader.read(shard, row)
+        images = [contents[suffix] for suffix in image_suffixes(contents)]
+        text = read_text({name: contents[name] for name in ("json", "txt") if name in contents}, len(images))
+        pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
+        return {"key": self._unique(shard, key), **pictures, text.kind: text.items}
+
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether its shards have to be fetched, at least some."""
+        return self.cache is not None
+
+    def shard_of(self, index: int) -> int:
+        """Give which shard holds a record."""
+        return int(np.searchsorted(self.ends, index, side="right"))
+
+    def address(self, shard: int) -> tuple[str, int]:
+        """Give where a shard lies, and its bytes."""
+        return self.manifest.shard(shard), int(self.manifest.bytes[shard])
+
+    def _unique(self, shard: int, key: str) -> str:
+        """Keys of several tars are told apart by the tar: each may count from zero."""
+        return key if len(self.manifest.names) == 1 else f"{Path(self.manifest.names[shard]).stem}/{key}"
+
+    def _choose(self, shard: int) -> np.ndarray:
+        return _passing(self.reader.index(shard), self.filter)
+
+    def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        counts = []
+        for shard in track(range(len(self.manifest.names)), "reading scores", transient=True):
+            index = self.reader.index(shard)
+            chosen = _passing(index, self.filter)
+            counts.append((len(chosen), int(index.arrays["num_pairs"][chosen].sum())))
+        records, pairs = np.array(counts, np.int64).reshape(-1, 2).T
+        return records, pairs
+
+    def _why_none(self) -> str:
+        if self.filter and self.manifest.num_records.sum():
+            known = sorted(name[6:] for name in self.reader.index(0).arrays if name.startswith("score."))
+            return f" that passes filter={self.filter}; the first shard's scores are {', '.join(known) or 'none'}"
+        found = [fault for shard in range(len(self.manifest.names)) for fault in self.reader.index(shard).faults]
+        return "".join(f"; {fault.detail} (byte {fault.offset}, {fault.reason})" for fault in found[:3])
 
 
-def _tars(pattern: str) -> list[Path]:
-    """Give the tars that a path, folder or pattern names."""
-    if ":" in pattern.split("/")[0]:
-        raise ConfigError(f"path={pattern}: only local tars are read; pipes and remote addresses are not")
-    found: list[Path] = []
-    for name in braceexpand(pattern) if not Path(pattern).exists() else [pattern]:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            tars = sorted(path.glob("*.tar"))
-        elif path.is_file():
-            tars = [path]
-        else:
-            tars = sorted(path.parent.glob(path.name)) if "*" in path.name else []
-        if not tars:
-            raise ConfigError(f"path={pattern}: no tar at {path}")
-        found += tars
-    return found
+def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) -> np.ndarray:
+    passes = np.ones(index.num_records, bool)
+    for name, (least, most) in filter.items():
+        score = index.score(name)  # NaN, of a record without it, is in no range
+        passes &= (score >= (-math.inf if least is None else least)) & (score <= (math.inf if most is None else most))
+    return np.flatnonzero(passes)
 
 
-def _records(tar: Path) -> Iterator[_Record]:
-    """Yield a tar's records, with their captions read.
-
-    Raises:
-        ConfigError: At a damaged header, or a record without image or caption.
-    """
-    for key, members in _groups(tar).items():
-        images = [suffix for suffix in SUFFIXES if suffix in members]
-        if len(images) != 1:
-            raise ConfigError(f"{tar}: record {key!r} has {len(images)} images ({', '.join(members)}): one is needed")
-        yield _Record(tar, key, members[images[0]], _captions(tar, key, members))
-
-
-def _groups(tar: Path) -> dict[str, dict[str, _Member]]:
-    """Give the members of each key by their suffix."""
-    groups: dict[str, dict[str, _Member]] = {}
-    try:
-        with tarfile.open(tar, "r:") as file:
-            for member in file:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                key = f"{folder}/{stem}".lstrip("/")
-                if suffix.lower() in groups.setdefault(key, {}):
-                    raise ConfigError(f"{tar}: {member.name} stands in it twice")
-                groups[key][suffix.lower()] = _Member(member.offset_data, member.size)
-            end = file.offset
-    except (tarfile.TarError, OSError) as error:
-        raise ConfigError(f"{tar}: no whole tar file ({error})") from error
-    # tarfile takes a damaged header for the end: a real end is a block of zeros, or the end of the file.
-    with open(tar, "rb") as file:
-        file.seek(end)
-        if any(any(block) for block in iter(lambda: file.read(2**20), b"")):
-            raise ConfigError(f"{tar}: damaged at byte {end}, or several tars in one: what follows would be lost")
-    return groups
-
-
-def _captions(tar: Path, key: str, members: dict[str, _Member]) -> list[str]:
-    try:
-        described = json.loads(_read(tar, members["json"])) if "json" in members else {}
-        captions = described.get("captions") if isinstance(described, dict) else None
-        if captions is None and "txt" in members:
-            captions = [_read(tar, members["txt"]).decode("utf-8")]
-    except ValueError as error:
-        raise ConfigError(f"{tar}: the text of record {key!r} cannot be read ({error})") from error
-    if not isinstance(captions, list) or not captions or not all(isinstance(text, str) for text in captions):
-        raise ConfigError(f"{tar}: record {key!r} has no captions: KEY.json with 'captions': [text], or KEY.txt")
-    if not all(text.strip() for text in captions):
-        raise ConfigError(f"{tar}: record {key!r} has an empty caption: give it one, or leave the record out")
-    return [text.strip() for text in captions]
-
-
-def _read(tar: Path, member: _Member) -> bytes:
-    with open(tar, "rb") as file:
-        file.seek(member.offset)
-        data = file.read(member.size)
-    if len(data) != member.size:
-        raise ConfigError(f"{tar}: cut short: {len(data)} of {member.size} bytes at byte {member.offset}")
-    return data
+def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    for name, bounds in filter.items():
+        good = isinstance(bounds, (list, tuple)) and len(bounds) == 2
+        if not good or not all(b is None or (isinstance(b, (int, float)) and not isinstance(b, bool)) for b in bounds):
+            raise ConfigError(f"filter.{name}={bounds}: give [least, most], null where there is no bound")
+    return {name: list(bounds) for name, bounds in filter.items()}

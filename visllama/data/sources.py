@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
@@ -12,12 +13,18 @@ from visllama.config import ConfigError
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
 
+MIX_KEYS = ("weight", "prompt")
+"""What a source's node may say beside its class and that class's arguments: how it is mixed in."""
+_BLOCKS = 2**16
+
 
 class Source(Protocol):
-    """Where records come from: sized, random access; a record holds `key`, `image` (PIL) and `captions`.
+    """Where records come from: sized, random access; a record holds `key`, `image` and `captions`.
 
-    Its class takes `split` ("train", "val" or "test") beside what its YAML says. It may have `num_pairs`, its
-    image-caption pairs, where they are more than its records.
+    The image is PIL, or the bytes of a JPEG, PNG or WebP file. Its class takes `split` ("train", "val" or "test") beside
+    what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it cannot read, and may have:
+    `num_pairs`, its image-caption pairs, where they are more than its records; `shard_sizes`, the records of each shard,
+    where those of one shard are best read together; `fingerprint`, which tells when it holds something else.
     """
 
     def __len__(self) -> int: ...
@@ -25,41 +32,66 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict: ...
 
 
-def build_source(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str]) -> Source:
-    """Make the sources that a config names (keys: where they stand in it), several of them one behind the other.
+def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
+    """Make the source that stands in a config at `key`.
 
     Raises:
-        ConfigError: If one cannot be made, or holds nothing, naming its key.
+        ConfigError: If it cannot be made, or holds nothing to caption, naming the key.
     """
-    sources = []
-    for key, node in nodes.items():
-        plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-        arguments = {name: value for name, value in plain.items() if name != "_target_"}
-        try:
-            found = class_of_target("source", plain["_target_"], plugins)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{error}") from error
-        check_arguments(key, found, arguments, {"split"})
-        try:
-            source = found(split=split, **arguments)
-        except ConfigError as error:
-            raise ConfigError(f"{key}: {error}") from error
-        if len(source) == 0:
-            raise ConfigError(f"{key}: holds no record of split={split}")
-        sources.append(source)
-    return sources[0] if len(sources) == 1 else ConcatDataset(sources)
+    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
+    arguments = {name: value for name, value in plain.items() if name not in ("_target_", *MIX_KEYS)}
+    try:
+        found = class_of_target("source", plain["_target_"], plugins)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    check_arguments(key, found, arguments, {"split"})
+    try:
+        source = found(split=split, **arguments)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    if len(source) == 0:
+        raise ConfigError(f"{key}: holds no record of split={split}")
+    others = {kind: count for kind, count in getattr(source, "kinds", {}).items() if kind != "captions"}
+    if others:
+        counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
+        raise ConfigError(f"{key}: holds records without captions ({counted}): this version learns from captions alone")
+    return source
 
 
-def count_pairs(source: Source) -> int:
-    """Give the number of image-caption pairs."""
-    if isinstance(source, ConcatDataset):
-        return sum(count_pairs(part) for part in source.datasets)
-    return getattr(source, "num_pairs", len(source))
+def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str]) -> dict[str, Source]:
+    """Make every source of `data.sources`, by name."""
+    return {name: build_source(f"data.sources.{name}", node, split, plugins) for name, node in nodes.items()}
 
 
 def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -> dict[str, Source]:
     """Make each evaluation's source; early, so that a missing file is found before any weight is loaded."""
     return {
-        name: build_source({f"evaluation.{name}.source": config["source"]}, config["split"], plugins)
+        name: build_source(f"evaluation.{name}.source", config["source"], config["split"], plugins)
         for name, config in evaluations.items()
     }
+
+
+def one_behind_the_other(sources: Mapping[str, Source]) -> Source:
+    """Give the records of all sources as those of one."""
+    return next(iter(sources.values())) if len(sources) == 1 else ConcatDataset(sources.values())
+
+
+def count_pairs(source: Source) -> int:
+    """Give the number of image-caption pairs."""
+    return getattr(source, "num_pairs", len(source))
+
+
+def shard_sizes(source: Source) -> Sequence[int]:
+    """Give the records of each of a source's shards; one that names none is cut into blocks."""
+    if hasattr(source, "shard_sizes"):
+        return source.shard_sizes
+    block = -(-len(source) // _BLOCKS)
+    whole, rest = divmod(len(source), block)
+    return [block] * whole + [rest] * bool(rest)
+
+
+def fingerprint(source: Source) -> str:
+    """Tell what a source holds, as far as it says so itself."""
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
+    said = getattr(source, "fingerprint", None)
+    return hashlib.sha256(f"{kind} {len(source)} {said}".encode()).hexdigest()[:16]

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from visllama.data.images import open_image
+
 _THUMBNAIL_PX = 160
 _STYLE = """
 body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:80rem;color:#222;background:#fff}
@@ -23,12 +25,13 @@ small{color:#777}
 """
 
 
-def _thumbnail(image: Image.Image) -> str:
+def _thumbnail(image: bytes | Image.Image) -> str:
+    image = open_image(image)
     scale = _THUMBNAIL_PX / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
     buffer = io.BytesIO()
-    image.convert("RGB").resize(size, resample).save(buffer, "PNG" if scale > 1 else "JPEG")
+    image.resize(size, resample).save(buffer, "PNG" if scale > 1 else "JPEG")
     kind = "png" if scale > 1 else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

@@ -13,7 +13,10 @@ from omegaconf import DictConfig
 from PIL import Image
 from rich.progress import Progress
 
+from visllama.config import ConfigError
 from visllama.console import say
+from visllama.data.faults import BadRecord
+from visllama.data.images import open_image
 from visllama.data.order import permutation
 from visllama.data.samples import SampleMaker
 from visllama.data.sources import Source, judged_sources
@@ -36,7 +39,10 @@ def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
 
 def blank_images(records: Sequence[Mapping]) -> list[dict]:
     """Give each record a gray image of its size."""
-    return [dict(record) | {"image": Image.new("RGB", record["image"].size, (128, 128, 128))} for record in records]
+    return [
+        dict(record) | {"image": Image.new("RGB", open_image(record["image"]).size, (128, 128, 128))}
+        for record in records
+    ]
 
 
 _CONTROLS = {"shuffled_images": shuffled_images, "blank_images": blank_images}
@@ -80,7 +86,7 @@ def judge(
 def _judge_captions(
     model: VisLlama, captioner: Captioner, name: str, config: Mapping, source: Source, folder: Path
 ) -> dict:
-    records = [source[i] for i in range(len(source))]
+    records = _read_all(source, name)
     folder.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     with Progress(transient=True) as progress:
@@ -117,6 +123,14 @@ def _judge_captions(
     )
     say(scores_table(name, result))
     return result
+
+
+def _read_all(source: Source, name: str) -> list[dict]:
+    """Read what is judged, every record of it: a score over fewer would not compare."""
+    try:
+        return [source[i] for i in range(len(source))]
+    except BadRecord as error:
+        raise ConfigError(f"evaluation.{name}.source: a record cannot be read: {error}") from error
 
 
 def _generate(

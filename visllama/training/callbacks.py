@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig
+from rich.markup import escape
 from rich.table import Table
 
 from visllama.console import STARTED, say
 from visllama.data.datamodule import CaptionData
+from visllama.data.faults import BadRecord
+from visllama.data.images import open_image
 from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
 from visllama.model.visllama import PARTS, VisLlama
 from visllama.model.weights import frozen_hashes
+from visllama.training.bad_records import BadRecords
+from visllama.training.consumed import ConsumedKeys
 from visllama.training.curves import Curves
 
 
@@ -39,20 +49,21 @@ def parts_table(model: VisLlama) -> Table:
 
 def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
     """Show what the data and batch settings make: records, pairs, steps, samples."""
-    table = Table("records", "pairs", "val records", "batch", "ranks", "micro", "steps", "samples", title="Data")
-    batch = data.global_batch_size
+    batch = data.order.global_batch_size
     micro = min(micro_batch_size, -(-batch // num_ranks))
-    values = (
-        len(data.train),
-        count_pairs(data.train),
-        data.num_val_records,
-        batch,
-        num_ranks,
-        micro,
-        max_steps,
-        max_steps * batch,
+    samples = max_steps * batch
+    table = Table("source", title="Data")
+    for header in ("records", "pairs", "share", "samples", "passes"):
+        table.add_column(header, justify="right")
+    for (name, source), share in zip(data.train.items(), data.order.shares, strict=True):
+        share = share / sum(data.order.shares)
+        drawn = share * samples
+        row = f"{len(source):,}", f"{count_pairs(source):,}", f"{share:.1%}", f"{drawn:,.0f}"
+        table.add_row(escape(name), *row, f"{drawn / count_pairs(source):.2f}")
+    table.caption = (
+        f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to {micro}; "
+        f"{data.num_val_records:,} validation records"
     )
-    table.add_row(*[f"{value:,}" for value in values])
     return table
 
 
@@ -94,8 +105,7 @@ class SampleCaptions(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Every rank generates, though one prints: under sharding all of them are needed.
-        count = min(self.num_images, trainer.datamodule.num_val_records)
-        records = [trainer.datamodule.val[i] for i in range(count)]
+        records = list(islice(_readable(trainer.datamodule), self.num_images))
         captions = self.captioner(module.model, records)
         lines = [
             f"  {r['key']}: {caption}   (a reference: {r['captions'][0]})"
@@ -103,6 +113,13 @@ class SampleCaptions(Callback):
         ]
         if trainer.is_global_zero:
             say(f"\nstep {trainer.global_step}, after {time.perf_counter() - STARTED:.0f} s:", *lines)
+
+
+def _readable(data: CaptionData) -> Iterator[dict]:
+    for index in range(data.num_val_records):
+        with suppress(BadRecord):
+            record = data.val[index]
+            yield record | {"image": open_image(record["image"])}
 
 
 class FrozenWeights(Callback):
@@ -118,8 +135,8 @@ class FrozenWeights(Callback):
             raise RuntimeError(f"frozen weights changed in training: {', '.join(changed)}")
 
 
-def build_callbacks(folder, captioner: Captioner, micro_batch_size: int) -> list[Callback]:
-    """Give the callbacks of a training run; `folder` is the run's."""
+def build_callbacks(cfg: DictConfig, folder: Path, captioner: Captioner) -> list[Callback]:
+    """Give the callbacks of a training run; `folder` is the run's. The checkpoint comes last: it holds what they count."""
     checkpoint = ModelCheckpoint(
         folder / "checkpoints",
         filename="step_{step:08d}",
@@ -127,13 +144,16 @@ def build_callbacks(folder, captioner: Captioner, micro_batch_size: int) -> list
         save_top_k=1,
         monitor="step",
         mode="max",
+        every_n_train_steps=cfg.trainer.checkpoint_every_steps,
     )
     return [
-        StartupTable(micro_batch_size),
+        StartupTable(cfg.micro_batch_size),
+        BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
         TQDMProgressBar(),
         Throughput(),
         SampleCaptions(captioner),
         FrozenWeights(),
         Curves(folder / "curves.png"),
+        *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),
         checkpoint,
     ]

@@ -27,6 +27,12 @@ class Curves(Callback):
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         self._remember(trainer, "val/")
 
+    def state_dict(self) -> dict:
+        return {"points": self.points}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.points = state["points"]
+
     def _remember(self, trainer: pl.Trainer, *prefixes: str) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefixes):

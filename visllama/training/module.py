@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.model.visllama import VisLlama
 from visllama.training.optim import build_optimizer, build_schedule
@@ -32,6 +33,7 @@ class VisLlamaModule(pl.LightningModule):
     def __init__(self, model: VisLlama, optim: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> None:
         super().__init__()
         self.automatic_optimization = False
+        self.strict_loading = False  # a checkpoint holds trained tensors alone; `on_load_checkpoint` asks for them all
         self.model, self.optim, self.num_steps, self.plugins = model, optim, num_steps, plugins
         self._val_sums = torch.zeros(2)
 
@@ -47,7 +49,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         num_targets, num_samples, num_rounds = self._agree(step)
-        if num_targets == 0:
+        if num_targets == 0 and self.num_bad < num_samples:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
         batches = step["micro_batches"] + [step["dummy"]] * (num_rounds - len(step["micro_batches"]))
@@ -62,14 +64,15 @@ class VisLlamaModule(pl.LightningModule):
     def _agree(self, step: Step) -> tuple[int, int, int]:
         """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""
         num_targets, num_samples, num_rounds = step["num_targets"], step["num_samples"], len(step["micro_batches"])
+        self.num_bad = sum(fault is not None for fault in step["faults"])
         if self.trainer.world_size > 1:
-            sums = self._over_ranks(torch.tensor([num_targets, num_samples], device=self.device))
-            num_targets, num_samples = sums.tolist()
+            sums = self._over_ranks(torch.tensor([num_targets, num_samples, self.num_bad], device=self.device))
+            num_targets, num_samples, self.num_bad = sums.tolist()
             num_rounds = int(self._over_ranks(torch.tensor(num_rounds, device=self.device), "max"))
         return num_targets, num_samples, num_rounds
 
     def _backward(self, batch: Batch, num_targets: int) -> Tensor:
-        loss = self.model(**batch).loss_sum / num_targets
+        loss = self.model(**batch).loss_sum / max(num_targets, 1)
         self.manual_backward(loss)
         return loss.detach()
 
@@ -109,8 +112,19 @@ class VisLlamaModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep trained tensors only: megabytes, not the language model."""
-        trained = {f"model.{name}" for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = self._trained()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        found, trained = set(checkpoint["state_dict"]), self._trained()
+        if found != trained:
+            raise ConfigError(
+                f"resume: the checkpoint's trained tensors are not this model's: {len(found - trained)} of others, "
+                f"{len(trained - found)} missing: {', '.join(sorted(found ^ trained)[:3])}"
+            )
+
+    def _trained(self) -> set[str]:
+        return {f"model.{name}" for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _over_ranks(self, tensor: Tensor, op: str = "sum") -> Tensor:
         return self.trainer.strategy.reduce(tensor, reduce_op=op) if self.trainer.world_size > 1 else tensor

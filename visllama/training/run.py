@@ -17,16 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 from visllama.config import config_dir_options, override
 from visllama.console import say
 from visllama.data.collate import Collator
-from visllama.data.datamodule import CaptionData
+from visllama.data.datamodule import CaptionData, check_order
 from visllama.data.samples import SampleMaker
-from visllama.data.sources import Source
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.weights import save_weights
 from visllama.plugins import build
+from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
+from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
 from visllama.training.verb import Planned
@@ -42,23 +43,30 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     _quieten_lightning()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started = time.perf_counter()
-    parts, model, sources, judged_on, judged_sources, num_steps = planned
+    parts, model, num_steps, judged_on = planned.parts, planned.model, planned.num_steps, planned.judged_on
     text = {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
     maker = sample_maker(model, **text)
-    data = caption_data(cfg, sources, maker, num_steps)
+    data = caption_data(cfg, planned, maker)
     if cfg.check_only:
         say(parts_table(model), data_table(data, cfg.micro_batch_size, 1, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
 
     folder = Path(HydraConfig.get().runtime.output_dir)
+    checkpoint = Checkpoint.last_of(folder) if cfg.resume else None
+    if checkpoint:
+        check_order(checkpoint.data["rests_on"], data.rests_on, cfg.data.allow_reorder)
+        say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
+    elif cfg.resume:
+        say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
     rank_zero_only(write_config)(cfg, folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
-    trainer = build_trainer(cfg, num_steps, folder, Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE))
+    captioner = Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE)
+    trainer = build_trainer(cfg, num_steps, folder, captioner, checkpoint.step if checkpoint else 0)
     fit_started = time.perf_counter()
     try:
-        trainer.fit(module, data)
+        trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
     finally:
         forget_ranks()
     if trainer.interrupted:
@@ -71,7 +79,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
     if judged_on:
         judge_started = time.perf_counter()
-        metrics["evaluations"] = judge(model, maker, judged_on, judged_sources, cfg, folder)
+        metrics["evaluations"] = judge(model, maker, judged_on, planned.judged_sources, cfg, folder)
         seconds["judge_seconds"] = time.perf_counter() - judge_started
     metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
     metrics["provenance"] = provenance(
@@ -98,18 +106,21 @@ def write_config(cfg: DictConfig, folder: Path) -> None:
     os.replace(temporary, folder / "config.yaml")
 
 
-def caption_data(cfg: DictConfig, sources: dict[str, Source], maker: SampleMaker, num_steps: int) -> CaptionData:
-    """Make the data module of a run."""
+def caption_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> CaptionData:
+    """Make the data module of a run; a source may have a prompt of its own."""
     pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
+    prompts = {name: node.get("prompt") for name, node in cfg.data.sources.items()}
     return CaptionData(
-        **sources,
+        train=planned.train,
+        val=planned.val,
+        makers={name: maker if prompt is None else maker.with_prompt(prompt) for name, prompt in prompts.items()},
         maker=maker,
         collator=Collator(pad, maker.num_image_tokens, size_px, cfg.micro_batch_size),
-        global_batch_size=cfg.stage.global_batch_size,
-        num_steps=num_steps,
+        order=planned.order,
+        num_steps=planned.num_steps,
         num_workers=cfg.data.num_workers,
-        seed=cfg.seed,
         num_val_records=cfg.data.num_val_records,
+        allow_reorder=cfg.data.allow_reorder,
     )
 
 
@@ -141,11 +152,14 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def build_trainer(cfg: DictConfig, num_steps: int, folder: Path, captioner: Captioner) -> pl.Trainer:
+def build_trainer(
+    cfg: DictConfig, num_steps: int, folder: Path, captioner: Captioner, first_step: int = 0
+) -> pl.Trainer:
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     use_child_command()
     fraction = cfg.trainer.val_fraction
     logger = build(cfg.logger, cfg.plugins)
+    rank_zero_only(keep_metrics)(logger, folder, first_step)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     logger.log_hyperparams(resolved)
     return pl.Trainer(
@@ -163,7 +177,8 @@ def build_trainer(cfg: DictConfig, num_steps: int, folder: Path, captioner: Capt
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=logger,
-        callbacks=build_callbacks(folder, captioner, cfg.micro_batch_size),
+        plugins=[AtomicCheckpointIO()],
+        callbacks=build_callbacks(cfg, folder, captioner),
         default_root_dir=folder,
     )
 
@@ -176,4 +191,6 @@ def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
     watch = next(callback for callback in trainer.callbacks if isinstance(callback, FrozenWeights))
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
+    bad = next(callback for callback in trainer.callbacks if isinstance(callback, BadRecords)).counts
+    facts |= {"bad_records": dict(bad)} if bad else {}
     return facts | {name: value for name, value in logged.items() if name.endswith("/loss")}

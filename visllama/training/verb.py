@@ -5,6 +5,7 @@ What is slow to import (transformers, then Lightning) comes after what can be re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama.checks import check_train
 from visllama.config import ConfigError, evaluations
-from visllama.data.sources import Source, build_source, count_pairs, judged_sources
+from visllama.data.order import Order
+from visllama.data.sources import (
+    Source,
+    build_sources,
+    count_pairs,
+    judged_sources,
+    one_behind_the_other,
+    shard_sizes,
+)
+from visllama.console import say
 from visllama.plugins import class_of_target, part_class
 from visllama.training.sweep import is_selecting
 from visllama.trials import check_parts
@@ -27,7 +37,9 @@ class Planned(NamedTuple):
 
     parts: dict[str, dict]
     model: VisLlama
-    sources: dict[str, Source]
+    train: dict[str, Source]
+    val: Source
+    order: Order
     judged_on: dict[str, dict]
     judged_sources: dict[str, Source]
     num_steps: int
@@ -49,9 +61,16 @@ def train(cfg: DictConfig) -> dict | None:
 
 def plan(cfg: DictConfig) -> Planned:
     """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
-    nodes = {f"data.sources.{name}": node for name, node in cfg.data.sources.items()}
-    sources = {split: build_source(nodes, split, cfg.plugins) for split in ("train", "val")}
-    num_steps = count_steps(cfg, count_pairs(sources["train"]))
+    train, val = (build_sources(cfg.data.sources, split, cfg.plugins) for split in ("train", "val"))
+    check_faults(train, cfg.data.max_bad_fraction)
+    num_steps = count_steps(cfg, sum(map(count_pairs, train.values())))
+    order = Order(
+        {name: shard_sizes(source) for name, source in train.items()},
+        {name: node.get("weight", 1.0) for name, node in cfg.data.sources.items()},
+        cfg.stage.global_batch_size,
+        cfg.seed,
+        cfg.data.window_shards,
+    )
     judged_on = evaluations(cfg, "val" if is_selecting() else None) if cfg.judge else {}
     judged = judged_sources(judged_on, cfg.plugins)
     check_parts(cfg)
@@ -62,7 +81,27 @@ def plan(cfg: DictConfig) -> Planned:
     with torch.device("meta") if cfg.check_only else nullcontext():
         model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
     check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
-    return Planned(parts, model, sources, judged_on, judged, num_steps)
+    return Planned(parts, model, train, one_behind_the_other(val), order, judged_on, judged, num_steps)
+
+
+def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
+    """Refuse sources of which too much is damaged, and tell of what is.
+
+    Raises:
+        ConfigError: Naming the reasons.
+    """
+    for name, source in sources.items():
+        faults = getattr(source, "faults", {})
+        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
+        bad = sum(faults.values())
+        if bad > max_bad_fraction * (bad + len(source)):
+            raise ConfigError(
+                f"data.sources.{name}: of {bad + len(source):,} records {bad:,} cannot be read ({told}): visllama prepare "
+                f"source=shards from={source.path} check_only=true lists them; data.max_bad_fraction="
+                f"{bad / (bad + len(source)) + 0.01:.2f} trains on the others"
+            )
+        if bad:
+            say(f"data.sources.{name}: {bad:,} places in its tars are not read: {told}")
 
 
 def model_parts(cfg: DictConfig) -> dict[str, dict]:

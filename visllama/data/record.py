@@ -1,0 +1,114 @@
+"""What a record of a shard holds: `KEY.jpg` (or `KEY.0.jpg`, `KEY.1.jpg`; png, webp) beside `KEY.json` or `KEY.txt`.
+
+KEY.json holds one of `captions: [text]`, `questions: [{question, answers, id}]` and `conversations: [{from, value}]`;
+its other keys are metadata, its numbers scores. KEY.txt is one caption, where KEY.json holds none of the three.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from visllama.data.faults import BadRecord
+
+KINDS = ("captions", "questions", "conversations")
+IMAGE_MARK = "<image>"
+_SUFFIX = re.compile(r"(\d{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
+_SPEAKERS = ("from", "value")
+
+
+class Text(NamedTuple):
+    """A record's text.
+
+    Attributes:
+        kind: One of `KINDS`.
+        items: Of that kind; each is one thing to learn, a conversation as a whole.
+        scores: Numbers that the record's metadata hold, by name.
+    """
+
+    kind: str
+    items: list
+    scores: dict[str, float]
+
+    @property
+    def num_pairs(self) -> int:
+        """Things to learn, each with the record's images."""
+        return 1 if self.kind == "conversations" else len(self.items)
+
+
+@lru_cache(maxsize=1024)
+def is_read(suffix: str) -> bool:
+    """Tell whether a member with this suffix is one that we read; nothing else ever is."""
+    return _SUFFIX.fullmatch(suffix) is not None
+
+
+def image_suffixes(suffixes: Iterable[str]) -> list[str]:
+    """Give the suffixes of images, in the order of their numbers."""
+    images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
+    return sorted(images, key=_image_number) if len(images) > 1 else images
+
+
+def _image_number(suffix: str) -> int:
+    return int(suffix.partition(".")[0]) if "." in suffix else -1
+
+
+def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
+    """Read a record's text.
+
+    Args:
+        members: Contents of `txt` and `json`, those there are.
+        num_images: Images of the record.
+
+    Raises:
+        BadRecord: If there is none to learn from, or it does not fit the images.
+    """
+    described: Any = {}
+    try:
+        if "json" in members:
+            described = json.loads(members["json"].decode("utf-8"))
+        described = described if isinstance(described, dict) else {}
+        kinds = [kind for kind in KINDS if described.get(kind)]
+        if len(kinds) > 1:
+            raise BadRecord("text", f"holds {' and '.join(kinds)}: one of them is a record")
+        if not kinds and "txt" in members:
+            described, kinds = described | {"captions": [members["txt"].decode("utf-8")]}, ["captions"]
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, BadRecord):
+            raise
+        raise BadRecord("text", f"cannot be read ({error})") from error
+    if not kinds:
+        raise BadRecord("text", "has no captions: KEY.json with 'captions': [text], or KEY.txt")
+    items = _check_items(kinds[0], described[kinds[0]], num_images)
+    return Text(kinds[0], items, {name: value for name, value in described.items() if _is_number(value)})
+
+
+def _check_items(kind: str, items: object, num_images: int) -> list:
+    if not isinstance(items, list):
+        raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}")
+    if kind == "conversations":
+        good = all(isinstance(i, dict) and all(isinstance(i.get(name), str) for name in _SPEAKERS) for i in items)
+        marks = sum(item["value"].count(IMAGE_MARK) for item in items) if good else 0
+        if good and marks != num_images:
+            raise BadRecord("text", f"its conversation has {marks} {IMAGE_MARK}, and the record {num_images} images")
+    elif kind == "questions":
+        good = all(isinstance(i, dict) and isinstance(i.get("question"), str) for i in items)
+        good = good and all(_are_texts(item.get("answers")) for item in items)
+    else:
+        good = _are_texts(items)
+        if good and not all(text.strip() for text in items):
+            raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
+        items = [text.strip() for text in items] if good else items
+    if not good:
+        raise BadRecord("text", f"has no {kind} as they should be: see the README for what a record holds")
+    return items
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
