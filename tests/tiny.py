@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 from visllama.data.collate import Collator
+from visllama.data.datamodule import CaptionData
+from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
+from visllama.data.sources import shard_sizes
 
 TINY = {
     "vision_encoder": {"kind": "CLIPVisionEncoder", "arguments": {"path": "visllama:clip", "feature_layer": -2}},
@@ -38,6 +41,16 @@ def collator_of(model, micro_batch_size: int = 64) -> Collator:
     return Collator(
         model.tokenizer.pad_token_id, model.num_image_tokens, model.vision_encoder.transform.size_px, micro_batch_size
     )
+
+
+def data_of(
+    model, train, val, batch: int, num_steps: int, micro_batch_size: int = 64, seed: int = 1, **more
+) -> CaptionData:
+    """Make the data of a run; `train` are sources by name, in equal shares."""
+    maker = maker_of(model)
+    order = Order({name: shard_sizes(source) for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
+    made = {"makers": dict.fromkeys(train, maker), "maker": maker, "collator": collator_of(model, micro_batch_size)}
+    return CaptionData(train, val, **made, order=order, num_steps=num_steps, **({"num_workers": 0} | more))
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -22,7 +22,8 @@ import pytest
 from tests.fault_server import Chunked, Cut, Drip, Fault, FaultServer, Length, Redirect, Reset, Stall, Status, WholeBody
 from visllama.config import ConfigError
 from visllama.data import cache as module
-from visllama.data.cache import REMOTE, FetchError, ShardCache, check_address, is_remote
+from visllama.data.cache import ShardCache
+from visllama.data.remote import REMOTE, FetchError
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)
@@ -164,13 +165,6 @@ def test_an_error_says_what_happened(fault, count, said, server, make_cache):
     assert not names(cache), "nothing is left"
 
 
-def test_never_from_https_to_http():
-    request = module.urllib.request.Request("https://h/a.tar")
-    with pytest.raises(module._Fault, match="redirected to"):
-        module._Redirects().redirect_request(request, None, 302, "", {}, "http://h/b.tar")
-    assert module._Redirects().redirect_request(request, None, 302, "", {}, "https://i/b.tar").host == "i"
-
-
 def test_a_body_of_unknown_length_is_not_taken_for_whole(server, make_cache):
     server.fail("/a.tar", Length(None), times=2)
     assert read(make_cache(), server.url("/a.tar"), len(BODY)) == BODY
@@ -209,35 +203,7 @@ def test_a_full_disk(server, make_cache, monkeypatch):
     assert not names(cache) and server.requests["/a.tar"] == 1
 
 
-# ---------------------------------------------------------------------------------------------------------- addresses
-
-
-def test_tells_addresses_from_paths():
-    for address in ("https://h/a.tar", "s3://b/a", "pipe:cat a", "file:/a", "file:///a", "simplecache::s3://b/a"):
-        assert is_remote(address)
-    for path in ("/a/b.tar", "a.tar", "./s3:/a", "../a::b", "data/{0..9}.tar", "", "~/x:y"):
-        assert not is_remote(path)
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["pipe:cat /etc/passwd", "file:///etc/passwd", "file:/etc/passwd", "simplecache::s3://b/a.tar", "zip://a::https://h/a",
-     "https://h/a::file:///b", "ftp://h/a.tar", "memory://a", "local://a", "data:,x", "github://a", "reference://", "HTTPS://h/a",
-     "s3:b/a", "https:h/a", "https://user:password@h/a.tar", "ssh://h/a"],
-)  # fmt: skip
-def test_other_addresses_are_refused(address, make_cache):
-    with pytest.raises(ConfigError) as caught:
-        check_address(address)
-    assert "password@" not in str(caught.value)
-    with pytest.raises(ConfigError):
-        make_cache().open(address, None)
-
-
-def test_the_schemes_allowed_are_named():
-    with pytest.raises(ConfigError, match=r"https://.*s3://.*gs://.*hf://"):
-        check_address("ftp://h/a.tar")
-    for address in ("http://[::1]:80/a.tar", "https://h/a.tar?x=a:b@c", "s3://b/a@1.tar"):
-        check_address(address)
+# ---------------------------------------------------------------------------------------------------------- the folder
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 import pytest
 
-from tests.tiny import collator_of, maker_of, tiny_parts
+from tests import tiny
+from tests.tiny import maker_of, tiny_parts
 from visllama.config import ConfigError
-from visllama.data.datamodule import CaptionData
 from visllama.data.faults import REASONS, BadRecord
-from visllama.data.order import Order
 from visllama.data.scenes.source import ScenesSource
-from visllama.data.sources import shard_sizes
 from visllama.model.weights import build_model
 
 
@@ -22,16 +20,9 @@ class Ranks:
         self.global_rank, self.world_size = rank, num_ranks
 
 
-def data_of(
-    model, rank=0, num_ranks=1, num_workers=0, captions=1, num_steps=6, train=None, batch=8, allow_reorder=False, seed=1
-):
+def data_of(model, rank=0, num_ranks=1, captions=1, num_steps=6, train=None, batch=8, seed=1, **more):
     train = train or {"scenes": ScenesSource("train", 20, captions)}
-    maker = maker_of(model)
-    data = CaptionData(
-        train=train, val=ScenesSource("val", 11, 5), makers=dict.fromkeys(train, maker), maker=maker,
-        collator=collator_of(model, 3), order=Order({n: shard_sizes(s) for n, s in train.items()}, dict.fromkeys(train, 1), batch, seed),
-        num_steps=num_steps, num_workers=num_workers, allow_reorder=allow_reorder,
-    )  # fmt: skip
+    data = tiny.data_of(model, train, ScenesSource("val", 11, 5), batch, num_steps, 3, seed, **more)
     data.trainer = Ranks(rank, num_ranks)
     return data
 

@@ -36,8 +36,11 @@ def test_start_up_table_fits_80_columns_and_tells_each_part(make_model):
 
 def test_data_table(make_model):
     text = shown(data_table(data_of(make_model()), micro_batch_size=5, num_ranks=2, max_steps=8))
-    row = text.splitlines()[-2]
-    assert [cell.strip() for cell in row.strip("│").split("│")] == ["40", "40", "5", "12", "2", "5", "8", "96"]
+    row = next(line for line in text.splitlines() if "scenes" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["scenes", "40", "40", "100.0%", "96", "2.40"]
+    told = " ".join(text.split())
+    assert "8 steps of 12 samples, 2 ranks, micro-batches of up to 5; 5 validation records" in told
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_a_changed_bit_in_a_frozen_part_stops_the_run(make_model):
@@ -61,6 +64,6 @@ def test_sample_captions_are_shown(make_model, capsys):
     assert "step 7" in said and "val-000001:" in said
 
 
-def test_checkpoints_have_names_that_hydra_can_parse(tmp_path):
-    checkpoint = build_callbacks(tmp_path, None, 1)[-1]
+def test_checkpoints_have_names_that_hydra_can_parse(tmp_path, compose_config):
+    checkpoint = build_callbacks(compose_config("train"), tmp_path, None)[-1]
     assert checkpoint.format_checkpoint_name({"step": torch.tensor(1200)}).endswith("step_00001200.ckpt")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests.tiny import collator_of, maker_of, relative_difference, tiny_parts
+from tests import tiny
+from tests.tiny import relative_difference, tiny_parts
 from tests.training.test_optim import OPTIM
-from visllama.data.datamodule import CaptionData
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import trained_tensors
 from visllama.training.module import VisLlamaModule
@@ -27,16 +27,8 @@ class Losses(Callback):
 
 
 def data_of(model, micro_batch_size=64, num_steps=STEPS, val=5):
-    return CaptionData(
-        ScenesSource("train", 40, 1),
-        ScenesSource("val", val, 1),
-        maker_of(model),
-        collator_of(model, micro_batch_size),
-        12,
-        num_steps,
-        0,
-        1,
-    )
+    train = {"scenes": ScenesSource("train", 40, 1)}
+    return tiny.data_of(model, train, ScenesSource("val", val, 1), 12, num_steps, micro_batch_size)
 
 
 def fit(model, micro_batch_size=64, **optim):

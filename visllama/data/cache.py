@@ -12,30 +12,19 @@ import logging
 import os
 import random
 import re
-import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, urlsplit
-
-import fsspec.core
 
 from visllama.config import ConfigError
-
-REMOTE = {"http": "", "https": "", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
-          "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs"}  # fmt: skip
-"""The schemes that may be opened, each with the package that fsspec needs for it."""
+from visllama.data.remote import Fault, FetchError, check_address, from_fsspec, from_http, shown
 
 _CHUNK, _LONGEST_WAIT_S, _POLL_S, _TELL_EVERY_S = 2**20, 60.0, 0.1, 30.0
 _HELD: set[int] = set()  # the parts that this process downloads
 _log = logging.getLogger(__name__)
-_Body = tuple[Callable[[int], bytes], int, "int | None", tuple]  # read, first byte, bytes in all, stamp of the content
 
 
 def _drop_held() -> None:
@@ -45,121 +34,6 @@ def _drop_held() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_held)
-
-
-class FetchError(RuntimeError):
-    """A shard could not be downloaded; the message names it, the last attempt's fault, and what to do."""
-
-
-class _Fault(Exception):
-    """What went wrong at one attempt: `final` ends them all, `restart` gives up the bytes already there."""
-
-    def __init__(self, what: str, do: str = "", final: bool = False, restart: bool = False, wait_s: float = 0) -> None:
-        super().__init__(what)
-        self.do, self.final, self.restart, self.wait_s = do, final, restart, wait_s
-
-
-def is_remote(path: str) -> bool:
-    """Tell an address ("scheme:...") from a local path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path) is not None
-
-
-def check_address(path: str) -> None:
-    """Refuse an address that we do not open: one that runs commands, reads local files, or chains file systems.
-
-    Raises:
-        ConfigError: Its scheme is not one of `REMOTE`, it is chained, or it holds a password.
-    """
-    scheme, _, rest = path.partition(":")
-    if scheme not in REMOTE or not rest.startswith("//"):
-        kind = {"pipe": "runs a command", "file": "is a local file: give its path alone"}.get(scheme, "is not opened")
-        allowed = ", ".join(f"{name}://" for name in REMOTE)
-        raise ConfigError(f"{_shown(path)}: {scheme + ':'!r} {kind}. Choose from {allowed}, or give a local path")
-    if "::" in re.sub(r"^//\[[0-9A-Fa-f:.]+\]", "", rest):  # the brackets hold an IPv6 address
-        raise ConfigError(f"{_shown(path)}: chained addresses (a::b) are not opened; give the shard's own address")
-    if scheme in ("http", "https") and "@" in rest[2:].partition("/")[0]:
-        raise ConfigError(f"{_shown(path)}: no user or password in an address, please: it lands in logs")
-
-
-def _shown(text: str) -> str:
-    """Give a text without what is secret in its addresses: users, passwords, signatures."""
-    return re.sub(r"\?[^\s'\"]*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 lacks it
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type, scheme) == ("https", "http"):
-            raise _Fault(f"it is redirected to {newurl}", "give the address where it lies", final=True)
-        return urllib.request.Request(newurl, headers=dict(req.headers))
-
-
-@contextmanager
-def _from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[_Body]:
-    # The standard library's client: certainly installed, no session that a fork inherits, bodies are not decoded. The
-    # opener is put together by hand: file:, ftp: and data: have no handler.
-    opener = urllib.request.OpenerDirector()
-    for name in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler"):
-        opener.add_handler(getattr(urllib.request, name)())
-    opener.add_handler(_Redirects())
-    headers = {"Accept-Encoding": "identity", "User-Agent": "visllama"}
-    if start and any(stamp[:2]):  # with neither ETag nor date, nothing tells that the content is still the same
-        headers["Range"] = f"bytes={start}-"
-        if strong := stamp[1] if (stamp[0] or "W/").startswith("W/") else stamp[0]:
-            headers["If-Range"] = strong
-    request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers)
-    try:
-        response = opener.open(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        code, wait_s = error.code, _retry_after(error.headers.get("Retry-After") or "")
-        do = "check what gives you access" if code in (401, 403) else "check the address" if code in (404, 410) else ""
-        final = code < 500 and code not in (408, 416, 425, 429)
-        raise _Fault(f"HTTP status {code}, {error.reason}", do, final, restart=code == 416, wait_s=wait_s) from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise _Fault(str(error.reason), "name the right certificates by SSL_CERT_FILE", final=True) from None
-        raise
-    with response:
-        first, total, code = 0, response.length, response.status
-        if code not in (200, 206) or (response.headers.get("Content-Encoding") or "identity").lower() != "identity":
-            raise _Fault(f"the server sends no plain file (status {code})", "let it send it unpacked", final=True)
-        if code == 206:
-            found = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
-            first, total = (int(found[1]), int(found[2])) if found else (-1, None)
-        elif total is None and not response.chunked:
-            total = -1  # the body ends where the connection does, be it cut or not
-        now = (response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
-        if code == 206 and (first, now) != (start, stamp):
-            raise _Fault("the file changed, or the server sends another part than was asked for", restart=True)
-        yield response.read1, first, total, now
-
-
-def _retry_after(header: str) -> float:
-    """Give the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
-    with suppress(ValueError, TypeError, OverflowError):
-        return float(header) if header.isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
-    return 0.0
-
-
-@contextmanager
-def _from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[_Body]:
-    try:  # `timeout_s` has no name that all file systems know: each has a limit of its own
-        system, path = fsspec.core.url_to_fs(url)  # fsspec keeps instances by process: none is inherited by a fork
-    except (ImportError, ValueError) as error:
-        package = REMOTE[url.partition(":")[0]]
-        raise ConfigError(f"{_shown(url)}: needs a package, `pip install {package}` ({error})") from error
-    try:
-        system.invalidate_cache()  # else a second attempt reads the first one's listing
-        now, total = (system.ukey(path),), system.info(path)["size"]
-        total = -1 if total is None else total
-        with system.open(path, "rb") as file:
-            first = file.seek(start if now == stamp else 0)
-            yield file.read, first, total, now
-    except (FileNotFoundError, PermissionError) as error:
-        raise _Fault(f"{type(error).__name__}: {error}", "check the address and your access", final=True) from error
 
 
 class ShardCache:
@@ -246,7 +120,7 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            raise FetchError(f"{_shown(url)}: cannot be stored in {self.folder}: {error.strerror}; make room there, "
+            raise FetchError(f"{shown(url)}: cannot be stored in {self.folder}: {error.strerror}; make room there, "
                              "lower data.cache_gib, or name another folder") from error  # fmt: skip
 
     def _get(self, url: str, size: int | None, stop: threading.Event | None = None) -> BinaryIO:
@@ -279,36 +153,36 @@ class ShardCache:
             except BlockingIOError:
                 if time.monotonic() > told + _TELL_EVERY_S:
                     told = time.monotonic()
-                    _log.warning("waiting for another process of this node that downloads %s", _shown(url))
+                    _log.warning("waiting for another process of this node that downloads %s", shown(url))
                 if stop is not None and stop.is_set():
-                    raise FetchError(f"{_shown(url)}: stopped") from None
+                    raise FetchError(f"{shown(url)}: stopped") from None
                 time.sleep(_POLL_S)
             finally:
                 _HELD.discard(fd)
                 _unlock(fd)
 
     def _download(self, url: str, size: int | None, fd: int, stop: threading.Event | None) -> None:
-        source = _from_http if url.partition(":")[0] in ("http", "https") else _from_fsspec
+        source = from_http if url.partition(":")[0] in ("http", "https") else from_fsspec
         got, stamp, stop = 0, (), stop or threading.Event()
         for attempt in range(1, self.attempts + 1):
             try:
                 with source(url, got, stamp, self.timeout_s) as (read, got, total, stamp):
                     want = total if size is None else size
                     if want == -1:
-                        raise _Fault("the server does not tell its length", "use one that does", final=True)
+                        raise Fault("the server does not tell its length", "use one that does", final=True)
                     if total not in (None, -1, want):
                         what = f"it has {total} bytes at the server and {size} in the index"
-                        raise _Fault(what, "if it changed, make its index again", restart=True)
+                        raise Fault(what, "if it changed, make its index again", restart=True)
                     with self._disk(url):
                         self._make_room(want or 0, fd)
                     while (want is None or got <= want) and (chunk := read(_CHUNK)):
                         if stop.is_set():
-                            raise _Fault("stopped", final=True)
+                            raise Fault("stopped", final=True)
                         with self._disk(url):
                             _write(fd, chunk, got)
                         got += len(chunk)
                 if want not in (None, got):
-                    raise _Fault(f"{got} bytes came, and it has {want}", restart=got > want)
+                    raise Fault(f"{got} bytes came, and it has {want}", restart=got > want)
                 with self._disk(url):
                     os.ftruncate(fd, got)
                     os.utime(fd, ns=(0, time.time_ns()))  # accessed never: see `ahead`
@@ -317,14 +191,14 @@ class ShardCache:
             except (ConfigError, FetchError):
                 raise
             except Exception as error:  # fsspec's file systems raise what they like
-                fault = error if isinstance(error, _Fault) else _Fault(f"{type(error).__name__}: {error}")
+                fault = error if isinstance(error, Fault) else Fault(f"{type(error).__name__}: {error}")
             if fault.final or attempt == self.attempts:
                 do = fault.do or "check the network and the server, then resume the run"
-                raise FetchError(f"{_shown(url)}: {_shown(str(fault))} (attempt {attempt} of {self.attempts}); {do}")
+                raise FetchError(f"{shown(url)}: {shown(str(fault))} (attempt {attempt} of {self.attempts}); {do}")
             got = 0 if fault.restart else got
             wait_s = min(self.backoff_s * 2 ** (attempt - 1), _LONGEST_WAIT_S) * random.SystemRandom().uniform(0.5, 1)
             wait_s = max(wait_s, min(fault.wait_s, _LONGEST_WAIT_S))  # SystemRandom: training's own stays as it is
-            _log.warning("%s: %s; again in %.1f s", _shown(url), _shown(str(fault)), wait_s)
+            _log.warning("%s: %s; again in %.1f s", shown(url), shown(str(fault)), wait_s)
             stop.wait(wait_s)
 
     def _make_room(self, need: int, fd: int) -> None:

@@ -1,4 +1,4 @@
-"""The index of a shard: which records it holds, and where their bytes lie. One pass over the tar's headers.
+"""The index of a shard: which records it holds, and where their bytes lie. One pass over the tar's headers and texts.
 
 A shard `X.tar` has its sidecar `X.tar.idx` (safetensors). Nothing that is damaged is passed over in silence: each fault
 is counted by its reason, and the pass goes on behind it (Python's `tarfile` takes a damaged header for the end).
@@ -21,15 +21,34 @@ from safetensors.numpy import save_file
 
 from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
-from visllama.data.record import image_suffixes, is_read, read_text
+from visllama.data.record import Text, image_suffixes, is_read, read_text
 
 INDEX_VERSION = 1
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_WINDOW = 8192
-_MOST_TEXT = 2**24
+_WINDOW = 4096
+_MOST_BYTES = 2**28
+"""Of a member; a picture of as many pixels as are decoded has less."""
+_MOST_TEXT = 2**22
+"""Bytes of a text: JSON of nothing but brackets takes 25 times as many in memory."""
+_MOST_EXTENDED = 2**20
+_MOST_NAME = 4096
 _MOST_LISTED = 1000
-_SIZE_AND_CHECKSUM = struct.Struct("124x12s12x8s356x").unpack
+_MOST_SCORES = 64
+_FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x").unpack
+_FILES = frozenset((b"0", b"\0", b"7"))
+_BODILESS = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
+_EXTENDED = frozenset((b"L", b"K", b"x", b"X", b"g"))
+_TEXTS = ("json", "txt")
+_DTYPES = {
+    "first": np.uint32,
+    "offset": np.uint64,
+    "size": np.uint32,
+    "suffix": np.uint16,
+    "key_end": np.uint64,
+    "keys": np.uint8,
+    "num_pairs": np.uint32,
+}
 
 
 class Fault(NamedTuple):
@@ -37,15 +56,18 @@ class Fault(NamedTuple):
 
     Attributes:
         offset: Bytes from the tar's start.
-        reason: "header" (not a tar header), "truncated", "zeros" (inside the archive), "no end", "trailing",
-            "name" (leads out of the folder), "type" (a link or device), "suffix" (of no member that we read),
-            "duplicate" (member), "split key", "no image", or "text".
-        detail: The key or name, and what was found.
+        reason: "header" (no tar header, or one not to be understood), "truncated", "zeros" (inside the archive),
+            "no end", "trailing", "name" (leads out of the folder, or is no name), "type" (a link or device), "size"
+            (more than any picture), "suffix" (of no member that we read), "duplicate" (member), "split key", "torn"
+            (beside a damaged place, where members of it may have stood), "no image", or "text".
+        detail: What was found.
+        key: The record's; empty where it is not known. Of a damaged header, what it seems to be.
     """
 
     offset: int
     reason: str
     detail: str
+    key: str = ""
 
 
 class Member(NamedTuple):
@@ -55,133 +77,181 @@ class Member(NamedTuple):
     size: int
 
 
-class _Entry(NamedTuple):
-    key: str
-    suffix: str
-    member: Member
-
-
 class _File:
     """A tar read at any place, a window at a time: most headers and texts stand near each other."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self.descriptor).st_size
+        found = os.fstat(self.descriptor)
+        self.size, self.mtime_ns, self.crc = found.st_size, found.st_mtime_ns, 0
         self._start, self._window = 0, b""
 
     def read(self, offset: int, size: int) -> bytes:
         first = offset - self._start
         if first < 0 or first + size > len(self._window):
-            if size > _WINDOW:
-                return os.pread(self.descriptor, size, offset)
-            self._start, self._window, first = offset, os.pread(self.descriptor, _WINDOW, offset), 0
+            window = os.pread(self.descriptor, max(size, _WINDOW), offset)
+            if len(window) < size:
+                raise OSError(f"it became shorter while it was read: no {size} bytes at byte {offset}")
+            self._start, self._window, first = offset, window, 0
         return self._window[first : first + size]
 
     def next_header(self, offset: int) -> int:
         """Give where the next whole header begins, or the file's end."""
+        length = _WINDOW
         while offset < self.size:
-            chunk = os.pread(self.descriptor, 2**20 + BLOCK, offset)
-            found = chunk.find(b"ustar")
-            while found >= 0:
-                begin = offset + found - 257
-                if begin >= offset and begin % BLOCK == 0 and header_size(self.read(begin, BLOCK)) is not None:
-                    return begin
-                found = chunk.find(b"ustar", found + 1)
-            offset += 2**20
+            chunk = os.pread(self.descriptor, length, offset)
+            blocks = np.frombuffer(chunk, np.uint8, len(chunk) // BLOCK * BLOCK).reshape(-1, BLOCK)
+            # Few blocks of a picture have octal digits where a header has its checksum.
+            digits = blocks[:, 148:154]
+            likely = ((digits | 7) == 0x37) | (digits == 0x20) | (digits == 0)
+            for row in np.flatnonzero(likely.all(axis=1) & digits.any(axis=1)).tolist():
+                if header_size(blocks[row].tobytes()) is not None:
+                    return offset + row * BLOCK
+            if len(chunk) < length:
+                break
+            offset, length = offset + length, min(2 * length, 2**20)
         return self.size
 
 
 def header_size(block: bytes) -> int | None:
     """Give the size that a tar header names; None where the block is no header, or its checksum is not right."""
-    if len(block) < BLOCK:
+    return _size(block, block[124:136], block[148:156]) if len(block) == BLOCK else None
+
+
+def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
+    stored, digits = checksum.strip(b"\0 "), size.strip(b"\0 ")
+    # `isdigit`, since `int` takes signs, underscores and "0o" too: a negative size would lead the walk backwards.
+    if not stored.isdigit():
         return None
-    size, checksum = _SIZE_AND_CHECKSUM(block)
     try:
-        # The sum of all bytes, the checksum's own as spaces. Adler's lower half is that sum (plus one, modulo 65521:
-        # no sum of ASCII reaches it), ten times as fast as Python's.
-        total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * 32
-        if (total - int(checksum.rstrip(b"\0 "), 8)) % 65521:
+        # The sum of all bytes, the checksum's own as spaces. Adler's lower half is that sum (plus one, modulo 65521: no
+        # sum of ASCII reaches it), ten times as fast as Python's.
+        if ((zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * 32 - int(stored, 8)) % 65521:
             return None
-        if size[0] & 0x80:  # base 256
-            return int.from_bytes(size[1:], "big")
-        return int(size.rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
+        if digits.isdigit():
+            return int(digits, 8)
+    except ValueError:  # an 8 or a 9
         return None
+    if size[0] == 0x80:  # base 256; 0xff would begin a negative number
+        return int.from_bytes(size[1:], "big")
+    return None if digits else 0
 
 
-def _walk(file: _File, crc: list[int]) -> Iterator[_Entry | Fault]:
-    """Yield a tar's members that we read and its faults, in order; `crc[0]` becomes the headers' checksum."""
-    at, zeros, given = 0, 0, {}
+def _walk(file: _File) -> Iterator[tuple[str, str, int, int] | Fault | None]:
+    """Yield a tar's members that we read (key, suffix, offset, size), its faults, and None where some may be lost."""
+    at = zeros = 0
+    said: dict = {}  # of the next member, by a header of its own
     while at + BLOCK <= file.size:
         block = file.read(at, BLOCK)
-        if block == _ZEROS:
-            zeros, at = zeros + 1, at + BLOCK
+        name, size, checksum, kind, magic, prefix = _FIELDS(block)
+        size = _size(block, size, checksum)
+        if size is None and block == _ZEROS:
+            zeros, at, said = zeros + 1, at + BLOCK, {}
             continue
-        size = header_size(block)
         if zeros and (size is not None or zeros < 2):
             yield Fault(at - zeros * BLOCK, "zeros", f"{zeros} blocks of zeros, and members after them")
+            if zeros < 2:
+                yield None
+        name = said.get("path") or _name(name, prefix, magic)
         if size is None:
             behind = file.next_header(at + BLOCK)
-            reason = "trailing" if zeros > 1 and behind == file.size else "header"
-            yield Fault(at, reason, f"{behind - at} bytes are skipped")
-            at, zeros, given = behind, 0 if behind < file.size or zeros < 2 else zeros, {}
+            if zeros > 1 and behind == file.size:
+                yield Fault(at, "trailing", f"{behind - at} bytes after the end")
+                return
+            key, suffix = _split(name)
+            yield Fault(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
+            yield None
+            at, zeros, said = behind, 0, {}
             continue
-        zeros, crc[0] = 0, zlib.crc32(block, crc[0])
-        kind, data = block[156:157], at + BLOCK
-        size = given.pop("size", size) if kind not in b"LKxg" else size
+        zeros, header, data = 0, at, at + BLOCK
+        file.crc = zlib.crc32(block, file.crc)
+        if kind in _BODILESS:  # whatever the header says
+            size = 0
+        elif kind not in _EXTENDED:
+            size = said.get("size", size)
         if data + size > file.size:
-            name = given.get("path") or _name(block)
-            yield Fault(at, "truncated", f"{name}: {size} bytes from byte {data}, and the file ends at {file.size}")
-            return
-        at = data + -(-size // BLOCK) * BLOCK
-        if kind in (b"L", b"K", b"x", b"g"):
-            if size > _MOST_TEXT:
-                yield Fault(data - BLOCK, "header", f"a name of {size} bytes")
-            elif kind == b"L":
-                given["path"] = file.read(data, size).rstrip(b"\0").decode("utf-8", "replace")
-            elif kind == b"x":
-                given |= _pax(file.read(data, size))
+            detail = f"{name[:_MOST_NAME]!r} has {size} bytes from byte {data}, and the file ends at {file.size}"
+            yield Fault(header, "truncated", detail, _split(name)[0])
+            at, said = file.next_header(data), {}
+            if at == file.size:
+                return
+            yield None
             continue
-        name, given = given.get("path") or _name(block), {}
-        if kind == b"5":
+        at = data + (size + BLOCK - 1) // BLOCK * BLOCK
+        if kind in _EXTENDED:
+            said |= _read_extended(file, kind, data, size)
             continue
-        yield _entry(name, kind, Member(data, size))
+        if said.get("broken"):
+            yield Fault(header, "header", f"{name!r}: its long name or size cannot be read", _split(name)[0])
+            yield None
+        elif kind != b"5" and (kind != b"\0" or name[-1:] != "/"):  # folders; before 1988 by their names
+            yield _member(name, b"S" if said.get("sparse") else kind, data, size)
+        said = {}
     if zeros < 2:
         yield Fault(file.size, "no end", "the tar ends without its two blocks of zeros: it may be cut")
+    elif at < file.size:
+        yield Fault(at, "trailing", f"{file.size - at} bytes after the end")
 
 
-def _entry(name: str, kind: bytes, member: Member) -> _Entry | Fault:
-    header = member.offset - BLOCK
-    if kind not in (b"0", b"\0", b"7"):
-        return Fault(header, "type", f"{name}: a link, device or sparse file (type {kind!r}) is not read")
-    if name[:1] == "/" or "\\" in name or (".." in name and ".." in name.split("/")):
-        return Fault(header, "name", f"{name!r} leads out of its folder")
+def _member(name: str, kind: bytes, offset: int, size: int) -> tuple[str, str, int, int] | Fault:
+    header = offset - BLOCK
+    if not name.isprintable() or "\\" in name or ".." in name or name[:1] == "/" or len(name) > _MOST_NAME:
+        # Spaces of other scripts are not "printable", and no harm.
+        control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+        if control or "\\" in name or ".." in name.split("/") or name[:1] == "/" or len(name) > _MOST_NAME:
+            return Fault(header, "name", f"{name[:_MOST_NAME]!r} leads out of its folder, or is no name")
+    key, suffix = _split(name)
+    if kind not in _FILES:
+        return Fault(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
+    if not is_read(suffix) or key[-1:] in ("", "/"):
+        return Fault(header, "suffix", f"{name!r} is not read: images, txt and json are")
+    if size > _MOST_BYTES:
+        return Fault(header, "size", f"{name!r} has {size} bytes, and the most are {_MOST_BYTES}", key)
+    return key, suffix, offset, size
+
+
+def _name(name: bytes, prefix: bytes, magic: bytes) -> str:
+    name = name.split(b"\0", 1)[0]
+    if magic == b"ustar\0" and prefix[0]:
+        name = prefix.split(b"\0", 1)[0] + b"/" + name
+    return name.decode("utf-8", "replace")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Give the key and the suffix, in lower case: they part at the first dot of the last name."""
     name = name.removeprefix("./")
     dot = name.find(".", name.rfind("/") + 1)
-    suffix = name[dot + 1 :].lower() if dot >= 0 else ""
-    if not is_read(suffix):
-        return Fault(header, "suffix", f"{name!r} is not read: images, txt and json are")
-    return _Entry(name[:dot], suffix, member)
+    return (name[:dot], name[dot + 1 :].lower()) if dot >= 0 else (name, "")
 
 
-def _name(block: bytes) -> str:
-    name = block[:100].split(b"\0", 1)[0].decode("utf-8", "replace")
-    prefix = block[345:500].split(b"\0", 1)[0].decode("utf-8", "replace") if block[257:263] == b"ustar\0" else ""
-    return f"{prefix}/{name}" if prefix else name
-
-
-def _pax(content: bytes) -> dict:
+def _read_extended(file: _File, kind: bytes, offset: int, size: int) -> dict:
+    """Read what a header says of the next member: its path, its size, whether it is sparse."""
+    if kind not in (b"L", b"x", b"X"):  # the name of a link's target; of all members, as git's commit
+        return {}
+    if size > _MOST_EXTENDED:
+        return {"broken": True}
+    content = file.read(offset, size)
+    file.crc = zlib.crc32(content, file.crc)
+    if kind == b"L":
+        return {"path": content.split(b"\0", 1)[0].decode("utf-8", "replace")}
     found: dict = {}
-    while content:
-        length, _, rest = content.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(content):
-            break
-        name, _, value = rest[: int(length) - len(length) - 2].partition(b"=")
+    at = 0
+    while at < size:  # "30 mtime=1700000000.123456789\n"
+        space = content.find(b" ", at, at + 10)
+        length = content[at:space] if space > 0 else b""
+        end = at + int(length) if length.isdigit() else 0
+        name, equals, value = content[space + 1 : end - 1].partition(b"=")
+        if not space < end <= size or not equals or content[end - 1 : end] != b"\n":
+            return {"broken": True}
         if name == b"path":
             found["path"] = value.decode("utf-8", "replace")
-        elif name == b"size" and value.isdigit():
+        elif name == b"size":
+            if not value.isdigit() or len(value) > 20:
+                return {"broken": True}
             found["size"] = int(value)
-        content = content[int(length) :]
+        elif name.startswith(b"GNU.sparse."):
+            found["sparse"] = True
+        at = end
     return found
 
 
@@ -189,39 +259,75 @@ class _Records:
     """Records as they are found in a tar, checked."""
 
     def __init__(self, file: _File) -> None:
-        self.file, self.faults, self.seen = file, [], set()
+        self.file, self.seen, self.spoiled = file, set(), set()
+        self.counts: Counter[str] = Counter()
+        self.listed: list[Fault] = []
         self.keys: list[str] = []
-        self.members: list[dict[str, Member]] = []
-        self.texts: list = []
+        self.texts: list[Text] = []
+        self.ends: list[int] = []
+        self.members: list[tuple[str, str, int, int]] = []
 
-    def add(self, key: str, entries: list[_Entry]) -> None:
-        first = entries[0].member.offset - BLOCK
-        members = {entry.suffix: entry.member for entry in entries}
-        images = image_suffixes(members)
-        if key in self.seen:
-            return self._fault(first, "split key", f"{key}: members of it stand elsewhere too")
+    def read(self) -> None:
+        """Read them all."""
+        key, group, torn = None, [], False
+        for found in _walk(self.file):
+            if type(found) is tuple:
+                if found[0] != key:
+                    if group:
+                        self._add(key, group, torn)
+                        group, torn = [], False
+                    key = found[0]
+                group.append(found)
+            elif found is None:
+                if group:
+                    self._add(key, group, True)
+                key, group, torn = None, [], True
+            else:
+                self._fault(found)
+                if found.reason in ("truncated", "type", "size"):
+                    self.spoiled.add(found.key)
+        if group:
+            self._add(key, group, torn)
+
+    def _fault(self, fault: Fault) -> None:
+        self.counts[fault.reason] += 1
+        if len(self.listed) < _MOST_LISTED:
+            self.listed.append(fault)
+
+    def _add(self, key: str, group: list[tuple[str, str, int, int]], torn: bool) -> None:
+        seen = key in self.seen
         self.seen.add(key)
-        if len(members) < len(entries):
-            return self._fault(first, "duplicate", f"{key}: two members of one suffix")
-        try:
-            text = read_text(
-                {name: self._read(members[name]) for name in ("json", "txt") if name in members}, len(images)
-            )
-        except BadRecord as error:
-            return self._fault(first, "text", f"record {key!r} {error.detail}")
-        if text.kind != "conversations" and not images:
-            return self._fault(first, "no image", f"record {key!r} has {text.kind} and no image")
-        self.keys.append(key)
-        self.members.append(members)
-        self.texts.append(text)
+        if key in self.spoiled and not seen:
+            return  # a fault of a member names it
+        reason, detail = "text", ""
+        places = {suffix: (offset, size) for _, suffix, offset, size in group}
+        if seen:
+            reason, detail = "split key", "has members elsewhere too"
+        elif len(places) < len(group):
+            reason, detail = "duplicate", "has two members of one suffix"
+        elif torn:
+            reason, detail = "torn", "is beside a damaged place: members of it may have stood there"
+        else:
+            try:
+                images = image_suffixes(places)
+                text = read_text({name: self._text(*places[name]) for name in _TEXTS if name in places}, len(images))
+                if images or text.kind == "conversations":
+                    self.keys.append(key)
+                    self.texts.append(text)
+                    self.members += group
+                    self.ends.append(len(self.members))
+                    return
+                reason, detail = "no image", f"has {text.kind} and no image"
+            except BadRecord as error:
+                detail = error.detail
+        self._fault(Fault(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
 
-    def _read(self, member: Member) -> bytes:
-        if member.size > _MOST_TEXT:
-            raise BadRecord("text", f"has a text of {member.size} bytes")
-        return self.file.read(member.offset, member.size)
-
-    def _fault(self, *fault) -> None:
-        self.faults.append(Fault(*fault))
+    def _text(self, offset: int, size: int) -> bytes:
+        if size > _MOST_TEXT:
+            raise BadRecord("text", f"has a text of {size} bytes, and the most are {_MOST_TEXT}")
+        content = self.file.read(offset, size)
+        self.file.crc = zlib.crc32(content, self.file.crc)
+        return content
 
 
 class ShardIndex:
@@ -252,11 +358,11 @@ class ShardIndex:
 
     def keys(self) -> list[str]:
         ends, text = self.arrays["key_end"].tolist(), self.arrays["keys"].tobytes()
-        return [text[a:b].decode() for a, b in zip([0, *ends], ends, strict=False)]
+        return [text[a:b].decode("utf-8", "replace") for a, b in zip([0, *ends], ends, strict=False)]
 
     def key(self, record: int) -> str:
         start = int(self.arrays["key_end"][record - 1]) if record else 0
-        return self.arrays["keys"][start : int(self.arrays["key_end"][record])].tobytes().decode()
+        return self.arrays["keys"][start : int(self.arrays["key_end"][record])].tobytes().decode("utf-8", "replace")
 
     def members(self, record: int) -> dict[str, Member]:
         """Give a record's members by their suffix."""
@@ -279,8 +385,8 @@ class ShardIndex:
     def save(self, path: Path) -> None:
         """Write the sidecar, whole or not at all."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        facts = {"index_version": INDEX_VERSION, **self.facts}
-        save_file(self.arrays, temporary, {"visllama": json.dumps(facts)})
+        facts = json.dumps({"index_version": INDEX_VERSION, **self.facts})
+        save_file(self.arrays, temporary, {"visllama": facts, "checksum": str(self._checksum(facts))})
         os.replace(temporary, path)
 
     @classmethod
@@ -292,25 +398,47 @@ class ShardIndex:
         """
         try:
             with safe_open(path, "np") as file:
-                facts = json.loads(file.metadata()["visllama"])
+                said = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = cls(arrays, facts)
-            whole = facts["index_version"] == INDEX_VERSION and found._is_consistent()
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            found = cls(arrays, json.loads(said["visllama"]))
+            whole = found.facts["index_version"] == INDEX_VERSION
+            whole = whole and said["checksum"] == str(found._checksum(said["visllama"])) and found._is_consistent()
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: no index of a shard ({error}): delete it, and it is made anew") from error
         if not whole:
             raise ConfigError(f"{path}: an index of another version, or damaged: delete it, and it is made anew")
         return found
 
+    def _checksum(self, facts: str) -> int:
+        total = zlib.crc32(facts.encode())
+        for name in sorted(self.arrays):
+            total = zlib.crc32(self.arrays[name].tobytes(), zlib.crc32(name.encode(), total))
+        return total
+
     def _is_consistent(self) -> bool:
-        first, suffix = self.arrays["first"], self.arrays["suffix"]
-        num_members = len(self.arrays["offset"])
+        """Tell whether reading by it stays within it and the tar, whoever wrote it."""
+        arrays, facts, num_records = self.arrays, self.facts, self.num_records
+        scores = {name: np.float32 for name in arrays if name.startswith("score.")}
+        if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in {**_DTYPES, **scores}.items()):
+            return False
+        first, key_end = arrays["first"].astype(np.int64), arrays["key_end"].astype(np.int64)
+        offset, size = arrays["offset"], arrays["size"].astype(np.uint64)
+        total = facts["bytes"]
         return bool(
-            len(first) > 0
-            and first[-1] == num_members == len(self.arrays["size"]) == len(suffix)
-            and (np.diff(first.astype(np.int64)) > 0).all()
-            and (not num_members or suffix.max() < len(self.facts["suffixes"]))
-            and len(self.arrays["key_end"]) == self.num_records == len(self.arrays["num_pairs"])
+            {len(arrays[name]) for name in ("key_end", "num_pairs", *scores)} == {num_records}
+            and len(offset) == len(size) == len(arrays["suffix"]) == first[-1]
+            and first[0] == 0
+            and (np.diff(first) > 0).all()
+            and (np.diff(key_end, prepend=0) >= 0).all()
+            and key_end[-1:].sum() == len(arrays["keys"])
+            and all(type(facts[name]) is int for name in ("bytes", "crc", "mtime_ns"))
+            and (
+                not len(offset) or (offset.min() >= BLOCK and offset.max() <= total and (size <= total - offset).all())
+            )
+            and all(type(suffix) is str and is_read(suffix) for suffix in facts["suffixes"])
+            and (not len(offset) or arrays["suffix"].max() < len(facts["suffixes"]))
+            and all(type(count) is int for name in ("kinds", "faults") for count in facts[name].values())
+            and all(list(map(type, fault)) == [int, str, str, str] for fault in facts["listed"])
         )
 
     def is_of(self, tar: Path) -> bool:
@@ -323,51 +451,39 @@ def index_shard(tar: Path) -> ShardIndex:
     """Read a shard's headers and texts, once.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it cannot be read, or becomes shorter meanwhile.
     """
-    file, crc = _File(tar), [0]
+    file = _File(tar)
     try:
         records = _Records(file)
-        key, group = None, []
-        for found in _walk(file, crc):
-            if isinstance(found, Fault):
-                records.faults.append(found)
-                continue
-            if found.key != key and group:
-                records.add(key, group)
-                group = []
-            key = found.key
-            group.append(found)
-        if group:
-            records.add(key, group)
-        size = file.size
+        records.read()
     finally:
         os.close(file.descriptor)
-    return _pack(records, {"bytes": size, "crc": crc[0], "mtime_ns": tar.stat().st_mtime_ns})
+    return _pack(records, {"bytes": file.size, "crc": file.crc, "mtime_ns": file.mtime_ns})
 
 
 def _pack(records: _Records, facts: dict) -> ShardIndex:
-    flat = [(suffix, member) for members in records.members for suffix, member in members.items()]
-    suffixes = sorted({suffix for suffix, _ in flat})
+    _, names, offsets, sizes = zip(*records.members, strict=True) if records.members else ((), (), (), ())
+    suffixes = sorted(set(names))
     number = {suffix: i for i, suffix in enumerate(suffixes)}
     keys = [key.encode() for key in records.keys]
     arrays = {
-        "first": np.cumsum([0, *(len(members) for members in records.members)], dtype=np.uint32),
-        "offset": np.array([member.offset for _, member in flat], np.uint64),
-        "size": np.array([member.size for _, member in flat], np.uint32),
-        "suffix": np.array([number[suffix] for suffix, _ in flat], np.uint16),
-        "key_end": np.cumsum([len(key) for key in keys], dtype=np.uint32),
+        "first": np.array([0, *records.ends], np.uint32),
+        "offset": np.array(offsets, np.uint64),
+        "size": np.array(sizes, np.uint32),
+        "suffix": np.array([number[name] for name in names], np.uint16),
+        "key_end": np.cumsum([len(key) for key in keys], dtype=np.uint64),
         "keys": np.frombuffer(b"".join(keys), np.uint8),
         "num_pairs": np.array([text.num_pairs for text in records.texts], np.uint32),
     }
-    for name in sorted({name for text in records.texts for name in text.scores}):
-        values = [text.scores.get(name, np.nan) for text in records.texts]
-        arrays[f"score.{name}"] = np.array(values, np.float64).astype(np.float32)
+    scores = Counter(name for text in records.texts for name in text.scores)
+    for name in sorted(name for name, _ in scores.most_common(_MOST_SCORES)):
+        arrays[f"score.{name}"] = np.array([text.scores.get(name, np.nan) for text in records.texts], np.float32)
     facts |= {
         "suffixes": suffixes,
         "kinds": dict(Counter(text.kind for text in records.texts)),
-        "faults": dict(Counter(fault.reason for fault in records.faults)),
-        "listed": records.faults[:_MOST_LISTED],
+        "faults": dict(records.counts),
+        "listed": records.listed,
     }
     return ShardIndex(arrays, facts)
 

@@ -20,8 +20,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visllama.config import ConfigError
 from visllama.console import say
-from visllama.data.cache import FetchError, ShardCache, check_address, is_remote
+from visllama.data.cache import ShardCache
 from visllama.data.index import INDEX_VERSION, ShardIndex, index_shard, lost_keys
+from visllama.data.remote import FetchError, check_address, is_remote
 
 MANIFEST = "manifest.json"
 _SERIAL_BYTES = 2**28
@@ -131,8 +132,8 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
             return Manifest.parse(address.rstrip("/"), file.read())
     except FetchError as error:
         raise ConfigError(
-            f"path={address}: {error}. A folder elsewhere is read by its {MANIFEST}, as prepare writes it; tars without "
-            f"one are adopted by visllama prepare source=shards from={address}"
+            f"path={address}: {error}. A folder elsewhere is read by its {MANIFEST}, as prepare writes it; tars that "
+            f"have none are adopted by visllama prepare source=shards from={address}"
         ) from error
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from visllama.config import ConfigError
-from visllama.data.cache import ShardCache, is_remote
+from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
 from visllama.data.index import BLOCK, Member, ShardIndex, header_size
 from visllama.data.manifest import Manifest
+from visllama.data.remote import is_remote
 
 _MOST_OPEN = 256
 

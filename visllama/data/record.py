@@ -16,8 +16,10 @@ from visllama.data.faults import BadRecord
 
 KINDS = ("captions", "questions", "conversations")
 IMAGE_MARK = "<image>"
-_SUFFIX = re.compile(r"(\d{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
+_SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
 _SPEAKERS = ("from", "value")
+_MOST = 3e38
+_SHOWN = 200
 
 
 class Text(NamedTuple):
@@ -68,21 +70,27 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     described: Any = {}
     try:
         if "json" in members:
-            described = json.loads(members["json"].decode("utf-8"))
+            described = json.loads(_decode(members["json"]))
         described = described if isinstance(described, dict) else {}
         kinds = [kind for kind in KINDS if described.get(kind)]
         if len(kinds) > 1:
             raise BadRecord("text", f"holds {' and '.join(kinds)}: one of them is a record")
-        if not kinds and "txt" in members:
-            described, kinds = described | {"captions": [members["txt"].decode("utf-8")]}, ["captions"]
+        items = described[kinds[0]] if kinds else [_decode(members["txt"])] if "txt" in members else None
+        if "json" in members and b"\\ud" in members["json"].lower():
+            json.dumps(items, ensure_ascii=False).encode()  # half an emoji is no text: no tokenizer takes it
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadRecord):
             raise
-        raise BadRecord("text", f"cannot be read ({error})") from error
-    if not kinds:
+        raise BadRecord("text", f"cannot be read ({str(error)[:_SHOWN]})") from error
+    if items is None:
         raise BadRecord("text", "has no captions: KEY.json with 'captions': [text], or KEY.txt")
-    items = _check_items(kinds[0], described[kinds[0]], num_images)
-    return Text(kinds[0], items, {name: value for name, value in described.items() if _is_number(value)})
+    kind = kinds[0] if kinds else "captions"
+    scores = {name: value for name, value in described.items() if _is_score(name, value)}
+    return Text(kind, _check_items(kind, items, num_images), scores)
+
+
+def _decode(content: bytes) -> str:
+    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")  # the mark that Windows puts before a text
 
 
 def _check_items(kind: str, items: object, num_images: int) -> list:
@@ -110,5 +118,7 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_score(name: str, value: object) -> bool:
+    """Tell whether it is a number that float32 holds, of a name that a file can hold."""
+    number = type(value) in (int, float) and -_MOST < value < _MOST  # neither NaN nor infinite
+    return number and len(name) <= _SHOWN and name.isprintable()

@@ -13,11 +13,12 @@ import numpy as np
 from rich.progress import track
 
 from visllama.config import ConfigError
-from visllama.data.cache import ShardCache, is_remote
+from visllama.data.cache import ShardCache
 from visllama.data.index import ShardIndex
 from visllama.data.manifest import local_manifest, remote_manifest
 from visllama.data.reader import ShardReader
 from visllama.data.record import image_suffixes, read_text
+from visllama.data.remote import is_remote
 
 
 class ShardSource:
@@ -28,7 +29,7 @@ class ShardSource:
         path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
             holds a manifest (`s3://bucket/folder`).
         val_path: The same for validation; None is `path`.
-        filter: Least and most of scores that the metadata of training records hold, as `{watermark_score: [null, 0.5]}`.
+        filter: Least and most of the scores in training records' metadata, as `{watermark_score: [null, 0.5]}`.
         cache: The folder for what is fetched.
         cache_gib: Most that the cache may hold.
 

@@ -21,10 +21,10 @@ _BLOCKS = 2**16
 class Source(Protocol):
     """Where records come from: sized, random access; a record holds `key`, `image` and `captions`.
 
-    The image is PIL, or the bytes of a JPEG, PNG or WebP file. Its class takes `split` ("train", "val" or "test") beside
-    what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it cannot read, and may have:
-    `num_pairs`, its image-caption pairs, where they are more than its records; `shard_sizes`, the records of each shard,
-    where those of one shard are best read together; `fingerprint`, which tells when it holds something else.
+    The image is PIL, or the bytes of a JPEG, PNG or WebP file. Its class takes `split` ("train", "val" or "test")
+    beside what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it cannot read, and may
+    have: `num_pairs`, its image-caption pairs, where they are more than its records; `shard_sizes`, the records of each
+    shard, where those of one are best read together; `fingerprint`, which tells when it holds something else.
     """
 
     def __len__(self) -> int: ...

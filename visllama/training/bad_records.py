@@ -1,4 +1,4 @@
-"""Records that could not be read: counted by source and reason over all ranks, told, and too many of them stop the run."""
+"""Records that could not be read: counted by source and reason over all ranks, told, and too many stop the run."""
 
 from __future__ import annotations
 
@@ -61,12 +61,13 @@ class BadRecords(Callback):
         told = f"({counted}); the last: {last[2]}. Mend the data, or raise it to go on"
         if in_a_row >= self.max_consecutive:
             raise ConfigError(
-                f"data.max_consecutive_bad={self.max_consecutive}: {in_a_row} records one after the other cannot be read "
-                + told
+                f"data.max_consecutive_bad={self.max_consecutive}: {in_a_row} records one after the other cannot be "
+                f"read {told}"
             )
         if total > self.max_fraction * max(self.num_samples, _FEW):
             raise ConfigError(
-                f"data.max_bad_fraction={self.max_fraction}: {total} of {self.num_samples} samples cannot be read {told}"
+                f"data.max_bad_fraction={self.max_fraction}: {total} of {self.num_samples} samples cannot be read "
+                f"{told}"
             )
 
     def state_dict(self) -> dict:

@@ -61,8 +61,8 @@ def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_ste
         row = f"{len(source):,}", f"{count_pairs(source):,}", f"{share:.1%}", f"{drawn:,.0f}"
         table.add_row(escape(name), *row, f"{drawn / count_pairs(source):.2f}")
     table.caption = (
-        f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to {micro}; "
-        f"{data.num_val_records:,} validation records"
+        f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to "
+        f"{micro}; {data.num_val_records:,} validation records"
     )
     return table
 
@@ -136,7 +136,7 @@ class FrozenWeights(Callback):
 
 
 def build_callbacks(cfg: DictConfig, folder: Path, captioner: Captioner) -> list[Callback]:
-    """Give the callbacks of a training run; `folder` is the run's. The checkpoint comes last: it holds what they count."""
+    """Give a run's callbacks; `folder` is the run's. The checkpoint comes last: it holds what the others count."""
     checkpoint = ModelCheckpoint(
         folder / "checkpoints",
         filename="step_{step:08d}",

@@ -49,7 +49,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         num_targets, num_samples, num_rounds = self._agree(step)
-        if num_targets == 0 and self.num_bad < num_samples:
+        if num_targets == 0 and self.num_unread < num_samples:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
         batches = step["micro_batches"] + [step["dummy"]] * (num_rounds - len(step["micro_batches"]))
@@ -63,12 +63,14 @@ class VisLlamaModule(pl.LightningModule):
 
     def _agree(self, step: Step) -> tuple[int, int, int]:
         """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""
-        num_targets, num_samples, num_rounds = step["num_targets"], step["num_samples"], len(step["micro_batches"])
-        self.num_bad = sum(fault is not None for fault in step["faults"])
+        num_rounds = len(step["micro_batches"])
+        reasons = [fault[1] for fault in step["faults"] if fault is not None]
+        unread = len(reasons) - reasons.count("no_target")
+        counts = [step["num_targets"], step["num_samples"], len(reasons), unread]
         if self.trainer.world_size > 1:
-            sums = self._over_ranks(torch.tensor([num_targets, num_samples, self.num_bad], device=self.device))
-            num_targets, num_samples, self.num_bad = sums.tolist()
+            counts = self._over_ranks(torch.tensor(counts, device=self.device)).tolist()
             num_rounds = int(self._over_ranks(torch.tensor(num_rounds, device=self.device), "max"))
+        num_targets, num_samples, self.num_bad, self.num_unread = counts
         return num_targets, num_samples, num_rounds
 
     def _backward(self, batch: Batch, num_targets: int) -> Tensor:

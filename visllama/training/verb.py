@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama.checks import check_train
 from visllama.config import ConfigError, evaluations
+from visllama.console import say
 from visllama.data.order import Order
 from visllama.data.sources import (
     Source,
@@ -23,7 +24,6 @@ from visllama.data.sources import (
     one_behind_the_other,
     shard_sizes,
 )
-from visllama.console import say
 from visllama.plugins import class_of_target, part_class
 from visllama.training.sweep import is_selecting
 from visllama.trials import check_parts
@@ -94,11 +94,12 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
         faults = getattr(source, "faults", {})
         told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
         bad = sum(faults.values())
-        if bad > max_bad_fraction * (bad + len(source)):
+        fraction = bad / (bad + len(source))
+        if fraction > max_bad_fraction:
             raise ConfigError(
-                f"data.sources.{name}: of {bad + len(source):,} records {bad:,} cannot be read ({told}): visllama prepare "
-                f"source=shards from={source.path} check_only=true lists them; data.max_bad_fraction="
-                f"{bad / (bad + len(source)) + 0.01:.2f} trains on the others"
+                f"data.sources.{name}: beside {len(source):,} records, {bad:,} places in its tars cannot be read "
+                f"({told}): visllama prepare source=shards from={source.path} check_only=true lists them; "
+                f"data.max_bad_fraction={fraction + 0.01:.2f} trains on the others"
             )
         if bad:
             say(f"data.sources.{name}: {bad:,} places in its tars are not read: {told}")
