@@ -63,7 +63,7 @@ def key_typos():
 
 def option_typos():
     for group, options in known_groups().items():
-        for option in options if group != "prepare" else ():
+        for option in options if group != "source" else ():
             wrong = f"{group}={typo(option)}"
             yield Wrong(wrong, (wrong, option))
 
@@ -104,7 +104,8 @@ RANGES = [
     "trainer.threads=0", "trainer.threads=1000000000", "trainer.accelerator=tpu", "trainer.precision=8",
     "trainer.strategy=fsdp", "model.connector.num_image_tokens=500",
     "evaluation.scenes_caption.split=dev", "evaluation.scenes_caption.task=vqa",
-    "stage.trainable=[]", "decoding.max_new_tokens=0",
+    "stage.trainable=[]", "decoding.max_new_tokens=0", "data.max_bad_fraction=1.5", "data.sources.scenes.weight=inf",
+    "data.sources.scenes.weight=0", "data.max_consecutive_bad=0",
 ]  # fmt: skip
 
 FILES = [

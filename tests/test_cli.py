@@ -32,8 +32,8 @@ def test_config_can_be_printed():
 
 
 def test_unknown_source_of_prepare_is_named(tmp_path):
-    ended = visllama("prepare", "source=coco", f"hydra.run.dir={tmp_path}/x")
-    assert ended.returncode == 2 and "source=coco: there is scenes" in ended.stderr
+    ended = visllama("prepare", "source=cooc", f"hydra.run.dir={tmp_path}/x")
+    assert ended.returncode == 2 and "source=cooc: did you mean" in ended.stderr and "source=coco" in ended.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from visllama.checks import check_train
 from visllama.config import ConfigError, conf_dir, evaluations, override
 from visllama.data.scenes.source import ScenesSource
+from visllama.data.sources import MIX_KEYS
 from visllama.plugins import check_target
 from visllama.training.verb import train
 
@@ -26,7 +27,7 @@ ADDED_BY_CALLER = {
     "source": {"split"},
     "evaluation": {"split"},
 }
-OURS = {"optim": {"schedule", "warmup_fraction", "clip_norm", "lr_by_part"}}
+OURS = {"optim": {"schedule", "warmup_fraction", "clip_norm", "lr_by_part"}, "data": set(MIX_KEYS)}
 
 
 def choice(leaf: Path) -> tuple[str, str] | None:
@@ -34,7 +35,7 @@ def choice(leaf: Path) -> tuple[str, str] | None:
     if group == ".":
         return None
     chosen = f"{group}=[{name}]" if group in ("evaluation", "data/source") else f"{group}={name}"
-    return "prepare" if group == "prepare" else "train", chosen
+    return "prepare" if group == "source" else "train", chosen
 
 
 @pytest.mark.parametrize("leaf", LEAVES, ids=str)

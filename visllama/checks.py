@@ -24,6 +24,8 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("train", "val", "test")
+BENCHMARKS = ("data",)
+BENCHMARK_SIZES = ("small", "full")
 MOST_THREADS = 1024
 OPTIM_TYPES = {
     "lr": float, "weight_decay": float, "schedule": str, "warmup_fraction": float, "clip_norm": float | None,
@@ -54,6 +56,8 @@ def check_train(cfg: DictConfig) -> None:
     _check_known(cfg)
     _check_nodes(cfg)
     _check_run(cfg)
+    require(not cfg.resume or (Path(cfg.resume) / ".hydra").is_dir(),
+            f"resume={cfg.resume}: no folder of a run: give the one that holds its .hydra/")  # fmt: skip
     require(0 <= cfg.seed < 2**32, f"seed={cfg.seed}: must be 0 or more, and less than 2**32")
     stage = cfg.stage
     for name in stage.trainable:
@@ -106,6 +110,21 @@ def check_prepare(cfg: DictConfig) -> None:
     check(cfg)
 
 
+def check_benchmark(cfg: DictConfig) -> None:
+    """Refuse what is not measured, before anything is.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what there is.
+    """
+    _check_known(cfg)
+    require(
+        cfg.what in BENCHMARKS,
+        f"what={cfg.what}: this version measures {', '.join(f'what={name}' for name in BENCHMARKS)}",
+    )
+    _choose("size", cfg.size, BENCHMARK_SIZES)
+    require(0 <= cfg.seed < 2**32, f"seed={cfg.seed}: must be 0 or more, and less than 2**32")
+
+
 def check_evaluate(cfg: DictConfig) -> None:
     """Refuse a call that says neither, or both, of what to judge.
 
@@ -151,7 +170,8 @@ def _check_run(cfg: DictConfig) -> None:
     for name in ("num_nodes", "log_every_steps", "threads"):
         require(trainer[name] > 0, f"trainer.{name}={trainer[name]}: must be more than 0")
     require(trainer.threads <= MOST_THREADS, f"trainer.threads={trainer.threads}: must be at most {MOST_THREADS}")
-    steps, fraction = trainer.max_steps, trainer.val_fraction
+    steps, fraction, every = trainer.max_steps, trainer.val_fraction, trainer.checkpoint_every_steps
+    require(every is None or every > 0, f"trainer.checkpoint_every_steps={every}: must be more than 0, or null")
     require(steps is None or steps > 0, f"trainer.max_steps={steps}: must be more than 0, or null")
     require(fraction is None or 0 < fraction <= 1, f"trainer.val_fraction={fraction}: must be in (0, 1], or null")
     for name, evaluation in cfg.get("evaluation", {}).items():

@@ -19,16 +19,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama import checks, console  # noqa: F401  (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
+from visllama.resume import replay
 from visllama.spelling import explain, explain_options
 
 _VERBS = {
     "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
     "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions"),
     "caption": ("visllama.release.verb", "write captions for pictures"),
-    "prepare": ("visllama.data.scenes.prepare", "make data; source=scenes trains the embedded world's backbones"),
+    "prepare": ("visllama.data.prepare.verb", "make shards with an index out of raw data"),
+    "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
 """Each verb's module, which holds a function of its name and is imported only to do the work; what it does."""
-_CHECKS = {"train": checks.check_train, "evaluate": checks.check_evaluate, "caption": checks.check_caption}
+_CHECKS = {
+    "train": checks.check_train,
+    "evaluate": checks.check_evaluate,
+    "caption": checks.check_caption,
+    "prepare": checks.check_prepare,
+    "benchmark": checks.check_benchmark,
+}
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
@@ -82,7 +90,7 @@ def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
             f"hydra.run.dir="
         ) from error
     written = folder / "config.yaml"
-    if written.is_file():
+    if written.is_file() and not cfg.get("resume"):
         before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(written), cfg))
         known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
         differing = sorted(key for key, value in known.items() if before.get(key) != value)
@@ -119,7 +127,10 @@ def _verb(name: str) -> Callable[[], None]:
     def run() -> None:
         register()
         job.__name__ = name
-        sys.argv[1:] = options_first(sys.argv[1:])
+        try:
+            sys.argv[1:] = options_first(replay(sys.argv[1:]) if name == "train" else sys.argv[1:])
+        except ConfigError as error:
+            _end(name, str(error))
         meant = explain_options(sys.argv[1:], name)
         if meant is not None:
             _end(name, meant)
@@ -146,7 +157,9 @@ def options_first(arguments: list[str]) -> list[str]:
     return options + overrides
 
 
-train, evaluate, caption, prepare = (_verb(name) for name in ("train", "evaluate", "caption", "prepare"))
+train, evaluate, caption, prepare, benchmark = (
+    _verb(name) for name in ("train", "evaluate", "caption", "prepare", "benchmark")
+)
 
 
 def main() -> None:

@@ -48,6 +48,11 @@ class DataSchema:
     sources: dict[str, Any] = field(default_factory=dict)
     num_workers: int = MISSING
     num_val_records: int | None = None
+    window_shards: int = MISSING
+    max_bad_fraction: float = MISSING
+    max_consecutive_bad: int = MISSING
+    allow_reorder: bool = False
+    log_consumed: bool = False
 
 
 @dataclass
@@ -61,6 +66,7 @@ class TrainerSchema:
     max_steps: int | None = None
     val_fraction: float | None = None
     log_every_steps: int = MISSING
+    checkpoint_every_steps: int | None = None
     threads: int = MISSING
     strategy: Any = MISSING
 
@@ -92,6 +98,7 @@ class TrainSchema(RunSchema):
     micro_batch_size: int = MISSING
     judge: bool = True
     check_only: bool = False
+    resume: str | None = None
     model: dict[str, Any] = MISSING
     data: DataSchema = field(default_factory=DataSchema)
     evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
@@ -124,10 +131,17 @@ class CaptionSchema(RunSchema):
 
 @dataclass
 class PrepareSchema(RunSchema):
-    source: str = "scenes"
+    """What every source has; the keys of each come with its YAML, and `data/prepare/keys.py` checks them."""
+
+    name: str | None = None
+    source: str = MISSING
     out: str | None = None
-    threads: int = 1
-    prepare: dict[str, Any] = MISSING
+
+
+@dataclass
+class BenchmarkSchema(RunSchema):
+    what: str = MISSING
+    size: str = MISSING
 
 
 def register() -> None:
@@ -137,9 +151,10 @@ def register() -> None:
         ("train_schema", TrainSchema),
         ("evaluate_schema", EvaluateSchema),
         ("caption_schema", CaptionSchema),
-        ("prepare_schema", PrepareSchema),
+        ("benchmark_schema", BenchmarkSchema),
     ):
         store.store(name=name, node=schema)
+    store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", _run_id, replace=True, use_cache=True)
 
 

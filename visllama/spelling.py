@@ -65,7 +65,7 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
     key = getattr(cause, "full_key", None) or next(iter(re.findall(r"override '([^']*)'", said[0])), "")
     key = key.partition("@")[0]
     if (said[0].startswith("Could not override") or "is not in struct" in said[0] or " not in '" in said[0]) and key:
-        return _about_key(key, _value(arguments, key), said, groups, known_config(verb))
+        return _about_key(key, _value(arguments, key), said, groups, known_config(verb, _source(arguments)))
     if said[0].startswith("Ambiguous value"):
         typed = re.findall(r"'(.*?)'", said[0])[0]
         key, _, values = typed.partition("=")
@@ -84,7 +84,7 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
     if not value and typed in arguments[:-1]:
         value = arguments[arguments.index(typed) + 1]
     key = typed.lstrip("-").replace("-", "_")
-    cfg = known_config(verb)
+    cfg = known_config(verb, _source(arguments))
     keys = list(_dotted(cfg))
     found = [key] if key in keys else _candidates(key, value, known_groups(arguments), keys)
     meant = " or ".join(name if "=" in name else f"{name}={value or 'VALUE'}" for name in found[:3])
@@ -100,6 +100,12 @@ def _key(typed: str) -> str:
 def _value(arguments: Sequence[str], key: str) -> str:
     """Give what was typed as a key's value."""
     return next((typed.partition("=")[2] for typed in arguments if _key(typed) == key), "")
+
+
+def _source(arguments: Sequence[str]) -> str:
+    """Give the source that was chosen, if it is one of ours."""
+    chosen = _value(arguments, "source")
+    return chosen if (conf_dir() / "source" / f"{chosen}.yaml").is_file() and re.fullmatch(r"\w+", chosen) else ""
 
 
 def _lines(error: Exception) -> list[str]:
@@ -121,11 +127,11 @@ def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 @cache
-def known_config(verb: str) -> DictConfig:
-    """Give a verb's config as it is when nothing is typed."""
+def known_config(verb: str, source: str = "") -> DictConfig:
+    """Give a verb's config as it is when nothing is typed; that of `prepare` with a source's own keys."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(verb)
+        return compose(verb, [f"source={source}"] if source and verb == "prepare" else [])
 
 
 def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
@@ -193,9 +199,14 @@ def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str
     group = key.replace(".", "/")
     if group in groups and group.partition("/")[0] not in cfg:
         why = "the model is described inside the weights" if group.startswith("model") else "leave it out"
-        return f"{key}={value}: this verb has no {group}, train does: {why}"
+        if group == "source":
+            why = f"data={value or 'NAME'} chooses what is learned from" if "data" in cfg else why
+        return f"{key}={value}: this verb has no {group}, {'prepare' if group == 'source' else 'train'} does: {why}"
     if key in keys or (key in groups and key.replace("/", ".") not in keys):
         return f"{key}: {'; '.join(said)}"  # the key is right: Hydra's own words say what is not
+    elsewhere = [s for s in groups["source"] if "source" in cfg and key in list(known_config("prepare", s))]
+    if elsewhere:
+        return f"{key}: source={cfg.source} has no such key; source={', '.join(elsewhere)} has: choose one of them"
     name = key.rpartition(".")[2]
     if name in _NOT_THERE:
         return f"{key}: {_NOT_THERE[name]}"

@@ -7,11 +7,14 @@ is counted by its reason, and the pass goes on behind it (Python's `tarfile` tak
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import zlib
+from array import array
 from collections import Counter
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +24,7 @@ from safetensors.numpy import save_file
 
 from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
-from visllama.data.record import Text, image_suffixes, is_read, read_text
+from visllama.data.record import KINDS, Text, image_suffixes, is_read, read_text
 
 INDEX_VERSION = 1
 BLOCK = 512
@@ -150,8 +153,7 @@ def _walk(file: _File) -> Iterator[tuple[str, str, int, int] | Fault | None]:
             continue
         if zeros and (size is not None or zeros < 2):
             yield Fault(at - zeros * BLOCK, "zeros", f"{zeros} blocks of zeros, and members after them")
-            if zeros < 2:
-                yield None
+            yield None  # two tars in one, or a place that was lost: they look the same
         name = said.get("path") or _name(name, prefix, magic)
         if size is None:
             behind = file.next_header(at + BLOCK)
@@ -162,6 +164,8 @@ def _walk(file: _File) -> Iterator[tuple[str, str, int, int] | Fault | None]:
             yield Fault(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
             yield None
             at, zeros, said = behind, 0, {}
+            if at == file.size:
+                return
             continue
         zeros, header, data = 0, at, at + BLOCK
         file.crc = zlib.crc32(block, file.crc)
@@ -189,6 +193,8 @@ def _walk(file: _File) -> Iterator[tuple[str, str, int, int] | Fault | None]:
         said = {}
     if zeros < 2:
         yield Fault(file.size, "no end", "the tar ends without its two blocks of zeros: it may be cut")
+        if not zeros:  # between two members of a record, perhaps
+            yield None
     elif at < file.size:
         yield Fault(at, "trailing", f"{file.size - at} bytes after the end")
 
@@ -259,13 +265,18 @@ class _Records:
     """Records as they are found in a tar, checked."""
 
     def __init__(self, file: _File) -> None:
-        self.file, self.seen, self.spoiled = file, set(), set()
+        self.file, self.spoiled = file, set()
+        # Of each key the record's row, or -1 where it is none; and the rows that more members were found of.
+        self.seen: dict[str, int] = {}
+        self.partial: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.listed: list[Fault] = []
         self.keys: list[str] = []
-        self.texts: list[Text] = []
-        self.ends: list[int] = []
-        self.members: list[tuple[str, str, int, int]] = []
+        self.suffixes: dict[str, int] = {}
+        # Numbers side by side: an object each costs more than reading it did.
+        self.first, self.num_pairs, self.kind = array("I", [0]), array("I"), array("B")
+        self.offset, self.size, self.suffix = array("Q"), array("I"), array("H")
+        self.scores: dict[str, array] = {}
 
     def read(self) -> None:
         """Read them all."""
@@ -295,14 +306,15 @@ class _Records:
             self.listed.append(fault)
 
     def _add(self, key: str, group: list[tuple[str, str, int, int]], torn: bool) -> None:
-        seen = key in self.seen
-        self.seen.add(key)
-        if key in self.spoiled and not seen:
-            return  # a fault of a member names it
-        reason, detail = "text", ""
         places = {suffix: (offset, size) for _, suffix, offset, size in group}
-        if seen:
+        known, row = key in self.seen, self.seen.setdefault(key, -1)
+        reason, detail = "text", ""
+        if known:
             reason, detail = "split key", "has members elsewhere too"
+            if row >= 0 and not {self.suffixes.get(suffix) for suffix in places} <= self._suffixes(row):
+                self.partial.add(row)
+        elif key in self.spoiled:
+            return  # a fault of a member names it
         elif len(places) < len(group):
             reason, detail = "duplicate", "has two members of one suffix"
         elif torn:
@@ -312,15 +324,34 @@ class _Records:
                 images = image_suffixes(places)
                 text = read_text({name: self._text(*places[name]) for name in _TEXTS if name in places}, len(images))
                 if images or text.kind == "conversations":
-                    self.keys.append(key)
-                    self.texts.append(text)
-                    self.members += group
-                    self.ends.append(len(self.members))
-                    return
+                    return self._keep(key, group, text)
                 reason, detail = "no image", f"has {text.kind} and no image"
             except BadRecord as error:
                 detail = error.detail
         self._fault(Fault(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
+
+    def _keep(self, key: str, group: list[tuple[str, str, int, int]], text: Text) -> None:
+        for name, value in text.scores.items():
+            if name in self.scores or len(self.scores) < _MOST_SCORES:
+                self.fill(self.scores.setdefault(name, array("f"))).append(value)
+        for _, suffix, offset, size in group:
+            self.suffix.append(self.suffixes.setdefault(suffix, len(self.suffixes)))
+            self.offset.append(offset)
+            self.size.append(size)
+        self.first.append(len(self.offset))
+        self.seen[key] = len(self.keys)
+        self.keys.append(key)
+        self.num_pairs.append(text.num_pairs)
+        self.kind.append(KINDS.index(text.kind))
+
+    def _suffixes(self, row: int) -> set[int]:
+        return {*self.suffix[self.first[row] : self.first[row + 1]]}
+
+    def fill(self, scores: array) -> array:
+        """Give the records before this one a NaN, those that have no such score."""
+        if len(scores) < len(self.keys):
+            scores.extend(repeat(math.nan, len(self.keys) - len(scores)))
+        return scores
 
     def _text(self, offset: int, size: int) -> bytes:
         if size > _MOST_TEXT:
@@ -462,28 +493,27 @@ def index_shard(tar: Path) -> ShardIndex:
     return _pack(records, {"bytes": file.size, "crc": file.crc, "mtime_ns": file.mtime_ns})
 
 
-def _pack(records: _Records, facts: dict) -> ShardIndex:
-    _, names, offsets, sizes = zip(*records.members, strict=True) if records.members else ((), (), (), ())
-    suffixes = sorted(set(names))
-    number = {suffix: i for i, suffix in enumerate(suffixes)}
-    keys = [key.encode() for key in records.keys]
-    arrays = {
-        "first": np.array([0, *records.ends], np.uint32),
-        "offset": np.array(offsets, np.uint64),
-        "size": np.array(sizes, np.uint32),
-        "suffix": np.array([number[name] for name in names], np.uint16),
+def _pack(found: _Records, facts: dict) -> ShardIndex:
+    keep = np.ones(len(found.keys), bool)
+    keep[[*found.partial]] = False
+    keys = [key.encode() for key, kept in zip(found.keys, keep.tolist(), strict=True) if kept]
+    num_members = np.diff(np.frombuffer(found.first, np.uint32))
+    kept = np.repeat(keep, num_members)
+    arrays = {name: np.frombuffer(getattr(found, name), _DTYPES[name])[kept] for name in ("offset", "size", "suffix")}
+    arrays |= {
+        "first": np.cumsum([0, *num_members[keep]], dtype=np.uint32),
         "key_end": np.cumsum([len(key) for key in keys], dtype=np.uint64),
         "keys": np.frombuffer(b"".join(keys), np.uint8),
-        "num_pairs": np.array([text.num_pairs for text in records.texts], np.uint32),
+        "num_pairs": np.frombuffer(found.num_pairs, np.uint32)[keep],
     }
-    scores = Counter(name for text in records.texts for name in text.scores)
-    for name in sorted(name for name, _ in scores.most_common(_MOST_SCORES)):
-        arrays[f"score.{name}"] = np.array([text.scores.get(name, np.nan) for text in records.texts], np.float32)
+    for name, scores in found.scores.items():
+        arrays[f"score.{name}"] = np.frombuffer(found.fill(scores), np.float32)[keep]
+    kinds = Counter(np.frombuffer(found.kind, np.uint8)[keep].tolist())
     facts |= {
-        "suffixes": suffixes,
-        "kinds": dict(Counter(text.kind for text in records.texts)),
-        "faults": dict(records.counts),
-        "listed": records.listed,
+        "suffixes": list(found.suffixes),
+        "kinds": {KINDS[kind]: count for kind, count in kinds.items()},
+        "faults": dict(found.counts),
+        "listed": found.listed,
     }
     return ShardIndex(arrays, facts)
 

@@ -18,6 +18,7 @@ KINDS = ("captions", "questions", "conversations")
 IMAGE_MARK = "<image>"
 _SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
 _SPEAKERS = ("from", "value")
+_NUMBERS = (int, float)
 _MOST = 3e38
 _SHOWN = 200
 
@@ -85,7 +86,7 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     if items is None:
         raise BadRecord("text", "has no captions: KEY.json with 'captions': [text], or KEY.txt")
     kind = kinds[0] if kinds else "captions"
-    scores = {name: value for name, value in described.items() if _is_score(name, value)}
+    scores = {name: value for name, value in described.items() if type(value) in _NUMBERS and _is_score(name, value)}
     return Text(kind, _check_items(kind, items, num_images), scores)
 
 
@@ -106,19 +107,18 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
         good = good and all(_are_texts(item.get("answers")) for item in items)
     else:
         good = _are_texts(items)
-        if good and not all(text.strip() for text in items):
-            raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
         items = [text.strip() for text in items] if good else items
+        if good and "" in items:
+            raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
     if not good:
         raise BadRecord("text", f"has no {kind} as they should be: see the README for what a record holds")
     return items
 
 
 def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
+    return isinstance(value, list) and set(map(type, value)) == {str}
 
 
-def _is_score(name: str, value: object) -> bool:
-    """Tell whether it is a number that float32 holds, of a name that a file can hold."""
-    number = type(value) in (int, float) and -_MOST < value < _MOST  # neither NaN nor infinite
-    return number and len(name) <= _SHOWN and name.isprintable()
+def _is_score(name: str, value: float) -> bool:
+    """Tell whether float32 holds the number, which NaN and infinity are not, and a file the name."""
+    return -_MOST < value < _MOST and name.isprintable() and len(name) <= _SHOWN

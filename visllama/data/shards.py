@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,12 @@ class ShardSource:
         """Members and records of the tars that are not read, by reason."""
         return self.manifest.faults
 
+    def tell_faults(self) -> Iterator[str]:
+        """Say what is damaged, and where."""
+        for shard in range(len(self.manifest.names)):
+            for fault in self.reader.index(shard).faults:
+                yield f"{self.manifest.shard(shard)}: {fault.detail} (byte {fault.offset}, {fault.reason})"
+
     @property
     def kinds(self) -> dict[str, int]:
         """Records by the kind of their text."""
@@ -141,8 +148,7 @@ class ShardSource:
         if self.filter and self.manifest.num_records.sum():
             known = sorted(name[6:] for name in self.reader.index(0).arrays if name.startswith("score."))
             return f" that passes filter={self.filter}; the first shard's scores are {', '.join(known) or 'none'}"
-        found = [fault for shard in range(len(self.manifest.names)) for fault in self.reader.index(shard).faults]
-        return "".join(f"; {fault.detail} (byte {fault.offset}, {fault.reason})" for fault in found[:3])
+        return "".join(f"; {told}" for told in islice(self.tell_faults(), 3))
 
 
 def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) -> np.ndarray:

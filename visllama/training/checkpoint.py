@@ -65,6 +65,12 @@ class Checkpoint:
         found = sorted((run / "checkpoints").glob("step_*.ckpt"))
         return cls(found[-1]) if found else None
 
+    def remove_older(self) -> None:
+        """Remove what a kill between two saves left beside it."""
+        for path in self.path.parent.iterdir():
+            if path != self.path and path.name.lstrip(".").startswith("step_"):
+                path.unlink()
+
 
 def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
     """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.

@@ -56,6 +56,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     checkpoint = Checkpoint.last_of(folder) if cfg.resume else None
     if checkpoint:
         check_order(checkpoint.data["rests_on"], data.rests_on, cfg.data.allow_reorder)
+        rank_zero_only(checkpoint.remove_older)()
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
     elif cfg.resume:
         say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")

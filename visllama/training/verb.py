@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -96,9 +97,10 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
         bad = sum(faults.values())
         fraction = bad / (bad + len(source))
         if fraction > max_bad_fraction:
+            first = "; ".join(islice(source.tell_faults(), 3))
             raise ConfigError(
                 f"data.sources.{name}: beside {len(source):,} records, {bad:,} places in its tars cannot be read "
-                f"({told}): visllama prepare source=shards from={source.path} check_only=true lists them; "
+                f"({told}): {first}. visllama prepare source=shards from={source.path} check_only=true lists them all; "
                 f"data.max_bad_fraction={fraction + 0.01:.2f} trains on the others"
             )
         if bad:

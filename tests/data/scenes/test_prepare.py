@@ -27,7 +27,7 @@ def prepare(*overrides: str, cwd: Path) -> subprocess.CompletedProcess:
 
 def test_the_shipped_pair_is_of_this_recipe_and_passed_its_gates():
     shipped = json.loads((SHIPPED / "recipe.json").read_text())
-    recipe = OmegaConf.to_container(OmegaConf.load(conf_dir() / "prepare" / "scenes.yaml"))
+    recipe = OmegaConf.to_container(OmegaConf.load(conf_dir() / "source" / "scenes.yaml").prepare)
     assert shipped["recipe"] == recipe and shipped["world_version"] == WORLD_VERSION
     assert all(shipped["measured"][name] >= least for name, least in recipe["gates"].items())
 

@@ -34,8 +34,6 @@ def prepare(cfg: DictConfig) -> dict:
     Raises:
         ConfigError: If a gate is missed; the pair stays where it was written, to be looked at.
     """
-    if cfg.source != "scenes":
-        raise ConfigError(f"source={cfg.source}: there is scenes")
     recipe = OmegaConf.to_container(cfg.prepare, resolve=True)
     folder = Path(HydraConfig.get().runtime.output_dir)
     out = Path(cfg.out or folder / "pretrained").resolve()

@@ -1,0 +1,58 @@
+"""Raw datasets made on the fly, and what was prepared of them, read back through the index."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from visllama.data.index import ShardIndex
+from visllama.data.manifest import Manifest
+from visllama.data.record import image_suffixes, read_text
+
+
+def picture(shade: int = 0, kind: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), (shade % 256, shade // 256, 0)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def put(path: Path, content: bytes | str | list | dict) -> Path:
+    """Write a file; a list or dict as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(content) if isinstance(content, (list, dict)) else content
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def read(folder: Path) -> dict[str, tuple[list, list[bytes]]]:
+    """Give each record of a split by its key: its text's items and its images' bytes."""
+    manifest, found = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes()), {}
+    assert manifest.faults == {}
+    for number in range(len(manifest.names)):
+        index = ShardIndex.load(Path(manifest.index(number)))
+        tar = Path(manifest.shard(number)).read_bytes()
+        for row in range(index.num_records):
+            members = index.members(row)
+            contents = {suffix: tar[m.offset : m.offset + m.size] for suffix, m in members.items()}
+            images = [contents[suffix] for suffix in image_suffixes(contents)]
+            key = index.key(row)
+            assert key not in found
+            found[key] = (
+                read_text({n: contents[n] for n in ("json", "txt") if n in contents}, len(images)).items,
+                images,
+            )
+    return found
+
+
+def skipped(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "skipped.jsonl").read_text().splitlines()]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Give the hash of every tar below a folder."""
+    tars = sorted(folder.rglob("*.tar"))
+    return {str(tar.relative_to(folder)): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}

@@ -1,0 +1,73 @@
+"""Bad records: masked, counted, told, and fatal in numbers."""
+
+from __future__ import annotations
+
+import lightning.pytorch as pl
+import pytest
+import torch
+
+from tests import tiny
+from tests.data.test_datamodule import Damaged
+from tests.training.test_optim import OPTIM
+from visllama.config import ConfigError
+from visllama.data.faults import BadRecord
+from visllama.data.samples import masked_sample
+from visllama.data.scenes.source import ScenesSource
+from visllama.training.bad_records import BadRecords
+from visllama.training.module import VisLlamaModule
+
+
+def fit(model, bad, watch, num_steps=5, **more):
+    data = tiny.data_of(model, {"mine": Damaged(bad)}, ScenesSource("val", 4, 1), 8, num_steps, **more)
+    module = VisLlamaModule(model, OPTIM | {"lr": 4e-3}, num_steps)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, max_steps=num_steps, logger=False, enable_checkpointing=False, callbacks=[watch],
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, limit_val_batches=0, precision="64-true",
+    )  # fmt: skip
+    trainer.fit(module, data)
+    return trainer
+
+
+def test_counted_by_source_and_reason(make_model, caplog):
+    """20 records in five steps of 8: two passes, each bad record comes twice."""
+    watch = BadRecords(0.01, 100)
+    trainer = fit(make_model(), {2: "image", 7: "cut", 9: "cut"}, watch)
+    assert watch.counts == {"mine/image": 2, "mine/cut": 4} and watch.num_samples == 40
+    assert trainer.callback_metrics["data/bad/mine/cut"] == 4.0
+    assert caplog.text.count("a record of mine is masked: cut: record 9") == 2
+    again = BadRecords(0.01, 100)
+    again.load_state_dict(watch.state_dict())
+    assert again.counts == watch.counts and again.num_samples == 40
+
+
+def test_masked_records_change_nothing_for_the_others(make_model, records):
+    """Loss and gradients of a step with masked samples are those of the step without them."""
+    model = make_model()
+    samples = [tiny.maker_of(model)(record, 0) for record in records]
+    bad = masked_sample("x", "mine", BadRecord("image", "x"))
+    found = []
+    for chosen in (samples, [bad, *samples[:2], bad, *samples[2:], bad]):
+        step = tiny.collator_of(model, 4).step(chosen)
+        loss = sum(model(**batch).loss_sum for batch in step["micro_batches"]) / step["num_targets"]
+        found.append((loss, torch.autograd.grad(loss, model.markers)[0]))
+    (loss, gradient), (with_bad, gradient_with_bad) = found
+    # Other micro-batches add up in another order: fp64 rounding.
+    assert abs(loss - with_bad) / loss < 1e-12 and (gradient - gradient_with_bad).norm() / gradient.norm() < 1e-12
+
+
+def test_a_step_of_nothing_else_is_survived(make_model):
+    model = make_model()
+    fit(model, dict.fromkeys(range(20), "image"), BadRecords(1.0, 1000), num_steps=2)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_too_many_stop_the_run(make_model):
+    bad = dict.fromkeys(range(0, 20, 2), "header")
+    with pytest.raises(
+        ConfigError, match=r"data\.max_bad_fraction=0\.0005: 6 of \d+ samples .*mine/header 6.*the last: record"
+    ):
+        watch = BadRecords(0.0005, 100)
+        watch.counts.update({"mine/header": 5})
+        fit(make_model(), {3: "header"}, watch)
+    with pytest.raises(ConfigError, match=r"data\.max_consecutive_bad=3: \d records one after the other"):
+        fit(make_model(), bad | dict.fromkeys(range(1, 20, 4), "cut"), BadRecords(1.0, 3))

@@ -1,0 +1,106 @@
+"""Killed and resumed == uninterrupted: the same samples at every step, and the same weights to the bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from visllama.training.consumed import read_consumed
+
+RUN = ["trainer=cpu", "judge=false", "stage.global_batch_size=16", "data.log_consumed=true", "data.num_val_records=8",
+       "trainer.log_every_steps=2", "trainer.val_fraction=0.5", "model.connector.hidden_dim=64"]  # fmt: skip
+
+
+def start(*overrides: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "visllama", "train", *overrides]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def finish(*overrides: str) -> str:
+    process = start(*overrides)
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said[-3000:]
+    return said
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a run and its ranks and workers, as a machine that goes down would."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_for_steps(folder, count: int, process: subprocess.Popen) -> None:
+    path, until = folder / "consumed.jsonl", time.monotonic() + 200
+    while not path.is_file() or len(path.read_text().splitlines()) < count:
+        assert process.poll() is None and time.monotonic() < until, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(tmp_path):
+    """With workers on, each resume with another number of them; killed in the middle of whatever it does then."""
+    shape = [*RUN, "trainer.max_steps=60", "trainer.checkpoint_every_steps=2"]
+    finish(*shape, f"hydra.run.dir={tmp_path / 'whole'}")
+    folder, dice, kills = tmp_path / "killed", random.Random(0), 0
+    process = start(*shape, "data.num_workers=2", f"hydra.run.dir={folder}")
+    while kills < 10:
+        done = len(read_consumed(folder / "consumed.jsonl")) if (folder / "consumed.jsonl").is_file() else 0
+        wait_for_steps(folder, done + 1 if done else 3, process)  # it has got further than ever, or over its start
+        time.sleep(dice.uniform(0, 0.7))
+        if process.poll() is not None:
+            break
+        kill(process)
+        kills += 1
+        process = start(f"resume={folder}", f"data.num_workers={kills % 4}")
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0 and kills == 10, said[-3000:]
+    assert read_consumed(folder / "consumed.jsonl") == read_consumed(tmp_path / "whole" / "consumed.jsonl")
+    whole, killed = (load_file(tmp_path / name / "weights" / "visllama.safetensors") for name in ("whole", "killed"))
+    assert all((whole[name] == killed[name]).all() for name in whole)
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.endswith(".ckpt")] == ["step_00000060.ckpt"]
+    rows = [(folder.parent / name / "metrics.csv").read_text().count("\n") for name in ("whole", "killed")]
+    assert rows[0] == rows[1], "the log is whole too"
+
+
+@pytest.mark.slow
+def test_saved_with_two_ranks_and_resumed_with_one_three_and_four(tmp_path):
+    shape = [*RUN, "trainer.max_steps=10", "trainer.checkpoint_every_steps=4", "trainer.precision=64-true"]
+    finish(*shape, f"hydra.run.dir={tmp_path / 'whole'}")
+    saved = tmp_path / "saved"
+    process = start(*shape, "trainer.devices=2", "trainer/strategy=ddp", f"hydra.run.dir={saved}")
+    wait_for_steps(saved, 6, process)
+    kill(process)
+    expected = read_consumed(tmp_path / "whole" / "consumed.jsonl")
+    weights = load_file(tmp_path / "whole" / "weights" / "visllama.safetensors")
+    for num_ranks in (1, 3, 4):
+        folder = tmp_path / f"on_{num_ranks}"
+        shutil.copytree(saved, folder)
+        said = finish(f"resume={folder}", f"trainer.devices={num_ranks}")
+        assert "Going on from step 4 of 10" in said
+        assert read_consumed(folder / "consumed.jsonl") == expected, num_ranks
+        found = load_file(folder / "weights" / "visllama.safetensors")
+        # Ranks add up in another order: rounding in fp64, through ten updates.
+        assert max(((found[n] - weights[n]).norm() / weights[n].norm()).item() for n in weights) < 1e-12
+
+
+@pytest.mark.slow
+def test_another_order_is_refused_before_any_weight_is_loaded(tmp_path):
+    folder = tmp_path / "run"
+    process = start(*RUN, "trainer.max_steps=30", "trainer.checkpoint_every_steps=1", f"hydra.run.dir={folder}")
+    wait_for_steps(folder, 3, process)
+    kill(process)
+    process = start(f"resume={folder}", "seed=2", "data.sources.scenes.num_records=100")
+    said, _ = process.communicate(timeout=200)
+    assert process.returncode == 2 and "seed: 1 then, 2 now; sources: " in said and "data.allow_reorder=true" in said
+    said = finish(f"resume={folder}", "seed=2", "data.allow_reorder=true", "trainer.max_steps=6")
+    assert "Going on from step" in said

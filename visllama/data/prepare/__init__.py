@@ -1,0 +1,1 @@
+"""Raw datasets become shards with an index: `visllama prepare source=NAME key=value ...`."""

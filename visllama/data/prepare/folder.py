@@ -1,0 +1,99 @@
+"""`source=folder`: a folder of pictures, and a table that gives each its captions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visllama.config import ConfigError
+from visllama.data.prepare.raw import RawData, RawRecord, RawSplit, texts
+from visllama.signatures import require
+
+
+@dataclass(frozen=True)
+class Folder(RawData):
+    """Pictures with captions; a record's key is the number of the image's first row.
+
+    Args:
+        images: The folder of pictures.
+        table: A CSV with the columns `image` and `caption`, or a .jsonl with `image` and `caption` or `captions`;
+            several rows of one image are several captions.
+    """
+
+    images: str
+    table: str
+
+    FILES = ("table",)
+
+    def check(self) -> None:
+        super().check()
+        suffix = Path(self.table).suffix.lower()
+        require(suffix in (".csv", ".jsonl"), f"table={self.table}: must be a .csv or a .jsonl, not {suffix!r}")
+
+    def read(self) -> dict[str, RawSplit]:
+        try:
+            text = Path(self.table).expanduser().read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"table={self.table}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
+        except OSError as error:
+            raise ConfigError(f"table={self.table}: cannot be read ({error.strerror})") from error
+        rows = self._csv(text) if Path(self.table).suffix.lower() == ".csv" else _jsonl(text)
+        made, captions, first = RawSplit(), {}, {}
+        for number, (line, row) in enumerate(rows, start=1):
+            where = f"{Path(self.table).name}:{line}"
+            if isinstance(row, str):
+                made.skip(where, "row", row)
+                continue
+            image, said = row.get("image"), _captions(row)
+            if not isinstance(image, str) or not image.strip():
+                made.skip(where, "no image", "the row names none")
+            elif not said:
+                made.skip(where, "no caption", f"{image!r} is given none")
+            else:
+                captions.setdefault(image.strip(), []).extend(said)
+                first.setdefault(image.strip(), (number, where))
+        for image, (number, where) in first.items():
+            made.add(RawRecord(f"{number:08d}", ((image,),), {"captions": captions[image]}, where))
+        return {self.split or "train": made}
+
+    def _csv(self, text: str) -> Iterator[tuple[int, dict | str]]:
+        reader = csv.reader(io.StringIO(text, newline=""))
+        begin = 1
+        try:
+            columns = next(reader, [])
+            names = [name.strip().lower() for name in columns]
+            for column in ("image", "caption"):
+                if names.count(column) != 1:
+                    raise ConfigError(
+                        f"table={self.table}: its first line must name the columns image and caption; it has "
+                        f"{', '.join(columns) or 'nothing'}"
+                    )
+            begin = reader.line_num + 1
+            for row in reader:
+                if len(row) == len(names):
+                    yield begin, dict(zip(names, row, strict=True))
+                elif row:
+                    quote = ": a caption with a comma stands in double quotes" if len(row) > len(names) else ""
+                    yield begin, f"{len(row)} columns, and the first line names {len(names)}{quote}"
+                begin = reader.line_num + 1
+        except csv.Error as error:
+            raise ConfigError(f"table={self.table}: line {begin} is no CSV ({error}): is a quote left open?") from error
+
+
+def _jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        if content.strip():
+            try:
+                row = json.loads(content)
+                yield line, row if isinstance(row, dict) else "no JSON object"
+            except (ValueError, RecursionError) as error:
+                yield line, f"no JSON ({error})"
+
+
+def _captions(row: dict) -> list[str]:
+    several = row.get("captions")
+    return texts([row.get("caption"), *(several if isinstance(several, list) else [])])
