@@ -73,7 +73,7 @@ def test_splitmix_reference():
 
 
 def test_mix64_is_one_to_one_on_a_sample():
-    assert len(np.unique(mix64(np.arange(100_000)))) == 100_000
+    assert len(np.unique(mix64(np.arange(100_000, dtype=np.uint64)))) == 100_000
 
 
 @settings(max_examples=30, deadline=None)
@@ -161,6 +161,14 @@ def test_passes_and_seeds_differ():
     assert len(orders) == 6
 
 
+def test_one_integer_and_an_array_of_them_are_scrambled_alike():
+    values = [0, 1, 2**31, 2**63, 2**64 - 1]
+    assert mix64(np.array(values, np.uint64)).tolist() == [mix64(value) for value in values]
+    for record in range(20):
+        shown = [caption_shown(7, record, number, 6) for number in range(6)]
+        assert shown == permutation(6, 7, record, 2).tolist(), "2: the purpose of captions"
+
+
 @pytest.mark.parametrize("num_captions", [1, 2, 5])
 def test_as_many_passes_as_captions_show_each_pair_once(num_captions):
     for record in range(7):
@@ -189,3 +197,20 @@ def test_a_manifest_of_700_million_records():
     for t in (0, 10**6, 10**9, 10**12):
         source, record, _ = order.locate(t)
         assert 0 <= record < order.sources[source].num_records
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 1000, 80_000])
+def test_a_permutation_is_the_order_of_the_hashes(n):
+    hashes = mix64(np.arange(n, dtype=np.uint64) + np.uint64(key(3, n)))
+    assert permutation(n, 3, n).tolist() == np.argsort(hashes).tolist()
+
+
+def test_hashes_that_agree_in_the_bits_compared_are_told_apart():
+    """Three million hashes, compared in 42 bits: about one pair agrees, in some of these."""
+    assert any(
+        len(np.unique(mix64(np.arange(2**21, dtype=np.uint64) + np.uint64(key(seed))) >> np.uint64(21))) < 2**21
+        for seed in range(3)
+    )
+    for seed in range(3):
+        hashes = mix64(np.arange(2**21, dtype=np.uint64) + np.uint64(key(seed)))
+        assert (permutation(2**21, seed) == np.argsort(hashes)).all()

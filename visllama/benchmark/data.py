@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import webdataset
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -110,11 +111,9 @@ def make_photo(seed: int) -> bytes:
 
 
 def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
-    from webdataset import TarWriter  # here: the others' writer, which only a benchmark needs
-
     path.parent.mkdir(exist_ok=True)
     captions = [f"a {size} red circle is to the left of a small blue square" for size in ("small", "large")]
-    with TarWriter(str(path)) as tar:
+    with webdataset.TarWriter(str(path)) as tar:
         for number, photo in enumerate(photos, first):
             text = {"captions": captions, "width": WIDTH_PX, "height": HEIGHT_PX, "id": number}
             tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": json.dumps(text).encode()})
@@ -186,8 +185,6 @@ def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Ca
 
 def _webdataset(folder: Path, processor: CLIPImageProcessorPil) -> Callable[[], int]:
     """Load as webdataset's own documents do, with the encoder's own processor."""
-    import webdataset  # here: our own reading has nothing of it
-
     shards = [str(tar) for tar in sorted(folder.glob("*.tar"))]
 
     def load() -> int:

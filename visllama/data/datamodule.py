@@ -99,9 +99,10 @@ class StepLoader:
         loader = DataLoader(
             self.samples, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers
         )
+        steps = iter(loader)  # forks the workers: before there is another thread, whose locks they would inherit held
         with self._fetching_ahead():
             try:
-                for step in loader:
+                for step in steps:
                     self.step += 1
                     yield step
             except ConfigError as error:  # out of a worker it comes wrapped in that worker's traceback
