@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from tests.tiny import maker_of
+from visllama.data.samples import SampleMaker
 from visllama.prompts import Segment
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, token_names
 
@@ -92,3 +95,30 @@ def test_segments_are_tokenised_by_themselves(model, records):
     supervised = [i for i in labels if i != IGNORE_INDEX][:-1]
     assert model.tokenizer.decode(supervised) == "ture"
     assert ids[-1] == model.tokenizer.eos_token_id
+
+
+TEXTS = ("", " ", "a red square", "</s> <s> [boi] x", "naïve 🙂", " leading", "two  spaces\n", "<unk><pad>")
+
+
+def test_texts_are_tokenised_as_the_tokenizer_does(model):
+    """By its backend directly; also where its file asks for truncation and padding."""
+    maker = maker_of(model)
+    tokenizer = copy.deepcopy(maker.tokenizer)
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=9)
+    asked = SampleMaker(tokenizer, maker.transform, 10, 256, "")
+    for text in TEXTS:
+        expected = maker.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert asked._encode(text) == maker._encode(text) == expected, text
+
+
+def test_a_tokenizer_without_a_backend_is_asked_itself(model):
+    class Plain:
+        bos_token_id, eos_token_id = 1, 2
+
+        def __call__(self, text, add_special_tokens, split_special_tokens):
+            assert (add_special_tokens, split_special_tokens) == (False, True)
+            return {"input_ids": [len(word) for word in text.split()]}
+
+    plain = SampleMaker(Plain(), maker_of(model).transform, 1, 256, "")
+    assert plain._encode("a red square") == [1, 3, 6]

@@ -149,6 +149,8 @@ def find_tars(pattern: str) -> list[Path]:
         if path.is_dir():
             tars = sorted(path.glob("*.tar"))
         elif path.is_file():
+            if path.suffix != ".tar":
+                raise ConfigError(f"path={pattern}: {path} is no .tar")
             tars = [path]
         else:
             tars = sorted(path.parent.glob(path.name)) if "*" in path.name else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,10 @@ from typing import NamedTuple
 from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
-from visllama.data.index import BLOCK, Member, ShardIndex, header_size
+from visllama.data.index import Member, ShardIndex
 from visllama.data.manifest import Manifest
 from visllama.data.remote import is_remote
+from visllama.data.tar import BLOCK
 
 _MOST_OPEN = 256
 
@@ -86,8 +88,8 @@ class ShardReader:
 def _content(descriptor: int, member: Member, name: str) -> bytes:
     """Read a member, its header with it: only if that is still the one that was indexed, are the bytes its own."""
     block = os.pread(descriptor, BLOCK + member.size, member.offset - BLOCK)
-    if header_size(block[:BLOCK]) != member.size:
-        raise BadRecord("header", f"{name}: no header at byte {member.offset - BLOCK}, or of another size")
+    if zlib.crc32(block[:BLOCK]) != member.header_crc:
+        raise BadRecord("header", f"{name}: the header at byte {member.offset - BLOCK} is not the one that was indexed")
     if len(block) < BLOCK + member.size:
         raise BadRecord("cut", f"{name}: the file ends before its {member.size} bytes do")
     return block[BLOCK:]
