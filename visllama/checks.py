@@ -75,8 +75,10 @@ def check_train(cfg: DictConfig) -> None:
     for name, node in cfg.data.sources.items():
         weight, prompt = node.get("weight", 1.0), node.get("prompt")
         key = f"data.sources.{name}"
-        require(fits(weight, float) and 0 < weight < math.inf,
-                f"{key}.weight={weight}: must be a number more than 0: its share of the samples beside the other sources'")  # fmt: skip
+        require(
+            fits(weight, float) and 0 < weight < math.inf,
+            f"{key}.weight={weight}: must be a number more than 0: the share of the samples beside other sources",
+        )
         require(prompt is None or isinstance(prompt, str), wrong_type(f"{key}.prompt", prompt, str | None))
     fraction, run = cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad
     require(0 <= fraction <= 1, f"data.max_bad_fraction={fraction}: must be in [0, 1]")

@@ -86,7 +86,7 @@ class ShardSource:
         """Say what is damaged, and where."""
         for shard in range(len(self.manifest.names)):
             for fault in self.reader.index(shard).faults:
-                yield f"{self.manifest.shard(shard)}: {fault.detail} (byte {fault.offset}, {fault.reason})"
+                yield fault.tell(self.manifest.shard(shard))
 
     @property
     def kinds(self) -> dict[str, int]:

@@ -50,6 +50,10 @@ class Fault(NamedTuple):
     detail: str
     key: str = ""
 
+    def tell(self, tar: str) -> str:
+        """Say what is damaged, and where."""
+        return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
+
 
 class TarFile:
     """A tar read at any place, a window at a time: most headers and texts stand near each other."""

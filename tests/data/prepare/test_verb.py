@@ -256,3 +256,17 @@ def test_scenes_go_their_old_way(compose_config, monkeypatch):
 
     monkeypatch.setattr(scenes, "prepare", lambda cfg: {"seen": cfg.prepare.vocab_size, "threads": cfg.threads})
     assert verb.prepare(compose_config("prepare", "out=pair")) == {"seen": 480, "threads": 1}
+
+
+def test_what_is_damaged_in_tars_that_are_there_is_listed(tmp_path):
+    with TarWriter(str(tmp_path / "a.tar"), mtime=0) as tar:
+        for i in range(5):
+            tar.write({"__key__": f"{i}", "jpg": picture(i), "json": {"captions": ["x"]} if i != 3 else {"url": "x"}})
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[150] ^= 1
+    (tmp_path / "a.tar").write_bytes(content)
+    ended = visllama("source=shards", f"from={tmp_path}/a.tar", "check_only=true", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{tmp_path}/a.tar: " in ended.stdout and "(byte 0, header)" in ended.stdout
+    assert "record '3' has no captions" in ended.stdout and "1 tars, 3 records, 3 faults" in ended.stdout
+    assert os.listdir(tmp_path) == ["a.tar"], "nothing is written"

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Shards:
         name: The folder below `paths.data` that will name them; None indexes local ones where they lie.
         split: Of which they are.
         workers: Processes; None is one a core.
-        check_only: Say which tars there are, write nothing.
+        check_only: Say what is damaged in them, write nothing.
         cache_gib: Most that fetched shards may take up.
     """
 
@@ -97,6 +97,15 @@ def adopt(given: Shards, place: str, folder: Path | None, cache: Path) -> tuple[
         raise ConfigError(f"from={place}: no record can be read in its tars ({_faults(manifest.faults)})")
     manifest.save()
     return folder, manifest
+
+
+def look(tars: list[str]) -> Iterator[ShardIndex]:
+    """Index local tars, and write nothing."""
+    for tar in track(tars, "reading shards", transient=True, disable=not sys.stdout.isatty()):
+        try:
+            yield index_shard(Path(tar))
+        except OSError as error:
+            raise ConfigError(f"{tar}: cannot be read ({error.strerror or error})") from error
 
 
 def _hold_to(folder: Path, place: str, tars: list[str]) -> None:

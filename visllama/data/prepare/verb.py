@@ -18,6 +18,7 @@ from visllama.data.prepare.keys import LISTS, check_prepare, given, split_folder
 from visllama.data.prepare.plan import judge, make_plan
 from visllama.data.prepare.raw import RawData, Skipped
 from visllama.data.prepare.writer import look, write_split
+from visllama.data.remote import is_remote
 
 _MB = 10**6
 _RUNTIME = ("workers", "max_bad_fraction", "check_only")
@@ -79,8 +80,15 @@ def _adopt(cfg: DictConfig) -> dict:
     started, spec = time.perf_counter(), given(cfg)
     if spec.check_only:
         tars = adopt.find(cfg["from"])
-        say(*tars[:10], f"{len(tars)} tars")
-        return {"shards": len(tars)}
+        if is_remote(tars[0]):
+            say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
+            return {"shards": len(tars)}
+        found = list(adopt.look(tars))
+        records = sum(index.num_records for index in found)
+        faults = [fault.tell(tar) for tar, index in zip(tars, found, strict=True) for fault in index.faults]
+        total = sum(count for index in found for count in index.facts["faults"].values())
+        say(*faults, f"{len(tars)} tars, {records:,} records, {total:,} faults")
+        return {"shards": len(tars), "records": records, "faults": total}
     folder = split_folder(cfg, spec.split) if cfg.name else None
     place, manifest = adopt.adopt(spec, cfg["from"], folder, Path(cfg.paths.cache).expanduser())
     made = {spec.split: adopt.counts(manifest, started)}
