@@ -1,0 +1,16 @@
+import pickle
+
+import pytest
+
+from visllama.data.faults import REASONS, BadRecord
+
+
+def test_it_survives_the_way_out_of_a_worker():
+    error = pickle.loads(pickle.dumps(BadRecord("image", "broken")))  # noqa: S301
+    assert (error.reason, error.detail, str(error)) == ("image", "broken", "image: broken")
+
+
+def test_only_known_reasons_are_counted():
+    assert all(BadRecord(reason, "").reason == reason for reason in REASONS)
+    with pytest.raises(ValueError, match="choose from header, cut"):
+        BadRecord("bad luck", "")
