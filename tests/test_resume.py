@@ -38,6 +38,12 @@ def test_what_is_typed_replaces_the_same_key(run):
     assert replayed.count("--config-dir") == 1
 
 
+@pytest.mark.parametrize("typed", ["-m", "hydra.run.dir=elsewhere"])
+def test_it_goes_on_in_its_folder_alone(run, typed):
+    with pytest.raises(ConfigError, match="leave out"):
+        replay([f"resume={run}", typed])
+
+
 @pytest.mark.parametrize("content", [None, "{", "- 3", "a: b"])
 def test_what_is_no_run_is_refused(tmp_path, content):
     if content is not None:

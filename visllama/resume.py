@@ -29,10 +29,17 @@ def replay(arguments: Sequence[str]) -> list[str]:
         options = [word for word in hydra["overrides"]["hydra"] if word.startswith("hydra.searchpath=")]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(f"resume={run}: no folder of a run ({error}): give the one that holds its .hydra/") from error
+    if not isinstance(began, list):
+        raise ConfigError(
+            f"resume={run}: .hydra/overrides.yaml there is not whole: give its overrides again, without resume"
+        )
+    if "-m" in arguments or "--multirun" in arguments:
+        raise ConfigError(f"resume={run} goes on with one run: leave out -m, and resume the jobs of a sweep one by one")
     typed = {_key(word) for word in arguments}
+    if _UNDER in typed:
+        raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
     kept = [word for word in [*options, *began] if _key(word) not in typed | {"resume"}]
-    if _UNDER not in typed:
-        kept.append(override(_UNDER, run))
+    kept.append(override(_UNDER, run))
     searched = [] if "--config-dir" in arguments or "-cd" in arguments else folders
     return [*(word for folder in searched for word in ("--config-dir", folder)), *kept, *arguments]
 

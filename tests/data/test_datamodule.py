@@ -98,7 +98,7 @@ def test_another_order_is_refused_on_resume(model):
     other = data_of(model, train={"scenes": ScenesSource("train", 19, 1)}, seed=2)
     with pytest.raises(ConfigError, match=r"another order \(seed: 1 then, 2 now; sources: .* then, .* now\)"):
         other.train_dataloader().load_state_dict(state)
-    with pytest.raises(ConfigError, match=r"stage\.global_batch_size: 8 then, 4 now"):
+    with pytest.raises(ConfigError, match=r"stage\.global_batch_size=4: the run has 8"):
         data_of(model, batch=4).train_dataloader().load_state_dict(state)
     accepted = data_of(model, seed=2, allow_reorder=True).train_dataloader()
     accepted.load_state_dict(state)

@@ -472,7 +472,7 @@ def mutate(truth: Truth, kind: str, rng: random.Random) -> bytes:
 def check_reader(path: Path, truth: Truth, mutated: bytes, in_place: bool) -> Counter:
     """Read all records by the undamaged index: each is delivered or skipped by its reason."""
     truth.index.save(path / "x.tar.idx")
-    reader = ShardReader(Manifest.of(str(path), ["x.tar"], [truth.index]))
+    reader = ShardReader(Manifest.of(str(path), ["x.tar"], [truth.index.row]))
     seen: Counter = Counter()
     for i, (key, original) in enumerate(truth.contents().items()):
         try:

@@ -84,7 +84,7 @@ def test_places_beyond_the_file_are_a_bad_record(tmp_path):
     found.arrays["offset"] = found.arrays["offset"] + 2**40
     found.facts["bytes"] += 2**41
     found.save(tmp_path / "a.tar.idx")
-    reader = ShardReader(Manifest.of(str(tmp_path), ["a.tar"], [ShardIndex.load(tmp_path / "a.tar.idx")]))
+    reader = ShardReader(Manifest.of(str(tmp_path), ["a.tar"], [ShardIndex.load(tmp_path / "a.tar.idx").row]))
     with pytest.raises(BadRecord) as error:
         reader.read(0, 0)
     assert error.value.reason == "header"

@@ -194,6 +194,13 @@ def test_two_tars_in_one_file_are_read_but_at_their_joint(tmp_path):
     assert keys(source) == ["0000", "0001", "0004", "0005"] and source.faults == {"zeros": 1, "torn": 2}
 
 
+def test_captions_are_of_one_image(tmp_path):
+    files = ("k.jpg", picture()), ("k.png", picture(kind="PNG")), ("k.txt", b"words")
+    source = ShardSource("train", members(tmp_path / "a.tar", *files))
+    with pytest.raises(BadRecord, match=r"record 'k' has captions of 2 images"):
+        source[0]
+
+
 def test_only_files_called_tar_are_indexed(tmp_path):
     """An index is written beside them: not beside whatever a path may name."""
     (tmp_path / "passwd").write_text("root")

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 
 from visllama.config import ConfigError
-from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics
+from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics, keep_only
 
 DATA = {"samples_seen": 64, "rests_on": {"seed": 1}}
 CONTENT = {"global_step": 4, "loops": {"fit_loop": {"state_dict": {"combined_loader": [DATA]}}}}
@@ -19,8 +19,10 @@ def test_written_whole_and_found_again(tmp_path):
     assert last.step == 12 and last.data == DATA and len(list(folder.iterdir())) == 2
     assert io.load_checkpoint(last.path)["global_step"] == 12
     (folder / ".step_00000016.ckpt.99").write_bytes(b"half")
-    last.remove_older()
+    keep_only(last, tmp_path)
     assert list(folder.iterdir()) == [last.path]
+    keep_only(None, tmp_path)
+    assert not list(folder.iterdir()), "a run that begins anew"
 
 
 def test_a_save_that_fails_leaves_the_last_one(tmp_path, monkeypatch):

@@ -114,10 +114,12 @@ class StepLoader:
     @contextmanager
     def _fetching_ahead(self) -> Iterator[None]:
         remote = [name for name, source in self.samples.sources.items() if getattr(source, "is_remote", False)]
+        self._reading = True
         threads = [self.samples.sources[name].cache.prefetch(self._coming_shards(name)) for name in remote]
         try:
             yield
         finally:
+            self._reading = False
             for thread in threads:
                 thread.stop(timeout_s=0)
 
@@ -126,6 +128,8 @@ class StepLoader:
         recent: deque[int] = deque(maxlen=_RECENT_SHARDS)
         for step in range(self.step, self.num_steps):
             while step > self.step + _AHEAD_STEPS:
+                if not self._reading:
+                    return
                 time.sleep(0.1)
             for position in self._positions(step):
                 source, index, _ = self.order.locate(position)
@@ -153,6 +157,9 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
     Raises:
         ConfigError: Naming each part that differs.
     """
+    batch = "stage.global_batch_size"
+    if before.get(batch) != now[batch]:
+        raise ConfigError(f"{batch}={now[batch]}: the run has {before.get(batch)}, and its steps are counted in them")
     differing = [
         f"{name}: {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]
     ]

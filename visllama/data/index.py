@@ -151,6 +151,17 @@ class _Records:
         return content
 
 
+class Row(NamedTuple):
+    """What a manifest says of a shard."""
+
+    bytes: int
+    num_records: int
+    num_pairs: int
+    crc: int
+    kinds: dict[str, int]
+    faults: dict[str, int]
+
+
 class ShardIndex:
     """The records of one shard: their keys, where their members' bytes lie, and what their metadata say in numbers.
 
@@ -172,6 +183,17 @@ class ShardIndex:
     def num_pairs(self) -> int:
         """Things to learn: image-caption pairs, questions, conversations."""
         return int(self.arrays["num_pairs"].sum())
+
+    @property
+    def num_images(self) -> int:
+        texts = [number for number, suffix in enumerate(self.facts["suffixes"]) if suffix in _TEXTS]
+        return int((~np.isin(self.arrays["suffix"], texts)).sum())
+
+    @property
+    def row(self) -> Row:
+        facts = self.facts
+        counts = self.num_records, self.num_pairs
+        return Row(facts["bytes"], *counts, facts["crc"], facts["kinds"], facts["faults"])
 
     @property
     def faults(self) -> list[Fault]:
@@ -222,7 +244,13 @@ class ShardIndex:
             found = cls(arrays, json.loads(said["visllama"]))
             whole = found.facts["index_version"] == INDEX_VERSION
             whole = whole and said["checksum"] == str(found._checksum(said["visllama"])) and found._is_consistent()
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{path}: is not there: delete the folder's manifest.json, and both are made anew"
+            ) from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error})") from error
+        except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: no index of a shard ({error}): delete it, and it is made anew") from error
         if not whole:
             raise ConfigError(f"{path}: an index of another version, or damaged: delete it, and it is made anew")

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from visllama.config import ConfigError
 from visllama.console import say
 from visllama.data.cache import ShardCache
-from visllama.data.index import INDEX_VERSION, ShardIndex, index_shard, lost_keys
+from visllama.data.index import INDEX_VERSION, Row, ShardIndex, index_shard, lost_keys
 from visllama.data.remote import FetchError, check_address, is_remote
 
 MANIFEST = "manifest.json"
@@ -54,11 +54,13 @@ class Manifest:
     home: str | None = None
 
     @classmethod
-    def of(cls, folder: str, names: Sequence[str], indexes: Sequence[ShardIndex], home: str | None = None) -> Manifest:
-        """Sum up the indexes of shards."""
-        columns = ((i.facts["bytes"], i.num_records, i.num_pairs, i.facts["crc"]) for i in indexes)
-        bytes_, records, pairs, crc = np.array([*columns], np.int64).reshape(-1, 4).T
-        kinds, faults = (sum((Counter(i.facts[name]) for i in indexes), Counter()) for name in ("kinds", "faults"))
+    def of(cls, folder: str, names: Sequence[str], rows: Sequence[Row], home: str | None = None) -> Manifest:
+        """Put together the rows of shards."""
+        bytes_, records, pairs, crc = np.array([row[:4] for row in rows], np.int64).reshape(-1, 4).T
+        kinds, faults = Counter(), Counter()
+        for row in rows:
+            kinds.update(row.kinds)
+            faults.update(row.faults)
         return cls(folder, list(names), bytes_, records, pairs, crc, dict(kinds), dict(faults), home)
 
     @property
@@ -144,7 +146,11 @@ def find_tars(pattern: str) -> list[Path]:
         ConfigError: If there is none.
     """
     found: list[Path] = []
-    for name in braceexpand(pattern) if not Path(pattern).expanduser().exists() else [pattern]:
+    try:
+        expanded = [pattern] if Path(pattern).expanduser().exists() else list(braceexpand(pattern))
+    except ValueError as error:
+        raise ConfigError(f"path={pattern}: its braces do not match") from error
+    for name in expanded:
         path = Path(name).expanduser()
         if path.is_dir():
             tars = sorted(path.glob("*.tar"))
@@ -175,15 +181,17 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
     if (given / MANIFEST).is_file():
         manifest = Manifest.parse(str(given), (given / MANIFEST).read_bytes())
         known = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
-        if _sizes(given) == {name: size for name, size in known.items() if not is_remote(name)}:
+        if _sizes(given) == {name: size for name, size in known.items() if not is_remote(name)} and all(
+            os.path.exists(manifest.index(number)) for number in range(len(known))
+        ):
             return manifest
     tars = [Path(os.path.abspath(tar)) for tar in find_tars(pattern)]
     folder = Path(os.path.commonpath([tar.parent for tar in tars]))
     names = [str(tar.relative_to(folder)) for tar in tars]
     home = folder if os.access(folder, os.W_OK) else cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
     with _locked(home):
-        indexes = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
-        manifest = Manifest.of(str(folder), names, indexes, str(home))
+        rows = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
+        manifest = Manifest.of(str(folder), names, rows, str(home))
         if given.is_dir() and home == folder:
             manifest.save()
     return manifest
@@ -191,7 +199,8 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
 
 def _sizes(folder: Path) -> dict[str, int]:
     with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".tar")}
+        tars = [entry for entry in entries if entry.name.endswith(".tar")]
+        return {entry.name: entry.stat().st_size if os.path.exists(entry.path) else -1 for entry in tars}
 
 
 @contextmanager
@@ -203,8 +212,8 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[ShardIndex]:
-    """Give the indexes of tars; those not there, or of an older state of the tar, are made and written.
+def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[Row]:
+    """Give what the indexes of tars say in all; those not there, or of an older state of the tar, are made and written.
 
     Args:
         tars: Shards on this machine.
@@ -214,17 +223,22 @@ def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | N
     Raises:
         ConfigError: If a tar cannot be read.
     """
-    found = [_fresh(tar, home) for tar, home in zip(tars, homes, strict=True)]
-    todo = [i for i, index in enumerate(found) if index is None]
-    total = sum(tars[i].stat().st_size for i in todo)
+    try:
+        found = [_fresh(tar, home) for tar, home in zip(tars, homes, strict=True)]
+        todo = [i for i, row in enumerate(found) if row is None]
+        total = sum(tars[i].stat().st_size for i in todo)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: cannot be read ({error.strerror}): is it a link whose shard was moved?"
+        ) from error
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     jobs = [(tars[i], homes[i]) for i in todo]
     columns = TextColumn("indexing shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, transient=True, disable=total <= _SERIAL_BYTES) as progress:
         task = progress.add_task("", total=len(todo))
         with _pool(num_workers if total > _SERIAL_BYTES else 1) as run:
-            for i, index in zip(todo, run(_index, jobs), strict=True):
-                found[i] = index
+            for i, row in zip(todo, run(_index, jobs), strict=True):
+                found[i] = row
                 progress.advance(task)
     return found
 
@@ -238,16 +252,16 @@ def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
             yield pool.map
 
 
-def _fresh(tar: Path, home: Path) -> ShardIndex | None:
+def _fresh(tar: Path, home: Path) -> Row | None:
     try:
         index = ShardIndex.load(home) if home.is_file() else None
     except ConfigError as error:
         say(f"{error}")
         return None
-    return index if index and index.is_of(tar) else None
+    return index.row if index and index.is_of(tar) else None
 
 
-def _index(job: tuple[Path, Path]) -> ShardIndex:
+def _index(job: tuple[Path, Path]) -> Row:
     tar, home = job
     try:
         before = ShardIndex.load(home) if home.is_file() else None
@@ -263,4 +277,4 @@ def _index(job: tuple[Path, Path]) -> ShardIndex:
     if lost:
         shown = ", ".join(lost[:10]) + (", ..." if len(lost) > 10 else "")
         say(f"{tar}: changed since it was indexed: {len(lost)} of its {before.num_records} records are gone: {shown}")
-    return index
+    return index.row

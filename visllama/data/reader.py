@@ -43,10 +43,25 @@ class ShardReader:
     def index(self, shard: int) -> ShardIndex:
         """Give a shard's index."""
         path = self.manifest.index(shard)
+        index = self._load(path)
+        if not self._is_of(shard, index) and is_remote(path):
+            self.cache.path(path).unlink(missing_ok=True)  # of an older state of the folder
+            index = self._load(path)
+        if not self._is_of(shard, index):
+            raise ConfigError(f"{path}: is not of the shard that manifest.json names: delete both, they are made anew")
+        return index
+
+    def _load(self, path: str) -> ShardIndex:
         if is_remote(path):
             with self.cache.open(path, None) as file:
                 return ShardIndex.load(Path(file.name))
         return ShardIndex.load(Path(path))
+
+    def _is_of(self, shard: int, index: ShardIndex) -> bool:
+        manifest = self.manifest
+        return index.row[:4] == tuple(
+            int(column[shard]) for column in (manifest.bytes, manifest.num_records, manifest.num_pairs, manifest.crc)
+        )
 
     def read(self, shard: int, record: int) -> tuple[str, dict[str, bytes]]:
         """Give a record's key, and its members' contents by their suffix.
@@ -87,7 +102,10 @@ class ShardReader:
 
 def _content(descriptor: int, member: Member, name: str) -> bytes:
     """Read a member, its header with it: only if that is still the one that was indexed, are the bytes its own."""
-    block = os.pread(descriptor, BLOCK + member.size, member.offset - BLOCK)
+    try:
+        block = os.pread(descriptor, BLOCK + member.size, member.offset - BLOCK)
+    except OSError as error:  # of a disk or a network that fails: nothing that the next record would be free of
+        raise ConfigError(f"{name}: cannot be read ({error.strerror or error})") from error
     if zlib.crc32(block[:BLOCK]) != member.header_crc:
         raise BadRecord("header", f"{name}: the header at byte {member.offset - BLOCK} is not the one that was indexed")
     if len(block) < BLOCK + member.size:

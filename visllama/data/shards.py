@@ -15,6 +15,7 @@ from rich.progress import track
 
 from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
+from visllama.data.faults import BadRecord
 from visllama.data.index import ShardIndex
 from visllama.data.manifest import local_manifest, remote_manifest
 from visllama.data.reader import ShardReader
@@ -112,6 +113,10 @@ class ShardSource:
         key, contents = self.reader.read(shard, row)
         images = [contents[suffix] for suffix in image_suffixes(contents)]
         text = read_text({name: contents[name] for name in ("json", "txt") if name in contents}, len(images))
+        if text.kind == "captions" and len(images) > 1:
+            raise BadRecord(
+                "text", f"{self.manifest.shard(shard)}: record {key!r} has captions of {len(images)} images"
+            )
         pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
         return {"key": self._unique(shard, key), **pictures, text.kind: text.items}
 
@@ -130,7 +135,10 @@ class ShardSource:
 
     def _unique(self, shard: int, key: str) -> str:
         """Keys of several tars are told apart by the tar: each may count from zero."""
-        return key if len(self.manifest.names) == 1 else f"{Path(self.manifest.names[shard]).stem}/{key}"
+        name = self.manifest.names[shard]
+        if len(self.manifest.names) == 1:
+            return key
+        return f"{shard:06d}/{key}" if is_remote(name) else f"{name.removesuffix('.tar')}/{key}"
 
     def _choose(self, shard: int) -> np.ndarray:
         return _passing(self.reader.index(shard), self.filter)

@@ -128,7 +128,10 @@ def _judge_captions(
 def _read_all(source: Source, name: str) -> list[dict]:
     """Read what is judged, every record of it: a score over fewer would not compare."""
     try:
-        return [source[i] for i in range(len(source))]
+        records = [source[i] for i in range(len(source))]
+        for record in records:
+            open_image(record["image"])
+        return records
     except BadRecord as error:
         raise ConfigError(f"evaluation.{name}.source: a record cannot be read: {error}") from error
 

@@ -65,11 +65,12 @@ class Checkpoint:
         found = sorted((run / "checkpoints").glob("step_*.ckpt"))
         return cls(found[-1]) if found else None
 
-    def remove_older(self) -> None:
-        """Remove what a kill between two saves left beside it."""
-        for path in self.path.parent.iterdir():
-            if path != self.path and path.name.lstrip(".").startswith("step_"):
-                path.unlink()
+
+def keep_only(checkpoint: Checkpoint | None, run: Path) -> None:
+    """Remove the other checkpoints of a run: an older one, a half-written one, those of a run before it."""
+    for path in (run / "checkpoints").glob("*step_*"):
+        if checkpoint is None or path != checkpoint.path:
+            path.unlink()
 
 
 def keep_metrics(logger: object, folder: Path, before_step: int) -> None:

@@ -49,7 +49,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         num_targets, num_samples, num_rounds = self._agree(step)
-        if num_targets == 0 and self.num_unread < num_samples:
+        if num_targets == 0 and self.num_unread == 0:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
         batches = step["micro_batches"] + [step["dummy"]] * (num_rounds - len(step["micro_batches"]))
@@ -118,6 +118,11 @@ class VisLlamaModule(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["global_step"] < self.num_steps:  # it was the last step of a run that is to be longer now
+            fit = checkpoint["loops"]["fit_loop"]
+            fit["epoch_loop.batch_progress"]["is_last_batch"] = False
+            fit["epoch_progress"]["current"]["processed"] = 0
+            fit["epoch_progress"]["current"]["completed"] = 0
         found, trained = set(checkpoint["state_dict"]), self._trained()
         if found != trained:
             raise ConfigError(

@@ -27,7 +27,8 @@ from visllama.model.weights import save_weights
 from visllama.plugins import build
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
-from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics
+from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics, keep_only
+from visllama.training.curves import Curves
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
 from visllama.training.verb import Planned
@@ -56,10 +57,10 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     checkpoint = Checkpoint.last_of(folder) if cfg.resume else None
     if checkpoint:
         check_order(checkpoint.data["rests_on"], data.rests_on, cfg.data.allow_reorder)
-        rank_zero_only(checkpoint.remove_older)()
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
     elif cfg.resume:
         say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
+    rank_zero_only(keep_only)(checkpoint, folder)
     rank_zero_only(write_config)(cfg, folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
@@ -76,6 +77,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     if not trainer.is_global_zero:
         return None
 
+    keep_only(Checkpoint.last_of(folder), folder)  # Lightning keeps the one it went on from
     save_weights(model, parts, text, folder / "weights")
     metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
     if judged_on:
@@ -186,7 +188,9 @@ def build_trainer(
 
 def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
     """Give metrics.json's `train`: what was done, and the last losses."""
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    curves = next(callback for callback in trainer.callbacks if isinstance(callback, Curves))
+    logged = {name: points[-1][1] for name, points in curves.points.items()}  # also those before a resume
+    logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * cfg.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
-from visllama.data.index import ShardIndex, index_shard
+from visllama.data.index import Row, ShardIndex, index_shard
 from visllama.data.manifest import Manifest, find_tars, index_tars, local_manifest
 from visllama.data.prepare.raw import SPLITS
 from visllama.data.remote import FetchError, check_address, is_remote
@@ -125,9 +125,9 @@ def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
         raise ConfigError(f"{folder}: holds other shards than {place}: give another name= or out=, or delete it")
 
 
-def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[ShardIndex]:
+def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[Row]:
     """Fetch shards one after the other and index each; those that are indexed already are not fetched again."""
-    indexes, named = [], Manifest(str(folder), urls, *[np.zeros(len(urls), np.int64)] * 4)
+    rows, named = [], Manifest(str(folder), urls, *[np.zeros(len(urls), np.int64)] * 4)
     for number, url in enumerate(track(urls, "fetching shards", transient=True, disable=not sys.stdout.isatty())):
         home = Path(named.index(number))
         if not home.is_file():
@@ -136,8 +136,8 @@ def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[ShardIndex]
                     index_shard(cache.path(url)).save(home)
             except (FetchError, OSError) as error:
                 raise ConfigError(f"from={url}: {error}; the same command goes on from there") from error
-        indexes.append(ShardIndex.load(home))
-    return indexes
+        rows.append(ShardIndex.load(home).row)
+    return rows
 
 
 def _bytes(gib: float | None) -> int | None:

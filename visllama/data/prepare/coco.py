@@ -59,8 +59,8 @@ class Coco(RawData):
                 made.skip(f"annotations[{number}]", "no image", f"of image {image!r}, which 'images' does not list")
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
-            file = entry.get("file_name")
-            _add(made, number, entry.get("id"), (file,), captions.get(entry.get("id")) or [])
+            file, found = entry.get("file_name"), captions.get(entry["id"], []) if is_id(entry.get("id")) else []
+            _add(made, number, entry.get("id"), (file,), found)
         return {split: made}
 
     def _karpathy(self, images: list) -> dict[str, RawSplit]:

@@ -33,7 +33,7 @@ class Instruct(RawData):
         entries, made = self._entries(), RawSplit()
         for number, entry in enumerate(entries):
             where = f"{Path(self.conversations).name}[{number}]"
-            told = f"{where} id {entry['id']}" if isinstance(entry, dict) and "id" in entry else where
+            told = f"{where} id {entry['id']!a}" if isinstance(entry, dict) and "id" in entry else where
             try:
                 images, turns = _conversation(entry)
             except ValueError as error:

@@ -83,13 +83,13 @@ def _adopt(cfg: DictConfig) -> dict:
         if is_remote(tars[0]):
             say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
             return {"shards": len(tars)}
-        found = list(adopt.look(tars))
-        records = sum(index.num_records for index in found)
-        faults = [fault.tell(tar) for tar, index in zip(tars, found, strict=True) for fault in index.faults]
-        total = sum(count for index in found for count in index.facts["faults"].values())
-        say(*faults, f"{len(tars)} tars, {records:,} records, {total:,} faults")
+        records = total = 0
+        for tar, index in zip(tars, adopt.look(tars), strict=True):
+            say(*(fault.tell(tar) for fault in index.faults))
+            records, total = records + index.num_records, total + sum(index.facts["faults"].values())
+        say(f"{len(tars)} tars, {records:,} records, {total:,} faults")
         return {"shards": len(tars), "records": records, "faults": total}
-    folder = split_folder(cfg, spec.split) if cfg.name else None
+    folder = split_folder(cfg, spec.split) if cfg.name or cfg.out else None
     place, manifest = adopt.adopt(spec, cfg["from"], folder, Path(cfg.paths.cache).expanduser())
     made = {spec.split: adopt.counts(manifest, started)}
     if folder is None:

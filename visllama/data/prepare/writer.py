@@ -24,6 +24,7 @@ from pathlib import Path
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visllama.config import ConfigError
+from visllama.data.index import ShardIndex
 from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare.plan import Plan, judge
 from visllama.data.prepare.raw import Skipped
@@ -146,16 +147,15 @@ def _finish(
             tars.append(tar)
     lines = (json.dumps(dict(s._asdict()), ensure_ascii=False) + "\n" for s in skipped)
     _write_whole(part / SKIPPED, "".join(lines))
-    indexes = index_tars(tars, [tar.with_name(f"{tar.name}.idx") for tar in tars], num_workers)
-    manifest = Manifest.of(str(part), [tar.name for tar in tars], indexes)
+    homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
+    manifest = Manifest.of(str(part), [tar.name for tar in tars], index_tars(tars, homes, num_workers))
     expected = plan.num_records - len(skipped)
     if manifest.num_records.sum() != expected or manifest.faults:
         raise RuntimeError(f"{part}: {expected} records were written, and found are {manifest.num_records.sum()}")
-    suffixes = [index.facts["suffixes"][suffix] for index in indexes for suffix in index.arrays["suffix"].tolist()]
     done = {
         "records": expected,
         "pairs": int(manifest.num_pairs.sum()),
-        "images": len(suffixes) - suffixes.count("json"),
+        "images": sum(ShardIndex.load(home).num_images for home in homes),
         "shards": len(tars),
         "bytes": int(manifest.bytes.sum()),
         "skipped": dict(Counter(s.reason for s in skipped).most_common()),
