@@ -256,12 +256,16 @@ def is_gone(pid: int) -> bool:
 
 def test_an_interrupt_ends_the_command_too(spec, fake):
     fake.mode("hang")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     timer = threading.Thread(
         target=lambda: (until((fake.folder / "hanging").exists), signal.raise_signal(signal.SIGINT))
     )
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        download(spec)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            download(spec)
+    finally:
+        signal.signal(signal.SIGINT, before)
     timer.join()
     until(lambda: is_gone(int((fake.folder / "hanging").read_text())))
 
