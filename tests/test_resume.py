@@ -44,6 +44,16 @@ def test_it_goes_on_in_its_folder_alone(run, typed):
         replay([f"resume={run}", typed])
 
 
+def test_a_kill_while_hydra_writes_loses_no_override(run):
+    (run / "command.yaml").write_text("{overrides: [seed=3], options: [], config_dirs: []}")
+    (run / ".hydra" / "overrides.yaml").write_text("")
+    assert replay([f"resume={run}"]) == ["seed=3", f"hydra.run.dir={run}", f"resume={run}"]
+
+
+def test_another_rank_may_be_given_the_folder(run):
+    assert replay([f"resume={run}", f"hydra.run.dir={run}"]).count(f"hydra.run.dir={run}") == 1
+
+
 @pytest.mark.parametrize("content", [None, "{", "- 3", "a: b"])
 def test_what_is_no_run_is_refused(tmp_path, content):
     if content is not None:

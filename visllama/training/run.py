@@ -25,6 +25,7 @@ from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.weights import save_weights
 from visllama.plugins import build
+from visllama.resume import write_command
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
 from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics, keep_only
@@ -62,6 +63,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
     rank_zero_only(keep_only)(checkpoint, folder)
     rank_zero_only(write_config)(cfg, folder)
+    rank_zero_only(write_command)(folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
     captioner = Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE)
