@@ -8,6 +8,7 @@ import torch
 from tests.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_difference, tiny_parts
 from visllama.config import ConfigError
 from visllama.data.collate import Batch
+from visllama.data.samples import masked_sample
 from visllama.model.weights import build_model
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
@@ -111,7 +112,7 @@ def test_no_sample_sees_another(make_model, records):
 
 def test_dummy_image_of_weight_zero_runs_every_trained_part(make_model):
     model = make_model()
-    batch = collator_of(model)._dummy()
+    batch = collator_of(model).training_batch([masked_sample()])
     loss = model(**batch).loss_sum
     loss.backward()
     assert loss.item() == 0
