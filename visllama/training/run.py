@@ -66,7 +66,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     rank_zero_only(write_command)(folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
     if find_precision(cfg.trainer) == "64-true":
-        model.double()  # Lightning does it only after a checkpoint was read into the model, and would round what it holds
+        model.double()  # before a checkpoint is read into it: Lightning would only do it after
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
     captioner = Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE)
     trainer = build_trainer(cfg, num_steps, folder, captioner, checkpoint.step if checkpoint else 0)
