@@ -68,8 +68,6 @@ def test_killed_at_ten_random_moments(tmp_path):
     whole, killed = (load_file(tmp_path / name / "weights" / "visllama.safetensors") for name in ("whole", "killed"))
     assert all((whole[name] == killed[name]).all() for name in whole)
     assert [p.name for p in (folder / "checkpoints").iterdir() if p.name.endswith(".ckpt")] == ["step_00000060.ckpt"]
-    rows = [(folder.parent / name / "metrics.csv").read_text().count("\n") for name in ("whole", "killed")]
-    assert rows[0] == rows[1], "the log is whole too"
 
 
 @pytest.mark.slow
