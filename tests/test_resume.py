@@ -45,7 +45,7 @@ def test_it_goes_on_in_its_folder_alone(run, typed):
 
 
 def test_a_kill_while_hydra_writes_loses_no_override(run):
-    (run / "command.yaml").write_text("{overrides: [seed=3], options: [], config_dirs: []}")
+    (run / "command.yaml").write_text("{overrides: [seed=3], options: []}")
     (run / ".hydra" / "overrides.yaml").write_text("")
     assert replay([f"resume={run}"]) == ["seed=3", f"hydra.run.dir={run}", f"resume={run}"]
 

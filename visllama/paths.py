@@ -1,7 +1,8 @@
-"""Where pretrained models lie: a folder, the hub, or with the package."""
+"""Where pretrained models lie: a folder, the hub, or with the package; and how a small file is written."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from visllama.config import ConfigError
@@ -33,3 +34,13 @@ def locate(path: str, models: Path | str | None = None) -> str:
     if path.startswith((".", "/", "~")) or path.count("/") > 1 or not path:
         raise ConfigError(f"path={path}: no such folder")
     return path
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file whole or not at all, whatever ends the program meanwhile."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -23,6 +23,7 @@ from visllama.console import say
 from visllama.data.cache import ShardCache
 from visllama.data.index import INDEX_VERSION, Row, ShardIndex, index_shard, lost_keys
 from visllama.data.remote import FetchError, check_address, is_remote
+from visllama.paths import write_whole
 
 MANIFEST = "manifest.json"
 _SERIAL_BYTES = 2**28
@@ -74,12 +75,12 @@ class Manifest:
     def shard(self, number: int) -> str:
         """Give where a shard lies."""
         name = self.names[number]
-        return name if "://" in name else f"{self.folder}/{name}"
+        return name if is_remote(name) else f"{self.folder}/{name}"
 
     def index(self, number: int) -> str:
         """Give where a shard's index lies."""
         name = self.names[number]
-        if "://" in name:  # adopted: the index lies here, the shard elsewhere, and two may have one name
+        if is_remote(name):  # adopted: the index lies here, the shard elsewhere, and two may have one name
             name = f"{number:06d}.tar"
         return f"{self.home or self.folder}/{name}.idx"
 
@@ -93,10 +94,7 @@ class Manifest:
             "faults": self.faults,
             "shards": {"name": self.names, **columns},
         }
-        path = Path(self.folder) / MANIFEST
-        temporary = path.with_name(f".{MANIFEST}.{os.getpid()}")
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
+        write_whole(Path(self.folder) / MANIFEST, json.dumps(content))
 
     @classmethod
     def parse(cls, folder: str, content: str | bytes) -> Manifest:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rich.table import Table
+
+from visllama.paths import write_whole
 
 _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", "pillow")
 
@@ -54,6 +55,4 @@ def _git(*command: str) -> str | None:
 
 def write_json(path: Path, content: object) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import time
 import warnings
@@ -24,6 +23,7 @@ from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.weights import save_weights
+from visllama.paths import write_whole
 from visllama.plugins import build
 from visllama.resume import write_command
 from visllama.training.bad_records import BadRecords
@@ -108,9 +108,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml`, whole or not at all: another rank may be reading it."""
-    temporary = folder / f".config.yaml.{os.getpid()}"
-    OmegaConf.save(cfg, temporary, resolve=True)
-    os.replace(temporary, folder / "config.yaml")
+    write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def caption_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> CaptionData:

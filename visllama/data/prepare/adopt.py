@@ -21,6 +21,7 @@ from visllama.data.index import Row, ShardIndex, index_shard
 from visllama.data.manifest import Manifest, find_tars, index_tars, local_manifest
 from visllama.data.prepare.raw import SPLITS
 from visllama.data.remote import FetchError, check_address, is_remote
+from visllama.paths import write_whole
 from visllama.signatures import require
 
 
@@ -114,9 +115,7 @@ def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
     plan = folder / "plan.json"
     if not folder.exists() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = plan.with_name(f".plan.json.{os.getpid()}")
-        temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, plan)
+        write_whole(plan, json.dumps(described, indent=2) + "\n")
     try:
         same = json.loads(plan.read_text(encoding="utf-8"))["sha256"] == described["sha256"]
     except (OSError, ValueError, KeyError, TypeError):

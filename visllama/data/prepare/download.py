@@ -17,6 +17,7 @@ from pathlib import Path
 from visllama.config import ConfigError
 from visllama.data.prepare.img2dataset import alone, command_line, find_command, run
 from visllama.data.prepare.url_list import list_files, part_of, write_list
+from visllama.paths import write_whole
 
 _MOST_REASONS = 20
 
@@ -108,7 +109,7 @@ def _download_part(spec: Download, folder: Path) -> None:
         "seconds": round(time.monotonic() - started, 1),
         "tars": [f"{shard:05d}.tar" for shard, stat in sorted(stats.items()) if stat["successes"]],
     }
-    _write_json(folder / "done.json", done)
+    write_whole(folder / "done.json", json.dumps(done, indent=2) + "\n")
     shutil.rmtree(folder / "list")  # as large as the list itself; img2dataset's own parquet files say what became of it
 
 
@@ -135,7 +136,7 @@ def merge(spec: Download) -> dict:
         tars = [folder / "shards" / tar for folder, part in zip(folders, done, strict=True) for tar in part["tars"]]
         _move(tars, work.parent)
         summary = _summary(done)
-        _write_json(work / "merged.json", summary)
+        write_whole(work / "merged.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -160,7 +161,7 @@ def _hold_to(spec: Download, folder: Path) -> None:
     now = json.loads(json.dumps(now | {"list": {file.name: file.stat().st_size for file in list_files(spec)}}))
     path = folder / "spec.json"
     if not path.exists():
-        _write_json(path, now)
+        write_whole(path, json.dumps(now, indent=2) + "\n")
     begun = _read_json(path)
     other = [key for key in now if begun.get(key) != now[key]]
     if other:
@@ -201,9 +202,3 @@ def _top(reasons: Counter) -> dict[str, int]:
 
 def _read_json(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def _write_json(path: Path, content: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)

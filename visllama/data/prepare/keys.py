@@ -17,6 +17,7 @@ from visllama.data.prepare.download import Download
 from visllama.data.prepare.folder import Folder
 from visllama.data.prepare.instruct import Instruct
 from visllama.data.prepare.raw import SPLITS, RawData
+from visllama.data.prepare.url_list import part_of
 from visllama.data.prepare.vqa import Vqa
 from visllama.signatures import fits, require, wrong_type
 
@@ -121,11 +122,7 @@ def _check_list(cfg: DictConfig) -> None:
     _check_out(cfg)
     require(cfg.split in SPLITS, f"split={cfg.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     require(Path(cfg.list).expanduser().exists(), f"list={cfg.list}: no such file or folder")
-    part = re.fullmatch(r"(\d{1,5})/(\d{1,5})", cfg.part or "1/1")
-    require(
-        part is not None and 1 <= int(part[1]) <= int(part[2]),
-        f"part={cfg.part}: write it as 3/64, from 1/64 to 64/64",
-    )
+    part_of(cfg.part)
     for key in ("image_size_px", "samples_per_shard", "processes", "threads", "timeout_s"):
         require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
     require(0 <= cfg.min_success <= 1, f"min_success={cfg.min_success}: must be in [0, 1]")

@@ -29,6 +29,7 @@ from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare.plan import Plan, judge
 from visllama.data.prepare.raw import Skipped
 from visllama.data.prepare.shard import ShardJob, make_shard, report_of
+from visllama.paths import write_whole
 
 PLAN = "plan.json"
 SKIPPED = "skipped.jsonl"
@@ -115,7 +116,7 @@ def _begin(part: Path, described: dict, total: int) -> None:
     for left in part.glob(".*"):
         left.unlink()
     if not any(part.iterdir()):
-        _write_whole(part / PLAN, json.dumps(described, indent=2) + "\n")
+        write_whole(part / PLAN, json.dumps(described, indent=2) + "\n")
     _hold_to(part, described, "a beginning", "put that back, or delete this folder and begin anew")
     written = sum(tar.stat().st_size for tar in part.glob("*.tar"))
     free = shutil.disk_usage(part).free
@@ -146,7 +147,7 @@ def _finish(
         if len(json.loads(report_of(tar).read_text(encoding="utf-8"))) < len(plan.shards[number]):
             tars.append(tar)
     lines = (json.dumps(dict(s._asdict()), ensure_ascii=False) + "\n" for s in skipped)
-    _write_whole(part / SKIPPED, "".join(lines))
+    write_whole(part / SKIPPED, "".join(lines))
     homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
     manifest = Manifest.of(str(part), [tar.name for tar in tars], index_tars(tars, homes, num_workers))
     expected = plan.num_records - len(skipped)
@@ -162,7 +163,7 @@ def _finish(
         "seconds": round(time.perf_counter() - started, 1),
     }
     manifest.save()
-    _write_whole(part / PLAN, json.dumps(described | {"done": done}, indent=2) + "\n")
+    write_whole(part / PLAN, json.dumps(described | {"done": done}, indent=2) + "\n")
 
 
 def _publish(part: Path, folder: Path) -> dict:
@@ -226,15 +227,6 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{folder}: another process is making it: wait for it") from None
         yield
-
-
-def _write_whole(path: Path, content: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _sync(folder: Path) -> None:
