@@ -184,7 +184,7 @@ def _check_run(cfg: DictConfig) -> None:
             _choose(f"{key}.metrics", metric, METRICS)
         for control in evaluation.controls:
             _choose(f"{key}.controls", control, CONTROLS)
-    for key, value in _leaves(OmegaConf.to_container(cfg), ("model", "data", "evaluation", "decoding")):
+    for key, value in _leaves(OmegaConf.to_container(cfg), ("model", "data", "evaluation", "decoding", "logger")):
         _check_count(key, value)
 
 
@@ -248,7 +248,7 @@ def _check_count(key: str, value: object) -> None:
     is_count = (
         name in ("num_beams", "max_new_tokens")
         if key.startswith("decoding.")
-        else (name.startswith("num_") or name.endswith(("_dim", "batch_size", "_per_record")))
+        else (name.startswith("num_") or name.endswith(("_dim", "batch_size", "_per_record", "_steps")))
     )
     if is_count and name != "num_workers" and value is not None and not str(value).startswith("${"):
         require(fits(value, int) and value > 0, f"{key}={value}: must be a whole number, more than 0")
