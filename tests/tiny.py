@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from visllama.data.collate import Collator
-from visllama.data.datamodule import CaptionData
+from visllama.data.datamodule import TrainingData
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
 from visllama.data.sources import shard_sizes
@@ -45,12 +45,13 @@ def collator_of(model, micro_batch_size: int = 64) -> Collator:
 
 def data_of(
     model, train, val, batch: int, num_steps: int, micro_batch_size: int = 64, seed: int = 1, **more
-) -> CaptionData:
-    """Make the data of a run; `train` are sources by name, in equal shares."""
+) -> TrainingData:
+    """Make the data of a run; `train` are sources by name, in equal shares, and `val` is one, or by the same names."""
+    val = val if isinstance(val, dict) else {next(iter(train)): val}
     maker = maker_of(model)
     order = Order({name: shard_sizes(source) for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
-    made = {"makers": dict.fromkeys(train, maker), "maker": maker, "collator": collator_of(model, micro_batch_size)}
-    return CaptionData(train, val, **made, order=order, num_steps=num_steps, **({"num_workers": 0} | more))
+    made = {"makers": dict.fromkeys(train, maker), "collator": collator_of(model, micro_batch_size)}
+    return TrainingData(train, val, **made, order=order, num_steps=num_steps, **({"num_workers": 0} | more))
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -15,11 +15,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from visllama.config import ROLES, ConfigError
 from visllama.paths import locate
 from visllama.plugins import check_target, targets
+from visllama.prompts import OF_TOKENIZER, find_template
 from visllama.signatures import fits, require, wrong_type
 
-TRAINABLE_PARTS = ("connector", "markers", "language_model", "vision_encoder", "adapter")
+TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
-CONTROLS = ("shuffled_images", "blank_images")
+TASKS = {
+    "caption": (METRICS, ("shuffled_images", "blank_images")),
+    "vqa": (("accuracy", "accuracy_normalise_all"), ("shuffled_images", "no_images", "majority_answer", "true_facts")),
+}
+"""What can be judged: each task's metrics, and its controls."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -59,13 +64,15 @@ def check_train(cfg: DictConfig) -> None:
     require(not cfg.resume or (Path(cfg.resume) / ".hydra").is_dir(),
             f"resume={cfg.resume}: no folder of a run: give the one that holds its .hydra/")  # fmt: skip
     require(0 <= cfg.seed < 2**32, f"seed={cfg.seed}: must be 0 or more, and less than 2**32")
+    require(not cfg.init_from or (Path(cfg.init_from) / "visllama.json").is_file(),
+            f"init_from={cfg.init_from}: holds no visllama.json: give the weights/ folder of a run")  # fmt: skip
     stage = cfg.stage
     for name in stage.trainable:
         require(name in TRAINABLE_PARTS, f"stage.trainable names {name!r}: choose from {', '.join(TRAINABLE_PARTS)}")
-        require(name != "adapter", "stage.trainable names 'adapter', but the model has no LoRA: this version trains "
-                 "stage=pretrain only")  # fmt: skip
     require(len(stage.trainable) > 0, "stage.trainable=[] trains nothing: name at least the connector")
     require(len(cfg.data.sources) > 0, "data.sources={} holds no data: choose one, as data=scenes")
+    check_adapter(cfg)
+    _check_template("stage.template", stage.template)
     for key, value in (("stage.global_batch_size", stage.global_batch_size), ("micro_batch_size", cfg.micro_batch_size),
                        ("stage.epochs", stage.epochs), ("stage.max_text_tokens", stage.max_text_tokens)):  # fmt: skip
         require(0 < value < math.inf, f"{key}={value}: must be more than 0, and finite")
@@ -85,6 +92,33 @@ def check_train(cfg: DictConfig) -> None:
     require(run > 0, f"data.max_consecutive_bad={run}: must be more than 0")
     require(cfg.data.window_shards > 0, f"data.window_shards={cfg.data.window_shards}: must be more than 0")
     _check_optim(cfg.optim, stage.trainable)
+
+
+def check_adapter(cfg: DictConfig) -> None:
+    """Refuse an adapter that does not train, or trains and is not there.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    has_lora, trainable = cfg.model.get("lora") is not None, cfg.stage.trainable
+    require(has_lora or "adapter" not in trainable,
+            "stage.trainable names 'adapter', but the model has none: choose one, as model/lora=qv")  # fmt: skip
+    require(not has_lora or "adapter" in trainable,
+            f"model.lora is given, and stage.trainable={list(trainable)} would leave it as nothing: name adapter "
+            f"there, or choose model/lora=none")  # fmt: skip
+    require(not has_lora or "language_model" not in trainable,
+            "stage.trainable names language_model beside model.lora: train it whole (model/lora=none), or by its "
+            "adapter")  # fmt: skip
+
+
+def _check_template(key: str, template: object) -> None:
+    chosen = OmegaConf.to_container(template, resolve=True) if isinstance(template, DictConfig) else template
+    require(isinstance(chosen, (str, dict)), f"{key}={chosen}: give a template's name, or its strings")
+    if chosen != OF_TOKENIZER:
+        try:
+            find_template(chosen)
+        except ConfigError as error:
+            raise ConfigError(f"{key.rpartition('.')[0]}.{error}") from error
 
 
 def check_caption(cfg: DictConfig) -> None:
@@ -138,9 +172,16 @@ def check_evaluate(cfg: DictConfig) -> None:
     require(len(given) == 1, "give one of weights=RUN/weights and predictions=FILE (with references=FILE); "
              f"found {' and '.join(given) or 'neither'}")  # fmt: skip
     if cfg.predictions:
-        require(cfg.references is not None, "references=FILE is missing: captions are scored against references")
-    for key in ("predictions", "references") if cfg.predictions else ("weights",):
-        require(Path(cfg[key]).exists(), f"{key}={cfg[key]}: no such file or folder")
+        what = "answers are scored against annotations" if cfg.questions else "captions are scored against references"
+        require(bool(cfg.references), f"references=FILE is missing: {what}")
+    else:
+        require(not cfg.questions, f"questions={cfg.questions} goes with predictions=FILE references=FILE alone: what "
+                 "weights= are asked is chosen by evaluation=")  # fmt: skip
+    for key in ("weights", "predictions", "references", "questions"):
+        if cfg[key]:
+            path = Path(cfg[key])
+            require(path.exists(), f"{key}={path}: no such file or folder")
+            require(key == "weights" or not path.is_dir(), f"{key}={path}: a folder: give a file")
     _check_run(cfg)
 
 
@@ -178,12 +219,15 @@ def _check_run(cfg: DictConfig) -> None:
     require(fraction is None or 0 < fraction <= 1, f"trainer.val_fraction={fraction}: must be in (0, 1], or null")
     for name, evaluation in cfg.get("evaluation", {}).items():
         key = f"evaluation.{name}"
-        require(evaluation.task == "caption", f"{key}.task={evaluation.task}: this version judges task=caption")
+        _choose(f"{key}.task", evaluation.task, tuple(TASKS))
         _choose(f"{key}.split", evaluation.split, SPLITS)
+        metrics, controls = TASKS[evaluation.task]
         for metric in evaluation.metrics:
-            _choose(f"{key}.metrics", metric, METRICS)
+            _choose(f"{key}.metrics", metric, metrics)
         for control in evaluation.controls:
-            _choose(f"{key}.controls", control, CONTROLS)
+            _choose(f"{key}.controls", control, controls)
+        if evaluation.template is not None:
+            _check_template(f"{key}.template", evaluation.template)
     for key, value in _leaves(OmegaConf.to_container(cfg), ("model", "data", "evaluation", "decoding", "logger")):
         _check_count(key, value)
 
@@ -191,7 +235,10 @@ def _check_run(cfg: DictConfig) -> None:
 def _check_nodes(cfg: DictConfig) -> None:
     """Check that what an option of a group fills in is there, where a value was typed in its place."""
     for name in cfg.model:
-        require(name in ROLES, f"model.{name}: a model's parts are {', '.join(ROLES)}")
+        require(name in (*ROLES, "lora"), f"model.{name}: a model's parts are {', '.join(ROLES)} and lora")
+    lora = cfg.model.get("lora")
+    require(lora is None or isinstance(lora, DictConfig),
+            f"model.lora={lora}: an option of a group is chosen with slashes: model/lora={lora}")  # fmt: skip
     nodes = [(f"model.{role}", f"model/{role}", cfg.model.get(role)) for role in ROLES]
     nodes += [(f"data.sources.{name}", "data", node) for name, node in cfg.data.sources.items()]
     nodes += [(f"evaluation.{name}.source", "evaluation", e.source) for name, e in cfg.evaluation.items()]

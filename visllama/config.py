@@ -39,6 +39,7 @@ class StageSchema:
     epochs: float = MISSING
     max_text_tokens: int = MISSING
     prompt: str = MISSING
+    template: Any = MISSING
 
 
 @dataclass
@@ -81,6 +82,9 @@ class EvaluationSchema:
     metrics: list[str] = MISSING
     controls: list[str] = field(default_factory=list)
     batch_size: int = MISSING
+    prompt: str | None = None
+    template: Any = None
+    decoding: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -99,6 +103,7 @@ class TrainSchema(RunSchema):
     judge: bool = True
     check_only: bool = False
     resume: str | None = None
+    init_from: str | None = None
     model: dict[str, Any] = MISSING
     data: DataSchema = field(default_factory=DataSchema)
     evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
@@ -114,6 +119,7 @@ class EvaluateSchema(RunSchema):
     weights: str | None = None
     predictions: str | None = None
     references: str | None = None
+    questions: str | None = None
     evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerSchema = field(default_factory=TrainerSchema)

@@ -23,6 +23,13 @@ def check_parts(cfg: DictConfig) -> None:
     import_plugins(cfg.plugins)
     check_machine(cfg.trainer)
     plain = OmegaConf.to_container(cfg, resolve=True)
+    if plain["model"].get("lora") is not None:
+        from visllama.model.lora import lora_config
+
+        try:
+            lora_config(plain["model"]["lora"])
+        except ConfigError as error:
+            raise ConfigError(f"model.lora.{error}") from error
     for role in ("connector", "vision_encoder", "language_model"):  # the quick one to import first
         node = plain["model"][role]
         try:

@@ -30,6 +30,8 @@ class Step(TypedDict):
     num_targets: int
     """Supervised tokens of all micro-batches."""
     num_samples: int
+    sources: list[list[str]]
+    """Of each micro-batch's samples, in their order: which source each is of."""
     keys: list[str]
     """Of all samples, in their order."""
     faults: list[tuple[str, str, str] | None]
@@ -85,6 +87,7 @@ class Collator:
             dummy=self.training_batch([masked_sample()]),
             num_targets=sum(sample.num_targets for sample in samples),
             num_samples=len(samples),
+            sources=[[sample.source for sample in group] for group in groups],
             keys=[sample.key for sample in samples],
             faults=[sample.fault and (sample.source, sample.fault.reason, sample.fault.detail) for sample in samples],
         )

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +22,7 @@ from visllama.data.faults import BadRecord
 from visllama.data.order import Order, caption_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
 from visllama.data.sources import Source, fingerprint
+from visllama.prompts import num_items
 
 _AHEAD_STEPS = 64
 """How far before their turn remote shards are fetched."""
@@ -44,8 +46,8 @@ class TrainingSamples(Dataset):
         name = self.order.names[source]
         try:
             record = self.sources[name][index]
-            caption = caption_shown(self.order.seed, index, number, len(record["captions"]))
-            sample = self.makers[name](record, caption)
+            shown = caption_shown(self.order.seed, index, number, num_items(record))
+            sample = self.makers[name](record, shown)
         except BadRecord as error:
             return masked_sample(f"{name}/{index}", name, error)
         fault = (
@@ -55,16 +57,36 @@ class TrainingSamples(Dataset):
 
 
 class ValidationSamples(Dataset):
-    """Samples of a source's first records, each once, with its first caption."""
+    """Samples of the sources' first records, in turns, each with its first caption or question.
 
-    def __init__(self, source: Source, maker: SampleMaker) -> None:
-        self.source, self.maker = source, maker
+    Args:
+        sources: By name.
+        makers: Make Samples of each one's records.
+        num_records: Of all sources together; None is all that there are.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], num_records: int | None = None
+    ) -> None:
+        self.sources, self.makers = sources, makers
+        longest = max(map(len, sources.values()))
+        turns = ((name, i) for i in range(longest) for name, source in sources.items() if i < len(source))
+        self.places = list(islice(turns, num_records))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def record(self, index: int) -> dict:
+        """Give a record, which may raise `BadRecord`."""
+        name, place = self.places[index]
+        return self.sources[name][place]
 
     def __getitem__(self, index: int) -> Sample:
+        name = self.places[index][0]
         try:
-            return self.maker(self.source[index], 0)
+            return replace(self.makers[name](self.record(index)), source=name)
         except BadRecord as error:
-            return masked_sample(str(index), "val", error)
+            return masked_sample(str(index), name, error)
 
 
 class StepLoader:
@@ -170,14 +192,13 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
         )
 
 
-class CaptionData(pl.LightningDataModule):
-    """Caption records for training and validation.
+class TrainingData(pl.LightningDataModule):
+    """Records for training and validation.
 
     Args:
         train: Sources, by name.
-        val: Source.
-        makers: Make Samples of each training source's records.
-        maker: Makes Samples of validation records.
+        val: The same, of records that are not trained on.
+        makers: Make Samples of each source's records.
         collator: Makes Steps of Samples.
         order: Of the training samples.
         num_steps: Optimizer steps of the run; passes over the data follow each other until then.
@@ -189,9 +210,8 @@ class CaptionData(pl.LightningDataModule):
     def __init__(
         self,
         train: Mapping[str, Source],
-        val: Source,
+        val: Mapping[str, Source],
         makers: Mapping[str, SampleMaker],
-        maker: SampleMaker,
         collator: Collator,
         order: Order,
         num_steps: int,
@@ -200,9 +220,9 @@ class CaptionData(pl.LightningDataModule):
         allow_reorder: bool = False,
     ) -> None:
         super().__init__()
-        self.train, self.val, self.makers, self.maker, self.collator = train, val, makers, maker, collator
+        self.train, self.makers, self.collator = train, makers, collator
+        self.val = ValidationSamples(val, makers, num_val_records)
         self.order, self.num_steps, self.num_workers, self.allow_reorder = order, num_steps, num_workers, allow_reorder
-        self.num_val_records = min(len(val), num_val_records or len(val))
 
     @property
     def rests_on(self) -> dict[str, object]:
@@ -227,10 +247,8 @@ class CaptionData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Step]:
         """Give each validation record once; where ranks do not divide them, some ranks have one more."""
         size, (rank, num_ranks) = self.order.global_batch_size, self._rank()
-        firsts = range(0, self.num_val_records, size)
         batches = [
-            [first + i for i in rank_share(min(size, self.num_val_records - first), rank, num_ranks)]
-            for first in firsts
+            [first + i for i in rank_share(min(size, len(self.val) - first), rank, num_ranks)]
+            for first in range(0, len(self.val), size)
         ]
-        samples = ValidationSamples(self.val, self.maker)
-        return DataLoader(samples, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers)
+        return DataLoader(self.val, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers)

@@ -10,7 +10,7 @@ import math
 import os
 import zlib
 from array import array
-from collections import Counter
+from collections import Counter, defaultdict
 from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
-from visllama.data.record import KINDS, Text, image_suffixes, is_read, read_text
+from visllama.data.record import KINDS, Text, is_read, read_text
 from visllama.data.tar import BLOCK, Fault, Found, TarFile, walk
 
 INDEX_VERSION = 1
@@ -65,7 +65,7 @@ class _Records:
         # Numbers side by side: an object each costs more than reading it did.
         self.first, self.num_pairs, self.kind = array("I", [0]), array("I"), array("B")
         self.offset, self.size, self.suffix, self.header_crc = array("Q"), array("I"), array("H"), array("I")
-        self.scores: dict[str, array] = {}
+        self.scores: dict[str, array] = defaultdict(lambda: array("f"))
 
     def read(self) -> None:
         """Read them all."""
@@ -95,24 +95,25 @@ class _Records:
             self.listed.append(fault)
 
     def _add(self, key: str, group: list[Found], torn: bool) -> None:
-        places = {suffix: (offset, size) for _, suffix, offset, size, _ in group}
+        members = {found[1]: found for found in group}
         known, row = key in self.seen, self.seen.setdefault(key, -1)
         reason, detail = "text", ""
         if known:
             reason, detail = "split key", "has members elsewhere too"
-            if row >= 0 and not {self.suffixes.get(suffix) for suffix in places} <= self._suffixes(row):
+            if row >= 0 and not {self.suffixes.get(suffix) for suffix in members} <= self._suffixes(row):
                 self.partial.add(row)
         elif key in self.spoiled:
             return  # a fault of a member names it
-        elif len(places) < len(group):
+        elif len(members) < len(group):
             reason, detail = "duplicate", "has two members of one suffix"
         elif torn:
             reason, detail = "torn", "is beside a damaged place: members of it may have stood there"
         else:
             try:
-                images = image_suffixes(places)
-                text = read_text({name: self._text(*places[name]) for name in _TEXTS if name in places}, len(images))
-                if images or text.kind == "conversations":
+                texts = {name: self._text(*members[name][2:4]) for name in _TEXTS if name in members}
+                num_images = len(members) - len(texts)
+                text = read_text(texts, num_images)
+                if num_images or text.kind == "conversations":
                     return self._keep(key, group, text)
                 reason, detail = "no image", f"has {text.kind} and no image"
             except BadRecord as error:
@@ -120,16 +121,19 @@ class _Records:
         self._fault(Fault(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
 
     def _keep(self, key: str, group: list[Found], text: Text) -> None:
+        row = self.seen[key] = len(self.keys)
         for name, value in text.scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
-                self.fill(self.scores.setdefault(name, array("f"))).append(value)
+                scores = self.scores[name]
+                if len(scores) < row:
+                    self.fill(scores)
+                scores.append(value)
         for _, suffix, offset, size, crc in group:
             self.header_crc.append(crc)
             self.suffix.append(self.suffixes.setdefault(suffix, len(self.suffixes)))
             self.offset.append(offset)
             self.size.append(size)
         self.first.append(len(self.offset))
-        self.seen[key] = len(self.keys)
         self.keys.append(key)
         self.num_pairs.append(text.num_pairs)
         self.kind.append(KINDS.index(text.kind))
@@ -139,8 +143,7 @@ class _Records:
 
     def fill(self, scores: array) -> array:
         """Give the records before this one a NaN, those that have no such score."""
-        if len(scores) < len(self.keys):
-            scores.extend(repeat(math.nan, len(self.keys) - len(scores)))
+        scores.extend(repeat(math.nan, len(self.keys) - len(scores)))
         return scores
 
     def _text(self, offset: int, size: int) -> bytes:

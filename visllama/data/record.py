@@ -21,6 +21,8 @@ _SPEAKERS = ("from", "value")
 _NUMBERS = (int, float)
 _MOST = 3e38
 _SHOWN = 200
+_JSON_SPACES = " \t\n\r"
+_raw_decode = json.JSONDecoder().raw_decode
 
 
 class Text(NamedTuple):
@@ -71,7 +73,7 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     described: Any = {}
     try:
         if "json" in members:
-            described = json.loads(_decode(members["json"]))
+            described = _load(_decode(members["json"]))
         described = described if isinstance(described, dict) else {}
         kinds = [kind for kind in KINDS if described.get(kind)]
         if len(kinds) > 1:
@@ -86,12 +88,28 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     if items is None:
         raise BadRecord("text", "has no captions: KEY.json with 'captions': [text], or KEY.txt")
     kind = kinds[0] if kinds else "captions"
-    scores = {name: value for name, value in described.items() if type(value) in _NUMBERS and _is_score(name, value)}
+    scores = {
+        name: value
+        for name, value in described.items()
+        # What float32 holds, as it does not NaN and infinity; and of a name, what a file holds.
+        if type(value) in _NUMBERS and -_MOST < value < _MOST and name.isprintable() and len(name) <= _SHOWN
+    }
     return Text(kind, _check_items(kind, items, num_images), scores)
 
 
 def _decode(content: bytes) -> str:
     return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")  # the mark that Windows puts before a text
+
+
+def _load(text: str) -> Any:
+    """Read JSON, as `json.loads` does; of a short text, that spends half its time on spaces around it."""
+    try:
+        found, end = _raw_decode(text)
+        if not text[end:].strip(_JSON_SPACES):
+            return found
+    except ValueError:
+        pass
+    return json.loads(text)  # spaces before it, or what is wrong, in its words
 
 
 def _check_items(kind: str, items: object, num_images: int) -> list:
@@ -117,8 +135,3 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
 
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and set(map(type, value)) == {str}
-
-
-def _is_score(name: str, value: float) -> bool:
-    """Tell whether float32 holds the number, which NaN and infinity are not, and a file the name."""
-    return -_MOST < value < _MOST and name.isprintable() and len(name) <= _SHOWN

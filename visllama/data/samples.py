@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from visllama.data.encode import TextEncoder
 from visllama.data.faults import BadRecord
 from visllama.data.images import ImageTransform
-from visllama.prompts import Segment, caption_segments
-from visllama.tokens import IGNORE_INDEX, image_span
+from visllama.prompts import TEMPLATES, Segment, Template, find_template, turns_of
+from visllama.tokens import BOI_ID, IGNORE_INDEX, image_span
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = Non
     return Sample(key, [0, 0], [IGNORE_INDEX] * 2, [], source, fault)
 
 
+def images_of(record: Mapping) -> list:
+    """Give a record's images, none, one or several."""
+    return record["images"] if "images" in record else [record["image"]] if "image" in record else []
+
+
 class SampleMaker:
     """Make Samples of records.
 
@@ -51,9 +58,11 @@ class SampleMaker:
         tokenizer: The language model's.
         transform: The vision encoder's.
         num_image_tokens: Vectors an image (K).
-        max_text_tokens: Longest prompt + response + EOS; the image span is not counted. A longer response is cut, its
-            EOS kept, so that stopping is always learned.
-        prompt: What stands between image and caption.
+        max_text_tokens: Longest prompt + response + EOS; image spans are not counted. A longer response is cut, its EOS
+            kept, so that stopping is always learned.
+        prompt: What is said to have a caption.
+        template: How turns are written.
+        hint: What stands in a line behind a question.
     """
 
     def __init__(
@@ -63,47 +72,68 @@ class SampleMaker:
         num_image_tokens: int,
         max_text_tokens: int,
         prompt: str,
+        template: Template = TEMPLATES["plain"],
+        hint: str = "",
     ) -> None:
         self.tokenizer, self.transform, self.prompt = tokenizer, transform, prompt
         self.num_image_tokens, self.max_text_tokens = num_image_tokens, max_text_tokens
-        self._backend = getattr(tokenizer, "backend_tokenizer", None)
-        if self._backend is not None:  # a tokenizer.json may ask for either, as for a batch: here neither is meant
-            self._backend.no_truncation()
-            self._backend.no_padding()
+        self.template, self.hint = template, hint
+        self.encoder = TextEncoder(tokenizer)
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends a response."""
+        return self.encoder.special_ids[self.encoder.end_token(self.template.end)]
 
     def with_prompt(self, prompt: str) -> SampleMaker:
-        """Make the same with another prompt."""
-        return SampleMaker(self.tokenizer, self.transform, self.num_image_tokens, self.max_text_tokens, prompt)
+        """Make the same with another prompt, which is also the hint behind questions."""
+        sizes = self.num_image_tokens, self.max_text_tokens
+        return SampleMaker(self.tokenizer, self.transform, *sizes, prompt, self.template, prompt)
 
-    def __call__(self, record: dict, caption: int | None) -> Sample:
-        """Make a Sample that shows the record's caption of this index; None leaves it to be generated."""
-        text = None if caption is None else record["captions"][caption]
-        input_ids, labels = self.tokenise(caption_segments(self.prompt, text))
-        return Sample(record["key"], input_ids, labels, [self.transform(record["image"])])
+    def as_judged(self, prompt: str | None, template: str | Mapping[str, str] | None) -> SampleMaker:
+        """Make the same with an evaluation's own prompt and template, where it has them."""
+        chosen = self.template if template is None else find_template(template, self.tokenizer)
+        sizes, said = (self.num_image_tokens, self.max_text_tokens), self.prompt if prompt is None else prompt
+        return SampleMaker(self.tokenizer, self.transform, *sizes, said, chosen, prompt or self.hint)
 
-    def _encode(self, text: str) -> list[int]:
-        """Give the tokens of a text; what looks like a special token in it is plain text."""
-        if self._backend is None:
-            return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        self._backend.encode_special_tokens = True  # as `split_special_tokens` does, in a third of the time
-        return self._backend.encode(text, add_special_tokens=False).ids
+    def __call__(self, record: Mapping, item: int = 0, answered: bool = True) -> Sample:
+        """Make a Sample of the record's caption or question of this index, or of its conversation.
 
-    def tokenise(self, segments: list[Segment]) -> tuple[list[int], list[int]]:
-        """Give input ids and labels of one image and the segments after it.
-
-        Each segment is tokenised by itself, so what is supervised never depends on how a tokenizer joins texts.
+        Unless `answered`, the last response is left to be generated.
         """
-        eos = self.tokenizer.eos_token_id
-        text_ids: list[int] = []
-        text_labels: list[int] = []
-        for segment in segments:
-            ids = self._encode(segment.text)
-            if segment.supervised:
-                room = max(0, self.max_text_tokens - len(text_ids) - 1)
-                ids = [*ids[:room], eos]
-            text_ids += ids
-            text_labels += ids if segment.supervised else [IGNORE_INDEX] * len(ids)
-        text_ids, text_labels = text_ids[: self.max_text_tokens], text_labels[: self.max_text_tokens]
-        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        head = [*bos, *image_span(self.num_image_tokens)]
-        return head + text_ids, [IGNORE_INDEX] * len(head) + text_labels
+        images = images_of(record)
+        turns = turns_of(record, item, self.prompt, self.hint, len(images))
+        input_ids, labels = self.tokenise(self.template.segments(turns, answered))
+        shown = input_ids.count(BOI_ID)  # the others stood behind the cut
+        return Sample(record["key"], input_ids, labels, [self.transform(image) for image in images[:shown]])
+
+    def tokenise(self, segments: Iterable[Segment]) -> tuple[list[int], list[int]]:
+        """Give input ids and labels of segments, no more than `max_text_tokens` beside the image spans.
+
+        What does not fit is cut off with all behind it. Of a response that is cut the end is kept; one of which nothing
+        fits is left out.
+        """
+        ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        labels = [IGNORE_INDEX] * len(ids)
+        room, starts = self.max_text_tokens, True
+        for piece in self.encoder.pieces(segments):
+            new = self._ids(piece, starts)
+            is_response = piece.supervised and piece.kind == "text"
+            fits = new if piece.kind == "image" else new[: max(0, room - is_response)]
+            is_cut = len(fits) < len(new)
+            if is_cut and is_response and fits:
+                fits = [*fits, self.end_id]
+            ids += fits
+            labels += fits if piece.supervised else [IGNORE_INDEX] * len(fits)
+            if is_cut:
+                break
+            room -= 0 if piece.kind == "image" else len(new)
+            starts = piece.kind == "image" or (piece.kind == "special" and self.encoder.starts_after_special)
+        return ids, labels
+
+    def _ids(self, piece: Segment, starts: bool) -> list[int]:
+        if piece.kind == "image":
+            return image_span(self.num_image_tokens)
+        if piece.kind == "special":
+            return [self.encoder.special_ids[piece.text]]
+        return self.encoder.start(piece.text) if starts else self.encoder.go_on(piece.text)

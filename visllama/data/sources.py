@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import ConcatDataset
 
 from visllama.config import ConfigError
 from visllama.plugins import class_of_target
@@ -16,15 +15,18 @@ from visllama.signatures import check_arguments
 MIX_KEYS = ("weight", "prompt")
 """What a source's node may say beside its class and that class's arguments: how it is mixed in."""
 _BLOCKS = 2**16
+_JUDGED = {"caption": "captions", "vqa": "questions"}
 
 
 class Source(Protocol):
-    """Where records come from: sized, random access; a record holds `key`, `image` and `captions`.
+    """Where records come from: sized, random access.
 
-    The image is PIL, or the bytes of a JPEG, PNG or WebP file. Its class takes `split` ("train", "val" or "test")
-    beside what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it cannot read, and may
-    have: `num_pairs`, its image-caption pairs, where they are more than its records; `shard_sizes`, the records of each
-    shard, where those of one are best read together; `fingerprint`, which tells when it holds something else.
+    A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
+    `conversations`, as `visllama.data.record` has them. An image is PIL, or the bytes of a JPEG, PNG or WebP file. Its
+    class takes `split` ("train", "val" or "test") beside what its YAML says. It may raise
+    `visllama.data.faults.BadRecord` for a record that it cannot read, and may have: `num_pairs`, its things to learn,
+    where they are more than its records; `kinds`, its records by the kind of their text; `shard_sizes`, the records of
+    each shard, where those of one are best read together; `fingerprint`, which tells when it holds something else.
     """
 
     def __len__(self) -> int: ...
@@ -36,7 +38,7 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
     """Make the source that stands in a config at `key`.
 
     Raises:
-        ConfigError: If it cannot be made, or holds nothing to caption, naming the key.
+        ConfigError: If it cannot be made, or holds nothing, naming the key.
     """
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
     arguments = {name: value for name, value in plain.items() if name not in ("_target_", *MIX_KEYS)}
@@ -51,10 +53,6 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         raise ConfigError(f"{key}: {error}") from error
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
-    others = {kind: count for kind, count in getattr(source, "kinds", {}).items() if kind != "captions"}
-    if others:
-        counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
-        raise ConfigError(f"{key}: holds records without captions ({counted}): this version learns from captions alone")
     return source
 
 
@@ -64,20 +62,24 @@ def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[st
 
 
 def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -> dict[str, Source]:
-    """Make each evaluation's source; early, so that a missing file is found before any weight is loaded."""
-    return {
-        name: build_source(f"evaluation.{name}.source", config["source"], config["split"], plugins)
-        for name, config in evaluations.items()
-    }
+    """Make each evaluation's source; early, so that a missing file is found before any weight is loaded.
 
-
-def one_behind_the_other(sources: Mapping[str, Source]) -> Source:
-    """Give the records of all sources as those of one."""
-    return next(iter(sources.values())) if len(sources) == 1 else ConcatDataset(sources.values())
+    Raises:
+        ConfigError: If one holds records of another kind than its task judges.
+    """
+    made = {}
+    for name, config in evaluations.items():
+        key, wanted = f"evaluation.{name}.source", _JUDGED[config["task"]]
+        made[name] = build_source(key, config["source"], config["split"], plugins)
+        others = {kind: count for kind, count in getattr(made[name], "kinds", {}).items() if kind != wanted}
+        if others:
+            counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
+            raise ConfigError(f"{key}: task={config['task']} judges {wanted}, and it holds records {counted}")
+    return made
 
 
 def count_pairs(source: Source) -> int:
-    """Give the number of image-caption pairs."""
+    """Give the number of things to learn: image-caption pairs, questions, conversations."""
     return getattr(source, "num_pairs", len(source))
 
 

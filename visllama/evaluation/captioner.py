@@ -1,19 +1,27 @@
-"""Let a model caption records, in batches."""
+"""Let a model write on after records: captions of them, or answers to their questions."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
+from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
+from visllama.config import ConfigError
 from visllama.data.collate import Collator
-from visllama.data.samples import SampleMaker
+from visllama.data.faults import BadRecord
+from visllama.data.images import open_image
+from visllama.data.samples import SampleMaker, images_of
+from visllama.data.sources import Source
 from visllama.model.visllama import VisLlama
 
 
 class Captioner:
-    """Generate captions.
+    """Generate what a record's last response would be: its caption, or the answer to its one question.
 
     Args:
         maker: Makes the prompts' Samples.
@@ -32,20 +40,63 @@ class Captioner:
         return self.maker.tokenizer
 
     def batches(self, model: VisLlama, records: Sequence[Mapping]) -> Iterator[list[str]]:
-        """Yield the captions of each batch of records; a caption is one line of text."""
+        """Yield the texts of each batch of records, each in one line."""
         device = model.markers.device
         settings = {
             "do_sample": False,
-            "eos_token_id": self.tokenizer.eos_token_id,
+            "eos_token_id": sorted({self.maker.end_id, self.tokenizer.eos_token_id}),
             "pad_token_id": self.tokenizer.pad_token_id,
         }
         for start in range(0, len(records), self.batch_size):
-            samples = [self.maker(record, caption=None) for record in records[start : start + self.batch_size]]
+            samples = [self.maker(record, answered=False) for record in records[start : start + self.batch_size]]
             batch = {name: tensor.to(device) for name, tensor in self.collator.generation_batch(samples).items()}
             with torch.inference_mode():
                 ids = model.generate(**batch, **(settings | self.decoding))
             yield [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
-        """Give a caption of each record."""
-        return [caption for captions in self.batches(model, records) for caption in captions]
+        """Give the text of each record."""
+        return [text for texts in self.batches(model, records) for text in texts]
+
+
+def write_texts(
+    model: VisLlama, captioner: Captioner, records: Sequence[Mapping], rows: Sequence[Mapping], log: Path | None,
+    progress: Progress, name: str,
+) -> list[str]:  # fmt: skip
+    """Generate with a progress bar, and log each batch as it comes.
+
+    Args:
+        model: With all its weights.
+        captioner: Generates.
+        records: To write on after.
+        rows: What the log says of each record beside its text, which goes by the last, empty key.
+        log: JSON lines; None keeps none.
+        progress: Shows where it is.
+        name: Of the task there.
+    """
+    task = progress.add_task(name, total=len(records))
+    texts: list[str] = []
+    with open(log or os.devnull, "w", encoding="utf-8") as file:
+        for batch in captioner.batches(model, records):
+            for row, text in zip(rows[len(texts) :], batch, strict=False):
+                file.write(json.dumps({**row, next(reversed(row)): text}) + "\n")
+            file.flush()
+            texts += batch
+            progress.update(task, completed=len(texts))
+    return texts
+
+
+def read_records(source: Source, name: str) -> list[dict]:
+    """Read what is judged, every record of it: a score over fewer would not compare.
+
+    Raises:
+        ConfigError: If one cannot be read.
+    """
+    try:
+        records = [source[i] for i in range(len(source))]
+        for record in records:
+            for image in images_of(record):
+                open_image(image)
+        return records
+    except BadRecord as error:
+        raise ConfigError(f"evaluation.{name}.source: a record cannot be read: {error}") from error

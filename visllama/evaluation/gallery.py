@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from visllama.data.images import open_image
+from visllama.data.samples import images_of
 
 _THUMBNAIL_PX = 160
 _STYLE = """
@@ -36,19 +37,32 @@ def _thumbnail(image: bytes | Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _figure(record: Mapping, caption: str, score: float) -> str:
-    references = "".join(f"<li>{html.escape(text)}</li>" for text in record["captions"])
-    said, source = html.escape(caption) or "(nothing)", html.escape(record["key"])
+def _figure(record: Mapping, text: str, score: float, metric: str) -> str:
+    asked = record["questions"][0] if "questions" in record else {"question": "", "answers": record["captions"]}
+    references = "".join(f"<li>{html.escape(text)}</li>" for text in dict.fromkeys(asked["answers"]))
+    said, source = html.escape(text) or "(nothing)", html.escape(record["key"])
+    pictures = "".join(f'<img src="{_thumbnail(image)}" alt="">' for image in images_of(record))
     return (
-        f'<figure><img src="{_thumbnail(record["image"])}" alt=""><figcaption><b>{said}</b>'
-        f"<small>{source} &middot; CIDEr {100 * score:.0f}</small><ul>{references}</ul></figcaption></figure>"
+        f"<figure>{pictures}<figcaption>{html.escape(asked['question'])}<b>{said}</b>"
+        f"<small>{source} &middot; {metric} {100 * score:.0f}</small><ul>{references}</ul></figcaption></figure>"
     )
 
 
 def write_gallery(
-    path: Path, title: str, records: Sequence[Mapping], captions: Sequence[str], scores: np.ndarray, count: int = 20
-) -> None:
-    """Write the page: the `count` worst, best and random images by per-image CIDEr, with their references."""
+    path: Path, title: str, records: Sequence[Mapping], texts: Sequence[str], scores: Sequence[float],
+    metric: str = "CIDEr", count: int = 20,
+) -> None:  # fmt: skip
+    """Write the page: the `count` worst, best and random records by their scores, with their references.
+
+    Args:
+        path: Of the page.
+        title: Its heading.
+        records: With captions, or each with one question.
+        texts: What was said of each.
+        scores: Of each, as a share of 1.
+        metric: What the scores are.
+        count: How many of a kind are shown.
+    """
     ranked = np.argsort(scores, kind="stable")
     chosen = {
         "Worst": ranked[:count],
@@ -56,7 +70,7 @@ def write_gallery(
         "At random": np.random.default_rng(0).permutation(len(records))[:count],
     }
     body = "".join(
-        f"<h2>{name}</h2><section>{''.join(_figure(records[i], captions[i], scores[i]) for i in rows)}</section>"
+        f"<h2>{name}</h2><section>{''.join(_figure(records[i], texts[i], scores[i], metric) for i in rows)}</section>"
         for name, rows in chosen.items()
     )
     page = (

@@ -10,10 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from visllama.paths import write_whole
 
 _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", "pillow")
+_MOST_TYPES = 12
 
 
 def scores_table(name: str, evaluation: Mapping) -> Table:
@@ -28,6 +30,35 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
         beside = [f"{100 * scores[metric]:.1f}" if metric in scores else "" for scores in controls.values()]
         table.add_row(metric, f"{100 * value:.1f}", interval, *beside)
     return table
+
+
+def vqa_table(name: str, evaluation: Mapping) -> Table:
+    """Show one evaluation of answers: accuracies on the scale 0-100, whole and by type; many types stay in the file."""
+    controls, counts = evaluation.get("controls", {}), evaluation.get("counts", {})
+    title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
+    by_type = evaluation.get("by_type", {})
+    many = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
+    table = Table("metric", title=title, caption="\n".join(many) or None)
+    for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
+        table.add_column(header, justify="right", no_wrap=True)
+    for metric, value in evaluation["metrics"].items():
+        low, high = evaluation.get("intervals", {}).get(metric, (None, None))
+        interval = "" if low is None else f"{low:.1f} - {high:.1f}"
+        beside = [_score(scores.get(metric)) for scores in controls.values()]
+        table.add_row(metric.replace("_", " "), str(evaluation["n"]), _score(value), interval, *beside)
+    for kind, scores in by_type.items():
+        if len(scores) > _MOST_TYPES:
+            continue
+        table.add_section()
+        table.add_row(kind.replace("_", " "))
+        for value, score in scores.items():
+            beside = [_score(control.get("by_type", {}).get(kind, {}).get(value)) for control in controls.values()]
+            table.add_row(Text(f"  {value}"), str(counts.get(kind, {}).get(value, "")), _score(score), "", *beside)
+    return table
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def provenance(**facts: object) -> dict:

@@ -1,4 +1,4 @@
-"""The verb `evaluate`: judge trained weights, or score any system's captions with no model loaded."""
+"""The verb `evaluate`: judge trained weights, or score any system's captions or answers with no model loaded."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from visllama.checks import check_evaluate
 from visllama.config import evaluations as evaluations_of
 from visllama.console import say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
-from visllama.evaluation.report import provenance, scores_table, write_json
-from visllama.evaluation.statistics import intervals
+from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
+from visllama.evaluation.statistics import intervals, vqa_intervals
+from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
 def evaluate(cfg: DictConfig) -> dict:
@@ -20,8 +21,9 @@ def evaluate(cfg: DictConfig) -> dict:
     check_evaluate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.predictions:
-        evaluations = score_files(Path(cfg.predictions), Path(cfg.references))
-        facts = {key: str(cfg[key]) for key in ("predictions", "references")}
+        given = {key: Path(cfg[key]) for key in ("predictions", "references", "questions") if cfg[key]}
+        evaluations = score_files(**given)
+        facts = {key: str(cfg[key]) for key in given}
     else:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
@@ -40,9 +42,20 @@ def evaluate(cfg: DictConfig) -> dict:
     return metrics
 
 
-def score_files(predictions: Path, references: Path) -> dict:
-    """Score any system's captions; gives metrics.json's `evaluations`."""
+def score_files(predictions: Path, references: Path, questions: Path | None = None) -> dict:
+    """Score any system's captions, or its answers to `questions`; gives metrics.json's `evaluations`."""
+    if questions is not None:
+        return {"predictions": _score_answers(predictions, references, questions)}
     scores = score_captions(read_predictions(predictions), read_references(references))
     result = {"task": "caption", "n": len(scores.ids), "metrics": scores.metrics, "intervals": intervals(scores)}
     say(scores_table("predictions", result))
     return {"predictions": result}
+
+
+def _score_answers(predictions: Path, references: Path, questions: Path) -> dict:
+    scores = score_answers(read_answers(predictions), read_questions(questions, references))
+    found = {"intervals": vqa_intervals(scores), "by_type": scores.by_type, "counts": scores.counts}
+    result = {"task": "vqa", "n": len(scores.ids), "metrics": scores.metrics}
+    result |= {key: value for key, value in found.items() if value}
+    say(vqa_table("predictions", result))
+    return result

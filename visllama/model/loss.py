@@ -20,3 +20,10 @@ def token_loss_sum(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -
     if predictions.dtype in (torch.bfloat16, torch.float16):
         predictions = predictions.float()
     return F.cross_entropy(predictions, labels[:, 1:].flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+@torch.no_grad()
+def token_loss_by_sample(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """Sum the cross-entropy of each sample's supervised tokens, to be looked at."""
+    predictions, targets = logits[:, :-1].transpose(1, 2).float(), labels[:, 1:]
+    return F.cross_entropy(predictions, targets, ignore_index=IGNORE_INDEX, reduction="none").sum(1)

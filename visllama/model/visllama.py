@@ -5,18 +5,27 @@ This class is the one door: nobody calls its parts from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from visllama.model.language_model import LanguageModelSource
+from visllama.model.lora import adapters, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
 
 PARTS = ("vision_encoder", "connector", "markers", "language_model")
+ADAPTER = "adapter"
+"""LoRA's tensors, which lie inside the language model."""
+
+
+def part_of(name: str) -> str:
+    """Give the part that a parameter of a `VisLlama` belongs to, by the parameter's name."""
+    return ADAPTER if is_adapter(name) else name.split(".")[0]
 
 
 class VisLlamaOutput(NamedTuple):
@@ -32,7 +41,8 @@ class VisLlama(nn.Module):
         vision_encoder: Images -> features.
         connector: Makes the connector when told `vision_dim` and `language_dim`.
         language_model: Where the language model comes from.
-        trainable: Which of `PARTS` learn; all others are frozen here, once.
+        trainable: Which of `PARTS` and the adapter learn; all others are frozen here, once.
+        lora: Arguments of PEFT's `LoraConfig`; None is no adapter.
 
     Built from configs alone, encoder and language model on the meta device: `load_base_weights` fills them.
     """
@@ -43,11 +53,12 @@ class VisLlama(nn.Module):
         connector: Callable[..., nn.Module],
         language_model: LanguageModelSource,
         trainable: Iterable[str] = ("connector", "markers"),
+        lora: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._language_model_source, self.trainable = language_model, tuple(trainable)
+        self._language_model_source, self.trainable, self._lora = language_model, tuple(trainable), lora
         self.vision_encoder = vision_encoder
-        self.language_model, self.tokenizer = language_model.build(), language_model.tokenizer
+        self.language_model, self.tokenizer = self._with_lora(language_model.build()), language_model.tokenizer
         language_dim = self.language_model.get_input_embeddings().embedding_dim
         consumes = getattr(connector, "func", connector).consumes
         self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
@@ -72,18 +83,23 @@ class VisLlama(nn.Module):
                 f"makes {found}, and (1, {self.num_image_tokens}, {language_dim}) is needed"
             )
 
+    def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
+        return language_model if self._lora is None else attach_lora(language_model, self._lora)
+
     def _freeze(self) -> None:
-        for name in PARTS:
-            getattr(self, name).requires_grad_(name in self.trainable)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(part_of(name) in self.trainable)
         self.train(self.training)
 
     def load_base_weights(self, dtype: torch.dtype = torch.float32) -> VisLlama:
-        """Load the published weights of encoder and language model.
+        """Load the published weights of encoder and language model; one that trains is fp32 at least.
 
         Both markers start at the mean of the language model's embeddings, where its inputs are at home.
         """
-        self.vision_encoder.load_base_weights(dtype)
-        self.language_model = self._language_model_source.load(dtype)
+        trained = torch.promote_types(dtype, torch.float32)
+        self.vision_encoder.load_base_weights(trained if "vision_encoder" in self.trainable else dtype)
+        loaded = self._language_model_source.load(trained if "language_model" in self.trainable else dtype)
+        self.language_model = self._with_lora(loaded)
         embeddings = self.language_model.get_input_embeddings()
         with torch.no_grad():  # through the module: some (Gemma 3) scale their embeddings
             everything = embeddings(torch.arange(embeddings.num_embeddings, device=embeddings.weight.device))
@@ -96,6 +112,14 @@ class VisLlama(nn.Module):
         super().train(mode)
         for name in set(PARTS) - {*self.trainable, "markers"}:
             getattr(self, name).eval()
+        for _, adapter in adapters(self.language_model):  # its dropout is its own
+            adapter.train(mode and ADAPTER in self.trainable)
+        return self
+
+    def merge_adapter(self) -> VisLlama:
+        """Add the adapter to the language model's weights: the same answers, sooner. It cannot be trained after."""
+        merge_lora(self.language_model)
+        self._lora = None
         return self
 
     def encode_images(self, pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "N K D"]:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,15 +21,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visllama.config import ROLES, ConfigError
-from visllama.model.visllama import VisLlama
+from visllama.model.lora import base_name, is_adapter
+from visllama.model.visllama import ADAPTER, VisLlama, part_of
 from visllama.paths import locate
 from visllama.plugins import part_class
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
 BASE_PARTS = ("vision_encoder", "language_model")
+_TEXT = {"prompt": str, "max_text_tokens": int, "template": dict}
 Parts = Mapping[str, Mapping]
-"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`."""
+"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`; for `lora`,
+where there is one, PEFT's arguments alone."""
 
 
 def build_model(
@@ -55,7 +59,7 @@ def build_model(
         arguments["connector"]["num_image_tokens"] = vision_encoder.num_patches
     with _named("connector"):
         connector = partial(classes["connector"], **arguments["connector"])
-        return VisLlama(vision_encoder, connector, language_model, trainable)
+        return VisLlama(vision_encoder, connector, language_model, trainable, parts.get("lora"))
 
 
 @contextmanager
@@ -96,12 +100,19 @@ def frozen_hashes(model: VisLlama) -> dict[str, str]:
 
 
 def _part(model: VisLlama, name: str) -> list[tuple[str, nn.Parameter]]:
-    return list(getattr(model, name).named_parameters())
+    """Give a part's own tensors, under the names that they have without an adapter."""
+    return [(base_name(n), p) for n, p in getattr(model, name).named_parameters() if not is_adapter(n)]
 
 
-def trained_tensors(model: VisLlama) -> dict[str, Tensor]:
-    """Give the trained tensors by name."""
-    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Give the tensors that no base model holds, by name: the trained ones, and what a stage before has trained.
+
+    Args:
+        model: Which has them.
+        trained: Names of the parts that learn, or have learned; None is the model's own.
+    """
+    base = set(BASE_PARTS) - set(model.trainable if trained is None else trained)
+    return {name: p.detach() for name, p in model.named_parameters() if part_of(name) not in base}
 
 
 def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
@@ -110,13 +121,13 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
     Args:
         model: Its trained tensors are written.
         parts: The description that `build_model` took.
-        text: `prompt` and `max_text_tokens` of the training samples.
+        text: `prompt`, `max_text_tokens` and `template` of the training samples.
         folder: Where to write.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format_version": FORMAT_VERSION,
-        "parts": {name: {"kind": part["kind"], "arguments": dict(part["arguments"])} for name, part in parts.items()},
+        "parts": {name: dict(part) for name, part in parts.items()},
         "trained": list(model.trainable),
         "base_sha256": {
             part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable
@@ -155,8 +166,11 @@ def read_description(folder: Path) -> dict:
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
     text = description["text"]
-    if not isinstance(text.get("prompt"), str) or not isinstance(text.get("max_text_tokens"), int) or len(text) > 2:
-        raise ConfigError(f"{path}: text={text} must be a prompt and max_text_tokens")
+    if {name: type(value) for name, value in text.items()} != _TEXT:
+        raise ConfigError(f"{path}: text={text} must be {', '.join(_TEXT)}")
+    lora = description["parts"].get("lora")
+    if lora is not None and not isinstance(lora, dict):
+        raise ConfigError(f"{path}: lora={lora} must be LoRA's arguments")
     for role in ROLES:
         part = description["parts"].get(role)
         if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
@@ -188,10 +202,33 @@ def load_weights(
     folder = Path(folder)
     description = read_description(folder)
     model = build_model(description["parts"], description["trained"], plugins=plugins, models=models)
-    found = _read_tensors(folder / _TENSORS)
-    _check_same_tensors(folder, {name: tuple(p.shape) for name, p in trained_tensors(model).items()}, found)
+    check_tensors(model, folder, description)
     model.load_base_weights(dtype)
-    for part in set(BASE_PARTS) - set(model.trainable):
+    load_tensors(model, folder, description)
+    return model, description
+
+
+def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
+    """Refuse a folder whose tensors are not those of the parts that it says were trained; no weight is loaded.
+
+    Raises:
+        ConfigError: If one is missing, unknown or of another shape, naming it.
+    """
+    had = set(description["parts"])
+    own = trained_tensors(model, description["trained"]).items()
+    wanted = {name: tuple(p.shape) for name, p in own if "lora" in had or part_of(name) != ADAPTER}
+    with _opened(folder / _TENSORS) as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _check_same_tensors(folder, wanted, found)
+
+
+def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
+    """Put trained tensors into a model that has its base weights.
+
+    Raises:
+        ConfigError: If it has other base models or images than those that the tensors were trained with.
+    """
+    for part in set(BASE_PARTS) - set(description["trained"]):
         expected = description["base_sha256"].get(part)
         actual = hash_tensors(_part(model, part), torch.bfloat16)
         if actual != expected:
@@ -205,25 +242,26 @@ def load_weights(
             f"{folder}: trained on images made by {description.get('image_transform')}, and here the encoder's "
             f"processor makes {transform}"
         )
-    model.load_state_dict(found, strict=False)
-    return model, description
+    with _opened(folder / _TENSORS) as file:
+        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=False)  # noqa: SIM118
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path}: no safetensors file ({error}); pickled weights are not read") from error
 
 
-def _check_same_tensors(folder: Path, expected: dict[str, tuple], found: dict[str, Tensor]) -> None:
+def _check_same_tensors(folder: Path, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unknown {name}" for name in found if name not in expected]
     problems += [
-        f"{name} has shape {tuple(found[name].shape)}, the model {shape}"
+        f"{name} has shape {found[name]}, the model {shape}"
         for name, shape in expected.items()
-        if name in found and tuple(found[name].shape) != shape
+        if name in found and found[name] != shape
     ]
     if problems:
         raise ConfigError(f"{folder}: the weights do not fit the model they describe: {'; '.join(problems[:5])}")

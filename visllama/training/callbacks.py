@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -17,13 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from visllama.console import STARTED, say
-from visllama.data.datamodule import CaptionData
+from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
-from visllama.model.visllama import PARTS, VisLlama
+from visllama.model.visllama import VisLlama, part_of
 from visllama.model.weights import frozen_hashes
+from visllama.prompts import turns_of
 from visllama.training.bad_records import BadRecords
 from visllama.training.consumed import ConsumedKeys
 from visllama.training.curves import Curves
@@ -34,20 +35,22 @@ def parts_table(model: VisLlama) -> Table:
     table = Table("part", "class", title="Model")
     for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
         table.add_column(header, justify=justify)
-    for name in PARTS:
-        part = getattr(model, name)
-        parameters = [part] if isinstance(part, torch.nn.Parameter) else list(part.parameters())
+    own: dict[str, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        own.setdefault(part_of(name), []).append(parameter)
+    for name, parameters in own.items():
+        part = getattr(model, name, None)
         count = sum(p.numel() for p in parameters)
         mib = sum(p.numel() * p.element_size() for p in parameters) / 2**20
         dtypes = "/".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
         state = "[green]trained[/]" if name in model.trainable else "frozen"
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
-        table.add_row(name, type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
+        table.add_row(name, "LoRA" if part is None else type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
     table.caption = f"exports to: {getattr(model.connector, 'exports_to', 'visllama weights alone')}"
     return table
 
 
-def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
+def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
     """Show what the data and batch settings make: records, pairs, steps, samples."""
     batch = data.order.global_batch_size
     micro = min(micro_batch_size, -(-batch // num_ranks))
@@ -62,7 +65,7 @@ def data_table(data: CaptionData, micro_batch_size: int, num_ranks: int, max_ste
         table.add_row(escape(name), *row, f"{drawn / count_pairs(source):.2f}")
     table.caption = (
         f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to "
-        f"{micro}; {data.num_val_records:,} validation records"
+        f"{micro}; {len(data.val):,} validation records"
     )
     return table
 
@@ -97,29 +100,32 @@ class Throughput(Callback):
                 module.log(f"lr/{group['name'].replace(', ', '_').replace(' ', '_')}", group["lr"])
 
 
-class SampleCaptions(Callback):
-    """Show what the model says to a few validation images, at each validation."""
+class SampleTexts(Callback):
+    """Show what the model says to a few validation records of each source, at each validation."""
 
-    def __init__(self, captioner: Captioner, num_images: int = 3) -> None:
-        self.captioner, self.num_images = captioner, num_images
+    def __init__(self, captioners: Mapping[str, Captioner], num_records: int = 3) -> None:
+        self.captioners, self.num_records = captioners, num_records
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Every rank generates, though one prints: under sharding all of them are needed.
-        records = list(islice(_readable(trainer.datamodule), self.num_images))
-        captions = self.captioner(module.model, records)
-        lines = [
-            f"  {r['key']}: {caption}   (a reference: {r['captions'][0]})"
-            for r, caption in zip(records, captions, strict=True)
-        ]
+        lines = []
+        for name, captioner in self.captioners.items():
+            records = list(islice(_readable(trainer.datamodule, name), self.num_records))
+            for record, said in zip(records, captioner(module.model, records), strict=True):
+                *asked, reference = turns_of(record, 0, "", "", 0)
+                question = f"{asked[-1].text} " if asked else ""
+                lines.append(f"  {record['key']}: {question}{said}   (a reference: {reference.text})")
         if trainer.is_global_zero:
             say(f"\nstep {trainer.global_step}, after {time.perf_counter() - STARTED:.0f} s:", *lines)
 
 
-def _readable(data: CaptionData) -> Iterator[dict]:
-    for index in range(data.num_val_records):
-        with suppress(BadRecord):
-            record = data.val[index]
-            yield record | {"image": open_image(record["image"])}
+def _readable(data: TrainingData, source: str) -> Iterator[dict]:
+    """Yield the validation records of a source that can be read."""
+    for index, (name, _) in enumerate(data.val.places):
+        if name == source:
+            with suppress(BadRecord):
+                record = data.val.record(index)
+                yield record | ({"image": open_image(record["image"])} if "image" in record else {})
 
 
 class FrozenWeights(Callback):
@@ -135,7 +141,7 @@ class FrozenWeights(Callback):
             raise RuntimeError(f"frozen weights changed in training: {', '.join(changed)}")
 
 
-def build_callbacks(cfg: DictConfig, folder: Path, captioner: Captioner) -> list[Callback]:
+def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
     """Give a run's callbacks; `folder` is the run's. The checkpoint comes last: it holds what the others count."""
     checkpoint = ModelCheckpoint(
         folder / "checkpoints",
@@ -151,7 +157,7 @@ def build_callbacks(cfg: DictConfig, folder: Path, captioner: Captioner) -> list
         BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
         TQDMProgressBar(),
         Throughput(),
-        SampleCaptions(captioner),
+        SampleTexts(captioners),
         FrozenWeights(),
         Curves(folder / "curves.png"),
         *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.model.visllama import VisLlama
+from visllama.training.by_source import LossBySource
 from visllama.training.optim import build_optimizer, build_schedule
 
 
@@ -35,7 +36,7 @@ class VisLlamaModule(pl.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # a checkpoint holds trained tensors alone; `on_load_checkpoint` asks for them all
         self.model, self.optim, self.num_steps, self.plugins = model, optim, num_steps, plugins
-        self._val_sums = torch.zeros(2)
+        self._val_sums, self._by_source = torch.zeros(2), None
 
     def configure_optimizers(self):
         optimizer = build_optimizer(self.model, self.optim, self.plugins)
@@ -52,12 +53,14 @@ class VisLlamaModule(pl.LightningModule):
         if num_targets == 0 and self.num_unread == 0:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
-        batches = step["micro_batches"] + [step["dummy"]] * (num_rounds - len(step["micro_batches"]))
+        missing = num_rounds - len(step["micro_batches"])
+        batches, sources = step["micro_batches"] + [step["dummy"]] * missing, step["sources"] + [[]] * missing
+        self._by_source = self._loss_by_source() if self._is_logged(self.trainer.global_step + 1) else None
         loss = torch.zeros((), device=self.device)
-        for batch in batches[:-1]:
+        for batch, names in zip(batches[:-1], sources[:-1], strict=True):
             with self._no_sync():
-                loss = loss + self._backward(batch, num_targets)
-        loss = loss + self._backward(batches[-1], num_targets)
+                loss = loss + self._backward(batch, num_targets, names)
+        loss = loss + self._backward(batches[-1], num_targets, sources[-1])
         self._update()
         self._log_step(loss, num_targets, num_samples)
 
@@ -73,10 +76,21 @@ class VisLlamaModule(pl.LightningModule):
         num_targets, num_samples, self.num_bad, self.num_unread = counts
         return num_targets, num_samples, num_rounds
 
-    def _backward(self, batch: Batch, num_targets: int) -> Tensor:
-        loss = self.model(**batch).loss_sum / max(num_targets, 1)
+    def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Tensor:
+        output = self.model(**batch)
+        if self._by_source and sources:
+            self._by_source.add(output.logits, batch["labels"], sources)
+        loss = output.loss_sum / max(num_targets, 1)
         self.manual_backward(loss)
         return loss.detach()
+
+    def _loss_by_source(self) -> LossBySource | None:
+        """Begin to sum losses by source, where there are several."""
+        names = self.trainer.datamodule.order.names
+        return LossBySource(names, self.device) if len(names) > 1 else None
+
+    def _is_logged(self, step: int) -> bool:
+        return step <= 1 or step % self.trainer.log_every_n_steps == 0
 
     def _update(self) -> None:
         optimizer = self.optimizers()
@@ -89,7 +103,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def _log_step(self, loss: Tensor, num_targets: int, num_samples: int) -> None:
         self.num_samples = num_samples
-        if (self.trainer.global_step % self.trainer.log_every_n_steps) and self.trainer.global_step > 1:
+        if not self._is_logged(self.trainer.global_step):
             return
         loss = self._over_ranks(loss)
         if not torch.isfinite(loss):
@@ -98,19 +112,27 @@ class VisLlamaModule(pl.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/gradient_norm", self.gradient_norm)
         self.log("train/target_tokens", float(num_targets))
+        for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
+            self.log(f"train/loss/{name}", mean)
 
     def on_validation_epoch_start(self) -> None:
         exact = torch.float32 if self.device.type == "mps" else torch.float64
         self._val_sums = torch.zeros(2, device=self.device, dtype=exact)
+        self._by_source = self._loss_by_source()
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
-        for batch in step["micro_batches"]:
-            self._val_sums[0] += self.model(**batch).loss_sum
+        for batch, sources in zip(step["micro_batches"], step["sources"], strict=True):
+            output = self.model(**batch)
+            self._val_sums[0] += output.loss_sum
+            if self._by_source:
+                self._by_source.add(output.logits, batch["labels"], sources)
         self._val_sums[1] += step["num_targets"]
 
     def on_validation_epoch_end(self) -> None:
         total, count = self._over_ranks(self._val_sums)
         self.log("val/loss", total / count, prog_bar=True, rank_zero_only=True)
+        for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
+            self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Keep trained tensors only: megabytes, not the language model."""

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from visllama.checks import OWN_OPTIM_KEYS
+from visllama.model.visllama import part_of
 from visllama.plugins import build
 
 
@@ -20,8 +21,8 @@ def parameter_groups(
     groups: dict[tuple[str, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = name.split(".")[0]
-            part_lr = lr_by_part.get(part) or lr * getattr(getattr(model, part), "lr_scale", 1.0)
+            part = part_of(name)
+            part_lr = lr_by_part.get(part) or lr * getattr(getattr(model, part, None), "lr_scale", 1.0)
             decays = parameter.ndim > 1 and part != "markers"
             group = groups.setdefault(
                 (part, decays),

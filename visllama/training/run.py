@@ -6,6 +6,8 @@ import logging
 import shlex
 import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,15 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from visllama.config import config_dir_options, override
 from visllama.console import say
 from visllama.data.collate import Collator
-from visllama.data.datamodule import CaptionData, check_order
+from visllama.data.datamodule import TrainingData, check_order
 from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
-from visllama.model.weights import save_weights
+from visllama.model.visllama import VisLlama
+from visllama.model.weights import load_tensors, save_weights
 from visllama.paths import write_whole
 from visllama.plugins import build
+from visllama.prompts import find_template
 from visllama.resume import write_command
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
@@ -46,9 +50,9 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started = time.perf_counter()
     parts, model, num_steps, judged_on = planned.parts, planned.model, planned.num_steps, planned.judged_on
-    text = {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens}
+    text = text_of(cfg, model)
     maker = sample_maker(model, **text)
-    data = caption_data(cfg, planned, maker)
+    data = training_data(cfg, planned, maker)
     if cfg.check_only:
         say(parts_table(model), data_table(data, cfg.micro_batch_size, 1, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
@@ -65,11 +69,14 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     rank_zero_only(write_config)(cfg, folder)
     rank_zero_only(write_command)(folder)
     model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
+    if planned.initial:
+        load_tensors(model, Path(cfg.init_from), planned.initial)
+        say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
     if find_precision(cfg.trainer) == "64-true":
         model.double()  # before a checkpoint is read into it: Lightning would only do it after
     module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
-    captioner = Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE)
-    trainer = build_trainer(cfg, num_steps, folder, captioner, checkpoint.step if checkpoint else 0)
+    captioners = {name: Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
+    trainer = build_trainer(cfg, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
     fit_started = time.perf_counter()
     try:
         trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
@@ -94,6 +101,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         precision=find_precision(cfg.trainer),
         overrides=list(HydraConfig.get().overrides.task),
         model=parts,
+        init_from=cfg.init_from,
         num_ranks=trainer.world_size,
         plugins=list(cfg.plugins),
     )
@@ -111,15 +119,22 @@ def write_config(cfg: DictConfig, folder: Path) -> None:
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def caption_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> CaptionData:
+def text_of(cfg: DictConfig, model: VisLlama) -> dict:
+    """Give what weights keep of how the texts of a run are made."""
+    chosen = cfg.stage.template
+    chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
+    template = asdict(find_template(chosen, model.tokenizer))
+    return {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens, "template": template}
+
+
+def training_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> TrainingData:
     """Make the data module of a run; a source may have a prompt of its own."""
     pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
     prompts = {name: node.get("prompt") for name, node in cfg.data.sources.items()}
-    return CaptionData(
+    return TrainingData(
         train=planned.train,
         val=planned.val,
         makers={name: maker if prompt is None else maker.with_prompt(prompt) for name, prompt in prompts.items()},
-        maker=maker,
         collator=Collator(pad, maker.num_image_tokens, size_px, cfg.micro_batch_size),
         order=planned.order,
         num_steps=planned.num_steps,
@@ -158,7 +173,7 @@ def _quieten_lightning() -> None:
 
 
 def build_trainer(
-    cfg: DictConfig, num_steps: int, folder: Path, captioner: Captioner, first_step: int = 0
+    cfg: DictConfig, num_steps: int, folder: Path, captioners: Mapping[str, Captioner], first_step: int = 0
 ) -> pl.Trainer:
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     use_child_command()
@@ -183,7 +198,7 @@ def build_trainer(
         enable_model_summary=False,
         logger=logger,
         plugins=[AtomicCheckpointIO()],
-        callbacks=build_callbacks(cfg, folder, captioner),
+        callbacks=build_callbacks(cfg, folder, captioners),
         default_root_dir=folder,
     )
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.checks import check_train
+from visllama.checks import check_adapter, check_train
 from visllama.config import ConfigError, evaluations
 from visllama.console import say
 from visllama.data.order import Order
@@ -22,7 +23,6 @@ from visllama.data.sources import (
     build_sources,
     count_pairs,
     judged_sources,
-    one_behind_the_other,
     shard_sizes,
 )
 from visllama.plugins import class_of_target, part_class
@@ -38,8 +38,10 @@ class Planned(NamedTuple):
 
     parts: dict[str, dict]
     model: VisLlama
+    initial: dict | None
+    """The description of the weights to start from."""
     train: dict[str, Source]
-    val: Source
+    val: dict[str, Source]
     order: Order
     judged_on: dict[str, dict]
     judged_sources: dict[str, Source]
@@ -62,6 +64,12 @@ def train(cfg: DictConfig) -> dict | None:
 
 def plan(cfg: DictConfig) -> Planned:
     """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
+    initial = None
+    if cfg.init_from:
+        from visllama.training.initial import inherit_model
+
+        initial = inherit_model(cfg)
+        check_adapter(cfg)
     train, val = (build_sources(cfg.data.sources, split, cfg.plugins) for split in ("train", "val"))
     check_faults(train, cfg.data.max_bad_fraction)
     num_steps = count_steps(cfg, sum(map(count_pairs, train.values())))
@@ -82,7 +90,11 @@ def plan(cfg: DictConfig) -> Planned:
     with torch.device("meta") if cfg.check_only else nullcontext():
         model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
     check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
-    return Planned(parts, model, train, one_behind_the_other(val), order, judged_on, judged, num_steps)
+    if initial:
+        from visllama.model.weights import check_tensors
+
+        check_tensors(model, Path(cfg.init_from), initial)
+    return Planned(parts, model, initial, train, val, order, judged_on, judged, num_steps)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
@@ -114,7 +126,9 @@ def model_parts(cfg: DictConfig) -> dict[str, dict]:
         ConfigError: If a class could not be found again by its name, as the trained weights will have to.
     """
     described = {}
-    for role, part in OmegaConf.to_container(cfg.model, resolve=True).items():
+    plain = OmegaConf.to_container(cfg.model, resolve=True)
+    lora = plain.pop("lora", None)
+    for role, part in plain.items():
         target = part.pop("_target_")
         kind = target.rpartition(".")[2]
         if part_class(role, kind, cfg.plugins) is not class_of_target(role, target, cfg.plugins):
@@ -123,7 +137,7 @@ def model_parts(cfg: DictConfig) -> dict[str, dict]:
                 f"module as plugins=[{target.rpartition('.')[0]}]"
             )
         described[role] = {"kind": kind, "arguments": part}
-    return described
+    return described if lora is None else described | {"lora": lora}
 
 
 def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:

@@ -3,43 +3,92 @@
 from __future__ import annotations
 
 from visllama.config import ConfigError
-from visllama.data.scenes.language import captions
+from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
-from visllama.data.scenes.world import scene_of
+from visllama.data.scenes.world import WORLD_VERSION, Dice, scene_of
 
-_SIZES = {"train": (5334, 1), "val": (200, 5), "test": (400, 5)}
-"""Records of each split, and captions a record."""
+_SIZES = {
+    "captions": {"train": 5334, "val": 200, "test": 400},
+    "questions": {"train": 5334, "val": 200, "test": 400},
+    "instructions": {"train": 1000, "val": 50, "test": 200},
+}
+"""Records of each split, by what they hold."""
+_CAPTIONS = {"train": 1, "val": 5, "test": 5}
 
 
 class ScenesSource:
-    """Records of scenes: a picture and its captions.
+    """Records of scenes, a picture and its captions or questions; or of instructions, which are language alone.
 
     Args:
-        split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one.
+        split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one. Instructions
+            of `test` share no pair of words with the others.
         num_records: How many records; None is the world's own number for the split.
         captions_per_record: Sentences on each picture; None likewise.
+        holds: `captions`, `questions` or `instructions`.
     """
 
-    def __init__(self, split: str, num_records: int | None = None, captions_per_record: int | None = None) -> None:
-        if split not in _SIZES:
-            raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES)}")
-        own_records, own_captions = _SIZES[split]
-        self.split, self.num_records = split, num_records or own_records
-        self.captions_per_record = captions_per_record or own_captions
+    def __init__(
+        self,
+        split: str,
+        num_records: int | None = None,
+        captions_per_record: int | None = None,
+        holds: str = "captions",
+    ) -> None:
+        if holds not in _SIZES:
+            raise ConfigError(f"holds={holds}: scenes hold {', '.join(_SIZES)}")
+        if split not in _SIZES[holds]:
+            raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES[holds])}")
+        self.split, self.holds, self.num_records = split, holds, num_records or _SIZES[holds][split]
+        self.captions_per_record = captions_per_record or _CAPTIONS[split]
+        self._num_questions: int | None = None
 
     def __len__(self) -> int:
         return self.num_records
 
     @property
+    def kinds(self) -> dict[str, int]:
+        """Records by the kind of their text."""
+        return {"captions" if self.holds == "captions" else "questions": self.num_records}
+
+    @property
     def num_pairs(self) -> int:
-        """Image-caption pairs."""
-        return self.num_records * self.captions_per_record
+        """Image-caption pairs, questions or instructions."""
+        if self.holds != "questions":
+            return self.num_records * (self.captions_per_record if self.holds == "captions" else 1)
+        if self._num_questions is None:
+            self._num_questions = sum(len(self._questions(index)["questions"]) for index in range(self.num_records))
+        return self._num_questions
 
     def __getitem__(self, index: int) -> dict:
-        """Give a record: `key`, `image` (PIL), `captions`."""
+        """Give a record: `key`, `image` (PIL), and `captions` or `questions`.
+
+        Questions come with `facts`, what an oracle would need to know of the picture.
+        """
+        record = {"key": f"{self.split}-{index:06d}"}
+        if self.holds == "instructions":
+            told = instruction(self._dice(index), held_out=self.split == "test")
+            asked = {"question": told["instruction"], "answers": [told["response"]], "type": told["type"]}
+            return record | {"questions": [asked | {"id": record["key"]}]}
         scene, dice = scene_of(self.split, index)
-        return {
-            "key": f"{self.split}-{index:06d}",
-            "image": render(scene, dice),
-            "captions": captions(scene, dice, self.captions_per_record),
-        }
+        record["image"] = render(scene, dice)
+        if self.holds == "questions":
+            return record | self._questions(index)
+        return record | {"captions": captions(scene, dice, self.captions_per_record)}
+
+    def _questions(self, index: int) -> dict:
+        scene, _ = scene_of(self.split, index)
+        dice = self._dice(index)
+        asked = [
+            {
+                "question": q["question"],
+                "answers": [q["answer"]],
+                "type": q["type"],
+                "id": f"{self.split}-{index:06d}-{q['type']}",
+            }
+            for q in questions(scene, dice)
+        ]
+        return {"questions": asked, "facts": notes(scene, dice)}
+
+    def _dice(self, index: int) -> Dice:
+        """Give dice of their own: those of the scene go on to draw its captions."""
+        return Dice(f"scenes-{WORLD_VERSION}/{self.holds}/{self.split}/{index}")

@@ -1,0 +1,181 @@
+"""Score answers to questions about images: VQA accuracy, in two modes that its published numbers mix.
+
+The scale is 0-100 wherever a number is written or printed; a single question's accuracy is in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from visllama.config import ConfigError
+from visllama.evaluation.captions import _read_json
+from visllama.evaluation.vqa_text import clean, normalise
+
+MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
+"""Each metric's mode of `accuracy`."""
+TYPES = ("answer_type", "question_type")
+
+
+class Asked(NamedTuple):
+    """A question about an image, what its annotators answered, and what kinds it is of (`answer_type: yes/no`)."""
+
+    question: str
+    answers: list[str]
+    image: str
+    types: dict[str, str]
+
+
+class VqaScores(NamedTuple):
+    """Scores over all questions and by type (0-100), and of each question in the order of the ids (0-1)."""
+
+    metrics: dict[str, float]
+    by_type: dict[str, dict[str, float]]
+    counts: dict[str, dict[str, int]]
+    per_question: np.ndarray
+    ids: list[str]
+    groups: list[str]
+    """The image of each question."""
+
+
+def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
+    """Give the share, in [0, 1], of how right an answer is: three annotators who say the same make it whole.
+
+    Each annotator is left out in turn, by index: min(matches among the others / 3, 1), and the mean over the turns.
+    With four annotators that is the share who agree, and so it is, for want of others, with one (an exact match), two
+    or three; the official script knows ten alone.
+
+    Args:
+        mode: `official` normalises only where the annotators differ; `normalise_all` always does.
+
+    Reference:
+        Antol et al. 2015, arXiv:1505.00468, section 4, as averaged by github.com/GT-Vision-Lab/VQA.
+    """
+    if mode not in MODES.values():
+        raise ValueError(f"mode={mode}: choose from {', '.join(MODES.values())}")
+    said, *truths = map(clean, (prediction, *answers))
+    if mode == "normalise_all" or len(set(truths)) > 1:
+        said, *truths = map(normalise, (said, *truths))
+    num, matches = len(truths), truths.count(said)
+    enough = min(3, num - 1)
+    if enough == 0:
+        return float(matches)
+    turns = matches * min(matches - 1, enough) + (num - matches) * min(matches, enough)
+    return turns / (enough * num)
+
+
+def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
+    """Score one answer a question.
+
+    Raises:
+        ConfigError: If the two do not name the same questions, or one has no answers, naming the first five.
+    """
+    _check_ids(predictions, questions)
+    ids = sorted(questions)
+    per_question = {
+        name: np.array([accuracy(predictions[key], questions[key].answers, mode) for key in ids])
+        for name, mode in MODES.items()
+    }
+    official = per_question["accuracy"]
+    by_type: dict[str, dict[str, float]] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for kind in sorted({kind for asked in questions.values() for kind in asked.types}):
+        values = np.array([questions[key].types.get(kind, "") for key in ids])
+        found = [str(value) for value in np.unique(values) if value]
+        by_type[kind] = {value: 100 * float(official[values == value].mean()) for value in found}
+        counts[kind] = {value: int((values == value).sum()) for value in found}
+    metrics = {name: 100 * float(values.mean()) for name, values in per_question.items()}
+    return VqaScores(metrics, by_type, counts, official, ids, [questions[key].image for key in ids])
+
+
+def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:
+    _refuse(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
+    _refuse(questions.keys() - predictions.keys(), "questions have no prediction")
+    _refuse([key for key, asked in questions.items() if not asked.answers], "questions have no answers to score by")
+    if not questions:
+        raise ConfigError("there are no questions")
+
+
+def _refuse(ids: Iterable[str], says: str) -> None:
+    wrong = sorted(ids)
+    if wrong:
+        raise ConfigError(f"{len(wrong)} {says}, first {', '.join(wrong[:5])}")
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def read_answers(path: Path) -> dict[str, str]:
+    """Read `[{"question_id", "answer"}]` (VQA results) or `{id: answer}`; ids may be numbers or strings.
+
+    Raises:
+        ConfigError: For another layout, or an id that comes twice.
+    """
+    content = _read_json(path)
+    if isinstance(content, list):
+        content = {key: row["answer"] for key, row in _by_id(path, content, ("answer",)).items()}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected VQA results [{{'question_id', 'answer'}}] or a mapping {{id: answer}}")
+    for key, answer in content.items():
+        if not isinstance(answer, str):
+            raise ConfigError(f"{path}: the answer to question {key} is no text: {str(answer)[:80]}")
+    return content
+
+
+def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, Asked]:
+    """Read official VQA questions and their annotations, joined by question_id; an `answer_id` is not needed.
+
+    Raises:
+        ConfigError: For another layout, an id that comes twice, or one that is in one of the files alone.
+    """
+    asked = _rows(questions_path, "questions", ("image_id", "question"))
+    annotated = _rows(annotations_path, "annotations", ("answers",))
+    _refuse(asked.keys() - annotated.keys(), f"questions of {questions_path} have no annotation in {annotations_path}")
+    _refuse(annotated.keys() - asked.keys(), f"annotations of {annotations_path} have no question in {questions_path}")
+    images = {key: str(row["image_id"]) for key, row in asked.items()}
+    moved = [key for key, image in images.items() if str(annotated[key].get("image_id", image)) != image]
+    _refuse(moved, f"questions of {questions_path} are about another image in {annotations_path}")
+    return {
+        key: Asked(
+            str(row["question"]),
+            _answers(annotations_path, key, annotated[key]["answers"]),
+            images[key],
+            {kind: str(annotated[key][kind]) for kind in TYPES if kind in annotated[key]},
+        )
+        for key, row in asked.items()
+    }
+
+
+def _rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
+    """Give a file's list `name` by question id."""
+    content = _read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get(name), list):
+        found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__
+        wanted = ", ".join(f"'{key}'" for key in ("question_id", *keys))
+        raise ConfigError(f"{path}: expected VQA {name} {{'{name}': [{{{wanted}}}]}}, found {found}")
+    return _by_id(path, content[name], keys)
+
+
+def _by_id(path: Path, rows: list, keys: Sequence[str]) -> dict[str, dict]:
+    by_id: dict[str, dict] = {}
+    doubled = set()
+    for row in rows:
+        if not isinstance(row, dict) or not {"question_id", *keys} <= row.keys():
+            raise ConfigError(f"{path}: a row without {' and '.join(('question_id', *keys))}: {str(row)[:80]}")
+        key = str(row["question_id"])
+        if key in by_id:
+            doubled.add(key)
+        by_id[key] = row
+    _refuse(doubled, f"question ids stand more than once in {path}")
+    return by_id
+
+
+def _answers(path: Path, key: str, answers: object) -> list[str]:
+    rows = answers if isinstance(answers, list) else []
+    texts = [row.get("answer") if isinstance(row, dict) else None for row in rows]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{path}: question {key}: expected answers [{{'answer'}}], found {str(answers)[:80]}")
+    return texts

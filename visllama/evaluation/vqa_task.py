@@ -1,0 +1,126 @@
+"""The task `vqa`: answers to an evaluation's questions, their accuracy, and how far one comes without the pictures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from visllama.console import say
+from visllama.data.order import permutation
+from visllama.data.sources import Source, build_source
+from visllama.evaluation.captioner import Captioner, read_records, write_texts
+from visllama.evaluation.gallery import write_gallery
+from visllama.evaluation.report import vqa_table, write_json
+from visllama.evaluation.statistics import vqa_intervals
+from visllama.evaluation.vqa import Asked, score_answers
+from visllama.model.visllama import VisLlama
+from visllama.prompts import answer_of
+
+_TYPES = ("type", "question_type", "answer_type")
+_PICTURES = ("image", "images")
+
+
+def one_by_one(records: Sequence[Mapping]) -> list[dict]:
+    """Give a record for each question."""
+    return [dict(record) | {"questions": [asked]} for record in records for asked in record["questions"]]
+
+
+def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
+    """Ask each question about the picture of another record."""
+    keys = list(dict.fromkeys(record["key"] for record in records))
+    cycle = permutation(len(keys), 0).tolist()
+    donor = {keys[i]: keys[j] for i, j in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+    pictures = {r["key"]: {name: r[name] for name in _PICTURES if name in r} for r in records}
+    return [without_images([record])[0] | pictures[donor[record["key"]]] for record in records]
+
+
+def without_images(records: Sequence[Mapping]) -> list[dict]:
+    """Ask each question about nothing."""
+    return [{name: value for name, value in record.items() if name not in _PICTURES} for record in records]
+
+
+def true_facts(records: Sequence[Mapping]) -> list[dict]:
+    """Ask each question about a text that tells what is in the picture: what the language model can do with sight."""
+    return [
+        {
+            "key": record["key"],
+            "conversations": [
+                {"from": "system", "value": record["facts"]},
+                {"from": "human", "value": record["questions"][0]["question"]},
+                {"from": "gpt", "value": ""},
+            ],
+        }
+        for record in records
+    ]
+
+
+_CONTROLS = {"shuffled_images": shuffled_images, "no_images": without_images, "true_facts": true_facts}
+
+
+def majority_answers(records: Sequence[Mapping], train: Source) -> list[str]:
+    """Answer each question as most training records answer it, or, of an unknown one, its type or any question."""
+    counts: defaultdict[tuple, Counter] = defaultdict(Counter)
+    for index in range(len(train)):
+        for asked in train[index]["questions"]:
+            for place in _places(asked):
+                counts[place][answer_of(asked)] += 1
+    asked = [record["questions"][0] for record in records]
+    return [next(counts[place].most_common(1)[0][0] for place in _places(q) if place in counts) for q in asked]
+
+
+def _places(asked: Mapping) -> tuple[tuple, ...]:
+    return (("text", asked["question"]), ("type", asked.get("type")), ())
+
+
+def judge_answers(
+    model: VisLlama, captioner: Captioner, name: str, config: Mapping, source: Source, folder: Path,
+    plugins: Sequence[str],
+) -> dict:  # fmt: skip
+    """Answer a source's questions and score it; writes predictions.jsonl, answers.json and gallery.html."""
+    records = one_by_one(read_records(source, name))
+    asked = [record["questions"][0] for record in records]
+    ids = [str(question.get("id", i)) for i, question in enumerate(asked)]
+    rows = [{"question_id": question, "answer": ""} for question in ids]
+    started = time.perf_counter()
+    said: dict[str, list[str]] = {}
+    with Progress(transient=True) as progress:
+        answers = write_texts(model, captioner, records, rows, folder / "predictions.jsonl", progress, name)
+        seconds = time.perf_counter() - started
+        for control in config["controls"]:
+            if control == "majority_answer":
+                train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
+                said[control] = majority_answers(records, train)
+            else:
+                changed = _CONTROLS[control](records)
+                said[control] = write_texts(model, captioner, changed, rows, None, progress, control)
+    questions = {
+        question_id: Asked(
+            q["question"], q["answers"], r["key"], {t: q[t] for t in _TYPES if isinstance(q.get(t), str)}
+        )
+        for question_id, q, r in zip(ids, asked, records, strict=True)
+    }
+    scores = score_answers(dict(zip(ids, answers, strict=True)), questions)
+    beside = {c: score_answers(dict(zip(ids, texts, strict=True)), questions) for c, texts in said.items()}
+    result = {
+        "task": config["task"],
+        "split": config["split"],
+        "n": len(records),
+        "metrics": {metric: scores.metrics[metric] for metric in config["metrics"]},
+        "intervals": vqa_intervals(scores),
+        "by_type": scores.by_type,
+        "counts": scores.counts,
+        "controls": {c: {"accuracy": s.metrics["accuracy"], "by_type": s.by_type} for c, s in beside.items()},
+        "decoding": dict(captioner.decoding),
+        "hint": captioner.maker.hint,
+        "generation_seconds": round(seconds, 2),
+    }
+    write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(ids, answers, strict=True)])
+    by_id = dict(zip(scores.ids, scores.per_question, strict=True))
+    title = f"{name}, {config['split']}"
+    write_gallery(folder / "gallery.html", title, records, answers, [by_id[key] for key in ids], "accuracy")
+    say(vqa_table(name, result))
+    return result

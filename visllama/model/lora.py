@@ -1,0 +1,100 @@
+"""LoRA: low-rank matrices beside the frozen language model's own, by PEFT.
+
+Reference:
+    Hu et al. 2021, arXiv:2106.09685, equation 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from visllama.config import ConfigError
+from visllama.signatures import check_arguments
+
+SWITCHES = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "init_lora_weights",
+)  # fmt: skip
+"""Of PEFT's, those that make adapters: others train or rewrite the language model itself, or name code to import."""
+
+
+def is_adapter(name: str) -> bool:
+    """Tell whether a tensor of the language model, by its name, is LoRA's."""
+    return ".lora_" in name
+
+
+def base_name(name: str) -> str:
+    """Give the name that a tensor has where there is no LoRA."""
+    return name.replace(".base_layer.", ".")
+
+
+def adapters(language_model: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
+    """Yield the modules that LoRA stands in for, by name."""
+    yield from ((n, m) for n, m in language_model.named_modules() if isinstance(m, BaseTunerLayer))
+
+
+def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
+    """Make PEFT's config; its arguments go by PEFT's names.
+
+    Raises:
+        ConfigError: If one is unknown, or would train or change more than adapters that begin as nothing.
+    """
+    for name in arguments:
+        if name not in SWITCHES:
+            raise ConfigError(
+                f"{name}={arguments[name]}: LoRA takes {', '.join(SWITCHES)}; the language model itself is trained by "
+                f"stage.trainable=[connector,markers,language_model] and model/lora=none"
+            )
+    init = arguments.get("init_lora_weights", True)
+    if init is not True and init != "gaussian":
+        raise ConfigError(f"init_lora_weights={init}: true or gaussian, with which LoRA begins by changing nothing")
+    if not arguments.get("target_modules"):
+        raise ConfigError("target_modules is not given: a list as [q_proj, v_proj], a pattern, or all-linear")
+    try:
+        check_arguments("lora", LoraConfig, arguments, set())
+        return LoraConfig(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error).splitlines()[0].removeprefix("lora.")) from error
+
+
+def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
+    """Put adapters into a language model, in place, and give it back; at first they change nothing.
+
+    They are fp32 beside weights of half precision.
+
+    Args:
+        language_model: Whose linear layers are meant; on the meta device the adapters are there too.
+        arguments: Of PEFT's `LoraConfig`: r, lora_alpha, lora_dropout, target_modules, use_dora, ...
+
+    Raises:
+        ConfigError: If a target is nowhere in it, naming what there is.
+    """
+    config, targets = lora_config(arguments), arguments["target_modules"]
+    linear = sorted({n.rpartition(".")[2] for n, m in language_model.named_modules() if isinstance(m, nn.Linear)})
+    is_meta = next(language_model.parameters()).is_meta
+    try:
+        inject_adapter_in_model(config, language_model, low_cpu_mem_usage=is_meta)
+    except (TypeError, ValueError) as error:
+        raise _no_target(targets, linear) from error
+    found = [f".{name}" for name, _ in adapters(language_model)]
+    listed = [] if isinstance(targets, str) else targets
+    missed = [target for target in listed if not any(name.endswith(f".{target}") for name in found)]
+    if missed or not found:
+        raise _no_target(missed or targets, linear)
+    return language_model
+
+
+def _no_target(targets: object, linear: list[str]) -> ConfigError:
+    return ConfigError(f"target_modules={targets}: the language model has no such layer: it has {', '.join(linear)}")
+
+
+def merge_lora(language_model: nn.Module) -> None:
+    """Add the adapters to the weights they stand beside, and take them out."""
+    for name, module in list(adapters(language_model)):
+        module.merge()
+        language_model.set_submodule(name, module.get_base_layer())
