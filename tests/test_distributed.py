@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from tests.tiny import relative_difference
 
 EXACT = 1e-12
+ROOT = Path(__file__).parent.parent
 
 
 def train(folder, *overrides: str) -> None:
@@ -49,3 +51,18 @@ def test_ranks_change_neither_loss_nor_update(tmp_path, overrides):
     assert max(abs(a - b) / b for a, b in zip(found, expected, strict=True)) < EXACT
     facts = json.loads((tmp_path / "many" / "metrics.json").read_text())
     assert facts["provenance"]["num_ranks"] == int(overrides[0][-1]) and facts["train"]["samples"] == 12 * 64
+
+
+@pytest.mark.slow
+def test_a_rank_with_text_alone_beside_one_with_images(tmp_path):
+    """At each of 50 steps one rank has no image and the other has them all: no hang, and all as on one rank."""
+    script = str(ROOT / "tests" / "mixed_ranks.py")
+    launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    for command, name in (([sys.executable, script], "one"), (launched, "two")):
+        ended = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, timeout=400, cwd=ROOT)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    one, text, pictures = (load_file(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    assert text.pop("images").tolist() == [0] * 50 and pictures.pop("images").tolist() == [4] * 50
+    assert one.pop("images").tolist() == [4] * 50 and any("lora_" in name for name in one)
+    for found in (text, pictures):  # AdamW's 50 steps rest on every gradient
+        assert max(relative_difference(found[name], one[name]) for name in one) < EXACT, "losses among them"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 
 from visllama.data.collate import Collator
@@ -9,7 +11,10 @@ from visllama.data.datamodule import TrainingData
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
 from visllama.data.sources import shard_sizes
+from visllama.prompts import TEMPLATES
 
+TEXT = {"prompt": "", "max_text_tokens": 256, "template": asdict(TEMPLATES["plain"])}
+"""What weights say of the texts that a model was trained on."""
 TINY = {
     "vision_encoder": {"kind": "CLIPVisionEncoder", "arguments": {"path": "visllama:clip", "feature_layer": -2}},
     "language_model": {"kind": "PretrainedLanguageModel", "arguments": {"path": "visllama:llama"}},

@@ -1,4 +1,4 @@
-"""Give a LLaMA eyes: `visllama.load(weights).caption(images)`; the programs are `visllama VERB`."""
+"""Give a LLaMA eyes: `visllama.load(weights)` captions, answers and chats; the programs are `visllama VERB`."""
 
 from __future__ import annotations
 

@@ -121,6 +121,20 @@ def _check_template(key: str, template: object) -> None:
             raise ConfigError(f"{key.rpartition('.')[0]}.{error}") from error
 
 
+def check_inspect(cfg: DictConfig) -> None:
+    """Refuse what `train` would, and to look at nothing.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    check_train(cfg)
+    require(
+        not cfg.resume, f"resume={cfg.resume}: inspect shows a run from its first step: give what the run was given"
+    )
+    for key in ("samples", "num_samples"):
+        require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
+
+
 def check_caption(cfg: DictConfig) -> None:
     """Refuse what `caption` cannot do, before any weight is loaded.
 
@@ -180,8 +194,8 @@ def check_evaluate(cfg: DictConfig) -> None:
     for key in ("weights", "predictions", "references", "questions"):
         if cfg[key]:
             path = Path(cfg[key])
-            require(path.exists(), f"{key}={path}: no such file or folder")
-            require(key == "weights" or not path.is_dir(), f"{key}={path}: a folder: give a file")
+            require(path.exists(), f"{key}={cfg[key]}: no such file or folder")
+            require(key == "weights" or not path.is_dir(), f"{key}={cfg[key]}: a folder: give a file")
     _check_run(cfg)
 
 

@@ -27,6 +27,7 @@ _VERBS = {
     "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions"),
     "caption": ("visllama.release.verb", "write captions for pictures"),
     "prepare": ("visllama.data.prepare.verb", "make shards with an index out of raw data"),
+    "inspect": ("visllama.data.inspect.verb", "show the batches that train would see, as a person reads them"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
 """Each verb's module, which holds a function of its name and is imported only to do the work; what it does."""
@@ -35,6 +36,7 @@ _CHECKS = {
     "evaluate": checks.check_evaluate,
     "caption": checks.check_caption,
     "prepare": checks.check_prepare,
+    "inspect": checks.check_inspect,
     "benchmark": checks.check_benchmark,
 }
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")

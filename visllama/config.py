@@ -115,6 +115,14 @@ class TrainSchema(RunSchema):
 
 
 @dataclass
+class InspectSchema(TrainSchema):
+    """What `train` has, and how much is looked at."""
+
+    samples: int = MISSING
+    num_samples: int = MISSING
+
+
+@dataclass
 class EvaluateSchema(RunSchema):
     weights: str | None = None
     predictions: str | None = None
@@ -160,6 +168,10 @@ def register() -> None:
         ("benchmark_schema", BenchmarkSchema),
     ):
         store.store(name=name, node=schema)
+    extending = OmegaConf.structured(InspectSchema)
+    for key in TrainSchema.__dataclass_fields__:
+        extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
+    store.store(name="inspect_schema", node=extending)
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", _run_id, replace=True, use_cache=True)
 

@@ -77,15 +77,16 @@ class Template:
     def segments(self, turns: Sequence[Turn], answered: bool = True) -> list[Segment]:
         """Write turns: system at most once and first, then human and gpt by turns.
 
-        A first gpt turn without a human's stands behind its images alone, as a caption does. Unless `answered`, the
-        last response is left out: it is to be generated.
+        A response that no prompt's words stand before (behind its image alone, as a caption does) is written as it is.
+        Unless `answered`, the last response is left out: it is to be generated.
         """
         system = next((turn.text for turn in turns if turn.speaker == "system"), self.system)
         spoken = [turn for turn in turns if turn.speaker != "system"]
         made: list[Segment] = []
         for number, turn in enumerate(spoken):
             if turn.speaker == "gpt":
-                made += self._response(turn, starts=number == 0)
+                made += [_IMAGE] * turn.num_images
+                made += self._response(turn.text, _ends_with_words(made))
             else:
                 opening = self.with_system if system else self.first or self.human
                 made += self._filled(opening if number == 0 else self.human, turn, system)
@@ -93,9 +94,9 @@ class Template:
             made.pop()
         return made
 
-    def _response(self, turn: Turn, starts: bool) -> list[Segment]:
-        written = turn.text if starts or not turn.text else self.response.replace("{response}", turn.text)
-        return [_IMAGE] * turn.num_images + [Segment(written, True), Segment(self.end, True, "end")]
+    def _response(self, text: str, prompted: bool) -> list[Segment]:
+        written = self.response.replace("{response}", text) if prompted and text else text
+        return [Segment(written, True), Segment(self.end, True, "end")]
 
     def _filled(self, form: str, turn: Turn, system: str) -> Iterator[Segment]:
         images = [_IMAGE, Segment(self.image, kind="template")] * turn.num_images
@@ -109,6 +110,10 @@ class Template:
                 yield Segment(system)
             else:
                 yield Segment(piece, kind="template")
+
+
+def _ends_with_words(segments: list[Segment]) -> bool:
+    return next((segment.kind in ("text", "template") for segment in reversed(segments) if segment.text), False)
 
 
 def _around_images(turn: Turn) -> Iterator[Segment]:
@@ -159,6 +164,13 @@ TEMPLATES = {
 }
 """By the names that `stage.template` takes; "tokenizer" is the language model's own chat template."""
 OF_TOKENIZER = "tokenizer"
+_NEEDED_SLOTS = [
+    ("human", "{human}"),
+    ("first", "{human}"),
+    ("with_system", "{system}"),
+    ("with_system", "{human}"),
+    ("response", "{response}"),
+]
 
 
 def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Template:
@@ -183,9 +195,10 @@ def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Tem
     wrong = [name for name, value in chosen.items() if name not in known or not isinstance(value, str)]
     if wrong or "human" not in chosen:
         raise ConfigError(f"template.{wrong[0] if wrong else 'human'}: a template is the strings {', '.join(known)}")
-    made = Template(**{"with_system": "{system}\n" + chosen["human"], **chosen})
-    for name, slot in (("human", "{human}"), ("with_system", "{system}"), ("response", "{response}")):
-        if slot not in getattr(made, name) or "{human}" not in (made.first or made.human):
+    first = chosen.get("first") or chosen["human"]
+    made = Template(**{"with_system": "{system}\n" + first, **chosen})
+    for name, slot in _NEEDED_SLOTS:
+        if slot not in getattr(made, name) and (made.first or name != "first"):
             raise ConfigError(f"template.{name}={getattr(made, name)!r}: has no {slot}")
     return made
 

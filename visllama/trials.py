@@ -26,10 +26,7 @@ def check_parts(cfg: DictConfig) -> None:
     if plain["model"].get("lora") is not None:
         from visllama.model.lora import lora_config
 
-        try:
-            lora_config(plain["model"]["lora"])
-        except ConfigError as error:
-            raise ConfigError(f"model.lora.{error}") from error
+        lora_config(plain["model"]["lora"])
     for role in ("connector", "vision_encoder", "language_model"):  # the quick one to import first
         node = plain["model"][role]
         try:

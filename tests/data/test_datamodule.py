@@ -71,7 +71,7 @@ def test_a_record_shows_each_of_its_captions_in_turn(model):
     expected = []
     for i in range(20):
         record = source[i]
-        expected += [(f"scenes/{record['key']}", tuple(data.maker(record, c).input_ids)) for c in range(5)]
+        expected += [(f"scenes/{record['key']}", tuple(data.makers["scenes"](record, c).input_ids)) for c in range(5)]
     assert sorted(shown) == sorted(expected)
 
 

@@ -229,11 +229,18 @@ FAULTS = {
     "text that is deep": (file("a.jpg") + file("a.json", b"[" * 10**6) + END, [("text", "a")], []),
     "text with half an emoji": (
         file("a.jpg") + file("a.json", b'{"captions": ["\\uD83D"]}') + END, [("text", "a")], []),
+    "text behind the text": (file("a.jpg") + file("a.json", WORDS + b" \n{") + END, [("text", "a")], []),
+    "space that is none in JSON": (
+        file("a.jpg") + file("a.json", WORDS + "\xa0".encode()) + END, [("text", "a")], []),
     "number of many digits": (
         file("a.jpg") + file("a.json", b'{"captions": ["x"], "n": ' + b"9" * 5000 + b"}") + END, [("text", "a")], []),
     "pax": (record("a") + pax(b"nonsense") + record("b") + record("c") + END,
         [("header", "b"), ("torn", "a"), ("torn", "b")], ["c"]),
     "pax without a size": (pax(b"13 size=x123\n") + record("b") + END, [("header", "b"), ("torn", "b")], []),
+    "pax with a time that is cut": (pax(b"27 mtime=1795636210.52465") + record("b") + END,
+        [("header", "b"), ("torn", "b")], []),
+    "pax with a time of another length": (pax(b"26 mtime=1795636210.524653\n") + record("b") + END,
+        [("header", "b"), ("torn", "b")], []),
     "pax with a long size": (pax(b"5014 size=%s\n" % (b"9" * 5003)) + record("b") + END,
         [("header", "b"), ("torn", "b")], []),
     "pax that is large": (file("x", bytes(2**21), kind=b"x") + record("b") + END,

@@ -23,7 +23,7 @@ def model():
 
 
 def sample_of(model, records, caption=CAPTION, **options):
-    return maker_of(model, **options)(records[0] | {"captions": [caption]}, 0)
+    return maker_of(model, **options)(records[0] | {"captions": [caption]})
 
 
 def test_the_whole_table(model, records):
@@ -84,14 +84,15 @@ def test_empty_caption_teaches_to_stop(model, records):
 
 
 def test_a_sample_to_be_answered_ends_with_the_prompt(model, records):
-    sample = maker_of(model, prompt=PROMPT)(records[0], None)
+    sample = maker_of(model, prompt=PROMPT)(records[0], answered=False)
     assert sample.num_targets == 0
     assert model.tokenizer.decode(sample.input_ids[13:]) == PROMPT
 
 
 def test_segments_are_tokenised_by_themselves(model, records):
     """Where a tokenizer would join prompt and response into one token, the border still stands."""
-    ids, labels = maker_of(model).tokenise([Segment("a pic", False), Segment("ture", True)])
+    segments = [Segment("a pic"), Segment("ture", True), Segment("{eos}", True, "end")]
+    ids, labels = maker_of(model).tokenise(segments)
     supervised = [i for i in labels if i != IGNORE_INDEX][:-1]
     assert model.tokenizer.decode(supervised) == "ture"
     assert ids[-1] == model.tokenizer.eos_token_id
@@ -109,16 +110,20 @@ def test_texts_are_tokenised_as_the_tokenizer_does(model):
     asked = SampleMaker(tokenizer, maker.transform, 10, 256, "")
     for text in TEXTS:
         expected = maker.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert asked._encode(text) == maker._encode(text) == expected, text
+        assert asked.encoder.start(text) == maker.encoder.start(text) == expected, text
 
 
 def test_a_tokenizer_without_a_backend_is_asked_itself(model):
     class Plain:
-        bos_token_id, eos_token_id = 1, 2
+        bos_token, bos_token_id, eos_token, eos_token_id = "<s>", 1, "</s>", 2
 
         def __call__(self, text, add_special_tokens, split_special_tokens):
             assert (add_special_tokens, split_special_tokens) == (False, True)
             return {"input_ids": [len(word) for word in text.split()]}
 
     plain = SampleMaker(Plain(), maker_of(model).transform, 1, 256, "")
-    assert plain._encode("a red square") == [1, 3, 6]
+    assert plain.encoder.start("a red square") == plain.encoder.go_on("a red square") == [1, 3, 6]
+    assert plain.tokenise([Segment("a red"), Segment(" square", True), Segment("{eos}", True, "end")]) == (
+        [1, 1, 3, 6, 2],
+        [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX, 6, 2],
+    )

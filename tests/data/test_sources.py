@@ -9,7 +9,6 @@ from visllama.data.sources import (
     count_pairs,
     fingerprint,
     judged_sources,
-    one_behind_the_other,
     shard_sizes,
 )
 
@@ -25,11 +24,19 @@ def test_how_a_source_is_mixed_in_is_not_its_own_business():
     assert len(build_source("data.sources.a", SCENES | {"weight": 0.3, "prompt": "say"}, "train", [])) == 3
 
 
-def test_several_sources_stand_one_behind_the_other_where_each_record_is_wanted_once():
+def test_several_sources_go_by_their_names():
     sources = build_sources({"a": SCENES, "b": SCENES | {"num_records": 2, "captions_per_record": 1}}, "train", [])
     assert list(sources) == ["a", "b"] and [count_pairs(s) for s in sources.values()] == [6, 2]
-    assert len(one_behind_the_other(sources)) == 5
-    assert one_behind_the_other({"a": sources["a"]}) is sources["a"]
+
+
+def test_a_source_of_another_kind_than_its_task_judges_is_refused():
+    asked = {"task": "caption", "split": "test", "source": SCENES | {"captions_per_record": None, "holds": "questions"}}
+    with pytest.raises(
+        ConfigError,
+        match=r"evaluation\.mine\.source: task=caption judges captions, and it holds records 3 of questions",
+    ):
+        judged_sources({"mine": asked}, [])
+    assert len(judged_sources({"mine": asked | {"task": "vqa"}}, [])["mine"]) == 3
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [1, 1, 1]), (65_536, [1] * 65_536), (65_537, [2] * 32_768 + [1])])
@@ -41,13 +48,12 @@ def test_another_class_or_size_has_another_fingerprint():
     assert len({fingerprint(s) for s in ([1], [1, 2], (1, 2), [3, 4])}) == 3, "what it holds, it has to say itself"
 
 
-def test_records_without_captions_are_refused(tmp_path):
+def test_sources_hold_questions_too(tmp_path):
     with TarWriter(str(tmp_path / "a.tar")) as tar:
         asked = [{"question": "what?", "answers": ["a"], "id": 3}]
         tar.write({"__key__": "a", "jpg": picture(), "json": {"questions": asked}})
     node = {"_target_": "visllama.data.shards.ShardSource", "path": str(tmp_path / "a.tar")}
-    with pytest.raises(ConfigError, match=r"data\.sources\.v: holds records without captions \(1 of questions\)"):
-        build_source("data.sources.v", node, "train", [])
+    assert build_source("data.sources.v", node, "train", [])[0]["questions"] == asked
 
 
 def test_a_source_that_does_not_count_pairs_has_one_a_record():
@@ -59,4 +65,4 @@ def test_errors_name_the_key():
         build_source("data.sources.mine", SCENES, "none", [])
     with pytest.raises(ConfigError, match=r"evaluation\.x\.source: path=/nowhere"):
         node = {"_target_": "visllama.data.shards.ShardSource", "path": "/nowhere"}
-        judged_sources({"x": {"source": node, "split": "val"}}, [])
+        judged_sources({"x": {"source": node, "split": "val", "task": "caption"}}, [])

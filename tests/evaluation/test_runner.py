@@ -1,13 +1,11 @@
 import json
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from tests.tiny import maker_of, tiny_parts
-from visllama.data.scenes.source import ScenesSource
+from tests.tiny import TEXT, maker_of, tiny_parts
 from visllama.data.sources import judged_sources
-from visllama.evaluation.runner import blank_images, judge, judge_weights, shuffled_images
+from visllama.evaluation.runner import judge, judge_weights
 from visllama.model.weights import save_weights
 
 CFG = OmegaConf.create(
@@ -26,19 +24,6 @@ EVALUATIONS = {
 }  # fmt: skip
 
 
-def test_shuffled_images_are_all_anothers():
-    records = [ScenesSource("test", 9, 1)[i] for i in range(9)]
-    shuffled = shuffled_images(records)
-    assert [r["key"] for r in shuffled] == [r["key"] for r in records]
-    assert all(a["image"] is not b["image"] for a, b in zip(shuffled, records, strict=True))
-    assert {id(r["image"]) for r in shuffled} == {id(r["image"]) for r in records}
-
-
-def test_blank_images_show_nothing():
-    blank = blank_images([ScenesSource("test", 1, 1)[0]])[0]
-    assert blank["image"].size == (48, 48) and np.asarray(blank["image"]).std() == 0
-
-
 def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_path):
     """The run folder as DESIGN 4 has it; the model rebuilt from `weights/` scores to the last digit what the trained one did."""
     model = make_model(dtype=torch.float32)
@@ -55,6 +40,6 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
     assert sorted(said, key=lambda row: row["image_id"]) == json.loads((folder / "captions.json").read_text())
     assert (folder / "gallery.html").stat().st_size > 1000
 
-    save_weights(model, tiny_parts(), {"prompt": "", "max_text_tokens": 256}, tmp_path / "weights")
+    save_weights(model, tiny_parts(), TEXT, tmp_path / "weights")
     again = judge_weights(tmp_path / "weights", EVALUATIONS, CFG, tmp_path / "again")["mine"]
     assert again["metrics"] == result["metrics"] and again["controls"] == result["controls"]

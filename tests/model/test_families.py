@@ -48,7 +48,7 @@ def test_train_save_load_generate(compose_config, folders, tmp_path, encoder, la
     # BOS only where the tokenizer has one; padding is invented.
     source = ScenesSource("val", 5, 1)
     samples = [
-        maker_of(model.eval(), prompt=p)(source[i], None)
+        maker_of(model.eval(), prompt=p)(source[i], answered=False)
         for i, p in enumerate(["", "a", "there is a", "the", "a small"])
     ]
     assert (samples[0].input_ids[0] == 1) == (language_model != "qwen2")

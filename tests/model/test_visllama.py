@@ -137,7 +137,7 @@ def test_generation_batched_equals_single_and_cached_equals_uncached(make_model,
     """Prompts of different lengths, so that the batch is left-padded."""
     model = make_model(connector).eval()
     prompts = ["", "there is", "the picture shows a", "", "a large", "the"]
-    samples = [maker_of(model, prompt=p)(r, None) for p, r in zip(prompts, records, strict=True)]
+    samples = [maker_of(model, prompt=p)(r, answered=False) for p, r in zip(prompts, records, strict=True)]
     collator = collator_of(model)
     settings = decoding | {"max_new_tokens": 12, "do_sample": False, "pad_token_id": model.tokenizer.pad_token_id}
 

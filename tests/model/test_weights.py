@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests import tiny
 from tests.tiny import CONNECTORS, tiny_parts
 from visllama.config import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
 
-TEXT = {"prompt": "a picture of", "max_text_tokens": 64}
+TEXT = tiny.TEXT | {"prompt": "a picture of", "max_text_tokens": 64}
 
 
 @pytest.fixture(params=CONNECTORS)
@@ -77,10 +78,10 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     ("edit", "says"),
     [
         (lambda d: d.update(format_version=99), "format_version=99"),
-        (lambda d: d.update(format_version=1), "format_version=1, this visllama reads 2"),
+        (lambda d: d.update(format_version=2), "format_version=2, this visllama reads 3"),
         (lambda d: d.pop("text"), "has no text"),
         (lambda d: d.pop("base_sha256"), "has no base_sha256"),
-        (lambda d: d["text"].update(max_text_tokens="64"), "must be a prompt and max_text_tokens"),
+        (lambda d: d["text"].update(max_text_tokens="64"), "must be prompt, max_text_tokens, template"),
         (lambda d: d["image_transform"].update(size_px=999), "trained on images made by"),
         (lambda d: d["base_sha256"].clear(), "trained with another"),
         (lambda d: d["parts"].pop("connector"), "does not describe the connector"),

@@ -7,7 +7,7 @@ from rich.console import Console
 from tests.tiny import maker_of
 from tests.training.test_module import data_of
 from visllama.evaluation.captioner import Captioner
-from visllama.training.callbacks import FrozenWeights, SampleCaptions, build_callbacks, data_table, parts_table
+from visllama.training.callbacks import FrozenWeights, SampleTexts, build_callbacks, data_table, parts_table
 
 
 def shown(table, width: int = 80) -> str:
@@ -57,7 +57,7 @@ def test_a_changed_bit_in_a_frozen_part_stops_the_run(make_model):
 def test_sample_captions_are_shown(make_model, capsys):
     model = make_model(dtype=torch.float32).eval()
     trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7)
-    SampleCaptions(Captioner(maker_of(model), {"max_new_tokens": 5}, 2), 2).on_validation_epoch_end(
+    SampleTexts({"scenes": Captioner(maker_of(model), {"max_new_tokens": 5}, 2)}, 2).on_validation_epoch_end(
         trainer, SimpleNamespace(model=model)
     )
     said = capsys.readouterr().out

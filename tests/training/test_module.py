@@ -82,7 +82,7 @@ def test_a_step_with_nothing_to_learn_is_an_error(reference):
     make, _ = reference
     model = make()
     data = data_of(model)
-    data.maker.max_text_tokens = 0
+    data.makers["scenes"].max_text_tokens = 0
     trainer = pl.Trainer(
         accelerator="cpu",
         max_steps=1,
@@ -100,7 +100,7 @@ def test_validation_loss_is_of_all_tokens_once(reference):
     make, _ = reference
     model = make()
     data = data_of(model, micro_batch_size=2)
-    samples = [data.maker(data.val[i], 0) for i in range(5)]
+    samples = [data.val[i] for i in range(5)]
     with torch.no_grad():
         expected = sum(model(**data.collator.training_batch([s])).loss_sum for s in samples) / sum(
             s.num_targets for s in samples

@@ -38,7 +38,7 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
     title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
     by_type = evaluation.get("by_type", {})
     many = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
-    table = Table("metric", title=title, caption="\n".join(many) or None)
+    table = Table("metric", title=title, caption="\n".join(many) or None, min_width=48)
     for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
         table.add_column(header, justify="right", no_wrap=True)
     for metric, value in evaluation["metrics"].items():

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from visllama.config import ConfigError
-from visllama.signatures import check_arguments
+from visllama.signatures import fits, require
 
 SWITCHES = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
@@ -42,24 +43,33 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     """Make PEFT's config; its arguments go by PEFT's names.
 
     Raises:
-        ConfigError: If one is unknown, or would train or change more than adapters that begin as nothing.
+        ConfigError: If one is unknown or wrong, or would train or change more than adapters that begin as nothing.
     """
     for name in arguments:
         if name not in SWITCHES:
             raise ConfigError(
-                f"{name}={arguments[name]}: LoRA takes {', '.join(SWITCHES)}; the language model itself is trained by "
-                f"stage.trainable=[connector,markers,language_model] and model/lora=none"
+                f"model.lora.{name}={arguments[name]}: LoRA takes {', '.join(SWITCHES)}; the language model itself is "
+                f"trained by stage.trainable=[connector,markers,language_model] and model/lora=none"
             )
-    init = arguments.get("init_lora_weights", True)
-    if init is not True and init != "gaussian":
-        raise ConfigError(f"init_lora_weights={init}: true or gaussian, with which LoRA begins by changing nothing")
-    if not arguments.get("target_modules"):
-        raise ConfigError("target_modules is not given: a list as [q_proj, v_proj], a pattern, or all-linear")
+    rank, alpha, dropout = (
+        arguments.get(n, least) for n, least in (("r", 8), ("lora_alpha", 8), ("lora_dropout", 0.0))
+    )
+    require(fits(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
+    require(fits(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
+    require(fits(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
+    init, targets = arguments.get("init_lora_weights", True), arguments.get("target_modules")
+    require(
+        init is True or init == "gaussian",
+        f"model.lora.init_lora_weights={init}: true or gaussian, with which LoRA begins by changing nothing",
+    )
+    require(
+        bool(targets) and (isinstance(targets, str) or fits(targets, list)),
+        f"model.lora.target_modules={targets}: give a list as [q_proj, v_proj], a pattern, or all-linear",
+    )
     try:
-        check_arguments("lora", LoraConfig, arguments, set())
         return LoraConfig(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(str(error).splitlines()[0].removeprefix("lora.")) from error
+        raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
 
 
 def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
@@ -86,11 +96,16 @@ def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.M
     missed = [target for target in listed if not any(name.endswith(f".{target}") for name in found)]
     if missed or not found:
         raise _no_target(missed or targets, linear)
+    for name, parameter in language_model.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     return language_model
 
 
 def _no_target(targets: object, linear: list[str]) -> ConfigError:
-    return ConfigError(f"target_modules={targets}: the language model has no such layer: it has {', '.join(linear)}")
+    return ConfigError(
+        f"model.lora.target_modules={targets}: the language model has no such layer: it has {', '.join(linear)}"
+    )
 
 
 def merge_lora(language_model: nn.Module) -> None:

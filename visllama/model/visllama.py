@@ -6,12 +6,14 @@ This class is the one door: nobody calls its parts from outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
 from visllama.model.language_model import LanguageModelSource
 from visllama.model.lora import adapters, attach_lora, is_adapter, merge_lora
@@ -21,6 +23,9 @@ from visllama.model.vision_encoder import VisionEncoder
 PARTS = ("vision_encoder", "connector", "markers", "language_model")
 ADAPTER = "adapter"
 """LoRA's tensors, which lie inside the language model."""
+_KNOWN = signature(GenerationMixin.prepare_inputs_for_generation).parameters
+_CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
+"""What `generate` calls it: since 5.24, or before."""
 
 
 def part_of(name: str) -> str:
@@ -69,6 +74,11 @@ class VisLlama(nn.Module):
     @property
     def num_image_tokens(self) -> int:
         return self.connector.num_image_tokens
+
+    @property
+    def num_positions(self) -> int | None:
+        """Most positions that the language model was made for; None where it names no bound."""
+        return getattr(self.language_model.config.get_text_config(), "max_position_embeddings", None)
 
     @torch.no_grad()
     def _check_connector(self, language_dim: int) -> None:
@@ -158,14 +168,32 @@ class VisLlama(nn.Module):
         logits = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
         return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels))
 
+    def new_cache(self) -> Cache:
+        """Give an empty cache for `generate`: the language model's keys and values of what it has read and written."""
+        return DynamicCache(config=self.language_model.config.get_text_config(decoder=True))
+
     @torch.no_grad()
     def generate(
         self,
         input_ids: Int[Tensor, "B T"],
         pixel_values: Num[Tensor, "N C H W"],
         attention_mask: Int[Tensor, "B T"],
+        cache: Cache | None = None,
         **decoding,
     ) -> Int[Tensor, "B L"]:
-        """Write on after left-padded inputs and give the new tokens; `decoding` is of transformers' `generate`."""
+        """Write on after left-padded inputs and give the new tokens; `decoding` is of transformers' `generate`.
+
+        Args:
+            input_ids: What is read; with a cache, what stands behind that.
+            pixel_values: Images of the spans in `input_ids`.
+            attention_mask: 0 on padding.
+            cache: What was read before, of one unpadded row. It grows by `input_ids` and all new tokens but the last.
+        """
         inputs_embeds = self.embed(input_ids, pixel_values)
+        if cache is not None:
+            # transformers wants all from the start, and cuts off as much as the cache holds: only the length counts.
+            held = cache.get_seq_length()
+            inputs_embeds = F.pad(inputs_embeds, (0, 0, held, 0))
+            attention_mask = F.pad(attention_mask, (held, 0), value=1)
+            decoding[_CACHE] = cache
         return self.language_model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **decoding)

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
+from visllama.data.order import key
 from visllama.model.visllama import VisLlama
 from visllama.training.by_source import LossBySource
 from visllama.training.optim import build_optimizer, build_schedule
@@ -49,6 +50,7 @@ class VisLlamaModule(pl.LightningModule):
             self.trainer.strategy.model.register_comm_hook(None, sum_gradients)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
+        self._seed_dropout(batch_idx)
         num_targets, num_samples, num_rounds = self._agree(step)
         if num_targets == 0 and self.num_unread == 0:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
@@ -63,6 +65,10 @@ class VisLlamaModule(pl.LightningModule):
         loss = loss + self._backward(batches[-1], num_targets, sources[-1])
         self._update()
         self._log_step(loss, num_targets, num_samples)
+
+    def _seed_dropout(self, step: int) -> None:
+        """Draw dropout from (seed, step, rank) alone: a resumed run then draws what the whole one would have drawn."""
+        torch.manual_seed(key(self.trainer.datamodule.order.seed, step, self.global_rank) >> 1)
 
     def _agree(self, step: Step) -> tuple[int, int, int]:
         """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""

@@ -49,7 +49,7 @@ def test_an_image_is_a_record_with_its_questions(run, tmp_path):
         "a tie: the first that was said"
     )
     assert second["answer"] == "3" and len(second["answers"]) == 10
-    assert found[f"{7:012d}"][0][0]["type"] == "other"
+    assert found[f"{7:012d}"][0][0]["answer_type"] == "other"
     assert json.loads((out / "val" / "manifest.json").read_text())["kinds"] == {"questions": 2}
     assert ShardIndex.load(out / "val" / "00000.tar.idx").num_pairs == 3
 

@@ -12,6 +12,7 @@ from visllama.config import ConfigError
 from visllama.data.prepare.coco import coco_folder, split_of_name
 from visllama.data.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, RawSplit, is_id, listed, read_json, texts
 
+_KINDS = ("question_type", "answer_type")
 _SUBTYPES = {"train": "train2014", "val": "val2014", "test": "test2015"}
 
 
@@ -96,6 +97,5 @@ class Vqa(RawData):
             else:
                 # Of answers that as many gave, the first: `most_common` keeps the order in which they came.
                 found[question] = {"answers": said, "answer": Counter(said).most_common(1)[0][0]}
-                if isinstance(entry.get("answer_type"), str):
-                    found[question]["type"] = entry["answer_type"]
+                found[question] |= {kind: entry[kind] for kind in _KINDS if isinstance(entry.get(kind), str)}
         return found

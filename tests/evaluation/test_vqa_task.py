@@ -1,0 +1,94 @@
+"""Answers judged: the controls, the majority's answers, and what a judgement leaves."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from omegaconf import OmegaConf
+
+from tests.tiny import maker_of
+from visllama.data.scenes.source import ScenesSource
+from visllama.data.sources import judged_sources
+from visllama.evaluation.runner import judge
+from visllama.evaluation.vqa_task import majority_answers, one_by_one, shuffled_images, true_facts, without_images
+
+CFG = OmegaConf.create(
+    {
+        "trainer": {"accelerator": "cpu", "precision": "32-true", "threads": 1},
+        "decoding": {"max_new_tokens": 12},
+        "plugins": [],
+    }
+)
+SOURCE = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 6, "holds": "questions"}
+EVALUATIONS = {
+    "mine": {
+        "task": "vqa", "split": "test", "batch_size": 4, "metrics": ["accuracy"], "source": SOURCE, "template": "original",
+        "controls": ["shuffled_images", "no_images", "majority_answer", "true_facts"], "decoding": {"max_new_tokens": 3},
+    }
+}  # fmt: skip
+
+
+def asked(num_records: int = 6) -> list[dict]:
+    source = ScenesSource("test", num_records, holds="questions")
+    return one_by_one([source[i] for i in range(num_records)])
+
+
+def test_each_question_is_a_record():
+    records = asked()
+    assert len(records) == ScenesSource("test", 6, holds="questions").num_pairs
+    assert all(len(record["questions"]) == 1 for record in records)
+
+
+def test_shuffled_images_are_of_another_picture_the_same_for_all_questions_on_one():
+    records = asked()
+    shuffled = shuffled_images(records)
+    own = {record["key"]: record["image"] for record in records}
+    given: dict[str, set[int]] = {}
+    for record, other in zip(records, shuffled, strict=True):
+        assert other["questions"] == record["questions"] and other["image"] is not own[record["key"]]
+        given.setdefault(record["key"], set()).add(id(other["image"]))
+    assert all(len(images) == 1 for images in given.values()) and len(set.union(*given.values())) == 6
+
+
+def test_without_images_there_is_none():
+    assert all("image" not in record and record["questions"] for record in without_images(asked()))
+
+
+def test_true_facts_stand_where_the_picture_was(make_model):
+    model, record = make_model(dtype=torch.float32), asked()[0]
+    maker = maker_of(model).as_judged(None, "original")
+    ids = maker(true_facts([record])[0], answered=False).input_ids
+    question = record["questions"][0]["question"]
+    assert model.tokenizer.decode(ids[1:]) == f"{record['facts']}\nquestion: {question} answer:"
+
+
+def test_the_majority_answers_by_the_question_then_its_type_then_at_all():
+    def of(question, answer, kind):
+        return {"questions": [{"question": question, "answers": [answer], "type": kind}]}
+
+    train = [
+        of("a?", "x", "one"),
+        of("a?", "y", "one"),
+        of("a?", "y", "one"),
+        of("b?", "z", "two"),
+        of("c?", "y", "two"),
+        of("d?", "z", "two"),
+    ]
+    records = [of("a?", "", "one"), of("b?", "", "two"), of("new?", "", "two"), of("new?", "", "three")]
+    assert majority_answers(records, train) == ["y", "z", "z", "y"]
+
+
+def test_judging_leaves_answers_and_a_page(make_model, tmp_path):
+    model = make_model(dtype=torch.float32)
+    result = judge(model, maker_of(model), EVALUATIONS, judged_sources(EVALUATIONS, []), CFG, tmp_path)["mine"]
+    records = asked()
+    assert (result["task"], result["n"], list(result["metrics"])) == ("vqa", len(records), ["accuracy"])
+    assert set(result["controls"]) == set(EVALUATIONS["mine"]["controls"])
+    assert sum(result["counts"]["type"].values()) == len(records)
+    assert result["decoding"]["max_new_tokens"] == 3, "short answers, and it is written down"
+    folder = tmp_path / "evaluations" / "mine"
+    said = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert said == json.loads((folder / "answers.json").read_text())
+    assert [row["question_id"] for row in said] == [record["questions"][0]["id"] for record in records]
+    assert records[0]["questions"][0]["question"] in (folder / "gallery.html").read_text()

@@ -1,0 +1,1 @@
+"""What training would see, as a person reads it."""
