@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import tarfile
@@ -111,6 +112,7 @@ def test_another_process_reads_the_same(reader, start):
 
 def test_few_files_are_open_and_the_last_used_stay_so(reader, monkeypatch):
     monkeypatch.setattr(module, "_MOST_OPEN", 2)
+    gc.collect()  # what other tests left open
     descriptors = len(os.listdir("/proc/self/fd"))
     for shard in (0, 1, 0, 2):
         reader.read(shard, 0)

@@ -92,6 +92,8 @@ class Pipeline:
     def chat(self, images: Picture | Sequence[Picture] | None = None, system: str | None = None) -> Chat:
         """Begin a conversation: `.say(text, images)` answers, turn by turn.
 
+        A model whose training showed it single turns may fall silent in later ones.
+
         Args:
             images: They stand before the first turn's text.
             system: What the model is told before all; None is what its template says.

@@ -94,7 +94,7 @@ def _spans(token: Token | list[Token]) -> str:
     if not isinstance(token, Token):
         return f"<details><summary>{len(token)} more</summary>{''.join(map(_spans, token))}</details>"
     title = f"id {token.id}, {token.segment}, {'not learned' if token.label is None else f'label {token.label}'}"
-    return f'<span class={token.segment} title="{title}">{token.name}</span> '
+    return f'<span class={token.segment} title="{title}">{html.escape(token.name)}</span> '
 
 
 def _picture(pixels: Tensor) -> str:
