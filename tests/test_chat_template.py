@@ -65,8 +65,12 @@ def test_it_writes_what_the_tokenizer_writes(name):
 
 @pytest.mark.parametrize(
     ("make", "end", "response"),
-    [(byte_level_bpe, "<|im_end|>", "{response}"), (sentencepiece_llama, "</s>", " {response} "), (llama3, "<|eot_id|>", "{response}")],
-)  # fmt: skip
+    [
+        (byte_level_bpe, "<|im_end|>", "{response}"),
+        (sentencepiece_llama, "</s>", " {response} "),
+        (llama3, "<|eot_id|>", "{response}"),
+    ],
+)
 def test_a_response_and_its_end(make, end, response):
     template = read_chat_template(make())
     assert (template.end, template.response, template.image) == (end, response, "\n")

@@ -14,7 +14,8 @@ from visllama.data.encode import TextEncoder
 from visllama.prompts import IMAGE_MARK, Segment
 
 TEXTS = [
-    "", " ", "  ", "\n", "\n\n", "a", " a", "a ", "two  spaces", "5", " 5", "\n  def f(x):\n\treturn x", "😀", " 😀🐶👩‍👩‍👧‍👦",
+    "", " ", "  ", "\n", "\n\n", "a", " a", "a ", "two  spaces", "5", " 5", "\n  def f(x):\n\treturn x", "😀",
+    " 😀🐶👩‍👩‍👧‍👦",
     "中文 Zürich €", "'s", "):\n\n a", "\r\n", "\x00", "e\u0301",
 ]  # fmt: skip
 
@@ -144,7 +145,7 @@ def test_the_end_token_is_eos_where_the_template_s_is_not_known():
 
 
 def test_pieces_are_texts_images_and_special_tokens(tokenizer):
-    """A special token is meant in a template's words alone; texts of a prompt are joined, a response stands by itself."""
+    """Special tokens are meant in a template's words alone; a prompt's texts are joined, a response stands by itself."""
     eos = tokenizer.eos_token
     segments = [
         Segment("{eos}", kind="template"),

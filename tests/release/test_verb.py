@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from tests.tiny import tiny_parts
+from tests.tiny import TEXT, tiny_parts
 from visllama.config import ConfigError
 from visllama.model.weights import save_weights
 from visllama.release.verb import find_pictures
@@ -19,7 +19,7 @@ from visllama.release.verb import find_pictures
 def work(make_model, records, tmp_path):
     """A folder with weights and two pictures."""
     save_weights(
-        make_model(dtype=torch.float32), tiny_parts(), {"prompt": "", "max_text_tokens": 256}, tmp_path / "weights"
+        make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path / "weights"
     )
     (tmp_path / "photos").mkdir()
     for name, record in zip(("b.png", "a.JPG"), records, strict=False):
