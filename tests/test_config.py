@@ -86,7 +86,7 @@ def test_pretrain_holds_the_published_values(compose_config):
 
 
 def test_finetune_holds_the_published_values(compose_config):
-    cfg = compose_config("train", "stage=finetune")
+    cfg = compose_config("train", "stage=finetune", "data=instruct_mix")
     assert (cfg.stage.global_batch_size, cfg.stage.epochs, cfg.stage.max_text_tokens, cfg.optim.lr) == (
         1024,
         3,
@@ -95,7 +95,14 @@ def test_finetune_holds_the_published_values(compose_config):
     )
     assert cfg.model.lora == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
     assert (list(cfg.stage.trainable), cfg.stage.template) == (["connector", "markers", "adapter"], "original")
-    assert list(cfg.data.sources) == ["scenes_questions", "scenes_instructions", "scenes"]
+    check_train(cfg)
+
+
+def test_the_embedded_world_has_values_of_its_own_size(compose_config):
+    cfg = compose_config("train", "stage=finetune")
+    assert list(cfg.data.sources) == ["scenes_questions", "scenes_conversations", "scenes_instructions", "scenes"]
+    assert list(cfg.evaluation) == ["scenes_caption", "scenes_vqa", "scenes_instruct"]
+    assert (cfg.stage.global_batch_size, cfg.optim.lr, cfg.model.lora.r) == (64, 4e-3, 8)
     check_train(cfg)
 
 
@@ -166,7 +173,7 @@ class TestWhatWins:
         mine("tuned/tiny_scenes_pretrain.yaml", "optim: {lr: 0.25}")
         folder = mine("data/other.yaml", "data: {sources: {other: {x: 1}}, num_workers: 2}")
         assert compose_config("train", "data=other", config_dir=folder).optim.lr == 4e-3
-        assert compose_config("train", "stage=finetune", config_dir=folder).optim.lr == 2e-5
+        assert compose_config("train", "stage=finetune", "data=other", config_dir=folder).optim.lr == 2e-5
 
     def test_experiment_over_tuned_over_stage_and_the_command_line_over_all(self, compose_config, mine):
         mine("tuned/tiny_scenes_pretrain.yaml", "optim: {lr: 0.25, weight_decay: 0.4}")
@@ -224,7 +231,8 @@ def test_every_experiment_says_where_it_comes_from(experiment):
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_starts_at_tiny_size(compose_config, experiment):
-    small = ["model=tiny", "data=scenes", "trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=4"]
+    tiny = [f"model/{part}=tiny" for part in ("vision_encoder", "language_model")]
+    small = ["model=tiny", *tiny, "stage.max_text_tokens=64", "data=scenes", "trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=4"]
     cfg = compose_config("train", f"experiment={experiment}", *small, "data.num_val_records=4", "judge=false")
     assert train(cfg)["train"]["steps"] == 2
 

@@ -15,6 +15,7 @@ from visllama.config import ConfigError
 
 IMAGE_MARK = "<image>"
 """Where an image stands in a turn of a conversation."""
+_OPENING_MARKS = re.compile(rf"(?:{re.escape(IMAGE_MARK)}\s*)*")
 _SLOT = re.compile(r"(\{(?:system|images|human|response|bos|eos)\})")
 
 
@@ -214,8 +215,7 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
         num_images: Images of the record.
     """
     if "conversations" in record:
-        said = record["conversations"]
-        return [Turn(turn["from"], turn["value"], has_marks=turn["from"] == "human") for turn in said]
+        return [_turn(said["from"], said["value"]) for said in record["conversations"]]
     if "questions" in record:
         asked = record["questions"][item]
         question = f"{asked['question']}\n{hint}" if hint else asked["question"]
@@ -224,6 +224,16 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
     if not prompt:
         return [Turn("gpt", caption, num_images)]
     return [Turn("human", prompt, num_images), Turn("gpt", caption)]
+
+
+def _turn(speaker: str, text: str) -> Turn:
+    """Give a turn of a conversation; images that open it stand where the template has them, others where they are."""
+    if speaker != "human":
+        return Turn(speaker, text)
+    marks = _OPENING_MARKS.match(text).group()
+    if marks == text:
+        return Turn(speaker, text, has_marks=True)
+    return Turn(speaker, text[len(marks) :], marks.count(IMAGE_MARK), has_marks=True)
 
 
 def num_items(record: Mapping) -> int:

@@ -153,7 +153,7 @@ def test_a_sample_is_read_token_by_token(compose_config):
 
 def test_every_source_of_a_mix_is_shown(compose_config):
     seen = inspect(compose_config("inspect", "stage=finetune", "stage.global_batch_size=64", "samples=1"))
-    assert {one.sample.source for one in seen.shown} == {"scenes", "scenes_questions", "scenes_instructions"}
+    assert {one.sample.source for one in seen.shown} == {"scenes", "scenes_questions", "scenes_conversations", "scenes_instructions"}
     assert {count.name: count.samples for count in seen.counts}["all"] == 256
     by_source = {one.sample.source: {token.segment for token in one.tokens} for one in seen.shown}
     assert "image" not in by_source["scenes_instructions"] and "image" in by_source["scenes_questions"]
@@ -245,7 +245,7 @@ def test_long_samples_fold(compose_config, tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"\.\.\. \d+ more", said)
     page = (tmp_path / "inspect.html").read_text()
-    assert page.count("<details>") == page.count("</details>") == said.count("... ") > 0
+    assert said.count("... ") >= page.count("<details>") == page.count("</details>") > 0
 
 
 def test_it_fits_80_columns(compose_config, tmp_path, monkeypatch, capsys):

@@ -18,9 +18,7 @@ from visllama.release.verb import find_pictures
 @pytest.fixture
 def work(make_model, records, tmp_path):
     """A folder with weights and two pictures."""
-    save_weights(
-        make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path / "weights"
-    )
+    save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path / "weights")
     (tmp_path / "photos").mkdir()
     for name, record in zip(("b.png", "a.JPG"), records, strict=False):
         record["image"].save(tmp_path / "photos" / name, "PNG" if name == "b.png" else "JPEG")

@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from visllama.data.faults import BadRecord
+from visllama.prompts import IMAGE_MARK
 
 KINDS = ("captions", "questions", "conversations")
-IMAGE_MARK = "<image>"
 _SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
 _SPEAKERS = ("from", "value")
 _NUMBERS = (int, float)
@@ -117,7 +117,9 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
         raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}")
     if kind == "conversations":
         good = all(isinstance(i, dict) and all(isinstance(i.get(name), str) for name in _SPEAKERS) for i in items)
-        marks = sum(item["value"].count(IMAGE_MARK) for item in items) if good else 0
+        if good and not _take_turns([item["from"] for item in items]):
+            raise BadRecord("text", "its conversation is not of human and gpt by turns, a system before them at most")
+        marks = sum(item["value"].count(IMAGE_MARK) for item in items if item["from"] == "human") if good else 0
         if good and marks != num_images:
             raise BadRecord("text", f"its conversation has {marks} {IMAGE_MARK}, and the record {num_images} images")
     elif kind == "questions":
@@ -131,6 +133,11 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
     if not good:
         raise BadRecord("text", f"has no {kind} as they should be: see the README for what a record holds")
     return items
+
+
+def _take_turns(speakers: list[str]) -> bool:
+    spoken = speakers[speakers[:1] == ["system"] :]
+    return len(spoken) > 1 and spoken == (["human", "gpt"] * len(spoken))[: len(spoken)]
 
 
 def _are_texts(value: object) -> bool:

@@ -6,10 +6,12 @@ from visllama.config import ConfigError
 from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import WORLD_VERSION, Dice, scene_of
+from visllama.prompts import IMAGE_MARK
 
 _SIZES = {
     "captions": {"train": 5334, "val": 200, "test": 400},
     "questions": {"train": 5334, "val": 200, "test": 400},
+    "conversations": {"train": 5334, "val": 200, "test": 400},
     "instructions": {"train": 1000, "val": 50, "test": 200},
 }
 """Records of each split, by what they hold."""
@@ -17,14 +19,15 @@ _CAPTIONS = {"train": 1, "val": 5, "test": 5}
 
 
 class ScenesSource:
-    """Records of scenes, a picture and its captions or questions; or of instructions, which are language alone.
+    """Records of scenes, a picture and its captions or questions, which a conversation asks one after the other; or of
+    instructions, which are language alone.
 
     Args:
         split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one. Instructions
             of `test` share no pair of words with the others.
         num_records: How many records; None is the world's own number for the split.
         captions_per_record: Sentences on each picture; None likewise.
-        holds: `captions`, `questions` or `instructions`.
+        holds: `captions`, `questions`, `conversations` or `instructions`.
     """
 
     def __init__(
@@ -48,11 +51,11 @@ class ScenesSource:
     @property
     def kinds(self) -> dict[str, int]:
         """Records by the kind of their text."""
-        return {"captions" if self.holds == "captions" else "questions": self.num_records}
+        return {"questions" if self.holds == "instructions" else self.holds: self.num_records}
 
     @property
     def num_pairs(self) -> int:
-        """Image-caption pairs, questions or instructions."""
+        """Image-caption pairs, questions, conversations or instructions."""
         if self.holds != "questions":
             return self.num_records * (self.captions_per_record if self.holds == "captions" else 1)
         if self._num_questions is None:
@@ -60,7 +63,7 @@ class ScenesSource:
         return self._num_questions
 
     def __getitem__(self, index: int) -> dict:
-        """Give a record: `key`, `image` (PIL), and `captions` or `questions`.
+        """Give a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
 
         Questions come with `facts`, what an oracle would need to know of the picture.
         """
@@ -73,6 +76,8 @@ class ScenesSource:
         record["image"] = render(scene, dice)
         if self.holds == "questions":
             return record | self._questions(index)
+        if self.holds == "conversations":
+            return record | {"conversations": self._conversation(index)}
         return record | {"captions": captions(scene, dice, self.captions_per_record)}
 
     def _questions(self, index: int) -> dict:
@@ -88,6 +93,14 @@ class ScenesSource:
             for q in questions(scene, dice)
         ]
         return {"questions": asked, "facts": notes(scene, dice)}
+
+    def _conversation(self, index: int) -> list[dict[str, str]]:
+        turns = []
+        for asked in self._questions(index)["questions"]:
+            turns.append({"from": "human", "value": asked["question"]})
+            turns.append({"from": "gpt", "value": asked["answers"][0]})
+        turns[0]["value"] = f"{IMAGE_MARK}\n{turns[0]['value']}"
+        return turns
 
     def _dice(self, index: int) -> Dice:
         """Give dice of their own: those of the scene go on to draw its captions."""
