@@ -232,7 +232,15 @@ def test_every_experiment_says_where_it_comes_from(experiment):
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_starts_at_tiny_size(compose_config, experiment):
     tiny = [f"model/{part}=tiny" for part in ("vision_encoder", "language_model")]
-    small = ["model=tiny", *tiny, "stage.max_text_tokens=64", "data=scenes", "trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=4"]
+    small = [
+        "model=tiny",
+        *tiny,
+        "stage.max_text_tokens=64",
+        "data=scenes",
+        "trainer=cpu",
+        "trainer.max_steps=2",
+        "stage.global_batch_size=4",
+    ]
     cfg = compose_config("train", f"experiment={experiment}", *small, "data.num_val_records=4", "judge=false")
     assert train(cfg)["train"]["steps"] == 2
 

@@ -153,7 +153,12 @@ def test_a_sample_is_read_token_by_token(compose_config):
 
 def test_every_source_of_a_mix_is_shown(compose_config):
     seen = inspect(compose_config("inspect", "stage=finetune", "stage.global_batch_size=64", "samples=1"))
-    assert {one.sample.source for one in seen.shown} == {"scenes", "scenes_questions", "scenes_conversations", "scenes_instructions"}
+    assert {one.sample.source for one in seen.shown} == {
+        "scenes",
+        "scenes_questions",
+        "scenes_conversations",
+        "scenes_instructions",
+    }
     assert {count.name: count.samples for count in seen.counts}["all"] == 256
     by_source = {one.sample.source: {token.segment for token in one.tokens} for one in seen.shown}
     assert "image" not in by_source["scenes_instructions"] and "image" in by_source["scenes_questions"]

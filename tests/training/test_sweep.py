@@ -26,7 +26,12 @@ def rows(scores: dict[str, float | None], key: str = "optim.lr") -> list[dict]:
     for job, (value, score) in enumerate(scores.items()):
         row = {"job": job, "overrides": [f"{key}={value}"], "folder": f"/runs/{job}"}
         made.append(
-            row | ({"error": "out of luck"} if score is None else {"score": score, "split": "val", "val/loss": 1.0})
+            row
+            | (
+                {"error": "out of luck"}
+                if score is None
+                else {"scores": {"mine: CIDEr x100": 100 * score}, "split": "val", "val/loss": 1.0}
+            )
         )
     return made
 
@@ -45,7 +50,8 @@ def test_jobs_are_ranked_and_the_best_alone_is_judged(tmp_path, monkeypatch, cap
     ranked = json.loads((folder / "sweep.json").read_text())
     assert [row["swept"]["optim.lr"] for row in ranked] == [4e-3, 1e-1, 1e-4]
     assert (folder / "sweep.png").stat().st_size > 1000
-    assert "250.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "250.0" in said and "val CIDEr x100" in said
 
 
 def test_a_failed_job_stands_in_the_table_and_in_the_exit_code(tmp_path, monkeypatch, capsys):
@@ -61,7 +67,20 @@ def test_a_failed_job_stands_in_the_table_and_in_the_exit_code(tmp_path, monkeyp
 def test_seeds_are_repeats_and_none_is_chosen(tmp_path, monkeypatch, capsys):
     folder = written(tmp_path, "seed=1,2")
     assert end(folder, rows({"1": 0.5, "2": 0.6}, "seed"), monkeypatch) == []
-    assert "over 2 seeds: mean 55.0, standard deviation 7.1" in capsys.readouterr().out
+    assert "mine: CIDEr x100 over 2 seeds: mean 55.0, standard deviation 7.1" in capsys.readouterr().out
+
+
+def test_each_task_is_compared_by_its_own_metric(monkeypatch):
+    job = OmegaConf.create({"job": {"num": 0}, "overrides": {"task": []}, "runtime": {"output_dir": "/runs/0"}})
+    job.mode = RunMode.MULTIRUN
+    monkeypatch.setattr(HydraConfig, "get", lambda: job)
+    evaluations = {
+        "vqav2_val": {"task": "vqa", "split": "val", "metrics": {"accuracy": 61.5}},
+        "coco_val": {"task": "caption", "split": "val", "metrics": {"BLEU-1": 0.5, "CIDEr": 1.13}},
+    }
+    table = SweepTable()
+    table.on_job_end(OmegaConf.create(), SimpleNamespace(return_value={"evaluations": evaluations, "train": {}}))
+    assert table.rows[0]["scores"] == pytest.approx({"vqav2_val: accuracy": 61.5, "coco_val: CIDEr x100": 113})
 
 
 def test_single_runs_leave_no_row(compose_config):

@@ -19,7 +19,8 @@ from rich.table import Table
 from visllama.config import evaluations
 from visllama.console import say
 
-SCORE = "CIDEr"
+_SCORES = {"caption": ("CIDEr", "CIDEr x100", 100), "vqa": ("accuracy", "accuracy", 1)}
+"""What each task is compared by, how that is called where it is printed, and how many times larger it is there."""
 
 
 def is_selecting() -> bool:
@@ -51,9 +52,11 @@ class SweepTable(Callback):
             return  # a job that trains nothing has no row, unless it failed
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
         if isinstance(result, dict):
-            name, evaluation = next(iter(result["evaluations"].items()), (None, None))
-            if evaluation:
-                row |= {"evaluation": name, "split": evaluation["split"], "score": evaluation["metrics"].get(SCORE)}
+            for name, evaluation in result["evaluations"].items():
+                metric, label, scale = _SCORES[evaluation["task"]]
+                if metric in evaluation["metrics"]:
+                    row["split"] = evaluation["split"]
+                    row.setdefault("scores", {})[f"{name}: {label}"] = scale * evaluation["metrics"][metric]
             row["val/loss"] = result["train"].get("val/loss")
         else:
             row["error"] = str(result)
@@ -68,13 +71,14 @@ class SweepTable(Callback):
         for row in self.rows:
             values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(row["overrides"])}
             row["swept"] = {key: values[key] for key in keys}
-        finished = [row for row in self.rows if row.get("score") is not None]
-        ranked = sorted(finished, key=lambda row: -row["score"]) + [row for row in self.rows if row not in finished]
+        finished = [row for row in self.rows if row.get("scores")]
+        ranked = sorted(finished, key=_first, reverse=True) + [row for row in self.rows if row not in finished]
         say(self._table(keys, ranked))
         if keys == ["seed"] and len(finished) > 1:
-            scores = [100 * row["score"] for row in finished]
-            spread = f"mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
-            say(f"{SCORE} x100 over {len(scores)} seeds: {spread}")
+            for name in finished[0]["scores"]:
+                scores = [row["scores"][name] for row in finished]
+                spread = f"mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
+                say(f"{name} over {len(scores)} seeds: {spread}")
         (folder / "sweep.json").write_text(json.dumps(ranked, indent=2) + "\n")
         if len(finished) > 1 and len(keys) == 1:
             self._plot(keys[0], finished, folder / "sweep.png")
@@ -88,16 +92,15 @@ class SweepTable(Callback):
 
     @staticmethod
     def _table(keys: list[str], rows: list[dict]) -> Table:
-        split = next((row["split"] for row in rows if "split" in row), "none")
         table = Table("rank", *keys, title="Sweep")
-        table.add_column(f"{split} {SCORE} x100", justify="right")
+        table.add_column(_header(rows[0]), justify="right")
         table.add_column("val loss", justify="right")
         table.add_column("folder")
         for rank, row in enumerate(rows, start=1):
-            score, loss = row.get("score"), row.get("val/loss")
-            cells = ["failed" if score is None else f"{100 * score:.1f}", "" if loss is None else f"{loss:.3f}"]
+            is_scored, loss = bool(row.get("scores")), row.get("val/loss")
+            cells = [f"{_first(row):.1f}" if is_scored else "failed", "" if loss is None else f"{loss:.3f}"]
             table.add_row(
-                str(rank) if score is not None else "",
+                str(rank) if is_scored else "",
                 *[str(row["swept"][key]) for key in keys],
                 *cells,
                 Path(row["folder"]).name,
@@ -113,10 +116,10 @@ class SweepTable(Callback):
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
-        points = sorted((row["swept"][key], 100 * row["score"]) for row in rows)
+        points = sorted((row["swept"][key], _first(row)) for row in rows)
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         axes.plot(*zip(*points, strict=True), marker="o")
-        axes.set(xlabel=key, ylabel=f"{rows[0]['split']} {SCORE} x100", xscale="log" if points[0][0] > 0 else "linear")
+        axes.set(xlabel=key, ylabel=_header(rows[0]), xscale="log" if points[0][0] > 0 else "linear")
         axes.grid(alpha=0.3)
         figure.savefig(path, dpi=110)
         plt.close(figure)
@@ -130,3 +133,13 @@ class SweepTable(Callback):
         metrics = json.loads((folder / "metrics.json").read_text())
         metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config, folder)
         write_json(folder / "metrics.json", metrics)
+
+
+def _first(row: dict) -> float:
+    """Give the score by which jobs are compared: that of the first evaluation."""
+    return next(iter(row["scores"].values()))
+
+
+def _header(row: dict) -> str:
+    label = next(iter(row.get("scores", {"": ""}))).partition(": ")[2]
+    return f"{row.get('split', 'no')} {label or 'score'}"

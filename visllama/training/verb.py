@@ -146,7 +146,7 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
     Raises:
         ConfigError: Naming what to lower.
     """
-    most = getattr(model.language_model.config.get_text_config(), "max_position_embeddings", None)
+    most = model.num_positions
     for key, tokens in (("stage.max_text_tokens", max_text_tokens), ("decoding.max_new_tokens", max_new_tokens)):
         longest = 1 + model.num_image_tokens + 2 + tokens
         if most is not None and longest > most:
