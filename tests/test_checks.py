@@ -105,7 +105,8 @@ RANGES = [
     "trainer.strategy=fsdp", "model.connector.num_image_tokens=500",
     "evaluation.scenes_caption.split=dev", "evaluation.scenes_caption.task=vqa",
     "stage.trainable=[]", "decoding.max_new_tokens=0", "data.max_bad_fraction=1.5", "data.sources.scenes.weight=inf",
-    "data.sources.scenes.weight=0", "data.max_consecutive_bad=0",
+    "data.sources.scenes.weight=0", "data.max_consecutive_bad=0", "stage.template=vicunna", "stage.template={human: hi}",
+    "evaluation.scenes_caption.template=vicunna", "evaluation.scenes_caption.decoding.max_new_tokens=0",
 ]  # fmt: skip
 
 FILES = [
@@ -139,7 +140,16 @@ FILES = [
 ]  # fmt: skip
 
 CONTRADICTIONS = [
-    ("stage=finetune", "stage.trainable adapter"),
+    ("stage=finetune model/lora=none", "stage.trainable adapter model/lora=qv"),
+    ("model/lora=qv", "model.lora stage.trainable"),
+    ("model/lora=qv stage.trainable=[adapter,language_model]", "stage.trainable language_model model.lora"),
+    ("stage=finetune model.lora.r=0", "model.lora.r=0"),
+    ("stage=finetune model.lora.target_modules=[qq]", "model.lora.target_modules qq q_proj"),
+    ("stage=finetune +model.lora.modules_to_save=[lm_head]", "model.lora.modules_to_save"),
+    ("stage=finetune stage.template=tokenizer", "stage.template=tokenizer chat_template"),
+    ("+evaluation.scenes_caption.template=tokenizer", "evaluation.scenes_caption.template=tokenizer chat_template"),
+    ("stage=finetune data/source=[scenes_questions]", "data.sources.scenes data/source"),
+    ("init_from=/nowhere", "init_from=/nowhere visllama.json"),
     ("stage.trainable=[conector]", "stage.trainable conector connector"),
     ("optim.lr_by_part.vision_encoder=1e-3", "optim.lr_by_part vision_encoder stage.trainable"),
     ("stage.trainable=[markers] optim.lr_by_part.connector=1e-3", "optim.lr_by_part connector stage.trainable"),

@@ -189,6 +189,33 @@ def test_wrong_overrides_end_with_a_message_before_any_training(tmp_path, overri
     assert not (tmp_path / "out" / "weights").exists()
 
 
+@pytest.mark.slow
+def test_stage_two_goes_on_from_stage_one(run, tmp_path):
+    """LoRA, questions, conversations, instructions and captions; judged by all three, and the frozen stay frozen."""
+    short = [*SHORT[:-1], *(f"evaluation.scenes_{name}.source.num_records=12" for name in ("vqa", "instruct"))]
+    ended = train("stage=finetune", f"init_from={run[1] / 'weights'}", *short, "hydra.run.dir=out", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics["evaluations"]) == ["scenes_caption", "scenes_vqa", "scenes_instruct"]
+    assert metrics["evaluations"]["scenes_vqa"]["n"] > 12 and metrics["evaluations"]["scenes_instruct"]["n"] == 12
+    first = json.loads((run[1] / "metrics.json").read_text())
+    assert metrics["train"]["frozen_sha256"] == first["train"]["frozen_sha256"]
+    by_source = {name for name in metrics["train"] if name.startswith("train/loss/") or name.startswith("val/loss/")}
+    names = ("scenes", "scenes_questions", "scenes_conversations", "scenes_instructions")
+    assert {f"val/loss/{name}" for name in names} <= by_source
+    trained = load_file(tmp_path / "out" / "weights" / "visllama.safetensors")
+    assert len([name for name in trained if "lora_" in name]) == 16
+    assert set(load_file(run[1] / "weights" / "visllama.safetensors")) < set(trained)
+    words = shlex.split(
+        next(line for line in ended.stdout.splitlines() if "evaluate.py" in line).split("evaluate.py")[1]
+    )
+    again = evaluate(*words, *short[-2:], "trainer=cpu", short[-3], "hydra.run.dir=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr[-2000:]
+    judged = json.loads((tmp_path / "again" / "metrics.json").read_text())["evaluations"]
+    for name, evaluation in judged.items():
+        assert evaluation["metrics"] == metrics["evaluations"][name]["metrics"]
+
+
 def test_a_folder_that_holds_another_run_is_refused_and_left_alone(run):
     _, folder = run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

@@ -61,7 +61,8 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, system: bool) -> list[str]:
 
 def _at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str, str]:
     """Cut a text at its first special token: what is before, the token, what is behind."""
-    places = [(text.index(token), token) for token in tokenizer.all_special_tokens if token in text]
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    places = [(text.index(token), token) for token in {*known, *tokenizer.all_special_tokens} if token in text]
     if not places or text[: min(places)[0]].strip(" "):
         raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")
     place, token = min(places, key=lambda found: (found[0], -len(found[1])))

@@ -69,6 +69,7 @@ def check_train(cfg: DictConfig) -> None:
     stage = cfg.stage
     for name in stage.trainable:
         require(name in TRAINABLE_PARTS, f"stage.trainable names {name!r}: choose from {', '.join(TRAINABLE_PARTS)}")
+    require(len(set(stage.trainable)) == len(stage.trainable), f"stage.trainable={stage.trainable}: a part comes twice")
     require(len(stage.trainable) > 0, "stage.trainable=[] trains nothing: name at least the connector")
     require(len(cfg.data.sources) > 0, "data.sources={} holds no data: choose one, as data=scenes")
     check_adapter(cfg)
@@ -237,6 +238,9 @@ def _check_run(cfg: DictConfig) -> None:
         _choose(f"{key}.split", evaluation.split, SPLITS)
         metrics, controls = TASKS[evaluation.task]
         for metric in evaluation.metrics:
+            others = [task for task, (known, _) in TASKS.items() if metric in known and task != evaluation.task]
+            require(not others, f"{key}.task={evaluation.task}: {key}.metrics names {metric}, which is of "
+                     f"{''.join(others)}: it has {', '.join(metrics)}")  # fmt: skip
             _choose(f"{key}.metrics", metric, metrics)
         for control in evaluation.controls:
             _choose(f"{key}.controls", control, controls)
@@ -261,6 +265,10 @@ def _check_nodes(cfg: DictConfig) -> None:
         nodes.append(("trainer.strategy", "trainer/strategy", cfg.trainer.strategy))
     for key, group, node in nodes:
         if not isinstance(node, DictConfig) or "_target_" not in node:
+            name = key.rpartition(".")[2]
+            require(not key.startswith("data.sources.") or not isinstance(node, DictConfig),
+                    f"{key}={node}: no such source is chosen: name it in data/source=[..,{name}], or take it out by "
+                    f"'~{key}'")  # fmt: skip
             option = node if isinstance(node, str) else "OPTION"
             how = "an option of a group is chosen with slashes: " if "/" in group else "choose an option of a group: "
             require(False, f"{key}={node}: {how}{group}={option}")

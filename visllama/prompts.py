@@ -198,6 +198,11 @@ def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Tem
         raise ConfigError(f"template.{wrong[0] if wrong else 'human'}: a template is the strings {', '.join(known)}")
     first = chosen.get("first") or chosen["human"]
     made = Template(**{"with_system": "{system}\n" + first, **chosen})
+    for name, text in vars(made).items():
+        strange = [slot for slot in re.findall(r"\{\w+\}", text) if not _SLOT.fullmatch(slot)]
+        if strange or ("{images}" in text and text.index("{images}") > (text + "{human}").index("{human}")):
+            why = f"knows no {strange[0]}" if strange else "has {images} behind {human}: they stand before it"
+            raise ConfigError(f"template.{name}={text!r}: {why}")
     for name, slot in _NEEDED_SLOTS:
         if slot not in getattr(made, name) and (made.first or name != "first"):
             raise ConfigError(f"template.{name}={getattr(made, name)!r}: has no {slot}")

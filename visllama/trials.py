@@ -35,7 +35,7 @@ def check_parts(cfg: DictConfig) -> None:
             raise ConfigError(f"model.{role}.{error}") from error
         added = {"vision_dim", "language_dim"} if role == "connector" else set()
         check_arguments(f"model.{role}", found, _arguments(node), added)
-    check_decoding(plain["decoding"])
+    check_decodings(cfg)
     _check_optimizer(plain["optim"], cfg.plugins)
     for key in ("logger", "trainer.strategy"):
         node = OmegaConf.select(cfg, key)
@@ -75,8 +75,8 @@ def check_machine(trainer: DictConfig) -> None:
     )
 
 
-def check_decoding(decoding: Mapping[str, Any]) -> None:
-    """Try the settings of `generate` on a language model of one tiny layer.
+def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
+    """Try the settings of `generate`, which stand at `key`, on a language model of one tiny layer.
 
     Raises:
         ConfigError: Naming the setting that is refused.
@@ -87,7 +87,7 @@ def check_decoding(decoding: Mapping[str, Any]) -> None:
     from visllama.model.pretrained import quietly
 
     for name in ("custom_generate", "trust_remote_code"):
-        require(name not in decoding, f"decoding.{name}: code from elsewhere is not run")
+        require(name not in decoding, f"{key}.{name}: code from elsewhere is not run")
     sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
     ones = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1)
 
@@ -102,7 +102,20 @@ def check_decoding(decoding: Mapping[str, Any]) -> None:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = LlamaForCausalLM(LlamaConfig(**sizes, **ones)).eval()
-        find_refused("decoding", generate, dict(decoding))
+        find_refused(key, generate, dict(decoding))
+
+
+def check_decodings(cfg: DictConfig) -> None:
+    """Try the settings of `generate` that a verb has, and those that its evaluations have of their own.
+
+    Raises:
+        ConfigError: Naming the setting that is refused.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    check_decoding(plain["decoding"])
+    for name, evaluation in plain["evaluation"].items():
+        if evaluation["decoding"]:
+            check_decoding(plain["decoding"] | evaluation["decoding"], f"evaluation.{name}.decoding")
 
 
 def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:

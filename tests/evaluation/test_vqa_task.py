@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from omegaconf import OmegaConf
 
 from tests.tiny import maker_of
+from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import judged_sources
 from visllama.evaluation.runner import judge
@@ -92,3 +94,29 @@ def test_judging_leaves_answers_and_a_page(make_model, tmp_path):
     assert said == json.loads((folder / "answers.json").read_text())
     assert [row["question_id"] for row in said] == [record["questions"][0]["id"] for record in records]
     assert records[0]["questions"][0]["question"] in (folder / "gallery.html").read_text()
+
+
+class Twice:
+    """Two records whose questions have the same ids."""
+
+    def __init__(self, split):
+        self.scenes = ScenesSource(split, 2, holds="questions")
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        record = self.scenes[index]
+        asked = [{**question, "id": number} for number, question in enumerate(record["questions"])]
+        return {"key": record["key"], "image": record["image"], "questions": asked}
+
+
+@pytest.mark.parametrize(
+    ("controls", "says"), [([], "question ids come twice, first 0, 1"), (["true_facts"], "come twice")]
+)
+def test_ids_that_come_twice_are_refused_before_anything_is_generated(make_model, tmp_path, controls, says):
+    model = make_model(dtype=torch.float32)
+    evaluations = {"mine": EVALUATIONS["mine"] | {"controls": controls}}
+    with pytest.raises(ConfigError, match=says):
+        judge(model, maker_of(model), evaluations, {"mine": Twice("test")}, CFG, tmp_path)
+    assert not (tmp_path / "evaluations" / "mine" / "predictions.jsonl").exists()

@@ -147,6 +147,12 @@ def test_full_tuning_trains_a_base_model_in_single_precision(part, tmp_path):
         (QV | {"megatron_core": "os"}, "megatron_core=os: LoRA takes"),
         (QV | {"r": "many"}, "model.lora.r=many: must be a whole number"),
         (QV | {"r": 0}, "r=0: must be"),
+        (QV | {"rank_pattern": {"q_proj": 0}}, "rank_pattern=.*: must be numbers more than 0"),
+        (QV | {"rank_pattern": {"(q|v)+": 4}}, "rank_pattern=.*: must be numbers more than 0 by the names"),
+        (QV | {"target_modules": "(*"}, "model.lora: "),
+        (QV | {"target_modules": [1]}, "target_modules=.*: give a list"),
+        (QV | {"target_modules": ["embed_tokens"]}, "embed_tokens holds the embeddings"),
+        (QV | {"lora_bias": True}, "lora_bias=True: LoRA takes"),
         (QV | {"lora_dropout": 1.5}, r"lora_dropout=1.5: must be in"),
     ],
 )  # fmt: skip
@@ -170,3 +176,29 @@ def test_all_linear_means_all_but_the_output():
 def test_attaching_gives_the_model_back():
     model = make().language_model
     assert attach_lora(model, QV) is model
+
+
+def test_a_tied_output_layer_is_refused():
+    """Merged, its adapter would change the embeddings too."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    for tied in (False, True):
+        model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, tie_word_embeddings=tied))
+        lora = QV | {"target_modules": ["q_proj", "lm_head"]}
+        if tied:
+            with pytest.raises(ConfigError, match="lm_head holds the embeddings"):
+                attach_lora(model, lora)
+        else:
+            attach_lora(model, lora)
+
+
+def test_weights_name_what_a_pattern_has_found(tmp_path):
+    from tests.tiny import TEXT
+
+    lora = {"r": 2, "lora_alpha": 4, "target_modules": r".*\.[01]\..*(q|v)_proj", "exclude_modules": ".*1.*v_proj"}
+    save_weights(make(lora), tiny_parts() | {"lora": lora}, TEXT, tmp_path)
+    loaded, description = load_weights(tmp_path)
+    names = [f"model.layers.{name}_proj" for name in ("0.self_attn.q", "0.self_attn.v", "1.self_attn.q")]
+    assert description["parts"]["lora"] == {"r": 2, "lora_alpha": 4, "target_modules": names}
+    assert [name for name, _ in adapters(loaded.language_model)] == names

@@ -78,7 +78,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
     ("edit", "says"),
     [
         (lambda d: d.update(format_version=99), "format_version=99"),
-        (lambda d: d.update(format_version=2), "format_version=2, this visllama reads 3"),
+        (lambda d: d.update(format_version=1), "format_version=1, this visllama reads 3"),
         (lambda d: d.pop("text"), "has no text"),
         (lambda d: d.pop("base_sha256"), "has no base_sha256"),
         (lambda d: d["text"].update(max_text_tokens="64"), "must be prompt, max_text_tokens, template"),
@@ -91,6 +91,10 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
         ),
         (lambda d: d["parts"]["connector"].update(kind="../MLPConnector"), "unknown connector"),
         (lambda d: d["parts"]["connector"]["arguments"].update(x={"_target_": "os.system"}), "_target_ inside weights"),
+        (lambda d: d["parts"]["vision_encoder"]["arguments"].update(path="${oc.env:HOME}"), r"a \$\{ inside weights"),
+        (lambda d: d["parts"].update(lora={"target_modules": "([a-z]+)+!"}), "names in them no patterns"),
+        (lambda d: d["parts"].update(lora={"target_modules": ["q"], "rank_pattern": {"(a+)+": 2}}), "no patterns"),
+        (lambda d: d["text"].update(template={"human": "hi"}), r"text\.template\.human='hi': has no"),
     ],
 )
 def test_a_description_that_is_not_ours_is_refused(saved, edit, says):
@@ -131,3 +135,9 @@ def test_build_needs_no_weights():
     model = build_model(tiny_parts(), ("connector", "markers"))
     assert next(model.language_model.parameters()).is_meta and next(model.vision_encoder.parameters()).is_meta
     assert not next(model.connector.parameters()).is_meta
+
+
+def test_weights_of_before_there_were_templates_are_read(make_model, tmp_path):
+    save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path)
+    change(tmp_path, lambda d: (d.update(format_version=2), d["text"].pop("template")))
+    assert load_weights(tmp_path)[1]["text"] == TEXT

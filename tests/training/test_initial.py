@@ -112,3 +112,20 @@ def test_what_a_stage_before_has_trained_is_kept_when_it_is_frozen(compose_confi
     train(compose_config("train", *STAGE_2, f"init_from={folder}", "stage.trainable=[adapter]"))
     before, after = load_file(folder / "visllama.safetensors"), load_file(tmp_path / "weights" / "visllama.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_no_adapter_where_the_weights_have_one_is_an_error_that_says_so(compose_config, tmp_path):
+    lora = {"r": 3, "lora_alpha": 6, "target_modules": ["o_proj"]}
+    folder = weights(tmp_path / "w", lora=lora, trained=("connector", "markers", "adapter"))
+    with pytest.raises(ConfigError, match=r"model\.lora is given, and stage\.trainable=.* would leave it as nothing"):
+        plan(compose_config("train", *SMALL, f"init_from={folder}"))
+
+
+def test_an_experiment_asks_for_a_model_only_where_it_names_one(compose_config, tmp_path):
+    folder = weights(tmp_path / "w", "resampler")
+    mine = tmp_path / "mine" / "experiment" / "quick.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("# @package _global_\noptim: {lr: 0.5}\n")
+    cfg = compose_config("train", *STAGE_2, f"init_from={folder}", "experiment=quick", config_dir=tmp_path / "mine")
+    inherit_model(cfg)
+    assert cfg.model.connector._target_.endswith("ResamplerConnector") and cfg.optim.lr == 0.5

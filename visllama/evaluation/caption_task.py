@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
@@ -69,6 +70,7 @@ def judge_captions(
         },
         "decoding": dict(captioner.decoding),
         "prompt": captioner.maker.prompt,
+        "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
     write_json(

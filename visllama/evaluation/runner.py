@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from visllama.data.samples import SampleMaker
 from visllama.data.sources import Source, judged_sources
@@ -43,14 +43,18 @@ def judge(
     """
     device, precision = find_device(cfg.trainer.accelerator), find_precision(cfg.trainer)
     model.to(device).eval()
+    captioners = {}
+    for name, config in evaluations.items():  # all of them first: what does not fit is found before anything is judged
+        decoding = OmegaConf.to_container(cfg.decoding, resolve=True) | config.get("decoding", {})
+        own = maker.as_judged(config.get("prompt"), config.get("template"))
+        captioners[name] = Captioner(own, decoding, config["batch_size"])
     results = {}
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         for name, config in evaluations.items():
-            own = maker.as_judged(config.get("prompt"), config.get("template"))
-            captioner = Captioner(own, {**cfg.decoding, **config.get("decoding", {})}, config["batch_size"])
             target = folder / "evaluations" / name
             target.mkdir(parents=True, exist_ok=True)
-            results[name] = _TASKS[config["task"]](model, captioner, name, config, sources[name], target, cfg.plugins)
+            task = _TASKS[config["task"]]
+            results[name] = task(model, captioners[name], name, config, sources[name], target, cfg.plugins)
     return results
 
 

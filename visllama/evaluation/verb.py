@@ -29,11 +29,11 @@ def evaluate(cfg: DictConfig) -> dict:
         import torch
 
         from visllama.evaluation.runner import judge_weights
-        from visllama.trials import check_decoding, check_machine
+        from visllama.trials import check_decodings, check_machine
 
         torch.manual_seed(cfg.seed)
         check_machine(cfg.trainer)
-        check_decoding(cfg.decoding)
+        check_decodings(cfg)
         evaluations = judge_weights(Path(cfg.weights), evaluations_of(cfg), cfg, folder)
         facts = {"weights": str(cfg.weights)}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.progress import Progress
@@ -19,6 +20,7 @@ from visllama.evaluation.statistics import vqa_intervals
 from visllama.evaluation.vqa import Asked, score_answers
 from visllama.model.visllama import VisLlama
 from visllama.prompts import answer_of
+from visllama.signatures import require
 
 _TYPES = ("type", "question_type", "answer_type")
 _PICTURES = ("image", "images")
@@ -73,7 +75,7 @@ def majority_answers(records: Sequence[Mapping], train: Source) -> list[str]:
 
 
 def _places(asked: Mapping) -> tuple[tuple, ...]:
-    return (("text", asked["question"]), ("type", asked.get("type")), ())
+    return (("text", asked["question"]), *(("type", asked[kind]) for kind in _TYPES if kind in asked), ())
 
 
 def judge_answers(
@@ -83,8 +85,17 @@ def judge_answers(
     """Answer a source's questions and score it; writes predictions.jsonl, answers.json and gallery.html."""
     records = one_by_one(read_records(source, name))
     asked = [record["questions"][0] for record in records]
-    ids = [str(question.get("id", i)) for i, question in enumerate(asked)]
-    rows = [{"question_id": question, "answer": ""} for question in ids]
+    given = [question.get("id", f"{r['key']}/{i}") for i, (r, question) in enumerate(zip(records, asked, strict=True))]
+    ids = list(map(str, given))
+    doubled = sorted({i for i, count in Counter(ids).items() if count > 1})
+    require(
+        not doubled, f"evaluation.{name}.source: {len(doubled)} question ids come twice, first {', '.join(doubled[:5])}"
+    )
+    lacking = "true_facts" in config["controls"] and any("facts" not in record for record in records)
+    require(not lacking, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
+    rows = [{"question_id": question, "answer": ""} for question in given]
+    if "majority_answer" in config["controls"]:
+        train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
     started = time.perf_counter()
     said: dict[str, list[str]] = {}
     with Progress(transient=True) as progress:
@@ -92,7 +103,6 @@ def judge_answers(
         seconds = time.perf_counter() - started
         for control in config["controls"]:
             if control == "majority_answer":
-                train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
                 said[control] = majority_answers(records, train)
             else:
                 changed = _CONTROLS[control](records)
@@ -116,9 +126,10 @@ def judge_answers(
         "controls": {c: {"accuracy": s.metrics["accuracy"], "by_type": s.by_type} for c, s in beside.items()},
         "decoding": dict(captioner.decoding),
         "hint": captioner.maker.hint,
+        "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
-    write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(ids, answers, strict=True)])
+    write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(given, answers, strict=True)])
     by_id = dict(zip(scores.ids, scores.per_question, strict=True))
     title = f"{name}, {config['split']}"
     write_gallery(folder / "gallery.html", title, records, answers, [by_id[key] for key in ids], "accuracy")

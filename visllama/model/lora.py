@@ -6,6 +6,7 @@ Reference:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,9 +20,11 @@ from visllama.signatures import fits, require
 
 SWITCHES = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "lora_bias", "init_lora_weights",
+    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "init_lora_weights",
 )  # fmt: skip
 """Of PEFT's, those that make adapters: others train or rewrite the language model itself, or name code to import."""
+_NAME = re.compile(r"[\w.\-]+")
+_CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def is_adapter(name: str) -> bool:
@@ -57,13 +60,20 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     require(fits(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
     require(fits(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
     require(fits(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
+    for name in ("rank_pattern", "alpha_pattern"):
+        numbers = arguments.get(name) or {}
+        good = isinstance(numbers, Mapping) and all(
+            is_plain(k) and fits(v, float) and v > 0 for k, v in numbers.items()
+        )
+        require(good, f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers")
     init, targets = arguments.get("init_lora_weights", True), arguments.get("target_modules")
     require(
         init is True or init == "gaussian",
         f"model.lora.init_lora_weights={init}: true or gaussian, with which LoRA begins by changing nothing",
     )
     require(
-        bool(targets) and (isinstance(targets, str) or fits(targets, list)),
+        bool(targets)
+        and (isinstance(targets, str) or (fits(targets, list) and all(isinstance(t, str) for t in targets))),
         f"model.lora.target_modules={targets}: give a list as [q_proj, v_proj], a pattern, or all-linear",
     )
     try:
@@ -89,13 +99,22 @@ def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.M
     is_meta = next(language_model.parameters()).is_meta
     try:
         inject_adapter_in_model(config, language_model, low_cpu_mem_usage=is_meta)
-    except (TypeError, ValueError) as error:
-        raise _no_target(targets, linear) from error
+    except Exception as error:  # of many types: PEFT, and the patterns' own
+        if "arget module" in str(error):
+            raise _no_target(targets, linear) from error
+        raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
     found = [f".{name}" for name, _ in adapters(language_model)]
     listed = [] if isinstance(targets, str) else targets
     missed = [target for target in listed if not any(name.endswith(f".{target}") for name in found)]
     if missed or not found:
         raise _no_target(missed or targets, linear)
+    embeddings = language_model.get_input_embeddings()
+    for name, module in adapters(language_model):
+        base = module.get_base_layer()
+        if isinstance(base, nn.Embedding) or base.weight is embeddings.weight:
+            raise ConfigError(
+                f"model.lora.target_modules={targets}: {name} holds the embeddings: LoRA is beside others"
+            )
     for name, parameter in language_model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
@@ -106,6 +125,23 @@ def _no_target(targets: object, linear: list[str]) -> ConfigError:
     return ConfigError(
         f"model.lora.target_modules={targets}: the language model has no such layer: it has {', '.join(linear)}"
     )
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether LoRA's arguments hold names, numbers and nothing that would be read as a pattern."""
+    if isinstance(value, str):
+        return _NAME.fullmatch(value) is not None
+    if isinstance(value, Mapping):
+        return all(is_plain(key) and is_plain(inner) for key, inner in value.items())
+    return all(map(is_plain, value)) if isinstance(value, (list, tuple)) else True
+
+
+def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the arguments that adapters were attached by, each target by its name where a pattern has found them."""
+    if is_plain(arguments):
+        return dict(arguments)
+    kept = {name: value for name, value in arguments.items() if name not in _CHOOSING}
+    return kept | {"target_modules": [name for name, _ in adapters(language_model)]}
 
 
 def merge_lora(language_model: nn.Module) -> None:

@@ -25,5 +25,5 @@ def token_loss_sum(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -
 @torch.no_grad()
 def token_loss_by_sample(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, " B"]:
     """Sum the cross-entropy of each sample's supervised tokens, to be looked at."""
-    predictions, targets = logits[:, :-1].transpose(1, 2).float(), labels[:, 1:]
-    return F.cross_entropy(predictions, targets, ignore_index=IGNORE_INDEX, reduction="none").sum(1)
+    rows = zip(logits.unsqueeze(1), labels.unsqueeze(1), strict=True)  # one by one: all in fp32 are gigabytes at 7B
+    return torch.stack([token_loss_sum(*row) for row in rows])

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visllama.config import ROLES, ConfigError
-from visllama.model.lora import base_name, is_adapter
+from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.visllama import ADAPTER, VisLlama, part_of
 from visllama.paths import locate
 from visllama.plugins import part_class
+from visllama.prompts import TEMPLATES, find_template
 
 FORMAT_VERSION = 3
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
@@ -127,7 +129,7 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
     folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format_version": FORMAT_VERSION,
-        "parts": {name: dict(part) for name, part in parts.items()},
+        "parts": {n: spelled_out(model.language_model, p) if n == "lora" else dict(p) for n, p in parts.items()},
         "trained": list(model.trainable),
         "base_sha256": {
             part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable
@@ -160,7 +162,9 @@ def read_description(folder: Path) -> dict:
     except ValueError as error:
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
     version = description.get("format_version") if isinstance(description, dict) else None
-    if version != FORMAT_VERSION:
+    if version == 2 and isinstance(description.get("text"), dict):  # before there were templates
+        description["text"]["template"] = asdict(TEMPLATES["plain"])
+    elif version != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
     for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
         if not isinstance(description.get(key), kind):
@@ -168,16 +172,25 @@ def read_description(folder: Path) -> dict:
     text = description["text"]
     if {name: type(value) for name, value in text.items()} != _TEXT:
         raise ConfigError(f"{path}: text={text} must be {', '.join(_TEXT)}")
-    lora = description["parts"].get("lora")
-    if lora is not None and not isinstance(lora, dict):
-        raise ConfigError(f"{path}: lora={lora} must be LoRA's arguments")
-    for role in ROLES:
-        part = description["parts"].get(role)
-        if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
-            raise ConfigError(f"{path}: does not describe the {role}")
-        if "_target_" in json.dumps(part):
-            raise ConfigError(f"{path}: a _target_ inside weights is refused")
+    try:
+        find_template(text["template"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: text.{error}") from error
+    _check_parts(path, description["parts"])
     return description
+
+
+def _check_parts(path: Path, parts: Mapping) -> None:
+    """Refuse what no run wrote: a file from elsewhere names no code, reads no variable, and brings no pattern."""
+    for role in ROLES:
+        if not isinstance(parts.get(role), dict) or not isinstance(parts[role].get("arguments"), dict):
+            raise ConfigError(f"{path}: does not describe the {role}")
+    for refused in ("_target_", "${"):
+        if refused in json.dumps(parts):
+            raise ConfigError(f"{path}: a {refused} inside weights is refused")
+    lora = parts.get("lora", {})
+    if not isinstance(lora, dict) or not is_plain(lora):
+        raise ConfigError(f"{path}: lora={lora} must be LoRA's arguments, and names in them no patterns")
 
 
 def load_weights(

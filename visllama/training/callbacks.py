@@ -20,6 +20,7 @@ from visllama.console import STARTED, say
 from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
+from visllama.data.samples import images_of
 from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
 from visllama.model.visllama import VisLlama, part_of
@@ -125,7 +126,9 @@ def _readable(data: TrainingData, source: str) -> Iterator[dict]:
         if name == source:
             with suppress(BadRecord):
                 record = data.val.record(index)
-                yield record | ({"image": open_image(record["image"])} if "image" in record else {})
+                for image in images_of(record):
+                    open_image(image)
+                yield record
 
 
 class FrozenWeights(Callback):

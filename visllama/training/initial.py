@@ -24,13 +24,13 @@ def inherit_model(cfg: DictConfig) -> dict:
     """
     folder = Path(cfg.init_from)
     description = read_description(folder)
-    differing = []
+    differing, configured = [], OmegaConf.to_container(cfg.model, resolve=True)
     for role in (*ROLES, "lora"):
         part = description["parts"].get(role)
         if part is None:
             continue
         theirs = dict(part) if role == "lora" else _node(role, part, cfg)
-        ours = OmegaConf.to_container(cfg.model[role], resolve=True) or {}
+        ours = configured.get(role) or {}
         keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) and _is_asked_for(role, key)]
         differing += [f"model.{role}.{key}={ours.get(key)} here, {theirs.get(key)} there" for key in keys]
         with open_dict(cfg):
@@ -55,10 +55,23 @@ def _node(role: str, part: dict, cfg: DictConfig) -> dict:
 
 def _is_asked_for(role: str, key: str) -> bool:
     """Tell whether the command line speaks of an argument of a part: by itself, or by a choice that holds it."""
+    holding = ("model", f"model/{role}", f"model.{role}", f"model.{role}.{key}")
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
     return any(
-        word in ("model", "experiment", f"model/{role}", f"model.{role}") or word.startswith(f"model.{role}.{key}")
+        word in holding or word.startswith(f"model.{role}.{key}.") or (word == "experiment" and _has_model(experiment))
         for word in _typed_keys()
     )
+
+
+def _has_model(experiment: str) -> bool:
+    """Tell whether an experiment chooses a model or a part, and not the data or a rate alone."""
+    for source in HydraConfig.get().runtime.config_sources:
+        path = Path(source.path) / "experiment" / f"{experiment}.yaml"
+        if path.is_file():
+            content = OmegaConf.to_container(OmegaConf.load(path))
+            chosen = [str(key) for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
+            return "model" in content or any(key.removeprefix("override ").startswith("/model") for key in chosen)
+    return True
 
 
 def _typed_keys() -> Iterator[str]:

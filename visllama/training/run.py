@@ -7,7 +7,6 @@ import shlex
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -24,11 +23,9 @@ from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
 from visllama.hardware import find_precision, frozen_dtype
-from visllama.model.visllama import VisLlama
 from visllama.model.weights import load_tensors, save_weights
 from visllama.paths import write_whole
 from visllama.plugins import build
-from visllama.prompts import find_template
 from visllama.resume import write_command
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
@@ -50,7 +47,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started = time.perf_counter()
     parts, model, num_steps, judged_on = planned.parts, planned.model, planned.num_steps, planned.judged_on
-    text = text_of(cfg, model)
+    text = planned.text
     maker = sample_maker(model, **text)
     data = training_data(cfg, planned, maker)
     if cfg.check_only:
@@ -91,6 +88,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     keep_only(Checkpoint.last_of(folder), folder)  # Lightning keeps the one it went on from
     save_weights(model, parts, text, folder / "weights")
     metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
+    write_json(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
     if judged_on:
         judge_started = time.perf_counter()
         metrics["evaluations"] = judge(model, maker, judged_on, planned.judged_sources, cfg, folder)
@@ -117,14 +115,6 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write `config.yaml`, whole or not at all: another rank may be reading it."""
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-
-
-def text_of(cfg: DictConfig, model: VisLlama) -> dict:
-    """Give what weights keep of how the texts of a run are made."""
-    chosen = cfg.stage.template
-    chosen = OmegaConf.to_container(chosen, resolve=True) if isinstance(chosen, DictConfig) else chosen
-    template = asdict(find_template(chosen, model.tokenizer))
-    return {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens, "template": template}
 
 
 def training_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> TrainingData:
@@ -215,4 +205,4 @@ def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
     bad = next(callback for callback in trainer.callbacks if isinstance(callback, BadRecords)).counts
     facts |= {"bad_records": dict(bad)} if bad else {}
-    return facts | {name: value for name, value in logged.items() if name.endswith("/loss")}
+    return facts | {name: value for name, value in logged.items() if "/loss" in name}

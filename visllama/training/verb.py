@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,7 @@ from visllama.data.sources import (
     shard_sizes,
 )
 from visllama.plugins import class_of_target, part_class
+from visllama.prompts import Template, find_template
 from visllama.training.sweep import is_selecting
 from visllama.trials import check_parts
 
@@ -38,6 +40,8 @@ class Planned(NamedTuple):
 
     parts: dict[str, dict]
     model: VisLlama
+    text: dict
+    """What weights keep of how texts are made: `prompt`, `max_text_tokens`, `template`."""
     initial: dict | None
     """The description of the weights to start from."""
     train: dict[str, Source]
@@ -90,11 +94,15 @@ def plan(cfg: DictConfig) -> Planned:
     with torch.device("meta") if cfg.check_only else nullcontext():
         model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
     check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
+    text = text_of(cfg, model)
+    for name, evaluation in judged_on.items():
+        if evaluation["template"] is not None:
+            template_at(f"evaluation.{name}", evaluation["template"], model)
     if initial:
         from visllama.model.weights import check_tensors
 
         check_tensors(model, Path(cfg.init_from), initial)
-    return Planned(parts, model, initial, train, val, order, judged_on, judged, num_steps)
+    return Planned(parts, model, text, initial, train, val, order, judged_on, judged, num_steps)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
@@ -138,6 +146,25 @@ def model_parts(cfg: DictConfig) -> dict[str, dict]:
             )
         described[role] = {"kind": kind, "arguments": part}
     return described if lora is None else described | {"lora": lora}
+
+
+def text_of(cfg: DictConfig, model: VisLlama) -> dict:
+    """Give what weights keep of how the texts of a run are made."""
+    template = OmegaConf.to_container(cfg.stage, resolve=True)["template"]
+    made = asdict(template_at("stage", template, model))
+    return {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens, "template": made}
+
+
+def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:
+    """Give the template that stands in a config below `key`.
+
+    Raises:
+        ConfigError: If it is none, or the tokenizer has none of its own.
+    """
+    try:
+        return find_template(chosen, model.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
 
 
 def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:

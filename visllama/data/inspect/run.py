@@ -28,7 +28,7 @@ from visllama.data.inspect.tables import (
 )
 from visllama.data.samples import Sample
 from visllama.evaluation.runner import sample_maker
-from visllama.training.run import text_of, training_data
+from visllama.training.run import training_data
 from visllama.training.verb import Planned
 
 _OWN_KEYS = ("samples", "num_samples", "check_only")
@@ -45,7 +45,7 @@ class Inspected(NamedTuple):
 
 def run(cfg: DictConfig, planned: Planned) -> Inspected:
     """Load, show, write the page; with `check_only` it is not written."""
-    maker, most = sample_maker(planned.model, **text_of(cfg, planned.model)), cfg.stage.max_text_tokens
+    maker, most = sample_maker(planned.model, **planned.text), cfg.stage.max_text_tokens
     steps = see(training_data(cfg, planned, maker), cfg.num_samples, cfg.samples)
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, cfg.samples, maker.tokenizer)

@@ -49,6 +49,11 @@ class ScenesSource:
         return self.num_records
 
     @property
+    def fingerprint(self) -> str:
+        """Tell what is in it."""
+        return f"scenes-{WORLD_VERSION} {self.split} {self.holds} {self.captions_per_record}"
+
+    @property
     def kinds(self) -> dict[str, int]:
         """Records by the kind of their text."""
         return {"questions" if self.holds == "instructions" else self.holds: self.num_records}
