@@ -63,7 +63,7 @@ def key_typos():
 
 def option_typos():
     for group, options in known_groups().items():
-        for option in options if group != "source" else ():
+        for option in options if group not in ("source", "tuned") else ():
             wrong = f"{group}={typo(option)}"
             yield Wrong(wrong, (wrong, option))
 
