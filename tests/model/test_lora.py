@@ -112,24 +112,29 @@ def test_weights_hold_the_adapter_and_give_the_same_model(tmp_path):
         assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
 
 
-@pytest.mark.parametrize("part", ["language_model", "vision_encoder"])
-def test_full_tuning_trains_a_base_model_in_single_precision(part, tmp_path):
+@pytest.mark.parametrize(
+    ("part", "connector"), [("language_model", "mlp"), ("vision_encoder", "mlp"), ("vision_encoder", "resampler")]
+)
+def test_full_tuning_trains_a_base_model_in_single_precision(part, connector, tmp_path):
+    """Of the encoder what the features rest on: the penultimate layer's patches leave out the last one."""
     from tests.tiny import TEXT
 
     torch.manual_seed(0)
-    model = build_model(tiny_parts(), ("connector", part)).load_base_weights(torch.bfloat16)
+    model = build_model(tiny_parts(connector), ("connector", part)).load_base_weights(torch.bfloat16)
     own = dict(getattr(model, part).named_parameters())
-    assert {p.dtype for p in own.values()} == {torch.float32} and all(p.requires_grad for p in own.values())
+    assert {p.dtype for p in own.values()} == {torch.float32}
     frozen = "vision_encoder" if part == "language_model" else "language_model"
-    assert list(frozen_hashes(model)) == [frozen]
     batch = batch_of(model)
     if part == "vision_encoder":
         model.language_model.float()
     else:
         model.vision_encoder.float()
     model(**batch).loss_sum.backward()
-    assert next(iter(own.values())).grad.abs().sum() > 0 or part == "language_model"
-    save_weights(model, tiny_parts(), TEXT, tmp_path)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in learning), "else ranks would wait for it"
+    num_learning = sum(p.requires_grad for p in own.values())
+    assert num_learning == len(own) if connector == "mlp" else len(own) / 2 < num_learning < len(own)
+    save_weights(model, tiny_parts(connector), TEXT, tmp_path)
     loaded, description = load_weights(tmp_path)
     assert list(description["base_sha256"]) == [frozen]
     assert all(torch.equal(p, own[n]) for n, p in getattr(loaded, part).named_parameters())

@@ -46,13 +46,15 @@ def judge_captions(
     """Caption a source's images and score it; writes predictions.jsonl, captions.json and gallery.html."""
     records = read_records(source, name)
     keys = [record["key"] for record in records]
-    rows = [{"image_id": key, "caption": ""} for key in keys]
+    rows = [{"image_id": key} for key in keys]
     started = time.perf_counter()
     with Progress(transient=True) as progress:
-        captions = write_texts(model, captioner, records, rows, folder / "predictions.jsonl", progress, name)
+        captions = write_texts(model, captioner, records, rows, "caption", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         controls = {
-            control: write_texts(model, captioner, _CONTROLS[control](records), rows, None, progress, control)
+            control: write_texts(
+                model, captioner, _CONTROLS[control](records), rows, "caption", None, progress, control
+            )
             for control in config["controls"]
         }
     references = {record["key"]: record["captions"] for record in records}

@@ -60,8 +60,8 @@ class Captioner:
 
 
 def write_texts(
-    model: VisLlama, captioner: Captioner, records: Sequence[Mapping], rows: Sequence[Mapping], log: Path | None,
-    progress: Progress, name: str,
+    model: VisLlama, captioner: Captioner, records: Sequence[Mapping], rows: Sequence[Mapping], key: str,
+    log: Path | None, progress: Progress, name: str,
 ) -> list[str]:  # fmt: skip
     """Generate with a progress bar, and log each batch as it comes.
 
@@ -69,7 +69,8 @@ def write_texts(
         model: With all its weights.
         captioner: Generates.
         records: To write on after.
-        rows: What the log says of each record beside its text, which goes by the last, empty key.
+        rows: What the log says of each record beside its text.
+        key: By which the text goes there.
         log: JSON lines; None keeps none.
         progress: Shows where it is.
         name: Of the task there.
@@ -79,7 +80,7 @@ def write_texts(
     with open(log or os.devnull, "w", encoding="utf-8") as file:
         for batch in captioner.batches(model, records):
             for row, text in zip(rows[len(texts) :], batch, strict=False):
-                file.write(json.dumps({**row, next(reversed(row)): text}) + "\n")
+                file.write(json.dumps({**row, key: text}) + "\n")
             file.flush()
             texts += batch
             progress.update(task, completed=len(texts))

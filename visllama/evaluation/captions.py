@@ -126,7 +126,7 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
 # ------------------------------------------------------------------------------------------------------------ files
 
 
-def _read_json(path: Path) -> object:
+def read_json(path: Path) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
         keys = [key for key, _ in pairs]
         doubled = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
@@ -148,7 +148,7 @@ def read_predictions(path: Path) -> dict[str, str]:
     Raises:
         ConfigError: For another layout, or an id that comes twice.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, list):
         rows = [
             (str(row["image_id"]), row["caption"])
@@ -173,7 +173,7 @@ def read_references(path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: For another layout.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         references: dict[str, list[str]] = {}
         for row in content["annotations"]:

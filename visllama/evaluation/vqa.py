@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from visllama.config import ConfigError
-from visllama.evaluation.captions import _read_json
+from visllama.evaluation.captions import read_json
 from visllama.evaluation.vqa_text import clean, normalise
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
@@ -114,7 +114,7 @@ def read_answers(path: Path) -> dict[str, str]:
     Raises:
         ConfigError: For another layout, or an id that comes twice.
     """
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, list):
         content = {key: row["answer"] for key, row in _by_id(path, content, ("answer",)).items()}
     if not isinstance(content, dict):
@@ -151,7 +151,7 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
 
 def _rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
     """Give a file's list `name` by question id."""
-    content = _read_json(path)
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(name), list):
         found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__
         wanted = ", ".join(f"'{key}'" for key in ("question_id", *keys))

@@ -93,20 +93,20 @@ def judge_answers(
     )
     lacking = "true_facts" in config["controls"] and any("facts" not in record for record in records)
     require(not lacking, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
-    rows = [{"question_id": question, "answer": ""} for question in given]
+    rows = [{"question_id": question} for question in given]
     if "majority_answer" in config["controls"]:
         train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
     started = time.perf_counter()
     said: dict[str, list[str]] = {}
     with Progress(transient=True) as progress:
-        answers = write_texts(model, captioner, records, rows, folder / "predictions.jsonl", progress, name)
+        answers = write_texts(model, captioner, records, rows, "answer", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         for control in config["controls"]:
             if control == "majority_answer":
                 said[control] = majority_answers(records, train)
             else:
                 changed = _CONTROLS[control](records)
-                said[control] = write_texts(model, captioner, changed, rows, None, progress, control)
+                said[control] = write_texts(model, captioner, changed, rows, "answer", None, progress, control)
     questions = {
         question_id: Asked(
             q["question"], q["answers"], r["key"], {t: q[t] for t in _TYPES if isinstance(q.get(t), str)}

@@ -68,6 +68,7 @@ class VisLlama(nn.Module):
         consumes = getattr(connector, "func", connector).consumes
         self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
+        self._unreached = self._find_unreached() if "vision_encoder" in self.trainable else frozenset()
         self._check_connector(language_dim)
         self._freeze()
 
@@ -93,12 +94,24 @@ class VisLlama(nn.Module):
                 f"makes {found}, and (1, {self.num_image_tokens}, {language_dim}) is needed"
             )
 
+    def _find_unreached(self) -> frozenset[str]:
+        """Name the encoder's tensors that the features do not rest on (CLIP's last layer is behind its patch features).
+
+        They cannot learn, and ranks would wait for their gradients.
+        """
+        names, parameters = zip(*self.vision_encoder.named_parameters(prefix="vision_encoder"), strict=True)
+        size = self.vision_encoder.transform.size_px
+        features = self.vision_encoder(parameters[0].new_zeros(1, 3, size, size))
+        features = getattr(features, self.connector.consumes)
+        gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+        return frozenset(name for name, gradient in zip(names, gradients, strict=True) if gradient is None)
+
     def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
         return language_model if self._lora is None else attach_lora(language_model, self._lora)
 
     def _freeze(self) -> None:
         for name, parameter in self.named_parameters():
-            parameter.requires_grad_(part_of(name) in self.trainable)
+            parameter.requires_grad_(part_of(name) in self.trainable and name not in self._unreached)
         self.train(self.training)
 
     def load_base_weights(self, dtype: torch.dtype = torch.float32) -> VisLlama:
