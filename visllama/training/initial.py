@@ -58,19 +58,20 @@ def _is_asked_for(role: str, key: str) -> bool:
     holding = ("model", f"model/{role}", f"model.{role}", f"model.{role}.{key}")
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     return any(
-        word in holding or word.startswith(f"model.{role}.{key}.") or (word == "experiment" and _has_model(experiment))
+        word in holding or word.startswith(f"model.{role}.{key}.") or (word == "experiment" and _has(role, experiment))
         for word in _typed_keys()
     )
 
 
-def _has_model(experiment: str) -> bool:
-    """Tell whether an experiment chooses a model or a part, and not the data or a rate alone."""
+def _has(role: str, experiment: str) -> bool:
+    """Tell whether an experiment chooses a part of the model, and not the data or a rate alone."""
     for source in HydraConfig.get().runtime.config_sources:
         path = Path(source.path) / "experiment" / f"{experiment}.yaml"
         if path.is_file():
             content = OmegaConf.to_container(OmegaConf.load(path))
-            chosen = [str(key) for entry in content.get("defaults", []) if isinstance(entry, dict) for key in entry]
-            return "model" in content or any(key.removeprefix("override ").startswith("/model") for key in chosen)
+            entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
+            chosen = {str(key).removeprefix("override ") for entry in entries for key in entry}
+            return role in (content.get("model") or {}) or bool(chosen & {"/model", f"/model/{role}"})
     return True
 
 
