@@ -27,7 +27,7 @@ from visllama.data.samples import masked_sample
 from visllama.evaluation.runner import sample_maker
 from visllama.paths import locate
 from visllama.tokens import IGNORE_INDEX
-from visllama.training.run import text_of, training_data
+from visllama.training.run import training_data
 from visllama.training.verb import plan
 
 SMALL = ("stage.global_batch_size=16", "num_samples=20")
@@ -68,7 +68,7 @@ def train_steps(compose_config, *overrides: str):
     """Give the loader that training has with the same overrides."""
     cfg = compose_config("train", *overrides, "check_only=true")
     planned = plan(cfg)
-    return training_data(cfg, planned, sample_maker(planned.model, **text_of(cfg, planned.model))).train_dataloader()
+    return training_data(cfg, planned, sample_maker(planned.model, **planned.text)).train_dataloader()
 
 
 class Page(HTMLParser):
