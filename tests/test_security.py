@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.families import save_encoder, save_language_model
-from tests.tiny import tiny_parts
+from tests.tiny import TEXT, tiny_parts
 from visllama.config import ConfigError
 from visllama.model.weights import load_weights, save_weights
 
@@ -40,9 +40,7 @@ class Payload:
 @pytest.fixture
 def folder(make_model, tmp_path):
     """Good weights of a small LLaMA and CLIP that lie under `models`."""
-    save_weights(
-        make_model(dtype=torch.float32), tiny_parts(), {"prompt": "", "max_text_tokens": 64}, tmp_path / "weights"
-    )
+    save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path / "weights")
     return tmp_path / "weights"
 
 
