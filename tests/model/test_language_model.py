@@ -155,3 +155,13 @@ def test_knows_the_world_but_was_never_shown_it():
             return model(input_ids=ids, labels=ids).loss.item()
 
     assert loss("a small red ring in the top left") + 1 < loss("left ring the a in top small red")
+
+
+def test_in_double_precision_norms_are_double():
+    """Ranks are compared to twelve digits: transformers' norms go through single precision."""
+    model = PretrainedLanguageModel("visllama:llama").load(torch.float64)
+    hidden = torch.randn(3, 128, dtype=torch.float64)
+    norm = model.model.norm
+    expected = norm.weight * hidden / (hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+    assert (norm(hidden) - expected).abs().max() < 1e-14
+    assert type(PretrainedLanguageModel("visllama:llama").load(torch.float32).model.norm).__name__ == "LlamaRMSNorm"

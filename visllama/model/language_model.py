@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from visllama.config import ConfigError
@@ -76,4 +78,23 @@ class PretrainedLanguageModel:
 
     def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the published weights; in the dtype that they have on disk they stay mapped, not copied."""
-        return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
+        model = read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
+        if dtype == torch.float64:
+            for module in model.modules():
+                if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+                    module.__class__ = _DoubleRMSNorm
+        return model
+
+
+class _DoubleRMSNorm(nn.Module):
+    """LLaMA's norm in the precision of its input.
+
+    transformers' goes through single precision, where a difference in the sixteenth digit (the order in which ranks
+    add) can become one in the eighth; what is run in double is run to prove that there is none.
+    """
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
