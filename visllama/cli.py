@@ -24,7 +24,7 @@ from visllama.spelling import explain, explain_options
 
 _VERBS = {
     "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
-    "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions"),
+    "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions or answers"),
     "caption": ("visllama.release.verb", "write captions for pictures"),
     "prepare": ("visllama.data.prepare.verb", "make shards with an index out of raw data"),
     "inspect": ("visllama.data.inspect.verb", "show the batches that train would see, as a person reads them"),

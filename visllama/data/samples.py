@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -87,14 +88,16 @@ class SampleMaker:
 
     def with_prompt(self, prompt: str) -> SampleMaker:
         """Make the same with another prompt, which is also the hint behind questions."""
-        sizes = self.num_image_tokens, self.max_text_tokens
-        return SampleMaker(self.tokenizer, self.transform, *sizes, prompt, self.template, prompt)
+        made = copy(self)
+        made.prompt = made.hint = prompt
+        return made
 
     def as_judged(self, prompt: str | None, template: str | Mapping[str, str] | None) -> SampleMaker:
         """Make the same with an evaluation's own prompt and template, where it has them."""
-        chosen = self.template if template is None else find_template(template, self.tokenizer)
-        sizes, said = (self.num_image_tokens, self.max_text_tokens), self.prompt if prompt is None else prompt
-        return SampleMaker(self.tokenizer, self.transform, *sizes, said, chosen, prompt or self.hint)
+        made = copy(self) if prompt is None else self.with_prompt(prompt)
+        if template is not None:
+            made.template = find_template(template, self.tokenizer)
+        return made
 
     def __call__(self, record: Mapping, item: int = 0, answered: bool = True) -> Sample:
         """Make a Sample of the record's caption or question of this index, or of its conversation.

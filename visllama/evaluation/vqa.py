@@ -17,7 +17,7 @@ from visllama.evaluation.vqa_text import clean, normalise
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
 """Each metric's mode of `accuracy`."""
-TYPES = ("answer_type", "question_type")
+TYPES = ("question_type", "answer_type")
 
 
 class Asked(NamedTuple):

@@ -17,12 +17,12 @@ from visllama.evaluation.captioner import Captioner, read_records, write_texts
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import vqa_table, write_json
 from visllama.evaluation.statistics import vqa_intervals
-from visllama.evaluation.vqa import Asked, score_answers
+from visllama.evaluation.vqa import TYPES, Asked, score_answers
 from visllama.model.visllama import VisLlama
 from visllama.prompts import answer_of
 from visllama.signatures import require
 
-_TYPES = ("type", "question_type", "answer_type")
+_TYPES = ("type", *TYPES)
 _PICTURES = ("image", "images")
 
 
@@ -46,7 +46,7 @@ def without_images(records: Sequence[Mapping]) -> list[dict]:
 
 
 def true_facts(records: Sequence[Mapping]) -> list[dict]:
-    """Ask each question about a text that tells what is in the picture: what the language model can do with sight."""
+    """Ask each question about a text that tells what is in the picture: what there is to be seen, once it is known."""
     return [
         {
             "key": record["key"],

@@ -23,7 +23,7 @@ from visllama.data.images import open_image
 from visllama.data.samples import images_of
 from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
-from visllama.model.visllama import VisLlama, part_of
+from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.model.weights import frozen_hashes
 from visllama.prompts import turns_of
 from visllama.training.bad_records import BadRecords
@@ -36,7 +36,7 @@ def parts_table(model: VisLlama) -> Table:
     table = Table("part", "class", title="Model")
     for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
         table.add_column(header, justify=justify)
-    own: dict[str, list[torch.nn.Parameter]] = {}
+    own: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
         own.setdefault(part_of(name), []).append(parameter)
     for name, parameters in own.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from visllama.config import ConfigError
 from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
-from visllama.data.scenes.world import WORLD_VERSION, Dice, scene_of
+from visllama.data.scenes.world import WORLD_VERSION, Dice, Scene, scene_of
 from visllama.prompts import IMAGE_MARK
 
 _SIZES = {
@@ -64,7 +64,8 @@ class ScenesSource:
         if self.holds != "questions":
             return self.num_records * (self.captions_per_record if self.holds == "captions" else 1)
         if self._num_questions is None:
-            self._num_questions = sum(len(self._questions(index)["questions"]) for index in range(self.num_records))
+            scenes = (scene_of(self.split, index)[0] for index in range(self.num_records))
+            self._num_questions = sum(len(self._questions(s, i)["questions"]) for i, s in enumerate(scenes))
         return self._num_questions
 
     def __getitem__(self, index: int) -> dict:
@@ -80,13 +81,12 @@ class ScenesSource:
         scene, dice = scene_of(self.split, index)
         record["image"] = render(scene, dice)
         if self.holds == "questions":
-            return record | self._questions(index)
+            return record | self._questions(scene, index)
         if self.holds == "conversations":
-            return record | {"conversations": self._conversation(index)}
+            return record | {"conversations": self._conversation(scene, index)}
         return record | {"captions": captions(scene, dice, self.captions_per_record)}
 
-    def _questions(self, index: int) -> dict:
-        scene, _ = scene_of(self.split, index)
+    def _questions(self, scene: Scene, index: int) -> dict:
         dice = self._dice(index)
         asked = [
             {
@@ -99,9 +99,9 @@ class ScenesSource:
         ]
         return {"questions": asked, "facts": notes(scene, dice)}
 
-    def _conversation(self, index: int) -> list[dict[str, str]]:
+    def _conversation(self, scene: Scene, index: int) -> list[dict[str, str]]:
         turns = []
-        for asked in self._questions(index)["questions"]:
+        for asked in self._questions(scene, index)["questions"]:
             turns.append({"from": "human", "value": asked["question"]})
             turns.append({"from": "gpt", "value": asked["answers"][0]})
         turns[0]["value"] = f"{IMAGE_MARK}\n{turns[0]['value']}"
