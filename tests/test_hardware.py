@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from visllama.hardware import find_device, find_precision, frozen_dtype
+from visllama.config import ConfigError
+from visllama.hardware import count_ranks, find_device, find_precision, frozen_dtype
 
 
 def test_precision_that_is_named_stays():
@@ -28,3 +29,31 @@ def test_auto_is_bf16_where_there_is_cuda(monkeypatch, cuda, expected):
 )
 def test_frozen_weights_take_the_compute_dtype(precision, dtype):
     assert frozen_dtype(precision) == dtype
+
+
+def trainer(**values):
+    return {"accelerator": "cpu", "devices": "auto", "num_nodes": "auto", **values}
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+SRUN = {"SLURM_NTASKS": "16", "SLURM_NNODES": "4", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(("started", "ranks"), [({}, (1, 1)), (TORCHRUN, (2, 4)), (SRUN, (4, 4))])
+def test_ranks_are_those_that_were_started(monkeypatch, started, ranks):
+    for name in (*TORCHRUN, *SRUN):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in started.items():
+        monkeypatch.setenv(name, value)
+    assert count_ranks(trainer()) == ranks == count_ranks(trainer(num_nodes=ranks[0], devices=ranks[1]))
+    if started:
+        with pytest.raises(ConfigError, match=r"trainer\.devices=3 .* has started . x 4"):
+            count_ranks(trainer(devices=3))
+    else:
+        assert count_ranks(trainer(devices=3, num_nodes=2)) == (2, 3) and count_ranks(trainer(devices=[0, 2])) == (1, 2)
+
+
+def test_an_interactive_allocation_has_started_nobody(monkeypatch):
+    for name, value in (SRUN | {"SLURM_JOB_NAME": "bash"}).items():
+        monkeypatch.setenv(name, value)
+    assert count_ranks(trainer()) == (1, 1)

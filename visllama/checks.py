@@ -225,8 +225,12 @@ def _check_run(cfg: DictConfig) -> None:
         counted or listed or devices == "auto",
         f"trainer.devices={devices}: give a number of devices, a list of their indices, or auto",
     )
-    for name in ("num_nodes", "log_every_steps", "threads"):
-        require(trainer[name] > 0, f"trainer.{name}={trainer[name]}: must be more than 0")
+    nodes = trainer.num_nodes
+    require(nodes == "auto" or (fits(nodes, int) and nodes > 0), f"trainer.num_nodes={nodes}: give a number, or auto")
+    for name in ("log_every_steps", "keep_checkpoints", "max_skipped_steps", "timeout_s", "threads"):
+        require(0 < trainer[name] < math.inf, f"trainer.{name}={trainer[name]}: must be more than 0, and finite")
+    code = trainer.preempted_exit_code
+    require(0 <= code < 256, f"trainer.preempted_exit_code={code}: must be in [0, 255]")
     require(trainer.threads <= MOST_THREADS, f"trainer.threads={trainer.threads}: must be at most {MOST_THREADS}")
     steps, fraction, every = trainer.max_steps, trainer.val_fraction, trainer.checkpoint_every_steps
     require(every is None or every > 0, f"trainer.checkpoint_every_steps={every}: must be more than 0, or null")

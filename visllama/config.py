@@ -62,12 +62,18 @@ class TrainerSchema:
 
     accelerator: str = MISSING
     devices: Any = MISSING
-    num_nodes: int = MISSING
+    num_nodes: Any = MISSING
     precision: str = MISSING
     max_steps: int | None = None
     val_fraction: float | None = None
     log_every_steps: int = MISSING
     checkpoint_every_steps: int | None = None
+    keep_checkpoints: int = MISSING
+    max_skipped_steps: int = MISSING
+    timeout_s: float = MISSING
+    preempted_exit_code: int = MISSING
+    requeue: bool = False
+    activation_checkpointing: bool = False
     threads: int = MISSING
     strategy: Any = MISSING
 
