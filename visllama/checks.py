@@ -230,7 +230,7 @@ def _check_run(cfg: DictConfig) -> None:
     for name in ("log_every_steps", "keep_checkpoints", "max_skipped_steps", "timeout_s", "threads"):
         require(0 < trainer[name] < math.inf, f"trainer.{name}={trainer[name]}: must be more than 0, and finite")
     code = trainer.preempted_exit_code
-    require(0 <= code < 256, f"trainer.preempted_exit_code={code}: must be in [0, 255]")
+    require(0 < code < 256, f"trainer.preempted_exit_code={code}: must be in [1, 255]")
     require(trainer.threads <= MOST_THREADS, f"trainer.threads={trainer.threads}: must be at most {MOST_THREADS}")
     steps, fraction, every = trainer.max_steps, trainer.val_fraction, trainer.checkpoint_every_steps
     require(every is None or every > 0, f"trainer.checkpoint_every_steps={every}: must be more than 0, or null")

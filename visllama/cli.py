@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
 
-from visllama import checks, console  # noqa: F401  (console first: it looks at the clock)
+from visllama import checks, console, preemption  # noqa: F401  (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
 from visllama.resume import replay
 from visllama.spelling import explain, explain_options
@@ -39,6 +41,7 @@ _CHECKS = {
     "inspect": checks.check_inspect,
     "benchmark": checks.check_benchmark,
 }
+_LAUNCHERS = ("launch=", "hydra/launcher=")
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
@@ -55,8 +58,15 @@ def _end(verb: str, message: str) -> None:
 class BeforeTheFolder(Callback):
     """Hydra's callback: check the config before a run folder is made, so that a wrong one leaves nothing behind."""
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # the sweep's folder may be named after what was chosen
+        try:
+            check_sweep(config)
+        except ConfigError as error:
+            _end(config_name, str(error))
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
 
     def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
         HydraConfig.instance().set_config(config)
@@ -65,6 +75,7 @@ class BeforeTheFolder(Callback):
             del cfg["hydra"]
         try:
             _CHECKS.get(config_name, lambda cfg: None)(cfg)
+            check_single(config)
             if cfg.get("check_only"):
                 _work(config_name, cfg)
                 sys.exit(0)
@@ -76,10 +87,56 @@ class BeforeTheFolder(Callback):
             sys.exit(1)
 
 
+def check_sweep(config: DictConfig) -> None:
+    """Refuse a sweep that several ranks have been started for, or that cannot be queued.
+
+    Raises:
+        ConfigError: Naming what to type.
+    """
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
+        from visllama.hardware import started_ranks  # here: it imports torch
+
+        who, nodes, per_node = started_ranks() or ("", 1, 1)
+        if nodes * per_node > 1:
+            raise ConfigError(
+                f"-m: {who} has started {nodes * per_node} ranks, each of which would go through the sweep by itself: "
+                f"leave out {who}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
+            )
+    if config.hydra.runtime.choices.get("hydra/launcher") == "submitit_slurm":
+        from visllama.training.slurm import use_launcher  # here: it is an extra
+
+        use_launcher(config.hydra.runtime.choices.get("launch"), config.get("trainer"))
+
+
+def check_single(config: DictConfig) -> None:
+    """Refuse a single run that names a launcher of sweeps, or other numbers of ranks than were started.
+
+    Raises:
+        ConfigError: Naming what to type.
+    """
+    choices, typed = config.hydra.runtime.choices, list(config.hydra.overrides.task)
+    is_replayed = config.get("resume") or "LOCAL_RANK" in os.environ  # as a sweep's job was written down
+    if choices.get("hydra/launcher", "basic") != "basic" and not is_replayed:
+        chosen = [word for word in [*typed, *config.hydra.overrides.hydra] if word.startswith(_LAUNCHERS)]
+        chosen = chosen or [f"hydra/launcher={choices['hydra/launcher']}"]
+        others = [word for word in typed if word not in chosen]
+        raise ConfigError(
+            f"{' '.join(chosen)} starts the jobs of a sweep; without -m this run would be on this very machine, in "
+            f"silence. A sweep, also of one:  -m {shlex.join([*chosen, *others])}  or leave out {' '.join(chosen)}"
+        )
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ) and "trainer" in config:
+        from visllama.hardware import count_ranks  # here: it imports torch
+
+        count_ranks(config.trainer)
+
+
 def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
     """Refuse a run folder that cannot be written, or that holds a run of another config."""
-    folder = Path(config.hydra.run.dir)
-    if config.hydra.output_subdir is None or int(os.environ.get("LOCAL_RANK", 0)):
+    try:
+        folder = Path(config.hydra.run.dir)
+    except InterpolationResolutionError as error:
+        raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
+    if config.hydra.output_subdir is None:
         return  # a verb that writes no folder, or a rank of a run whose first rank has looked
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +184,9 @@ def _verb(name: str) -> Callable[[], None]:
             raise
 
     def run() -> None:
+        if name == "train":
+            preemption.listen()
+            preemption.end_with_parent()
         register()
         job.__name__ = name
         try:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
+
+from visllama.ranks import on_first_rank, run_id
 
 ROLES = ("vision_encoder", "connector", "language_model")
 """A model's parts, each of which is a YAML's choice."""
@@ -179,15 +179,9 @@ def register() -> None:
         extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
     store.store(name="inspect_schema", node=extending)
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
-    OmegaConf.register_new_resolver("run_id", _run_id, replace=True, use_cache=True)
-
-
-def _run_id() -> str:
-    """Name a run's folder: the launcher's own id where there is one, so that all ranks agree, else date and time."""
-    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(variable, "none") != "none":
-            return os.environ[variable]
-    return time.strftime("%Y-%m-%d_%H-%M-%S")
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
+    OmegaConf.register_new_resolver("add", lambda *numbers: sum(numbers), replace=True)
 
 
 def config_dir_options() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 
 from rich.console import Console
@@ -12,8 +13,19 @@ STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
 
 
+def is_first_rank() -> bool:
+    """Tell whether this process is the first of its ranks, or the only one; it alone speaks and writes."""
+    if "RANK" in os.environ:  # of torchrun
+        return os.environ["RANK"] == "0"
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return os.environ.get("SLURM_PROCID", "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
 def say(*renderables: object) -> None:
-    """Print rich renderables (tables) and text as it stands; the run's log gets them as plain text."""
+    """Print rich renderables (tables) and text as it stands, on the first rank; the run's log gets them plain."""
+    if not is_first_rank():
+        return
     console = Console(highlight=False, soft_wrap=True)
     plain = Console(file=io.StringIO(), width=100, highlight=False, soft_wrap=True)
     for renderable in renderables:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -16,6 +16,7 @@ from itertools import islice
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
+from visllama import preemption
 from visllama.config import ConfigError
 from visllama.data.collate import Collator, Step
 from visllama.data.faults import BadRecord
@@ -118,9 +119,7 @@ class StepLoader:
     def __iter__(self) -> Iterator[Step]:
         self.step, self._first = self._first, 0
         batches = (self._positions(step) for step in range(self.step, self.num_steps))
-        loader = DataLoader(
-            self.samples, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers
-        )
+        loader = _loader(self.samples, batches, self.collator, self.num_workers)
         steps = iter(loader)  # forks the workers: before there is another thread, whose locks they would inherit held
         with self._fetching_ahead():
             try:
@@ -251,4 +250,14 @@ class TrainingData(pl.LightningDataModule):
             [first + i for i in rank_share(min(size, len(self.val) - first), rank, num_ranks)]
             for first in range(0, len(self.val), size)
         ]
-        return DataLoader(self.val, batch_sampler=batches, collate_fn=self.collator.step, num_workers=self.num_workers)
+        return _loader(self.val, batches, self.collator, self.num_workers)
+
+
+def _loader(samples: Dataset, batches: Iterable, collator: Collator, num_workers: int) -> DataLoader[Step]:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        collate_fn=collator.step,
+        num_workers=num_workers,
+        worker_init_fn=preemption.ignore_in_worker,
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from rich.progress import Progress
 
-from visllama.console import say
+from visllama.console import is_first_rank, say
 from visllama.data.images import open_image
 from visllama.data.order import permutation
 from visllama.data.sources import Source
@@ -48,7 +48,7 @@ def judge_captions(
     keys = [record["key"] for record in records]
     rows = [{"image_id": key} for key in keys]
     started = time.perf_counter()
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not is_first_rank()) as progress:
         captions = write_texts(model, captioner, records, rows, "caption", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         controls = {
@@ -57,6 +57,8 @@ def judge_captions(
             )
             for control in config["controls"]
         }
+    if not is_first_rank():
+        return {}  # it has helped to generate; scores are made and written once
     references = {record["key"]: record["captions"] for record in records}
     # CIDEr always: the gallery ranks by it, and the controls are compared in it.
     scores = score_captions(dict(zip(keys, captions, strict=True)), references, (*config["metrics"], "CIDEr"))

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
 from visllama.config import ConfigError
+from visllama.console import is_first_rank
 from visllama.data.collate import Collator
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
@@ -40,23 +42,33 @@ class Captioner:
         return self.maker.tokenizer
 
     def batches(self, model: VisLlama, records: Sequence[Mapping]) -> Iterator[list[str]]:
-        """Yield the texts of each batch of records, each in one line."""
+        """Yield the texts of each batch of records, each in one line; all ranks share the work, and get all texts."""
         device = model.markers.device
         settings = {
             "do_sample": False,
             "eos_token_id": sorted({self.maker.end_id, self.tokenizer.eos_token_id}),
             "pad_token_id": self.tokenizer.pad_token_id,
         }
-        for start in range(0, len(records), self.batch_size):
-            samples = [self.maker(record, answered=False) for record in records[start : start + self.batch_size]]
+        rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        for start in range(0, len(records), self.batch_size * num_ranks):
+            own = records[start + rank * self.batch_size :][: self.batch_size]
+            # Sharded, a rank cannot generate alone: one that has nothing left does one that another has too.
+            samples = [self.maker(record, answered=False) for record in own or records[-1:]]
             batch = {name: tensor.to(device) for name, tensor in self.collator.generation_batch(samples).items()}
             with torch.inference_mode():
                 ids = model.generate(**batch, **(settings | self.decoding))
-            yield [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            texts = [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+            yield texts if num_ranks == 1 else _of_all_ranks(texts[: len(own)], num_ranks)
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
         """Give the text of each record."""
         return [text for texts in self.batches(model, records) for text in texts]
+
+
+def _of_all_ranks(texts: list[str], num_ranks: int) -> list[str]:
+    gathered: list = [None] * num_ranks
+    dist.all_gather_object(gathered, texts)
+    return [text for of_rank in gathered for text in of_rank]
 
 
 def write_texts(
@@ -77,7 +89,7 @@ def write_texts(
     """
     task = progress.add_task(name, total=len(records))
     texts: list[str] = []
-    with open(log or os.devnull, "w", encoding="utf-8") as file:
+    with open(log if log and is_first_rank() else os.devnull, "w", encoding="utf-8") as file:
         for batch in captioner.batches(model, records):
             for row, text in zip(rows[len(texts) :], batch, strict=False):
                 file.write(json.dumps({**row, key: text}) + "\n")

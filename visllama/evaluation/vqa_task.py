@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from visllama.console import say
+from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
 from visllama.data.sources import Source, build_source
 from visllama.evaluation.captioner import Captioner, read_records, write_texts
@@ -98,7 +98,7 @@ def judge_answers(
         train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
     started = time.perf_counter()
     said: dict[str, list[str]] = {}
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, disable=not is_first_rank()) as progress:
         answers = write_texts(model, captioner, records, rows, "answer", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         for control in config["controls"]:
@@ -107,6 +107,8 @@ def judge_answers(
             else:
                 changed = _CONTROLS[control](records)
                 said[control] = write_texts(model, captioner, changed, rows, "answer", None, progress, control)
+    if not is_first_rank():
+        return {}  # it has helped to generate; scores are made and written once
     questions = {
         question_id: Asked(
             q["question"], q["answers"], r["key"], {t: q[t] for t in _TYPES if isinstance(q.get(t), str)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class LanguageModelSource(Protocol):
     def build(self) -> PreTrainedModel:
         """Make the model on the meta device."""
 
-    def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """Make it with its weights."""
+    def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+        """Make it with its weights; "auto" leaves them as they are stored, mapped and not copied."""
 
 
 class PretrainedLanguageModel:
@@ -76,14 +76,16 @@ class PretrainedLanguageModel:
         except Exception as error:  # of whatever type transformers raises
             raise ConfigError(f"model.language_model: path={self.path}: its config makes no model: {error}") from error
 
-    def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """Load the published weights; in the dtype that they have on disk they stay mapped, not copied."""
-        model = read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
-        if dtype == torch.float64:
-            for module in model.modules():
-                if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-                    module.__class__ = _DoubleRMSNorm
-        return model
+    def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+        """Load the published weights; in the dtype that they have on disk ("auto") they stay mapped, not copied."""
+        return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
+
+
+def norm_in_double(language_model: PreTrainedModel) -> None:
+    """Let LLaMA's norms compute in the precision of what they are given."""
+    for module in language_model.modules():
+        if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+            module.__class__ = _DoubleRMSNorm
 
 
 class _DoubleRMSNorm(nn.Module):

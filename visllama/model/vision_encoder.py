@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Num
@@ -49,8 +49,8 @@ class VisionEncoder(nn.Module, ABC):
     transform: ImageTransform
 
     @abstractmethod
-    def load_base_weights(self, dtype: torch.dtype) -> None:
-        """Load the published weights; until then the parameters are shapes on the meta device."""
+    def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
+        """Load the published weights, as stored with "auto"; until then the parameters are on the meta device."""
 
     @abstractmethod
     def encode(self, pixel_values: Float[Tensor, "N C H W"]) -> VisionFeatures: ...
@@ -108,7 +108,7 @@ class PretrainedVisionEncoder(VisionEncoder):
             raise ConfigError(f"feature_layer={self.feature_layer}: the encoder has {config.num_hidden_layers} layers")
         return config
 
-    def load_base_weights(self, dtype: torch.dtype) -> None:
+    def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
         # Of a whole CLIP or SigLIP, the text half is rightly left out.
         self.model = read(self.model_class, self.path, self.revision, dtype=dtype)
 

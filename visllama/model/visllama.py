@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
-from visllama.model.language_model import LanguageModelSource
+from visllama.model.language_model import LanguageModelSource, norm_in_double
 from visllama.model.lora import adapters, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
@@ -114,19 +114,28 @@ class VisLlama(nn.Module):
             parameter.requires_grad_(part_of(name) in self.trainable and name not in self._unreached)
         self.train(self.training)
 
-    def load_base_weights(self, dtype: torch.dtype = torch.float32) -> VisLlama:
+    def load_base_weights(self, dtype: torch.dtype = torch.float32, as_stored: bool = False) -> VisLlama:
         """Load the published weights of encoder and language model; one that trains is fp32 at least.
 
         Both markers start at the mean of the language model's embeddings, where its inputs are at home.
+
+        Args:
+            dtype: Of the frozen weights.
+            as_stored: Leave them in the dtype of their files, which stay mapped: no memory is filled. The markers
+                start at what `dtype` makes of them.
         """
         trained = torch.promote_types(dtype, torch.float32)
-        self.vision_encoder.load_base_weights(trained if "vision_encoder" in self.trainable else dtype)
-        loaded = self._language_model_source.load(trained if "language_model" in self.trainable else dtype)
+        of = {part: trained if part in self.trainable else dtype for part in ("vision_encoder", "language_model")}
+        self.vision_encoder.load_base_weights("auto" if as_stored else of["vision_encoder"])
+        loaded = self._language_model_source.load("auto" if as_stored else of["language_model"])
+        if dtype == torch.float64:
+            norm_in_double(loaded)
         self.language_model = self._with_lora(loaded)
         embeddings = self.language_model.get_input_embeddings()
         with torch.no_grad():  # through the module: some (Gemma 3) scale their embeddings
             everything = embeddings(torch.arange(embeddings.num_embeddings, device=embeddings.weight.device))
-            self.markers.copy_(everything.mean(0, dtype=torch.float32).expand(2, -1))
+            mean = everything.to(of["language_model"]).mean(0, dtype=torch.float32)
+            self.markers.copy_(mean.expand(2, -1))
         self._freeze()
         return self
 

@@ -20,8 +20,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from visllama.config import ROLES, ConfigError
+from visllama.console import is_first_rank
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.visllama import ADAPTER, VisLlama, part_of
 from visllama.paths import locate
@@ -79,6 +81,11 @@ def _located(arguments: Mapping, models: Path | str | None) -> dict:
     return dict(arguments) | ({"path": locate(arguments["path"], models)} if "path" in arguments else {})
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Give a tensor as it is, or, of one in shards, all of it; then all ranks have to ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
     """Give the SHA-256 of tensors with their names and shapes.
 
@@ -89,7 +96,7 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
-        data = tensor.detach().to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+        data = whole(tensor.detach()).to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -118,15 +125,14 @@ def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> di
 
 
 def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
-    """Write the trained tensors and the model's description, each file whole or not at all.
+    """Write the trained tensors and the model's description, each file whole or not at all, on the first rank.
 
     Args:
-        model: Its trained tensors are written.
+        model: Its trained tensors are written; where it lies in shards, all ranks have to call.
         parts: The description that `build_model` took.
         text: `prompt`, `max_text_tokens` and `template` of the training samples.
         folder: Where to write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     description = {
         "format_version": FORMAT_VERSION,
         "parts": {n: spelled_out(model.language_model, p) if n == "lora" else dict(p) for n, p in parts.items()},
@@ -137,7 +143,10 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
         "image_transform": model.vision_encoder.transform.to_dict(),
         "text": dict(text),
     }
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    if not is_first_rank():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / _TENSORS, lambda path: save_file(tensors, path))
     _replace(folder / _DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
 

@@ -39,7 +39,7 @@ class BadRecords(Callback):
         bad = [fault for fault in step["faults"] if fault is not None]
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
-            dist.all_gather_object(gathered, (in_a_row, bad))
+            dist.all_gather_object(gathered, (in_a_row, bad), group=trainer.strategy.control)
             in_a_row, bad = max(run for run, _ in gathered), [fault for _, faults in gathered for fault in faults]
         for source, reason, detail in bad[: max(0, _MOST_TOLD - self.counts.total())]:
             _log.warning("step %d: a record of %s is masked: %s: %s", trainer.global_step, source, reason, detail)

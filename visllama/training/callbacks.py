@@ -10,12 +10,14 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
+from visllama.config import ConfigError
 from visllama.console import STARTED, say
 from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
@@ -23,12 +25,16 @@ from visllama.data.images import open_image
 from visllama.data.samples import images_of
 from visllama.data.sources import count_pairs
 from visllama.evaluation.captioner import Captioner
+from visllama.hardware import find_device
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.model.weights import frozen_hashes
 from visllama.prompts import turns_of
 from visllama.training.bad_records import BadRecords
 from visllama.training.consumed import ConsumedKeys
 from visllama.training.curves import Curves
+from visllama.training.guard import NonFinite
+from visllama.training.hang import HangWatch
+from visllama.training.saving import Saving
 
 
 def parts_table(model: VisLlama) -> Table:
@@ -144,25 +150,40 @@ class FrozenWeights(Callback):
             raise RuntimeError(f"frozen weights changed in training: {', '.join(changed)}")
 
 
+class SameEverywhere(Callback):
+    """Refuse ranks of different configs: they would train something that nobody has asked for.
+
+    Args:
+        cfg: Of this rank.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        found: list = [None] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(found, OmegaConf.to_yaml(self.cfg, resolve=True), group=trainer.strategy.control)
+        for rank, other in enumerate(found[1:], start=1):
+            if other != found[0]:
+                lines = set(found[0].splitlines()) ^ set(other.splitlines())
+                raise ConfigError(f"rank {rank} was given another config than rank 0: {'; '.join(sorted(lines)[:4])}")
+
+
 def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
-    """Give a run's callbacks; `folder` is the run's. The checkpoint comes last: it holds what the others count."""
-    checkpoint = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="step_{step:08d}",
-        auto_insert_metric_name=False,
-        save_top_k=1,
-        monitor="step",
-        mode="max",
-        every_n_train_steps=cfg.trainer.checkpoint_every_steps,
-    )
+    """Give a run's callbacks; `folder` is the run's. Saving comes last: a checkpoint holds what the others count."""
+    trainer, on_gpu = cfg.trainer, find_device(cfg.trainer.accelerator).type == "cuda"
     return [
+        SameEverywhere(cfg),
+        HangWatch(folder, trainer.timeout_s),
         StartupTable(cfg.micro_batch_size),
         BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
-        TQDMProgressBar(),
+        TQDMProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
         Throughput(),
         SampleTexts(captioners),
         FrozenWeights(),
+        NonFinite(trainer.max_skipped_steps, cfg.optim.lr),
         Curves(folder / "curves.png"),
         *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),
-        checkpoint,
+        Saving(folder, trainer.checkpoint_every_steps, trainer.keep_checkpoints),
     ]

@@ -1,100 +1,300 @@
-"""Checkpoints to go on from: one file, written whole or not at all, and what a run needs to be resumed."""
+"""Checkpoints to go on from: a folder a step, written whole or not at all, checked before it is read.
+
+`step_00001200/` holds what is trained and the optimizer's state in safetensors (a file a rank that had something to
+write: any number of ranks reads them), all else of the training state in `rest.pt`, and in `COMPLETE` the size and
+SHA-256 of each file. Under any other name a folder is none: it is written as `.step_00001200`, flushed to the disk, and
+then renamed.
+"""
 
 from __future__ import annotations
 
-import csv
+import hashlib
+import json
 import os
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.optim import Optimizer
 
 from visllama.config import ConfigError
 
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place, flush it to the disk, and only then give it its name."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return torch.load(path, map_location=map_location, weights_only=True)
+COMPLETE, REST = "COMPLETE", "rest.pt"
+_NAME = re.compile(r"step_(\d{8,})")
+_VERSION = 1
+_NOT_STATE = ("params", "fused", "foreach", "capturable")
+"""Of an optimizer's groups: how it computes, which a resumed run may do otherwise."""
 
 
-class Checkpoint:
-    """The last checkpoint of a run, as far as it is looked at before anything is loaded.
+class Checkpoint(NamedTuple):
+    """A checkpoint on the disk."""
 
-    Args:
-        path: The file.
+    step: int
+    path: Path
+
+
+class SaveFailed(ConfigError):
+    """A checkpoint could not be written; those before are as they were."""
+
+
+def name_of(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def checkpoints(run: Path) -> list[Checkpoint]:
+    """Give a run's checkpoints, the newest first, whether whole or not."""
+    found = [(_NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step_*")]
+    return sorted((Checkpoint(int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Give a run's newest checkpoint that is as it was written, and tell what is wrong with newer ones.
+
+    Raises:
+        ConfigError: If there are some, and none is whole.
+    """
+    damaged = []
+    for checkpoint in checkpoints(run):
+        damage = find_damage(checkpoint.path)
+        if damage is None:
+            return checkpoint, damaged
+        damaged.append(f"{checkpoint.path}: {damage}")
+    if damaged:
+        raise ConfigError(
+            f"resume={run}: none of its checkpoints is whole ({'; '.join(damaged)}): begin anew under another name=, "
+            f"or from its weights/ by init_from="
+        )
+    return None, []
+
+
+def find_damage(path: Path) -> str | None:
+    """Tell what is wrong with a checkpoint: a file that is missing, shorter, or not what was written; None if nothing.
+
+    Every byte of it is read.
+    """
+    try:
+        written = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        files = {str(name): (int(of["bytes"]), str(of["sha256"])) for name, of in written["files"].items()}
+        version = written["version"]
+    except FileNotFoundError:
+        return f"has no {COMPLETE}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{COMPLETE} is not what was written ({error})"
+    if version != _VERSION:
+        return f"is of version {version}, this visllama reads {_VERSION}"
+    if REST not in files or not all(re.fullmatch(r"[\w.\-]+", name) for name in files):
+        return f"{COMPLETE} names other files than a checkpoint has"
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda name: _describe(path / name), files)
+        for (name, expected), actual in zip(files.items(), found, strict=True):
+            if actual is None:
+                return f"{name} is missing"
+            if actual[0] != expected[0]:
+                return f"{name} has {actual[0]:,} bytes of {expected[0]:,}"
+            if actual != expected:
+                return f"{name} is not what was written: its SHA-256 differs"
+    return None
+
+
+def _describe(path: Path) -> tuple[int, str] | None:
+    digest, size = hashlib.sha256(), 0
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                size += len(block)
+    except OSError:
+        return None
+    return size, digest.hexdigest()
+
+
+def state_of(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
+    """Give the trained tensors and the optimizer's state by name, as each rank has them, and its groups' settings."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            tensors[f"optimizer/{key}/{names[id(parameter)]}"] = torch.as_tensor(value)
+    groups = [{k: v for k, v in group.items() if k not in _NOT_STATE} for group in optimizer.param_groups]
+    return tensors, groups
+
+
+def write_checkpoint(
+    path: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], group: dist.ProcessGroup | None = None
+) -> None:
+    """Write a checkpoint, each rank its own part; all ranks of `group` call it together.
+
+    Raises:
+        SaveFailed: On all ranks, if one cannot write; what stood there before is untouched.
+    """
+    rank, files = dist.get_rank(group) if group else 0, {}
+    temporary = path.with_name(f".{path.name}")
+    _together(path, group, lambda: rank or _make(temporary))
+    _together(path, group, lambda: files.update(_write_part(temporary, tensors, rest, rank, group)))
+    described = {name: of for part in _all(files, group) for name, of in part.items()}
+    _together(path, group, lambda: rank or _complete(path, temporary, described))
+
+
+def _make(temporary: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+
+
+def _write_part(
+    temporary: Path, tensors: Mapping[str, Tensor], rest: Mapping, rank: int, group: dist.ProcessGroup | None
+) -> dict[str, dict]:
+    _save_tensors(temporary, tensors, group)
+    if rank == 0:
+        with open(temporary / REST, "wb") as file:
+            torch.save(dict(rest), file)
+            _flush(file)
+    own = [*temporary.glob(f"shard-{rank + 1:05d}-*"), *([temporary / REST] if rank == 0 else [])]
+    described = {}
+    for file in own:
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+        size, sha256 = _describe(file)
+        described[file.name] = {"bytes": size, "sha256": sha256}
+    return described
+
+
+def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
+
+
+def _complete(path: Path, temporary: Path, files: Mapping[str, Mapping]) -> None:
+    with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
+        json.dump({"version": _VERSION, "files": dict(sorted(files.items()))}, file, indent=2)
+        _flush(file)
+    _flush_folder(temporary)
+    discard(path)  # of a run that was here before, and was not gone on from
+    os.replace(temporary, path)
+    _flush_folder(path.parent)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _all(value: Any, group: dist.ProcessGroup | None) -> list:
+    if group is None:
+        return [value]
+    found: list = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
+
+
+def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
+    """Do this rank's part of the work, and fail on all ranks if it fails on one."""
+    cause, reason = None, None
+    try:
+        work()
+    except CheckpointException as error:  # what any of the ranks has raised, and no Exception
+        cause, reason = error, str(next(iter(error.failures.values()))[0])
+    except Exception as error:
+        cause, reason = error, str(error) or type(error).__name__
+    reasons = [each for each in _all(reason, group) if each is not None]
+    if reasons:
+        if not group or dist.get_rank(group) == 0:
+            shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
+        before = checkpoints(path.parent.parent)
+        last = f"the last good one is {before[0].path.name}" if before else "there is none yet"
+        raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
+
+
+def read_rest(path: Path) -> dict:
+    """Read what a checkpoint holds beside tensors; nothing in it is run.
 
     Raises:
         ConfigError: If it is none that we wrote.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self.step: int = content["global_step"]
-            (self.data,) = content["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-        except Exception as error:  # torch raises many kinds on damaged files
-            raise ConfigError(f"{path}: no checkpoint to go on from ({str(error).splitlines()[0]})") from error
-
-    @classmethod
-    def last_of(cls, run: Path) -> Checkpoint | None:
-        """Find a run's last checkpoint; None if it was stopped before it wrote one."""
-        found = sorted((run / "checkpoints").glob("step_*.ckpt"))
-        return cls(found[-1]) if found else None
+    try:
+        return torch.load(path / REST, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds on damaged files
+        raise ConfigError(f"{path}: no checkpoint to go on from ({str(error).splitlines()[0]})") from error
 
 
-def keep_only(checkpoint: Checkpoint | None, run: Path) -> None:
-    """Remove the other checkpoints of a run: an older one, a half-written one, those of a run before it."""
-    for path in (run / "checkpoints").glob("*step_*"):
-        if checkpoint is None or path != checkpoint.path:
-            path.unlink()
+def read_tensors(
+    path: Path, model: nn.Module, optimizer: Optimizer, groups: list[dict], group: dist.ProcessGroup | None = None
+) -> None:
+    """Read tensors into a model and its optimizer, each rank what it has of them.
 
-
-def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
-    """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.
-
-    Args:
-        logger: The run's.
-        folder: Where `metrics.csv` lies.
-        before_step: The checkpoint's; later rows come again.
+    Raises:
+        ConfigError: If the trained tensors are not this model's, naming some.
     """
-    path = folder / "metrics.csv"
-    if not isinstance(logger, CSVLogger) or not path.is_file():
-        return
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) < before_step]
-    if not rows:
-        return
-    writer = logger.experiment  # deletes the file
-    writer.metrics_keys = sorted(rows[0])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=writer.metrics_keys)
-        table.writeheader()
-        table.writerows(rows)
+    reader = HuggingFaceStorageReader(str(path))
+    stored = reader.read_metadata().state_dict_metadata
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = {name: tuple(of.size) for name, of in stored.items() if not name.startswith("optimizer/")}
+    own = {name: tuple(p.shape) for name, p in parameters.items()}
+    if found != own:
+        differing = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
+        raise ConfigError(
+            f"resume: the checkpoint's trained tensors are not this model's: {len(differing)} differ: "
+            f"{', '.join(differing[:3])}"
+        )
+    tensors = {name: p.detach() for name, p in parameters.items()}
+    for name, of in stored.items():
+        if name.startswith("optimizer/"):
+            _, key, owner = name.split("/", 2)
+            like = parameters[owner]
+            dtype = of.properties.dtype
+            value = (
+                torch.zeros_like(like, dtype=dtype, requires_grad=False)
+                if of.size == like.shape
+                else torch.zeros(of.size, dtype=dtype, device=like.device if _is_fused(optimizer) else "cpu")
+            )
+            optimizer.state[like][key] = tensors[name] = value
+    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), process_group=group, no_dist=group is None)
+    for written, group_of in zip(groups, optimizer.param_groups, strict=True):
+        group_of.update(written)
 
 
-def _is_whole(row: Mapping) -> bool:
-    return None not in row and None not in row.values() and str(row.get("step")).isdigit()
+def _is_fused(optimizer: Optimizer) -> bool:
+    return any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint; killed meanwhile, it is none, and not half of one."""
+    if path.exists():
+        hidden = path.with_name(f".{path.name}.old")
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.replace(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def keep_newest(run: Path, count: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for checkpoint in checkpoints(run)[count:]:
+        discard(checkpoint.path)
+
+
+def drop_newer(run: Path, step: int) -> None:
+    """Remove the checkpoints of later steps, which a run that goes on from `step` will come to again."""
+    for checkpoint in checkpoints(run):
+        if checkpoint.step > step:
+            discard(checkpoint.path)
+
+
+def sweep(run: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in (run / "checkpoints").glob(".step_*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -31,7 +31,7 @@ class ConsumedKeys(Callback):
         keys = step["keys"]
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
-            dist.all_gather_object(gathered, keys)
+            dist.all_gather_object(gathered, keys, group=trainer.strategy.control)
             keys = [key for of_rank in gathered for key in of_rank]
         if trainer.is_global_zero:
             with open(self.path, "a", encoding="utf-8") as file:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.data.order import key
 from visllama.model.visllama import VisLlama
 from visllama.training.by_source import LossBySource
-from visllama.training.optim import build_optimizer, build_schedule
+from visllama.training.optim import build_optimizer, build_schedule, step_if_finite
 
 
 class VisLlamaModule(pl.LightningModule):
@@ -26,28 +23,33 @@ class VisLlamaModule(pl.LightningModule):
     their number: neither micro-batches nor ranks change it, or the update.
 
     Args:
-        model: With its base weights loaded.
+        model: As it was built.
         optim: The `optim` config group.
         num_steps: Optimizer steps of the run, for the schedule.
         plugins: The user's packages, of which the optimizer may be.
+        load: Loads the model's weights and puts them where the strategy wants them; None if they are there.
+
+    Attributes:
+        is_finite: Of the last step: one where its loss and gradients were finite, and it was taken; on the device.
     """
 
-    def __init__(self, model: VisLlama, optim: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: VisLlama, optim: Mapping, num_steps: int, plugins: Sequence[str] = (),
+        load: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.automatic_optimization = False
-        self.strict_loading = False  # a checkpoint holds trained tensors alone; `on_load_checkpoint` asks for them all
-        self.model, self.optim, self.num_steps, self.plugins = model, optim, num_steps, plugins
+        self.model, self.optim, self.num_steps, self.plugins, self._load = model, optim, num_steps, plugins, load
         self._val_sums, self._by_source = torch.zeros(2), None
+
+    def configure_model(self) -> None:
+        if self._load:
+            self._load()
+            self._load = None
 
     def configure_optimizers(self):
         optimizer = build_optimizer(self.model, self.optim, self.plugins)
         return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
-
-    def on_train_start(self) -> None:
-        # Each rank's loss is its part of one sum, so gradients are summed too. DDP would average them, and divides by
-        # three ranks in single precision, whatever the gradients' own.
-        if isinstance(self.trainer.strategy.model, DistributedDataParallel):
-            self.trainer.strategy.model.register_comm_hook(None, sum_gradients)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         self._seed_dropout(batch_idx)
@@ -62,8 +64,8 @@ class VisLlamaModule(pl.LightningModule):
         for batch, names in zip(batches[:-1], sources[:-1], strict=True):
             with self._no_sync():
                 loss = loss + self._backward(batch, num_targets, names)
-        loss = loss + self._backward(batches[-1], num_targets, sources[-1])
-        self._update()
+        loss = self._over_ranks(loss + self._backward(batches[-1], num_targets, sources[-1]))
+        self._update(loss)
         self._log_step(loss, num_targets, num_samples)
 
     def _seed_dropout(self, step: int) -> None:
@@ -72,14 +74,13 @@ class VisLlamaModule(pl.LightningModule):
 
     def _agree(self, step: Step) -> tuple[int, int, int]:
         """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""
-        num_rounds = len(step["micro_batches"])
         reasons = [fault[1] for fault in step["faults"] if fault is not None]
         unread = len(reasons) - reasons.count("no_target")
-        counts = [step["num_targets"], step["num_samples"], len(reasons), unread]
+        counts = [step["num_targets"], step["num_samples"], len(reasons), unread, len(step["micro_batches"])]
         if self.trainer.world_size > 1:
-            counts = self._over_ranks(torch.tensor(counts, device=self.device)).tolist()
-            num_rounds = int(self._over_ranks(torch.tensor(num_rounds, device=self.device), "max"))
-        num_targets, num_samples, self.num_bad, self.num_unread = counts
+            *summed, rounds = zip(*self.trainer.strategy.gather(counts), strict=True)
+            counts = [*map(sum, summed), max(rounds)]
+        num_targets, num_samples, self.num_bad, self.num_unread, num_rounds = counts
         return num_targets, num_samples, num_rounds
 
     def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Tensor:
@@ -98,12 +99,13 @@ class VisLlamaModule(pl.LightningModule):
     def _is_logged(self, step: int) -> bool:
         return step <= 1 or step % self.trainer.log_every_n_steps == 0
 
-    def _update(self) -> None:
+    def _update(self, loss: Tensor) -> None:
         optimizer = self.optimizers()
         trained = [p for group in optimizer.param_groups for p in group["params"]]
-        max_norm = self.optim["clip_norm"]
-        self.gradient_norm = nn.utils.clip_grad_norm_(trained, max_norm or float("inf"))
-        optimizer.step()
+        norm = nn.utils.clip_grad_norm_(trained, self.optim["clip_norm"] or float("inf"))
+        self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        self.is_finite = torch.isfinite(self.gradient_norm) & torch.isfinite(loss)
+        step_if_finite(optimizer, self.is_finite)
         optimizer.zero_grad()
         self.lr_schedulers().step()
 
@@ -111,10 +113,6 @@ class VisLlamaModule(pl.LightningModule):
         self.num_samples = num_samples
         if not self._is_logged(self.trainer.global_step):
             return
-        loss = self._over_ranks(loss)
-        if not torch.isfinite(loss):
-            now = f"step {self.trainer.global_step}, optim.lr={self.optim['lr']}"
-            raise FloatingPointError(f"the loss is {loss.item()} ({now}): try a lower rate")
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/gradient_norm", self.gradient_norm)
         self.log("train/target_tokens", float(num_targets))
@@ -140,26 +138,12 @@ class VisLlamaModule(pl.LightningModule):
         for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
             self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 
-    def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Keep trained tensors only: megabytes, not the language model."""
-        trained = self._trained()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
-
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if checkpoint["global_step"] < self.num_steps:  # it was the last step of a run that is to be longer now
             fit = checkpoint["loops"]["fit_loop"]
             fit["epoch_loop.batch_progress"]["is_last_batch"] = False
             fit["epoch_progress"]["current"]["processed"] = 0
             fit["epoch_progress"]["current"]["completed"] = 0
-        found, trained = set(checkpoint["state_dict"]), self._trained()
-        if found != trained:
-            raise ConfigError(
-                f"resume: the checkpoint's trained tensors are not this model's: {len(found - trained)} of others, "
-                f"{len(trained - found)} missing: {', '.join(sorted(found ^ trained)[:3])}"
-            )
-
-    def _trained(self) -> set[str]:
-        return {f"model.{name}" for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _over_ranks(self, tensor: Tensor, op: str = "sum") -> Tensor:
         return self.trainer.strategy.reduce(tensor, reduce_op=op) if self.trainer.world_size > 1 else tensor
@@ -167,8 +151,3 @@ class VisLlamaModule(pl.LightningModule):
     def _no_sync(self):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
-
-
-def sum_gradients(_, bucket):
-    """Sum gradients over ranks: DDP's communication hook, in place of its average."""
-    return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda future: future.value()[0])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from inspect import signature
 
-from torch import nn
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -34,11 +37,36 @@ def parameter_groups(
 
 
 def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = ()) -> Optimizer:
-    """Make the optimizer that `config` (the `optim` group) names, of torch or of the user's `plugins`."""
+    """Make the optimizer that `config` (the `optim` group) names, of torch or of the user's `plugins`.
+
+    On CUDA it is torch's fused one, where there is one: it can be kept from a step without waiting for the GPU.
+    """
     own = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     target = {"_target_": own.pop("_target_"), "_partial_": True}
-    return build(target | own, plugins)(groups)
+    make = build(target | own, plugins)
+    if "fused" in signature(make).parameters and all(p.is_cuda for group in groups for p in group["params"]):
+        own.setdefault("fused", True)
+        make = build(target | own, plugins)
+    return make(groups)
+
+
+def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Tensor) -> None:
+    """Take a step, or leave weights and the optimizer's state as they are, to the bit; it counts as a step either way.
+
+    Args:
+        optimizer: Its fused form reads `is_finite` on the device; another one has it read first.
+        is_finite: Whether the loss and the gradients are; a boolean on the device.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)
+    if getattr(inner, "_step_supports_amp_scaling", False):
+        inner.grad_scale, inner.found_inf = None, (~is_finite).to(torch.float32)
+        optimizer.step()
+        del inner.grad_scale, inner.found_inf
+    else:
+        if not is_finite.item():
+            optimizer.zero_grad()  # without gradients there is no step
+        optimizer.step()
 
 
 def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int) -> LambdaLR:

@@ -11,28 +11,35 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.plugins import DoublePrecision
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from visllama import preemption
 from visllama.config import config_dir_options, override
-from visllama.console import say
+from visllama.console import is_first_rank, say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData, check_order
 from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
-from visllama.hardware import find_precision, frozen_dtype
+from visllama.hardware import count_ranks, find_precision, frozen_dtype, started_ranks
+from visllama.model.sharding import compute_again
 from visllama.model.weights import load_tensors, save_weights
 from visllama.paths import write_whole
 from visllama.plugins import build
 from visllama.resume import write_command
+from visllama.training import launch
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
-from visllama.training.checkpoint import AtomicCheckpointIO, Checkpoint, keep_metrics, keep_only
+from visllama.training.checkpoint import Checkpoint, checkpoints, newest_whole, read_rest, sweep
 from visllama.training.curves import Curves
+from visllama.training.metrics_csv import keep_metrics
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import build_strategy, forget_ranks, use_child_command
+from visllama.training.strategy import build_strategy
 from visllama.training.verb import Planned
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins")
@@ -56,47 +63,55 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         return None
 
     folder = Path(HydraConfig.get().runtime.output_dir)
-    checkpoint = Checkpoint.last_of(folder) if cfg.resume else None
-    if checkpoint:
-        check_order(checkpoint.data["rests_on"], data.rests_on, cfg.data.allow_reorder)
-        say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
-    elif cfg.resume:
-        say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
-    rank_zero_only(keep_only)(checkpoint, folder)
+    checkpoint = find_checkpoint(cfg, data, folder, num_steps)
     rank_zero_only(write_config)(cfg, folder)
     rank_zero_only(write_command)(folder)
-    model.load_base_weights(frozen_dtype(find_precision(cfg.trainer)))
-    if planned.initial:
-        load_tensors(model, Path(cfg.init_from), planned.initial)
-        say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
-    if find_precision(cfg.trainer) == "64-true":
-        model.double()  # before a checkpoint is read into it: Lightning would only do it after
-    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins))
+    strategy, precision = build_strategy(cfg.trainer, cfg.plugins), find_precision(cfg.trainer)
+
+    def load() -> None:
+        """Load the weights, on each rank, when there are all of them; then put the model where it is to be."""
+        dtype = frozen_dtype(precision)
+        model.load_base_weights(dtype, as_stored=strategy.is_sharded)
+        if planned.initial:
+            load_tensors(model, Path(cfg.init_from), planned.initial)
+            say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
+        if precision == "64-true" and not strategy.is_sharded:
+            model.double()  # Lightning would do it after a checkpoint is read into it
+        if cfg.trainer.activation_checkpointing:
+            compute_again(model)
+        strategy.prepare(model, dtype)
+
+    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins), load)
     captioners = {name: Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
-    trainer = build_trainer(cfg, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
+    trainer = build_trainer(cfg, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
     fit_started = time.perf_counter()
+    seconds = {"setup_seconds": fit_started - started}
     try:
         trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        seconds["fit_seconds"] = time.perf_counter() - fit_started
+        if trainer.is_global_zero or strategy.is_sharded:
+            save_weights(model, parts, text, folder / "weights")
+        metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
+        rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
+        if judged_on:
+            judge_started = time.perf_counter()
+            metrics["evaluations"] = judge(model, maker, judged_on, planned.judged_sources, cfg, folder)
+            seconds["judge_seconds"] = time.perf_counter() - judge_started
+    except preemption.Preempted as left:
+        launch.wait_for_ranks()
+        preemption.requeue(left.what)
+        raise
     finally:
-        forget_ranks()
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    seconds = {"setup_seconds": fit_started - started, "fit_seconds": time.perf_counter() - fit_started}
+        launch.forget_ranks()
     if not trainer.is_global_zero:
         return None
 
-    keep_only(Checkpoint.last_of(folder), folder)  # Lightning keeps the one it went on from
-    save_weights(model, parts, text, folder / "weights")
-    metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
-    write_json(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
-    if judged_on:
-        judge_started = time.perf_counter()
-        metrics["evaluations"] = judge(model, maker, judged_on, planned.judged_sources, cfg, folder)
-        seconds["judge_seconds"] = time.perf_counter() - judge_started
     metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
     metrics["provenance"] = provenance(
         seed=cfg.seed,
-        precision=find_precision(cfg.trainer),
+        precision=precision,
         overrides=list(HydraConfig.get().overrides.task),
         model=parts,
         init_from=cfg.init_from,
@@ -110,6 +125,24 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         f"Judge it again, or elsewhere:  python evaluate.py {shlex.join(evaluate_overrides(cfg, folder))}",
     )
     return metrics
+
+
+def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
+    """Give the checkpoint to go on from; the first rank looks whether it is whole, and the others take what it took."""
+    found = checkpoints(folder) if cfg.resume else []
+    if not is_first_rank():
+        return found[0] if found else None
+    sweep(folder)
+    checkpoint, damaged = newest_whole(folder) if found else (None, [])
+    for damage in damaged:
+        say(f"A checkpoint is damaged, and passed over: {damage}")
+    if checkpoint:
+        (state,) = read_rest(checkpoint.path)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        check_order(state["rests_on"], data.rests_on, cfg.data.allow_reorder)
+        say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
+    elif cfg.resume:
+        say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
+    return checkpoint
 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
@@ -158,26 +191,33 @@ def _quieten_lightning() -> None:
         "The number of training batches",
         ".*does not have many workers",
         "Experiment logs directory",
+        "`broadcast_buffers` is deprecated",
     ):
         warnings.filterwarnings("ignore", message=message)
 
 
 def build_trainer(
-    cfg: DictConfig, num_steps: int, folder: Path, captioners: Mapping[str, Captioner], first_step: int = 0
-) -> pl.Trainer:
+    cfg: DictConfig, strategy: Strategy, num_steps: int, folder: Path, captioners: Mapping[str, Captioner],
+    first_step: int = 0,
+) -> pl.Trainer:  # fmt: skip
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
-    use_child_command()
+    launch.launch_our_way()
+    num_nodes, num_devices = count_ranks(cfg.trainer)
+    precision = find_precision(cfg.trainer)
     fraction = cfg.trainer.val_fraction
     logger = build(cfg.logger, cfg.plugins)
     rank_zero_only(keep_metrics)(logger, folder, first_step)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     logger.log_hyperparams(resolved)
-    return pl.Trainer(
+    chosen = resolved["trainer"]["devices"]
+    plugins = [SLURMEnvironment(auto_requeue=False)] if (started_ranks() or [""])[0] == "srun" else []
+    plugins += [DoublePrecision()] if precision == "64-true" else []  # by its name, the sharded strategy knows it not
+    trainer = pl.Trainer(
         accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        num_nodes=cfg.trainer.num_nodes,
-        strategy=build_strategy(resolved["trainer"]["strategy"], cfg.plugins),
-        precision=find_precision(cfg.trainer),
+        devices=chosen if isinstance(chosen, list) else num_devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=None if precision == "64-true" else precision,
         max_epochs=1,
         max_steps=num_steps,
         val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,
@@ -187,10 +227,15 @@ def build_trainer(
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=logger,
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         callbacks=build_callbacks(cfg, folder, captioners),
         default_root_dir=folder,
     )
+    # Lightning answers SIGTERM by a collective inside its handler, where ranks hang, and asks the GPU each step whether
+    # there was one: `preemption` does neither.
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    return trainer
 
 
 def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -47,7 +48,10 @@ class SweepTable(Callback):
         self.configs: dict[int, DictConfig] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        hydra, result = HydraConfig.get(), job_return.return_value
+        self.add(HydraConfig.get(), config, job_return.return_value)
+
+    def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
+        """Take in what a job has returned, with its Hydra's and its own config."""
         if hydra.mode != RunMode.MULTIRUN or not isinstance(result, (dict, Exception)):
             return  # a job that trains nothing has no row, unless it failed
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
@@ -125,14 +129,24 @@ class SweepTable(Callback):
         plt.close(figure)
 
     def _judge_best(self, best: dict) -> None:
-        from visllama.evaluation.report import write_json
-        from visllama.evaluation.runner import judge_weights
-
         say(f"Best on validation: {best['swept']}. It alone is judged on test:")
-        folder, config = Path(best["folder"]), self.configs[best["job"]]
-        metrics = json.loads((folder / "metrics.json").read_text())
-        metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config, folder)
-        write_json(folder / "metrics.json", metrics)
+        judged = partial(judge_on_test, Path(best["folder"]), self.configs[best["job"]])
+        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "submitit_slurm":  # no work for a login node
+            from visllama.training.slurm import run_in_queue
+
+            run_in_queue(judged, HydraConfig.get().launcher)
+        else:
+            judged()
+
+
+def judge_on_test(folder: Path, config: DictConfig) -> None:
+    """Judge the weights of a job on what they have not been chosen by, and add it to its `metrics.json`."""
+    from visllama.evaluation.report import write_json
+    from visllama.evaluation.runner import judge_weights
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config, folder)
+    write_json(folder / "metrics.json", metrics)
 
 
 def _first(row: dict) -> float:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from visllama import preemption
 from visllama.checks import check_adapter, check_train
 from visllama.config import ConfigError, evaluations
 from visllama.console import say
@@ -59,6 +60,7 @@ def train(cfg: DictConfig) -> dict | None:
         ConfigError: If the config contradicts itself, or names what is not there; nothing is loaded then.
     """
     check_train(cfg)
+    preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
     torch.set_num_threads(cfg.trainer.threads)
     planned = plan(cfg)
     from visllama.training.run import run

@@ -1,0 +1,149 @@
+"""SIGTERM and SIGUSR1: a machine is wanted back. A flag is set, and a run leaves where nothing is lost.
+
+While a run trains, its ranks agree after each step whether one of them was told, save, and leave together. At any
+other time (start-up, judging) there is nothing to save: whoever is told leaves at once. Nothing is ever saved inside a
+signal handler, which may stand between any two bytecodes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+TOLD, REQUEUE = 1, 2
+"""What was asked for: to leave (SIGTERM), or to leave and be started again (SIGUSR1, SLURM's --signal=USR1@120)."""
+_MEANING = {signal.SIGTERM: TOLD, signal.SIGUSR1: REQUEUE}
+
+
+PARENT = "VISLLAMA_PARENT"
+"""The variable that names the process that has started a rank, to that rank."""
+_EVERY_S = 0.2
+
+
+class Preempted(SystemExit):
+    """The run leaves because it was told to, and can be gone on with.
+
+    Args:
+        what: It was told.
+    """
+
+    def __init__(self, what: int) -> None:
+        super().__init__(_state.exit_code)
+        self.what = what
+
+
+class _State:
+    told = 0
+    exit_code = 143
+    requeues = False
+    is_training = False
+    children: tuple[subprocess.Popen, ...] = ()
+
+
+_state = _State()
+
+
+def listen() -> None:
+    """Begin to heed both signals."""
+    for number in _MEANING:
+        signal.signal(number, _on_signal)
+
+
+def configure(exit_code: int, requeues: bool) -> None:
+    """Say with which code to leave, and whether SLURM is to be asked for another start where it gave notice."""
+    _state.exit_code, _state.requeues = exit_code, requeues
+
+
+def ignore_in_worker(_: int) -> None:
+    """Heed none, in a process that loads for a rank: a signal to all processes must not take its data away."""
+    for number in _MEANING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _on_signal(number: int, _: object) -> None:
+    tell(_MEANING[signal.Signals(number)])
+
+
+def tell(what: int) -> None:
+    """Ask this process to leave."""
+    _state.told = max(_state.told, what)
+    if not _state.is_training:
+        leave_at_once(_state.told)
+
+
+def told() -> int:
+    """Give what was asked of this process so far: 0, `TOLD` or `REQUEUE`."""
+    return _state.told
+
+
+def exit_code() -> int:
+    return _state.exit_code
+
+
+def watch_over(children: list[subprocess.Popen]) -> None:
+    """Name the ranks that this process has started: who leaves at once tells them."""
+    _state.children = tuple(children)
+
+
+def watched() -> tuple[subprocess.Popen, ...]:
+    return _state.children
+
+
+def end_with_parent() -> None:
+    """Let this rank end when the process that has started it is gone, whatever it waits for."""
+    parent = os.environ.get(PARENT)
+    if parent is not None:
+        threading.Thread(target=_follow_parent, args=(int(parent),), daemon=True, name="parent").start()
+
+
+def _follow_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_EVERY_S)
+    os._exit(_state.exit_code if _state.told else 1)
+
+
+def begin_training() -> None:
+    """From here on only set the flag: at the end of a step it is asked for by `told`."""
+    _state.is_training = True
+
+
+def end_training() -> None:
+    """From here on leave at once again; what was told since the last step ended is done now."""
+    was_training, _state.is_training = _state.is_training, False
+    if was_training and _state.told:
+        leave_at_once(_state.told)
+
+
+def leave_at_once(what: int) -> None:
+    """End this process without any more of its work; safe inside a signal handler."""
+    for child in _state.children:
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
+    requeue(what)
+    os.write(2, b"visllama: told to leave, before or after training: nothing is lost\n")
+    for stream in (sys.stdout, sys.stderr):
+        _quietly(stream.flush)
+    os._exit(_state.exit_code)
+
+
+def requeue(what: int) -> None:
+    """Ask SLURM to start the job again, on the first rank, where it had given notice (SIGUSR1) and we are to."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", ""))
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    if what == REQUEUE and _state.requeues and is_first and re.fullmatch(r"\d+", job):
+        name = f"{job}_{task}" if task else job
+        _quietly(lambda: subprocess.run(["scontrol", "requeue", name], check=False, timeout=60))
+
+
+def _quietly(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+        os.write(2, f"visllama: {error}\n".encode())

@@ -1,0 +1,95 @@
+"""How the ranks of a node are started by the first of them, watched, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.pytorch.strategies.launchers import subprocess_script
+
+from visllama import preemption
+from visllama.config import config_dir_options, override
+
+_RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", preemption.PARENT)
+_EVERY_S = 0.2
+GRACE_S = 30
+"""How long the others have to leave by themselves when one rank has left as it was told to."""
+
+
+def child_command(local_rank: int) -> tuple[list[str], str]:
+    """Give the command that starts another rank of this very job, and its folder.
+
+    Lightning would run the same command line again: with `--multirun` each child would go through the sweep by itself,
+    and under the console script it would lose the verb.
+    """
+    hydra = HydraConfig.get()
+    command = [sys.executable, "-m", "visllama", hydra.job.config_name]
+    command += config_dir_options()
+    command += list(hydra.overrides.task)
+    command += [override("hydra.run.dir", hydra.runtime.output_dir), "hydra.output_subdir=null"]
+    command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]  # rank 0 writes log.txt
+    return command, os.getcwd()
+
+
+def launch_our_way() -> None:
+    """Let Lightning's launcher start ranks by `child_command`, and watch them as here."""
+    os.environ[preemption.PARENT] = str(os.getpid())
+    subprocess_script._hydra_subprocess_cmd = child_command
+    subprocess_script._launch_process_observer = watch
+
+
+def watch(children: list[subprocess.Popen]) -> None:
+    """See to it, in a thread, that no rank outlives another that has failed."""
+    preemption.watch_over(children)
+    threading.Thread(target=_watch, args=(children,), daemon=True, name="ranks").start()
+
+
+def _watch(children: list[subprocess.Popen]) -> None:
+    while any(child.poll() is None for child in children) or any(child.returncode for child in children):
+        ended = [(rank, child.returncode) for rank, child in enumerate(children, start=1) if child.returncode]
+        if ended:
+            _follow(*ended[0], children)
+        time.sleep(_EVERY_S)
+
+
+def _follow(rank: int, code: int, children: list[subprocess.Popen]) -> None:
+    """Leave after a rank that has: together, if it was told to; else at once, and with its code."""
+    if code == preemption.exit_code():
+        preemption.tell(preemption.TOLD)
+        time.sleep(GRACE_S)  # this process ends meanwhile, unless it waits for that rank
+    else:
+        print(f"visllama: rank {rank} has ended with code {code}; the others cannot go on", file=sys.stderr, flush=True)
+    _end(children)
+    os._exit(code if code > 0 else 128 - code)  # as a shell tells of a signal
+
+
+def wait_for_ranks() -> None:
+    """Wait for the ranks that were started here; those that do not end are killed."""
+    until = time.monotonic() + GRACE_S
+    for child in preemption.watched():
+        try:
+            child.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _end(children: list[subprocess.Popen]) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+
+
+def forget_ranks() -> None:
+    """Leave the process group and its environment, so that the next job of a sweep starts afresh."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        for variable in _RANK_VARIABLES:
+            os.environ.pop(variable, None)

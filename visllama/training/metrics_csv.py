@@ -1,0 +1,36 @@
+"""`metrics.csv`: what was logged, row by row; a resumed run goes on in it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger
+
+
+def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
+    """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.
+
+    Args:
+        logger: The run's.
+        folder: Where `metrics.csv` lies.
+        before_step: The checkpoint's; later rows come again.
+    """
+    path = folder / "metrics.csv"
+    if not isinstance(logger, CSVLogger) or not path.is_file():
+        return
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) < before_step]
+    if not rows:
+        return
+    writer = logger.experiment  # deletes the file
+    writer.metrics_keys = sorted(rows[0])
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, fieldnames=writer.metrics_keys)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _is_whole(row: Mapping) -> bool:
+    return None not in row and None not in row.values() and str(row.get("step")).isdigit()

@@ -1,0 +1,184 @@
+"""A sweep's jobs in SLURM's queue, through submitit, of which only the queueing is used."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import submitit
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from visllama import preemption
+from visllama.checks import check_train
+from visllama.config import ConfigError
+from visllama.console import say
+from visllama.training.sweep import SweepTable
+
+STOCK = f"{SlurmLauncher.__module__}.{SlurmLauncher.__qualname__}"
+"""What `hydra/launcher=submitit_slurm` names."""
+_OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
+
+
+def use_launcher(launch: str | None, trainer: Mapping) -> None:
+    """Let Hydra start jobs by `SweepLauncher`.
+
+    Hydra takes launchers from packages of its own name alone, so ours stands under the name of submitit's.
+
+    Raises:
+        ConfigError: If there is no queue here, or `launch=slurm` does not know what to ask for.
+    """
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+        raise ConfigError("launch=slurm: there is no sbatch here: type it on the login node of a cluster")
+    asked = trainer["num_nodes"], trainer["devices"]
+    if launch == "slurm" and not all(isinstance(number, int) and number > 0 for number in asked):
+        raise ConfigError(
+            f"launch=slurm has to ask for nodes and GPUs: give trainer.num_nodes=NODES trainer.devices=GPUS_A_NODE as "
+            f"numbers, the same for all jobs (found {asked[0]} and {asked[1]})"
+        )
+    Plugins.instance().class_name_to_class[STOCK] = SweepLauncher
+
+
+class SweepLauncher(SlurmLauncher):
+    """Hydra's launcher: queue the jobs of a sweep, wait for them, and let its table see what each gave."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Check all jobs here, queue them, and give what they return; a job that is lost fails alone."""
+        numbers, before = range(initial_job_idx, initial_job_idx + len(job_overrides)), HydraConfig.instance().cfg
+        configs = [self._compose(overrides, number) for number, overrides in zip(numbers, job_overrides, strict=True)]
+        for config in configs:
+            self._check(config)
+        HydraConfig.instance().cfg = before
+        arguments = [
+            (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
+            for number, overrides in zip(numbers, job_overrides, strict=True)
+        ]
+        jobs = _executor(self.params).map_array(self, *zip(*arguments, strict=True))
+        say(*(f"job {number}, SLURM's {job.job_id}: queued" for number, job in zip(numbers, jobs, strict=True)))
+        returned = []
+        for number, job, config in zip(numbers, jobs, configs, strict=True):
+            returned.append(_returned(job, config))
+            say(f"job {number}, SLURM's {job.job_id}: ended")
+            for table in self.hydra_context.callbacks.callbacks:
+                if isinstance(table, SweepTable):
+                    table.add(returned[-1].hydra_cfg.hydra, returned[-1].cfg, returned[-1].return_value)
+        return returned
+
+    def __call__(self, *arguments: Any, **more: Any) -> JobReturn:
+        """Run one job, as one of its ranks."""
+        _take_over_signals()
+        if int(os.environ.get("SLURM_RESTART_COUNT", 0)):
+            self.task_function = going_on(self.task_function)
+        return super().__call__(*arguments, **more)
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.num, config.hydra.job.id = number, f"job_id_for_{number}"
+        HydraConfig.instance().set_config(config)  # its folder may be named after what it chose
+        folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.runtime.output_dir = str(folder)
+        return config
+
+    def _check(self, config: DictConfig) -> None:
+        """Find before the queue what each job would find behind it.
+
+        Raises:
+            ConfigError: If a job contradicts itself, or needs others than the ranks that are asked for.
+        """
+        if config.hydra.job.config_name != "train":
+            return
+        HydraConfig.instance().set_config(config)
+        check_train(_without_hydra(config))
+        found, asked = config.trainer, (self.params["nodes"], self.params["tasks_per_node"])
+        if (found.num_nodes, found.devices) not in (asked, ("auto", "auto")):
+            raise ConfigError(
+                f"trainer.num_nodes={found.num_nodes} trainer.devices={found.devices}: of job {config.hydra.job.num}, "
+                f"but {asked[0]} x {asked[1]} ranks are asked for: the jobs of one launch=slurm have the same numbers"
+            )
+
+
+def going_on(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], object]:
+    """Let a job that SLURM has started again go on in its folder."""
+
+    @wraps(function)
+    def job(cfg: DictConfig) -> object:
+        if "resume" in cfg:
+            cfg.resume = HydraConfig.get().runtime.output_dir
+        return function(cfg)
+
+    return job
+
+
+def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
+    """Run a function on one GPU of the cluster, with what else a sweep's jobs have, and say what it said."""
+    params = OmegaConf.to_container(launcher, resolve=True)
+    params |= {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 1 if params["gpus_per_node"] else None}
+    params["additional_parameters"] = {}  # it keeps no checkpoint to go on from
+    del params["_target_"]
+    job = _executor(params).submit(_Alone(function))
+    say(f"SLURM's {job.job_id}: queued")
+    result = job.result()
+    say((job.stdout() or "").rstrip())
+    return result
+
+
+class _Alone:
+    """A function as a job, which submitit must not queue again."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+
+    def __call__(self) -> Any:
+        _take_over_signals()
+        return self.function()
+
+
+def _executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
+    """Make what queues jobs, of a launcher's parameters."""
+    executor = submitit.AutoExecutor(
+        params["submitit_folder"], cluster="slurm", slurm_max_num_timeout=params["max_num_timeout"]
+    )
+    plain = set(OmegaConf.structured(BaseQueueConf))
+    of_slurm = {k if k in plain else f"slurm_{k}": v for k, v in params.items() if k not in _OF_THE_EXECUTOR}
+    # A rank that has failed takes the others down, which would wait for it.
+    executor.update_parameters(**of_slurm, slurm_srun_args=["--kill-on-bad-exit=1"])
+    return executor
+
+
+def _take_over_signals() -> None:
+    """Undo submitit's handlers, which ignore SIGTERM, and at SIGUSR2 stop a job or queue it again."""
+    preemption.listen()
+    signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGUSR1))
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    cfg = config.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def _returned(job: submitit.Job, config: DictConfig) -> JobReturn:
+    """Give what a job's first rank has returned; the error where it is lost, as a job that fails gives it."""
+    try:
+        return job.results()[0]
+    except submitit.core.utils.UncompletedJobError as error:  # also FailedJobError
+        last = str(error).strip().splitlines()[-1]
+        lost = ConfigError(f"SLURM's job {job.job_id} ended as {job.state}, without a result: {last}")
+    hydra_cfg = OmegaConf.masked_copy(config, "hydra")
+    returned = JobReturn(config.hydra.overrides.task, _without_hydra(config), hydra_cfg, status=JobStatus.COMPLETED)
+    returned.return_value = lost
+    return returned
