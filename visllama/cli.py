@@ -21,7 +21,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from visllama import checks, console, preemption  # noqa: F401  (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
-from visllama.resume import replay
+from visllama.resume import FREE, Finished, differing_keys, replay
 from visllama.spelling import explain, explain_options
 
 _VERBS = {
@@ -149,15 +149,23 @@ def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
             f"hydra.run.dir="
         ) from error
     written = folder / "config.yaml"
-    if written.is_file() and not cfg.get("resume"):
+    if written.is_file():
         before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(written), cfg))
-        known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
-        differing = sorted(key for key, value in known.items() if before.get(key) != value)
+        differing = differing_keys(before, now) if cfg.get("resume") else [k for k in now if _differs(before, now, k)]
+        told = ", ".join(f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3])
+        if differing and cfg.get("resume"):
+            raise ConfigError(
+                f"resume={folder}: {told}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
+                f"data.allow_reorder=true seed and data.* too"
+            )
         if differing:
-            told = ", ".join(f"{key}={before.get(key)} there, {known[key]} now" for key in differing[:3])
             raise ConfigError(
                 f"hydra.run.dir={folder}: holds a run of another config ({told}): give another name= or hydra.run.dir="
             )
+
+
+def _differs(before: dict, now: dict, key: str) -> bool:
+    return "${" not in str(now[key]) and before.get(key) != now[key]  # what is not resolved holds the folder's name
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
@@ -193,6 +201,9 @@ def _verb(name: str) -> Callable[[], None]:
             sys.argv[1:] = options_first(replay(sys.argv[1:]) if name == "train" else sys.argv[1:])
         except ConfigError as error:
             _end(name, str(error))
+        except Finished as finished:
+            console.say(str(finished))
+            return
         meant = explain_options(sys.argv[1:], name)
         if meant is not None:
             _end(name, meant)

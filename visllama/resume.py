@@ -1,18 +1,33 @@
-"""`resume=RUN`: the command line that goes on with a run, from what was written down of the one that began it."""
+"""`resume=RUN`: the command line that goes on with a run, from what was written down of the one that began it.
+
+`resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
+same, each by itself: it changes only when all of them train.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-from visllama.config import ConfigError, config_dir_options, override
+from visllama.config import ConfigError, conf_dir, config_dir_options, override
 from visllama.paths import write_whole
 
 _UNDER = "hydra.run.dir"
-COMMAND = "command.yaml"
+COMMAND, AUTO = "command.yaml", "auto"
+FREE = ("trainer.", "logger.", "paths.", "micro_batch_size", "data.num_workers", "data.allow_reorder", "resume")
+"""What a run that goes on may have otherwise: how it computes, and not what."""
+_FREE_REORDERED = ("seed", "data.")
+
+
+class Finished(Exception):
+    """There is nothing to go on with: the run is finished."""
+
 
 
 def replay(arguments: Sequence[str]) -> list[str]:
@@ -24,10 +39,19 @@ def replay(arguments: Sequence[str]) -> list[str]:
     named = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
     if not named or named[-1] in ("", "null"):
         return list(arguments)
+    if "-m" in arguments or "--multirun" in arguments:
+        raise ConfigError(
+            f"resume={named[-1]} goes on with one run: leave out -m, and resume the jobs of a sweep one by one"
+        )
+    if named[-1] == AUTO:
+        arguments = [word for word in arguments if not word.startswith("resume=")]
+        found = find_run(arguments)
+        if found is None:
+            return arguments
+        arguments = [*arguments, override("resume", found)]
+        named = [str(found)]
     run = Path(named[-1].strip("'\"")).expanduser()
     began, options = _read(run)
-    if "-m" in arguments or "--multirun" in arguments:
-        raise ConfigError(f"resume={run} goes on with one run: leave out -m, and resume the jobs of a sweep one by one")
     typed = {_key(word) for word in arguments}
     places = [word.partition("=")[2].strip("'") for word in arguments if _key(word) == _UNDER]
     if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
@@ -36,6 +60,57 @@ def replay(arguments: Sequence[str]) -> list[str]:
         options = [word for word in options if _key(word) == "hydra.searchpath"]
     kept = [word for word in [*options, *began] if _key(word) not in typed - {"--config-dir"} | {"resume"}]
     return [*kept, *([] if places else [override(_UNDER, run)]), *arguments]
+
+
+def find_run(arguments: Sequence[str]) -> Path | None:
+    """Give the run that `resume=auto` goes on with: of those where these arguments would put one, the newest.
+
+    Raises:
+        Finished: If it has nothing left to do.
+    """
+    try:
+        own = _folder_of(arguments)
+    except Exception:  # what does not compose is refused in a moment, with what is wrong
+        return None
+    runs = [path.parent for path in own.parent.glob(f"*/{COMMAND}")]
+    newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
+    found = max((run for run in runs if newest[run]), key=newest.get, default=None)
+    if found is not None and _is_finished(found) and set(arguments) <= set(_read(found)[0]):
+        raise Finished(f"{found} is finished: nothing to do. Another run: give another name=, or leave out resume=auto")
+    return found
+
+
+def _folder_of(arguments: Sequence[str]) -> Path:
+    """Give the folder of the run that these arguments would start."""
+    words, folders = [], []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before in ("--config-dir", "-cd"):
+            folders.append(Path(word).resolve())
+        elif not word.startswith("-"):
+            words.append(word)
+    if folders:
+        words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = compose("train", words, return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().set_config(composed)
+    return Path(composed.hydra.run.dir)
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        return "provenance" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
+def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Name the keys that a run may not differ in when it goes on; `before` and `now` are flat configs."""
+    free = FREE + (_FREE_REORDERED if now.get("data.allow_reorder") else ())
+    free += ("model.",) if now.get("init_from") else ()  # which brings the model
+    known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
+    return sorted(key for key, value in known.items() if before.get(key) != value and not key.startswith(free))
 
 
 def _key(word: str) -> str:

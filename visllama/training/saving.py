@@ -66,5 +66,5 @@ class Saving(CheckpointCallback):
         if what:
             self.save(trainer)
             if trainer.is_global_zero:
-                say(f"Told to leave: saved at step {trainer.global_step}. It goes on by:  resume={self.run}")
+                say(f"\nTold to leave: saved at step {trainer.global_step}. It goes on by:  resume={self.run}")
             raise preemption.Preempted(what)
