@@ -45,7 +45,8 @@ def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
         fully_shard(unit, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # each rank's loss is its part of one sum
+            module.set_gradient_divide_factor(1.0)  # each rank's loss is its part of one sum,
+            module.set_force_sum_reduction_for_comms(True)  # and a sum is all that gloo can
     register_fsdp_forward_method(model, "generate")
 
 

@@ -185,7 +185,7 @@ def _activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
     last = norm_bytes(layers.width, own, is_trained) + is_trained * own.compute * layers.width
     kept = layers.num_layers * (stream * layers.width if job.recomputes else block)
     of_each = f"{layers.num_layers} x {number(stream * layers.width if job.recomputes else block)} B"
-    at_work = 3 * own.compute * layers.ffn_dim + 2 * own.compute * layers.width + job.recomputes * block
+    at_work = layers.ffn_kept * own.compute * layers.ffn_dim + 2 * own.compute * layers.width + job.recomputes * block
     exact, v = max(4, own.compute), shapes.vocabulary
     image = 3 * shapes.size_px**2
     lines = [
@@ -229,7 +229,7 @@ def block_bytes(layers: Transformer, own: Precision, is_trained: bool) -> int:
     """
     d, c = layers.width, own.compute
     attention = 2 * c * (layers.query_dim + layers.key_dim) + max(4, c) * layers.num_heads
-    kept = 2 * norm_bytes(d, own, is_trained) + attention + 3 * c * layers.ffn_dim
+    kept = 2 * norm_bytes(d, own, is_trained) + attention + layers.ffn_kept * c * layers.ffn_dim
     if is_trained:
         kept += (5 if own.is_mixed else 2) * c * d + c * layers.ffn_dim
     return kept
@@ -248,16 +248,17 @@ def adapter_bytes(shapes: Shapes, own: Precision) -> int:
 def _vision_line(shapes: Shapes, job: Job) -> Line:
     """Give what the encoder needs: frozen, the hidden states of one pass; trained, what a backward pass needs."""
     layers, own, samples = shapes.vision, job.precision, job.most_at_once
-    c, d, f, positions = own.compute, layers.width, layers.ffn_dim, samples * shapes.num_positions
+    c, d, mlp = own.compute, layers.width, layers.ffn_kept * layers.ffn_dim
     if not shapes.is_trained("vision_encoder"):
-        each = (layers.num_layers + 1) * c * d + 3 * c * f + 2 * c * d
-        formula = f"{samples} x {shapes.num_positions} x {number(each)} B"
-        return Line("vision encoder at work", positions * each, formula, (ENCODE,))
+        each = c * ((layers.num_layers + 3) * d + mlp)
+        pixels = (4 + c * (c < 4)) * 3 * shapes.size_px**2
+        formula = f"{samples} x ({shapes.num_positions} x {number(each)} B + {number(pixels)} B)"
+        return Line("vision encoder at work", samples * (shapes.num_positions * each + pixels), formula, (ENCODE,))
     norms = 2 * (own.trained * d + 8) + (0 if own.is_mixed else 2 * c * d)
-    block = norms + (8 if own.is_mixed else 4) * c * d + 3 * c * f + 4 * layers.num_heads
+    block = norms + (8 if own.is_mixed else 4) * c * d + c * mlp + 4 * layers.num_heads
     formula = f"{samples} x {shapes.num_positions} x {layers.num_layers} x {number(block)} B"
-    held = (ENCODE, LOSS, BLOCK, CONNECTOR)
-    return Line("vision encoder's activations", positions * layers.num_layers * block, formula, held)
+    kept = samples * shapes.num_positions * layers.num_layers * block
+    return Line("vision encoder's activations", kept, formula, (ENCODE, LOSS, BLOCK, CONNECTOR))
 
 
 def _passing(shapes: Shapes, job: Job) -> list[Line]:

@@ -109,7 +109,12 @@ class Adapter(NamedTuple):
 
 
 class Transformer(NamedTuple):
-    """Sizes of one: of its attention, the widths of all query heads and of all key heads together."""
+    """Sizes of one.
+
+    Attributes:
+        query_dim, key_dim: Of all heads together.
+        ffn_kept: How many times the MLP's width a token keeps: a gate and what it multiplies make three.
+    """
 
     num_layers: int
     num_heads: int
@@ -117,6 +122,7 @@ class Transformer(NamedTuple):
     query_dim: int
     key_dim: int
     ffn_dim: int
+    ffn_kept: int
 
 
 class Connector(NamedTuple):
@@ -189,8 +195,8 @@ def measure(model: VisLlama) -> Shapes:
     return Shapes(
         parameters,
         [_adapter(name, module, unit_of) for name, module in adapters(model.language_model)],
-        _transformer(language),
-        _transformer(vision),
+        _transformer(language, True),
+        _transformer(vision, False),
         _connector(model.connector, feature_dim[model.connector.consumes == "patch"]),
         encoder.num_patches + getattr(encoder, "num_class_tokens", 0),
         language.vocab_size,
@@ -208,14 +214,15 @@ def _adapter(name: str, module: Any, unit_of: Mapping[int, str]) -> Adapter:
     )
 
 
-def _transformer(config: Any) -> Transformer:
+def _transformer(config: Any, is_language: bool) -> Transformer:
     if config is None:  # an encoder of the user's own, of which nothing is known
-        return Transformer(0, 0, 0, 0, 0, 0)
+        return Transformer(0, 0, 0, 0, 0, 0, 0)
     heads, width = config.num_attention_heads, config.hidden_size
     head_dim = getattr(config, "head_dim", None) or width // heads
     ffn = getattr(config, "intermediate_size", None) or int(width * getattr(config, "mlp_ratio", 4))
     keys = getattr(config, "num_key_value_heads", None) or heads
-    return Transformer(config.num_hidden_layers, heads, width, heads * head_dim, keys * head_dim, ffn)
+    kept = 2 if getattr(config, "hidden_act", "") in ("gelu", "gelu_pytorch_tanh") and not is_language else 3
+    return Transformer(config.num_hidden_layers, heads, width, heads * head_dim, keys * head_dim, ffn, kept)
 
 
 def _connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:

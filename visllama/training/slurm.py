@@ -125,12 +125,13 @@ def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
     """Run a function on one GPU of the cluster, with what else a sweep's jobs have, and say what it said."""
     params = OmegaConf.to_container(launcher, resolve=True)
     params |= {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 1 if params["gpus_per_node"] else None}
-    params["additional_parameters"] = {}  # it keeps no checkpoint to go on from
+    of_sbatch = params["additional_parameters"]  # it keeps no checkpoint, for which a signal or another start would do
+    params["additional_parameters"] = {k: v for k, v in of_sbatch.items() if k not in ("signal", "requeue")}
     del params["_target_"]
     job = _executor(params).submit(_Alone(function))
     say(f"SLURM's {job.job_id}: queued")
     result = job.result()
-    say((job.stdout() or "").rstrip())
+    say("\n".join(line for line in (job.stdout() or "").splitlines() if not line.startswith("submitit ")))
     return result
 
 
