@@ -12,7 +12,6 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -24,6 +23,7 @@ from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import shard_sizes
 from visllama.model.weights import build_model, trained_tensors
 from visllama.training.module import VisLlamaModule
+from visllama.training.strategy import DDP
 
 BATCH, STEPS = 8, 50
 OPTIM = {
@@ -71,7 +71,7 @@ def main(out: str) -> None:
     )
     written = Written()
     trainer = pl.Trainer(
-        accelerator="cpu", devices=num_ranks, strategy=DDPStrategy(process_group_backend="gloo") if num_ranks > 1 else "auto",
+        accelerator="cpu", devices=num_ranks, strategy=DDP() if num_ranks > 1 else "auto",
         max_epochs=1, max_steps=STEPS, limit_val_batches=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[written], log_every_n_steps=1, precision="64-true", use_distributed_sampler=False,
     )  # fmt: skip

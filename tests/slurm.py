@@ -40,7 +40,8 @@ class Slurm:
             program.chmod(0o755)
         outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
         path = os.pathsep.join([str(folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environment = outer | {"PATH": path, "SLURM_STAND_IN": str(folder)}
+        # As a node gives a task of one CPU no more threads than that.
+        self.environment = outer | {"PATH": path, "SLURM_STAND_IN": str(folder), "OMP_NUM_THREADS": "1"}
 
     def __enter__(self) -> Slurm:
         return self

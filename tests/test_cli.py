@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -47,3 +48,32 @@ def test_unknown_source_of_prepare_is_named(tmp_path):
 )
 def test_overrides_may_stand_on_both_sides_of_an_option(typed, read):
     assert options_first(typed.split()) == read.split()
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("launch=slurm optim.lr=1e-3", "-m launch=slurm optim.lr=1e-3  or leave out launch=slurm"),
+        (
+            "hydra/launcher=submitit_local name=x",
+            "-m hydra/launcher=submitit_local name=x  or leave out hydra/launcher",
+        ),
+        ("-m launch=slurm optim.lr=1e-3,1e-2", "no sbatch here: type it on the login node"),
+    ],
+)
+def test_a_launcher_that_would_not_launch_is_refused(tmp_path, typed, says):
+    command = [sys.executable, "-m", "visllama", "train", *typed.split()]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert ended.returncode == 2 and says in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_launcher_that_is_an_extra_is_named(tmp_path):
+    """Where submitit's plugin is not there."""
+    hide = "import sys; sys.modules['hydra_plugins.hydra_submitit_launcher'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
+    command = [sys.executable, "-m", "visllama", "train", "-m", "launch=slurm", "optim.lr=1e-3,1e-2"]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert ended.returncode == 2 and "pip install 'visllama[slurm]'" in ended.stderr

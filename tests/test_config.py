@@ -238,6 +238,8 @@ def test_every_experiment_starts_at_tiny_size(compose_config, experiment):
         "stage.max_text_tokens=64",
         "data=scenes",
         "trainer=cpu",
+        "trainer.num_nodes=1",
+        "trainer.devices=1",
         "trainer.max_steps=2",
         "stage.global_batch_size=4",
     ]

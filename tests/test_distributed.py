@@ -53,6 +53,52 @@ def test_ranks_change_neither_loss_nor_update(tmp_path, overrides):
     assert facts["provenance"]["num_ranks"] == int(overrides[0][-1]) and facts["train"]["samples"] == 12 * 64
 
 
+def trained(out, num_ranks: int, precision: str, *cases: str) -> dict[str, dict]:
+    """Train 50 steps on so many ranks by each strategy; gives what each case left, by its name without the ranks."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
+    command = [sys.executable, *launch, str(ROOT / "tests" / "ranks.py"), str(out), precision, "50", *cases]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return {path.name.split("-", 1)[1]: load_file(path) for path in out.parent.glob(f"{out.name}.{num_ranks}-*")}
+
+
+def compare(found: dict[str, dict], one: dict[str, dict], exact: float, of: str = "") -> None:
+    """Hold losses, gradients of every step and final weights to those of one rank, relative to each tensor's norm."""
+    for name, tensors in found.items():
+        strategy, stage, _, clip = name.split("-")
+        expected = one[f"one-{stage}-8-{clip}"]
+        assert tensors.keys() == expected.keys() and len(expected["losses"]) == 50
+        for key in (key for key in expected if key.startswith(of)):
+            rows = key == "losses" or key.startswith("gradients/")  # by step
+            pairs = zip(tensors[key], expected[key], strict=True) if rows else [(tensors[key], expected[key])]
+            worst = max(relative_difference(a, b) for a, b in pairs if b.norm())
+            assert worst < exact, (name, key, worst)
+
+
+ONE = ("pretrain-8-inf", "pretrain-8-0.1", "finetune-8-inf", "finetune-8-0.1")
+SOME = {2: ("pretrain-8-inf", "finetune-1-0.1"), 3: ("pretrain-1-0.1", "finetune-8-inf"), 4: ("finetune-8-0.1",)}
+
+
+@pytest.mark.slow
+def test_ddp_and_fsdp_change_neither_losses_nor_gradients_nor_weights(tmp_path):
+    """1 rank x 8, 2 x 4, 4 x 2, and 3 of 2 or 3 samples; both stages, accumulating or not, clipped or not."""
+    one = trained(tmp_path / "one", 1, "64-true", *ONE)
+    for num_ranks, cases in SOME.items():
+        found = trained(tmp_path / "some", num_ranks, "64-true", *cases)
+        assert len(found) == 2 * len(cases)
+        compare(found, one, EXACT)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("precision", "exact", "of"), [("64-true", EXACT, ""), ("32-true", 1e-5, "losses")])
+def test_every_strategy_on_every_rank_count(tmp_path, precision, exact, of):
+    one = trained(tmp_path / "one", 1, precision, *ONE)
+    for num_ranks in (2, 3, 4):
+        found = trained(tmp_path / "all", num_ranks, precision)
+        assert len(found) == 16
+        compare(found, one, exact, of)
+
+
 @pytest.mark.slow
 def test_a_rank_with_text_alone_beside_one_with_images(tmp_path):
     """At each of 50 steps one rank has no image and the other has them all: no hang, and all as on one rank."""

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.config import ROLES, ConfigError
 from visllama.paths import locate
+from visllama.plan.cards import CARDS
 from visllama.plugins import check_target, targets
 from visllama.prompts import OF_TOKENIZER, find_template
 from visllama.signatures import fits, require, wrong_type
@@ -77,6 +78,8 @@ def check_train(cfg: DictConfig) -> None:
     for key, value in (("stage.global_batch_size", stage.global_batch_size), ("micro_batch_size", cfg.micro_batch_size),
                        ("stage.epochs", stage.epochs), ("stage.max_text_tokens", stage.max_text_tokens)):  # fmt: skip
         require(0 < value < math.inf, f"{key}={value}: must be more than 0, and finite")
+    budget = stage.num_samples
+    require(budget is None or budget > 0, f"stage.num_samples={budget}: must be more than 0, or null for stage.epochs")
     workers, val = cfg.data.num_workers, cfg.data.num_val_records
     require(workers >= 0, f"data.num_workers={workers}: must be 0 or more")
     require(val is None or val > 0, f"data.num_val_records={val}: must be more than 0, or null for all")
@@ -134,6 +137,32 @@ def check_inspect(cfg: DictConfig) -> None:
     )
     for key in ("samples", "num_samples"):
         require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
+
+
+def check_plan(cfg: DictConfig) -> None:
+    """Refuse what `train` would, but for the machine and the data, which need not be here.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    check_train(cfg)
+    require(not cfg.resume, f"resume={cfg.resume}: plan computes a run from its config: give what the run was given")
+    _choose("gpu", cfg.gpu, tuple(CARDS))
+    share, network, text, longest = cfg.utilisation, cfg.network_gb_s, cfg.text_tokens, cfg.stage.max_text_tokens
+    require(0 < share <= 1, f"utilisation={share}: must be more than 0, and at most 1")
+    require(0 < network < math.inf, f"network_gb_s={network}: must be more than 0, and finite")
+    require(text is None or 0 < text < math.inf, f"text_tokens={text}: must be more than 0, or null")
+    require(
+        text is None or text <= longest,
+        f"text_tokens={text}: more than stage.max_text_tokens={longest}, at which texts are cut: lower one, or raise "
+        f"the other",
+    )
+    samples = cfg.samples
+    require(samples is None or samples > 0, f"samples={samples}: must be more than 0, or null to count them")
+    if cfg.out is not None:
+        out = Path(cfg.out)
+        require(not out.is_dir(), f"out={cfg.out}: a folder: give a file, as out={out / 'plan.json'}")
+        require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
 
 
 def check_caption(cfg: DictConfig) -> None:

@@ -30,6 +30,7 @@ _VERBS = {
     "caption": ("visllama.release.verb", "write captions for pictures"),
     "prepare": ("visllama.data.prepare.verb", "make shards with an index out of raw data"),
     "inspect": ("visllama.data.inspect.verb", "show the batches that train would see, as a person reads them"),
+    "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
 """Each verb's module, which holds a function of its name and is imported only to do the work; what it does."""
@@ -39,6 +40,7 @@ _CHECKS = {
     "caption": checks.check_caption,
     "prepare": checks.check_prepare,
     "inspect": checks.check_inspect,
+    "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
 }
 _LAUNCHERS = ("launch=", "hydra/launcher=")

@@ -37,6 +37,7 @@ class StageSchema:
     trainable: list[str] = MISSING
     global_batch_size: int = MISSING
     epochs: float = MISSING
+    num_samples: int | None = None
     max_text_tokens: int = MISSING
     prompt: str = MISSING
     template: Any = MISSING
@@ -129,6 +130,18 @@ class InspectSchema(TrainSchema):
 
 
 @dataclass
+class PlanSchema(TrainSchema):
+    """What `train` has, and where it would run."""
+
+    gpu: str = MISSING
+    utilisation: float = MISSING
+    network_gb_s: float = MISSING
+    text_tokens: float | None = None
+    samples: int | None = None
+    out: str | None = None
+
+
+@dataclass
 class EvaluateSchema(RunSchema):
     weights: str | None = None
     predictions: str | None = None
@@ -174,10 +187,11 @@ def register() -> None:
         ("benchmark_schema", BenchmarkSchema),
     ):
         store.store(name=name, node=schema)
-    extending = OmegaConf.structured(InspectSchema)
-    for key in TrainSchema.__dataclass_fields__:
-        extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
-    store.store(name="inspect_schema", node=extending)
+    for name, schema in (("inspect_schema", InspectSchema), ("plan_schema", PlanSchema)):
+        extending = OmegaConf.structured(schema)
+        for key in TrainSchema.__dataclass_fields__:
+            extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
+        store.store(name=name, node=extending)
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)

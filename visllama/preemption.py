@@ -1,15 +1,18 @@
 """SIGTERM and SIGUSR1: a machine is wanted back. A flag is set, and a run leaves where nothing is lost.
 
 While a run trains, its ranks agree after each step whether one of them was told, save, and leave together. At any
-other time (start-up, judging) there is nothing to save: whoever is told leaves at once. Nothing is ever saved inside a
-signal handler, which may stand between any two bytecodes.
+other time (start-up, judging) there is nothing to save: whoever is told leaves at once. Nothing is ever done inside a signal
+handler, which may stand between any two bytecodes: a thread reads what has arrived.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +27,7 @@ _MEANING = {signal.SIGTERM: TOLD, signal.SIGUSR1: REQUEUE}
 PARENT = "VISLLAMA_PARENT"
 """The variable that names the process that has started a rank, to that rank."""
 _EVERY_S = 0.2
+_LAST_WORD_S = 5.0
 
 
 class Preempted(SystemExit):
@@ -50,9 +54,24 @@ _state = _State()
 
 
 def listen() -> None:
-    """Begin to heed both signals."""
+    """Begin to heed both signals, also while the main thread waits inside a library, where no handler would run."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
     for number in _MEANING:
-        signal.signal(number, _on_signal)
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="signals").start()
+    atexit.register(_end_quickly)  # so early that it comes last
+
+
+def _end_quickly() -> None:
+    """Keep Python from looking for garbage among all objects at its end, for a second or more.
+
+    Its end also gives signals back to the system: one that comes late would change the exit code.
+    """
+    gc.freeze()
+    for number in _MEANING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def configure(exit_code: int, requeues: bool) -> None:
@@ -66,8 +85,10 @@ def ignore_in_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _on_signal(number: int, _: object) -> None:
-    tell(_MEANING[signal.Signals(number)])
+def _listen(reader: socket.socket, _: socket.socket) -> None:
+    while number := reader.recv(1):
+        if number[0] in _MEANING:
+            tell(_MEANING[number[0]])
 
 
 def tell(what: int) -> None:
@@ -120,8 +141,15 @@ def end_training() -> None:
         leave_at_once(_state.told)
 
 
+def wait_to_be_told() -> None:
+    """Give who has started the ranks time to tell this one too, when another is gone: it may have been told alone."""
+    until = time.monotonic() + _LAST_WORD_S
+    while time.monotonic() < until:
+        time.sleep(0.05)  # who is told meanwhile leaves out of it
+
+
 def leave_at_once(what: int) -> None:
-    """End this process without any more of its work; safe inside a signal handler."""
+    """End this process without any more of its work, from any of its threads."""
     for child in _state.children:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)

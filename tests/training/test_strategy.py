@@ -1,33 +1,35 @@
-import os
-import sys
+import pytest
+import torch
+from omegaconf import OmegaConf
 
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.strategies.launchers import subprocess_script
+from visllama.config import ConfigError
+from visllama.training.strategy import DDP, FSDP, SingleDevice, build_strategy
 
-from visllama.training.strategy import build_strategy, child_command, forget_ranks, use_child_command
-
-
-def test_auto_is_lightnings_own_choice_and_ddp_is_built():
-    assert build_strategy("auto") == "auto"
-    strategy = build_strategy({"_target_": "lightning.pytorch.strategies.DDPStrategy", "broadcast_buffers": False})
-    assert isinstance(strategy, DDPStrategy)
+TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 400.0, "strategy": "auto"}
 
 
-def test_a_rank_is_started_with_this_jobs_verb_and_overrides(compose_config, tmp_path):
-    """Never with `--multirun`: each child would go through the whole sweep by itself."""
-    compose_config("train", "optim.lr=0.5", "name='a b'")
-    command, folder = child_command(1)
-    assert command[:4] == [sys.executable, "-m", "visllama", "train"]
-    assert "optim.lr=0.5" in command and "name='a b'" in command and "-m" not in command[2:]
-    assert f"hydra.run.dir={tmp_path}" in command and "hydra.output_subdir=null" in command
-    assert folder == os.getcwd()
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({}, SingleDevice),
+        ({"devices": 2}, DDP),
+        ({"num_nodes": 2}, DDP),
+        ({"strategy": {"_target_": "visllama.training.strategy.DDP"}}, DDP),
+        ({"strategy": {"_target_": "visllama.training.strategy.FSDP"}, "devices": 2}, FSDP),
+    ],
+)
+def test_auto_is_one_device_or_ddp(config, kind):
+    strategy = build_strategy(OmegaConf.create(TRAINER | config))
+    assert type(strategy) is kind and strategy.is_sharded == (kind is FSDP)
+    if kind is not SingleDevice:
+        assert strategy._timeout.total_seconds() > 400
 
 
-def test_lightning_uses_it():
-    use_child_command()
-    assert subprocess_script._hydra_subprocess_cmd is child_command
+def test_one_whose_checkpoints_are_others_is_refused():
+    config = TRAINER | {"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}
+    with pytest.raises(ConfigError, match=r"trainer\.strategy\._target_=lightning.*choose trainer/strategy=ddp"):
+        build_strategy(OmegaConf.create(config))
 
 
-def test_forgetting_ranks_without_any_is_harmless(compose_config):
-    compose_config("train")
-    forget_ranks()
+def test_alone_a_rank_agrees_with_itself():
+    assert SingleDevice(torch.device("cpu")).gather([3, 4]) == [[3, 4]]

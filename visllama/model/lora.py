@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -119,6 +120,19 @@ def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.M
         if is_adapter(name):
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     return language_model
+
+
+@contextmanager
+def as_in(language_model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Let weights that are stored in another dtype look as in this one, without memory: PEFT rounds adapters to it."""
+    stored = {parameter: parameter.data for parameter in language_model.parameters()}
+    for parameter, data in stored.items():
+        parameter.data = torch.zeros((), dtype=dtype).expand(data.shape)
+    try:
+        yield
+    finally:
+        for parameter, data in stored.items():
+            parameter.data = data
 
 
 def _no_target(targets: object, linear: list[str]) -> ConfigError:

@@ -6,6 +6,7 @@ This class is the one door: nobody calls its parts from outside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
 from visllama.model.language_model import LanguageModelSource, norm_in_double
-from visllama.model.lora import adapters, attach_lora, is_adapter, merge_lora
+from visllama.model.lora import adapters, as_in, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
 
@@ -130,7 +131,10 @@ class VisLlama(nn.Module):
         loaded = self._language_model_source.load("auto" if as_stored else of["language_model"])
         if dtype == torch.float64:
             norm_in_double(loaded)
-        self.language_model = self._with_lora(loaded)
+        # (DoRA's magnitudes are the weights' own: they have to be there.)
+        stands_in = as_stored and not (self._lora or {}).get("use_dora")
+        with as_in(loaded, of["language_model"]) if stands_in else nullcontext():
+            self.language_model = self._with_lora(loaded)
         embeddings = self.language_model.get_input_embeddings()
         with torch.no_grad():  # through the module: some (Gemma 3) scale their embeddings
             everything = embeddings(torch.arange(embeddings.num_embeddings, device=embeddings.weight.device))

@@ -4,35 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from visllama.config import ROLES, ConfigError
-from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.lora import adapters
 from visllama.model.sharding import blocks
 from visllama.model.visllama import VisLlama, part_of
-from visllama.plan.shapes import config_folder, with_processor
-from visllama.plugins import part_class
-
-
-class WithoutTokenizer(PretrainedLanguageModel):
-    """A language model's shapes; its tokenizer need not be there."""
-
-    def _read_tokenizer(self) -> None:
-        return None
+from visllama.model.weights import build_model
+from visllama.plan.counted import Connector, count_connector
+from visllama.plan.shapes import without_downloads
 
 
 def build_shapes(
-    parts: Mapping[str, Mapping], trainable: Sequence[str], plugins: Sequence[str] = (), models: Path | str | None = None
+    parts: Mapping[str, Mapping],
+    trainable: Sequence[str],
+    plugins: Sequence[str] = (),
+    models: Path | str | None = None,
 ) -> VisLlama:
     """Build a model on the meta device, of base models that need not be there.
 
@@ -45,27 +37,17 @@ def build_shapes(
     Raises:
         ConfigError: If a part cannot be made, or the shapes of a base model are not known.
     """
-    classes = {role: part_class(role, parts[role]["kind"], plugins) for role in ROLES}
-    arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
-    with TemporaryDirectory() as scratch, torch.device("meta"):
-        for role in ("vision_encoder", "language_model"):
-            if "path" in arguments[role]:
-                empty, path = Path(scratch) / role, arguments[role]["path"]
-                empty.mkdir()
-                try:
-                    folder = config_folder(arguments[role], models, empty)
-                except ConfigError as error:
-                    raise ConfigError(f"model.{role}.{error}") from error
-                folder = with_processor(folder, classes[role], path, empty) if role == "vision_encoder" else folder
-                arguments[role] |= {"path": str(folder)} | ({"revision": None} if "revision" in arguments[role] else {})
-        if classes["language_model"] is PretrainedLanguageModel:
-            classes["language_model"] = WithoutTokenizer
-        vision_encoder = classes["vision_encoder"](**arguments["vision_encoder"])
-        language_model = classes["language_model"](**arguments["language_model"])
-        if arguments["connector"].get("num_image_tokens", 0) is None:
-            arguments["connector"]["num_image_tokens"] = vision_encoder.num_patches
-        connector = partial(classes["connector"], **arguments["connector"])
-        return VisLlama(vision_encoder, connector, language_model, trainable, parts.get("lora")).train()
+    with TemporaryDirectory() as scratch:
+        made = without_downloads(parts, plugins, models, Path(scratch))
+        try:
+            with torch.device("meta"):
+                return build_model(made, trainable, plugins=plugins, models=models).train()
+        except ConfigError as error:
+            named = str(error)
+            for role in set(made) & set(ROLES):
+                theirs, ours = (each[role]["arguments"].get("path") for each in (made, parts))
+                named = named.replace(theirs, ours) if theirs else named
+            raise ConfigError(named) from error
 
 
 class Parameter(NamedTuple):
@@ -96,16 +78,16 @@ class Adapter(NamedTuple):
     """LoRA at one linear layer.
 
     Attributes:
-        unit: The block that it is in.
         shares_input: Name of the input that layers beside it have too.
         has_dropout: Whether its input is dropped out, which makes it its own.
+        scaled_dim: Of the output that DoRA scales; 0 without.
     """
 
-    unit: str
     shares_input: str
     in_dim: int
     rank: int
     has_dropout: bool
+    scaled_dim: int
 
 
 class Transformer(NamedTuple):
@@ -125,18 +107,6 @@ class Transformer(NamedTuple):
     ffn_kept: int
 
 
-class Connector(NamedTuple):
-    """What the connector does with one image.
-
-    Attributes:
-        kept_bytes: Kept for the backward pass, in full and in half precision (beside fp32 weights).
-        flops: Of the forward pass.
-    """
-
-    kept_bytes: dict[bool, int]
-    flops: int
-
-
 @dataclass(frozen=True)
 class Shapes:
     """All that a plan is computed from.
@@ -146,7 +116,6 @@ class Shapes:
         vocabulary: Logits a token.
         num_image_tokens: K.
         size_px: Side of an image.
-        max_positions: Of the language model.
     """
 
     parameters: list[Parameter]
@@ -194,10 +163,10 @@ def measure(model: VisLlama) -> Shapes:
     feature_dim = (encoder.pooled_dim,), (encoder.num_patches, encoder.patch_dim)
     return Shapes(
         parameters,
-        [_adapter(name, module, unit_of) for name, module in adapters(model.language_model)],
+        [_adapter(name, module) for name, module in adapters(model.language_model)],
         _transformer(language, True),
         _transformer(vision, False),
-        _connector(model.connector, feature_dim[model.connector.consumes == "patch"]),
+        count_connector(model.connector, feature_dim[model.connector.consumes == "patch"]),
         encoder.num_patches + getattr(encoder, "num_class_tokens", 0),
         language.vocab_size,
         model.num_image_tokens,
@@ -205,13 +174,13 @@ def measure(model: VisLlama) -> Shapes:
     )
 
 
-def _adapter(name: str, module: Any, unit_of: Mapping[int, str]) -> Adapter:
+def _adapter(name: str, module: Any) -> Adapter:
     (first,), (dropout,) = module.lora_A.values(), module.lora_dropout.values()
     parent, _, leaf = name.rpartition(".")
     shared = f"{parent} {leaf if leaf in ('o_proj', 'down_proj') else ''}"
-    return Adapter(
-        unit_of[id(first.weight)], shared, module.in_features, len(first.weight), not isinstance(dropout, nn.Identity)
-    )
+    has_dropout = not isinstance(dropout, nn.Identity)
+    scaled_dim = module.out_features if any(module.use_dora.values()) else 0
+    return Adapter(shared, module.in_features, len(first.weight), has_dropout, scaled_dim)
 
 
 def _transformer(config: Any, is_language: bool) -> Transformer:
@@ -223,34 +192,3 @@ def _transformer(config: Any, is_language: bool) -> Transformer:
     keys = getattr(config, "num_key_value_heads", None) or heads
     kept = 2 if getattr(config, "hidden_act", "") in ("gelu", "gelu_pytorch_tanh") and not is_language else 3
     return Transformer(config.num_hidden_layers, heads, width, heads * head_dim, keys * head_dim, ffn, kept)
-
-
-def _connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:
-    """Run it on two images and on three that hold no numbers: the difference is what one needs."""
-    found = {}
-    for mixed in (False, True):
-        (two, flops), (three, more) = (_run(connector, (n, *shape), mixed) for n in (2, 3))
-        found[mixed] = three - two
-    return Connector(found, more - flops)
-
-
-def _run(connector: nn.Module, shape: tuple[int, ...], mixed: bool) -> tuple[int, int]:
-    """Give the bytes that a forward pass keeps beside the weights, and its floating-point operations."""
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
-        return tensor
-
-    # Shapes that are said to lie on the CPU: autocast knows no meta device.
-    with FakeTensorMode():
-        named = {name: nn.Parameter(torch.empty(p.shape)) for name, p in connector.named_parameters()}
-        named |= {name: torch.empty(b.shape, dtype=b.dtype) for name, b in connector.named_buffers()}
-        features = torch.empty(shape)
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed), hooks, FlopCounterMode(display=False) as counted:
-            functional_call(connector, named, (features,))
-        own = {tensor.untyped_storage()._cdata for tensor in named.values()}
-        total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
-    return total, counted.get_total_flops()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from visllama.config import ConfigError
+from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.vision_encoder import PretrainedVisionEncoder
 from visllama.paths import locate
+from visllama.plugins import part_class
 
 _PROCESSOR = "preprocessor_config.json"
 _SIDES_PX = {"facebook/dinov2-large": (256, 224)}
@@ -75,53 +77,73 @@ def vision_configs() -> dict[str, PreTrainedConfig]:
     }
 
 
-def config_folder(node: Mapping[str, Any], models: Path | str | None, scratch: Path) -> Path:
-    """Give a folder with the config of a language model or vision encoder, as a download would lie.
+def without_downloads(
+    parts: Mapping[str, Mapping], plugins: Sequence[str], models: Path | str | None, scratch: Path
+) -> dict[str, Mapping]:
+    """Give a model's parts with base models that hold their shapes alone, and can be built without having been fetched.
 
-    It is the model's own folder, or what the hub's cache holds; else one made of the published shapes.
+    The config is that of the model's own folder, or of the hub's cache; else it is made of the published shapes. A part
+    that is no base model of ours stays as it is.
 
     Args:
-        node: The part's arguments: `path`, `revision`.
+        parts: As `build_model` takes them.
+        plugins: The user's packages.
         models: Where downloaded models lie (`paths.models`).
-        scratch: An empty folder, in which one may be made.
+        scratch: An empty folder, in which these are made.
 
     Raises:
-        ConfigError: If it is nowhere, and no shapes of it are known.
+        ConfigError: If a config is nowhere, and no shapes of the model are known.
     """
-    path = locate(node["path"], models)
-    if Path(path).is_dir():
-        return Path(path)
-    cached = try_to_load_from_cache(path, "config.json", revision=node.get("revision"))
-    if isinstance(cached, str):
-        return Path(cached).parent
-    language, vision = language_configs(), vision_configs()
-    if path not in language and path not in vision:
-        raise ConfigError(
-            f"path={path}: neither a folder (also not under paths.models) nor in the hub's cache, and its shapes are "
-            f"not known here (known: {', '.join([*language, *vision])}): a folder with its config.json is enough"
-        )
-    (language | vision)[path].save_pretrained(scratch)
-    return scratch
+    made = dict(parts)
+    for role, ours, published in (
+        ("vision_encoder", PretrainedVisionEncoder, vision_configs()),
+        ("language_model", PretrainedLanguageModel, language_configs()),
+    ):
+        found, arguments = part_class(role, parts[role]["kind"], plugins), parts[role]["arguments"]
+        if not issubclass(found, ours):
+            continue
+        folder = scratch / role
+        folder.mkdir()
+        try:
+            _write_config(arguments, published, models, folder)
+        except ConfigError as error:
+            raise ConfigError(f"model.{role}.{error}") from error
+        if role == "language_model":  # any tokenizer that fits: it is not asked for anything
+            for file in Path(locate("visllama:llama")).glob("tokenizer*"):
+                shutil.copy(file, folder)
+        elif not (folder / _PROCESSOR).is_file():
+            _write_processor(found, arguments["path"], folder)
+        made[role] = {**parts[role], "arguments": {**arguments, "path": str(folder), "revision": None}}
+    return made
 
 
-def with_processor(folder: Path, encoder: type, path: str, scratch: Path) -> Path:
-    """Give a folder that holds a processor's config beside the encoder's: made, where there is none.
+def _write_config(
+    arguments: Mapping[str, Any], published: Mapping[str, PreTrainedConfig], models: Path | str | None, folder: Path
+) -> None:
+    path = locate(arguments["path"], models)
+    found = Path(path)
+    if not found.is_dir():
+        cached = try_to_load_from_cache(path, "config.json", revision=arguments.get("revision"))
+        if isinstance(cached, str):
+            found = Path(cached).parent
+        elif path in published:
+            published[path].save_pretrained(folder)
+        else:
+            raise ConfigError(
+                f"path={path}: neither a folder (also not under paths.models) nor in the hub's cache, and its shapes "
+                f"are not known here (of {', '.join(published)} they are): a folder with its config.json is enough"
+            )
+    for name in ("config.json", _PROCESSOR):
+        if (found / name).is_file():
+            shutil.copy(found / name, folder)
 
-    Args:
-        folder: As `config_folder` gives it.
-        encoder: Class of the encoder.
-        path: What the encoder is called.
-        scratch: A folder, in which one may be made.
-    """
-    if (folder / _PROCESSOR).is_file() or not issubclass(encoder, PretrainedVisionEncoder):
-        return folder
-    if folder != scratch:
-        shutil.copy(folder / "config.json", scratch)
-    resized, size = _SIDES_PX.get(path, (encoder.config_class.from_pretrained(scratch).image_size,) * 2)
+
+def _write_processor(encoder: type[PretrainedVisionEncoder], path: str, folder: Path) -> None:
+    size = encoder.config_class.from_pretrained(folder).image_size
+    resized, size = _SIDES_PX.get(path, (size, size))
     square = {"height": size, "width": size}
     if encoder.num_class_tokens == 0:  # SigLIP's stretches
         processor = encoder.processor_class(size=square)
     else:
         processor = encoder.processor_class(size={"shortest_edge": resized}, crop_size=square)
-    processor.save_pretrained(scratch)
-    return scratch
+    processor.save_pretrained(folder)

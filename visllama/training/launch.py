@@ -51,10 +51,10 @@ def watch(children: list[subprocess.Popen]) -> None:
 
 
 def _watch(children: list[subprocess.Popen]) -> None:
-    while any(child.poll() is None for child in children) or any(child.returncode for child in children):
-        ended = [(rank, child.returncode) for rank, child in enumerate(children, start=1) if child.returncode]
-        if ended:
-            _follow(*ended[0], children)
+    while None in (codes := [child.poll() for child in children]) or any(codes):
+        for rank, code in enumerate(codes, start=1):
+            if code:
+                _follow(rank, code, children)
         time.sleep(_EVERY_S)
 
 
@@ -89,6 +89,8 @@ def _end(children: list[subprocess.Popen]) -> None:
 def forget_ranks() -> None:
     """Leave the process group and its environment, so that the next job of a sweep starts afresh."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if isinstance(sys.exc_info()[1], RuntimeError):  # so torch tells of a rank that is gone
+            preemption.wait_to_be_told()
         torch.distributed.destroy_process_group()
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         for variable in _RANK_VARIABLES:

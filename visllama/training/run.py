@@ -192,6 +192,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers",
         "Experiment logs directory",
         "`broadcast_buffers` is deprecated",
+        "torch.distributed is disabled, unavailable or uninitialized",
     ):
         warnings.filterwarnings("ignore", message=message)
 

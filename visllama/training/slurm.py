@@ -65,6 +65,7 @@ class SweepLauncher(SlurmLauncher):
         ]
         jobs = _executor(self.params).map_array(self, *zip(*arguments, strict=True))
         say(*(f"job {number}, SLURM's {job.job_id}: queued" for number, job in zip(numbers, jobs, strict=True)))
+        say(f"What they say: {self.config.hydra.sweep.dir}/JOB/log.txt, and .submitit/ there. This waits for them.")
         returned = []
         for number, job, config in zip(numbers, jobs, configs, strict=True):
             returned.append(_returned(job, config))

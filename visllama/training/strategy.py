@@ -84,15 +84,20 @@ class SingleDevice(_OfOurs, SingleDeviceStrategy):
     """One device."""
 
 
+def _patience(timeout_s: float) -> timedelta:
+    """How long ranks wait for each other to start, and for a collective: `HangWatch` is to end a hang first."""
+    return timedelta(seconds=max(timeout_s + 60, 300))
+
+
 class DDP(_OfOurs, DDPStrategy):
     """The whole model on every rank; the gradients of what is trained are summed.
 
     Args:
-        timeout_s: A collective that lasts so long fails.
+        timeout_s: A rank that does nothing for so long is ended.
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        super().__init__(timeout=timedelta(seconds=timeout_s), broadcast_buffers=False)
+        super().__init__(timeout=_patience(timeout_s), broadcast_buffers=False)
 
     def setup(self, trainer: object) -> None:
         super().setup(trainer)
@@ -109,7 +114,7 @@ class FSDP(_OfOurs, ModelParallelStrategy):
     """FSDP2: of every tensor, each rank keeps its part, and a block is whole only while it computes.
 
     Args:
-        timeout_s: A collective that lasts so long fails.
+        timeout_s: A rank that does nothing for so long is ended.
 
     Reference:
         Zhao et al. 2023, arXiv:2304.11277.
@@ -118,7 +123,7 @@ class FSDP(_OfOurs, ModelParallelStrategy):
     is_sharded = True
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timedelta(seconds=timeout_s))
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=_patience(timeout_s))
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_processes * self.num_nodes

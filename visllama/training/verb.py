@@ -186,15 +186,18 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
 
 
 def count_steps(cfg: DictConfig, num_pairs: int) -> int:
-    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.epochs` makes.
+    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.num_samples` or `stage.epochs` makes.
 
     Raises:
         ConfigError: If that is none.
     """
-    steps = cfg.trainer.max_steps or int(cfg.stage.epochs * num_pairs) // cfg.stage.global_batch_size
+    num_samples = cfg.stage.num_samples or int(cfg.stage.epochs * num_pairs)
+    steps = cfg.trainer.max_steps or num_samples // cfg.stage.global_batch_size
     if steps == 0:
+        told = f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs"
+        told = f"stage.num_samples={num_samples}" if cfg.stage.num_samples else told
         raise ConfigError(
-            f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs makes no whole batch of stage.global_batch_size="
-            f"{cfg.stage.global_batch_size}: lower the batch size, or give trainer.max_steps"
+            f"{told} makes no whole batch of stage.global_batch_size={cfg.stage.global_batch_size}: lower the batch "
+            f"size, or give trainer.max_steps"
         )
     return steps

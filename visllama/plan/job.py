@@ -1,0 +1,127 @@
+"""How a job trains: ranks, batches, strategy, precision; as a config says it, or leaves it open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from visllama.plan.states import measure_states
+
+
+class Precision(NamedTuple):
+    """Bytes a number.
+
+    Attributes:
+        frozen: Of frozen weights.
+        trained: Of trained weights, their gradients and the optimizer's state.
+        compute: Of matrix products.
+        mask: Of dropout's mask: CUDA keeps a byte, the CPU a number.
+    """
+
+    frozen: int
+    trained: int
+    compute: int
+    mask: int = 1
+
+    @classmethod
+    def named(cls, precision: str) -> Precision:
+        """Read Lightning's name of one."""
+        compute = {"16": 2, "bf16": 2, "32": 4, "64": 8}[precision.partition("-")[0]]
+        return cls(compute, 4 if precision.endswith("-mixed") else compute, compute)
+
+    @property
+    def is_mixed(self) -> bool:
+        return self.compute < self.trained
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a model is trained.
+
+    Attributes:
+        num_devices: Of each node; a rank each.
+        micro_batch_size: Most samples in one forward pass.
+        strategy: one, ddp or fsdp.
+        recomputes: Whether activations inside blocks are computed again.
+        state_bytes: What the optimizer keeps, a number of a trained tensor and a tensor: two of fp32 and 4 for AdamW.
+        updates_in_place: Whether the optimizer's step needs no copy of its group.
+    """
+
+    num_nodes: int
+    num_devices: int
+    global_batch_size: int
+    micro_batch_size: int
+    strategy: str
+    precision: Precision
+    recomputes: bool
+    state_bytes: tuple[float, int]
+    updates_in_place: bool
+
+    @property
+    def num_ranks(self) -> int:
+        return self.num_nodes * self.num_devices
+
+    @property
+    def num_shards(self) -> int:
+        return self.num_ranks if self.strategy == "fsdp" else 1
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of a rank in a step; where ranks do not divide the batch, some have one less."""
+        return -(-self.global_batch_size // self.num_ranks)
+
+    @property
+    def most_at_once(self) -> int:
+        return min(self.micro_batch_size, self.num_samples)
+
+    @property
+    def num_micro_batches(self) -> int:
+        return -(-self.num_samples // self.micro_batch_size)
+
+
+def job_of(cfg: DictConfig) -> tuple[Job, list[str]]:
+    """Read how a config trains, and say what it left open and was taken how."""
+    trainer, said = cfg.trainer, []
+    devices, nodes = trainer.devices, trainer.num_nodes
+    if isinstance(devices, ListConfig):
+        devices = len(devices)
+    elif devices in ("auto", -1):
+        devices = 8 if trainer.accelerator in ("gpu", "cuda") or trainer.strategy != "auto" else 1
+        said.append(f"trainer.devices={trainer.devices} is taken as {devices}")
+    if nodes == "auto":
+        nodes = 1
+        said.append("trainer.num_nodes=auto is taken as 1")
+    on_cpu = trainer.accelerator in ("cpu", "mps")
+    precision = trainer.precision
+    if precision == "auto":
+        precision = "32-true" if on_cpu else "bf16-mixed"
+        said.append(f"trainer.precision=auto is taken as {precision}")
+    if on_cpu:
+        said.append(f"trainer.accelerator={trainer.accelerator} is shown as if it were the GPU")
+    own = Precision.named(precision)
+    each, of_tensor, in_place = measure_states(
+        OmegaConf.to_container(cfg.optim, resolve=True), cfg.plugins, own.trained
+    )
+    job = Job(
+        nodes,
+        devices,
+        cfg.stage.global_batch_size,
+        cfg.micro_batch_size,
+        strategy_of(cfg, nodes * devices),
+        own,
+        trainer.activation_checkpointing,
+        (each, of_tensor),
+        in_place,
+    )
+    return job, said
+
+
+def strategy_of(cfg: DictConfig, num_ranks: int) -> str:
+    """Give the strategy by what it does with memory: one, ddp, fsdp."""
+    chosen = cfg.trainer.strategy
+    if isinstance(chosen, Mapping) and "FSDP" in chosen["_target_"]:
+        return "fsdp"
+    return "ddp" if num_ranks > 1 else "one"

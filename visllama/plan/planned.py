@@ -1,0 +1,199 @@
+"""A plan: all that is computed of a job, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.config import ConfigError
+from visllama.data.sources import MIX_KEYS, build_sources, count_pairs
+from visllama.plan.cards import CARDS
+from visllama.plan.fit import find_switches
+from visllama.plan.job import Job, job_of, strategy_of
+from visllama.plan.lines import GIB, Memory
+from visllama.plan.memory import memory
+from visllama.plan.model import Shapes
+from visllama.plan.speed import Flops, Rates, Step, flops, step
+from visllama.plugins import class_of_target
+from visllama.signatures import check_arguments
+from visllama.training.verb import count_steps
+
+FEW_TOKENS = 1000
+"""A step of fewer a GPU waits for weights, launches and the network rather than for arithmetic."""
+_CAPTION_TOKENS, _TURN_TOKENS = 14, 64
+_NODES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job costs.
+
+    Attributes:
+        tokens, longest_tokens: Of a sample on average, and at most.
+        longest: Memory where a micro-batch is padded to the longest sample that there can be.
+        mean: Memory where it is padded to samples of mean length.
+        flops: Of a sample of mean length.
+        step: Its time as configured.
+        by_nodes: The same on several numbers of nodes, and the peak there.
+        num_samples: Of an epoch; None is unknown.
+        num_steps: Of the run; None is unknown.
+        switches: Overrides that make it fit; None where it fits already, or nothing does.
+        assumed: What was taken for granted.
+        warnings: What is wrong with it, beside its memory.
+    """
+
+    job: Job
+    gpu: str
+    rates: Rates
+    tokens: float
+    longest_tokens: int
+    longest: Memory
+    mean: Memory
+    flops: list[Flops]
+    step: Step
+    by_nodes: list[tuple[Step, int]]
+    num_samples: int | None
+    num_steps: int | None
+    switches: list[str] | None
+    assumed: list[str]
+    warnings: list[str]
+
+    @property
+    def card_bytes(self) -> float:
+        return self.rates.card.memory_gib * GIB
+
+    @property
+    def fits(self) -> bool:
+        return self.longest.peak <= self.card_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as JSON takes it."""
+
+        def told(step: Step) -> dict[str, Any]:
+            own = {name: value for name, value in step._asdict().items() if name != "job"}
+            sizes = {"num_nodes": step.job.num_nodes, "num_ranks": step.job.num_ranks}
+            return sizes | own | {"step_s": step.seconds, "samples_per_second": step.samples_per_second}
+
+        total = None if self.num_steps is None else self.num_steps * self.step.seconds
+        return {
+            "fits": self.fits,
+            "switches": self.switches,
+            "peak_bytes": self.longest.peak,
+            "peak_bytes_mean": self.mean.peak,
+            "card_bytes": round(self.card_bytes),
+            "moment": self.longest.moment,
+            "gpu": self.gpu,
+            "job": asdict(self.job) | {"precision": self.job.precision._asdict(), "num_ranks": self.job.num_ranks},
+            "tokens": self.tokens,
+            "longest_tokens": self.longest_tokens,
+            "tokens_per_gpu": self.tokens * self.job.num_samples,
+            "memory": [line._asdict() for line in self.longest.lines],
+            "memory_mean": [line._asdict() for line in self.mean.lines],
+            "flops_per_sample": {part.name: part.count for part in self.flops},
+            "step": told(self.step),
+            "by_nodes": [told(step) | {"peak_bytes": held} for step, held in self.by_nodes],
+            "num_samples": self.num_samples,
+            "num_steps": self.num_steps,
+            "total_s": total,
+            "gpu_hours": None if total is None else total * self.job.num_ranks / 3600,
+            "assumed": self.assumed,
+            "warnings": self.warnings,
+        }
+
+
+def make_plan(cfg: DictConfig, shapes: Shapes) -> Plan:
+    """Compute a plan.
+
+    Args:
+        cfg: Checked.
+        shapes: Of its model.
+    """
+    job, assumed = job_of(cfg)
+    card = CARDS[cfg.gpu]
+    rates = Rates(card, cfg.utilisation, cfg.network_gb_s)
+    text, said = text_tokens(cfg)
+    span = 1 + shapes.num_image_tokens + 2
+    tokens, longest_tokens = span + text, span + cfg.stage.max_text_tokens
+    num_samples, unknown = samples_of(cfg)
+    budgeted = cfg.trainer.max_steps or cfg.stage.num_samples
+    num_steps = count_steps(cfg, num_samples or 0) if budgeted or num_samples else None
+    longest, mean = (memory(shapes, job, t) for t in (longest_tokens, tokens))
+    others = [replace(job, num_nodes=n, num_devices=d, strategy=strategy_of(cfg, n * d)) for n, d in _ranks(job)]
+    by_nodes = [(step(shapes, o, tokens, rates), memory(shapes, o, longest_tokens).peak) for o in others]
+    fits = longest.peak <= card.memory_gib * GIB
+    found = Plan(
+        job=job,
+        gpu=cfg.gpu,
+        rates=rates,
+        tokens=tokens,
+        longest_tokens=longest_tokens,
+        longest=longest,
+        mean=mean,
+        flops=flops(shapes, tokens, job.recomputes),
+        step=step(shapes, job, tokens, rates),
+        by_nodes=by_nodes,
+        num_samples=num_samples,
+        num_steps=num_steps,
+        switches=None if fits else find_switches(shapes, job, longest_tokens, card),
+        assumed=[*assumed, *said, *unknown],
+        warnings=[],
+    )
+    found.warnings.extend(warnings_of(found, cfg))
+    return found
+
+
+def text_tokens(cfg: DictConfig) -> tuple[float, list[str]]:
+    """Give a text's mean tokens: as configured, or as captions, or questions in a template, usually are."""
+    if cfg.text_tokens is not None:
+        return cfg.text_tokens, []
+    usual = min(_CAPTION_TOKENS if cfg.stage.template == "plain" else _TURN_TOKENS, cfg.stage.max_text_tokens)
+    return usual, [f"text_tokens is taken as {usual} (visllama inspect shows yours)"]
+
+
+def samples_of(cfg: DictConfig) -> tuple[int | None, list[str]]:
+    """Give the training samples of an epoch; None, and why, where the data is not here.
+
+    Raises:
+        ConfigError: If a source could not be made anywhere.
+    """
+    for name, node in OmegaConf.to_container(cfg.data.sources, resolve=True).items():
+        key, arguments = f"data.sources.{name}", {n: v for n, v in node.items() if n not in ("_target_", *MIX_KEYS)}
+        check_arguments(key, class_of_target("source", node["_target_"], cfg.plugins), arguments, {"split"})
+    if cfg.samples is not None:
+        return cfg.samples, []
+    try:
+        return sum(map(count_pairs, build_sources(cfg.data.sources, "train", cfg.plugins).values())), []
+    except ConfigError as error:
+        key = str(error).partition(":")[0]
+        return None, [f"how many samples an epoch has is unknown ({key} cannot be read here): give samples=N"]
+
+
+def _ranks(job: Job) -> list[tuple[int, int]]:
+    if job.num_ranks == 1:
+        return [(1, devices) for devices in _NODES]
+    return [(nodes, job.num_devices) for nodes in sorted({*_NODES, job.num_nodes})]
+
+
+def warnings_of(found: Plan, cfg: DictConfig) -> list[str]:
+    """Say what is wrong beside the memory."""
+    job, said = found.job, []
+    tokens = job.num_samples * found.tokens
+    if tokens < FEW_TOKENS:
+        said.append(
+            f"A step holds {tokens:,.0f} tokens a GPU, under {FEW_TOKENS:,}: it waits for weights and the network, not "
+            f"for arithmetic. Raise stage.global_batch_size={job.global_batch_size}, or take fewer GPUs."
+        )
+    wasted = 1 - job.global_batch_size / (job.num_samples * job.num_ranks)
+    if wasted:
+        said.append(
+            f"{job.num_ranks} ranks do not divide stage.global_batch_size={job.global_batch_size}: {wasted:.1%} of a "
+            f"step is wasted."
+        )
+    if not found.fits and found.mean.peak <= found.card_bytes:
+        said.append(
+            f"Samples of mean length would fit; a single text of stage.max_text_tokens={cfg.stage.max_text_tokens} "
+            f"pads its micro-batch to {found.longest_tokens} tokens. Lower it where texts are shorter."
+        )
+    return said
