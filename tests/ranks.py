@@ -32,7 +32,10 @@ from visllama.training.strategy import DDP, FSDP, SingleDevice
 BATCH = 8
 OPTIM = {"_target_": "torch.optim.AdamW", "lr": 3e-4, "betas": [0.9, 0.95], "weight_decay": 0.1, "schedule": "cosine", "warmup_fraction": 0.05, "lr_by_part": {}}  # fmt: skip
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": "all-linear"}
-STAGES = {"pretrain": ("captions", ("connector", "markers")), "finetune": ("questions", ("connector", "markers", "adapter"))}
+STAGES = {
+    "pretrain": ("captions", ("connector", "markers")),
+    "finetune": ("questions", ("connector", "markers", "adapter")),
+}
 CASES = ["-".join(case) for case in itertools.product(STAGES, ("8", "1"), ("inf", "0.1"))]
 
 

@@ -171,7 +171,7 @@ sys.addaudithook(audit)
 sys.meta_path.insert(0, Finder())
 if "subprocess" in sys.modules:
     patch(sys.modules["subprocess"])
-tell("python", "begin", argv=sys.orig_argv[:4])
+tell("python", "begin", argv=sys.orig_argv[1:9])
 '''
 
 
@@ -753,9 +753,13 @@ def _tell(
         os.killpg(pid, moment.number) if target.is_group else os.kill(pid, moment.number)
     except ProcessLookupError:
         return None
-    gone_s, all_s = _watch_going(life, at)
-    code = life.wait(1) if not life.living() else None
-    codes = {e["pid"]: e for e in life.events("python")}
+    gone_s, all_s, behind = _watch_going(life, at)
+    report.expect(f"{what}: left behind {GONE_S:g} s later", {}, behind, life)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        life.process.wait(1)
+    code = life.process.poll()
+    life.end()
+    codes = {e["pid"]: e for e in life.events("python") if _is_ours(e)}
     ranks = {
         pid: e["rank"] or ("" if target.torchrun else "0") for pid, e in codes.items() if pid in pids or e["at"] > at
     }
@@ -771,9 +775,6 @@ def _tell(
         if ended[one] not in good:
             report.expect(f"{what}: exit code of rank {rank}", sorted(good), ended[one], life)
     report.at_most(f"{what}: seconds until the ranks are gone", limit_s, gone_s, life)
-    report.expect(f"{what}: left behind", {}, life.left_behind(), life)
-    if life.living():
-        life.end()
     check_folder(report, what, run, life)
     consumed, saved = count_consumed(run), newest_step(run)
     report.expect(f"{what}: steps that were taken and are not saved", 0, consumed - saved, life)
@@ -797,21 +798,25 @@ def _rank_started(life: Life, rank: str) -> dict | None:
     return None
 
 
-def _watch_going(life: Life, at: float) -> tuple[float, float]:
-    """Give after how many seconds the last rank was gone, and the last process."""
-    ranks_gone = None
+def _watch_going(life: Life, at: float) -> tuple[float, float, dict[int, str]]:
+    """Give after how many seconds the last rank was gone, and who had started them, and what has outlived both by 2 s."""
+    ranks_s = all_s = None
     while True:
         life.process.poll()
         living, now = life.living(), time.time() - at
-        own = {e["pid"] for e in life.events("python") if e["rank"] == "" and "torch.distributed.run" in e["argv"]}
-        if ranks_gone is None and not living.keys() - own:
-            ranks_gone = now
-        if not living:
-            life.process.wait()
-            return ranks_gone, now
-        if now > 90:
-            return ranks_gone or now, now
+        started = {e["pid"]: "torch.distributed.run" in e["argv"] for e in life.events("python") if _is_ours(e)}
+        if ranks_s is None and not any(pid in living and not is_agent for pid, is_agent in started.items()):
+            ranks_s = now
+        if all_s is None and not living.keys() & started.keys():
+            all_s = now
+        if not living or (all_s is not None and now > all_s + GONE_S) or now > 120:
+            return ranks_s or now, all_s or now, living
         time.sleep(0.02)
+
+
+def _is_ours(event: dict) -> bool:
+    """Tell whether a Python process is a rank, or who has started them; other programs start Python too."""
+    return any(word.endswith("train.py") or word in ("visllama", "torch.distributed.run") for word in event["argv"])
 
 
 # --- soak --------------------------------------------------------------------------------------------------------

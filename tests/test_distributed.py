@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.tiny import relative_difference
+from visllama.paths import SHIPPED
 
 EXACT = 1e-12
 ROOT = Path(__file__).parent.parent
@@ -65,7 +70,7 @@ def trained(out, num_ranks: int, precision: str, *cases: str) -> dict[str, dict]
 def compare(found: dict[str, dict], one: dict[str, dict], exact: float, of: str = "") -> None:
     """Hold losses, gradients of every step and final weights to those of one rank, relative to each tensor's norm."""
     for name, tensors in found.items():
-        strategy, stage, _, clip = name.split("-")
+        _, stage, _, clip = name.split("-")
         expected = one[f"one-{stage}-8-{clip}"]
         assert tensors.keys() == expected.keys() and len(expected["losses"]) == 50
         for key in (key for key in expected if key.startswith(of)):
@@ -97,6 +102,55 @@ def test_every_strategy_on_every_rank_count(tmp_path, precision, exact, of):
         found = trained(tmp_path / "all", num_ranks, precision)
         assert len(found) == 16
         compare(found, one, exact, of)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers"),
+    [pytest.param(512, 10, marks=pytest.mark.slow), pytest.param(1024, 24, marks=pytest.mark.proof)],
+)
+def test_a_ranks_memory_falls_with_the_number_of_ranks(tmp_path, hidden, layers):
+    """Frozen weights stream into shards: at no moment does a rank hold all of them. In MiB of anonymous memory."""
+    config = LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=3 * hidden,
+        num_attention_heads=16,
+        vocab_size=32000,
+    )
+    torch.set_default_dtype(torch.bfloat16)
+    language_model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    whole = sum(p.numel() * 2 for p in language_model.parameters()) / 2**20
+    language_model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(SHIPPED / "llama").save_pretrained(tmp_path)
+    del language_model
+    print(f"{whole:.0f} MiB of frozen weights\nranks  before  after  most")
+    for num_ranks in (1, 2, 4):
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={num_ranks}",
+            str(ROOT / "tests" / "shard_memory.py"),
+            str(tmp_path),
+        ]
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            cwd=ROOT,
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},
+        )
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        rows = [json.loads(row) for row in re.findall(r"\{[^}]*\}", ended.stdout)]
+        assert len(rows) == num_ranks
+        for row in rows:
+            print(f"{num_ranks:5} {row['before']:7.0f} {row['after']:6.0f} {row['most']:5.0f}")
+            assert abs(row["after"] - row["before"] - whole / num_ranks) < 0.02 * whole + 8
+            head = 32000 * hidden * 2 / 2**20  # whole while they compute, and packed once more by oneDNN
+            assert num_ranks == 1 or row["most"] - row["before"] < whole / num_ranks + 3 * head + 0.1 * whole + 64
 
 
 @pytest.mark.slow

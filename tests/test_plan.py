@@ -395,13 +395,19 @@ def test_the_published_sizes_on_a100(compose_config, model, stage, batch_size, n
     ("overrides", "switches"),
     [
         (["stage.global_batch_size=3840"], ["micro_batch_size=32"]),
-        (["gpu=rtx4090_24g", "micro_batch_size=1", "stage.max_text_tokens=2000"],
-         ["trainer.activation_checkpointing=true"]),
         (["model/language_model=llama_65b", "stage.global_batch_size=64"], ["trainer/strategy=fsdp"]),
-        (["model/language_model=llama_65b", "trainer.num_nodes=1", "gpu=rtx4090_24g", "stage.global_batch_size=64"],
-         ["trainer.num_nodes=2", "trainer/strategy=fsdp"]),
+        pytest.param(
+            ["gpu=rtx4090_24g", "micro_batch_size=1", "stage.max_text_tokens=2000"],
+            ["trainer.activation_checkpointing=true"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ["model/language_model=llama_65b", "trainer.num_nodes=1", "gpu=rtx4090_24g"],
+            ["trainer.num_nodes=2", "trainer/strategy=fsdp"],
+            marks=pytest.mark.slow,
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_switches_that_it_names_make_it_fit(compose_config, capsys, overrides, switches):
     found = plan(compose_config("plan", *CLUSTER, *overrides))
     said = re.sub(r"\s+", " ", capsys.readouterr().out)

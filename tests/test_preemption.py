@@ -16,7 +16,13 @@ START = "import time\nfrom visllama import preemption as p\np.listen()\n"
 
 
 def run(code: str, *signals: int, env: dict | None = None) -> tuple[int, str, str]:
-    process = subprocess.Popen([sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})})
+    process = subprocess.Popen(
+        [sys.executable, "-c", START + code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(env or {})},
+    )
     said = process.stdout.readline()
     for number in signals:
         process.send_signal(number)
@@ -37,7 +43,9 @@ def test_inside_training_a_flag_is_set_and_nothing_else():
 
 
 def test_what_was_told_behind_the_last_step_is_done_when_training_ends():
-    code, out, _ = run("p.begin_training(); print('there', flush=True); time.sleep(1); p.end_training(); print('on')", signal.SIGTERM)
+    code, out, _ = run(
+        "p.begin_training(); print('there', flush=True); time.sleep(1); p.end_training(); print('on')", signal.SIGTERM
+    )
     assert code == 143 and out.split() == ["there"]
 
 
@@ -78,14 +86,22 @@ def test_slurm_is_asked_once_and_only_where_it_gave_notice(tmp_path, number, req
     fake = tmp_path / "scontrol"
     fake.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     fake.chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "99", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "SLURM_PROCID": rank}
+    env = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "99",
+        "SLURM_ARRAY_JOB_ID": "12",
+        "SLURM_ARRAY_TASK_ID": "3",
+        "SLURM_PROCID": rank,
+    }
     code, *_ = run(f"p.configure(143, {requeues}); print('there', flush=True); time.sleep(30)", number, env=env)
     found = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
     assert code == 143 and found == calls
 
 
 def test_a_loading_process_heeds_none():
-    code, out, _ = run("p.ignore_in_worker(0); print('there', flush=True); time.sleep(1); print('on')", signal.SIGTERM, signal.SIGUSR1)
+    code, out, _ = run(
+        "p.ignore_in_worker(0); print('there', flush=True); time.sleep(1); print('on')", signal.SIGTERM, signal.SIGUSR1
+    )
     assert code == 0 and out.split() == ["there", "on"]
 
 

@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
-from visllama import checks, console, preemption  # noqa: F401  (console first: it looks at the clock)
+from visllama import checks, console, preemption  # (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
 from visllama.resume import FREE, Finished, differing_keys, replay
 from visllama.spelling import explain, explain_options
@@ -75,6 +75,8 @@ class BeforeTheFolder(Callback):
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
+        if config_name == "train":
+            preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
             _CHECKS.get(config_name, lambda cfg: None)(cfg)
             check_single(config)

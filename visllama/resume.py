@@ -29,7 +29,6 @@ class Finished(Exception):
     """There is nothing to go on with: the run is finished."""
 
 
-
 def replay(arguments: Sequence[str]) -> list[str]:
     """Put the overrides of the run that `resume=` names before what was typed, which wins; without it, change nothing.
 

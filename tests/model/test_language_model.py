@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tests.families import VOCABULARY, save_language_model
 from visllama.config import ConfigError
 from visllama.data.scenes import language
-from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.language_model import PretrainedLanguageModel, norm_in_double
 
 
 def test_built_without_memory_then_loaded():
@@ -160,8 +160,9 @@ def test_knows_the_world_but_was_never_shown_it():
 def test_in_double_precision_norms_are_double():
     """Ranks are compared to twelve digits: transformers' norms go through single precision."""
     model = PretrainedLanguageModel("visllama:llama").load(torch.float64)
+    assert type(model.model.norm).__name__ == "LlamaRMSNorm"
+    norm_in_double(model)
     hidden = torch.randn(3, 128, dtype=torch.float64)
     norm = model.model.norm
     expected = norm.weight * hidden / (hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
     assert (norm(hidden) - expected).abs().max() < 1e-14
-    assert type(PretrainedLanguageModel("visllama:llama").load(torch.float32).model.norm).__name__ == "LlamaRMSNorm"

@@ -8,6 +8,8 @@ from tests.tiny import maker_of
 from tests.training.test_module import data_of
 from visllama.evaluation.captioner import Captioner
 from visllama.training.callbacks import FrozenWeights, SampleTexts, build_callbacks, data_table, parts_table
+from visllama.training.checkpoint import name_of
+from visllama.training.saving import Saving
 
 
 def shown(table, width: int = 80) -> str:
@@ -65,5 +67,5 @@ def test_sample_captions_are_shown(make_model, capsys):
 
 
 def test_checkpoints_have_names_that_hydra_can_parse(tmp_path, compose_config):
-    checkpoint = build_callbacks(compose_config("train"), tmp_path, None)[-1]
-    assert checkpoint.format_checkpoint_name({"step": torch.tensor(1200)}).endswith("step_00001200.ckpt")
+    last = build_callbacks(compose_config("train"), tmp_path, None)[-1]
+    assert isinstance(last, Saving) and name_of(1200) == "step_00001200"

@@ -144,7 +144,10 @@ def test_where_none_is_whole_nothing_begins_anew_in_silence(tmp_path):
         newest_whole(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", '{"version": 9, "files": {}}', '{"version": 1, "files": {"../a": {"bytes": 1, "sha256": ""}}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", '{"version": 9, "files": {}}', '{"version": 1, "files": {"../a": {"bytes": 1, "sha256": ""}}}'],
+)
 def test_what_is_no_checkpoint_is_told(tmp_path, content):
     path = write(tmp_path, 4)
     (path / "COMPLETE").write_text(content)
@@ -172,9 +175,14 @@ def test_a_save_that_fails_leaves_the_last_one_and_names_the_folder(tmp_path, mo
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    place = {"save": (torch, "save"), "fsync": (os, "fsync"), "dcp": (module.dcp, "save"), "replace": (os, "replace")}[fails]
+    place = {"save": (torch, "save"), "fsync": (os, "fsync"), "dcp": (module.dcp, "save"), "replace": (os, "replace")}[
+        fails
+    ]
     monkeypatch.setattr(*place, full)
-    with pytest.raises(SaveFailed, match=rf"{tmp_path}/checkpoints: no checkpoint can be written there .*No space left.*last good one is {good.name}"):
+    with pytest.raises(
+        SaveFailed,
+        match=rf"{tmp_path}/checkpoints: no checkpoint can be written there .*No space left.*last good one is {good.name}",
+    ):
         write(tmp_path, 6)
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in good.iterdir()} == before and find_damage(good) is None

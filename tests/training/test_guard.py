@@ -56,7 +56,9 @@ class Untouched(Callback):
 
     def on_train_batch_end(self, trainer, module, *_):
         after = self.state(module)
-        same = len(after) == len(self.before) and all(torch.equal(a, b) for a, b in zip(after, self.before, strict=True))
+        same = len(after) == len(self.before) and all(
+            torch.equal(a, b) for a, b in zip(after, self.before, strict=True)
+        )
         if trainer.global_step - 1 in module.poison:
             assert same, trainer.global_step
             self.checked.append(trainer.global_step - 1)
@@ -96,7 +98,10 @@ def test_thirty_poisoned_steps_leave_every_bit(fused, caplog):
 
 
 def test_too_many_in_a_row_end_the_run_and_name_the_rate():
-    with pytest.raises(FloatingPointError, match=r"max_skipped_steps=3: .*the last is 9 \(optim\.lr=0\.001: try a lower rate.*scenes/train-"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"max_skipped_steps=3: .*the last is 9 \(optim\.lr=0\.001: try a lower rate.*scenes/train-",
+    ):
         fit({2: "nan", 3: "nan", 6: "nan", 7: "loss", 8: "inf", 9: "nan"}, limit=3)
 
 

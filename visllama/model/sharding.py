@@ -37,8 +37,8 @@ def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     found = blocks(model.language_model)
     if not found:
         raise ConfigError(
-            f"trainer/strategy=fsdp: {type(model.language_model).__name__} names no _no_split_modules to be sharded at: "
-            f"choose trainer/strategy=ddp"
+            f"trainer/strategy=fsdp: {type(model.language_model).__name__} names no _no_split_modules, at which it "
+            f"would be sharded: choose trainer/strategy=ddp"
         )
     for unit in (*found, *blocks(model.vision_encoder), model.connector, model):
         _cast(unit, dtype)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from visllama.plan.job import Job, Precision
-from visllama.plan.lines import BLOCK, CONNECTOR, ENCODE, LOSS, Line, number
+from visllama.plan.lines import CONNECTOR, ENCODE, FIRST_BLOCK, LAST_BLOCK, LOSS, Line, number
 from visllama.plan.model import Shapes, Transformer
 
-_UNTIL_CONNECTOR = (LOSS, BLOCK, CONNECTOR)
+_BEFORE_BLOCKS = (LOSS, LAST_BLOCK)
+_BLOCKS = (LAST_BLOCK, FIRST_BLOCK)
+_UNTIL_BLOCKS = (LOSS, *_BLOCKS)
+_UNTIL_CONNECTOR = (*_UNTIL_BLOCKS, CONNECTOR)
 
 
 def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
@@ -23,43 +26,56 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
     block = block_bytes(layers, own, is_trained) + adapter_bytes(shapes, own) / layers.num_layers
     last = norm_bytes(layers.width, own, is_trained) + is_trained * own.compute * layers.width
     kept = layers.width * (own.trained if is_trained else own.frozen) if job.recomputes else block
-    under_way = own.compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width) + job.recomputes * block
+    under_way = own.compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
     of_image = shapes.connector.kept_bytes * own.compute // 4  # counted in fp32
     if own.is_mixed:
         of_image = shapes.connector.kept_bytes_mixed
         under_way += own.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
     loss, v = 3 * max(4, own.compute), shapes.vocabulary  # log-probabilities, their gradient, the logits' gradient
     pixels = 3 * shapes.size_px**2
-    of_each = f"{layers.num_layers} x {number(kept)} B"
-    name = "a block computed again" if job.recomputes else "a block's backward pass"
 
-    def line(name: str, each: float, formula: str, *moments: str) -> Line:
+    def line(name: str, each: float, formula: str, moments: tuple[str, ...]) -> Line:
         return Line(name, round(total * each), f"{at} x {formula}", moments)
 
-    return [
+    lines = [
         Line("images of a step", job.num_samples * pixels, f"{job.num_samples} x 3 x {shapes.size_px}^2 B"),
         _vision_line(shapes, job),
         Line("activations: connector", samples * of_image, f"{samples} x {number(of_image)} B", _UNTIL_CONNECTOR),
-        line("activations: language model", layers.num_layers * kept + last, of_each, LOSS, BLOCK),
-        line("logits", own.compute * v, f"{own.compute} B x {number(v)}", LOSS, BLOCK),
-        line("loss and its gradients", loss * v, f"{loss} B x {number(v)}", LOSS),
-        line(name, under_way, f"{number(under_way)} B", BLOCK),
-        *_copies(shapes, job),
+        line(
+            "activations: language model",
+            layers.num_layers * kept + last,
+            f"{layers.num_layers} x {number(kept)} B",
+            _BEFORE_BLOCKS,
+        ),
+        line("logits", own.compute * v, f"{own.compute} B x {number(v)}", _UNTIL_BLOCKS),
+        line("loss and its gradients", loss * v, f"{loss} B x {number(v)}", (LOSS,)),
     ]
+    if job.recomputes:
+        lines.append(line("a block computed again", block + under_way, f"{number(block + under_way)} B", _BLOCKS))
+    else:
+        lines.append(line("a block's gradients", under_way, f"{number(under_way)} B", _BLOCKS))
+        lines.append(line("a block's activations", block, f"{number(block)} B", (FIRST_BLOCK,)))
+    return [*lines, *_copies(shapes, job)]
 
 
 def _copies(shapes: Shapes, job: Job) -> list[Line]:
     """Give the half-precision copies of trained weights that autocast makes and the backward pass needs."""
     own = job.precision
-    cast = [p for p in shapes.parameters if p.is_cast and p.unit != "connector"] if own.is_mixed else []
-    again = [p for p in cast if job.recomputes and p.unit.startswith("language_model")]
-    kept = sum(p.numel() for p in cast) - sum(p.numel() for p in again)
-    of_block = max((sum(p.numel() for p in again if p.unit == unit) for unit in {p.unit for p in again}), default=0)
-    copied = own.compute * kept + own.is_mixed * shapes.connector.copied_bytes_mixed
-    return [
-        Line("copies of trained weights", copied, f"{own.compute} B x {number(copied / own.compute)}", (LOSS, BLOCK)),
-        Line("copies in a block", own.compute * of_block, f"{own.compute} B x {number(of_block)}", (BLOCK,)),
+    if not own.is_mixed:
+        return []
+    units: dict[str, int] = {}
+    for parameter in shapes.parameters:
+        if parameter.is_cast and parameter.unit != "connector":
+            units[parameter.unit] = units.get(parameter.unit, 0) + own.compute * parameter.numel()
+    again = [size for unit, size in units.items() if unit.startswith("language_model")]
+    kept = sum(units.values()) - (sum(again) if job.recomputes else 0)
+    of_block, of_connector = max(again, default=0), shapes.connector.copied_bytes_mixed
+    lines = [
+        ("copies of connector's weights", of_connector, _UNTIL_BLOCKS),
+        ("copies of trained weights", kept, _BEFORE_BLOCKS),
+        ("copies of a block's weights", of_block, _BLOCKS if job.recomputes else (FIRST_BLOCK,)),
     ]
+    return [Line(name, size, f"{own.compute} B x {number(size / own.compute)}", held) for name, size, held in lines]
 
 
 def norm_bytes(width: int, own: Precision, is_trained: bool) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 GIB = 2**30
-ENCODE, LOSS, BLOCK, CONNECTOR, UPDATE = MOMENTS = (
+ENCODE, LOSS, LAST_BLOCK, FIRST_BLOCK, CONNECTOR, UPDATE = MOMENTS = (
     "the vision encoder's forward pass",
     "the loss's backward pass",
-    "a block's backward pass",
+    "the last block's backward pass",
+    "the first block's backward pass",
     "the connector's backward pass",
     "the optimizer's step",
 )
+"""Of a step, in their order: any of them may be when most is held."""
 CONTEXT_GIB, NCCL_GIB, FRAGMENTED = 0.75, 1.0, 0.05
 """What is allowed for beside what is computed: CUDA's context and cuBLAS, NCCL's buffers, the allocator's holes."""
 

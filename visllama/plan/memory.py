@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from visllama.plan.activations import activations
 from visllama.plan.job import Job, Precision
-from visllama.plan.lines import CONNECTOR, MOMENTS, UPDATE, Line, Memory, number
+from visllama.plan.lines import CONNECTOR, FIRST_BLOCK, MOMENTS, UPDATE, Line, Memory, number
 from visllama.plan.model import Parameter, Shapes
 
 _BLOCKS_AT_ONCE = 3
@@ -38,7 +38,9 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
         formula = f"{each} B x {number(shapes.numel(part, trained=False))}{over}"
         return Line(f"frozen {part.replace('_', ' ')}", held, formula)
 
-    after = (*(MOMENTS[:3] if job.num_micro_batches > 1 else ()), CONNECTOR, UPDATE)
+    is_kept = job.num_micro_batches > 1  # from one micro-batch to the next
+    after = MOMENTS if is_kept else (CONNECTOR, UPDATE)
+    behind = sum(p.numel(n) for p in shapes.parameters if p.is_trained and p.is_behind_first_block)
     each, a_tensor = job.state_bytes
     num_tensors = sum(p.is_trained for p in shapes.parameters)
     held = [
@@ -48,12 +50,15 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
         Line("optimizer's state", round(each * trained) + a_tensor * num_tensors, f"{each:g} B x {whole}{over}"),
         Line("gradients", own.trained * trained, f"{own.trained} B x {whole}{over}", after),
     ]
+    if not is_kept:
+        formula = f"{own.trained} B x {number(behind)}: of later blocks"
+        held.append(Line("gradients so far", own.trained * behind, formula, (FIRST_BLOCK,)))
     if job.strategy == "ddp" and job.num_ranks > 1:
         held.append(Line("DDP's gradient buckets", own.trained * trained, f"{own.trained} B x {whole}"))
-    if n > 1 and job.num_micro_batches > 1:
+    if n > 1 and is_kept:
         unreduced = own.trained * shapes.numel(trained=True)
         formula = f"{own.trained} B x {whole}, not yet reduced"
-        held.append(Line("gradients, whole", unreduced, formula, MOMENTS[:4]))
+        held.append(Line("gradients, whole", unreduced, formula, MOMENTS[:-1]))
     return held
 
 
@@ -84,12 +89,12 @@ def _gathered(shapes: Shapes, own: Precision) -> list[Line]:
     connector = whole(lambda p: p.unit == "connector")
     learning = 2 * own.trained * sum(p.numel() for p in shapes.parameters if p.is_trained and p.unit == "connector")
     return [
-        Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:4]),
+        Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:-1]),
         Line(
             "FSDP's blocks, whole",
             _BLOCKS_AT_ONCE * block + reduced,
             f"{_BLOCKS_AT_ONCE} x {number(block)} B" + f" + {number(reduced)} B" * bool(reduced),
-            MOMENTS[:3],
+            MOMENTS[:-2],
         ),
         Line(
             "FSDP's connector, whole",

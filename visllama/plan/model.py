@@ -65,6 +65,13 @@ class Parameter(NamedTuple):
     is_trained: bool
     is_cast: bool
 
+    @property
+    def is_behind_first_block(self) -> bool:
+        """Tell whether its gradient is there before the language model's first block has its own."""
+        if self.unit == "root":
+            return self.part == "language_model" and self.is_cast  # the head; embeddings come first
+        return self.unit.startswith("language_model") and self.unit != "language_model 0"
+
     def numel(self, num_shards: int = 1) -> int:
         """Give the numbers that a rank holds: FSDP cuts the first dimension, rounded up."""
         first, *rest = self.shape or (1,)

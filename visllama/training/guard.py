@@ -60,7 +60,9 @@ class NonFinite(Callback):
             keys = [key for of_rank in gathered for key in of_rank]
         more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
         named = f"{', '.join(keys[:_MOST_KEYS])}{more}"
-        _log.warning("step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", number, named)
+        _log.warning(
+            "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", number, named
+        )
         if self.in_a_row >= self.max_in_a_row:
             raise FloatingPointError(
                 f"trainer.max_skipped_steps={self.max_in_a_row}: so many steps in a row had a loss or gradient that is "

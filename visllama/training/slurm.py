@@ -30,7 +30,7 @@ STOCK = f"{SlurmLauncher.__module__}.{SlurmLauncher.__qualname__}"
 _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
 
 
-def use_launcher(launch: str | None, trainer: Mapping) -> None:
+def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
     """Let Hydra start jobs by `SweepLauncher`.
 
     Hydra takes launchers from packages of its own name alone, so ours stands under the name of submitit's.
@@ -40,8 +40,8 @@ def use_launcher(launch: str | None, trainer: Mapping) -> None:
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError("launch=slurm: there is no sbatch here: type it on the login node of a cluster")
-    asked = trainer["num_nodes"], trainer["devices"]
-    if launch == "slurm" and not all(isinstance(number, int) and number > 0 for number in asked):
+    asked = (trainer["num_nodes"], trainer["devices"]) if launch == "slurm" else ()
+    if not all(isinstance(number, int) and number > 0 for number in asked):
         raise ConfigError(
             f"launch=slurm has to ask for nodes and GPUs: give trainer.num_nodes=NODES trainer.devices=GPUS_A_NODE as "
             f"numbers, the same for all jobs (found {asked[0]} and {asked[1]})"
