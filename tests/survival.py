@@ -333,7 +333,7 @@ class Bench:
         return life
 
     def run(self, name: str) -> Path:
-        """Give the folder of a run; its name is found in no other command line."""
+        """Give a new folder for a run."""
         return self.out / "runs" / f"{name}-{uuid.uuid4().hex[:8]}"
 
 
@@ -842,9 +842,9 @@ def soak(
         )
         offsets = [dice.random() for _ in goals]
         for goal, offset in zip(goals, offsets, strict=True):
-            life = _next_life(bench, shape, run)
+            begun_at, life = newest_step(run), _next_life(bench, shape, run)
             lives.append(life)
-            while count_consumed(run) < goal and life.sleep(0.005):
+            while begun_at + len(life.events("step", "end")) < goal and life.sleep(0.005):
                 pass
             if not life.sleep(offset * step_s):
                 break

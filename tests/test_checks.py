@@ -220,7 +220,7 @@ OTHER_VERBS = [
     ("evaluate", "weights=FILES +decoding.num_beam=5", "decoding.num_beam=5"),
     ("evaluate", "weights=FILES evaluation.scenes_caption.metrics=[cider]", "evaluation.scenes_caption.metrics CIDEr"),
     ("evaluate", "weights=FILES evaluation=[scenes]", "evaluation=scenes scenes_caption"),
-    ("evaluate", "weights=FILES trainer.precision=16", "trainer.precision=16 16-mixed"),
+    ("evaluate", "weights=FILES trainer.precision=16", "trainer.precision=16 16-true"),
     ("caption", "images=x.jpg", "weights="),
     ("caption", "weights=FILES", "images"),
     ("caption", "weights=FILES/no images=x.jpg", "weights="),

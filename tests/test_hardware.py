@@ -24,7 +24,7 @@ def test_auto_is_bf16_where_there_is_cuda(monkeypatch, cuda, expected):
         ("bf16-mixed", torch.bfloat16),
         ("32-true", torch.float32),
         ("64-true", torch.float64),
-        ("16-mixed", torch.float16),
+        ("16-true", torch.float16),
     ],
 )
 def test_frozen_weights_take_the_compute_dtype(precision, dtype):

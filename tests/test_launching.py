@@ -20,16 +20,7 @@ from safetensors.torch import load_file
 from tests.slurm import Slurm
 
 ROOT = Path(__file__).parent.parent
-SBATCH = """\
-#!/bin/bash
-#SBATCH --job-name=visllama
-#SBATCH --nodes=8 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=8
-#SBATCH --time=24:00:00
-#SBATCH --signal=USR1@120 --requeue   # two minutes before the end: a checkpoint, and the job is queued again
-#SBATCH --open-mode=append --output=%x-%j.log
-export HF_HUB_OFFLINE=1               # models were downloaded on the login node
-srun --kill-on-bad-exit=1 python train.py trainer=cluster resume=auto name=X "$@"
-"""
+SBATCH = re.search(r"```sh\n(#!/bin/bash.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 SMALL = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1", "judge=false", "trainer.val_fraction=null",
          "stage.global_batch_size=16", "trainer.log_every_steps=1"]  # fmt: skip
 

@@ -1,6 +1,6 @@
 import pytest
 
-from visllama.ranks import on_first_rank, run_id
+from visllama.ranks import on_first_rank, run_id, run_key
 
 VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_JOB_NAME",
              "TORCHELASTIC_RUN_ID")  # fmt: skip
@@ -57,3 +57,8 @@ def test_one_rank_alone_is_given_what_writes(started, compose_config, tmp_path, 
     assert hydra.output_subdir == (".hydra" if first else None)
     log = str(tmp_path / "log.txt") if first else "/dev/null"
     assert hydra.job_logging.handlers.file.filename == log
+
+
+def test_wandb_knows_a_resumed_run_again():
+    assert run_key("outputs/a b/2026") == run_key("outputs/a b/2026") != run_key("elsewhere/a b/2026")
+    assert run_key("outputs/a=b (c)/2026").startswith("a-b-c--2026-") and len(run_key("x" * 200)) < 128

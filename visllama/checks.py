@@ -27,7 +27,7 @@ TASKS = {
 }
 """What can be judged: each task's metrics, and its controls."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-true")
 SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("train", "val", "test")
 BENCHMARKS = ("data",)

@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from visllama.ranks import on_first_rank, run_id
+from visllama.ranks import on_first_rank, run_id, run_key
 
 ROLES = ("vision_encoder", "connector", "language_model")
 """A model's parts, each of which is a YAML's choice."""
@@ -195,6 +195,7 @@ def register() -> None:
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
+    OmegaConf.register_new_resolver("run_key", run_key, replace=True)
     OmegaConf.register_new_resolver("add", lambda *numbers: sum(numbers), replace=True)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import time
+from pathlib import Path
 
 from visllama.console import is_first_rank
 
@@ -28,3 +31,12 @@ def run_id() -> str:
             "NAME (the same on every node, another for every run), or give hydra.run.dir="
         )
     return time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def run_key(folder: str | None) -> str | None:
+    """Name a run for wandb by its folder: the same for a resumed one, another for every other; None before it is."""
+    if folder is None:
+        return None
+    path = Path(folder).absolute()
+    readable = re.sub(r"[^\w-]+", "-", f"{path.parent.name}-{path.name}")[-80:]
+    return f"{readable}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

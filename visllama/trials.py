@@ -69,10 +69,6 @@ def check_machine(trainer: DictConfig) -> None:
     if there is not None and devices != "auto":
         most = max(devices) + 1 if isinstance(devices, ListConfig) else devices
         require(most <= there, f"trainer.devices={devices}: this machine has {there} of them")
-    require(
-        (kind, trainer.precision) != ("cpu", "16-mixed"),
-        "trainer.precision=16-mixed: not on the CPU; it has bf16-mixed and 32-true",
-    )
 
 
 def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:

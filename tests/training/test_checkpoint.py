@@ -25,11 +25,10 @@ from visllama.training.checkpoint import (
     name_of,
     newest_whole,
     read_rest,
-    read_tensors,
-    state_of,
     sweep,
     write_checkpoint,
 )
+from visllama.training.state import read_tensors, state_of
 
 REST = {"global_step": 4, "loops": {"fit_loop": {}}, "optimizer_groups": []}
 

@@ -33,7 +33,7 @@ class HangWatch(Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         folder = self.run / "stacks"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"rank_{trainer.global_rank:04d}.txt"
         self._file = open(self.path, "w")  # noqa: SIM115  (it has to be open when there is no time left)
         self._beat()

@@ -6,7 +6,7 @@ import logging
 import shlex
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -66,22 +66,9 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     checkpoint = find_checkpoint(cfg, data, folder, num_steps)
     rank_zero_only(write_config)(cfg, folder)
     rank_zero_only(write_command)(folder)
-    strategy, precision = build_strategy(cfg.trainer, cfg.plugins), find_precision(cfg.trainer)
-
-    def load() -> None:
-        """Load the weights, on each rank, when there are all of them; then put the model where it is to be."""
-        dtype = frozen_dtype(precision)
-        model.load_base_weights(dtype, as_stored=strategy.is_sharded)
-        if planned.initial:
-            load_tensors(model, Path(cfg.init_from), planned.initial)
-            say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
-        if precision == "64-true" and not strategy.is_sharded:
-            model.double()  # Lightning would do it after a checkpoint is read into it
-        if cfg.trainer.activation_checkpointing:
-            compute_again(model)
-        strategy.prepare(model, dtype)
-
-    module = VisLlamaModule(model, OmegaConf.to_container(cfg.optim, resolve=True), num_steps, list(cfg.plugins), load)
+    strategy = build_strategy(cfg.trainer, cfg.plugins)
+    optim, load = OmegaConf.to_container(cfg.optim, resolve=True), weights_loader(cfg, planned, strategy)
+    module = VisLlamaModule(model, optim, num_steps, list(cfg.plugins), load)
     captioners = {name: Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
     trainer = build_trainer(cfg, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
     fit_started = time.perf_counter()
@@ -105,13 +92,14 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         raise
     finally:
         launch.forget_ranks()
+    launch.wait_for_ranks()
     if not trainer.is_global_zero:
         return None
 
     metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
     metrics["provenance"] = provenance(
         seed=cfg.seed,
-        precision=precision,
+        precision=find_precision(cfg.trainer),
         overrides=list(HydraConfig.get().overrides.task),
         model=parts,
         init_from=cfg.init_from,
@@ -125,6 +113,25 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         f"Judge it again, or elsewhere:  python evaluate.py {shlex.join(evaluate_overrides(cfg, folder))}",
     )
     return metrics
+
+
+def weights_loader(cfg: DictConfig, planned: Planned, strategy: Strategy) -> Callable[[], None]:
+    """Give what loads the weights, on each rank once all have started, and puts the model where it is to be."""
+    model, precision = planned.model, find_precision(cfg.trainer)
+
+    def load() -> None:
+        dtype = frozen_dtype(precision)
+        model.load_base_weights(dtype, as_stored=strategy.is_sharded)
+        if planned.initial:
+            load_tensors(model, Path(cfg.init_from), planned.initial)
+            say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
+        if precision == "64-true" and not strategy.is_sharded:
+            model.double()  # Lightning would do it after a checkpoint is read into it
+        if cfg.trainer.activation_checkpointing:
+            compute_again(model)
+        strategy.prepare(model, dtype)
+
+    return load
 
 
 def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:

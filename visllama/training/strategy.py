@@ -17,7 +17,8 @@ from visllama.hardware import count_ranks, find_device
 from visllama.model.sharding import reshard, shard
 from visllama.model.visllama import VisLlama
 from visllama.plugins import build
-from visllama.training.checkpoint import read_rest, read_tensors, state_of, write_checkpoint
+from visllama.training.checkpoint import read_rest, write_checkpoint
+from visllama.training.state import read_tensors, state_of
 
 
 class _OfOurs:
