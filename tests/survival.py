@@ -510,24 +510,16 @@ def kill(
         shape = shape_of(bench, stage, steps, ranks)
         whole = bench.run("whole")
         unkilled = bench.finish(*shape, override_dir(whole))
-        start_s, total_s = unkilled.first("step") - unkilled.began, _ended(unkilled) - unkilled.began
-        last_step = unkilled.events("step", "end", "0")[-1]["at"]
-        save_s = statistics.median(unkilled.seconds("save"))
-        # What a life is given: its start-up, and twice an even share of the steps, so that all moments find their place.
-        life_s = start_s + 2 * (total_s - start_s) / moments
+        took = _measure(unkilled)
         report.facts["uninterrupted"] = (
-            f"{start_s:.1f} s to the first step, {total_s:.1f} s in all, a save {save_s:.2f} s"
+            f"{took.start_s:.1f} s to the first step, {took.total_s:.1f} s in all, a save {took.save_s:.2f} s"
         )
         pending = draw_kills(moments, f"{seed} {stage} {ranks}")
         run, num_runs = bench.run("killed"), 1
         while True:
-            goes_on = has_begun(run)
+            goes_on, begun_at = has_begun(run), newest_step(run)
             life = bench.start(f"resume={run}") if goes_on else bench.start(*shape, override_dir(run))
-            at = time.time()
-            alive = bool(pending) and _wait_for_moment(
-                life, pending[0], run, steps, life_s, save_s, _ended(unkilled) - last_step
-            )
-            if alive:
+            if pending and _wait_for_moment(life, pending[0], took, steps - begun_at, moments):
                 moment, at = pending.pop(0), time.time()
                 life.kill()
                 what = f"kill {moments - len(pending)}"
@@ -557,34 +549,46 @@ def kill(
     return report
 
 
-def _ended(life: Life) -> float:
-    """Give when a program's log was last written: at its end."""
-    return life.log.stat().st_mtime
+class _Took(NamedTuple):
+    """What an uninterrupted run took: to its first step, in all, for a save, and after its last step."""
+
+    start_s: float
+    total_s: float
+    save_s: float
+    end_s: float
 
 
-def _wait_for_moment(
-    life: Life, moment: Kill, run: Path, steps: int, life_s: float, save_s: float, end_s: float
-) -> bool:  # fmt: skip
-    """Wait for a drawn moment; tells whether the program runs still."""
+def _measure(life: Life) -> _Took:
+    ended, last_step = life.log.stat().st_mtime, life.events("step", "end", "0")[-1]["at"]
+    save_s = statistics.median(life.seconds("save"))
+    return _Took(life.first("step") - life.began, ended - life.began, save_s, ended - last_step)
+
+
+def _wait_for_moment(life: Life, moment: Kill, took: _Took, steps_left: int, moments: int) -> bool:
+    """Wait for a drawn moment; tells whether the program runs still.
+
+    `any` is drawn over the whole wall time. Of each life's steps there is about an even share, so a moment among them
+    is brought as near to the life's first one as makes room for all.
+    """
     if moment.kind == "any":
-        return life.sleep(moment.where * life_s)
+        at_s = moment.where * took.total_s
+        if at_s < took.start_s:
+            return life.sleep(at_s)
+        return life.wait_for("step") is not None and life.sleep((at_s - took.start_s) * 2 / moments)
     if moment.kind == "save":
         number = moment.number
         while True:  # until one is met: another process may keep ours from it
-            if life.wait_for("save", count=number) is None:
-                return False
-            if not life.sleep(moment.where * save_s):
+            if life.wait_for("save", count=number, rank="0") is None or not life.sleep(moment.where * took.save_s):
                 return False
             if life.doing() in SAVING:
                 return True
-            number = len(life.events("save", rank="0")) // 2 + 1
-    until = time.monotonic() + PATIENCE_S
-    while count_consumed(run) < steps:
-        if not life.sleep(0.02):
+            number = len(life.events("save", "begin", "0")) + 1
+    if steps_left:
+        if life.wait_for("step", "end", steps_left, "0") is None:
             return False
-        if time.monotonic() > until:
-            raise Stuck(f"{count_consumed(run)} of {steps} steps in {PATIENCE_S} s:\n{life.tail()}")
-    return life.sleep(moment.where * end_s)
+    elif life.wait_for("read") is None:
+        return False
+    return life.sleep(moment.where * took.end_s)
 
 
 # --- SIGTERM and SIGUSR1 -----------------------------------------------------------------------------------------

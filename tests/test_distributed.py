@@ -42,8 +42,9 @@ def losses(folder) -> list[float]:
         ["trainer.devices=2", "micro_batch_size=7"],  # rounds of accumulation, and the strategy found by itself
         ["trainer.devices=3", "trainer/strategy=ddp"],  # 64 samples on 3 ranks: 21, 21, 22
         ["trainer.devices=3", "micro_batch_size=21"],  # one micro-batch on two ranks, two on the third
+        ["trainer.devices=2", "trainer/strategy=fsdp", "micro_batch_size=7", "trainer.activation_checkpointing=true"],
     ],
-    ids=["two", "two-accumulating", "three", "three-uneven-rounds"],
+    ids=["two", "two-accumulating", "three", "three-uneven-rounds", "two-sharded"],
 )
 def test_ranks_change_neither_loss_nor_update(tmp_path, overrides):
     train(tmp_path / "one")
@@ -56,6 +57,27 @@ def test_ranks_change_neither_loss_nor_update(tmp_path, overrides):
     assert max(abs(a - b) / b for a, b in zip(found, expected, strict=True)) < EXACT
     facts = json.loads((tmp_path / "many" / "metrics.json").read_text())
     assert facts["provenance"]["num_ranks"] == int(overrides[0][-1]) and facts["train"]["samples"] == 12 * 64
+
+
+@pytest.mark.slow
+def test_ranks_share_the_judging_and_say_what_one_would(tmp_path):
+    """Sharded, none could generate alone; 25 records in batches of 8 leave one rank with nothing in the last round."""
+    small = ["evaluation.scenes_caption.source.num_records=25", "evaluation.scenes_caption.batch_size=8", "trainer.precision=64-true",
+             "judge=true", "trainer.max_steps=4", "data.num_val_records=5"]  # fmt: skip
+    told = {}
+    for name, more in {
+        "one": [],
+        "ddp": ["trainer.devices=2"],
+        "fsdp": ["trainer.devices=2", "trainer/strategy=fsdp"],
+    }.items():
+        train(tmp_path / name, *small, *more)
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        lines = (tmp_path / name / "evaluations" / "scenes_caption" / "predictions.jsonl").read_text()
+        judged = metrics["evaluations"]["scenes_caption"]
+        judged.pop("generation_seconds")
+        told[name] = lines, judged, (tmp_path / name / "weights" / "visllama.json").read_text()
+    assert len(told["one"][0].splitlines()) == 25
+    assert told["one"] == told["ddp"] == told["fsdp"]
 
 
 def trained(out, num_ranks: int, precision: str, *cases: str) -> dict[str, dict]:

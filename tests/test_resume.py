@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
-from visllama.config import ConfigError
-from visllama.resume import replay
+from visllama.config import ConfigError, register
+from visllama.resume import Finished, differing_keys, find_run, replay
 
 
 @pytest.fixture
@@ -62,3 +64,64 @@ def test_what_is_no_run_is_refused(tmp_path, content):
             (tmp_path / ".hydra" / f"{name}.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"resume=.*: no folder of a run"):
         replay([f"resume={tmp_path}"])
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Make runs of one name: by folder, the time of the newest checkpoint (None is none), and whether it is finished."""
+
+    def make(**times):
+        for name, when in times.items():
+            folder = tmp_path / "a" / name
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "command.yaml").write_text("{overrides: [name=a, seed=3], options: []}")
+            (folder / "metrics.json").write_text("{}")
+            if when is not None:
+                (folder / "checkpoints" / "step_00000004").mkdir()
+                os.utime(folder / "checkpoints" / "step_00000004", (when, when))
+        return ["name=a", f"paths.outputs={tmp_path}", "seed=3"]
+
+    register()
+    return make
+
+
+def test_auto_takes_the_newest_run_of_that_name_that_has_a_checkpoint(runs, tmp_path):
+    words = runs(one=100, two=300, three=200, four=None)
+    assert find_run(words) == tmp_path / "a" / "two"
+    replayed = replay([*words, "resume=auto"])
+    assert f"resume={tmp_path / 'a' / 'two'}" in replayed and "resume=auto" not in replayed
+    assert f"hydra.run.dir={tmp_path / 'a' / 'two'}" in replayed
+
+
+def test_auto_begins_where_there_is_none(runs, tmp_path):
+    words = runs(one=None)
+    assert replay([*words, "resume=auto"]) == words
+    assert find_run(["name=b", f"paths.outputs={tmp_path}"]) is None
+    assert find_run(["nonsense=1"]) is None, "what does not compose is refused by Hydra itself, with a message"
+
+
+def test_auto_does_nothing_for_what_is_finished_unless_more_is_asked(runs, tmp_path):
+    words = runs(one=100)
+    (tmp_path / "a" / "one" / "metrics.json").write_text('{"provenance": {}}')
+    (tmp_path / "a" / "one" / "command.yaml").write_text(
+        f"{{overrides: [name=a, seed=3, paths.outputs={tmp_path}], options: []}}"
+    )
+    with pytest.raises(Finished, match="is finished: nothing to do"):
+        find_run(words)
+    assert find_run([*words, "trainer.max_steps=9"]) == tmp_path / "a" / "one"
+
+
+def test_what_a_run_is_may_not_differ_and_how_it_computes_may():
+    before = {"optim.lr": 1, "trainer.devices": 1, "seed": 1, "data.sources.a": 1, "micro_batch_size": 8, "model.x": 1}
+    now = {
+        "optim.lr": 2,
+        "trainer.devices": 4,
+        "seed": 2,
+        "data.sources.a": 2,
+        "micro_batch_size": 4,
+        "model.x": "${model.y}",
+    }
+    assert differing_keys(before, now) == ["data.sources.a", "optim.lr", "seed"]
+    assert differing_keys(before, now | {"data.allow_reorder": True}) == ["optim.lr"]
+    assert differing_keys(before, before | {"model.x": 2}) == ["model.x"]
+    assert differing_keys(before, before | {"model.x": 2, "init_from": "w"}) == ["init_from"], "it brings the model"

@@ -40,9 +40,16 @@ def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
             f"trainer/strategy=fsdp: {type(model.language_model).__name__} names no _no_split_modules, at which it "
             f"would be sharded: choose trainer/strategy=ddp"
         )
-    for unit in (*found, *blocks(model.vision_encoder), model.connector, model):
+    for unit in reversed([*found, *blocks(model.vision_encoder)]):  # one that lies in another comes before it
         _cast(unit, dtype)
         fully_shard(unit, mesh=mesh)
+    for part in (model.language_model, model.vision_encoder):
+        _cast(part, dtype)  # what is outside the blocks
+    if dtype == torch.float64:
+        model.connector.double()
+        model.markers.data = model.markers.data.double()
+    fully_shard(model.connector, mesh=mesh)
+    fully_shard(model, mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)  # each rank's loss is its part of one sum,

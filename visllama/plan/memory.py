@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from visllama.plan.activations import activations
-from visllama.plan.job import Job, Precision
+from visllama.plan.job import Job
 from visllama.plan.lines import CONNECTOR, FIRST_BLOCK, MOMENTS, UPDATE, Line, Memory, number
-from visllama.plan.model import Parameter, Shapes
+from visllama.plan.model import Shapes
 
 _BLOCKS_AT_ONCE = 3
 """Under FSDP: one computes, the next one is whole, and what it was gathered in is not yet free."""
@@ -64,42 +62,38 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
 
 def _passing(shapes: Shapes, job: Job) -> list[Line]:
     """Give what is there for a moment: gradients under way, whole units of a sharded model, copies in an update."""
-    own = job.precision
+    own, n = job.precision, job.num_shards
     trained = [p for p in shapes.parameters if p.is_trained]
-    largest = max(p.numel() for p in trained)
-    each = own.compute * own.is_mixed + own.trained * (job.num_micro_batches > 1)
+    each, largest = (
+        own.compute * own.is_mixed + own.trained * (job.num_micro_batches > 1),
+        max(p.numel() for p in trained),
+    )
+    of_connector = sum(p.numel() for p in trained if p.unit == "connector")
+    if n > 1 and own.trained * of_connector > each * largest:
+        each, largest = own.trained, of_connector  # FSDP reduces a unit's gradients together, out of a copy
     lines = [Line("a gradient under way", each * largest, f"{each} B x {number(largest)}", (CONNECTOR,))]
     if not job.updates_in_place:
-        group = sum(p.numel(job.num_shards) for p in trained)
-        formula = f"{own.trained} B x {number(group)}"
-        lines.append(Line("copies in an update", own.trained * group, formula, (UPDATE,)))
-    if job.num_shards > 1:
-        lines += _gathered(shapes, own)
-    return lines
+        formula = f"{own.trained} B x {number(shapes.numel(trained=True, num_shards=n))}"
+        size = own.trained * shapes.numel(trained=True, num_shards=n)
+        lines.append(Line("copies in an update", size, formula, (UPDATE,)))
+    return [*lines, *_gathered(shapes, job)] if n > 1 else lines
 
 
-def _gathered(shapes: Shapes, own: Precision) -> list[Line]:
-    def whole(chosen: Callable[[Parameter], bool]) -> int:
-        return sum(p.numel() * (own.trained if p.is_trained else own.frozen) for p in shapes.parameters if chosen(p))
-
-    units = {p.unit for p in shapes.parameters} - {"root", "connector"}
-    root = whole(lambda p: p.unit == "root")
-    block, largest = max((whole(lambda p, unit=unit: p.unit == unit), unit) for unit in sorted(units))
-    reduced = 2 * own.trained * sum(p.numel() for p in shapes.parameters if p.is_trained and p.unit == largest)
-    connector = whole(lambda p: p.unit == "connector")
-    learning = 2 * own.trained * sum(p.numel() for p in shapes.parameters if p.is_trained and p.unit == "connector")
+def _gathered(shapes: Shapes, job: Job) -> list[Line]:
+    own = job.precision
+    whole: dict[str, int] = {}
+    learning: dict[str, int] = {}
+    for p in shapes.parameters:
+        whole[p.unit] = whole.get(p.unit, 0) + p.numel() * (own.trained if p.is_trained else own.frozen)
+        learning[p.unit] = learning.get(p.unit, 0) + p.numel() * own.trained * p.is_trained
+    root, connector = whole.pop("root"), whole.pop("connector")
+    largest = max(whole, key=whole.__getitem__)
+    reduced = 2 * learning[largest]
+    gradient = 0 if job.num_micro_batches > 1 else learning["connector"]  # they are held whole in any case
+    of_blocks = f"{_BLOCKS_AT_ONCE} x {number(whole[largest])} B" + f" + {number(reduced)} B" * bool(reduced)
+    of_connector = f"{number(connector)} B" + f" + {number(gradient)} B" * bool(gradient)
     return [
         Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:-1]),
-        Line(
-            "FSDP's blocks, whole",
-            _BLOCKS_AT_ONCE * block + reduced,
-            f"{_BLOCKS_AT_ONCE} x {number(block)} B" + f" + {number(reduced)} B" * bool(reduced),
-            MOMENTS[:-2],
-        ),
-        Line(
-            "FSDP's connector, whole",
-            connector + learning,
-            f"{number(connector)} B + 2 gradients",
-            (CONNECTOR,),
-        ),
+        Line("FSDP's blocks, whole", _BLOCKS_AT_ONCE * whole[largest] + reduced, of_blocks, MOMENTS[:-2]),
+        Line("FSDP's connector, whole", connector + gradient, of_connector, (CONNECTOR,)),
     ]
