@@ -43,5 +43,12 @@ def test_every_command_composes(command, tmp_path):
 
 
 def test_every_verb_is_in_the_readme():
-    for verb in ("train.py", "evaluate.py", "visllama caption", "visllama prepare", "visllama inspect", "visllama plan"):
+    for verb in (
+        "train.py",
+        "evaluate.py",
+        "visllama caption",
+        "visllama prepare",
+        "visllama inspect",
+        "visllama plan",
+    ):
         assert verb in README

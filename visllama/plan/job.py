@@ -46,7 +46,7 @@ class Job:
         micro_batch_size: Most samples in one forward pass.
         strategy: one, ddp or fsdp.
         recomputes: Whether activations inside blocks are computed again.
-        state_bytes: What the optimizer keeps, a number of a trained tensor and a tensor: two of fp32 and 4 for AdamW.
+        state_bytes: What the optimizer keeps for each number that trains, and for each tensor: 8 and 4 for AdamW.
         updates_in_place: Whether the optimizer's step needs no copy of its group.
     """
 

@@ -153,9 +153,11 @@ def measure(model: VisLlama) -> Shapes:
     vision = getattr(getattr(model.vision_encoder, "model", None), "config", None)
     unit_of = {id(p): "connector" for p in model.connector.parameters()}
     for role, part in (("language_model", model.language_model), ("vision_encoder", model.vision_encoder)):
-        for number, block in enumerate(blocks(part)):
+        for number, block in enumerate(blocks(part) or [part]):
             unit_of |= {id(p): f"{role} {number}" for p in block.parameters()}
     embeddings = model.language_model.get_input_embeddings().weight
+    head = model.language_model.get_output_embeddings()
+    unit_of |= {id(p): "root" for p in (embeddings, getattr(head, "weight", None))}
     parameters = [
         Parameter(
             part_of(name),
@@ -191,7 +193,7 @@ def _adapter(name: str, module: Any) -> Adapter:
 
 
 def _transformer(config: Any, is_language: bool) -> Transformer:
-    if config is None:  # an encoder of the user's own, of which nothing is known
+    if not hasattr(config, "num_hidden_layers"):  # an encoder of the user's own, of which no more is known
         return Transformer(0, 0, 0, 0, 0, 0, 0)
     heads, width = config.num_attention_heads, config.hidden_size
     head_dim = getattr(config, "head_dim", None) or width // heads

@@ -116,6 +116,8 @@ def make_plan(cfg: DictConfig, shapes: Shapes) -> Plan:
     text, said = text_tokens(cfg)
     span = 1 + shapes.num_image_tokens + 2
     tokens, longest_tokens = span + text, span + cfg.stage.max_text_tokens
+    if shapes.vision.num_layers == 0:
+        said = [*said, "of model.vision_encoder nothing but its weights is counted: its class is your own"]
     num_samples, unknown = samples_of(cfg)
     budgeted = cfg.trainer.max_steps or cfg.stage.num_samples
     num_steps = count_steps(cfg, num_samples or 0) if budgeted or num_samples else None
