@@ -44,3 +44,12 @@ def write_whole(path: Path, content: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

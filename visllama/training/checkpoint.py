@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
 from visllama.config import ConfigError
+from visllama.paths import flush_folder
 
 COMPLETE, REST = "COMPLETE", "rest.pt"
 _NAME = re.compile(r"step_(\d{8,})")
@@ -161,23 +162,15 @@ def _complete(path: Path, temporary: Path, files: Mapping[str, Mapping]) -> None
     with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
         json.dump({"version": _VERSION, "files": dict(sorted(files.items()))}, file, indent=2)
         _flush(file)
-    _flush_folder(temporary)
+    flush_folder(temporary)
     discard(path)  # of a run that was here before, and was not gone on from
     os.replace(temporary, path)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def _flush(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _all(value: Any, group: dist.ProcessGroup | None) -> list:

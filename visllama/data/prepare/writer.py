@@ -29,7 +29,7 @@ from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare.plan import Plan, judge
 from visllama.data.prepare.raw import Skipped
 from visllama.data.prepare.shard import ShardJob, make_shard, report_of
-from visllama.paths import write_whole
+from visllama.paths import flush_folder, write_whole
 
 PLAN = "plan.json"
 SKIPPED = "skipped.jsonl"
@@ -173,9 +173,9 @@ def _publish(part: Path, folder: Path) -> dict:
     for path in [*part.glob("*.report.json"), *part.glob("*.tar")]:
         if path.name not in names:  # a tar whose records were all bad
             path.unlink()
-    _sync(part)
+    flush_folder(part)
     os.rename(part, folder)
-    _sync(folder.parent)
+    flush_folder(folder.parent)
     return done
 
 
@@ -227,11 +227,3 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{folder}: another process is making it: wait for it") from None
         yield
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
