@@ -98,11 +98,22 @@ def test_slurm_is_asked_once_and_only_where_it_gave_notice(tmp_path, number, req
     assert code == 143 and found == calls
 
 
-def test_a_loading_process_heeds_none():
-    code, out, _ = run(
-        "p.ignore_in_worker(0); print('there', flush=True); time.sleep(1); print('on')", signal.SIGTERM, signal.SIGUSR1
-    )
-    assert code == 0 and out.split() == ["there", "on"]
+def test_a_loading_process_heeds_its_rank_alone():
+    """Whoever signals all processes of a job does not take the data away; the rank that has started it does."""
+    code = "import os, signal, time\nchild = os.fork()\nif not child:\n    p.heed_parent_alone(0)\n    time.sleep(60)\n    os._exit(7)\n"
+    code += "time.sleep(0.5)\nprint(child, flush=True)\ntime.sleep(2)\nprint(os.waitpid(child, os.WNOHANG)[0])\nos.kill(child, signal.SIGTERM)\nprint(os.waitpid(child, 0)[1])"
+    process = subprocess.Popen([sys.executable, "-c", START + code], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        os.kill(child, number)
+        time.sleep(0.3)
+    assert process.communicate(timeout=30)[0].split() == ["0", "0"], "there still; then ended as it was told"
+
+
+def test_workers_that_are_left_do_not_keep_a_process_from_ending():
+    code = "import torch\nfrom torch.utils.data import DataLoader\nloader = iter(DataLoader(range(10**6), num_workers=2, worker_init_fn=p.heed_parent_alone))\nnext(loader)\nimport builtins\nbuiltins.kept = loader\nprint('there', flush=True)"
+    began = time.monotonic()
+    assert run(code)[0] == 0 and time.monotonic() - began < 25
 
 
 def test_a_process_that_waits_inside_a_library_leaves_too():

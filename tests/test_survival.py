@@ -21,7 +21,7 @@ def test_killed_at_five_moments(tmp_path):
 def test_told_to_leave_at_six_moments(tmp_path):
     """Each rank alone, at start-up, in a step, in validation and in a save; two are gone on with."""
     targets, phases = ("parent", "rank 1", "torchrun rank 0"), ("group", "first step", "validate", "save")
-    assert_kept(term(tmp_path, moments=6, targets=targets, phases=phases, resumes=lambda i: i in (3, 5)))
+    assert_kept(term(tmp_path, moments=6, steps=8, targets=targets, phases=phases, resumes=lambda i: i in (3, 5)))
 
 
 @pytest.mark.slow

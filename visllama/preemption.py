@@ -83,15 +83,22 @@ def configure(exit_code: int, requeues: bool) -> None:
     _state.exit_code, _state.requeues = exit_code, requeues
 
 
-def ignore_in_worker(_: int) -> None:
-    """Heed none, in a process that loads for a rank: a signal to all processes must not take its data away.
+def heed_parent_alone(_: int) -> None:
+    """Heed, in a process that loads for a rank, that rank alone: a signal to all must not take its data away.
 
     It ends with the rank, in whatever way that ends; else torch's would look only every five seconds whether it has.
     """
-    for number in _MEANING:
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform == "linux":
+    if sys.platform == "linux":  # elsewhere there is no telling who has sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, _MEANING)
+        threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _heed_parent(parent: int) -> None:
+    while True:
+        found = signal.sigwaitinfo(_MEANING)
+        if found.si_pid == parent and found.si_signo == signal.SIGTERM:
+            os._exit(0)
 
 
 def _listen(reader: socket.socket, _: socket.socket) -> None:

@@ -259,5 +259,5 @@ def _loader(samples: Dataset, batches: Iterable, collator: Collator, num_workers
         batch_sampler=batches,
         collate_fn=collator.step,
         num_workers=num_workers,
-        worker_init_fn=preemption.ignore_in_worker,
+        worker_init_fn=preemption.heed_parent_alone,
     )
