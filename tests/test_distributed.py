@@ -80,10 +80,10 @@ def test_ranks_share_the_judging_and_say_what_one_would(tmp_path):
     assert told["one"] == told["ddp"] == told["fsdp"]
 
 
-def trained(out, num_ranks: int, precision: str, *cases: str) -> dict[str, dict]:
-    """Train 50 steps on so many ranks by each strategy; gives what each case left, by its name without the ranks."""
+def trained(out, num_ranks: int, precision: str, *cases: str, steps: int = 50) -> dict[str, dict]:
+    """Train on so many ranks by each strategy; gives what each case left, by its name without the ranks."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
-    command = [sys.executable, *launch, str(ROOT / "tests" / "ranks.py"), str(out), precision, "50", *cases]
+    command = [sys.executable, *launch, str(ROOT / "tests" / "ranks.py"), str(out), precision, str(steps), *cases]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return {path.name.split("-", 1)[1]: load_file(path) for path in out.parent.glob(f"{out.name}.{num_ranks}-*")}
@@ -94,7 +94,7 @@ def compare(found: dict[str, dict], one: dict[str, dict], exact: float, of: str 
     for name, tensors in found.items():
         _, stage, _, clip = name.split("-")
         expected = one[f"one-{stage}-8-{clip}"]
-        assert tensors.keys() == expected.keys() and len(expected["losses"]) == 50
+        assert tensors.keys() == expected.keys() and len(tensors["losses"]) == len(expected["losses"]) >= 12
         for key in (key for key in expected if key.startswith(of)):
             rows = key == "losses" or key.startswith("gradients/")  # by step
             pairs = zip(tensors[key], expected[key], strict=True) if rows else [(tensors[key], expected[key])]
@@ -109,9 +109,9 @@ SOME = {2: ("pretrain-8-inf", "finetune-1-0.1"), 3: ("pretrain-1-0.1", "finetune
 @pytest.mark.slow
 def test_ddp_and_fsdp_change_neither_losses_nor_gradients_nor_weights(tmp_path):
     """1 rank x 8, 2 x 4, 4 x 2, and 3 of 2 or 3 samples; both stages, accumulating or not, clipped or not."""
-    one = trained(tmp_path / "one", 1, "64-true", *ONE)
+    one = trained(tmp_path / "one", 1, "64-true", *ONE, steps=12)
     for num_ranks, cases in SOME.items():
-        found = trained(tmp_path / "some", num_ranks, "64-true", *cases)
+        found = trained(tmp_path / "some", num_ranks, "64-true", *cases, steps=12)
         assert len(found) == 2 * len(cases)
         compare(found, one, EXACT)
 

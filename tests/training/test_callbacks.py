@@ -2,12 +2,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from tests.tiny import maker_of
 from tests.training.test_module import data_of
+from visllama.config import ConfigError
 from visllama.evaluation.captioner import Captioner
-from visllama.training.callbacks import FrozenWeights, SampleTexts, build_callbacks, data_table, parts_table
+from visllama.training.callbacks import (
+    FrozenWeights,
+    SameEverywhere,
+    SampleTexts,
+    build_callbacks,
+    data_table,
+    parts_table,
+)
 from visllama.training.checkpoint import name_of
 from visllama.training.saving import Saving
 
@@ -69,3 +79,19 @@ def test_sample_captions_are_shown(make_model, capsys):
 def test_checkpoints_have_names_that_hydra_can_parse(tmp_path, compose_config):
     last = build_callbacks(compose_config("train"), tmp_path, None)[-1]
     assert isinstance(last, Saving) and name_of(1200) == "step_00001200"
+
+
+@pytest.mark.parametrize("other", ["same", "another"])
+def test_ranks_of_different_configs_are_refused(compose_config, monkeypatch, other):
+    cfg = compose_config("train", "optim.lr=0.5")
+    theirs = OmegaConf.to_yaml(cfg, resolve=True)
+    theirs = theirs.replace("lr: 0.5", "lr: 0.25") if other == "another" else theirs
+    monkeypatch.setattr(
+        dist, "all_gather_object", lambda found, own, group: found.__setitem__(slice(None), [own, theirs])
+    )
+    trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(control=None))
+    if other == "same":
+        SameEverywhere(cfg).setup(trainer, None, "fit")
+        return
+    with pytest.raises(ConfigError, match=r"rank 1 was given another config than rank 0: .*lr: 0\.25; .*lr: 0\.5"):
+        SameEverywhere(cfg).setup(trainer, None, "fit")
