@@ -896,7 +896,7 @@ def _restart(life: Life) -> dict[str, object]:
 
 def _report_costs(report: Report, unkilled: Life, lives: list[Life], steps: int, every: int, mtbf_s: float) -> None:
     computed = sum(len(life.events("step", "begin")) for life in lives)
-    share = computed / steps - 1
+    share = (computed - steps) / steps
     report.facts["recomputed steps"] = f"{computed - steps} of {steps}: {share:.2%}"
     report.at_most("recomputed steps, of all", 0.05, share)
     restarts = [row for row in map(_restart, lives[1:]) if row]

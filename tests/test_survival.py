@@ -25,8 +25,8 @@ def test_told_to_leave_at_six_moments(tmp_path):
 
 
 @pytest.mark.slow
-def test_sixty_steps_killed_three_times(tmp_path):
-    assert_kept(soak(tmp_path, steps=60, kill_every=20, every=1))
+def test_a_hundred_and_twenty_steps_killed_three_times(tmp_path):
+    assert_kept(soak(tmp_path, steps=120, kill_every=40, every=1))
 
 
 @pytest.mark.proof
