@@ -29,7 +29,7 @@ class NonFinite(Callback):
     def __init__(self, max_in_a_row: int, lr: float) -> None:
         self.max_in_a_row, self.lr = max_in_a_row, lr
         self.num_skipped = self.in_a_row = 0
-        self._before: tuple[int, Tensor, list[str]] | None = None
+        self._before: tuple[int, Tensor | _WhenThere, list[str]] | None = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
         now = trainer.global_step, _on_its_way(module.is_finite), step["keys"]
@@ -49,7 +49,7 @@ class NonFinite(Callback):
             self._look(trainer, *self._before)
         self._before = None
 
-    def _look(self, trainer: pl.Trainer, number: int, is_finite: Tensor, keys: list[str]) -> None:
+    def _look(self, trainer: pl.Trainer, number: int, is_finite: Tensor | _WhenThere, keys: list[str]) -> None:
         if is_finite.item():  # the same on all ranks
             self.in_a_row = 0
             return
@@ -76,7 +76,7 @@ class NonFinite(Callback):
         self.num_skipped, self.in_a_row = state["num_skipped"], state["in_a_row"]
 
 
-def _on_its_way(flag: Tensor) -> Tensor:
+def _on_its_way(flag: Tensor) -> Tensor | _WhenThere:
     """Copy a flag to the CPU behind what the GPU has to do; it is there when it is looked at a step later."""
     if flag.device.type != "cuda":
         return flag
