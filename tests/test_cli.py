@@ -54,10 +54,7 @@ def test_overrides_may_stand_on_both_sides_of_an_option(typed, read):
     ("typed", "says"),
     [
         ("launch=slurm optim.lr=1e-3", "-m launch=slurm optim.lr=1e-3  or leave out launch=slurm"),
-        (
-            "hydra/launcher=submitit_local name=x",
-            "-m hydra/launcher=submitit_local name=x  or leave out hydra/launcher",
-        ),
+        ("hydra/launcher=slurm name=x", "-m hydra/launcher=slurm name=x  or leave out hydra/launcher"),
         ("-m launch=slurm optim.lr=1e-3,1e-2", "no sbatch here: type it on the login node"),
     ],
 )
@@ -69,8 +66,8 @@ def test_a_launcher_that_would_not_launch_is_refused(tmp_path, typed, says):
 
 
 def test_the_launcher_that_is_an_extra_is_named(tmp_path):
-    """Where submitit's plugin is not there."""
-    hide = "import sys; sys.modules['hydra_plugins.hydra_submitit_launcher'] = None\n"
+    """Where submitit is not there."""
+    hide = "import sys; sys.modules['submitit'] = None\n"
     (tmp_path / "sitecustomize.py").write_text(hide)
     command = [sys.executable, "-m", "visllama", "train", "-m", "launch=slurm", "optim.lr=1e-3,1e-2"]
     ended = subprocess.run(

@@ -106,8 +106,13 @@ def check_sweep(config: DictConfig) -> None:
                 f"-m: {who} has started {nodes * per_node} ranks, each of which would go through the sweep by itself: "
                 f"leave out {who}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
             )
-    if config.hydra.runtime.choices.get("hydra/launcher") == "submitit_slurm":
-        from visllama.training.slurm import use_launcher  # here: it is an extra
+    if config.hydra.runtime.choices.get("hydra/launcher") == "slurm":
+        try:
+            from visllama.training.slurm import use_launcher  # here: it is an extra
+        except ModuleNotFoundError as error:
+            if error.name != "submitit":
+                raise
+            raise ConfigError("launch=slurm is an extra, which is not there:  pip install 'visllama[slurm]'") from error
 
         use_launcher(config.hydra.runtime.choices.get("launch"), config.get("trainer"))
 

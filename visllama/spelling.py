@@ -146,8 +146,6 @@ def _about_option(error: MissingConfigException, said: list[str], groups: dict[s
     """Explain an option that a group does not have."""
     missing = re.search(r"'([^']*)'", said[0])
     group, _, option = (error.missing_cfg_file or (missing[1] if missing else "")).rpartition("/")
-    if group == "hydra/launcher" and option.startswith("submitit"):
-        return f"hydra/launcher={option} (launch=slurm) is an extra, which is not there:  pip install 'visllama[slurm]'"
     if group not in groups:
         primary = said[0].startswith("Cannot find primary config")
         return f"--config-name {option}: a verb chooses its config by itself; leave this out" if primary else said[0]

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
@@ -43,6 +44,25 @@ def test_what_no_job_could_do_is_not_queued(cluster, tmp_path, typed, says):
     ended = cluster.call(*words, cwd=tmp_path)
     assert ended.returncode == 2 and says in ended.stderr
     assert cluster.calls("sbatch") == []
+
+
+def test_hydra_builds_the_launcher_that_the_config_names(cluster, compose_config, monkeypatch, tmp_path):
+    """Account and partition of `local/slurm.yaml` reach sbatch, and what is null is not asked for."""
+    monkeypatch.setenv("PATH", cluster.environment["PATH"])
+    (tmp_path / "conf" / "local").mkdir(parents=True)
+    (tmp_path / "conf" / "local" / "slurm.yaml").write_text("account: ab123\npartition: gpu\n")
+    searched = f"hydra.searchpath=[{tmp_path / 'conf'}]"
+    cfg = compose_config("train", searched, "launch=slurm", "trainer.num_nodes=2", "trainer.devices=4", "name=mine")
+    queue.use_launcher("slurm", cfg.trainer)
+
+    config = OmegaConf.merge({"hydra": HydraConfig.instance().cfg.hydra}, cfg)
+    launcher = Plugins.instance().instantiate_launcher(hydra_context=None, task_function=None, config=config)
+    params = launcher.params
+
+    assert type(launcher) is queue.SweepLauncher
+    assert (params["account"], params["partition"], params["qos"]) == ("ab123", "gpu", None)
+    assert (params["name"], params["nodes"], params["tasks_per_node"]) == ("mine", 2, 4)
+    assert params["cpus_per_task"] == cfg.data.num_workers + cfg.trainer.threads
 
 
 def test_submitits_handlers_are_gone(monkeypatch):

@@ -14,9 +14,9 @@ import submitit
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from visllama import preemption
@@ -25,15 +25,17 @@ from visllama.config import ConfigError
 from visllama.console import say
 from visllama.training.sweep import SweepTable
 
-STOCK = f"{SlurmLauncher.__module__}.{SlurmLauncher.__qualname__}"
-"""What `hydra/launcher=submitit_slurm` names."""
+LAUNCHER = "hydra_plugins.visllama.SweepLauncher"
+"""What `conf/hydra/launcher/slurm.yaml` names: Hydra takes launchers from a package of its own name alone."""
+_OF_ANY_EXECUTOR = (
+    "name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"
+)  # fmt: skip
+"""The parameters that submitit's executors share; the others take SLURM's name before their own."""
 _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
 
 
 def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
     """Let Hydra start jobs by `SweepLauncher`.
-
-    Hydra takes launchers from packages of its own name alone, so ours stands under the name of submitit's.
 
     Raises:
         ConfigError: If there is no queue here, or `launch=slurm` does not know what to ask for.
@@ -46,11 +48,23 @@ def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
             f"launch=slurm has to ask for nodes and GPUs: give trainer.num_nodes=NODES trainer.devices=GPUS_A_NODE as "
             f"numbers, the same for all jobs (found {asked[0]} and {asked[1]})"
         )
-    Plugins.instance().class_name_to_class[STOCK] = SweepLauncher
+    Plugins.instance().class_name_to_class[LAUNCHER] = SweepLauncher
 
 
-class SweepLauncher(SlurmLauncher):
-    """Hydra's launcher: queue the jobs of a sweep, wait for them, and let its table see what each gave."""
+class SweepLauncher(Launcher):
+    """Hydra's launcher: queue the jobs of a sweep, wait for them, and let its table see what each gave.
+
+    Args:
+        params: What `conf/hydra/launcher/slurm.yaml` holds.
+    """
+
+    def __init__(self, **params: Any) -> None:
+        self.params = OmegaConf.to_container(OmegaConf.create(params), resolve=True)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Check all jobs here, queue them, and give what they return; a job that is lost fails alone."""
@@ -60,7 +74,7 @@ class SweepLauncher(SlurmLauncher):
             self._check(config)
         HydraConfig.instance().cfg = before
         arguments = [
-            (list(overrides), "hydra.sweep.dir", number, f"job_id_for_{number}", Singleton.get_state())
+            (list(overrides), number, Singleton.get_state())
             for number, overrides in zip(numbers, job_overrides, strict=True)
         ]
         jobs = _executor(self.params).map_array(self, *zip(*arguments, strict=True))
@@ -75,12 +89,30 @@ class SweepLauncher(SlurmLauncher):
                     table.add(returned[-1].hydra_cfg.hydra, returned[-1].cfg, returned[-1].return_value)
         return returned
 
-    def __call__(self, *arguments: Any, **more: Any) -> JobReturn:
-        """Run one job, as one of its ranks."""
+    def __call__(self, overrides: list[str], number: int, singletons: dict[type, Singleton]) -> JobReturn:
+        """Run one job, as one of its ranks.
+
+        Args:
+            overrides: Of the job.
+            number: Its place in the sweep.
+            singletons: Hydra's state in the process that has queued it.
+        """
         _take_over_signals()
-        if int(os.environ.get("SLURM_RESTART_COUNT", 0)):
-            self.task_function = going_on(self.task_function)
-        return super().__call__(*arguments, **more)
+        Singleton.set_state(singletons)
+        setup_globals()
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = submitit.JobEnvironment().job_id
+            config.hydra.job.num = number
+
+        was_started_before = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
+        return run_job(
+            task_function=going_on(self.task_function) if was_started_before else self.task_function,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=self.hydra_context,
+        )
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -152,8 +184,7 @@ def _executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
     executor = submitit.AutoExecutor(
         params["submitit_folder"], cluster="slurm", slurm_max_num_timeout=params["max_num_timeout"]
     )
-    plain = set(OmegaConf.structured(BaseQueueConf))
-    of_slurm = {k if k in plain else f"slurm_{k}": v for k, v in params.items() if k not in _OF_THE_EXECUTOR}
+    of_slurm = {k if k in _OF_ANY_EXECUTOR else f"slurm_{k}": v for k, v in params.items() if k not in _OF_THE_EXECUTOR}
     # A rank that has failed takes the others down, which would wait for it.
     executor.update_parameters(**of_slurm, slurm_srun_args=["--kill-on-bad-exit=1"])
     return executor

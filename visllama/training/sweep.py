@@ -131,7 +131,7 @@ class SweepTable(Callback):
     def _judge_best(self, best: dict) -> None:
         say(f"Best on validation: {best['swept']}. It alone is judged on test:")
         judged = partial(judge_on_test, Path(best["folder"]), self.configs[best["job"]])
-        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "submitit_slurm":  # no work for a login node
+        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "slurm":  # no work for a login node
             from visllama.training.slurm import run_in_queue
 
             run_in_queue(judged, HydraConfig.get().launcher)
