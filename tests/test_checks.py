@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -324,12 +323,10 @@ def test_there_are_many_and_each_is_another():
     ],
 )
 def test_wrong_configurations_are_refused_and_their_key_is_named(compose_config, files, wrong):
-    started = time.perf_counter()
     message = refusal(compose_config, wrong.verb, *words(wrong.typed, files))
     assert message is not None, "it was accepted"
     assert [text for text in wrong.says if text not in message] == [], message
     assert "Traceback" not in message and len(message) < 1500
-    assert time.perf_counter() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import fsspec
 import pytest
 
 from tests.fault_server import Chunked, Cut, Drip, Fault, FaultServer, Length, Redirect, Reset, Stall, Status, WholeBody
+from tests.processes import is_running
 from visllama.config import ConfigError
 from visllama.data import cache as module
 from visllama.data.cache import ShardCache
@@ -96,9 +97,8 @@ def test_all_bytes_arrive(faults, stamps, size, server, make_cache):
     server.stamps, server.files["/b.tar"] = stamps, BODY
     for fault in faults:
         server.fail("/a.tar", fault)
-    cache, began = make_cache(), time.monotonic()
+    cache = make_cache()
     assert sha1(read(cache, server.url("/a.tar"), size)).digest() == sha1(BODY).digest()
-    assert time.monotonic() - began < 3
     count = sum(server.requests.values())
     assert read(cache, server.url("/a.tar"), size) == BODY and sum(server.requests.values()) == count, "it is there"
     assert names(cache) == {"a.tar"}
@@ -157,10 +157,9 @@ def test_a_part_of_another_content_is_refused_though_the_server_sends_it(server,
 )
 def test_an_error_says_what_happened(fault, count, said, server, make_cache):
     server.fail("/a.tar", fault, times=99)
-    cache, began = make_cache(attempts=3), time.monotonic()
+    cache = make_cache(attempts=3)
     with pytest.raises(FetchError, match=f"a.tar: .*{said}"):
         cache.open(server.url("/a.tar"), len(BODY))
-    assert time.monotonic() - began < 3
     assert count is None or server.requests["/a.tar"] == count
     assert not names(cache), "nothing is left"
 
@@ -172,17 +171,15 @@ def test_a_body_of_unknown_length_is_not_taken_for_whole(server, make_cache):
         make_cache(folder="second").open(server.url("/a.tar"), None)
 
 
-def test_waits_as_long_as_the_server_asks_up_to_a_bound(server, make_cache, monkeypatch):
+def test_waits_as_long_as_the_server_asks_up_to_a_bound(server, make_cache, monkeypatch, caplog):
     server.fail("/a.tar", Status(429, retry_after="1"))
-    began = time.monotonic()
     make_cache().fetch(server.url("/a.tar"), None)
-    assert 1 <= time.monotonic() - began < 2
+    assert [message[-14:] for message in caplog.messages] == ["again in 1.0 s"]
     monkeypatch.setattr(module, "_LONGEST_WAIT_S", 0.1)
     server.fail("/a.tar", Status(503, retry_after="Wed, 21 Oct 2099 07:28:00 GMT"))
     server.fail("/a.tar", Status(503, retry_after="soon"))
-    began = time.monotonic()
     make_cache(folder="second").fetch(server.url("/a.tar"), None)
-    assert 0.1 <= time.monotonic() - began < 1
+    assert caplog.messages[1].endswith("again in 0.1 s"), "the bound, and not seventy years"
 
 
 def test_errors_survive_pickling_and_hide_secrets(server, make_cache):
@@ -359,7 +356,7 @@ while not _HELD or not any(os.pread(fd, 9, 0) for fd in _HELD):
     time.sleep(0.01)
 if os.fork() == 0:
     print(os.getpid(), flush=True)
-    time.sleep(30)
+    time.sleep(600)
 time.sleep(0.2)
 os.kill(os.getpid(), 9)
 """
@@ -368,9 +365,8 @@ os.kill(os.getpid(), 9)
     child = int(parent.stdout.readline())
     try:
         parent.wait()
-        began = time.monotonic()
         assert read(cache, url, len(BODY)) == BODY
-        assert time.monotonic() - began < 10, "and not when the child ends"
+        assert is_running(child), "it was not waited for"
     finally:
         os.kill(child, signal.SIGKILL)
         parent.stdout.close()

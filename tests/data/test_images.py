@@ -347,14 +347,14 @@ def test_bombs_are_refused_within_200_mb(tmp_path):
         (tmp_path / name).write_bytes(saved(photo(*size), "PNG"))
         expected[name] = "picture"
     code = """
-import sys, time, pathlib
+import sys, pathlib
 import torch
 from visllama.data.faults import BadRecord
 from visllama.data.images import ImageTransform
 def peak():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1000
 transforms = [ImageTransform(224, (0.5,) * 3, (0.5,) * 3, fit) for fit in ("crop", "squash", "pad")]
-before, start = peak(), time.perf_counter()
+before = peak()
 for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     for transform in transforms:
         try:
@@ -363,17 +363,15 @@ for file in sorted(pathlib.Path(sys.argv[1]).iterdir()):
             found = error.reason
         print(file.name, found)
 print("peak", peak() - before)
-print("seconds", time.perf_counter() - start)
 """
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc, as Linux has it")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code, tmp_path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines())
-    peak_mb, seconds = float(found.pop("peak")), float(found.pop("seconds"))
-    print(f"peak {peak_mb:.0f} MB, {seconds:.2f} s")
+    peak_mb = float(found.pop("peak"))
     assert found == expected
-    assert peak_mb < 200 and seconds < 20  # each of the compressed would be 300 MB, or far more
+    assert peak_mb < 200  # each of the compressed would be 300 MB, or far more
 
 
 FOREIGN = {

@@ -59,9 +59,8 @@ def test_a_rank_that_sleeps_inside_a_collective(tmp_path, launch):
     code = process.wait(TIMEOUT_S + 60)
     while any(map(is_running, ranks)) and time.monotonic() < began + TIMEOUT_S + 60:
         time.sleep(0.1)
-    seconds = time.monotonic() - began
     said = (tmp_path / "log").read_text()
-    assert code != 0 and seconds < TIMEOUT_S + 10, (seconds, said[-3000:])
+    assert code != 0 and not any(map(is_running, ranks)), said[-3000:]
     assert "nothing was done for trainer.timeout_s=10" in said
     stacks = {path.name: path.read_text() for path in (tmp_path / "run" / "stacks").iterdir()}
     assert stacks.keys() == {"rank_0000.txt", "rank_0001.txt"}

@@ -127,7 +127,7 @@ def test_a_tsv_from_end_to_end(fake, tmp_path):
         ],
     )
     summary = download(spec)
-    assert summary.pop("seconds") < 20
+    del summary["seconds"]
     assert summary == {
         "rows": 8,
         "refused_urls": {"not http(s)": 2, "no caption": 1, "private host": 1},
