@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipModel
+from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipVisionModel
 
 from tests.families import ENCODERS, SIDE_PX, save_encoder
 from visllama.config import ConfigError
@@ -41,10 +41,11 @@ def test_siglips_features_are_its_own(tmp_path):
     """There is no class token: every token is a patch; pooled is by the attention head."""
     encoder = SiglipVisionEncoder(str(save_encoder("siglip", tmp_path)))
     encoder.load_base_weights(torch.float32)
-    siglip, pixels = SiglipModel.from_pretrained(tmp_path).eval(), torch.randn(2, 3, SIDE_PX, SIDE_PX)
+    siglip = SiglipVisionModel.from_pretrained(tmp_path).eval()
+    pixels = torch.randn(2, 3, SIDE_PX, SIDE_PX)
     with torch.no_grad():
         features = encoder(pixels)
-        expected = siglip.vision_model(pixels, output_hidden_states=True)
+        expected = siglip(pixels, output_hidden_states=True)
     assert torch.allclose(features.pooled, expected.pooler_output, atol=1e-6)
     assert torch.allclose(features.patch, expected.hidden_states[-2], atol=1e-6)
     assert features.patch.shape == (2, encoder.num_patches, encoder.patch_dim) == (2, 9, 32)
