@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from visllama.cli import options_first
 
@@ -74,3 +75,33 @@ def test_the_launcher_that_is_an_extra_is_named(tmp_path):
         command, capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": str(tmp_path)}
     )
     assert ended.returncode == 2 and "pip install 'visllama[slurm]'" in ended.stderr
+
+
+@pytest.mark.slow
+def test_commands_are_quiet(tmp_path):
+    """Nothing that a user types by the README puts a warning on the terminal."""
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 48), "red").save(tmp_path / f"{name}.jpg")
+    (tmp_path / "captions.csv").write_text("image,caption\na.jpg,a red square\nb.jpg,another one\n")
+    small = ["trainer.max_steps=2", "stage.global_batch_size=16", "data.num_val_records=16"]
+    judged = ["evaluation.scenes_caption.source.num_records=8", "evaluation.scenes_caption.metrics=[CIDEr]"]
+    unjudged = [*small, "judge=false"]
+    weights = "outputs/first/run/weights"
+
+    for command in (
+        ["train", *small, *judged, "name=first", "hydra.run.dir=outputs/first/run"],
+        ["train", "stage=finetune", f"init_from={weights}", *unjudged],
+        ["train", "-m", "seed=1,2", *unjudged],
+        ["train", "trainer.devices=2", "trainer/strategy=ddp", *unjudged],
+        ["evaluate", f"weights={weights}", *judged],
+        ["caption", f"weights={weights}", "images=a.jpg"],
+        ["prepare", "source=folder", "images=.", "table=captions.csv", "name=mine"],
+        ["inspect", *small],
+        ["plan", *small],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "visllama", *command], capture_output=True, text=True, timeout=600, cwd=tmp_path
+        )
+        assert ended.returncode == 0, (command, ended.stderr[-3000:])
+        warnings = [line for line in (ended.stdout + ended.stderr).splitlines() if "warn" in line.lower()]
+        assert warnings == [], command
