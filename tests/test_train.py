@@ -237,14 +237,22 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, folder):
 
 
 def test_real_photos_layout_trains_and_is_judged(tmp_path):
-    """`data=shards` on a tar as img2dataset writes it: text beside larger pictures; judged on the same records."""
-    write(tmp_path / "photos.tar", 6)
+    """`data=shards` on a tar as img2dataset writes it: text beside larger pictures; judged on records held out."""
+    write(tmp_path / "photos.tar", 12)
     ended = train(
         *("trainer=cpu", "data=shards", "data.sources.shards.path=photos.tar", "stage.global_batch_size=6"),
-        *("trainer.max_steps=3", "hydra.run.dir=out"),
+        *("data.sources.shards.val_fraction=0.5", "trainer.max_steps=3", "hydra.run.dir=out", "data.log_consumed=true"),
         cwd=tmp_path,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("6 of 12 records held out of photos.tar") == 2, "at the start, and beside the scores"
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["evaluations"]["shards_caption"]["origin"] == "6 of 12 records held out of photos.tar"
+    rows = (tmp_path / "out" / "evaluations" / "shards_caption" / "predictions.jsonl").read_text().splitlines()
+    judged = {json.loads(row)["image_id"] for row in rows}
+    consumed = (tmp_path / "out" / "consumed.jsonl").read_text()
+    assert len(judged) == 6 and not any(f"/{key}" in consumed for key in judged), "none was trained on"
     assert "shards_caption: val, n = 6" in ended.stdout
     assert "'evaluation=[shards_caption]' evaluation.shards_caption.source.path=photos.tar" in ended.stdout
+    assert "evaluation.shards_caption.source.val_fraction=0.5" in ended.stdout
     assert (tmp_path / "out" / "evaluations" / "shards_caption" / "gallery.html").read_text().count("<figure>") == 18

@@ -60,7 +60,7 @@ def tar(tmp_path):
 def of_tar(tar: str) -> tuple[str, ...]:
     return (
         "data=shards", f"data.sources.shards.path={tar}", "evaluation=none", "stage.global_batch_size=4",
-        "data.max_bad_fraction=1",
+        "data.max_bad_fraction=1", "data.sources.shards.val_fraction=null", "trainer.val_fraction=null",
     )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ start, found = peak(), {}
 for name, case in cases.items():
     before, out = time.perf_counter(), {"faults": {}, "read": [], "bad": []}
     try:
-        source = ShardSource("train", case["path"], cache=folder)
+        source = ShardSource("train", case["path"], val_fraction=None, cache=folder)
         out["faults"] = source.faults
         out["listed"] = [[fault.reason, fault.key] for fault in source.reader.index(0).faults]
         for i in range(len(source)):

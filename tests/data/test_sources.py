@@ -52,7 +52,7 @@ def test_sources_hold_questions_too(tmp_path):
     with TarWriter(str(tmp_path / "a.tar")) as tar:
         asked = [{"question": "what?", "answers": ["a"], "id": 3}]
         tar.write({"__key__": "a", "jpg": picture(), "json": {"questions": asked}})
-    node = {"_target_": "visllama.data.shards.ShardSource", "path": str(tmp_path / "a.tar")}
+    node = {"_target_": "visllama.data.shards.ShardSource", "path": str(tmp_path / "a.tar"), "val_fraction": None}
     assert build_source("data.sources.v", node, "train", [])[0]["questions"] == asked
 
 

@@ -24,6 +24,7 @@ def test_the_next_command_judges_as_the_run_was_judged(compose_config):
         "evaluation=[shards_caption]",
         "evaluation.shards_caption.source.path=a.tar",
         "evaluation.shards_caption.source.val_path=b.tar",
+        "evaluation.shards_caption.source.val_fraction=0.01",
         "evaluation/decoding=beam5",
         "evaluation.shards_caption.controls=[]",
         "paths.models=/m",

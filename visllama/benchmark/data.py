@@ -164,7 +164,7 @@ def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progr
 
 def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Callable[[], int]:
     """Load by what training uses, from the shards to batches."""
-    source = ShardSource("train", str(folder))
+    source = ShardSource("train", str(folder), val_fraction=None)
     tokenizer = AutoTokenizer.from_pretrained(locate("visllama:llama"))
     transform = ImageTransform.from_processor(processor)
     maker = SampleMaker(tokenizer, transform, NUM_IMAGE_TOKENS, MAX_TEXT_TOKENS, "")

@@ -70,7 +70,7 @@ class ValidationSamples(Dataset):
         self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], num_records: int | None = None
     ) -> None:
         self.sources, self.makers = sources, makers
-        longest = max(map(len, sources.values()))
+        longest = max(map(len, sources.values()), default=0)
         turns = ((name, i) for i in range(longest) for name, source in sources.items() if i < len(source))
         self.places = list(islice(turns, num_records))
 
@@ -196,7 +196,7 @@ class TrainingData(pl.LightningDataModule):
 
     Args:
         train: Sources, by name.
-        val: The same, of records that are not trained on.
+        val: The same, of records that are not trained on; empty where nothing is validated.
         makers: Make Samples of each source's records.
         collator: Makes Steps of Samples.
         order: Of the training samples.

@@ -16,6 +16,7 @@ from rich.progress import track
 from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
+from visllama.data.held_out import held_out_rows
 from visllama.data.index import ShardIndex
 from visllama.data.manifest import local_manifest, remote_manifest
 from visllama.data.reader import ShardReader
@@ -30,13 +31,15 @@ class ShardSource:
         split: `train` reads `path`, any other `val_path`.
         path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
             holds a manifest (`s3://bucket/folder`).
-        val_path: The same for validation; None is `path`.
+        val_path: The same for validation; None holds a part of `path` out of training, and reads it alone.
+        val_fraction: The share of its records that is held out where there is no `val_path`; at least one record, and
+            at most 10,000. None or 0 holds out nothing: then there is nothing to validate or judge on.
         filter: Least and most of the scores in training records' metadata, as `{watermark_score: [null, 0.5]}`.
         cache: The folder for what is fetched.
         cache_gib: Most that the cache may hold.
 
     Raises:
-        ConfigError: If nothing is there, or it holds no record that is whole.
+        ConfigError: If nothing is there, or it holds no record that is whole, or none is held out to be read.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class ShardSource:
         split: str,
         path: str | None,
         val_path: str | None = None,
+        val_fraction: float | None = 0.01,
         filter: Mapping[str, Sequence[float | None]] | None = None,
         cache: str = "~/.cache/visllama",
         cache_gib: float | None = None,
@@ -51,6 +55,13 @@ class ShardSource:
         chosen = path if split == "train" or val_path is None else val_path
         if chosen is None:
             raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
+        self.reads_held_out = split != "train" and val_path is None
+        _check_fraction(val_fraction)
+        if self.reads_held_out and not val_fraction:
+            raise ConfigError(
+                f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
+                f"on: give val_path=FILE, or val_fraction=0.01; to train without, trainer.val_fraction=null judge=false"
+            )
         folder = Path(cache).expanduser()
         budget = None if cache_gib is None else int(cache_gib * 2**30)
         self.path, self.cache = chosen, None
@@ -63,9 +74,9 @@ class ShardSource:
                 self.cache = ShardCache(folder / "shards", budget)
         self.reader = ShardReader(self.manifest, self.cache)
         self.filter = _check_filter(filter or {}) if split == "train" else {}
+        self.held_out = self._hold_out(val_fraction) if val_path is None and val_fraction else {}
         self._chosen = lru_cache(maxsize=256)(self._choose)
-        counted = self._count() if self.filter else (self.manifest.num_records, self.manifest.num_pairs)
-        self.shard_sizes, self._pairs = counted
+        self.shard_sizes, self._pairs = self._count()
         self.ends = np.cumsum(self.shard_sizes)
         if not len(self):
             raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
@@ -97,8 +108,17 @@ class ShardSource:
     @property
     def fingerprint(self) -> str:
         """Tell what is in it, wherever it lies."""
-        chosen = json.dumps(self.filter, sort_keys=True)
+        held_out = {shard: rows.tolist() for shard, rows in self.held_out.items()}
+        chosen = json.dumps([self.filter, held_out], sort_keys=True)
         return hashlib.sha256(f"{self.manifest.sha256} {chosen}".encode()).hexdigest()
+
+    @property
+    def origin(self) -> str:
+        """Where its records come from, in words."""
+        held_out = sum(map(len, self.held_out.values()))
+        if self.reads_held_out:
+            return f"{held_out:,} of {int(self.manifest.num_records.sum()):,} records held out of {self.path}"
+        return f"{self.path} without {held_out:,} held-out records" if held_out else self.path
 
     def __getitem__(self, index: int) -> dict:
         """Give a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
@@ -108,7 +128,7 @@ class ShardSource:
         """
         shard = self.shard_of(index)
         row = index - int(self.ends[shard]) + int(self.shard_sizes[shard])
-        if self.filter:
+        if self.filter or shard in self.held_out:
             row = int(self._chosen(shard)[row])
         key, contents = self.reader.read(shard, row)
         images = [contents[suffix] for suffix in image_suffixes(contents)]
@@ -140,22 +160,44 @@ class ShardSource:
             return key
         return f"{shard:06d}/{key}" if is_remote(name) else f"{name.removesuffix('.tar')}/{key}"
 
+    def _hold_out(self, val_fraction: float) -> dict[int, np.ndarray]:
+        try:
+            return held_out_rows(self.manifest, val_fraction)
+        except ConfigError as error:
+            raise ConfigError(f"path={self.path}: {error}{self._first_faults()}") from error
+
     def _choose(self, shard: int) -> np.ndarray:
-        return _passing(self.reader.index(shard), self.filter)
+        return self._rows(shard, self.reader.index(shard))
+
+    def _rows(self, shard: int, index: ShardIndex) -> np.ndarray:
+        """Return the rows of a shard that are read, in the order of its records."""
+        held_out = self.held_out.get(shard, np.empty(0, np.int64))
+        if self.reads_held_out:
+            return held_out
+        return np.setdiff1d(_passing(index, self.filter), held_out, assume_unique=True)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        counts = []
-        for shard in track(range(len(self.manifest.names)), "reading scores", transient=True):
+        """Return each shard's records and things to learn; indexes are read of those alone of which a part is read."""
+        records = self.manifest.num_records.copy()
+        pairs = self.manifest.num_pairs.copy()
+        if self.reads_held_out:
+            records[:] = 0
+            pairs[:] = 0
+        partial = range(len(records)) if self.filter else sorted(self.held_out)
+        for shard in track(partial, "reading scores", transient=True, disable=not self.filter):
             index = self.reader.index(shard)
-            chosen = _passing(index, self.filter)
-            counts.append((len(chosen), int(index.arrays["num_pairs"][chosen].sum())))
-        records, pairs = np.array(counts, np.int64).reshape(-1, 2).T
+            rows = self._rows(shard, index)
+            records[shard] = len(rows)
+            pairs[shard] = index.arrays["num_pairs"][rows].sum()
         return records, pairs
 
     def _why_none(self) -> str:
         if self.filter and self.manifest.num_records.sum():
             known = sorted(name[6:] for name in self.reader.index(0).arrays if name.startswith("score."))
             return f" that passes filter={self.filter}; the first shard's scores are {', '.join(known) or 'none'}"
+        return self._first_faults()
+
+    def _first_faults(self) -> str:
         return "".join(f"; {told}" for told in islice(self.tell_faults(), 3))
 
 
@@ -165,6 +207,12 @@ def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) ->
         score = index.score(name)  # NaN, of a record without it, is in no range
         passes &= (score >= (-math.inf if least is None else least)) & (score <= (math.inf if most is None else most))
     return np.flatnonzero(passes)
+
+
+def _check_fraction(val_fraction: object) -> None:
+    is_number = isinstance(val_fraction, (int, float)) and not isinstance(val_fraction, bool)
+    if val_fraction is not None and not (is_number and 0 <= val_fraction < 1):
+        raise ConfigError(f"val_fraction={val_fraction}: must be at least 0 and less than 1, or null")
 
 
 def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:

@@ -26,7 +26,8 @@ class Source(Protocol):
     class takes `split` ("train", "val" or "test") beside what its YAML says. It may raise
     `visllama.data.faults.BadRecord` for a record that it cannot read, and may have: `num_pairs`, its things to learn,
     where they are more than its records; `kinds`, its records by the kind of their text; `shard_sizes`, the records of
-    each shard, where those of one are best read together; `fingerprint`, which tells when it holds something else.
+    each shard, where those of one are best read together; `fingerprint`, which tells when it holds something else;
+    `origin`, which says in words where its records come from.
     """
 
     def __len__(self) -> int: ...
@@ -90,6 +91,11 @@ def shard_sizes(source: Source) -> Sequence[int]:
     block = -(-len(source) // _BLOCKS)
     whole, rest = divmod(len(source), block)
     return [block] * whole + [rest] * bool(rest)
+
+
+def origin(source: Source) -> str | None:
+    """Return where a source's records come from, in words, as far as it says so itself."""
+    return getattr(source, "origin", None)
 
 
 def fingerprint(source: Source) -> str:

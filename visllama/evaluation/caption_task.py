@@ -13,7 +13,7 @@ from rich.progress import Progress
 from visllama.console import is_first_rank, say
 from visllama.data.images import open_image
 from visllama.data.order import permutation
-from visllama.data.sources import Source
+from visllama.data.sources import Source, origin
 from visllama.evaluation.captioner import Captioner, read_records, write_texts
 from visllama.evaluation.captions import score_captions
 from visllama.evaluation.gallery import write_gallery
@@ -77,6 +77,8 @@ def judge_captions(
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
+    if origin(source):
+        result["origin"] = origin(source)
     write_json(
         folder / "captions.json", [{"image_id": k, "caption": c} for k, c in sorted(zip(keys, captions, strict=True))]
     )

@@ -22,6 +22,8 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
     """Show one evaluation. Scores are printed x100, as papers do; the files hold pycocoevalcap's own scale."""
     controls = evaluation.get("controls", {})
     table = Table("metric", title=f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)")
+    if "origin" in evaluation:
+        table.caption = Text(evaluation["origin"])
     for header in ("score", "95% interval", *[control.replace("_", " ") for control in controls]):
         table.add_column(header, justify="right")
     for metric, value in evaluation["metrics"].items():
@@ -37,8 +39,10 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
     controls, counts = evaluation.get("controls", {}), evaluation.get("counts", {})
     title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
     by_type = evaluation.get("by_type", {})
-    many = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
-    table = Table("metric", title=title, caption="\n".join(many) or None, min_width=48)
+    notes = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
+    if "origin" in evaluation:
+        notes.append(evaluation["origin"])
+    table = Table("metric", title=title, caption=Text("\n".join(notes)) if notes else None, min_width=48)
     for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
         table.add_column(header, justify="right", no_wrap=True)
     for metric, value in evaluation["metrics"].items():

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
-from visllama.data.sources import Source, build_source
+from visllama.data.sources import Source, build_source, origin
 from visllama.evaluation.captioner import Captioner, read_records, write_texts
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import vqa_table, write_json
@@ -131,6 +131,8 @@ def judge_answers(
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
+    if origin(source):
+        result["origin"] = origin(source)
     write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(given, answers, strict=True)])
     by_id = dict(zip(scores.ids, scores.per_question, strict=True))
     title = f"{name}, {config['split']}"

@@ -23,7 +23,7 @@ from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.samples import images_of
-from visllama.data.sources import count_pairs
+from visllama.data.sources import count_pairs, origin
 from visllama.evaluation.captioner import Captioner
 from visllama.hardware import find_device
 from visllama.model.visllama import PARTS, VisLlama, part_of
@@ -74,6 +74,9 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
         f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to "
         f"{micro}; {len(data.val):,} validation records"
     )
+    for name, source in data.val.sources.items():
+        if origin(source):
+            table.caption += escape(f"\nvalidation of {name}: {origin(source)}")
     return table
 
 

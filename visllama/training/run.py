@@ -182,7 +182,7 @@ def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
     if "evaluation" not in keys and list(cfg.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
     for name, evaluation in cfg.evaluation.items():
-        for key in ("path", "val_path"):
+        for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
             if evaluation.source.get(key) and full_key not in keys:
                 words.append(override(full_key, evaluation.source[key]))

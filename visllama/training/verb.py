@@ -47,6 +47,7 @@ class Planned(NamedTuple):
     """The description of the weights to start from."""
     train: dict[str, Source]
     val: dict[str, Source]
+    """Empty where `trainer.val_fraction` is null: nothing is validated then."""
     order: Order
     judged_on: dict[str, dict]
     judged_sources: dict[str, Source]
@@ -76,7 +77,8 @@ def plan(cfg: DictConfig) -> Planned:
 
         initial = inherit_model(cfg)
         check_adapter(cfg)
-    train, val = (build_sources(cfg.data.sources, split, cfg.plugins) for split in ("train", "val"))
+    train = build_sources(cfg.data.sources, "train", cfg.plugins)
+    val = build_sources(cfg.data.sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
     check_faults(train, cfg.data.max_bad_fraction)
     num_steps = count_steps(cfg, sum(map(count_pairs, train.values())))
     order = Order(

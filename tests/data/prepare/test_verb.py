@@ -140,7 +140,7 @@ def test_coco_by_its_name_is_what_data_finds(run, tmp_path, capsys):
         f"captions={put(tmp_path / 'dataset_coco.json', {'images': images})}",
     )
     run(*call, "split=val")
-    assert told(capsys).endswith(f"evaluation.shards_caption.source.path={tmp_path}/data/coco/val")
+    assert told(capsys).endswith(f"evaluation.shards_caption.source.val_path={tmp_path}/data/coco/val")
     run(*call, "split=train")
     assert told(capsys).endswith("python train.py data=coco evaluation=none"), "there is no test split to judge on"
     run(*call)

@@ -135,7 +135,7 @@ def _next(cfg: DictConfig, out: Path, made: set[str]) -> list[str]:
     if any(kind != "captions" for manifest in manifests for kind in manifest.kinds):
         return []  # no stage of this version learns from them
     if "train" not in there:
-        source = override("evaluation.shards_caption.source.path", out / sorted(there)[0])
+        source = override("evaluation.shards_caption.source.val_path", out / sorted(there)[0])
         judge_on = f"evaluation=[shards_caption] {shlex.quote(source)}"
         return [f"Judge on it:  python evaluate.py weights=RUN/weights {judge_on}"]
     default = Path(cfg.paths.data).expanduser() / str(cfg.name) == out
