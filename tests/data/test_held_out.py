@@ -114,7 +114,7 @@ def test_where_nothing_is_held_out_nothing_is_judged(tmp_path, split, fraction):
 
 @pytest.mark.parametrize("fraction", [1, -0.1, "some", True, float("nan")])
 def test_a_share_is_a_number_below_one(tmp_path, fraction):
-    with pytest.raises(ConfigError, match="val_fraction=.*at least 0 and less than 1"):
+    with pytest.raises(ConfigError, match=r"val_fraction=.*at least 0 and less than 1"):
         ShardSource("train", write(tmp_path / "a.tar"), val_fraction=fraction)
 
 

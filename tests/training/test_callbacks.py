@@ -1,24 +1,29 @@
 from types import SimpleNamespace
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from tests.tiny import maker_of
 from tests.training.test_module import data_of
+from tests.training.test_optim import OPTIM
 from visllama.config import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.training.callbacks import (
     FrozenWeights,
     SameEverywhere,
     SampleTexts,
+    Throughput,
     build_callbacks,
     data_table,
     parts_table,
 )
 from visllama.training.checkpoint import name_of
+from visllama.training.module import VisLlamaModule
 from visllama.training.saving import Saving
 
 
@@ -30,7 +35,7 @@ def shown(table, width: int = 80) -> str:
 
 def test_start_up_table_fits_80_columns_and_tells_each_part(make_model):
     model = make_model(dtype=torch.float32)
-    text = shown(parts_table(model))
+    text = shown(parts_table(model, OPTIM))
     for word in (
         "vision_encoder",
         "connector",
@@ -44,6 +49,51 @@ def test_start_up_table_fits_80_columns_and_tells_each_part(make_model):
         assert word in text, word
     assert f"{sum(p.numel() for p in model.language_model.parameters()):,}" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_start_up_table_says_at_what_rate_each_part_learns(make_model):
+    """Some connectors learn at a quarter of `optim.lr`: who compares rates has to see it."""
+    model = make_model()
+    assert "learning rate: connector 0.1, markers 0.1" in shown(parts_table(model, OPTIM))
+    model.connector.lr_scale = 0.25
+    assert "learning rate: connector 0.025 (0.25 of optim.lr), markers 0.1" in shown(parts_table(model, OPTIM))
+    given = OPTIM | {"lr_by_part": {"connector": 3e-4, "markers": None}}
+    assert "learning rate: connector 0.0003, markers 0.1" in shown(parts_table(model, given)), "taken as it is"
+
+
+class Rates(Callback):
+    """What each step was taken with, beside what was logged at it."""
+
+    def __init__(self):
+        self.taken, self.logged = [], []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.taken.append(optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.logged.append(float(trainer.callback_metrics["lr/connector"]))
+
+
+def test_the_logged_rate_is_that_of_the_step(make_model, tmp_path):
+    """On resuming too: steps 4 to 6 of six."""
+
+    def fit(max_steps: int, checkpoint=None) -> tuple[Rates, pl.Trainer]:
+        rates, model = Rates(), make_model(dtype=torch.float32)
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=1, max_steps=max_steps, logger=False, enable_checkpointing=False, log_every_n_steps=1,
+            enable_progress_bar=False, enable_model_summary=False, callbacks=[Throughput(), rates], limit_val_batches=0,
+            use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(VisLlamaModule(model, OPTIM, 6), data_of(model, num_steps=6), ckpt_path=checkpoint)
+        return rates, trainer
+
+    rising = [0.1 * step / 10 for step in range(1, 7)]
+    first, trainer = fit(3)
+    trainer.save_checkpoint(tmp_path / "checkpoint")
+    second, _ = fit(6, tmp_path / "checkpoint")
+    # Lightning logs in float32
+    for rates, expected in ((first, rising[:3]), (second, rising[3:])):
+        assert rates.taken == pytest.approx(expected) and rates.logged == pytest.approx(expected, rel=1e-6)
 
 
 def test_data_table(make_model):

@@ -41,9 +41,10 @@ def test_optimizer_is_what_the_config_names():
     assert isinstance(build_optimizer(Model(), OPTIM | {"_target_": "torch.optim.Adam"}), torch.optim.Adam)
 
 
-def rates(schedule: str, num_steps: int = 100) -> list[float]:
+def rates(schedule: str, num_steps: int = 100, warmup_fraction: float = 0.1) -> list[float]:
     optimizer = build_optimizer(Model(), OPTIM)
-    scheduler = build_schedule(optimizer, OPTIM | {"schedule": schedule}, num_steps)
+    config = OPTIM | {"schedule": schedule, "warmup_fraction": warmup_fraction}
+    scheduler = build_schedule(optimizer, config, num_steps)
     seen = []
     for _ in range(num_steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -62,5 +63,23 @@ def test_schedules():
     assert rates("constant")[99] == pytest.approx(0.1)
 
 
-def test_a_run_of_one_step():
-    assert rates("cosine", 1) == [0.1]
+@pytest.mark.parametrize("num_steps", [1, 4, 10, 50, 199])
+def test_a_short_run_begins_as_gently_as_a_longer_one(num_steps):
+    """Five percent of it would be none to nine steps."""
+    seen = rates("cosine", num_steps, warmup_fraction=0.05)
+    rising = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1]
+    assert seen[:10] == pytest.approx(rising[:num_steps])
+    assert max(seen) == pytest.approx(rising[min(num_steps, 10) - 1])
+
+
+def test_the_default_run_warms_up_as_before():
+    """5 % of its 250 steps are more than the floor."""
+    seen = rates("cosine", 250, warmup_fraction=0.05)
+    assert seen[:12] == pytest.approx([0.1 * step / 12 for step in range(1, 13)]) and seen[12] == pytest.approx(0.1)
+    assert seen[13] < 0.1
+
+
+@pytest.mark.parametrize("num_steps", [1, 4, 50])
+def test_no_warm_up_is_none(num_steps):
+    """The recipes that publish a constant rate."""
+    assert rates("constant", num_steps, warmup_fraction=0.0) == pytest.approx([0.1] * num_steps)

@@ -34,11 +34,17 @@ from visllama.training.consumed import ConsumedKeys
 from visllama.training.curves import Curves
 from visllama.training.guard import NonFinite
 from visllama.training.hang import HangWatch
+from visllama.training.optim import lr_scale, part_rate
 from visllama.training.saving import Saving
 
 
-def parts_table(model: VisLlama) -> Table:
-    """Show each part: parameters, trained or frozen, dtype, memory."""
+def parts_table(model: VisLlama, optim: Mapping) -> Table:
+    """Show each part: parameters, memory, dtype, trained or frozen; and the learning rates after warm-up.
+
+    Args:
+        model: The model, as it trains.
+        optim: The `optim` config group.
+    """
     table = Table("part", "class", title="Model")
     for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
         table.add_column(header, justify=justify)
@@ -53,8 +59,19 @@ def parts_table(model: VisLlama) -> Table:
         state = "[green]trained[/]" if name in model.trainable else "frozen"
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
         table.add_row(name, "LoRA" if part is None else type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
-    table.caption = f"exports to: {getattr(model.connector, 'exports_to', 'visllama weights alone')}"
+    rates = [f"{name} {_rate(model, name, optim)}" for name in own if name in model.trainable]
+    table.caption = (
+        f"exports to: {getattr(model.connector, 'exports_to', 'visllama weights alone')}\n"
+        f"learning rate: {', '.join(rates)}"
+    )
     return table
+
+
+def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
+    rate = part_rate(model, part, optim["lr"], optim["lr_by_part"])
+    scale = lr_scale(model, part)
+    is_scaled = scale != 1 and not optim["lr_by_part"].get(part)
+    return f"{rate:g} ({scale:g} of optim.lr)" if is_scaled else f"{rate:g}"
 
 
 def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
@@ -83,31 +100,33 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
 class StartupTable(Callback):
     """Print the model and the data before the first step."""
 
-    def __init__(self, micro_batch_size: int) -> None:
-        self.micro_batch_size = micro_batch_size
+    def __init__(self, micro_batch_size: int, optim: Mapping) -> None:
+        self.micro_batch_size, self.optim = micro_batch_size, optim
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         data = data_table(trainer.datamodule, self.micro_batch_size, trainer.world_size, trainer.max_steps)
-        say(parts_table(module.model), data)
+        say(parts_table(module.model, self.optim), data)
 
 
 class Throughput(Callback):
-    """Log samples a second over all ranks, validation left out, and the learning rate of each group."""
+    """Log samples a second over all ranks, validation left out, and the learning rate that each group's step took."""
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.seconds, self.samples = 0.0, 0.0
 
-    def on_train_batch_start(self, *_) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
         self._start = time.perf_counter()
+        # The module sets the next step's rates at the end of a step, before this is asked to log.
+        self.rates = {group["name"]: group["lr"] for group in module.optimizers().param_groups}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
         self.seconds += time.perf_counter() - self._start
         self.samples += module.num_samples
         if trainer.global_step % trainer.log_every_n_steps == 0:
             module.log("train/samples_per_second", self.samples / self.seconds)
-            for group in module.optimizers().param_groups:
-                module.log(f"lr/{group['name'].replace(', ', '_').replace(' ', '_')}", group["lr"])
+            for name, rate in self.rates.items():
+                module.log(f"lr/{name.replace(', ', '_').replace(' ', '_')}", rate)
 
 
 class SampleTexts(Callback):
@@ -179,7 +198,7 @@ def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Capt
     return [
         SameEverywhere(cfg),
         HangWatch(folder, trainer.timeout_s),
-        StartupTable(cfg.micro_batch_size),
+        StartupTable(cfg.micro_batch_size, cfg.optim),
         BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
         TQDMProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
         Throughput(),

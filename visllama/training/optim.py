@@ -16,6 +16,19 @@ from visllama.checks import OWN_OPTIM_KEYS
 from visllama.model.visllama import part_of
 from visllama.plugins import build
 
+LEAST_WARMUP_STEPS = 10
+"""Steps of warm-up where `warmup_fraction` makes fewer: at the published 4e-3 a short run diverges with fewer."""
+
+
+def lr_scale(model: nn.Module, part: str) -> float:
+    """Return how fast a part learns beside `optim.lr`, as its class says."""
+    return getattr(getattr(model, part, None), "lr_scale", 1.0)
+
+
+def part_rate(model: nn.Module, part: str, lr: float, lr_by_part: Mapping[str, float | None]) -> float:
+    """Return a part's highest learning rate: the one given for it, taken as it is, or its share of `lr`."""
+    return lr_by_part.get(part) or lr * lr_scale(model, part)
+
 
 def parameter_groups(
     model: nn.Module, lr: float, lr_by_part: Mapping[str, float | None], weight_decay: float
@@ -25,7 +38,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             part = part_of(name)
-            part_lr = lr_by_part.get(part) or lr * getattr(getattr(model, part, None), "lr_scale", 1.0)
+            part_lr = part_rate(model, part, lr, lr_by_part)
             decays = parameter.ndim > 1 and part != "markers"
             group = groups.setdefault(
                 (part, decays),
@@ -69,9 +82,17 @@ def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Tensor)
         optimizer.step()
 
 
+def warmup_steps(fraction: float, num_steps: int) -> int:
+    """Return over how many steps the rate rises: a fraction of all steps, and at least `LEAST_WARMUP_STEPS`.
+
+    A fraction of 0 is no warm-up. A run that is shorter than its warm-up ends before the rate is reached.
+    """
+    return max(round(fraction * num_steps), LEAST_WARMUP_STEPS) if fraction else 0
+
+
 def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int) -> LambdaLR:
-    """Warm up linearly over `warmup_fraction` of all steps, then fall to zero (cosine, linear) or stay (constant)."""
-    warmup = max(1, round(config["warmup_fraction"] * num_steps))
+    """Warm up linearly over `warmup_steps`, then fall to zero (cosine, linear) or stay (constant)."""
+    warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
     shape = {
         "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
         "linear": lambda x: 1 - x,

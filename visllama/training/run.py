@@ -58,7 +58,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     maker = sample_maker(model, **text)
     data = training_data(cfg, planned, maker)
     if cfg.check_only:
-        say(parts_table(model), data_table(data, cfg.micro_batch_size, 1, num_steps))
+        say(parts_table(model, cfg.optim), data_table(data, cfg.micro_batch_size, 1, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
 
