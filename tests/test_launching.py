@@ -241,7 +241,7 @@ def test_a_sweep_in_slurms_queue(tmp_path):
     )
     assert (judge["nodes"], "requeue" in judge, judge["reservation"]) == ("1", False, "mine")
     (folder,) = (tmp_path / "outputs" / "q").iterdir()
-    assert len(json.loads((folder / "sweep.json").read_text())) == 2 and (folder / "sweep.png").exists()
+    assert len(json.loads((folder / "sweep.json").read_text())["jobs"]) == 2 and (folder / "sweep.png").exists()
     for job in ("0", "1"):
         log = (folder / job / "log.txt").read_text()
         assert log.count("2 ranks") == 1 + int(job) == 1 + log.count("Going on from step"), (

@@ -164,8 +164,9 @@ def test_a_sweep_ranks_on_validation_also_when_one_job_fails(tmp_path):
     ended = train(*SHORT, *quick, "name=lr", "-m", "optim.lr=4e-3,0,1e-5", cwd=tmp_path)
     assert ended.returncode == 1, "one job failed"
     folder = next((tmp_path / "outputs" / "lr").iterdir())
-    ranked = json.loads((folder / "sweep.json").read_text())
-    assert len(ranked) == 3 and [row["split"] for row in ranked[:2]] == ["val", "val"]
+    sweep = json.loads((folder / "sweep.json").read_text())
+    ranked = sweep["jobs"]
+    assert len(ranked) == 3 and (sweep["objective"], sweep["split"]) == ("scenes_caption/CIDEr", "val")
     assert "optim.lr=0: must be more than 0" in ranked[2]["error"]
     assert "optim.lr=0: must be more than 0" in ended.stderr and "failed" in ended.stdout
     best, other = (

@@ -18,6 +18,7 @@ from visllama.plan.cards import CARDS
 from visllama.plugins import check_target, targets
 from visllama.prompts import OF_TOKENIZER, find_template
 from visllama.signatures import fits, require, wrong_type
+from visllama.training.objective import find_objective
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
@@ -96,6 +97,7 @@ def check_train(cfg: DictConfig) -> None:
     require(run > 0, f"data.max_consecutive_bad={run}: must be more than 0")
     require(cfg.data.window_shards > 0, f"data.window_shards={cfg.data.window_shards}: must be more than 0")
     _check_optim(cfg.optim, stage.trainable)
+    find_objective(cfg)
 
 
 def check_adapter(cfg: DictConfig) -> None:

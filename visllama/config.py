@@ -108,6 +108,7 @@ class RunSchema:
 class TrainSchema(RunSchema):
     micro_batch_size: int = MISSING
     judge: bool = True
+    objective: str | None = None
     check_only: bool = False
     resume: str | None = None
     init_from: str | None = None

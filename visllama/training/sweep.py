@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -19,9 +21,10 @@ from rich.table import Table
 
 from visllama.config import evaluations
 from visllama.console import say
+from visllama.training.objective import VAL_LOSS, Objective, find_objective, main_objectives
 
-_SCORES = {"caption": ("CIDEr", "CIDEr x100", 100), "vqa": ("accuracy", "accuracy", 1)}
-"""What each task is compared by, how that is called where it is printed, and how many times larger it is there."""
+_SELECTING = "val"
+"""The split that rivals are compared on."""
 
 
 def is_selecting() -> bool:
@@ -41,7 +44,12 @@ def swept_keys(folder: Path) -> list[str]:
 
 
 class SweepTable(Callback):
-    """Hydra's callback: collect each job's result, rank them at the end, and judge the best on test."""
+    """Hydra's callback: collect each job's result, rank them at the end, and judge the best on what did not rank it.
+
+    Attributes:
+        rows: What is kept of each job; `sweep.json` holds them.
+        configs: The config of each job, by its number.
+    """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -52,18 +60,11 @@ class SweepTable(Callback):
 
     def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
         """Take in what a job has returned, with its Hydra's and its own config."""
-        if hydra.mode != RunMode.MULTIRUN or not isinstance(result, (dict, Exception)):
+        has_trained = isinstance(result, dict) and "train" in result
+        if hydra.mode != RunMode.MULTIRUN or not (has_trained or isinstance(result, Exception)):
             return  # a job that trains nothing has no row, unless it failed
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
-        if isinstance(result, dict):
-            for name, evaluation in result["evaluations"].items():
-                metric, label, scale = _SCORES[evaluation["task"]]
-                if metric in evaluation["metrics"]:
-                    row["split"] = evaluation["split"]
-                    row.setdefault("scores", {})[f"{name}: {label}"] = scale * evaluation["metrics"][metric]
-            row["val/loss"] = result["train"].get("val/loss")
-        else:
-            row["error"] = str(result)
+        row |= _scores(config, result) if has_trained else {"error": str(result)}
         self.rows.append(row)
         self.configs[hydra.job.num] = config
 
@@ -75,18 +76,19 @@ class SweepTable(Callback):
         for row in self.rows:
             values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(row["overrides"])}
             row["swept"] = {key: values[key] for key in keys}
-        finished = [row for row in self.rows if row.get("scores")]
-        ranked = sorted(finished, key=_first, reverse=True) + [row for row in self.rows if row not in finished]
-        say(self._table(keys, ranked))
-        if keys == ["seed"] and len(finished) > 1:
-            for name in finished[0]["scores"]:
-                scores = [row["scores"][name] for row in finished]
-                spread = f"mean {mean(scores):.1f}, standard deviation {stdev(scores):.1f}"
-                say(f"{name} over {len(scores)} seeds: {spread}")
-        (folder / "sweep.json").write_text(json.dumps(ranked, indent=2) + "\n")
-        if len(finished) > 1 and len(keys) == 1:
-            self._plot(keys[0], finished, folder / "sweep.png")
-        if finished and keys != ["seed"]:
+
+        trained = [row for row in self.rows if "error" not in row]
+        objective = find_objective(self.configs[trained[0]["job"]]) if trained else None
+        ranked = _rank(trained, objective)
+        rows = ranked + [row for row in self.rows if row not in ranked]
+        split = _split(ranked, objective)
+        say(_table(keys, rows, objective, split))
+        if keys == ["seed"]:
+            self._say_spread(trained)
+        _write(folder / "sweep.json", rows, objective, split)
+        if len(ranked) > 1 and len(keys) == 1:
+            _plot(keys[0], ranked, objective, _header(objective, split), folder / "sweep.png")
+        if ranked and keys != ["seed"]:
             self._judge_best(ranked[0])
         say(f"Wrote {folder}: sweep.json" + (", sweep.png" if (folder / "sweep.png").exists() else ""))
         failed = [row for row in self.rows if "error" in row]
@@ -94,43 +96,24 @@ class SweepTable(Callback):
             say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {failed[0]['error']}")
             sys.exit(1)
 
-    @staticmethod
-    def _table(keys: list[str], rows: list[dict]) -> Table:
-        table = Table("rank", *keys, title="Sweep")
-        table.add_column(_header(rows[0]), justify="right")
-        table.add_column("val loss", justify="right")
-        table.add_column("folder")
-        for rank, row in enumerate(rows, start=1):
-            is_scored, loss = bool(row.get("scores")), row.get("val/loss")
-            cells = [f"{_first(row):.1f}" if is_scored else "failed", "" if loss is None else f"{loss:.3f}"]
-            table.add_row(
-                str(rank) if is_scored else "",
-                *[str(row["swept"][key]) for key in keys],
-                *cells,
-                Path(row["folder"]).name,
-            )
-        return table
-
-    @staticmethod
-    def _plot(key: str, rows: list[dict], path: Path) -> None:
-        if not all(isinstance(row["swept"][key], (int, float)) for row in rows):
-            return
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        points = sorted((row["swept"][key], _first(row)) for row in rows)
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-        axes.plot(*zip(*points, strict=True), marker="o")
-        axes.set(xlabel=key, ylabel=_header(rows[0]), xscale="log" if points[0][0] > 0 else "linear")
-        axes.grid(alpha=0.3)
-        figure.savefig(path, dpi=110)
-        plt.close(figure)
+    def _say_spread(self, trained: list[dict]) -> None:
+        """Say how far the seeds of one setting differ."""
+        for objective in main_objectives(self.configs[trained[0]["job"]]) if trained else ():
+            values = [row["scores"].get(objective.name) for row in trained]
+            values = [value for value in values if value is not None]
+            if len(values) > 1:
+                spread = f"mean {objective.show(mean(values))}, standard deviation {objective.show(stdev(values))}"
+                say(f"{objective.title} over {len(values)} seeds: {spread}")
 
     def _judge_best(self, best: dict) -> None:
-        say(f"Best on validation: {best['swept']}. It alone is judged on test:")
-        judged = partial(judge_on_test, Path(best["folder"]), self.configs[best["job"]])
+        config = self.configs[best["job"]]
+        unseen = unseen_evaluations(config)
+        if not unseen:
+            say(f"Best on {_SELECTING}: {best['swept']}. No evaluation of another split is left to judge it on.")
+            return
+        splits = " and ".join(sorted({evaluation["split"] for evaluation in unseen.values()}))
+        say(f"Best on {_SELECTING}: {best['swept']}. It alone is judged on {splits} ({', '.join(unseen)}):")
+        judged = partial(judge_unseen, Path(best["folder"]), config)
         if HydraConfig.get().runtime.choices.get("hydra/launcher") == "slurm":  # no work for a login node
             from visllama.training.slurm import run_in_queue
 
@@ -139,21 +122,111 @@ class SweepTable(Callback):
             judged()
 
 
-def judge_on_test(folder: Path, config: DictConfig) -> None:
+def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
+    """Return the evaluations of a job on other records than those that it was chosen by."""
+    if not config.judge:
+        return {}
+    return {name: found for name, found in evaluations(config).items() if found["split"] != _SELECTING}
+
+
+def judge_unseen(folder: Path, config: DictConfig) -> None:
     """Judge the weights of a job on what they have not been chosen by, and add it to its `metrics.json`."""
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import judge_weights
 
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["evaluations"] |= judge_weights(folder / "weights", evaluations(config), config, folder)
+    metrics["evaluations"] |= judge_weights(folder / "weights", unseen_evaluations(config), config, folder)
     write_json(folder / "metrics.json", metrics)
 
 
-def _first(row: dict) -> float:
-    """Give the score by which jobs are compared: that of the first evaluation."""
-    return next(iter(row["scores"].values()))
+def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:
+    """Return all that a job measured, by the names that an objective has, and the split of each evaluation."""
+    judged = result["evaluations"]
+    is_renamed = set(judged) != set(config.evaluation)  # by `evaluations` of visllama.config, after its split
+    scores, splits = {}, {}
+    for name, evaluation in judged.items():
+        split = evaluation["split"]
+        own_name = name.removesuffix(f"_{split}") if is_renamed else name
+        splits[own_name] = split
+        for metric, value in evaluation["metrics"].items():
+            scores[f"{own_name}/{metric}"] = value
+    if VAL_LOSS in result["train"]:
+        scores[VAL_LOSS] = result["train"][VAL_LOSS]
+    # JSON has no number for those that are not finite, and no job is better by one.
+    finite = {name: value if value is not None and isfinite(value) else None for name, value in scores.items()}
+    return {"scores": finite, "splits": splits}
 
 
-def _header(row: dict) -> str:
-    label = next(iter(row.get("scores", {"": ""}))).partition(": ")[2]
-    return f"{row.get('split', 'no')} {label or 'score'}"
+def _rank(rows: list[dict], objective: Objective | None) -> list[dict]:
+    """Return the jobs that measured the objective, the best first."""
+    if objective is None:
+        return []
+    measured = [row for row in rows if _score(row, objective) is not None]
+    return sorted(measured, key=lambda row: _score(row, objective), reverse=objective.is_higher_better)
+
+
+def _score(row: dict, objective: Objective | None) -> float | None:
+    """Return a job's objective; None where it failed, or did not measure it."""
+    return row.get("scores", {}).get(objective.name) if objective else None
+
+
+def _split(ranked: list[dict], objective: Objective | None) -> str | None:
+    """Return the split that the objective was measured on."""
+    if not ranked:
+        return None
+    return ranked[0]["splits"].get(objective.evaluation, _SELECTING)
+
+
+def _write(path: Path, rows: list[dict], objective: Objective | None, split: str | None) -> None:
+    content = {
+        "objective": objective and objective.name,
+        "direction": objective and objective.direction,
+        "split": split,
+        "jobs": rows,
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _table(keys: list[str], rows: list[dict], objective: Objective | None, split: str | None) -> Table:
+    title = (
+        f"Sweep by {objective.name}: {objective.direction}" if objective else "Sweep: nothing to rank by was measured"
+    )
+    table = Table("rank", *keys, title=title)
+    if objective:
+        table.add_column(_header(objective, split), justify="right")
+    has_loss = objective and objective.name != VAL_LOSS
+    if has_loss:
+        table.add_column("val loss", justify="right")
+    table.add_column("folder")
+    for rank, row in enumerate(rows, start=1):
+        score = _score(row, objective)
+        cells = ["" if score is None else str(rank), *[str(row["swept"][key]) for key in keys]]
+        if objective:
+            missing = "failed" if "error" in row else "none"
+            cells.append(missing if score is None else objective.show(score))
+        if has_loss:
+            loss = row.get("scores", {}).get(VAL_LOSS)
+            cells.append("" if loss is None else f"{loss:.3f}")
+        table.add_row(*cells, Path(row["folder"]).name)
+    return table
+
+
+def _header(objective: Objective, split: str | None) -> str:
+    return f"{split or ''} {objective.label}".strip()
+
+
+def _plot(key: str, ranked: list[dict], objective: Objective, header: str, path: Path) -> None:
+    if not all(isinstance(row["swept"][key], (int, float)) for row in ranked):
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    points = sorted((row["swept"][key], objective.scale * _score(row, objective)) for row in ranked)
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.plot(*zip(*points, strict=True), marker="o")
+    axes.set(xlabel=key, ylabel=header, xscale="log" if points[0][0] > 0 else "linear")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
