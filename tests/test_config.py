@@ -101,7 +101,7 @@ def test_finetune_holds_the_published_values(compose_config):
 def test_the_embedded_world_has_values_of_its_own_size(compose_config):
     cfg = compose_config("train", "stage=finetune")
     assert list(cfg.data.sources) == ["scenes_questions", "scenes_conversations", "scenes_instructions", "scenes"]
-    assert list(cfg.evaluation) == ["scenes_caption", "scenes_vqa", "scenes_instruct"]
+    assert list(cfg.evaluation) == ["scenes_vqa", "scenes_caption", "scenes_instruct"]
     assert (cfg.stage.global_batch_size, cfg.optim.lr, cfg.model.lora.r) == (64, 4e-3, 8)
     check_train(cfg)
 
