@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.tiny import collator_of, maker_of, tiny_parts
 from visllama.data.datamodule import TrainingData
+from visllama.data.items import shard_items
 from visllama.data.order import Order, Place, rank_share
 from visllama.data.scenes.source import ScenesSource
-from visllama.data.sources import shard_sizes
 from visllama.model.weights import build_model, trained_tensors
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import DDP
@@ -64,7 +64,7 @@ def main(out: str) -> None:
         "text": ScenesSource("train", 40, holds="instructions"),
         "pictures": ScenesSource("train", 40, holds="questions"),
     }
-    order = HalfAndHalf({n: shard_sizes(s) for n, s in sources.items()}, dict.fromkeys(sources, 1.0), BATCH, 1)
+    order = HalfAndHalf({n: shard_items(s) for n, s in sources.items()}, dict.fromkeys(sources, 1.0), BATCH, 1)
     maker = maker_of(model).as_judged(None, "original")
     data = TrainingData(
         sources, sources, dict.fromkeys(sources, maker), collator_of(model, 2), order, STEPS, num_workers=0

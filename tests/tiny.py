@@ -8,9 +8,9 @@ import torch
 
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData
+from visllama.data.items import shard_items
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
-from visllama.data.sources import shard_sizes
 from visllama.prompts import TEMPLATES
 
 TEXT = {"prompt": "", "max_text_tokens": 256, "template": asdict(TEMPLATES["plain"])}
@@ -54,7 +54,7 @@ def data_of(
     """Make the data of a run; `train` are sources by name, in equal shares, and `val` is one, or by the same names."""
     val = val if isinstance(val, dict) else {next(iter(train)): val}
     maker = maker_of(model)
-    order = Order({name: shard_sizes(source) for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
+    order = Order({name: shard_items(source) for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
     made = {"makers": dict.fromkeys(train, maker), "collator": collator_of(model, micro_batch_size)}
     return TrainingData(train, val, **made, order=order, num_steps=num_steps, **({"num_workers": 0} | more))
 

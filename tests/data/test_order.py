@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from visllama.config import ConfigError
 from visllama.data.order import (
+    ORDER_VERSION,
     PATTERN_ROWS,
     Order,
     SourceOrder,
-    caption_shown,
+    item_shown,
     key,
     mix64,
     num_lanes,
@@ -48,7 +49,11 @@ def batches(order: Order, num_steps: int, num_ranks: int) -> list[list]:
 
 
 def test_the_order_never_changes():
-    """Golden values: another order needs another ORDER_VERSION, since resumed runs and published figures rest on it."""
+    """Golden values: another order needs another ORDER_VERSION, since resumed runs and published figures rest on it.
+
+    Versions 2 and 3 draw the same numbers: they named records then, and name items now.
+    """
+    assert ORDER_VERSION == 3
     assert [int(mix64(x)) for x in (0, 1, 2**64 - 1)] == [
         16294208416658607535,
         10451216379200822465,
@@ -58,7 +63,7 @@ def test_the_order_never_changes():
     assert permutation(8, 1, 0, 1).tolist() == [3, 6, 7, 5, 1, 0, 4, 2]
     small = Order({"a": [5]}, {"a": 1}, 8, seed=1)
     assert [small.locate(t)[1:] for t in range(7)] == [(3, 0), (1, 0), (0, 0), (4, 0), (2, 0), (0, 1), (4, 1)]
-    assert (caption_shown(1, 3, 0, 5), caption_shown(1, 3, 1, 5)) == (4, 2)
+    assert (item_shown(1, 3, 0, 5), item_shown(1, 3, 1, 5)) == (4, 2)
     sizes = {"a": [70, 3, 41, 0, 90, 12], "b": [31, 200], "c": [9]}
     mixed = Order(sizes, {"a": 0.6, "b": 0.3, "c": 0.1}, 64, seed=7, window=2, full_shuffle=0)
     told = json.dumps([located(mixed, 4000), [mixed.positions(g, r, 3) for g in range(3) for r in range(3)]])
@@ -81,23 +86,23 @@ def test_mix64_is_one_to_one_on_a_sample():
     st.sampled_from(COUNTS) | st.integers(1, 1000), st.integers(1, 97), st.sampled_from(BATCHES), st.integers(0, 2**40),
     st.integers(1, 9), st.sampled_from([0, 2**16]),
 )  # fmt: skip
-def test_every_record_comes_exactly_once_a_pass(num_records, num_shards, batch, seed, window, full_shuffle):
-    order = Order({"a": cut(num_records, num_shards, seed % 2**31)}, {"a": 1}, batch, seed, window, full_shuffle)
+def test_every_item_comes_exactly_once_a_pass(num_items, num_shards, batch, seed, window, full_shuffle):
+    order = Order({"a": cut(num_items, num_shards, seed % 2**31)}, {"a": 1}, batch, seed, window, full_shuffle)
     lanes = order.lanes
     seen = Counter()
     # Lanes differ in length by one at most, so after `rows` rows each has been through three passes.
-    rows = 3 * (num_records // lanes + 1)
+    rows = 3 * (num_items // lanes + 1)
     for t in range(rows * lanes):
-        _, record, number = order.locate(t)
+        _, item, number = order.locate(t)
         if number < 3:
-            seen[number, record] += 1
-    assert seen == {(number, record): 1 for number in range(3) for record in range(num_records)}
+            seen[number, item] += 1
+    assert seen == {(number, item): 1 for number in range(3) for item in range(num_items)}
 
 
 @pytest.mark.parametrize("num_records", COUNTS)
 @pytest.mark.parametrize("batch", BATCHES)
 def test_small_sources_end_a_pass_before_the_next_begins(num_records, batch):
-    """Of up to 65,536 records: a pass is a contiguous stretch of positions, shuffled as a whole."""
+    """Of up to 65,536 items: a pass is a contiguous stretch of positions, shuffled as a whole."""
     order = Order({"a": [num_records]}, {"a": 1}, batch, seed=3)
     numbers = [place[2] for place in located(order, 3 * num_records)]
     assert numbers == sorted(numbers) and Counter(numbers) == {0: num_records, 1: num_records, 2: num_records}
@@ -125,7 +130,7 @@ def test_ranks_keep_to_shards_of_their_own():
     opened = [set() for _ in range(8)]
     for step in range(800 * 100 // 64):
         for rank in range(8):
-            opened[rank] |= {order.locate(t).record // 100 for t in order.positions(step, rank, 8)}
+            opened[rank] |= {order.locate(t).item // 100 for t in order.positions(step, rank, 8)}
     assert sum(map(len, opened)) <= 800 + 8
 
 
@@ -165,15 +170,15 @@ def test_one_integer_and_an_array_of_them_are_scrambled_alike():
     values = [0, 1, 2**31, 2**63, 2**64 - 1]
     assert mix64(np.array(values, np.uint64)).tolist() == [mix64(value) for value in values]
     for record in range(20):
-        shown = [caption_shown(7, record, number, 6) for number in range(6)]
-        assert shown == permutation(6, 7, record, 2).tolist(), "2: the purpose of captions"
+        shown = [item_shown(7, record, number, 6) for number in range(6)]
+        assert shown == permutation(6, 7, record, 2).tolist(), "2: the purpose of what is shown"
 
 
-@pytest.mark.parametrize("num_captions", [1, 2, 5])
-def test_as_many_passes_as_captions_show_each_pair_once(num_captions):
+@pytest.mark.parametrize("num_items", [1, 2, 5])
+def test_as_many_passes_as_items_show_each_once_where_they_are_not_counted(num_items):
     for record in range(7):
-        shown = [caption_shown(1, record, number, num_captions) for number in range(num_captions)]
-        assert sorted(shown) == list(range(num_captions))
+        shown = [item_shown(1, record, number, num_items) for number in range(num_items)]
+        assert sorted(shown) == list(range(num_items))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4, 5, 8, 64, 100])
@@ -190,13 +195,13 @@ def test_lanes_divide_the_batch(batch, lanes):
     assert num_lanes(batch) == lanes
 
 
-def test_a_manifest_of_700_million_records():
+def test_a_manifest_of_700_million_items():
     """Positions far apart, in a mix: what is measured of it stands in `visllama benchmark what=data`."""
     sizes = np.random.default_rng(0).integers(8000, 12001, 70_000)
     order = Order({"coyo": sizes, "cc3m": [10_000] * 300}, {"coyo": 0.9, "cc3m": 0.1}, 1024, seed=1)
     for t in (0, 10**6, 10**9, 10**12):
-        source, record, _ = order.locate(t)
-        assert 0 <= record < order.sources[source].num_records
+        source, item, _ = order.locate(t)
+        assert 0 <= item < order.sources[source].num_items
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 1000, 80_000])

@@ -13,6 +13,7 @@ from webdataset import TarWriter
 from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
+from visllama.data.items import count_items
 from visllama.data.shards import ShardSource
 
 
@@ -46,7 +47,7 @@ def keys(source) -> list[str]:
 
 def test_reads_what_webdataset_writes(tmp_path):
     source = whole(write(tmp_path / "a.tar"))
-    assert len(source) == 4 and source.num_pairs == 8
+    assert len(source) == 4 and count_items(source) == 8
     record = source[2]
     assert record["key"] == "0002" and record["captions"] == ["number 2", "a gray 2"]
     image = open_image(record["image"])
@@ -150,7 +151,7 @@ def test_a_filter_chooses_by_the_scores_in_the_index(tmp_path):
     scored(tmp_path / "b.tar", [{"clip": 0.31}, {"clip": 0.3, "mark": 0.5}, {}])
     filter = {"clip": [0.3, None], "mark": [None, 0.5]}
     source = whole(str(tmp_path), filter=filter)
-    assert keys(source) == ["a/0002", "b/0001"] and source.num_pairs == 3, "a record without a score is in no range"
+    assert keys(source) == ["a/0002", "b/0001"] and count_items(source) == 3, "a record without a score is in no range"
     assert len(ShardSource("val", None, str(tmp_path), filter=filter)) == 6, "validation is not filtered"
     assert source.fingerprint != whole(str(tmp_path)).fingerprint
     with pytest.raises(ConfigError, match=r"no record that passes filter=.*scores are clip, mark"):
@@ -166,7 +167,7 @@ def test_records_of_other_kinds_say_what_they_hold(tmp_path):
         talk = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "the first"}]
         tar.write({"__key__": "b", "0.jpg": picture(1), "1.jpg": picture(200), "json": {"conversations": talk}})
     source = whole(str(tmp_path / "a.tar"))
-    assert source.kinds == {"questions": 1, "conversations": 1} and source.num_pairs == 2
+    assert source.kinds == {"questions": 1, "conversations": 1} and count_items(source) == 2
     assert source[0]["questions"] == asked and source[1]["conversations"] == talk
     shades = [max(open_image(image).getpixel((3, 3))) for image in source[1]["images"]]
     assert shades[0] < 5 and shades[1] > 190, "in the order of their numbers"

@@ -38,7 +38,7 @@ def asked(num_records: int = 6) -> list[dict]:
 
 def test_each_question_is_a_record():
     records = asked()
-    assert len(records) == ScenesSource("test", 6, holds="questions").num_pairs
+    assert len(records) == sum(ScenesSource("test", 6, holds="questions").item_counts)
     assert all(len(record["questions"]) == 1 for record in records)
 
 

@@ -168,7 +168,7 @@ def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Ca
     tokenizer = AutoTokenizer.from_pretrained(locate("visllama:llama"))
     transform = ImageTransform.from_processor(processor)
     maker = SampleMaker(tokenizer, transform, NUM_IMAGE_TOKENS, MAX_TEXT_TOKENS, "")
-    order = Order({"shards": source.shard_sizes}, {"shards": 1.0}, BATCH_SIZE, seed)
+    order = Order({"shards": source.shard_items}, {"shards": 1.0}, BATCH_SIZE, seed)
     samples = TrainingSamples({"shards": source}, {"shards": maker}, order)
     collator = Collator(0, NUM_IMAGE_TOKENS, transform.size_px, BATCH_SIZE)
 

@@ -31,9 +31,9 @@ def measure_order(folder: Path, seed: int) -> dict[str, float]:
     memory = _most_memory_mb()
     began = time.process_time()
     manifest = Manifest.parse(str(folder), (folder / MANIFEST).read_bytes())
-    order = Order({"shards": manifest.num_records}, {"shards": 1.0}, GLOBAL_BATCH_SIZE, seed)
+    order = Order({"shards": manifest.num_pairs}, {"shards": 1.0}, GLOBAL_BATCH_SIZE, seed)
     start = time.process_time() - began
-    passes = int(manifest.num_records.sum()) / GLOBAL_BATCH_SIZE
+    passes = int(manifest.num_pairs.sum()) / GLOBAL_BATCH_SIZE
     # Each in another pass, so that nothing of it is there yet.
     jump = _locate(order, range(int(2.7 * passes), int(2.7 * passes) + 1), 0, 1)
     far = int(5.3 * passes)

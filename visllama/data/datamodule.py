@@ -20,7 +20,8 @@ from visllama import preemption
 from visllama.config import ConfigError
 from visllama.data.collate import Collator, Step
 from visllama.data.faults import BadRecord
-from visllama.data.order import Order, caption_shown, rank_share
+from visllama.data.items import ItemPlace, item_finder
+from visllama.data.order import Order, item_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
 from visllama.data.sources import Source, fingerprint
 from visllama.prompts import num_items
@@ -33,6 +34,9 @@ _RECENT_SHARDS = 1024
 class TrainingSamples(Dataset):
     """Samples by position: what cannot be read is masked in its place.
 
+    A sample's key is `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption,
+    question or conversation in that record.
+
     Args:
         sources: By name.
         makers: Make Samples of each one's records.
@@ -41,20 +45,38 @@ class TrainingSamples(Dataset):
 
     def __init__(self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], order: Order) -> None:
         self.sources, self.makers, self.order = sources, makers, order
+        self.find_item = {name: item_finder(source) for name, source in sources.items()}
 
     def __getitem__(self, position: int) -> Sample:
-        source, index, number = self.order.locate(position)
+        source, item, number = self.order.locate(position)
         name = self.order.names[source]
+        place = self.find_item[name](item)
         try:
-            record = self.sources[name][index]
-            shown = caption_shown(self.order.seed, index, number, num_items(record))
-            sample = self.makers[name](record, shown)
+            record = self.sources[name][place.record]
+            index = self._index_shown(record, place, number)
+            sample = self.makers[name](record, index)
         except BadRecord as error:
-            return masked_sample(f"{name}/{index}", name, error)
+            number_of_item = "" if place.index is None else f"#{place.index}"
+            return masked_sample(f"{name}/{place.record}{number_of_item}", name, error)
         fault = (
             None if sample.num_targets else BadRecord("no_target", f"{record['key']}: nothing to learn is left of it")
         )
-        return replace(sample, key=f"{name}/{sample.key}", source=name, fault=fault)
+        return replace(sample, key=f"{name}/{sample.key}#{index}", source=name, fault=fault)
+
+    def _index_shown(self, record: Mapping, place: ItemPlace, number: int) -> int:
+        """Return which of a record's items stands at a place, in this pass.
+
+        Raises:
+            BadRecord: If the record holds another number of items than its source counts.
+        """
+        num_found = num_items(record)
+        if place.index is None:
+            return item_shown(self.order.seed, place.record, number, num_found)
+        if num_found != place.num_items:
+            raise BadRecord(
+                "text", f"{record['key']}: holds {num_found} items, and its source counts {place.num_items} in it"
+            )
+        return place.index
 
 
 class ValidationSamples(Dataset):
@@ -101,7 +123,8 @@ class StepLoader:
         num_steps: Of the run.
         num_workers: Processes that load; their number changes nothing but speed.
         rank, num_ranks: Which share of each global batch is this rank's.
-        allow_reorder: Go on with another order than the one before; records may then come twice, or late.
+        allow_reorder: Go on with another order than the one before; items may then come twice, or late. The batch is
+            the same all the same: steps are counted in it.
     """
 
     def __init__(
@@ -153,9 +176,11 @@ class StepLoader:
                     return
                 time.sleep(0.1)
             for position in self._positions(step):
-                source, index, _ = self.order.locate(position)
-                shard = self.samples.sources[name].shard_of(index) if self.order.names[source] == name else None
-                if shard is not None and shard not in recent:
+                source, item, _ = self.order.locate(position)
+                if self.order.names[source] != name:
+                    continue
+                shard = self.samples.sources[name].shard_of_item(item)
+                if shard not in recent:
                     recent.append(shard)
                     yield self.samples.sources[name].address(shard)
 
@@ -180,14 +205,27 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
     """
     batch = "stage.global_batch_size"
     if before.get(batch) != now[batch]:
-        raise ConfigError(f"{batch}={now[batch]}: the run has {before.get(batch)}, and its steps are counted in them")
+        raise ConfigError(
+            f"{batch}={now[batch]}: the run has {before.get(batch)}, and its steps are counted in them: set it back. "
+            f"data.allow_reorder=true accepts another order, and not another batch"
+        )
+    if allow_reorder:
+        return
+    accept = "or accept it by data.allow_reorder=true"
+    version = "order_version"
+    if before.get(version) != now[version]:
+        raise ConfigError(
+            f"resume: the checkpoint was written with version {before.get(version)} of the order of samples, and this "
+            f"visllama has version {now[version]}: items would come twice, or not at all. Go on with the visllama that "
+            f"wrote it, {accept}"
+        )
     differing = [
         f"{name}: {before.get(name)} then, {now.get(name)} now" for name in now if before.get(name) != now[name]
     ]
-    if differing and not allow_reorder:
+    if differing:
         raise ConfigError(
-            f"resume: the samples would come in another order ({'; '.join(differing)}): records would come twice, or "
-            f"not at all. Set these back, or accept it by data.allow_reorder=true"
+            f"resume: the samples would come in another order ({'; '.join(differing)}): items would come twice, or "
+            f"not at all. Set these back, {accept}"
         )
 
 

@@ -111,6 +111,8 @@ class Manifest:
             manifest = cls(folder, found["shards"]["name"], **columns, kinds=found["kinds"], faults=found["faults"])
             if {len(c) for c in columns.values()} != {len(manifest.names)} or (manifest.num_records < 0).any():
                 raise ValueError("its columns differ in length")
+            if (manifest.num_pairs < manifest.num_records).any():
+                raise ValueError("a shard of it holds fewer items than records")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{folder}/{MANIFEST}: no manifest of shards ({error}): delete it, it is made anew"

@@ -1,4 +1,8 @@
-"""The order of samples: which record of which source stands at position t. A pure function.
+"""The order of samples: which item of which source stands at position t. A pure function.
+
+An item is one thing to learn: a caption, a question, a conversation. A record holds one or several, and its items are
+neighbours: items are counted shard by shard, record by record (`visllama.data.sources` finds the record of an item).
+Each item comes exactly once a pass, however many its record holds.
 
 Nothing here draws from a library's random stream, so an order stays what it is over versions and machines. Position
 t = row * L + lane: `L` lanes, fixed by the global batch, run side by side through each source. A lane keeps to its own
@@ -16,13 +20,13 @@ import numpy as np
 
 from visllama.config import ConfigError
 
-ORDER_VERSION = 2
+ORDER_VERSION = 3
 MOST_LANES = 64
 FULL_SHUFFLE = 2**16
-"""Sources of up to so many records are shuffled as a whole: for them nothing is far away."""
+"""Sources of up to so many items are shuffled as a whole: for them nothing is far away."""
 PATTERN_ROWS = 1024
 """A lane draws each source exactly its share of so many rows, period by period."""
-_RECORDS, _CAPTIONS, _WINDOWS, _MIX = 1, 2, 3, 4
+_ITEMS, _SHOWN, _WINDOWS, _MIX = 1, 2, 3, 4
 _MASK = 2**64 - 1
 
 
@@ -62,10 +66,13 @@ def permutation(n: int, *parts: int) -> np.ndarray:
     return (packed & np.uint64(2 ** int(bits) - 1)).astype(np.int64)
 
 
-def caption_shown(seed: int, record: int, number: int, num_captions: int) -> int:
-    """Choose which caption a record shows in a pass: in `num_captions` passes each is shown once."""
-    start = key(seed, record, _CAPTIONS)  # `permutation` of a few, which numpy is slow at
-    return sorted(range(num_captions), key=lambda i: mix64((i + start) & _MASK))[number % num_captions]
+def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
+    """Choose which of its items a record shows in a pass, where its source counts it as one item.
+
+    In `num_items` passes each is shown once.
+    """
+    start = key(seed, record, _SHOWN)  # `permutation` of a few, which numpy is slow at
+    return sorted(range(num_items), key=lambda i: mix64((i + start) & _MASK))[number % num_items]
 
 
 def num_lanes(global_batch_size: int) -> int:
@@ -79,14 +86,14 @@ def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
 
 
 class SourceOrder:
-    """Passes over one source's records, each in its own order; in each pass every record comes exactly once.
+    """Passes over one source's items, each in its own order; in each pass every item comes exactly once.
 
     Args:
-        sizes: Records of each shard.
+        sizes: Items of each shard.
         seed: Another seed is another order.
         lanes: How many run side by side.
         window: Shards, in length, that a lane shuffles at once.
-        full_shuffle: Up to so many records are shuffled as a whole.
+        full_shuffle: Up to so many items are shuffled as a whole.
     """
 
     def __init__(
@@ -94,17 +101,17 @@ class SourceOrder:
     ) -> None:
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self.num_records, self.seed, self.lanes = int(self.sizes.sum()), seed, lanes
-        self.is_whole = self.num_records <= max(2 * lanes, full_shuffle)
-        self.window_rows = max(1, window * self.num_records // len(self.sizes))
+        self.num_items, self.seed, self.lanes = int(self.sizes.sum()), seed, lanes
+        self.is_whole = self.num_items <= max(2 * lanes, full_shuffle)
+        self.window_rows = max(1, window * self.num_items // len(self.sizes))
         self._whole = lru_cache(maxsize=2)(self._make_whole)
         self._line = lru_cache(maxsize=3)(self._make_line)
         self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
 
     def locate(self, lane: int, row: int) -> tuple[int, int]:
-        """Give (record, pass) at a lane's row."""
+        """Return (item, pass) at a lane's row."""
         if self.is_whole:
-            number, place = divmod(row * self.lanes + lane, self.num_records)
+            number, place = divmod(row * self.lanes + lane, self.num_items)
             return int(self._whole(number)[place]), number
         start, end = self._lane(lane)
         number, row = divmod(row, end - start)
@@ -116,13 +123,13 @@ class SourceOrder:
         return int(self.starts[shard] + place - ends[j] + self.sizes[shard]), number
 
     def _lane(self, lane: int) -> tuple[int, int]:
-        return lane * self.num_records // self.lanes, (lane + 1) * self.num_records // self.lanes
+        return lane * self.num_items // self.lanes, (lane + 1) * self.num_items // self.lanes
 
     def _make_whole(self, number: int) -> np.ndarray:
-        return permutation(self.num_records, self.seed, number, _RECORDS)
+        return permutation(self.num_items, self.seed, number, _ITEMS)
 
     def _make_line(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        shards = permutation(len(self.sizes), self.seed, number, _RECORDS)
+        shards = permutation(len(self.sizes), self.seed, number, _ITEMS)
         return shards, np.cumsum(self.sizes[shards])
 
     def _make_window(self, number: int, lane: int, window: int) -> np.ndarray:
@@ -132,10 +139,16 @@ class SourceOrder:
 
 
 class Place(NamedTuple):
-    """What stands at a position: a record of a source, in one of the passes over it."""
+    """What stands at a position.
+
+    Attributes:
+        source: Number of the source.
+        item: Number of the item in the source.
+        number: Number of the pass over the source.
+    """
 
     source: int
-    record: int
+    item: int
     number: int
 
 
@@ -143,12 +156,12 @@ class Order:
     """The samples of a run, drawn from sources in exact shares.
 
     Args:
-        sizes: Records of each shard, for each source.
+        sizes: Items of each shard, for each source.
         weights: Each source's share of the samples, to any scale.
         global_batch_size: Samples a step over all ranks.
         seed: Another seed is another order.
         window: Shards, in length, that a lane shuffles at once.
-        full_shuffle: Up to so many records a source is shuffled as a whole.
+        full_shuffle: Up to so many items a source is shuffled as a whole.
 
     Raises:
         ConfigError: If a source's share is too small to be drawn.

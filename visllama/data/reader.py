@@ -51,6 +51,14 @@ class ShardReader:
             raise ConfigError(f"{path}: is not of the shard that manifest.json names: delete both, they are made anew")
         return index
 
+    def opened_index(self, shard: int) -> ShardIndex:
+        """Return the index of a shard that is to be read now: shard and index stay open.
+
+        Raises:
+            ConfigError: If the shard or its index is not there.
+        """
+        return self._opened(shard).index
+
     def _load(self, path: str) -> ShardIndex:
         if is_remote(path):
             with self.cache.open(path, None) as file:

@@ -18,6 +18,7 @@ from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
 from visllama.data.held_out import held_out_rows
 from visllama.data.index import ShardIndex
+from visllama.data.items import ItemPlace, place_of_item
 from visllama.data.manifest import local_manifest, remote_manifest
 from visllama.data.reader import ShardReader
 from visllama.data.record import image_suffixes, read_text
@@ -76,18 +77,15 @@ class ShardSource:
         self.filter = _check_filter(filter or {}) if split == "train" else {}
         self.held_out = self._hold_out(val_fraction) if val_path is None and val_fraction else {}
         self._chosen = lru_cache(maxsize=256)(self._choose)
-        self.shard_sizes, self._pairs = self._count()
+        self.shard_sizes, self.shard_items = self._count()
         self.ends = np.cumsum(self.shard_sizes)
+        self.item_ends = np.cumsum(self.shard_items)
+        self._item_ends = lru_cache(maxsize=256)(self._make_item_ends)
         if not len(self):
             raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
-
-    @property
-    def num_pairs(self) -> int:
-        """Things to learn: image-caption pairs, questions, conversations."""
-        return int(self._pairs.sum())
 
     @property
     def faults(self) -> dict[str, int]:
@@ -128,7 +126,7 @@ class ShardSource:
         """
         shard = self.shard_of(index)
         row = index - int(self.ends[shard]) + int(self.shard_sizes[shard])
-        if self.filter or shard in self.held_out:
+        if self._is_partly_read(shard):
             row = int(self._chosen(shard)[row])
         key, contents = self.reader.read(shard, row)
         images = [contents[suffix] for suffix in image_suffixes(contents)]
@@ -149,6 +147,25 @@ class ShardSource:
         """Give which shard holds a record."""
         return int(np.searchsorted(self.ends, index, side="right"))
 
+    def shard_of_item(self, item: int) -> int:
+        """Return which shard holds an item; no index is read for it."""
+        return int(np.searchsorted(self.item_ends, item, side="right"))
+
+    def find_item(self, item: int) -> ItemPlace:
+        """Find an item: its record, and its place in that record.
+
+        Raises:
+            ConfigError: If the item's shard or its index is not there.
+        """
+        shard = self.shard_of_item(item)
+        num_records, num_items = int(self.shard_sizes[shard]), int(self.shard_items[shard])
+        first_record = int(self.ends[shard]) - num_records
+        item_of_shard = item - int(self.item_ends[shard]) + num_items
+        if num_items == num_records:  # one each, as COYO has it
+            return ItemPlace(first_record + item_of_shard, 0, 1)
+        place = place_of_item(self._item_ends(shard), item_of_shard)
+        return place._replace(record=first_record + place.record)
+
     def address(self, shard: int) -> tuple[str, int]:
         """Give where a shard lies, and its bytes."""
         return self.manifest.shard(shard), int(self.manifest.bytes[shard])
@@ -166,6 +183,9 @@ class ShardSource:
         except ConfigError as error:
             raise ConfigError(f"path={self.path}: {error}{self._first_faults()}") from error
 
+    def _is_partly_read(self, shard: int) -> bool:
+        return bool(self.filter) or shard in self.held_out
+
     def _choose(self, shard: int) -> np.ndarray:
         return self._rows(shard, self.reader.index(shard))
 
@@ -175,6 +195,12 @@ class ShardSource:
         if self.reads_held_out:
             return held_out
         return np.setdiff1d(_passing(index, self.filter), held_out, assume_unique=True)
+
+    def _make_item_ends(self, shard: int) -> np.ndarray:
+        counts = self.reader.opened_index(shard).arrays["num_pairs"]
+        if self._is_partly_read(shard):
+            counts = counts[self._chosen(shard)]
+        return np.cumsum(counts, dtype=np.int64)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
         """Return each shard's records and things to learn; indexes are read of those alone of which a part is read."""

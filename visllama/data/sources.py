@@ -6,15 +6,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.config import ConfigError
+from visllama.data.items import item_counts, shard_items
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
 
 MIX_KEYS = ("weight", "prompt")
 """What a source's node may say beside its class and that class's arguments: how it is mixed in."""
-_BLOCKS = 2**16
 _JUDGED = {"caption": "captions", "vqa": "questions"}
 
 
@@ -22,12 +23,22 @@ class Source(Protocol):
     """Where records come from: sized, random access.
 
     A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
-    `conversations`, as `visllama.data.record` has them. An image is PIL, or the bytes of a JPEG, PNG or WebP file. Its
-    class takes `split` ("train", "val" or "test") beside what its YAML says. It may raise
-    `visllama.data.faults.BadRecord` for a record that it cannot read, and may have: `num_pairs`, its things to learn,
-    where they are more than its records; `kinds`, its records by the kind of their text; `shard_sizes`, the records of
-    each shard, where those of one are best read together; `fingerprint`, which tells when it holds something else;
-    `origin`, which says in words where its records come from.
+    `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
+    one item. An image is PIL, or the bytes of a JPEG, PNG or WebP file. The class of a source takes `split` ("train",
+    "val" or "test") beside what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it
+    cannot read.
+
+    A source may have:
+
+    - `item_counts`: The number of items in each record, a sequence. Training then shows each item exactly once a pass.
+      A source without it counts one item a record: a record that holds several shows another one in each pass.
+    - `shard_sizes`: The number of records in each shard, where the records of one shard are best read together.
+    - `kinds`: The number of records of each kind of text.
+    - `fingerprint`: A text that changes when the source holds something else.
+    - `origin`: A text that says where its records come from.
+
+    A source of shards, whose counts are too many to hold in memory, has `shard_items` and `find_item` in place of
+    `item_counts` (`visllama.data.shards.ShardSource`).
     """
 
     def __len__(self) -> int: ...
@@ -79,27 +90,17 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
     return made
 
 
-def count_pairs(source: Source) -> int:
-    """Give the number of things to learn: image-caption pairs, questions, conversations."""
-    return getattr(source, "num_pairs", len(source))
-
-
-def shard_sizes(source: Source) -> Sequence[int]:
-    """Give the records of each of a source's shards; one that names none is cut into blocks."""
-    if hasattr(source, "shard_sizes"):
-        return source.shard_sizes
-    block = -(-len(source) // _BLOCKS)
-    whole, rest = divmod(len(source), block)
-    return [block] * whole + [rest] * bool(rest)
-
-
 def origin(source: Source) -> str | None:
     """Return where a source's records come from, in words, as far as it says so itself."""
     return getattr(source, "origin", None)
 
 
 def fingerprint(source: Source) -> str:
-    """Tell what a source holds, as far as it says so itself."""
+    """Return a hash of what a source holds, as far as it says so itself, and of how its items lie in it."""
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
-    said = getattr(source, "fingerprint", None)
-    return hashlib.sha256(f"{kind} {len(source)} {said}".encode()).hexdigest()[:16]
+    own = getattr(source, "fingerprint", None)
+    digest = hashlib.sha256(f"{kind} {len(source)} {own}".encode())
+    for counts in (shard_items(source), item_counts(source)):
+        if counts is not None:
+            digest.update(np.asarray(counts, dtype="<i8").tobytes())
+    return digest.hexdigest()[:16]

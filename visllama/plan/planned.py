@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.config import ConfigError
-from visllama.data.sources import MIX_KEYS, build_sources, count_pairs
+from visllama.data.items import count_items
+from visllama.data.sources import MIX_KEYS, build_sources
 from visllama.plan.cards import CARDS
 from visllama.plan.fit import find_switches
 from visllama.plan.job import Job, job_of, strategy_of
@@ -166,7 +167,7 @@ def samples_of(cfg: DictConfig) -> tuple[int | None, list[str]]:
     if cfg.samples is not None:
         return cfg.samples, []
     try:
-        return sum(map(count_pairs, build_sources(cfg.data.sources, "train", cfg.plugins).values())), []
+        return sum(map(count_items, build_sources(cfg.data.sources, "train", cfg.plugins).values())), []
     except ConfigError as error:
         key = str(error).partition(":")[0]
         return None, [f"how many samples an epoch has is unknown ({key} cannot be read here): give samples=N"]

@@ -22,8 +22,9 @@ from visllama.console import STARTED, say
 from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
+from visllama.data.items import count_items
 from visllama.data.samples import images_of
-from visllama.data.sources import count_pairs, origin
+from visllama.data.sources import origin
 from visllama.evaluation.captioner import Captioner
 from visllama.hardware import find_device
 from visllama.model.visllama import PARTS, VisLlama, part_of
@@ -75,18 +76,19 @@ def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
 
 
 def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
-    """Show what the data and batch settings make: records, pairs, steps, samples."""
+    """Show what the data and batch settings make: records, items, steps, samples."""
     batch = data.order.global_batch_size
     micro = min(micro_batch_size, -(-batch // num_ranks))
     samples = max_steps * batch
     table = Table("source", title="Data")
-    for header in ("records", "pairs", "share", "samples", "passes"):
+    for header in ("records", "items", "share", "samples", "passes"):
         table.add_column(header, justify="right")
     for (name, source), share in zip(data.train.items(), data.order.shares, strict=True):
         share = share / sum(data.order.shares)
         drawn = share * samples
-        row = f"{len(source):,}", f"{count_pairs(source):,}", f"{share:.1%}", f"{drawn:,.0f}"
-        table.add_row(escape(name), *row, f"{drawn / count_pairs(source):.2f}")
+        num_items = count_items(source)
+        row = f"{len(source):,}", f"{num_items:,}", f"{share:.1%}", f"{drawn:,.0f}"
+        table.add_row(escape(name), *row, f"{drawn / num_items:.2f}")
     table.caption = (
         f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to "
         f"{micro}; {len(data.val):,} validation records"

@@ -19,14 +19,9 @@ from visllama import preemption
 from visllama.checks import check_adapter, check_train
 from visllama.config import ConfigError, evaluations
 from visllama.console import say
+from visllama.data.items import count_items, shard_items
 from visllama.data.order import Order
-from visllama.data.sources import (
-    Source,
-    build_sources,
-    count_pairs,
-    judged_sources,
-    shard_sizes,
-)
+from visllama.data.sources import Source, build_sources, judged_sources
 from visllama.plugins import class_of_target, part_class
 from visllama.prompts import Template, find_template
 from visllama.training.sweep import is_selecting
@@ -80,9 +75,9 @@ def plan(cfg: DictConfig) -> Planned:
     train = build_sources(cfg.data.sources, "train", cfg.plugins)
     val = build_sources(cfg.data.sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
     check_faults(train, cfg.data.max_bad_fraction)
-    num_steps = count_steps(cfg, sum(map(count_pairs, train.values())))
+    num_steps = count_steps(cfg, sum(map(count_items, train.values())))
     order = Order(
-        {name: shard_sizes(source) for name, source in train.items()},
+        {name: shard_items(source) for name, source in train.items()},
         {name: node.get("weight", 1.0) for name, node in cfg.data.sources.items()},
         cfg.stage.global_batch_size,
         cfg.seed,
@@ -187,16 +182,22 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
             )
 
 
-def count_steps(cfg: DictConfig, num_pairs: int) -> int:
-    """Give the number of optimizer steps: `trainer.max_steps`, or what `stage.num_samples` or `stage.epochs` makes.
+def count_steps(cfg: DictConfig, num_items: int) -> int:
+    """Return the number of optimizer steps: `trainer.max_steps`, or what `stage.num_samples` or `stage.epochs` makes.
+
+    Steps are whole batches: of the last pass, what makes no whole batch is left out.
+
+    Args:
+        cfg: The configuration of the run.
+        num_items: Items of all sources together.
 
     Raises:
         ConfigError: If that is none.
     """
-    num_samples = cfg.stage.num_samples or int(cfg.stage.epochs * num_pairs)
+    num_samples = cfg.stage.num_samples or int(cfg.stage.epochs * num_items)
     steps = cfg.trainer.max_steps or num_samples // cfg.stage.global_batch_size
     if steps == 0:
-        told = f"stage.epochs={cfg.stage.epochs} over {num_pairs} pairs"
+        told = f"stage.epochs={cfg.stage.epochs} over {num_items} items"
         told = f"stage.num_samples={num_samples}" if cfg.stage.num_samples else told
         raise ConfigError(
             f"{told} makes no whole batch of stage.global_batch_size={cfg.stage.global_batch_size}: lower the batch "

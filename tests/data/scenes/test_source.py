@@ -6,7 +6,7 @@ from visllama.data.scenes.source import ScenesSource
 
 def test_records():
     source = ScenesSource("val", 4, 5)
-    assert len(source) == 4 and source.num_pairs == 20
+    assert len(source) == 4 and source.item_counts == [5] * 4
     record = source[2]
     assert record["key"] == "val-000002" and record["image"].size == (48, 48) and len(record["captions"]) == 5
     assert source[2]["captions"] == record["captions"]
@@ -23,7 +23,7 @@ def test_a_record_is_the_same_in_any_order_of_access():
 def test_questions_are_about_the_scenes_of_the_captions():
     asked, told = ScenesSource("test", 20, holds="questions"), ScenesSource("test", 20)
     assert [asked[i]["image"].tobytes() for i in range(20)] == [told[i]["image"].tobytes() for i in range(20)]
-    assert asked.num_pairs == sum(len(asked[i]["questions"]) for i in range(20)) > 40
+    assert asked.item_counts == [len(asked[i]["questions"]) for i in range(20)] and sum(asked.item_counts) > 40
     ids = [question["id"] for i in range(20) for question in asked[i]["questions"]]
     assert len(set(ids)) == len(ids) and all(question["answers"][0] for question in asked[0]["questions"])
 

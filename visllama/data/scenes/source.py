@@ -43,7 +43,7 @@ class ScenesSource:
             raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES[holds])}")
         self.split, self.holds, self.num_records = split, holds, num_records or _SIZES[holds][split]
         self.captions_per_record = captions_per_record or _CAPTIONS[split]
-        self._num_questions: int | None = None
+        self._question_counts: list[int] | None = None
 
     def __len__(self) -> int:
         return self.num_records
@@ -59,14 +59,16 @@ class ScenesSource:
         return {"questions" if self.holds == "instructions" else self.holds: self.num_records}
 
     @property
-    def num_pairs(self) -> int:
-        """Image-caption pairs, questions, conversations or instructions."""
+    def item_counts(self) -> list[int]:
+        """Captions, questions, conversations or instructions of each record."""
+        if self.holds == "captions":
+            return [self.captions_per_record] * self.num_records
         if self.holds != "questions":
-            return self.num_records * (self.captions_per_record if self.holds == "captions" else 1)
-        if self._num_questions is None:
+            return [1] * self.num_records
+        if self._question_counts is None:
             scenes = (scene_of(self.split, index)[0] for index in range(self.num_records))
-            self._num_questions = sum(len(self._questions(s, i)["questions"]) for i, s in enumerate(scenes))
-        return self._num_questions
+            self._question_counts = [len(self._questions(s, i)["questions"]) for i, s in enumerate(scenes)]
+        return self._question_counts
 
     def __getitem__(self, index: int) -> dict:
         """Give a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.

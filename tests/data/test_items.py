@@ -1,0 +1,132 @@
+"""Items, as a property: over uneven counts, shards, batches, ranks and windows, each comes exactly once a pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.data.test_order import cut
+from visllama.config import ConfigError
+from visllama.data.items import ItemPlace, count_items, item_finder, shard_items, shard_sizes
+from visllama.data.order import Order
+
+
+class Counted:
+    """Records of which each says how many items it holds."""
+
+    def __init__(self, counts, sizes=None) -> None:
+        self.item_counts = counts
+        if sizes is not None:
+            self.shard_sizes = sizes
+
+    def __len__(self) -> int:
+        return len(self.item_counts)
+
+
+def all_items(counts) -> list[tuple[int, int]]:
+    return [(record, index) for record, count in enumerate(counts) for index in range(count)]
+
+
+def filled_up(counts: list[int], batch: int) -> list[int]:
+    """Add records of one item until the items make whole batches."""
+    return counts + [1] * (-sum(counts) % batch)
+
+
+UNEVEN = st.lists(st.integers(1, 11), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(UNEVEN, st.sampled_from([1, 2, 6, 8, 64, 96]), st.integers(1, 9), st.integers(1, 20), st.integers(0, 2**40),
+       st.integers(1, 4), st.sampled_from([0, 2**16]))  # fmt: skip
+def test_each_item_comes_exactly_once_a_pass(counts, batch, num_ranks, num_shards, seed, window, full_shuffle):
+    counts = filled_up(counts, batch)
+    source = Counted(counts, cut(len(counts), num_shards, seed % 2**31))
+    order = Order({"a": shard_items(source)}, {"a": 1.0}, batch, seed, window, full_shuffle)
+    find_item = item_finder(source)
+    steps_a_pass = count_items(source) // batch
+    for number in range(3):
+        places = [
+            order.locate(position)
+            for step in range(number * steps_a_pass, (number + 1) * steps_a_pass)
+            for rank in range(num_ranks)
+            for position in order.positions(step, rank, num_ranks)
+        ]
+        found = [find_item(place.item) for place in places]
+        assert {place.number for place in places} == {number}
+        assert sorted((place.record, place.index) for place in found) == all_items(counts)
+        assert all(place.num_items == counts[place.record] for place in found)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(UNEVEN, min_size=2, max_size=4), st.integers(0, 2**30), st.sampled_from([0, 2**16]))
+def test_in_a_mix_no_item_comes_twice_in_a_pass_and_shares_are_exact(counts, seed, full_shuffle):
+    sources = {f"s{i}": Counted(of_source) for i, of_source in enumerate(counts)}
+    weights = {name: 1.0 + i for i, name in enumerate(sources)}
+    order = Order({n: shard_items(s) for n, s in sources.items()}, weights, 8, seed, 2, full_shuffle)
+    places = [order.locate(position) for position in range(1024 * order.lanes)]
+    assert max(Counter(places).values()) == 1
+    assert Counter(place.source for place in places) == {i: s * order.lanes for i, s in enumerate(order.shares)}
+    for number, of_source in enumerate(counts):
+        first_pass = {place.item for place in places if place.source == number and place.number == 0}
+        if order.shares[number] * order.lanes >= sum(of_source) + order.lanes:
+            assert first_pass == set(range(sum(of_source)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(UNEVEN, st.integers(1, 20), st.integers(0, 2**31 - 1))
+def test_items_of_a_shard_are_those_of_its_records(counts, num_shards, seed):
+    sizes = cut(len(counts), num_shards, seed)
+    source = Counted(counts, sizes)
+    assert np.repeat(np.arange(num_shards), shard_items(source)).tolist() == [
+        shard for shard, records in enumerate(np.split(counts, np.cumsum(sizes)[:-1])) for _ in range(sum(records))
+    ]
+    find_item = item_finder(source)
+    assert [tuple(find_item(i))[:2] for i in range(count_items(source))] == all_items(counts)
+
+
+def test_reads_stay_near_each_other():
+    """A lane's window of two shards: of the records of each twentieth of a lane's part, hardly more shards are read."""
+    counts = np.random.default_rng(0).integers(1, 12, 100 * 50)
+    source = Counted(counts, [50] * 100)
+    order = Order({"a": shard_items(source)}, {"a": 1.0}, 8, seed=3, window=2, full_shuffle=0)
+    (of_source,) = order.sources
+    find_item = item_finder(source)
+    opened = 0
+    for lane in range(order.lanes):
+        rows = count_items(source) // order.lanes
+        for first in range(0, rows, of_source.window_rows):
+            last = min(first + of_source.window_rows, rows)
+            shards = {find_item(of_source.locate(lane, row)[0]).record // 50 for row in range(first, last)}
+            # As long as two shards on average, it lies in three of them, or in four where they are short.
+            assert len(shards) <= 4
+            opened += len(shards)
+    assert opened <= 100 + 8 * (12.5 / 2 + 1) + 8, "each shard once, but for those at the seams"
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(3, [1, 1, 1]), (65_536, [1] * 65_536), (65_537, [2] * 32_768 + [1])])
+def test_a_source_without_shards_is_cut_into_blocks(count, sizes):
+    assert shard_sizes(range(count)) == sizes and shard_items(range(count)) == sizes
+    assert shard_items(Counted([3] * count)).tolist() == [3 * size for size in sizes]
+
+
+def test_a_source_that_does_not_count_has_one_item_a_record():
+    assert count_items(["a", "b"]) == 2 and item_finder(["a", "b"])(1) == ItemPlace(1, None, None)
+
+
+def test_records_without_an_item_are_passed_over():
+    find_item = item_finder(Counted([0, 2, 0, 0, 1, 0]))
+    assert [tuple(find_item(i)) for i in range(3)] == [(1, 0, 2), (1, 1, 2), (4, 0, 1)]
+
+
+@pytest.mark.parametrize("counts", [[1, 2, -1], [1, 2], [[1, 2, 3]], [1.0, 2.0, 3.0], ["a", "b", "c"]])
+def test_counts_that_cannot_be_are_refused(counts):
+    class Wrong(Counted):
+        def __len__(self):
+            return 3
+
+    with pytest.raises(ConfigError, match=r"Wrong\.item_counts: must be the number of items in each of its 3 records"):
+        count_items(Wrong(counts))

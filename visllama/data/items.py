@@ -1,0 +1,96 @@
+"""How the items of a source lie in its records and shards.
+
+An item is one thing to learn: a caption, a question, a conversation. Items are numbered record by record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from visllama.config import ConfigError
+
+if TYPE_CHECKING:
+    from visllama.data.sources import Source
+
+_BLOCKS = 2**16
+"""A source that names no shards is cut into at most so many blocks of records."""
+
+
+class ItemPlace(NamedTuple):
+    """Where an item lies in its source.
+
+    Attributes:
+        record: Number of the record.
+        index: Number of the item in that record; None where the source does not count items.
+        num_items: Number of items that the source counts in that record; None likewise.
+    """
+
+    record: int
+    index: int | None = None
+    num_items: int | None = None
+
+
+def count_items(source: Source) -> int:
+    """Return the number of items in a source: its captions, questions and conversations."""
+    return int(np.sum(shard_items(source), dtype=np.int64))
+
+
+def shard_items(source: Source) -> Sequence[int]:
+    """Return the number of items in each of a source's shards."""
+    if hasattr(source, "shard_items"):
+        return source.shard_items
+    sizes = shard_sizes(source)
+    counts = item_counts(source)
+    if counts is None:
+        return sizes
+    ends_of_records = np.concatenate([[0], np.cumsum(counts)])
+    ends_of_shards = ends_of_records[np.cumsum(sizes)]
+    return np.diff(ends_of_shards, prepend=0)
+
+
+def item_finder(source: Source) -> Callable[[int], ItemPlace]:
+    """Return the function that finds an item of a source: its record, and its place in that record."""
+    if hasattr(source, "find_item"):
+        return source.find_item
+    counts = item_counts(source)
+    if counts is None:
+        return ItemPlace  # an item is a whole record
+    ends = np.cumsum(counts)
+    return partial(place_of_item, ends)
+
+
+def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
+    """Find an item among records; `ends` is the number of items up to the end of each record."""
+    record = int(np.searchsorted(ends, item, side="right"))
+    start = int(ends[record - 1]) if record else 0
+    return ItemPlace(record, item - start, int(ends[record]) - start)
+
+
+def shard_sizes(source: Source) -> Sequence[int]:
+    """Return the number of records in each of a source's shards; one that names none is cut into blocks."""
+    if hasattr(source, "shard_sizes"):
+        return source.shard_sizes
+    block = -(-len(source) // _BLOCKS)
+    whole, rest = divmod(len(source), block)
+    return [block] * whole + [rest] * bool(rest)
+
+
+def item_counts(source: Source) -> np.ndarray | None:
+    """Return the number of items in each record of a source; None where the source does not count them.
+
+    Raises:
+        ConfigError: If what the source has as `item_counts` cannot be that.
+    """
+    if not hasattr(source, "item_counts"):
+        return None
+    counts = np.asarray(source.item_counts)
+    if counts.shape != (len(source),) or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ConfigError(
+            f"{type(source).__name__}.item_counts: must be the number of items in each of its {len(source)} records, "
+            f"and is an array of {counts.dtype} of shape {counts.shape}"
+        )
+    return counts.astype(np.int64)
