@@ -61,7 +61,7 @@ def test_each_item_comes_exactly_once_a_pass(counts, batch, num_ranks, num_shard
         assert all(place.num_items == counts[place.record] for place in found)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.lists(UNEVEN, min_size=2, max_size=4), st.integers(0, 2**30), st.sampled_from([0, 2**16]))
 def test_in_a_mix_no_item_comes_twice_in_a_pass_and_shares_are_exact(counts, seed, full_shuffle):
     sources = {f"s{i}": Counted(of_source) for i, of_source in enumerate(counts)}
@@ -89,13 +89,14 @@ def test_items_of_a_shard_are_those_of_its_records(counts, num_shards, seed):
 
 
 def test_reads_stay_near_each_other():
-    """A lane's window of two shards: of the records of each twentieth of a lane's part, hardly more shards are read."""
+    """Inside a window that is two shards long, a lane reads from these shards alone."""
     counts = np.random.default_rng(0).integers(1, 12, 100 * 50)
     source = Counted(counts, [50] * 100)
     order = Order({"a": shard_items(source)}, {"a": 1.0}, 8, seed=3, window=2, full_shuffle=0)
     (of_source,) = order.sources
     find_item = item_finder(source)
     opened = 0
+    num_windows = 0
     for lane in range(order.lanes):
         rows = count_items(source) // order.lanes
         for first in range(0, rows, of_source.window_rows):
@@ -104,7 +105,8 @@ def test_reads_stay_near_each_other():
             # As long as two shards on average, it lies in three of them, or in four where they are short.
             assert len(shards) <= 4
             opened += len(shards)
-    assert opened <= 100 + 8 * (12.5 / 2 + 1) + 8, "each shard once, but for those at the seams"
+            num_windows += 1
+    assert opened <= 100 + num_windows, "each shard once, but for those at the seams of windows"
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [1, 1, 1]), (65_536, [1] * 65_536), (65_537, [2] * 32_768 + [1])])
