@@ -1,3 +1,4 @@
+from collections import Counter
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
@@ -8,10 +9,12 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from tests import tiny
 from tests.tiny import maker_of
 from tests.training.test_module import data_of
 from tests.training.test_optim import OPTIM
 from visllama.config import ConfigError
+from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.captioner import Captioner
 from visllama.training.callbacks import (
     FrozenWeights,
@@ -103,6 +106,19 @@ def test_data_table(make_model):
     told = " ".join(text.split())
     assert "8 steps of 12 samples, 2 ranks, micro-batches of up to 5; 5 validation records" in told
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_passes_of_the_table_are_how_often_each_question_comes(make_model):
+    source = ScenesSource("train", 15, holds="questions")
+    num_items = sum(source.item_counts)
+    assert num_items > 2 * 15 and len(set(source.item_counts)) > 1
+    data = tiny.data_of(make_model(), {"vqa": source}, ScenesSource("val", 1, 1), batch=1, num_steps=2 * num_items)
+    text = shown(data_table(data, micro_batch_size=1, num_ranks=1, max_steps=2 * num_items))
+    row = next(line for line in text.splitlines() if "vqa" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["vqa", "15", str(num_items), "100.0%", str(2 * num_items), "2.00"]
+    keys = Counter(key for step in data.train_dataloader() for key in step["keys"])
+    assert len(keys) == num_items and set(keys.values()) == {2}
 
 
 def test_a_changed_bit_in_a_frozen_part_stops_the_run(make_model):

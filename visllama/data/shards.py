@@ -80,7 +80,7 @@ class ShardSource:
         self.shard_sizes, self.shard_items = self._count()
         self.ends = np.cumsum(self.shard_sizes)
         self.item_ends = np.cumsum(self.shard_items)
-        self._item_ends = lru_cache(maxsize=256)(self._make_item_ends)
+        self._counted = lru_cache(maxsize=256)(self._count_items)
         if not len(self):
             raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
 
@@ -163,7 +163,7 @@ class ShardSource:
         item_of_shard = item - int(self.item_ends[shard]) + num_items
         if num_items == num_records:  # one each, as COYO has it
             return ItemPlace(first_record + item_of_shard, 0, 1)
-        place = place_of_item(self._item_ends(shard), item_of_shard)
+        place = place_of_item(self._counted(shard), item_of_shard)
         return place._replace(record=first_record + place.record)
 
     def address(self, shard: int) -> tuple[str, int]:
@@ -196,7 +196,8 @@ class ShardSource:
             return held_out
         return np.setdiff1d(_passing(index, self.filter), held_out, assume_unique=True)
 
-    def _make_item_ends(self, shard: int) -> np.ndarray:
+    def _count_items(self, shard: int) -> np.ndarray:
+        """Return the number of items up to the end of each record of a shard, of those that pass the filter."""
         counts = self.reader.opened_index(shard).arrays["num_pairs"]
         if self._is_partly_read(shard):
             counts = counts[self._chosen(shard)]
