@@ -242,7 +242,7 @@ def _turn(speaker: str, text: str) -> Turn:
 
 
 def num_items(record: Mapping) -> int:
-    """Give how many things to learn a record holds, of which each pass shows one."""
+    """Return the number of items in a record: its captions or questions; a conversation is one item."""
     kind = next((kind for kind in ("captions", "questions") if kind in record), None)
     return len(record[kind]) if kind else 1
 

@@ -93,6 +93,15 @@ def test_a_damaged_manifest_is_refused(folder, tmp_path, content):
         local_manifest(str(folder), tmp_path)
 
 
+def test_a_manifest_of_fewer_items_than_records_is_refused(folder, tmp_path):
+    """The order of items rests on these counts, and a manifest may come from elsewhere."""
+    found = local_manifest(str(folder), tmp_path)
+    found.num_pairs[1] = -3
+    found.save()
+    with pytest.raises(ConfigError, match="a shard of it holds fewer items than records"):
+        local_manifest(str(folder), tmp_path)
+
+
 def test_many_processes_index_alike_and_bars_are_for_long_work(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_SERIAL_BYTES", 0)
     several = local_manifest(str(folder), tmp_path, num_workers=2)

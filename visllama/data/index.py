@@ -184,7 +184,7 @@ class ShardIndex:
 
     @property
     def num_pairs(self) -> int:
-        """Things to learn: image-caption pairs, questions, conversations."""
+        """Items of all records: captions, questions, conversations."""
         return int(self.arrays["num_pairs"].sum())
 
     @property
