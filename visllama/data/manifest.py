@@ -37,8 +37,8 @@ class Manifest:
     Attributes:
         folder: Where they lie: a folder, or an address.
         names: Each shard's path from `folder`, or its whole address.
-        bytes, num_records, num_pairs, crc: Of each shard: its size, its records, the items in them (captions, questions,
-            conversations), the checksum of its headers.
+        bytes, num_records, num_pairs, crc: Of each shard: its size, its records, the items in them (captions,
+            questions, conversations), the checksum of its headers.
         kinds: Records of each kind of text.
         faults: What was found damaged, by reason.
         home: Where the indexes lie; None is beside the shards.
