@@ -150,7 +150,7 @@ COUNTS = [[3, 11, 1, 4], [2, 7, 5, 9, 1, 6], [11], [10, 1, 3, 2, 3, 1]]
 def test_each_question_of_shards_comes_once_a_pass_on_any_ranks_and_workers(
     model, tmp_path, filter, batch, full_shuffle
 ):
-    source = ShardSource("train", write_questions(tmp_path / "vqa", COUNTS), filter=filter)
+    source = ShardSource("train", write_questions(tmp_path / "vqa", COUNTS), filter=filter, val_fraction=None)
     expected = [
         f"vqa/{shard:05d}/{number:04d}#{index}"
         for shard, of_shard in enumerate(COUNTS)

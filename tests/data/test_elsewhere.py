@@ -117,7 +117,7 @@ def test_two_sources_with_equal_file_names_never_mix(model, folder, tmp_path):
 def test_no_index_is_fetched_to_start_or_to_look_ahead(model, folder, tmp_path):
     """Which shards come is known by the manifest alone: indexes of 70,000 shards would take hours."""
     with FaultServer(folder) as server:
-        source = ShardSource("train", server.url("/cc3m"), cache=str(tmp_path / "cache"))
+        source = ShardSource("train", server.url("/cc3m"), cache=str(tmp_path / "cache"), val_fraction=None)
         loader = tiny.data_of(model, {"cc3m": source}, ScenesSource("val", 1, 1), 1, 40).train_dataloader()
         loader._reading = True
         coming = [address.rpartition("/")[2] for address, _ in loader._coming_shards("cc3m")]

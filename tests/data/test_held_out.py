@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from webdataset import TarWriter
 
-from tests.data.test_shards import keys, scored, write
+from tests.data.test_shards import keys, picture, scored, write
 from visllama.config import ConfigError
 from visllama.data.held_out import MOST_RECORDS, MOST_SHARDS, held_out_rows
+from visllama.data.items import count_items
 from visllama.data.manifest import Manifest
 from visllama.data.reader import ShardReader
 from visllama.data.shards import ShardSource
@@ -35,8 +37,22 @@ def test_many_tars(tmp_path):
     train, val = (ShardSource(split, str(tmp_path), val_fraction=0.3) for split in ("train", "val"))
     assert len(val) == 12 and len(train) == 28 and not set(keys(train)) & set(keys(val))
     assert len({key.partition("/")[0] for key in keys(val)}) > 2, "spread over the tars"
-    assert (train.num_pairs, val.num_pairs) == (56, 24), "two captions a record"
+    assert (count_items(train), count_items(val)) == (56, 24), "two captions a record"
     assert int(sum(train.shard_sizes)) == 28 and len(train.shard_sizes) == 5
+
+
+def test_items_are_those_of_the_records_that_are_read(tmp_path):
+    """Held-out records among others shift neither the items of training nor their own."""
+    texts = [[f"caption {i} of {record}" for i in range(1 + record % 4)] for record in range(40)]
+    with TarWriter(str(tmp_path / "a.tar")) as tar:
+        for record, captions in enumerate(texts):
+            tar.write({"__key__": f"{record:04d}", "jpg": picture(), "json": {"captions": captions}})
+    seen = []
+    for split in ("train", "val"):
+        source = ShardSource(split, str(tmp_path / "a.tar"), val_fraction=0.3)
+        places = [source.find_item(item) for item in range(count_items(source))]
+        seen += [source[place.record]["captions"][place.index] for place in places]
+    assert sorted(seen) == sorted(caption for captions in texts for caption in captions)
 
 
 def test_a_filter_keeps_to_training_records(tmp_path):
