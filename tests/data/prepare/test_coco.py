@@ -41,6 +41,35 @@ def test_one_split_of_karpathys(run, tmp_path):
         run("source=coco", f"images={tmp_path}/images", f"captions={file}", "split=test")
 
 
+@pytest.mark.parametrize("layout", ["karpathy", "official"])
+def test_a_file_of_2014_finds_its_pictures_in_the_archives_of_2017(run, tmp_path, layout):
+    """Only these are to be had today: a picture has its id for a name, and many of val2014 lie in train2017."""
+    entries = [("train", "train2014", ["a"]), ("restval", "val2014", ["b"]), ("val", "val2014", ["c"])]
+    images = karpathy(tmp_path / "unused", entries)
+    for number, folder in ((1, "train2017"), (2, "train2017"), (3, "val2017")):
+        put(tmp_path / "images" / folder / f"{number:012d}.jpg", picture(number))
+    content = {"images": images}
+    if layout == "official":
+        content = {
+            "images": [{"id": image["cocoid"], "file_name": image["filename"]} for image in images],
+            "annotations": [{"image_id": image["cocoid"], "caption": image["sentences"][0]["raw"]} for image in images],
+        }
+    file = put(tmp_path / "captions_train2014.json", content)
+    out = run("source=coco", f"images={tmp_path}/images", f"captions={file}")
+    found = read(out / "train") | (read(out / "val") if layout == "karpathy" else {})
+    assert found == {f"{number:012d}": ([text], [picture(number)]) for number, text in ((1, "a"), (2, "b"), (3, "c"))}
+
+
+def test_no_other_name_is_taken_for_one_of_2014(run, tmp_path):
+    put(tmp_path / "images" / "train2017" / f"{5:012d}.jpg", picture(66))
+    names = ["mine.jpg", f"COCO_train2014_{5:012d}.png", f"../COCO_train2014_{5:012d}.jpg", "COCO_val2014_5.jpg"]
+    images = [{"id": i, "file_name": name} for i, name in enumerate(names, 5)]
+    annotations = [{"image_id": image["id"], "caption": "x"} for image in images]
+    file = put(tmp_path / "captions_train2014.json", {"images": images, "annotations": annotations})
+    with pytest.raises(ConfigError, match="4 of 4 records"):
+        run("source=coco", f"images={tmp_path}/images", f"captions={file}")
+
+
 def official(tmp_path, name: str, folder: str):
     images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in (7, 5)]
     for image in images:

@@ -13,6 +13,7 @@ from visllama.data.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, R
 FOLDERS = ("train2014", "val2014", "test2014", "test2015", "train2017", "val2017", "test2017")
 """What COCO's own archives unpack to."""
 _KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+_NAMED_2014 = re.compile(r"COCO_(?:train|val)2014_([0-9]{12}\.jpg)")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Coco(RawData):
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
             file, found = entry.get("file_name"), captions.get(entry["id"], []) if is_id(entry.get("id")) else []
-            _add(made, number, entry.get("id"), (file,), found)
+            _add(made, number, entry.get("id"), names_of_both_years(file), found)
         return {split: made}
 
     def _karpathy(self, images: list) -> dict[str, RawSplit]:
@@ -74,7 +75,9 @@ class Coco(RawData):
                 chosen.skip(f"images[{number}]", "split", f"split {named!r} is none of {', '.join(_KARPATHY)}")
                 continue
             file, below = entry.get("filename"), entry.get("filepath")
-            names = (f"{below}/{file}", file) if isinstance(below, str) and below else (file,)
+            names = names_of_both_years(file)
+            if isinstance(below, str) and below:
+                names = (f"{below}/{file}", *names)
             sentences = entry.get("sentences")
             captions = [s.get("raw") for s in sentences if isinstance(s, dict)] if isinstance(sentences, list) else []
             _add(chosen, number, entry.get("cocoid", entry.get("imgid")), names, captions)
@@ -92,6 +95,15 @@ def _add(made: RawSplit, number: int, image: object, names: tuple, captions: lis
         made.skip(where, "no caption", "it has none")
     else:
         made.add(RawRecord(f"{image:012d}", (names,), {"captions": found}, where))
+
+
+def names_of_both_years(file: object) -> tuple:
+    """Return the names that an image's file may have: the one given, and for a name of 2014 that of 2017.
+
+    The archives of 2017 hold the pictures of 2014 in other folders, each named by COCO's id alone.
+    """
+    named = _NAMED_2014.fullmatch(file) if isinstance(file, str) else None
+    return (file,) if named is None else (file, named.group(1))
 
 
 def coco_folder(images: str | Path) -> ImageFolder:
