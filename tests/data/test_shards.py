@@ -173,6 +173,19 @@ def test_records_of_other_kinds_say_what_they_hold(tmp_path):
     assert shades[0] < 5 and shades[1] > 190, "in the order of their numbers"
 
 
+def test_a_conversation_that_begins_with_gpt_is_read_from_its_first_question_on(tmp_path):
+    """The shard may be another's; in it the turn still stands."""
+    said = [("gpt", "Hello, <image>"), ("human", "<image> What?"), ("gpt", "A ring.")]
+    turns = [{"from": speaker, "value": value} for speaker, value in said]
+    system = {"from": "system", "value": "Be kind."}
+    with TarWriter(str(tmp_path / "a.tar")) as tar:
+        for key, talk in (("a", turns), ("b", [system, *turns]), ("c", turns[:1]), ("d", [turns[0], *turns])):
+            tar.write({"__key__": key, "jpg": picture(), "json": {"conversations": talk}})
+    source = ShardSource("train", str(tmp_path / "a.tar"))
+    assert source[0]["conversations"] == turns[1:] and source[1]["conversations"] == [system, *turns[1:]]
+    assert len(source) == 2 and source.faults == {"text": 2}
+
+
 @pytest.mark.parametrize("path", ["/no/where.tar", "pipe:cat x.tar", "s3://b/x.tar", "https://h/x.tar", None])
 def test_what_is_not_there_or_not_local_is_refused(path):
     with pytest.raises(ConfigError, match=r"path|s3fs"):

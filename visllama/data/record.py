@@ -117,6 +117,7 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
         raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}")
     if kind == "conversations":
         good = all(isinstance(i, dict) and all(isinstance(i.get(name), str) for name in _SPEAKERS) for i in items)
+        items = without_greeting(items) if good else items
         if good and not _take_turns([item["from"] for item in items]):
             raise BadRecord("text", "its conversation is not of human and gpt by turns, a system before them at most")
         marks = sum(item["value"].count(IMAGE_MARK) for item in items if item["from"] == "human") if good else 0
@@ -133,6 +134,17 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
     if not good:
         raise BadRecord("text", f"has no {kind} as they should be: see the README for what a record holds")
     return items
+
+
+def without_greeting(turns: list[dict]) -> list[dict]:
+    """Return a conversation's turns without a first one of gpt, which answers nothing.
+
+    Conversations that were shared from a chat may begin so. LLaVA's training code leaves that turn out as well.
+    """
+    first = 1 if turns and turns[0]["from"] == "system" else 0
+    if [turn["from"] for turn in turns[first : first + 2]] != ["gpt", "human"]:
+        return turns
+    return turns[:first] + turns[first + 1 :]
 
 
 def _take_turns(speakers: list[str]) -> bool:

@@ -44,6 +44,28 @@ def test_llava_with_no_one_and_two_images(run, tmp_path, suffix):
     assert found["00000002"] == (entries[2]["conversations"], [picture(5), picture(7, "PNG")])
 
 
+def test_a_first_turn_of_gpt_is_left_out_and_told(run, tmp_path, capsys):
+    """ShareGPT's part of LLaVA's conversations has some; LLaVA's training code skips that turn too."""
+    put(tmp_path / "images" / "a.jpg", picture())
+    system = {"from": "system", "value": "Be kind."}
+    greeting = {"from": "gpt", "value": "Hello, <image>"}
+    entries = [
+        {"conversations": [greeting, *turns("What?", "A.")]},
+        {"conversations": [system, greeting, *turns("What?", "A.", "And?", "No.")]},
+        {"image": "a.jpg", "conversations": [greeting, *turns("<image>\nWhat?", "A.")]},
+        {"instruction": "Hi", "output": "Hello"},
+    ]
+    out = run("source=instruct", f"conversations={put(tmp_path / 'a.json', entries)}", f"images={tmp_path}/images")
+    assert read(out / "train") == {
+        "00000000": (turns("What?", "A."), []),
+        "00000001": ([system, *turns("What?", "A.", "And?", "No.")], []),
+        "00000002": (turns("<image>\nWhat?", "A."), [picture()]),
+        "00000003": (turns("Hi", "Hello"), []),
+    }
+    assert skipped(out / "train") == []
+    assert "a.json: 3 conversations begin with a turn of gpt" in capsys.readouterr().out
+
+
 def test_what_is_no_conversation_is_counted(run, tmp_path):
     put(tmp_path / "images" / "a.jpg", picture())
     bad = [
@@ -52,6 +74,7 @@ def test_what_is_no_conversation_is_counted(run, tmp_path):
         ("marks", {"instruction": "<image>", "output": "x"}),
         ("marks", {"image": ["a.jpg", "a.jpg"], "conversations": turns("<image>", "x")}),
         ("turns", {"conversations": turns("a", "b", speakers=("gpt", "human"))}),
+        ("turns", {"conversations": turns("a", "b", "c", speakers=("gpt", "gpt"))}),
         ("turns", {"conversations": turns("a")}),
         ("turns", {"conversations": turns("a", "b", speakers=("human", "tool"))}),
         ("text", {"conversations": turns("a", " ")}),

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from visllama.config import ConfigError
+from visllama.console import say
 from visllama.data.prepare.raw import RawData, RawRecord, RawSplit, read_json, texts
-from visllama.data.record import IMAGE_MARK
+from visllama.data.record import IMAGE_MARK, without_greeting
 
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 
@@ -31,6 +32,7 @@ class Instruct(RawData):
 
     def read(self) -> dict[str, RawSplit]:
         entries, made = self._entries(), RawSplit()
+        num_greetings = 0
         for number, entry in enumerate(entries):
             where = f"{Path(self.conversations).name}[{number}]"
             told = f"{where} id {entry['id']!a}" if isinstance(entry, dict) and "id" in entry else where
@@ -39,8 +41,15 @@ class Instruct(RawData):
             except ValueError as error:
                 made.skip(told, *error.args)
             else:
+                if len(turns) < len(entry.get("conversations", turns)):
+                    num_greetings += 1
                 record = {"conversations": turns}
                 made.add(RawRecord(f"{number:08d}", tuple((name,) for name in images), record, told))
+        if num_greetings:
+            say(
+                f"{Path(self.conversations).name}: {num_greetings:,} conversations begin with a turn of gpt, which answers "
+                f"nothing: it is left out, and they are kept (LLaVA's training does so too)"
+            )
         with_images = sum(bool(record.images) for record in made.records)
         if with_images and self.images is None:
             raise ConfigError(f"images is not given, and {with_images} entries name one: images=DIR")
@@ -84,6 +93,7 @@ def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
     if not isinstance(given, list) or not given or not all(isinstance(turn, dict) for turn in given):
         raise ValueError("layout", "'conversations' is no list of {from, value}")
     turns = [{"from": _SPEAKERS.get(str(turn.get("from")), ""), "value": turn.get("value")} for turn in given]
+    turns = without_greeting(turns)
     _check_turns(turns, [turn.get("from") for turn in given])
     marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
     if marks != len(images):
