@@ -32,6 +32,29 @@ def test_jsonl_with_one_caption_or_a_list(run, tmp_path, pictures):
     assert {key: text for key, (text, _) in read(out / "val").items()} == {"00000001": ["x", "y"], "00000002": ["z"]}
 
 
+FLICKR8K = {
+    "captions.txt": 'image,caption\r\na.jpg,A child in a pink dress .\r\na.jpg,"A girl , going in ."\r\ne.jpg,Two dogs .\r\n',
+    "Flickr8k.token.txt": "a.jpg#0\tA child in a pink dress .\na.jpg#1\tA girl , going in .\ne.jpg#0\tTwo dogs .\n",
+    "results_20130124.token": "a.jpg#0\tA child in a pink dress .\na.jpg#1\tA girl , going in .\ne.jpg#0\tTwo dogs .",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FLICKR8K)
+def test_flickrs_own_tables(run, tmp_path, pictures, name):
+    out = run("source=folder", f"images={pictures}", f"table={put(tmp_path / name, FLICKR8K[name])}")
+    assert {key: text for key, (text, _) in read(out / "train").items()} == {
+        "00000001": ["A child in a pink dress .", "A girl , going in ."],
+        "00000003": ["Two dogs ."],
+    }
+
+
+def test_a_line_that_numbers_no_caption_is_named(run, tmp_path, pictures):
+    table = put(tmp_path / "token.txt", "a.jpg#0\tone\na.jpg two\n\na.jpg#1\t \nb#1.jpg#0\tx\n")
+    out = run("source=folder", f"images={pictures}", f"table={table}", "max_bad_fraction=0.9")
+    found = {int(e["where"].split(":")[1]): e["reason"] for e in skipped(out / "train")}
+    assert found == {2: "row", 4: "no caption", 5: "missing"}
+
+
 def wrong(tmp_path, pictures):
     put(pictures / "text.jpg", "this is text")
     put(pictures / "cut.jpg", picture(9)[:-100])
@@ -75,7 +98,8 @@ def test_the_same_is_left_out_and_listed_where_it_is_allowed(run, tmp_path, pict
         ("t.csv", "", "it has nothing"),
         ("t.csv", b"image,caption\na.jpg,\xff", "not UTF-8"),
         ("t.csv", "image,caption\n", "no record"),
-        ("t.xlsx", "x", "must be a .csv or a .jsonl"),
+        ("t.xlsx", "x", "must be a .csv, .txt, .token or .jsonl"),
+        ("t.txt", "a.jpg a ring", "it has a.jpg a ring"),
         ("t.jsonl", "no json", "is no JSON|no JSON"),
     ],
 )

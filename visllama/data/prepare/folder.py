@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from visllama.config import ConfigError
 from visllama.data.prepare.raw import RawData, RawRecord, RawSplit, texts
 from visllama.signatures import require
 
+_SUFFIXES = (".csv", ".txt", ".token", ".jsonl")
+_NUMBERED = re.compile(r"(.+)#[0-9]+\t(.*)")
+"""A line of `Flickr8k.token.txt`: an image, the number of its caption, and that caption."""
+
 
 @dataclass(frozen=True)
 class Folder(RawData):
@@ -20,7 +25,8 @@ class Folder(RawData):
 
     Args:
         images: The folder of pictures.
-        table: A CSV with the columns `image` and `caption`, or a .jsonl with `image` and `caption` or `captions`;
+        table: A CSV with the columns `image` and `caption` (.csv, or Flickr8k's captions.txt), a list of
+            `IMAGE#NUMBER<tab>CAPTION` (Flickr8k.token.txt), or a .jsonl with `image` and `caption` or `captions`;
             several rows of one image are several captions.
     """
 
@@ -32,7 +38,8 @@ class Folder(RawData):
     def check(self) -> None:
         super().check()
         suffix = Path(self.table).suffix.lower()
-        require(suffix in (".csv", ".jsonl"), f"table={self.table}: must be a .csv or a .jsonl, not {suffix!r}")
+        known = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
+        require(suffix in _SUFFIXES, f"table={self.table}: must be a {known}, not {suffix!r}")
 
     def read(self) -> dict[str, RawSplit]:
         try:
@@ -41,7 +48,7 @@ class Folder(RawData):
             raise ConfigError(f"table={self.table}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
         except OSError as error:
             raise ConfigError(f"table={self.table}: cannot be read ({error.strerror})") from error
-        rows = self._csv(text) if Path(self.table).suffix.lower() == ".csv" else _jsonl(text)
+        rows = self._rows(text)
         made, captions, first = RawSplit(), {}, {}
         for number, (line, row) in enumerate(rows, start=1):
             where = f"{Path(self.table).name}:{line}"
@@ -59,6 +66,15 @@ class Folder(RawData):
         for image, (number, where) in first.items():
             made.add(RawRecord(f"{number:08d}", ((image,),), {"captions": captions[image]}, where))
         return {self.split or "train": made}
+
+    def _rows(self, text: str) -> Iterator[tuple[int, dict | str]]:
+        """Return the table's rows, each with its line, as what its suffix and its first line say it is."""
+        suffix = Path(self.table).suffix.lower()
+        if suffix == ".jsonl":
+            return _jsonl(text)
+        if suffix != ".csv" and _NUMBERED.match(text):
+            return _numbered(text)
+        return self._csv(text)
 
     def _csv(self, text: str) -> Iterator[tuple[int, dict | str]]:
         reader = csv.reader(io.StringIO(text, newline=""))
@@ -82,6 +98,15 @@ class Folder(RawData):
                 begin = reader.line_num + 1
         except csv.Error as error:
             raise ConfigError(f"table={self.table}: line {begin} is no CSV ({error}): is a quote left open?") from error
+
+
+def _numbered(text: str) -> Iterator[tuple[int, dict | str]]:
+    for line, content in enumerate(text.split("\n"), start=1):
+        found = _NUMBERED.fullmatch(content.rstrip("\r"))
+        if found:
+            yield line, {"image": found.group(1), "caption": found.group(2)}
+        elif content.strip():
+            yield line, "no IMAGE#NUMBER, a tab and a caption"
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict | str]]:

@@ -47,8 +47,8 @@ class Instruct(RawData):
                 made.add(RawRecord(f"{number:08d}", tuple((name,) for name in images), record, told))
         if num_greetings:
             say(
-                f"{Path(self.conversations).name}: {num_greetings:,} conversations begin with a turn of gpt, which answers "
-                f"nothing: it is left out, and they are kept (LLaVA's training does so too)"
+                f"{Path(self.conversations).name}: {num_greetings:,} conversations begin with a turn of gpt, which "
+                f"answers nothing: it is left out, and they are kept (LLaVA's training does so too)"
             )
         with_images = sum(bool(record.images) for record in made.records)
         if with_images and self.images is None:
