@@ -81,6 +81,29 @@ def test_check_only_prints_the_table_and_writes_nothing(compose_config, tmp_path
     assert set(tmp_path.iterdir()) == before
 
 
+BARE = "stage.template={} is not written around the captions of scenes: they have no prompt"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["stage.template=vicuna"], BARE.format("vicuna")),
+        (["stage.template={human: 'Q {human} A'}"], BARE.format("{...}")),
+        (["stage=finetune"], BARE.format("question_answer")),
+        (["stage.template=vicuna", "stage.prompt=Describe it.", "data.sources.scenes.prompt=''"], BARE.format("vicuna")),
+        ([], None),
+        (["stage.template=vicuna", "stage.prompt=Describe it."], None),
+        (["stage.template=vicuna", "data.sources.scenes.prompt=Describe it."], None),
+        (["stage=finetune", "data=scenes", "data/source=[scenes_questions,scenes_instructions]"], None),
+    ],
+)  # fmt: skip
+def test_captions_that_no_template_stands_around_are_named(compose_config, capsys, overrides, said):
+    """A template is for what is asked; without a prompt, choosing one changes nothing of a caption but its end."""
+    plan(compose_config("train", *overrides, "check_only=true"))
+    printed = capsys.readouterr().out
+    assert (said in printed) if said else ("stage.template" not in printed)
+
+
 def test_samples_longer_than_the_positions_are_refused(compose_config):
     with pytest.raises(
         ConfigError, match=r"stage\.max_text_tokens=500 and model\.connector\.num_image_tokens=10 .* up to 513"

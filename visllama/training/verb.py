@@ -94,6 +94,7 @@ def plan(cfg: DictConfig) -> Planned:
         model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
     check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
     text = text_of(cfg, model)
+    report_bare_captions(cfg, train)
     for name, evaluation in judged_on.items():
         if evaluation["template"] is not None:
             template_at(f"evaluation.{name}", evaluation["template"], model)
@@ -124,6 +125,24 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
             )
         if bad:
             say(f"data.sources.{name}: {bad:,} places in its tars are not read: {told}")
+
+
+def report_bare_captions(cfg: DictConfig, sources: Mapping[str, Source]) -> None:
+    """Name the sources whose captions have no prompt: there is nothing that a template's words could stand around."""
+    if cfg.stage.template == "plain":
+        return
+    bare = []
+    for name, source in sources.items():
+        own = cfg.data.sources[name].get("prompt")
+        prompt = cfg.stage.prompt if own is None else own
+        if not prompt and "captions" in getattr(source, "kinds", {}):
+            bare.append(name)
+    if bare:
+        chosen = cfg.stage.template if isinstance(cfg.stage.template, str) else "{...}"
+        say(
+            f"stage.template={chosen} is not written around the captions of {', '.join(bare)}: they have no prompt, "
+            f"and stand behind their image alone. data.sources.{bare[0]}.prompt=TEXT gives them one"
+        )
 
 
 def model_parts(cfg: DictConfig) -> dict[str, dict]:
