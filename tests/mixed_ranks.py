@@ -65,7 +65,7 @@ def main(out: str) -> None:
         "pictures": ScenesSource("train", 40, holds="questions"),
     }
     order = HalfAndHalf({n: shard_items(s) for n, s in sources.items()}, dict.fromkeys(sources, 1.0), BATCH, 1)
-    maker = maker_of(model).as_judged(None, "original")
+    maker = maker_of(model).as_judged(None, "question_answer")
     data = TrainingData(
         sources, sources, dict.fromkeys(sources, maker), collator_of(model, 2), order, STEPS, num_workers=0
     )

@@ -94,7 +94,7 @@ def test_finetune_holds_the_published_values(compose_config):
         2e-5,
     )
     assert cfg.model.lora == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
-    assert (list(cfg.stage.trainable), cfg.stage.template) == (["connector", "markers", "adapter"], "original")
+    assert (list(cfg.stage.trainable), cfg.stage.template) == (["connector", "markers", "adapter"], "question_answer")
     check_train(cfg)
 
 
@@ -115,7 +115,7 @@ def test_the_embedded_world_has_values_of_its_own_size(compose_config):
             ["stage=finetune", "stage.trainable=[connector,markers,adapter,language_model]"],
             "language_model beside model",
         ),
-        (["stage.template=vicunna"], "stage.template=vicunna: choose plain, original, alpaca"),
+        (["stage.template=vicunna"], "stage.template=vicunna: choose plain, question_answer, original, alpaca"),
         (["stage.template={human: hi}"], r"stage.template.human='hi': has no \{human\}"),
         (["init_from=nowhere"], "init_from=nowhere: holds no visllama.json"),
         (["model.lora=qv"], "model.lora=qv: an option of a group is chosen with slashes"),
@@ -124,28 +124,6 @@ def test_the_embedded_world_has_values_of_its_own_size(compose_config):
 def test_contradictions_of_a_stage_are_refused(compose_config, overrides, says):
     with pytest.raises(ConfigError, match=says):
         check_train(compose_config("train", *overrides))
-
-
-def test_original_finetune_holds_the_published_values(compose_config):
-    cfg = compose_config("train", "experiment=original_finetune")
-    assert (cfg.stage.global_batch_size, cfg.optim.lr, cfg.stage.max_text_tokens) == (1024, 2e-5, 256)
-    assert cfg.model.connector.num_image_tokens == 10 and cfg.stage.epochs == 3
-    assert cfg.model.language_model.path == "huggyllama/llama-7b"
-    assert cfg.model.vision_encoder.path == "openai/clip-vit-large-patch14"
-    assert cfg.model.lora == {"r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "target_modules": ["q_proj", "v_proj"]}
-    assert {"vqa", "instruct"} <= set(cfg.data.sources)
-
-
-def test_llava15_holds_the_published_values(compose_config):
-    one, two = (compose_config("train", f"experiment=llava15_{stage}") for stage in ("pretrain", "finetune"))
-    for cfg in (one, two):
-        assert cfg.model.vision_encoder.path == "openai/clip-vit-large-patch14-336"
-        assert cfg.model.connector._target_.endswith("PatchMLPConnector") and cfg.model.lora is None
-        assert (cfg.stage.epochs, cfg.stage.max_text_tokens) == (1, 2048)
-        assert (cfg.optim.weight_decay, cfg.optim.warmup_fraction, cfg.optim.schedule) == (0.0, 0.03, "cosine")
-    assert (one.stage.global_batch_size, one.optim.lr, one.stage.template) == (256, 1e-3, "plain")
-    assert (two.stage.global_batch_size, two.optim.lr, two.stage.template) == (128, 2e-5, "vicuna")
-    assert list(one.stage.trainable) == ["connector", "markers"] and "language_model" in two.stage.trainable
 
 
 class TestWhatWins:
@@ -245,15 +223,6 @@ def test_every_experiment_starts_at_tiny_size(compose_config, experiment):
     ]
     cfg = compose_config("train", f"experiment={experiment}", *small, "data.num_val_records=4", "judge=false")
     assert train(cfg)["train"]["steps"] == 2
-
-
-def test_original_pretrain_holds_the_published_values(compose_config):
-    cfg = compose_config("train", "experiment=original_pretrain")
-    assert (cfg.stage.global_batch_size, cfg.stage.epochs, cfg.optim.lr) == (64, 3, 4e-3)
-    assert (cfg.optim.schedule, list(cfg.optim.betas), cfg.optim.clip_norm) == ("constant", [0.98, 0.999], None)
-    assert cfg.model.language_model.path == "huggyllama/llama-7b"
-    assert cfg.model.vision_encoder.path == "openai/clip-vit-large-patch14"
-    assert cfg.model.connector.num_image_tokens == 10 and cfg.model.connector.hidden_dim is None
 
 
 @pytest.mark.parametrize("part", ["vision_encoder", "language_model"])

@@ -43,12 +43,19 @@ WRITTEN = {
         "<image>What? A dog.</s>",
         "<image><image>Be brief.\nWhat? A dog.</s>",
     ],
-    "original": [  # published: "[quest] What? [ans] A dog.", behind its image
+    "question_answer": [
         "question: What? answer: A dog.</s>",
         "question: What? answer: A dog.</s>question: Sure? answer: Yes.</s>",
         "Be brief.\nquestion: What? answer: A dog.</s>",
         "<image>question: What? answer: A dog.</s>",
         "<image><image>Be brief.\nquestion: What? answer: A dog.</s>",
+    ],
+    "original": [  # Visual-LLaMA's preprocess.py, but for the end token, which it never wrote
+        "[quest] What? [ans] A dog.</s>",
+        "[quest] What? [ans] A dog.</s>[quest] Sure? [ans] Yes.</s>",
+        "Be brief.\n[quest] What? [ans] A dog.</s>",
+        "<image>[quest] What? [ans] A dog.</s>",
+        "<image><image>Be brief.\n[quest] What? [ans] A dog.</s>",
     ],
     "alpaca": [  # alpaca-lora's templates/alpaca.json, which knows one turn
         f"{ALPACA_SYSTEM}\n\n### Instruction:\nWhat?\n\n### Response:\nA dog.</s>",
@@ -146,7 +153,7 @@ def test_a_response_behind_no_words_is_as_a_caption():
     assert text_of(TEMPLATES["plain"].segments([Turn("human", ""), *ONE[1:], *seen])) == "A dog.</s><image>A dog.</s>"
     assert text_of(TEMPLATES["plain"].segments([SYSTEM, *seen])) == "Be brief.\n<image>A dog.</s>"
     assert text_of(TEMPLATES["plain"].segments([SYSTEM, Turn("human", ""), *ONE[1:]])) == "Be brief.\n A dog.</s>"
-    assert text_of(TEMPLATES["original"].segments(seen)) == "question: <image> answer: A dog.</s>"
+    assert text_of(TEMPLATES["question_answer"].segments(seen)) == "question: <image> answer: A dog.</s>"
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -200,7 +207,10 @@ def test_strings_of_ones_own_with_another_first_turn():
 @pytest.mark.parametrize(
     ("chosen", "said"),
     [
-        ("vicuña", "template=vicuña: choose plain, original, alpaca, vicuna, llama2_chat, llama3_chat, tokenizer"),
+        (
+            "vicuña",
+            "template=vicuña: choose plain, question_answer, original, alpaca, vicuna, llama2_chat, llama3_chat, tokenizer",
+        ),
         ({"response": "{response}"}, "template.human"),
         ({"human": "{human}", "humam": "x"}, "template.humam"),
         ({"human": "{human}", "end": 3}, "template.end"),

@@ -129,9 +129,11 @@ _LLAMA3 = (
 )
 TEMPLATES = {
     "plain": Template(human="{images}{human}", with_system="{images}{system}\n{human}"),
-    "original": Template(
+    "question_answer": Template(
         human="{images}question: {human} answer:", with_system="{images}{system}\nquestion: {human} answer:"
     ),
+    # Visual-LLaMA's, whose [quest] and [ans] are tokens of their own, never trained. Here they are text.
+    "original": Template(human="{images}[quest] {human} [ans]", with_system="{images}{system}\n[quest] {human} [ans]"),
     "alpaca": Template(
         human=f"\n\n{_ALPACA}",
         first=_ALPACA,

@@ -25,7 +25,7 @@ SPAN = [BOI_ID, *[PLACEHOLDER_ID] * K, EOI_ID]
 NAMES = [*TEMPLATES, OF_TOKENIZER]
 COMBINATIONS = list(itertools.product(NAMES, TOKENIZERS))
 RESPONSES = {
-    "plain": " {}", "original": " {}", "vicuna": " {}", "llama2_chat": " {} ", "alpaca": "{}", "llama3_chat": "{}",
+    "plain": " {}", "question_answer": " {}", "original": " {}", "vicuna": " {}", "llama2_chat": " {} ", "alpaca": "{}", "llama3_chat": "{}",
     ("tokenizer", "byte_level_bpe"): "{}", ("tokenizer", "sentencepiece_llama"): " {} ", ("tokenizer", "llama3"): "{}",
 }  # fmt: skip
 """How each template writes a response, here once more."""

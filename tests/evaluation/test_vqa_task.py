@@ -25,7 +25,7 @@ CFG = OmegaConf.create(
 SOURCE = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 6, "holds": "questions"}
 EVALUATIONS = {
     "mine": {
-        "task": "vqa", "split": "test", "batch_size": 4, "metrics": ["accuracy"], "source": SOURCE, "template": "original",
+        "task": "vqa", "split": "test", "batch_size": 4, "metrics": ["accuracy"], "source": SOURCE, "template": "question_answer",
         "controls": ["shuffled_images", "no_images", "majority_answer", "true_facts"], "decoding": {"max_new_tokens": 3},
     }
 }  # fmt: skip
@@ -59,7 +59,7 @@ def test_without_images_there_is_none():
 
 def test_true_facts_stand_where_the_picture_was(make_model):
     model, record = make_model(dtype=torch.float32), asked()[0]
-    maker = maker_of(model).as_judged(None, "original")
+    maker = maker_of(model).as_judged(None, "question_answer")
     ids = maker(true_facts([record])[0], answered=False).input_ids
     question = record["questions"][0]["question"]
     assert model.tokenizer.decode(ids[1:]) == f"{record['facts']}\nquestion: {question} answer:"

@@ -7,7 +7,7 @@ from visllama.training.by_source import LossBySource
 
 def test_each_sources_mean_is_over_its_own_tokens(make_model):
     model = make_model()
-    maker = maker_of(model).as_judged(None, "original")
+    maker = maker_of(model).as_judged(None, "question_answer")
     pictures, language = ScenesSource("train", 3, 1), ScenesSource("train", 2, holds="instructions")
     samples = [maker(pictures[i]) for i in range(3)] + [maker(language[i]) for i in range(2)]
     names = ["pictures"] * 3 + ["language"] * 2
