@@ -81,7 +81,7 @@ def test_check_only_prints_the_table_and_writes_nothing(compose_config, tmp_path
     assert set(tmp_path.iterdir()) == before
 
 
-BARE = "stage.template={} is not written around the captions of scenes: they have no prompt"
+BARE = "stage.template={} is not written around the captions of scenes:\nthey have no prompt"
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,8 @@ def report_bare_captions(cfg: DictConfig, sources: Mapping[str, Source]) -> None
     if bare:
         chosen = cfg.stage.template if isinstance(cfg.stage.template, str) else "{...}"
         say(
-            f"stage.template={chosen} is not written around the captions of {', '.join(bare)}: they have no prompt, "
-            f"and stand behind their image alone. data.sources.{bare[0]}.prompt=TEXT gives them one"
+            f"stage.template={chosen} is not written around the captions of {', '.join(bare)}:",
+            f"they have no prompt (data.sources.{bare[0]}.prompt=TEXT).",
         )
 
 
