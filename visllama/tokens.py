@@ -21,6 +21,11 @@ def image_span(num_image_tokens: int) -> list[int]:
     return [BOI_ID, *[PLACEHOLDER_ID] * num_image_tokens, EOI_ID]
 
 
+def sample_length(num_images: int, num_image_tokens: int, num_text_tokens: int) -> int:
+    """Return the positions that a sample takes up: BOS, its image spans, and its text."""
+    return 1 + num_images * len(image_span(num_image_tokens)) + num_text_tokens
+
+
 def token_names(input_ids: list[int], tokenizer) -> list[str]:
     """Name each id as a person reads it: markers and placeholders by name, text by the tokenizer's own pieces."""
     return [_NAMES.get(i) or tokenizer.convert_ids_to_tokens(i) for i in input_ids]

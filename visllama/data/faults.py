@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-REASONS = ("header", "cut", "text", "format", "pixels", "image", "no_target")
+REASONS = ("header", "cut", "text", "format", "pixels", "image", "no_target", "positions")
 """The tar's header is not the index's; the file ends too soon; no text to be read; no JPEG, PNG or WebP; more pixels
-than the cap; a picture that does not decode; nothing to learn from it."""
+than the cap; a picture that does not decode; nothing to learn from it; longer than the language model's
+positions."""
 
 
 class BadRecord(ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -59,11 +60,12 @@ class SampleMaker:
         tokenizer: The language model's.
         transform: The vision encoder's.
         num_image_tokens: Vectors an image (K).
-        max_text_tokens: Longest prompt + response + EOS; image spans are not counted. A longer response is cut, its EOS
-            kept, so that stopping is always learned.
+        max_text_tokens: Longest prompt + response + EOS that is learned; image spans are not counted. A longer response
+            is cut, its EOS kept, so that stopping is always learned. A prompt to be answered is never cut.
         prompt: What is said to have a caption.
         template: How turns are written.
         hint: What stands in a line behind a question.
+        num_positions: Most tokens of a sample that is learned, image spans included; None is no bound.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class SampleMaker:
         prompt: str,
         template: Template = TEMPLATES["plain"],
         hint: str = "",
+        num_positions: int | None = None,
     ) -> None:
         self.tokenizer, self.transform, self.prompt = tokenizer, transform, prompt
         self.num_image_tokens, self.max_text_tokens = num_image_tokens, max_text_tokens
         self.template, self.hint = template, hint
+        self.num_positions = num_positions
         self.encoder = TextEncoder(tokenizer)
 
     @property
@@ -102,23 +106,49 @@ class SampleMaker:
     def __call__(self, record: Mapping, item: int = 0, answered: bool = True) -> Sample:
         """Make a Sample of the record's caption or question of this index, or of its conversation.
 
-        Unless `answered`, the last response is left to be generated.
+        Unless `answered`, the last response is left to be generated, and nothing is cut.
+
+        Raises:
+            BadRecord: If an image cannot be decoded, or what is to be learned is longer than `num_positions`.
         """
         images = images_of(record)
-        turns = turns_of(record, item, self.prompt, self.hint, len(images))
-        input_ids, labels = self.tokenise(self.template.segments(turns, answered))
+        segments = self._segments(record, item, answered)
+        input_ids, labels = self.tokenise(segments, self.max_text_tokens if answered else None)
+        if answered:
+            self._check_positions(record, input_ids)
         shown = input_ids.count(BOI_ID)  # the others stood behind the cut
         return Sample(record["key"], input_ids, labels, [self.transform(image) for image in images[:shown]])
 
-    def tokenise(self, segments: Iterable[Segment]) -> tuple[list[int], list[int]]:
-        """Give input ids and labels of segments, no more than `max_text_tokens` beside the image spans.
+    def prompt_length(self, record: Mapping) -> int:
+        """Return how many tokens are read of a record before its last response is generated; no image is decoded."""
+        input_ids, _ = self.tokenise(self._segments(record, 0, answered=False))
+        return len(input_ids)
 
-        What does not fit is cut off with all behind it. Of a response that is cut the end is kept; one of which nothing
-        fits is left out.
+    def _segments(self, record: Mapping, item: int, answered: bool) -> list[Segment]:
+        turns = turns_of(record, item, self.prompt, self.hint, len(images_of(record)))
+        return self.template.segments(turns, answered)
+
+    def _check_positions(self, record: Mapping, input_ids: list[int]) -> None:
+        if self.num_positions is None or len(input_ids) <= self.num_positions:
+            return
+        raise BadRecord(
+            "positions",
+            f"{record['key']}: its {input_ids.count(BOI_ID)} images and its text make {len(input_ids)} tokens, and the "
+            f"language model has {self.num_positions} positions",
+        )
+
+    def tokenise(self, segments: Iterable[Segment], max_text_tokens: int | None = None) -> tuple[list[int], list[int]]:
+        """Return the input ids and labels of segments.
+
+        Args:
+            segments: What is read and learned.
+            max_text_tokens: Most tokens beside the image spans; None cuts nothing. What does not fit is cut off with
+                all behind it. Of a response that is cut the end is kept; one of which nothing fits is left out.
         """
         ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         labels = [IGNORE_INDEX] * len(ids)
-        room, starts = self.max_text_tokens, True
+        room = sys.maxsize if max_text_tokens is None else max_text_tokens
+        starts = True
         for piece in self.encoder.pieces(segments):
             new = self._ids(piece, starts)
             is_response = piece.supervised and piece.kind == "text"

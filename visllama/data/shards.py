@@ -121,6 +121,8 @@ class ShardSource:
     def __getitem__(self, index: int) -> dict:
         """Give a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
 
+        `image_id`, the image's own name, is there where the record brings one.
+
         Raises:
             BadRecord: If it cannot be read.
         """
@@ -136,7 +138,8 @@ class ShardSource:
                 "text", f"{self.manifest.shard(shard)}: record {key!r} has captions of {len(images)} images"
             )
         pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
-        return {"key": self._unique(shard, key), **pictures, text.kind: text.items}
+        own_id = {} if text.image_id is None else {"image_id": text.image_id}
+        return {"key": self._unique(shard, key), **own_id, **pictures, text.kind: text.items}
 
     @property
     def is_remote(self) -> bool:

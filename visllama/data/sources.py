@@ -24,7 +24,8 @@ class Source(Protocol):
 
     A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
     `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
-    one item. An image is PIL, or the bytes of a JPEG, PNG or WebP file. The class of a source takes `split` ("train",
+    one item. It may hold `image_id`, the image's own name, a whole number or a text, by which predictions are then
+    written. An image is PIL, or the bytes of a JPEG, PNG or WebP file. The class of a source takes `split` ("train",
     "val" or "test") beside what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it
     cannot read.
 

@@ -142,13 +142,32 @@ def read_json(path: Path) -> object:
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
 
 
+def read_results(path: Path) -> object:
+    """Read predictions as a file holds them: JSON, or the `.jsonl` that an evaluation writes, a JSON object a line.
+
+    Raises:
+        ConfigError: If it is no valid JSON, naming the line.
+    """
+    if path.suffix.lower() != ".jsonl":
+        return read_json(path)
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise ConfigError(f"{path}: line {number} is no valid JSON: {error}") from error
+    return rows
+
+
 def read_predictions(path: Path) -> dict[str, str]:
-    """Read `[{"image_id", "caption"}]` (COCO results) or `{id: caption}`; ids may be numbers or strings.
+    """Read `[{"image_id", "caption"}]` (COCO results, or such rows as .jsonl) or `{id: caption}`.
+
+    Ids may be numbers or strings.
 
     Raises:
         ConfigError: For another layout, or an id that comes twice.
     """
-    content = read_json(path)
+    content = read_results(path)
     if isinstance(content, list):
         rows = [
             (str(row["image_id"]), row["caption"])
@@ -165,6 +184,32 @@ def read_predictions(path: Path) -> dict[str, str]:
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
         raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")
     return {str(key): value for key, value in content.items()}
+
+
+def coco_results(ids: Sequence[int | str], captions: Sequence[str]) -> list[dict]:
+    """Return captions in COCO's results layout, sorted by the images' ids: numbers first, in their order."""
+    by_id = dict(zip(ids, captions, strict=True))
+    return [{"image_id": image_id, "caption": by_id[image_id]} for image_id in _sorted_ids(ids)]
+
+
+def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]]) -> dict:
+    """Return references in COCO's annotation layout, as pycocotools and `read_references` read it."""
+    by_id = dict(zip(ids, captions, strict=True))
+    pairs = [(image_id, caption) for image_id in _sorted_ids(ids) for caption in by_id[image_id]]
+    return {
+        "info": {},
+        "licenses": [],
+        "images": [{"id": image_id} for image_id in _sorted_ids(ids)],
+        "annotations": [
+            {"id": number, "image_id": image_id, "caption": caption}
+            for number, (image_id, caption) in enumerate(pairs, start=1)
+        ],
+    }
+
+
+def _sorted_ids(ids: Sequence[int | str]) -> list[int | str]:
+    numbers = sorted(image_id for image_id in ids if isinstance(image_id, int))
+    return [*numbers, *sorted(image_id for image_id in ids if isinstance(image_id, str))]
 
 
 def read_references(path: Path) -> dict[str, list[str]]:

@@ -22,9 +22,16 @@ _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 
 
 def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int, template: Mapping[str, str]) -> SampleMaker:
-    """Make what turns records into this model's Samples, as its weights' `text` tells."""
-    sizes = model.num_image_tokens, max_text_tokens
-    return SampleMaker(model.tokenizer, model.vision_encoder.transform, *sizes, prompt, find_template(template))
+    """Return what turns records into this model's Samples, as the `text` of its weights describes."""
+    return SampleMaker(
+        model.tokenizer,
+        model.vision_encoder.transform,
+        model.num_image_tokens,
+        max_text_tokens,
+        prompt,
+        find_template(template),
+        num_positions=model.num_positions,
+    )
 
 
 def judge(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from visllama.config import ConfigError
-from visllama.evaluation.captions import read_json
+from visllama.evaluation.captions import read_json, read_results
 from visllama.evaluation.vqa_text import clean, normalise
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
@@ -109,12 +109,14 @@ def _refuse(ids: Iterable[str], says: str) -> None:
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Read `[{"question_id", "answer"}]` (VQA results) or `{id: answer}`; ids may be numbers or strings.
+    """Read `[{"question_id", "answer"}]` (VQA results, or such rows as .jsonl) or `{id: answer}`.
+
+    Ids may be numbers or strings.
 
     Raises:
         ConfigError: For another layout, or an id that comes twice.
     """
-    content = read_json(path)
+    content = read_results(path)
     if isinstance(content, list):
         content = {key: row["answer"] for key, row in _by_id(path, content, ("answer",)).items()}
     if not isinstance(content, dict):

@@ -96,6 +96,13 @@ def judge_answers(
     rows = [{"question_id": question} for question in given]
     if "majority_answer" in config["controls"]:
         train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
+    changed = {control: _CONTROLS[control](records) for control in config["controls"] if control in _CONTROLS}
+    for shown in (records, *changed.values()):
+        captioner.check_room(model, shown, f"evaluation.{name}: ")
+
+    controls = ", ".join(config["controls"])
+    again = f", and again for each control: {controls}" if controls else ""
+    say(f"{name}: answering {len(records)} questions{again}")
     started = time.perf_counter()
     said: dict[str, list[str]] = {}
     with Progress(transient=True, disable=not is_first_rank()) as progress:
@@ -105,10 +112,11 @@ def judge_answers(
             if control == "majority_answer":
                 said[control] = majority_answers(records, train)
             else:
-                changed = _CONTROLS[control](records)
-                said[control] = write_texts(model, captioner, changed, rows, "answer", None, progress, control)
+                said[control] = write_texts(model, captioner, changed[control], rows, "answer", None, progress, control)
     if not is_first_rank():
         return {}  # it has helped to generate; scores are made and written once
+
+    say(f"{name}: scoring {len(records)} answers")
     questions = {
         question_id: Asked(
             q["question"], q["answers"], r["key"], {t: q[t] for t in _TYPES if isinstance(q.get(t), str)}

@@ -2,7 +2,8 @@
 
 A connector is an `nn.Module` with `__init__(vision_dim, language_dim, num_image_tokens, ...)`, a class attribute
 `consumes` ("pooled" or "patch") and `forward(features) -> (N, K, D)`. It may have class attributes `lr_scale` (how
-fast it learns beside `optim.lr`, whose published value is an MLP's) and `exports_to` (what else can hold it).
+fast it learns beside `optim.lr`, whose published value is an MLP's), `exports_to` (what else can hold it) and
+`exports_with` (the classes of the vision encoders for which that is so; without it, any).
 One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
 """
 
@@ -98,6 +99,7 @@ class PatchMLPConnector(nn.Module):
 
     consumes = "patch"
     exports_to = "LlavaForConditionalGeneration of transformers"
+    exports_with = ("CLIPVisionEncoder",)
 
     def __init__(
         self, vision_dim: int, language_dim: int, num_image_tokens: int | None, hidden_dim: int | None = None

@@ -7,7 +7,14 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from visllama.config import ConfigError
 from visllama.model.pretrained import read
@@ -79,6 +86,19 @@ class PretrainedLanguageModel:
     def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
         """Load the published weights; in the dtype that they have on disk ("auto") they stay mapped, not copied."""
         return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
+
+
+def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Drop what the base model's `generation_config` says of decoding, but for the tokens that end and pad.
+
+    `generate` takes from there each setting that a call does not name (a repetition penalty, a temperature): what is
+    "greedy" would then differ from one base model to the next, unseen.
+    """
+    language_model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def norm_in_double(language_model: PreTrainedModel) -> None:

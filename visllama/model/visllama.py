@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
-from visllama.model.language_model import LanguageModelSource, norm_in_double
+from visllama.model.language_model import LanguageModelSource, forget_decoding, norm_in_double
 from visllama.model.lora import adapters, as_in, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
@@ -129,6 +129,7 @@ class VisLlama(nn.Module):
         of = {part: trained if part in self.trainable else dtype for part in ("vision_encoder", "language_model")}
         self.vision_encoder.load_base_weights("auto" if as_stored else of["vision_encoder"])
         loaded = self._language_model_source.load("auto" if as_stored else of["language_model"])
+        forget_decoding(loaded, self.tokenizer)
         if dtype == torch.float64:
             norm_in_double(loaded)
         # (DoRA's magnitudes are the weights' own: they have to be there.)

@@ -19,6 +19,7 @@ from visllama.plan.model import Shapes
 from visllama.plan.speed import Flops, Rates, Step, flops, step
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
+from visllama.tokens import sample_length
 from visllama.training.verb import count_steps
 
 FEW_TOKENS = 1000
@@ -115,7 +116,7 @@ def make_plan(cfg: DictConfig, shapes: Shapes) -> Plan:
     card = CARDS[cfg.gpu]
     rates = Rates(card, cfg.utilisation, cfg.network_gb_s)
     text, said = text_tokens(cfg)
-    span = 1 + shapes.num_image_tokens + 2
+    span = sample_length(1, shapes.num_image_tokens, 0)
     tokens, longest_tokens = span + text, span + cfg.stage.max_text_tokens
     if shapes.vision.num_layers == 0:
         said = [*said, "of model.vision_encoder nothing but its weights is counted: its class is your own"]

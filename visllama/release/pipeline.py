@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from visllama.config import ConfigError, conf_dir
 from visllama.data.collate import Batch, Collator
 from visllama.data.images import read_image
 from visllama.data.samples import Sample
-from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.captioner import Captioner, check_positions, whole_decoding
 from visllama.evaluation.runner import sample_maker
 from visllama.hardware import find_device
 from visllama.model.visllama import VisLlama
@@ -38,8 +37,7 @@ class Pipeline:
 
     def __init__(self, model: VisLlama, text: Mapping, batch_size: int = 32) -> None:
         self.model, self.batch_size = model.eval(), batch_size
-        # Training cuts what is longer than its samples; here all that the language model has positions for is read.
-        self.maker = sample_maker(model, **dict(text) | {"max_text_tokens": sys.maxsize})
+        self.maker = sample_maker(model, **text)
         self.end_ids = sorted({self.maker.end_id, model.tokenizer.eos_token_id})
 
     def caption(self, images: Picture | Sequence[Picture], **decoding) -> str | list[str]:
@@ -53,12 +51,13 @@ class Pipeline:
             The caption of one picture, or a list of them.
 
         Raises:
-            ConfigError: If a picture cannot be read.
+            ConfigError: If a picture cannot be read, or a caption does not fit the language model's positions.
         """
         if isinstance(images, Picture):
             return self.caption([images], **decoding)[0]
         captioner = Captioner(self.maker, _greedy() | decoding, self.batch_size)
         records = [{"key": str(i), "image": image} for i, image in enumerate(self.read(images))]
+        captioner.check_room(self.model, records)
         return captioner(self.model, records)
 
     def ask(
@@ -145,18 +144,12 @@ class Pipeline:
         Raises:
             ConfigError: If it does not fit the language model's positions, or more than one text is wanted of a sample.
         """
-        pad_token_id = self.maker.tokenizer.pad_token_id
-        defaults = _greedy() | {"do_sample": False, "eos_token_id": self.end_ids, "pad_token_id": pad_token_id}
-        settings, batch = defaults | decoding, self._batch(samples)
+        settings = whole_decoding(self.maker, _greedy() | decoding)
         if (settings.get("num_return_sequences") or 1) > 1:
             raise ConfigError(f"num_return_sequences={settings['num_return_sequences']}: one text is given for each")
+        batch = self._batch(samples)
         length = batch["input_ids"].shape[1] + (0 if cache is None else cache.get_seq_length())
-        new, most = settings.get("max_new_tokens") or 1, self.model.num_positions
-        if most is not None and length + new > most:
-            raise ConfigError(
-                f"max_new_tokens={new} behind {length} tokens: the language model has {most} positions: lower it, say "
-                f"less, or begin another chat"
-            )
+        check_positions(self.model.num_positions, length, settings, "", "say less, or begin another chat")
         return self.model.generate(**batch, cache=cache, **settings).tolist()
 
     def _samples(self, images: object, questions: str | Sequence[str]) -> list[Sample]:

@@ -60,11 +60,11 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         state = "[green]trained[/]" if name in model.trainable else "frozen"
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
         table.add_row(name, "LoRA" if part is None else type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
+    encoder = type(model.vision_encoder).__name__
+    fits = encoder in getattr(model.connector, "exports_with", (encoder,))
+    holder = getattr(model.connector, "exports_to", None) if fits else None
     rates = [f"{name} {_rate(model, name, optim)}" for name in own if name in model.trainable]
-    table.caption = (
-        f"exports to: {getattr(model.connector, 'exports_to', 'visllama weights alone')}\n"
-        f"learning rate: {', '.join(rates)}"
-    )
+    table.caption = f"exports to: {holder or 'visllama weights alone'}\nlearning rate: {', '.join(rates)}"
     return table
 
 
@@ -141,7 +141,9 @@ class SampleTexts(Callback):
         # Every rank generates, though one prints: under sharding all of them are needed.
         lines = []
         for name, captioner in self.captioners.items():
-            records = list(islice(_readable(trainer.datamodule, name), self.num_records))
+            readable = _readable(trainer.datamodule, name)
+            fitting = (record for record in readable if captioner.has_room(module.model, record))
+            records = list(islice(fitting, self.num_records))
             for record, said in zip(records, captioner(module.model, records), strict=True):
                 *asked, reference = turns_of(record, 0, "", "", 0)
                 question = f"{asked[-1].text} " if asked else ""

@@ -24,6 +24,7 @@ from visllama.data.order import Order
 from visllama.data.sources import Source, build_sources, judged_sources
 from visllama.plugins import class_of_target, part_class
 from visllama.prompts import Template, find_template
+from visllama.tokens import sample_length
 from visllama.training.sweep import is_selecting
 from visllama.trials import check_parts
 
@@ -186,14 +187,16 @@ def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> T
 
 
 def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:
-    """Refuse samples and generated texts longer than the language model's positions.
+    """Refuse samples of one image, and generated texts, longer than the language model's positions.
+
+    Samples of several images are held to the positions one by one, as they are made.
 
     Raises:
         ConfigError: Naming what to lower.
     """
     most = model.num_positions
     for key, tokens in (("stage.max_text_tokens", max_text_tokens), ("decoding.max_new_tokens", max_new_tokens)):
-        longest = 1 + model.num_image_tokens + 2 + tokens
+        longest = sample_length(1, model.num_image_tokens, tokens)
         if most is not None and longest > most:
             raise ConfigError(
                 f"{key}={tokens} and model.connector.num_image_tokens={model.num_image_tokens} make samples of up to "

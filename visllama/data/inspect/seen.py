@@ -42,6 +42,7 @@ class MeasuringMaker:
     def __init__(self, maker: SampleMaker) -> None:
         self.maker, self.uncut = maker, copy(maker)
         self.uncut.max_text_tokens, self.uncut.transform = sys.maxsize, _no_pixels
+        self.uncut.num_positions = None
 
     def __call__(self, record: Mapping, item: int = 0) -> MeasuredSample:
         sample = self.maker(record, item)

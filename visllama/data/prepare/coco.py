@@ -94,7 +94,7 @@ def _add(made: RawSplit, number: int, image: object, names: tuple, captions: lis
     elif not found:
         made.skip(where, "no caption", "it has none")
     else:
-        made.add(RawRecord(f"{image:012d}", (names,), {"captions": found}, where))
+        made.add(RawRecord(f"{image:012d}", (names,), {"captions": found, "image_id": image}, where))
 
 
 def names_of_both_years(file: object) -> tuple:

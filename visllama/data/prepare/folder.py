@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"(.+)#[0-9]+\t(.*)")
 
 @dataclass(frozen=True)
 class Folder(RawData):
-    """Pictures with captions; a record's key is the number of the image's first row.
+    """Pictures with captions; a record's key is the number of the image's first row, its own id the image's file name.
 
     Args:
         images: The folder of pictures.
@@ -64,7 +64,8 @@ class Folder(RawData):
                 captions.setdefault(image.strip(), []).extend(said)
                 first.setdefault(image.strip(), (number, where))
         for image, (number, where) in first.items():
-            made.add(RawRecord(f"{number:08d}", ((image,),), {"captions": captions[image]}, where))
+            text = {"captions": captions[image], "image_id": image}
+            made.add(RawRecord(f"{number:08d}", ((image,),), text, where))
         return {self.split or "train": made}
 
     def _rows(self, text: str) -> Iterator[tuple[int, dict | str]]:

@@ -42,27 +42,32 @@ class Vqa(RawData):
                              "VQA annotations file")  # fmt: skip
         split, subtype = self._split(content)
         made = RawSplit()
-        answers = self._answers(annotations, made)
+        answers, faulty = self._answers(annotations, made)
         by_image: dict[int, list[dict]] = {}
-        seen = set()
+        seen: set[int] = set()
+        malformed: set[int] = set()
         for number, entry in enumerate(questions):
             entry = entry if isinstance(entry, dict) else {}
             image, question, text = entry.get("image_id"), entry.get("question_id"), texts([entry.get("question")])
             where = f"question {question}" if is_id(question) else f"questions[{number}]"
             if not is_id(image) or not is_id(question) or not text:
                 made.skip(where, "id" if text else "no question", "no whole question_id, image_id and question")
+                if is_id(question):
+                    malformed.add(question)
             elif question in seen:
                 made.skip(where, "duplicate", "it was there before")
+            elif question in faulty:
+                continue  # its annotation was counted: one fault
             elif question not in answers:
                 made.skip(where, "no answer", f"{Path(self.annotations).name} has no answers to it")
             else:
                 seen.add(question)
                 by_image.setdefault(image, []).append({"question": text[0], **answers[question], "id": question})
-        for question in answers.keys() - seen:
+        for question in answers.keys() - seen - malformed:
             made.skip(f"annotation {question}", "no question", f"{Path(self.questions).name} has none of this id")
         for image, asked in by_image.items():
             names = (f"COCO_{subtype}_{image:012d}.jpg", f"{image:012d}.jpg")  # as of 2014, and as of 2017
-            made.add(RawRecord(f"{image:012d}", (names,), {"questions": asked}, f"image {image}"))
+            made.add(RawRecord(f"{image:012d}", (names,), {"questions": asked, "image_id": image}, f"image {image}"))
         return {split: made}
 
     def _split(self, content: dict[str, Any]) -> tuple[str, str]:
@@ -79,9 +84,10 @@ class Vqa(RawData):
         years = re.findall(r"(?:train|val|test)20\d\d", f"{Path(self.questions).stem} {told}")
         return split, years[0] if years else _SUBTYPES[split]
 
-    def _answers(self, annotations: list, made: RawSplit) -> dict[int, dict[str, Any]]:
-        """Give the answers to each question, by its id."""
-        found = {}
+    def _answers(self, annotations: list, made: RawSplit) -> tuple[dict[int, dict[str, Any]], set[int]]:
+        """Return the answers to each question, by its id, and the ids whose annotation is at fault."""
+        found: dict[int, dict[str, Any]] = {}
+        faulty: set[int] = set()
         for number, entry in enumerate(annotations):
             entry = entry if isinstance(entry, dict) else {}
             question, given = entry.get("question_id"), entry.get("answers")
@@ -94,8 +100,9 @@ class Vqa(RawData):
                 made.skip(where, "duplicate", "it was there before")
             elif not said or len(said) < len(given):
                 made.skip(where, "no answer", f"{len(said)} of its {len(given)} answers are texts")
+                faulty.add(question)
             else:
                 # Of answers that as many gave, the first: `most_common` keeps the order in which they came.
                 found[question] = {"answers": said, "answer": Counter(said).most_common(1)[0][0]}
                 found[question] |= {kind: entry[kind] for kind in _KINDS if isinstance(entry.get(kind), str)}
-        return found
+        return found, faulty - found.keys()
