@@ -281,6 +281,28 @@ def test_a_sample_with_nothing_to_learn_is_counted(model):
     assert {fault[1] for fault in step["faults"]} == {"no_target"} and step["num_targets"] == 0
 
 
+class ManyImages:
+    """Conversations over 45 images each: 45 spans of 12 are 540 tokens, of 512 positions."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> dict:
+        record = ScenesSource("train", 20, 1)[index]
+        turns = [{"from": "human", "value": "<image>" * 45}, {"from": "gpt", "value": "a red square"}]
+        return {"key": record["key"], "images": [record["image"]] * 45, "conversations": turns}
+
+
+def test_a_sample_past_the_positions_is_masked_and_counted(model):
+    data = data_of(model, train={"many": ManyImages()})
+    maker = maker_of(model)
+    maker.num_positions = model.num_positions
+    data.makers = {"many": maker}
+    step = next(iter(data.train_dataloader()))
+    assert {fault[1] for fault in step["faults"]} == {"positions"} and step["num_targets"] == 0
+    assert "45 images" in step["faults"][0][2] and "512 positions" in step["faults"][0][2]
+
+
 def test_sources_are_mixed_by_their_weights(model):
     train = {"a": ScenesSource("train", 9, 1), "b": ScenesSource("val", 40, 1)}
     seen = [key for step in keys(data_of(model, train=train, num_steps=64).train_dataloader()) for key in step]

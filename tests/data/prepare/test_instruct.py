@@ -102,3 +102,12 @@ def test_images_without_their_folder_and_other_files_are_refused(run, tmp_path):
         run("source=instruct", f"conversations={file}")
     with pytest.raises(ConfigError, match="no list of conversations"):
         run("source=instruct", f"conversations={put(tmp_path / 'b.json', {'images': []})}")
+
+
+def test_the_next_command_is_named(run, tmp_path, capsys):
+    entries = [{"instruction": "Hi", "input": "", "output": "Hello"}]
+    run("source=instruct", f"conversations={put(tmp_path / 'alpaca.json', entries)}")
+    assert capsys.readouterr().out.rstrip().splitlines()[-1] == (
+        "Train on it:  python train.py stage=finetune init_from=RUN/weights data=shards 'data/source=[instruct]' "
+        "evaluation=none"
+    )

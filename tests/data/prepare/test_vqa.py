@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 
 from tests.data.prepare.made import picture, put, read, skipped
 from visllama.config import ConfigError
 from visllama.data.index import ShardIndex
+from visllama.data.shards import ShardSource
 
 
 def answers(*said: str) -> list[dict]:
@@ -77,3 +79,38 @@ def test_files_of_two_splits_or_in_the_wrong_place_are_refused(run, tmp_path):
         ConfigError, match="no VQA questions file: it has no list 'questions', but the keys 'annotations'"
     ):
         run(*call(tmp_path, annotations, questions))
+
+
+def test_a_question_that_is_lost_is_counted_once(run, tmp_path):
+    """Whichever of its two rows is at fault: the other one is none."""
+    made = files(
+        tmp_path,
+        extra_questions=[{"image_id": 7, "question": "Which?", "question_id": 3},
+                         {"image_id": 7, "question": " ", "question_id": 4}],
+        extra_annotations=[{"question_id": 3, "answers": [{"answer": 3}]}, {"question_id": 4, "answers": answers("x")}],
+    )  # fmt: skip
+    out = run(*call(tmp_path, *made), "max_bad_fraction=0.8")
+    found = sorted((entry["where"], entry["reason"]) for entry in skipped(out / "val"))
+    assert found == [("annotation 3", "no answer"), ("question 4", "no question")]
+
+
+def test_the_next_command_is_named_and_composes(run, tmp_path, capsys, compose_config):
+    run(*call(tmp_path, *files(tmp_path)))
+    assert told(capsys) == (
+        "Judge on it:  python evaluate.py weights=RUN/weights 'evaluation=[vqav2]' evaluation.vqav2.split=val"
+    )
+    run(*call(tmp_path, *files(tmp_path, "train2014")))
+    command = told(capsys)
+    assert command.startswith("Train on it:  python train.py stage=finetune init_from=RUN/weights data=shards ")
+    cfg = compose_config("train", *shlex.split(command.partition("train.py ")[2]), f"paths.data={tmp_path}/data")
+    assert cfg.data.sources.vqa.path == f"{tmp_path}/data/vqa/train" and list(cfg.evaluation) == ["vqav2"]
+
+
+def told(capsys) -> str:
+    return capsys.readouterr().out.rstrip().splitlines()[-1]
+
+
+def test_an_image_keeps_its_id(run, tmp_path):
+    out = run(*call(tmp_path, *files(tmp_path)))
+    source = ShardSource("val", str(out / "val"))
+    assert [source[i]["image_id"] for i in range(2)] == [42, 7]

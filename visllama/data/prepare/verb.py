@@ -132,8 +132,9 @@ def _told(cfg: DictConfig, made: dict[str, dict]) -> dict:
 def _next(cfg: DictConfig, out: Path, made: set[str]) -> list[str]:
     there = {split for split in ("train", "val", "test") if (out / split / "manifest.json").is_file()}
     manifests = [Manifest.parse(str(out / split), (out / split / "manifest.json").read_bytes()) for split in made]
-    if any(kind != "captions" for manifest in manifests for kind in manifest.kinds):
-        return []  # no stage of this version learns from them
+    kinds = {kind for manifest in manifests for kind in manifest.kinds}
+    if kinds - {"captions"}:
+        return _next_stage_2(cfg, out, there, kinds)
     if "train" not in there:
         source = override("evaluation.shards_caption.source.val_path", out / sorted(there)[0])
         judge_on = f"evaluation=[shards_caption] {shlex.quote(source)}"
@@ -148,11 +149,39 @@ def _next(cfg: DictConfig, out: Path, made: set[str]) -> list[str]:
     if any("coco_karpathy" in str(entry) for entry in judged) and not (_coco(cfg) / "test" / "manifest.json").is_file():
         words.append("evaluation=none")
     if not (out / "val").is_dir():
-        node = OmegaConf.load(conf_dir() / "data" / "source" / f"{cfg.name}.yaml")
-        needed = str(OmegaConf.to_container(node).get("val_path", "")).partition("}/")[2]
-        if needed and not (Path(cfg.paths.data).expanduser() / needed).is_dir():
-            words.append(f"data.sources.{cfg.name}.val_path=null")
+        words += _without_val(cfg)
     return [f"Train on it:  python train.py {' '.join(words)}"]
+
+
+def _without_val(cfg: DictConfig) -> list[str]:
+    """Return what switches off the validation records of a source's config, where they are not there."""
+    node = OmegaConf.load(conf_dir() / "data" / "source" / f"{cfg.name}.yaml")
+    needed = str(OmegaConf.to_container(node).get("val_path", "")).partition("}/")[2]
+    if needed and not (Path(cfg.paths.data).expanduser() / needed).is_dir():
+        return [f"data.sources.{cfg.name}.val_path=null"]
+    return []
+
+
+def _next_stage_2(cfg: DictConfig, out: Path, there: set[str], kinds: set[str]) -> list[str]:
+    """Return the command that trains on questions or conversations, or judges on questions."""
+    is_default = Path(cfg.paths.data).expanduser() / str(cfg.name) == out
+    if "train" not in there:
+        if kinds != {"questions"}:
+            return []  # nothing judges conversations
+        split = sorted(there)[0]
+        words = ["evaluation=[vqav2]", f"evaluation.vqav2.split={split}"]
+        if not (is_default and cfg.name == "vqa"):
+            words.append(override("evaluation.vqav2.source.val_path", out / split))
+        return [f"Judge on it:  python evaluate.py weights=RUN/weights {shlex.join(words)}"]
+
+    # Of each source of its own name the config knows the place, and the words behind a question.
+    if is_default and (conf_dir() / "data" / "source" / f"{cfg.name}.yaml").is_file():
+        words = ["data=shards", f"data/source=[{cfg.name}]", *_without_val(cfg)]
+    else:
+        words = _as_shards(out / "train", out / "val" if "val" in there else None)
+    judged = "[vqav2]" if kinds == {"questions"} and "val" in there and cfg.name == "vqa" and is_default else "none"
+    words.append(f"evaluation={judged}")
+    return [f"Train on it:  python train.py stage=finetune init_from=RUN/weights {shlex.join(words)}"]
 
 
 def _coco(cfg: DictConfig) -> Path:
