@@ -156,6 +156,13 @@ def test_a_record_beyond_4_gib_is_found(tmp_path):
     assert not found.faults
 
 
+def test_an_images_own_id_is_no_score(tmp_path):
+    """It would cost the index a number a record, rounded to float32."""
+    text = json.dumps({"captions": ["x"], "image_id": 391895, "good": 0.5}).encode()
+    found = index(tmp_path, file("a.jpg") + file("a.json", text) + END)
+    assert [name for name in found.arrays if name.startswith("score.")] == ["score.good"]
+
+
 def test_numbers_of_the_metadata_are_scores(tmp_path):
     """Neither those that float32 does not hold, nor names that no file does; a name of each record is no column."""
     odd = {"good": 0.5, "huge": 10**400, "text": "1", "yes": True, "\ud800": 1, "n" * 300: 1}

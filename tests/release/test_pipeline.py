@@ -105,6 +105,11 @@ def test_questions_are_asked_whole_or_refused(pipeline, records):
         pipeline.ask(image, words * 2)
 
 
+def test_a_caption_past_the_positions_is_refused(pipeline, records):
+    with pytest.raises(ConfigError, match=r"max_new_tokens=500 behind 13 tokens: the language model has 512 positions"):
+        pipeline.caption(records[0]["image"], max_new_tokens=500)
+
+
 def test_more_texts_than_questions_are_refused(pipeline, records):
     with pytest.raises(ConfigError, match="num_return_sequences=2"):
         pipeline.ask(records[0]["image"], "there", num_beams=2, num_return_sequences=2)

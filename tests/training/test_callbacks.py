@@ -10,12 +10,14 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from tests import tiny
-from tests.tiny import maker_of
+from tests.families import save_encoder
+from tests.tiny import maker_of, tiny_parts
 from tests.training.test_module import data_of
 from tests.training.test_optim import OPTIM
 from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.captioner import Captioner
+from visllama.model.weights import build_model
 from visllama.training.callbacks import (
     FrozenWeights,
     SameEverywhere,
@@ -97,6 +99,20 @@ def test_the_logged_rate_is_that_of_the_step(make_model, tmp_path):
     # Lightning logs in float32
     for rates, expected in ((first, rising[:3]), (second, rising[3:])):
         assert rates.taken == pytest.approx(expected) and rates.logged == pytest.approx(expected, rel=1e-6)
+
+
+def test_llava_is_named_where_it_can_hold_the_model(make_model, tmp_path):
+    """With CLIP it can; no other encoder was shown to fit."""
+    model = make_model("patch_mlp", dtype=torch.float32)
+    assert "exports to: LlavaForConditionalGeneration" in shown(parts_table(model, OPTIM))
+    parts = tiny_parts("patch_mlp") | {
+        "vision_encoder": {
+            "kind": "SiglipVisionEncoder",
+            "arguments": {"path": str(save_encoder("siglip", tmp_path / "siglip"))},
+        }
+    }
+    other = build_model(parts, ("connector", "markers"))
+    assert "exports to: visllama weights alone" in shown(parts_table(other, OPTIM))
 
 
 def test_data_table(make_model):
