@@ -30,7 +30,7 @@ def judged(make_model, tmp_path):
 
     def run(path: Path, task: str = "caption") -> tuple[Path, dict]:
         metrics = {"caption": ["CIDEr"], "vqa": ["accuracy"]}[task]
-        source = {"_target_": SHARDS, "path": str(path)}
+        source = {"_target_": SHARDS, "path": None, "val_path": str(path)}
         config = {"task": task, "split": "val", "batch_size": 4, "metrics": metrics, "controls": [], "source": source}
         evaluations = {"mine": config}
         result = judge(model, maker_of(model), evaluations, judged_sources(evaluations, []), CFG, tmp_path / "run")

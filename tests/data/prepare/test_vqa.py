@@ -112,5 +112,5 @@ def told(capsys) -> str:
 
 def test_an_image_keeps_its_id(run, tmp_path):
     out = run(*call(tmp_path, *files(tmp_path)))
-    source = ShardSource("val", str(out / "val"))
+    source = ShardSource("val", None, str(out / "val"))
     assert [source[i]["image_id"] for i in range(2)] == [42, 7]
