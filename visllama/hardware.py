@@ -20,7 +20,11 @@ def find_device(accelerator: str) -> torch.device:
 
 
 def find_precision(trainer: Mapping) -> str:
-    """Give Lightning's name of the precision; "auto" is bf16-mixed on cuda, else 32-true."""
+    """Return the name of the precision; "auto" is bf16-mixed on cuda, else 32-true.
+
+    It names the dtype of frozen weights. What trains is fp32 under all of them, and fp64 under 64-true; bf16-mixed
+    computes in bf16 (autocast), and the others in the dtype of the weights.
+    """
     if trainer["precision"] != "auto":
         return str(trainer["precision"])
     return "bf16-mixed" if find_device(trainer["accelerator"]).type == "cuda" else "32-true"

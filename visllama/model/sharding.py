@@ -11,7 +11,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.utils.checkpoint import checkpoint
 
 from visllama.config import ConfigError
-from visllama.model.visllama import VisLlama
+from visllama.model.lora import is_adapter
+from visllama.model.visllama import VisLlama, part_dtype, persistent_buffers
 
 
 def blocks(part: nn.Module) -> list[nn.Module]:
@@ -40,14 +41,11 @@ def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
             f"trainer/strategy=fsdp: {type(model.language_model).__name__} names no _no_split_modules, at which it "
             f"would be sharded: choose trainer/strategy=ddp"
         )
-    for unit in reversed([*found, *blocks(model.vision_encoder)]):  # one that lies in another comes before it
-        _cast(unit, dtype)
-        fully_shard(unit, mesh=mesh)
-    for part in (model.language_model, model.vision_encoder):
-        _cast(part, dtype)  # what is outside the blocks
-    if dtype == torch.float64:
-        model.connector.double()
-        model.markers.data = model.markers.data.double()
+    for part in ("vision_encoder", "language_model"):
+        for unit in reversed(blocks(getattr(model, part))):  # one that lies in another comes before it
+            _cast(unit, part_dtype(model, part, dtype))
+            fully_shard(unit, mesh=mesh)
+    cast(model, dtype)  # what is outside the blocks
     fully_shard(model.connector, mesh=mesh)
     fully_shard(model, mesh=mesh)
     for module in model.modules():
@@ -64,13 +62,30 @@ def reshard(model: VisLlama) -> None:
             module.reshard()
 
 
+def cast(model: VisLlama, dtype: torch.dtype) -> None:
+    """Convert a model whose weights are as they are stored, a tensor at a time.
+
+    Args:
+        model: As `load_base_weights(dtype, as_stored=True)` leaves it.
+        dtype: Of the frozen weights; what trains is fp32 at least.
+    """
+    for part in ("vision_encoder", "language_model"):
+        _cast(getattr(model, part), part_dtype(model, part, dtype))
+    if dtype == torch.float64:
+        model.connector.double()
+        model.markers.data = model.markers.data.double()
+
+
 def _cast(unit: nn.Module, dtype: torch.dtype) -> None:
-    for parameter in unit.parameters():
-        wanted = torch.promote_types(dtype, torch.float32) if parameter.requires_grad else dtype
+    for name, parameter in unit.named_parameters():
+        wanted = torch.promote_types(dtype, torch.float32) if is_adapter(name) else dtype
         if parameter.dtype != wanted and not hasattr(parameter, "device_mesh"):  # of a unit inside: done already
             parameter.data = parameter.data.to(wanted)
-    for buffer in unit.buffers():
-        if dtype == torch.float64 and buffer.is_floating_point():  # else they keep their own, as in `from_pretrained`
+
+    persistent = persistent_buffers(unit)
+    for name, buffer in unit.named_buffers():
+        # One that is computed keeps its own, as in `from_pretrained`: positions in bf16 would be others.
+        if buffer.is_floating_point() and (name in persistent or dtype == torch.float64):
             buffer.data = buffer.data.to(dtype)
 
 

@@ -5,14 +5,15 @@ This class is the one door: nobody calls its parts from outside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
@@ -30,8 +31,29 @@ _CACHE = "cache" if "cache" in _KNOWN else "past_key_values"
 
 
 def part_of(name: str) -> str:
-    """Give the part that a parameter of a `VisLlama` belongs to, by the parameter's name."""
+    """Return the part that a parameter or buffer of a `VisLlama` belongs to, by its name."""
     return ADAPTER if is_adapter(name) else name.split(".")[0]
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that are part of a module's state, by name; the others are computed, and never stored."""
+    stored = module.state_dict(keep_vars=True).keys()
+    return {name: buffer for name, buffer in module.named_buffers() if name in stored}
+
+
+def trained_buffers(model: VisLlama) -> dict[str, Tensor]:
+    """Return the persistent buffers of the parts that learn, by name: BatchNorm's statistics, a counter."""
+    found = {}
+    for part in model.trainable:
+        module = getattr(model, part, None)
+        if isinstance(module, nn.Module):  # the markers are a tensor, and the adapter lies in the language model
+            found |= {f"{part}.{name}": buffer for name, buffer in persistent_buffers(module).items()}
+    return found
+
+
+def part_dtype(model: VisLlama, part: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the encoder's or the language model's weights, of which frozen ones are in `dtype`."""
+    return torch.promote_types(dtype, torch.float32) if part in model.trainable else dtype
 
 
 class VisLlamaOutput(NamedTuple):
@@ -71,7 +93,7 @@ class VisLlama(nn.Module):
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
         self._unreached = self._find_unreached() if "vision_encoder" in self.trainable else frozenset()
         self._check_connector(language_dim)
-        self._freeze()
+        self._freeze()  # it also puts back the mode of what ran in eval mode here
 
     @property
     def num_image_tokens(self) -> int:
@@ -88,12 +110,15 @@ class VisLlama(nn.Module):
         encoder = self.vision_encoder
         shape = {"pooled": (encoder.pooled_dim,), "patch": (encoder.num_patches, encoder.patch_dim)}
         features = self.markers.new_zeros(1, *shape[self.connector.consumes])
-        found = tuple(self.connector.eval()(features).shape)
+        found = tuple(_try(self.connector, features).shape)
         if found != (1, self.num_image_tokens, language_dim):
             raise ValueError(
                 f"num_image_tokens={self.num_image_tokens} does not fit: of one image {type(self.connector).__name__} "
                 f"makes {found}, and (1, {self.num_image_tokens}, {language_dim}) is needed"
             )
+        for name in self.connector.state_dict():
+            if name.endswith("_extra_state"):
+                raise ValueError(f"{name}: weights hold parameters and buffers alone: register what is kept as a buffer")
 
     def _find_unreached(self) -> frozenset[str]:
         """Name the encoder's tensors that the features do not rest on (CLIP's last layer is behind its patch features).
@@ -102,7 +127,7 @@ class VisLlama(nn.Module):
         """
         names, parameters = zip(*self.vision_encoder.named_parameters(prefix="vision_encoder"), strict=True)
         size = self.vision_encoder.transform.size_px
-        features = self.vision_encoder(parameters[0].new_zeros(1, 3, size, size))
+        features = _try(self.vision_encoder, parameters[0].new_zeros(1, 3, size, size))
         features = getattr(features, self.connector.consumes)
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         return frozenset(name for name, gradient in zip(names, gradients, strict=True) if gradient is None)
@@ -118,15 +143,14 @@ class VisLlama(nn.Module):
     def load_base_weights(self, dtype: torch.dtype = torch.float32, as_stored: bool = False) -> VisLlama:
         """Load the published weights of encoder and language model; one that trains is fp32 at least.
 
-        Both markers start at the mean of the language model's embeddings, where its inputs are at home.
+        In fp64 the whole model is: what trains, and the buffers too. Both markers start at the mean of the language model's embeddings, where its inputs are at home.
 
         Args:
             dtype: Of the frozen weights.
             as_stored: Leave them in the dtype of their files, which stay mapped: no memory is filled. The markers
                 start at what `dtype` makes of them.
         """
-        trained = torch.promote_types(dtype, torch.float32)
-        of = {part: trained if part in self.trainable else dtype for part in ("vision_encoder", "language_model")}
+        of = {part: part_dtype(self, part, dtype) for part in ("vision_encoder", "language_model")}
         self.vision_encoder.load_base_weights("auto" if as_stored else of["vision_encoder"])
         loaded = self._language_model_source.load("auto" if as_stored else of["language_model"])
         forget_decoding(loaded, self.tokenizer)
@@ -141,6 +165,8 @@ class VisLlama(nn.Module):
             everything = embeddings(torch.arange(embeddings.num_embeddings, device=embeddings.weight.device))
             mean = everything.to(of["language_model"]).mean(0, dtype=torch.float32)
             self.markers.copy_(mean.expand(2, -1))
+        if dtype == torch.float64 and not as_stored:
+            self.double()
         self._freeze()
         return self
 
@@ -172,9 +198,28 @@ class VisLlama(nn.Module):
         part with weight zero.
         """
         boi, eoi = self.markers.expand(len(pixel_values), 2, -1).unsqueeze(2).unbind(1)
-        spans = torch.cat([boi, self.encode_images(pixel_values), eoi], dim=1)
+        with self._without_statistics(input_ids, pixel_values):
+            spans = torch.cat([boi, self.encode_images(pixel_values), eoi], dim=1)
         text = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         return text.masked_scatter((input_ids < 0).unsqueeze(-1), spans.to(text.dtype))
+
+    @contextmanager
+    def _without_statistics(self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]) -> Iterator[None]:
+        """Run a connector with buffers in eval mode on a dummy image: what it counts or averages is of images alone."""
+        has_buffers = next(self.connector.buffers(), None) is not None
+        # The last question has to wait for the GPU, so it is asked last, and only of a batch with a single image.
+        is_dummy = (
+            self.connector.training and has_buffers and len(pixel_values) == 1 and not bool((input_ids < 0).any())
+        )
+        if not is_dummy:
+            yield
+            return
+
+        self.connector.eval()
+        try:
+            yield
+        finally:
+            self.connector.train()
 
     def forward(
         self,
@@ -224,3 +269,9 @@ class VisLlama(nn.Module):
             attention_mask = F.pad(attention_mask, (held, 0), value=1)
             decoding[_CACHE] = cache
         return self.language_model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **decoding)
+
+
+def _try(module: nn.Module, *inputs: Tensor) -> Any:
+    """Run a module in eval mode, on copies of its buffers: a trial leaves nothing in them."""
+    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return functional_call(module.eval(), copies, inputs)

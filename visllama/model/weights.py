@@ -25,7 +25,8 @@ from torch.distributed.tensor import DTensor
 from visllama.config import ROLES, ConfigError
 from visllama.console import is_first_rank
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
-from visllama.model.visllama import ADAPTER, VisLlama, part_of
+from visllama.model.sharding import cast
+from visllama.model.visllama import ADAPTER, VisLlama, part_of, persistent_buffers
 from visllama.paths import locate
 from visllama.plugins import part_class
 from visllama.prompts import TEMPLATES, find_template
@@ -91,37 +92,49 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
 
     Args:
         named: As from `named_parameters()`.
-        dtype: Compare in this one: in bf16 a base model's hash is the same in whatever dtype it was loaded. None
-            compares bit by bit.
+        dtype: Compare floating-point tensors in this one: in bf16 a base model's hash is the same in whatever dtype
+            it was loaded, but for fp16, which rounds otherwise. None compares bit by bit.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
-        data = whole(tensor.detach()).to(device="cpu", dtype=dtype or tensor.dtype).contiguous()
+        compared = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        data = whole(tensor.detach()).to(device="cpu", dtype=compared).contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def frozen_hashes(model: VisLlama) -> dict[str, str]:
-    """Give the hash of each part's frozen tensors, bit by bit."""
-    frozen = {part: [(n, p) for n, p in _part(model, part) if not p.requires_grad] for part in BASE_PARTS}
-    return {part: hash_tensors(named) for part, named in frozen.items() if named}
+    """Return the hash of each part's frozen tensors, bit by bit."""
+    hashes = {}
+    for part in BASE_PARTS:
+        frozen = [(name, tensor) for name, tensor in _part(model, part) if not tensor.requires_grad]
+        if part in model.trainable:  # what of it cannot learn; its buffers may change
+            frozen = [(name, tensor) for name, tensor in frozen if isinstance(tensor, nn.Parameter)]
+        if frozen:
+            hashes[part] = hash_tensors(frozen)
+    return hashes
 
 
-def _part(model: VisLlama, name: str) -> list[tuple[str, nn.Parameter]]:
-    """Give a part's own tensors, under the names that they have without an adapter."""
-    return [(base_name(n), p) for n, p in getattr(model, name).named_parameters() if not is_adapter(n)]
+def _part(model: VisLlama, name: str) -> list[tuple[str, Tensor]]:
+    """Return a part's own parameters and persistent buffers, under the names that they have without an adapter."""
+    part = getattr(model, name)
+    tensors = dict(part.named_parameters()) | persistent_buffers(part)
+    return [(base_name(n), tensor) for n, tensor in tensors.items() if not is_adapter(n)]
 
 
 def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """Give the tensors that no base model holds, by name: the trained ones, and what a stage before has trained.
+    """Return the tensors that no base model holds, by name: the trained ones, and what a stage before has trained.
+
+    The persistent buffers of these parts are among them.
 
     Args:
         model: Which has them.
         trained: Names of the parts that learn, or have learned; None is the model's own.
     """
     base = set(BASE_PARTS) - set(model.trainable if trained is None else trained)
-    return {name: p.detach() for name, p in model.named_parameters() if part_of(name) not in base}
+    tensors = dict(model.named_parameters()) | persistent_buffers(model)
+    return {name: tensor.detach() for name, tensor in tensors.items() if part_of(name) not in base}
 
 
 def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
@@ -225,8 +238,13 @@ def load_weights(
     description = read_description(folder)
     model = build_model(description["parts"], description["trained"], plugins=plugins, models=models)
     check_tensors(model, folder, description)
-    model.load_base_weights(dtype)
+    # The hashes are of the base models as they are stored. What fp16 rounds has others, so it is rounded after; every
+    # other dtype holds all that bf16 does.
+    rounds = dtype == torch.float16
+    model.load_base_weights(dtype, as_stored=rounds)
     load_tensors(model, folder, description)
+    if rounds:
+        cast(model, dtype)
     return model, description
 
 

@@ -30,8 +30,7 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
     whole = number(shapes.numel(trained=True))
 
     def frozen(part: str) -> Line:
-        # In a part that trains, what cannot learn is loaded as the rest is; FSDP casts each tensor by itself.
-        each = own.trained if shapes.is_trained(part) and n == 1 else own.frozen
+        each = own.trained if shapes.is_trained(part) else own.frozen  # what cannot learn is loaded as the rest is
         held = each * shapes.numel(part, trained=False, num_shards=n)
         formula = f"{each} B x {number(shapes.numel(part, trained=False))}{over}"
         return Line(f"frozen {part.replace('_', ' ')}", held, formula)

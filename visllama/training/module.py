@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from visllama.data.collate import Batch, Step
 from visllama.data.order import key
 from visllama.model.visllama import VisLlama
+from visllama.training.buffers import copy_buffers, settle_buffers
 from visllama.training.by_source import LossBySource
 from visllama.training.optim import build_optimizer, build_schedule, step_if_finite
 
@@ -50,6 +51,9 @@ class VisLlamaModule(pl.LightningModule):
     def configure_optimizers(self):
         optimizer = build_optimizer(self.model, self.optim, self.plugins)
         return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
+
+    def on_train_batch_start(self, *_) -> None:
+        self._buffers_before = copy_buffers(self.model)
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         self._seed_dropout(batch_idx)
@@ -106,6 +110,7 @@ class VisLlamaModule(pl.LightningModule):
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.is_finite = torch.isfinite(self.gradient_norm) & torch.isfinite(loss)
         step_if_finite(optimizer, self.is_finite)
+        settle_buffers(self.model, self._buffers_before, self.is_finite, self.trainer.world_size)
         optimizer.zero_grad()
         self.lr_schedulers().step()
 

@@ -117,16 +117,13 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
 
 def weights_loader(cfg: DictConfig, planned: Planned, strategy: Strategy) -> Callable[[], None]:
     """Give what loads the weights, on each rank once all have started, and puts the model where it is to be."""
-    model, precision = planned.model, find_precision(cfg.trainer)
+    model, dtype = planned.model, frozen_dtype(find_precision(cfg.trainer))
 
     def load() -> None:
-        dtype = frozen_dtype(precision)
         model.load_base_weights(dtype, as_stored=strategy.is_sharded)
         if planned.initial:
             load_tensors(model, Path(cfg.init_from), planned.initial)
             say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
-        if precision == "64-true" and not strategy.is_sharded:
-            model.double()  # Lightning would do it after a checkpoint is read into it
         if cfg.trainer.activation_checkpointing:
             compute_again(model)
         strategy.prepare(model, dtype)
@@ -225,7 +222,8 @@ def build_trainer(
         devices=chosen if isinstance(chosen, list) else num_devices,
         num_nodes=num_nodes,
         strategy=strategy,
-        precision=None if precision == "64-true" else precision,
+        # Lightning's other precisions convert what trains: updates of a small rate are lost in a bf16 weight.
+        precision=precision if precision == "bf16-mixed" else None,
         max_epochs=1,
         max_steps=num_steps,
         val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,

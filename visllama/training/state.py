@@ -7,20 +7,24 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.optim import Optimizer
 
 from visllama.config import ConfigError
+from visllama.model.visllama import VisLlama, trained_buffers
 
 _NOT_STATE = ("params", "fused", "foreach", "capturable")
 """Of an optimizer's groups: how it computes, which a resumed run may do otherwise."""
 
 
-def state_of(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
-    """Give the trained tensors and the optimizer's state by name, as each rank has them, and its groups' settings."""
+def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
+    """Return what training changes, by name and as each rank has it, and the settings of the optimizer's groups.
+
+    These are the trained parameters, the persistent buffers of the parts that learn, and the optimizer's state.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    tensors = _trained(model)
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             tensors[f"optimizer/{key}/{names[id(parameter)]}"] = torch.as_tensor(value)
@@ -28,8 +32,13 @@ def state_of(model: nn.Module, optimizer: Optimizer) -> tuple[dict[str, Tensor],
     return tensors, groups
 
 
+def _trained(model: VisLlama) -> dict[str, Tensor]:
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {name: tensor.detach() for name, tensor in (parameters | trained_buffers(model)).items()}
+
+
 def read_tensors(
-    path: Path, model: nn.Module, optimizer: Optimizer, groups: list[dict], group: dist.ProcessGroup | None = None
+    path: Path, model: VisLlama, optimizer: Optimizer, groups: list[dict], group: dist.ProcessGroup | None = None
 ) -> None:
     """Read tensors into a model and its optimizer, each rank what it has of them.
 
@@ -40,14 +49,14 @@ def read_tensors(
     stored = reader.read_metadata().state_dict_metadata
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = {name: tuple(of.size) for name, of in stored.items() if not name.startswith("optimizer/")}
-    own = {name: tuple(p.shape) for name, p in parameters.items()}
+    tensors = _trained(model)
+    own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != own:
         differing = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
         raise ConfigError(
             f"resume: the checkpoint's trained tensors are not this model's: {len(differing)} differ: "
             f"{', '.join(differing[:3])}"
         )
-    tensors = {name: p.detach() for name, p in parameters.items()}
     for name, of in stored.items():
         if name.startswith("optimizer/"):
             _, key, owner = name.split("/", 2)
