@@ -22,6 +22,7 @@ def test_auto_is_bf16_where_there_is_cuda(monkeypatch, cuda, expected):
     ("precision", "dtype"),
     [
         ("bf16-mixed", torch.bfloat16),
+        ("bf16-true", torch.bfloat16),
         ("32-true", torch.float32),
         ("64-true", torch.float64),
         ("16-true", torch.float16),

@@ -32,3 +32,21 @@ def test_a_folder_that_is_not_there_is_named(path):
 def test_an_unknown_shipped_name_lists_those_there_are():
     with pytest.raises(ConfigError, match="path=visllama:gpt: there are visllama:clip, visllama:llama"):
         locate("visllama:gpt")
+
+
+@pytest.mark.parametrize("as_file", [True, False])
+def test_gguf_names_the_command_that_converts_it(tmp_path, as_file):
+    folder = tmp_path / "org" / "vicuna-GGUF"
+    folder.mkdir(parents=True)
+    file = folder / "vicuna.Q4_K_M.gguf"
+    file.write_bytes(b"GGUF")
+    (folder / "config.json").write_text("{}")
+    given = "org/vicuna-GGUF/vicuna.Q4_K_M.gguf" if as_file else "org/vicuna-GGUF"
+    with pytest.raises(ConfigError, match="GGUF is llama.cpp's form") as error:
+        locate(given, tmp_path)
+    said = str(error.value)
+    assert f"path={given}:" in said and said.count(str(folder / "vicuna.Q4_K_M'")) == 1
+    assert f"from_pretrained('{folder}', gguf_file='{file.name}')" in said
+
+    (folder / "model.safetensors").write_bytes(b"")
+    assert as_file or locate(given, tmp_path) == str(folder), "transformers' own form lies beside it"

@@ -24,14 +24,16 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
     total, at = samples * tokens, f"{samples} x {tokens:,.4g}"
     is_trained = shapes.is_trained("language_model")
     block = block_bytes(layers, own, is_trained) + adapter_bytes(shapes, own) / layers.num_layers
-    last = norm_bytes(layers.width, own, is_trained) + is_trained * own.compute * layers.width
+    compute = own.compute(is_trained)
+    last = norm_bytes(layers.width, own, is_trained) + is_trained * compute * layers.width
     kept = layers.width * (own.trained if is_trained else own.frozen) if job.recomputes else block
-    under_way = own.compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
-    of_image = shapes.connector.kept_bytes * own.compute // 4  # counted in fp32
+    under_way = compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
+    if own.frozen < own.trained:
+        under_way += own.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
+    of_image = shapes.connector.kept_bytes * own.trained // 4  # counted in fp32
     if own.is_mixed:
         of_image = shapes.connector.kept_bytes_mixed
-        under_way += own.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
-    loss, v = 3 * max(4, own.compute), shapes.vocabulary  # log-probabilities, their gradient, the logits' gradient
+    loss, v = 3 * max(4, compute), shapes.vocabulary  # log-probabilities, their gradient, the logits' gradient
     pixels = 3 * shapes.size_px**2
 
     def line(name: str, each: float, formula: str, moments: tuple[str, ...]) -> Line:
@@ -47,7 +49,7 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
             f"{layers.num_layers} x {number(kept)} B",
             _BEFORE_BLOCKS,
         ),
-        line("logits", own.compute * v, f"{own.compute} B x {number(v)}", _UNTIL_BLOCKS),
+        line("logits", compute * v, f"{compute} B x {number(v)}", _UNTIL_BLOCKS),
         line("loss and its gradients", loss * v, f"{loss} B x {number(v)}", (LOSS,)),
     ]
     if job.recomputes:
@@ -66,7 +68,7 @@ def _copies(shapes: Shapes, job: Job) -> list[Line]:
     units: dict[str, int] = {}
     for parameter in shapes.parameters:
         if parameter.is_cast and parameter.unit != "connector":
-            units[parameter.unit] = units.get(parameter.unit, 0) + own.compute * parameter.numel()
+            units[parameter.unit] = units.get(parameter.unit, 0) + own.frozen * parameter.numel()
     again = [size for unit, size in units.items() if unit.startswith("language_model")]
     kept = sum(units.values()) - (sum(again) if job.recomputes else 0)
     of_block, of_connector = max(again, default=0), shapes.connector.copied_bytes_mixed
@@ -75,12 +77,12 @@ def _copies(shapes: Shapes, job: Job) -> list[Line]:
         ("copies of trained weights", kept, _BEFORE_BLOCKS),
         ("copies of a block's weights", of_block, _BLOCKS if job.recomputes else (FIRST_BLOCK,)),
     ]
-    return [Line(name, size, f"{own.compute} B x {number(size / own.compute)}", held) for name, size, held in lines]
+    return [Line(name, size, f"{own.frozen} B x {number(size / own.frozen)}", held) for name, size, held in lines]
 
 
 def norm_bytes(width: int, own: Precision, is_trained: bool) -> int:
     """Bytes a token that an RMSNorm keeps: its input and a root in fp32; if its weight trains, what that multiplies."""
-    return max(4, own.compute) * (width + 1) + is_trained * own.trained * width
+    return max(4, own.compute(is_trained)) * (width + 1) + is_trained * own.trained * width
 
 
 def block_bytes(layers: Transformer, own: Precision, is_trained: bool) -> int:
@@ -90,7 +92,7 @@ def block_bytes(layers: Transformer, own: Precision, is_trained: bool) -> int:
     gate, what the activation makes of it, and what it multiplies. A frozen matrix keeps nothing; one that trains keeps
     its input, which under autocast is a copy for each.
     """
-    d, c = layers.width, own.compute
+    d, c = layers.width, own.compute(is_trained)
     attention = 2 * c * (layers.query_dim + layers.key_dim) + max(4, c) * layers.num_heads
     kept = 2 * norm_bytes(d, own, is_trained) + attention + layers.ffn_kept * c * layers.ffn_dim
     if is_trained:
@@ -101,10 +103,12 @@ def block_bytes(layers: Transformer, own: Precision, is_trained: bool) -> int:
 def adapter_bytes(shapes: Shapes, own: Precision) -> int:
     """Bytes a token that LoRA keeps in all blocks: inputs and their masks, and what the first matrix makes of them."""
     kept, shared = 0, set()
+    compute = own.compute(is_trained=True)
+    is_copied = own.frozen < own.trained  # by autocast, or by PEFT to the adapter's own precision
     for adapter in shapes.adapters:
-        is_own = own.is_mixed or adapter.has_dropout or adapter.shares_input not in shared
+        is_own = is_copied or adapter.has_dropout or adapter.shares_input not in shared
         shared.add(adapter.shares_input)
-        kept += own.compute * (is_own * adapter.in_dim + adapter.rank + 2 * adapter.scaled_dim)
+        kept += compute * (is_own * adapter.in_dim + adapter.rank + 2 * adapter.scaled_dim)
         kept += adapter.has_dropout * own.mask * adapter.in_dim
     return kept
 
@@ -112,8 +116,9 @@ def adapter_bytes(shapes: Shapes, own: Precision) -> int:
 def _vision_line(shapes: Shapes, job: Job) -> Line:
     """Give what the encoder needs: frozen, the hidden states of one pass; trained, what a backward pass needs."""
     layers, own, samples = shapes.vision, job.precision, job.most_at_once
-    c, d, mlp = own.compute, layers.width, layers.ffn_kept * layers.ffn_dim
-    if not shapes.is_trained("vision_encoder"):
+    is_trained = shapes.is_trained("vision_encoder")
+    c, d, mlp = own.compute(is_trained), layers.width, layers.ffn_kept * layers.ffn_dim
+    if not is_trained:
         each = c * ((layers.num_layers + 3) * d + mlp)
         pixels = (4 + c * (c < 4)) * 3 * shapes.size_px**2
         formula = f"{samples} x ({shapes.num_positions} x {number(each)} B + {number(pixels)} B)"

@@ -17,24 +17,24 @@ class Precision(NamedTuple):
     Attributes:
         frozen: Of frozen weights.
         trained: Of trained weights, their gradients and the optimizer's state.
-        compute: Of matrix products.
+        is_mixed: Whether products with trained weights are in the frozen ones' precision too (autocast).
         mask: Of dropout's mask: CUDA keeps a byte, the CPU a number.
     """
 
     frozen: int
     trained: int
-    compute: int
+    is_mixed: bool = False
     mask: int = 1
 
     @classmethod
     def named(cls, precision: str) -> Precision:
-        """Read Lightning's name of one."""
-        compute = {"16": 2, "bf16": 2, "32": 4, "64": 8}[precision.partition("-")[0]]
-        return cls(compute, 4 if precision.endswith("-mixed") else compute, compute)
+        """Read the name of one."""
+        frozen = {"bf16": 2, "32": 4, "64": 8}[precision.partition("-")[0]]
+        return cls(frozen, max(4, frozen), precision.endswith("-mixed"))
 
-    @property
-    def is_mixed(self) -> bool:
-        return self.compute < self.trained
+    def compute(self, is_trained: bool) -> int:
+        """Return the bytes of a number in a part's matrix products."""
+        return self.trained if is_trained and not self.is_mixed else self.frozen
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def _passing(shapes: Shapes, job: Job) -> list[Line]:
     own, n = job.precision, job.num_shards
     trained = [p for p in shapes.parameters if p.is_trained]
     each, largest = (
-        own.compute * own.is_mixed + own.trained * (job.num_micro_batches > 1),
+        own.frozen * own.is_mixed + own.trained * (job.num_micro_batches > 1),
         max(p.numel() for p in trained),
     )
     of_connector = sum(p.numel() for p in trained if p.unit == "connector")

@@ -96,6 +96,7 @@ class Step(NamedTuple):
         update_s: Of the optimizer, bound by the card's memory.
         is_reading: Whether reading the weights takes longer than the arithmetic.
         gathered_bytes, reduced_bytes: That each rank sends.
+        card_flops: The card's floating-point operations a second, at most, in the language model's precision.
     """
 
     job: Job
@@ -106,6 +107,7 @@ class Step(NamedTuple):
     is_reading: bool
     gathered_bytes: float
     reduced_bytes: float
+    card_flops: float
 
     @property
     def seconds(self) -> float:
@@ -127,8 +129,10 @@ def step(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> Step:
     """
     card, own, n = rates.card, job.precision, job.num_ranks
     arithmetic = job.num_samples * sum(f.count for f in flops(shapes, tokens, job.recomputes))
-    arithmetic /= rates.utilisation * card.flops(own.compute)
-    weights = own.compute * shapes.numel("language_model")
+    num_bytes = own.compute(shapes.is_trained("language_model"))
+    card_flops = card.flops(num_bytes)
+    arithmetic /= rates.utilisation * card_flops
+    weights = num_bytes * shapes.numel("language_model")
     reading = job.num_micro_batches * (2 + job.recomputes) * weights / (card.memory_gb_s * _GB)
     compute = max(arithmetic, reading)
     trained = own.trained * shapes.numel(trained=True)
@@ -147,6 +151,7 @@ def step(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> Step:
         reading > arithmetic,
         gathered,
         reduced,
+        card_flops,
     )
 
 

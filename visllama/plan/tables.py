@@ -92,9 +92,8 @@ def time_table(
 def time_notes(step: Step, rates: Rates, num_steps: int | None) -> list[str]:
     """Say what the times rest on, and what is sent."""
     job, card = step.job, rates.card
-    peak_flops = card.flops(job.precision.compute) / 1e12
     notes = [
-        f"compute: at {rates.utilisation:.0%} of {peak_flops:,.4g} TFLOP/s, or reading the weights at "
+        f"compute: at {rates.utilisation:.0%} of {step.card_flops / 1e12:,.4g} TFLOP/s, or reading the weights at "
         f"{card.memory_gb_s:,.4g} GB/s where that takes longer" + (" (as here)." if step.is_reading else "."),
     ]
     if job.num_ranks > 1:
