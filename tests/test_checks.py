@@ -203,6 +203,7 @@ CONTRADICTIONS = [
     ("trainer.accelerator=cpu trainer.devices=[0,1]", "trainer.devices"),
     ("trainer.accelerator=cpu trainer.devices=-1", "trainer.devices=-1"),
     ("trainer.accelerator=cpu trainer.precision=16-mixed", "trainer.precision=16-mixed bf16-mixed"),
+    ("trainer.precision=16-true", "trainer.precision=16-true trainer.precision=bf16-true"),
     ("model.vision_encoder.feature_layer=99", "model.vision_encoder feature_layer=99"),
     ("data.sources.scenes.num_records=5", "stage.epochs stage.global_batch_size trainer.max_steps"),
     ("stage.epochs=0.001", "stage.epochs=0.001 stage.global_batch_size"),

@@ -16,8 +16,8 @@ from tests.training.test_resume import finish, kill, start, wait_for_steps
 ROOT = Path(__file__).parent.parent
 EVALUATION = ["evaluation.scenes_caption.source.num_records=12", "evaluation.scenes_caption.controls=[]",
               "plugins=[tests.stateful_parts]", "trainer=cpu", "trainer.precision=64-true"]  # fmt: skip
-RUN = [*EVALUATION, "trainer.max_steps=12", "trainer.checkpoint_every_steps=4", "stage.global_batch_size=16",
-       "micro_batch_size=5", "data.log_consumed=true", "data.num_val_records=8", "optim.lr=1e-2"]  # fmt: skip
+RUN = [*EVALUATION, "trainer.max_steps=8", "trainer.checkpoint_every_steps=3", "stage.global_batch_size=16",
+       "micro_batch_size=6", "data.log_consumed=true", "data.num_val_records=8", "optim.lr=1e-2"]  # fmt: skip
 CONNECTORS = {"normed": ("Normed", "connector.norm.running_mean"), "counting": ("Counting", "connector.num_trained")}
 STRATEGIES = {
     "one": [],
@@ -66,7 +66,7 @@ def test_buffers_outlive_a_run(tmp_path, config_dir, connector, strategy):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(*shape, f"hydra.run.dir={whole}")
     process = start(*shape, f"hydra.run.dir={killed}")
-    wait_for_steps(killed, 6, process)
+    wait_for_steps(killed, 5, process)
     kill(process)
     said = finish(f"resume={killed}", "--config-dir", str(config_dir), "plugins=[tests.stateful_parts]")
     assert "Going on from step" in said

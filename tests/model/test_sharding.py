@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tests.tiny import tiny_parts
 from visllama.config import ConfigError
-from visllama.model.sharding import blocks, compute_again, shard
+from visllama.model.sharding import blocks, cast, compute_again, shard
 from visllama.model.weights import build_model
 from visllama.tokens import image_span
 
@@ -78,3 +78,31 @@ def test_a_language_model_without_names_is_refused():
     model.language_model = nn.Linear(2, 2)
     with pytest.raises(ConfigError, match="trainer/strategy=fsdp: Linear names no _no_split_modules"):
         shard(model, DeviceMesh.__new__(DeviceMesh), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("trainable", "lora"),
+    [
+        (("connector", "markers"), {}),
+        (("connector", "markers", "adapter"), {"lora": LORA}),
+        (("connector", "markers", "language_model"), {}),
+        (("connector", "markers", "vision_encoder"), {}),
+    ],
+    ids=["pretrain", "adapter", "language_model", "vision_encoder"],
+)
+def test_cast_after_loading_is_as_loaded_in_the_dtype(trainable, lora, dtype):
+    """Frozen weights are in the dtype, and what trains is fp32 at least."""
+
+    def load(**how):
+        torch.manual_seed(0)
+        return build_model(tiny_parts() | lora, trainable).load_base_weights(dtype, **how)
+
+    expected, found = load(), load(as_stored=True)
+    cast(found, dtype)
+    for (name, a), b in zip(found.named_parameters(), expected.parameters(), strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b), name
+        is_frozen = not any(name.startswith(part) for part in trainable) and ".lora_" not in name
+        assert a.dtype == (dtype if is_frozen else torch.promote_types(dtype, torch.float32)), name
+    for (name, a), b in zip(found.named_buffers(), expected.buffers(), strict=True):
+        assert a.dtype == b.dtype, name

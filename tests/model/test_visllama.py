@@ -9,6 +9,8 @@ from tests.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_differe
 from visllama.config import ConfigError
 from visllama.data.collate import Batch
 from visllama.data.samples import masked_sample
+from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.visllama import VisLlama
 from visllama.model.weights import build_model
 from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
@@ -185,3 +187,58 @@ def test_everything_can_be_built_on_the_meta_device(connector):
     with torch.device("meta"):
         model = build_model(tiny_parts(connector), ("connector", "markers"))
     assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["Normed", "Counting"])
+def test_buffers_of_a_connector_are_of_its_training_alone(records, kind):
+    """Neither the trial at build, nor a batch without images, nor generation leaves anything in them."""
+    parts = TINY | {"connector": {"kind": kind, "arguments": {"num_image_tokens": 4}}}
+    model = build_model(parts, ("connector", "markers"), plugins=["tests.stateful_parts"]).load_base_weights()
+    connector = model.connector
+    fresh = type(connector)(model.vision_encoder.pooled_dim, 128, 4)
+    assert connector.training and all(module.training for module in connector.modules())
+
+    def unchanged() -> bool:
+        pairs = zip(connector.named_buffers(), fresh.named_buffers(), strict=True)
+        return all(torch.equal(a, b) for (name, a), (_, b) in pairs if name != "num_seen")
+
+    assert unchanged() and getattr(connector, "num_seen", torch.zeros(1)).sum() == 0
+    collator, maker = collator_of(model), maker_of(model)
+    output = model(**collator.training_batch([masked_sample()]))  # one image in train mode BatchNorm would refuse
+    output.loss_sum.backward()
+    assert all(p.grad is not None for p in connector.parameters())
+    assert unchanged() and connector.training and all(module.training for module in connector.modules())
+
+    model.eval()
+    model.generate(**collator.generation_batch([maker(records[0], answered=False)]), max_new_tokens=2, do_sample=False)
+    assert unchanged()
+    model.train()
+    model(**collator.training_batch([maker(record, 0) for record in records]))
+    assert not unchanged()
+
+
+def test_finding_what_cannot_learn_leaves_an_encoder_as_it_was():
+    parts = tiny_parts() | {"vision_encoder": {"kind": "SmallCNN", "arguments": {"width": 8}}}
+    trainable = ("vision_encoder", "connector", "markers")
+    model = build_model(parts, trainable, plugins=["tests.stateful_parts"])
+    norm = model.vision_encoder.layers[1]
+    assert norm.num_batches_tracked == 0 and norm.training and model.vision_encoder.training
+
+
+def test_a_connector_that_keeps_what_weights_cannot_hold_is_refused():
+    class Keeping(torch.nn.Module):
+        consumes, num_image_tokens = "pooled", 1
+
+        def __init__(self, vision_dim, language_dim):
+            super().__init__()
+            self.output = torch.nn.Linear(vision_dim, language_dim)
+
+        def forward(self, features):
+            return self.output(features).unsqueeze(1)
+
+        def get_extra_state(self):
+            return {"seen": 3}
+
+    encoder, source = build_model(tiny_parts(), ("connector",)).vision_encoder, PretrainedLanguageModel("visllama:llama")
+    with pytest.raises(ValueError, match="_extra_state: weights hold parameters and buffers alone"):
+        VisLlama(encoder, Keeping, source)

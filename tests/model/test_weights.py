@@ -12,6 +12,8 @@ from tests import tiny
 from tests.tiny import CONNECTORS, tiny_parts
 from visllama.config import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
+from visllama.tokens import image_span
+from visllama.training.buffers import copy_buffers
 
 TEXT = tiny.TEXT | {"prompt": "a picture of", "max_text_tokens": 64}
 
@@ -141,3 +143,116 @@ def test_weights_of_before_there_were_templates_are_read(make_model, tmp_path):
     save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path)
     change(tmp_path, lambda d: (d.update(format_version=2), d["text"].pop("template")))
     assert load_weights(tmp_path)[1]["text"] == TEXT
+
+
+PLUGINS = ["tests.stateful_parts"]
+
+
+def stateful_parts(connector: str = "Normed") -> dict:
+    return tiny_parts() | {"connector": {"kind": connector, "arguments": {"num_image_tokens": 4}}}
+
+
+@pytest.mark.parametrize(
+    ("connector", "buffers"),
+    [("Normed", {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}), ("Counting", {"num_trained"})],
+)
+def test_persistent_buffers_of_trained_parts_are_saved(tmp_path, connector, buffers):
+    parts = stateful_parts(connector)
+    model = build_model(parts, ("connector", "markers"), plugins=PLUGINS).load_base_weights()
+    for _ in range(3):
+        model.connector(torch.randn(4, model.vision_encoder.pooled_dim))
+    save_weights(model, parts, TEXT, tmp_path)
+    stored = load_file(tmp_path / "visllama.safetensors")
+    named = {f"connector.{name}" for name in buffers}
+    assert set(stored) == named | {"markers", "connector.output.weight", "connector.output.bias"} | {
+        name for name in stored if name.startswith("connector.norm.")
+    }, "what is not persistent is not there"
+    loaded, _ = load_weights(tmp_path, plugins=PLUGINS)
+    assert set(copy_buffers(loaded)) == named
+    for name, buffer in copy_buffers(model).items():
+        assert torch.equal(copy_buffers(loaded)[name], buffer) and buffer.dtype == stored[name].dtype, name
+
+    (missed,) = [name for name in named if name.endswith(("tracked", "trained"))]
+    save_file({name: tensor for name, tensor in stored.items() if name != missed}, tmp_path / "visllama.safetensors")
+    with pytest.raises(ConfigError, match=f"missing {missed}"):
+        load_weights(tmp_path, plugins=PLUGINS)
+    save_file(stored | {f"{missed}_2": stored[missed].clone()}, tmp_path / "visllama.safetensors")
+    with pytest.raises(ConfigError, match=f"unknown {missed}_2"):
+        load_weights(tmp_path, plugins=PLUGINS)
+
+
+def test_a_part_that_no_longer_learns_is_saved_with_its_buffers(tmp_path):
+    parts = stateful_parts()
+    model = build_model(parts, ("markers",), plugins=PLUGINS).load_base_weights()
+    model.connector.norm.running_mean += 1
+    save_weights(model, parts, TEXT, tmp_path)
+    assert (load_file(tmp_path / "visllama.safetensors")["connector.norm.running_mean"] == 1).all()
+    assert copy_buffers(model) == {}, "and training changes none of them"
+
+
+@pytest.fixture
+def with_cnn(tmp_path):
+    """A model with a frozen encoder of one's own that has BatchNorm, and its weights."""
+    parts = tiny_parts() | {"vision_encoder": {"kind": "SmallCNN", "arguments": {"width": 8}}}
+    model = build_model(parts, ("connector", "markers"), plugins=PLUGINS).load_base_weights()
+    save_weights(model, parts, TEXT, tmp_path)
+    return model, tmp_path
+
+
+def test_persistent_buffers_of_frozen_parts_are_hashed(with_cnn, monkeypatch):
+    model, folder = with_cnn
+    encoder = model.vision_encoder
+    before = frozen_hashes(model)
+    model.train()
+    model(torch.tensor([[1, *image_span(10), 5]]), torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    encoder.scratch += 1
+    assert frozen_hashes(model) == before, "a frozen part is in eval mode, and what is not persistent is nobody's state"
+    load_weights(folder, plugins=PLUGINS)
+
+    encoder.layers[1].running_var[3] += 1e-6
+    assert frozen_hashes(model) != before
+    encoder.layers[1].running_var[3] = 2
+    load = type(encoder).load_base_weights
+
+    def load_another(self, dtype):
+        load(self, dtype)
+        self.layers[1].running_var[3] = 2
+
+    monkeypatch.setattr(type(encoder), "load_base_weights", load_another)
+    with pytest.raises(ConfigError, match="trained with another vision_encoder"):
+        load_weights(folder, plugins=PLUGINS)
+
+
+def test_buffers_of_a_part_that_trains_are_not_frozen(with_cnn):
+    model, _ = with_cnn
+    model.trainable = ("vision_encoder", "connector", "markers")
+    model._freeze()
+    before = frozen_hashes(model)
+    model.vision_encoder.layers[1].running_mean += 1
+    assert frozen_hashes(model) == before and "vision_encoder" not in before
+    assert "vision_encoder.layers.1.running_mean" in trained_tensors(model)
+
+
+def test_hashes_of_the_shipped_models_are_those_of_before(make_model, tmp_path):
+    """Weights of before buffers were hashed are still read."""
+    save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path)
+    assert json.loads((tmp_path / "visllama.json").read_text())["base_sha256"] == {
+        "vision_encoder": "2e6d2d67fbe36541927e53f8b28e358d38b9245a12b282e425f7f22582a4a141",
+        "language_model": "d3424988205b6d4eb5f90c0cdbea26d410c1b2ec0c553d5499c6b446805c2f5d",
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_right_weights_are_read_in_every_dtype(make_model, tmp_path, dtype):
+    """The base models' hashes are of what is stored: fp16 holds neither bf16's range nor fp32's digits."""
+    model = make_model(dtype=torch.float32)
+    save_weights(model, tiny_parts(), TEXT, tmp_path)
+    loaded, _ = load_weights(tmp_path, dtype)
+    trained = torch.promote_types(dtype, torch.float32)
+    for (name, tensor), stored in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        wanted = dtype if name.startswith(("vision_encoder", "language_model")) else trained
+        assert tensor.dtype == wanted and torch.equal(tensor, stored.to(wanted)), name
+    size = model.vision_encoder.transform.size_px
+    with torch.no_grad():
+        logits = loaded(torch.tensor([[1, *image_span(10), 5]]), torch.zeros(1, 3, size, size, dtype=torch.uint8)).logits
+    assert logits.isfinite().all()
