@@ -64,7 +64,7 @@ def check_train(cfg: DictConfig) -> None:
     _check_nodes(cfg)
     _check_run(cfg)
     require(cfg.trainer.precision != "16-true",
-            "trainer.precision=16-true: gradients that go through a language model in fp16 vanish or overflow: train by "
+            "trainer.precision=16-true: gradients vanish or overflow in a language model in fp16: train by "
             "trainer.precision=bf16-true, or bf16-mixed; fp16 is for evaluate, caption and visllama.load")  # fmt: skip
     require(not cfg.resume or (Path(cfg.resume) / ".hydra").is_dir(),
             f"resume={cfg.resume}: no folder of a run: give the one that holds its .hydra/")  # fmt: skip

@@ -50,12 +50,17 @@ def _refuse_gguf(path: str, found: Path) -> None:
         return
     file = files[0].resolve()
     out = file.with_suffix("")
-    arguments = f"'{file.parent}', gguf_file='{file.name}'"
+    # transformers saves no model that it has read from GGUF, so its tensors are put into one that it has not.
+    program = (
+        f"import transformers as t; f = dict(pretrained_model_name_or_path='{file.parent}', gguf_file='{file.name}'); "
+        f"m = t.AutoModelForCausalLM.from_config(t.AutoConfig.from_pretrained(**f)); "
+        f"m.load_state_dict(t.AutoModelForCausalLM.from_pretrained(**f).state_dict()); "
+        f"[x.save_pretrained('{out}') for x in (m, t.AutoTokenizer.from_pretrained(**f))]"
+    )
     raise ConfigError(
-        f"path={path}: GGUF is llama.cpp's form of a model, and is not trained on. transformers writes it out as a "
-        f'folder (pip install gguf):  python -c "import transformers as t; [kind.from_pretrained({arguments})'
-        f".save_pretrained('{out}') for kind in (t.AutoModelForCausalLM, t.AutoTokenizer)]\"  and give path={out}. "
-        f"Numbers that GGUF has rounded stay rounded: the model as it was published is better"
+        f"path={path}: GGUF is llama.cpp's form of a model, and is not trained on. The model as it was published is "
+        f"better, since what GGUF has rounded stays so; else, after pip install gguf, write it out as a folder:  "
+        f'python -c "{program}"  and give path={out}'
     )
 
 

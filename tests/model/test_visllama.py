@@ -239,6 +239,9 @@ def test_a_connector_that_keeps_what_weights_cannot_hold_is_refused():
         def get_extra_state(self):
             return {"seen": 3}
 
-    encoder, source = build_model(tiny_parts(), ("connector",)).vision_encoder, PretrainedLanguageModel("visllama:llama")
+    encoder, source = (
+        build_model(tiny_parts(), ("connector",)).vision_encoder,
+        PretrainedLanguageModel("visllama:llama"),
+    )
     with pytest.raises(ValueError, match="_extra_state: weights hold parameters and buffers alone"):
         VisLlama(encoder, Keeping, source)

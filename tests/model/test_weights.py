@@ -254,5 +254,7 @@ def test_right_weights_are_read_in_every_dtype(make_model, tmp_path, dtype):
         assert tensor.dtype == wanted and torch.equal(tensor, stored.to(wanted)), name
     size = model.vision_encoder.transform.size_px
     with torch.no_grad():
-        logits = loaded(torch.tensor([[1, *image_span(10), 5]]), torch.zeros(1, 3, size, size, dtype=torch.uint8)).logits
+        logits = loaded(
+            torch.tensor([[1, *image_span(10), 5]]), torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        ).logits
     assert logits.isfinite().all()

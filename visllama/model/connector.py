@@ -5,6 +5,10 @@ A connector is an `nn.Module` with `__init__(vision_dim, language_dim, num_image
 fast it learns beside `optim.lr`, whose published value is an MLP's), `exports_to` (what else can hold it) and
 `exports_with` (the classes of the vision encoders for which that is so; without it, any).
 One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
+
+Parameters and persistent buffers are kept in weights and checkpoints. Buffers that a forward pass changes (BatchNorm's
+statistics, a counter) are of a rank's own micro-batches, and all ranks take the first one's after each step: so with
+BatchNorm, the ranks and `micro_batch_size` change the training. A batch without images changes none.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class VisLlama(nn.Module):
             )
         for name in self.connector.state_dict():
             if name.endswith("_extra_state"):
-                raise ValueError(f"{name}: weights hold parameters and buffers alone: register what is kept as a buffer")
+                raise ValueError(f"{name}: weights hold parameters and buffers alone: register it as a buffer")
 
     def _find_unreached(self) -> frozenset[str]:
         """Name the encoder's tensors that the features do not rest on (CLIP's last layer is behind its patch features).
@@ -143,7 +143,8 @@ class VisLlama(nn.Module):
     def load_base_weights(self, dtype: torch.dtype = torch.float32, as_stored: bool = False) -> VisLlama:
         """Load the published weights of encoder and language model; one that trains is fp32 at least.
 
-        In fp64 the whole model is: what trains, and the buffers too. Both markers start at the mean of the language model's embeddings, where its inputs are at home.
+        Both markers start at the mean of the language model's embeddings, where its inputs are at home. In fp64 all of
+        the model is, what trains and the buffers too.
 
         Args:
             dtype: Of the frozen weights.
@@ -204,7 +205,9 @@ class VisLlama(nn.Module):
         return text.masked_scatter((input_ids < 0).unsqueeze(-1), spans.to(text.dtype))
 
     @contextmanager
-    def _without_statistics(self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]) -> Iterator[None]:
+    def _without_statistics(
+        self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]
+    ) -> Iterator[None]:
         """Run a connector with buffers in eval mode on a dummy image: what it counts or averages is of images alone."""
         has_buffers = next(self.connector.buffers(), None) is not None
         # The last question has to wait for the GPU, so it is asked last, and only of a batch with a single image.

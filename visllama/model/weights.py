@@ -1,5 +1,7 @@
 """Trained weights on disk: the trained tensors alone, and a description that rebuilds the model around them.
 
+The persistent buffers of a part go with its parameters, wherever these are saved, loaded, hashed or compared.
+
 `weights/visllama.safetensors` holds the trained tensors, `weights/visllama.json` the parts by kind and arguments, the
 base models' hashes, the image transform and the prompt. No code path is stored or run.
 """
