@@ -1,9 +1,12 @@
 import os
 
 import pytest
+from hydra.conf import ConfigSourceInfo
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import read_write
 
 from visllama.config import ConfigError, register
-from visllama.resume import Finished, differing_keys, find_run, replay
+from visllama.resume import Finished, differing_keys, find_run, replay, words_to_go_on
 
 
 @pytest.fixture
@@ -125,3 +128,13 @@ def test_what_a_run_is_may_not_differ_and_how_it_computes_may():
     assert differing_keys(before, now | {"data.allow_reorder": True}) == ["optim.lr"]
     assert differing_keys(before, before | {"model.x": 2}) == ["model.x"]
     assert differing_keys(before, before | {"model.x": 2, "init_from": "w"}) == ["init_from"], "it brings the model"
+
+
+def test_the_next_command_names_the_users_configs_and_code(compose_config, tmp_path):
+    """`plugins` and `--config-dir` choose which code runs: a folder alone does not."""
+    compose_config("train", "plugins=[mylab]", "seed=3")
+    with read_write(HydraConfig.get()):
+        HydraConfig.get().runtime.config_sources = [ConfigSourceInfo("/my conf", "file", "command-line")]
+    assert words_to_go_on(tmp_path) == ["--config-dir", "/my conf", "plugins=[mylab]", f"resume={tmp_path}"]
+    compose_config("train", "seed=3")
+    assert words_to_go_on(tmp_path) == [f"resume={tmp_path}"]

@@ -131,6 +131,12 @@ def _read(run: Path) -> tuple[list[str], list[str]]:
         raise ConfigError(f"resume={run}: no folder of a run ({error}): give the one that holds its .hydra/") from error
 
 
+def words_to_go_on(run: Path) -> list[str]:
+    """Return what to type to go on with the running job: its folder, and where the user's own configs and code are."""
+    plugins = [word for word in HydraConfig.get().overrides.task if _key(word) == "plugins"]
+    return [*config_dir_options(), *plugins, override("resume", run)]
+
+
 def write_command(run: Path) -> None:
     """Write down the running job's command line, whole or not at all: Hydra's own files are not, when it is killed."""
     written = {"overrides": list(HydraConfig.get().overrides.task), "options": config_dir_options()}

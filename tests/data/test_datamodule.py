@@ -66,7 +66,7 @@ def test_validation_shows_each_record_once(model, num_ranks):
         for step in keys(data_of(model, rank, num_ranks).val_dataloader())
         for key in step
     ]
-    assert sorted(seen) == [f"val-{i:06d}" for i in range(11)]
+    assert sorted(seen) == [f"scenes/val-{i:06d}" for i in range(11)]
 
 
 class Uncounted:

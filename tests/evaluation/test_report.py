@@ -1,5 +1,7 @@
 import json
+import math
 
+import pytest
 from rich.console import Console
 
 from visllama.evaluation.report import provenance, scores_table, write_json
@@ -35,3 +37,9 @@ def test_json_is_written_whole(tmp_path):
     write_json(tmp_path / "m.json", {"ü": 1})
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"ü": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
+
+
+def test_what_is_no_number_is_no_json(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "metrics.json", {"train": {"val/loss": math.nan}})
+    assert not list(tmp_path.iterdir())

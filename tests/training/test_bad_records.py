@@ -32,12 +32,12 @@ def test_counted_by_source_and_reason(make_model, caplog):
     """20 records in five steps of 8: two passes, each bad record comes twice."""
     watch = BadRecords(0.01, 100)
     trainer = fit(make_model(), {2: "image", 7: "cut", 9: "cut"}, watch)
-    assert watch.counts == {"mine/image": 2, "mine/cut": 4} and watch.num_samples == 40
+    assert watch.train.counts == {"mine/image": 2, "mine/cut": 4} and watch.train.num_samples == 40
     assert trainer.callback_metrics["data/bad/mine/cut"] == 4.0
-    assert caplog.text.count("a record of mine is masked: cut: record 9") == 2
+    assert caplog.text.count("the record mine/9 is masked: cut: record 9") == 2
     again = BadRecords(0.01, 100)
     again.load_state_dict(watch.state_dict())
-    assert again.counts == watch.counts and again.num_samples == 40
+    assert again.train.counts == watch.train.counts and again.train.num_samples == 40
 
 
 def test_masked_records_change_nothing_for_the_others(make_model, records):
@@ -64,10 +64,61 @@ def test_a_step_of_nothing_else_is_survived(make_model):
 def test_too_many_stop_the_run(make_model):
     bad = dict.fromkeys(range(0, 20, 2), "header")
     with pytest.raises(
-        ConfigError, match=r"data\.max_bad_fraction=0\.0005: 6 of \d+ samples .*mine/header 6.*the last: record"
+        ConfigError,
+        match=r"data\.max_bad_fraction=0\.0005: step \d, 6 of \d+ samples .*mine/header 6.*the last: mine/3: record 3",
     ):
         watch = BadRecords(0.0005, 100)
-        watch.counts.update({"mine/header": 5})
+        watch.train.counts.update({"mine/header": 5})
         fit(make_model(), {3: "header"}, watch)
-    with pytest.raises(ConfigError, match=r"data\.max_consecutive_bad=3: \d records one after the other"):
+    with pytest.raises(ConfigError, match=r"data\.max_consecutive_bad=3: step \d, \d records one after the other"):
         fit(make_model(), bad | dict.fromkeys(range(1, 20, 4), "cut"), BadRecords(1.0, 3))
+
+
+def validate(model, bad, watch, count=20):
+    """Validate twice on records of which some cannot be read."""
+    data = tiny.data_of(model, {"mine": ScenesSource("train", 8, 1)}, Damaged(bad, count), 8, 2)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, max_steps=2, logger=False, enable_checkpointing=False, callbacks=[watch], num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, val_check_interval=1, precision="64-true",
+    )  # fmt: skip
+    trainer.fit(VisLlamaModule(model, OPTIM | {"lr": 0.0}, 2), data)
+    return trainer
+
+
+def test_those_of_a_validation_are_counted_by_themselves(make_model, caplog):
+    """Each validation sees the same records again: a count over all of them would grow by itself."""
+    watch = BadRecords(0.01, 100)
+    trainer = validate(make_model(), {2: "image", 7: "cut"}, watch)
+    assert watch.val.counts == {"mine/image": 1, "mine/cut": 1} and watch.val.num_samples == 20
+    assert not watch.train.counts and watch.train.num_samples == 16
+    assert trainer.callback_metrics["val/bad/mine/cut"] == 1.0
+    assert "validation at step 2: the record mine/7 is masked: cut: record 7" in caplog.text
+    again = BadRecords(0.01, 100)
+    again.load_state_dict(watch.state_dict())
+    assert again.val.counts == watch.val.counts
+
+
+def test_masked_records_change_no_validation_loss(make_model):
+    bad = dict.fromkeys((0, 5, 19), "pixels")
+    model = make_model()
+    data = tiny.data_of(model, {"mine": ScenesSource("train", 8, 1)}, Damaged({}), 8, 2)
+    good = [data.val[i] for i in range(20) if i not in bad]
+    with torch.no_grad():
+        total = sum(model(**data.collator.training_batch([sample])).loss_sum for sample in good)
+    found = validate(model, bad, BadRecords(0.01, 100)).callback_metrics["val/loss"]
+    expected = total / sum(sample.num_targets for sample in good)
+    assert abs(found - expected) < 1e-6  # Lightning logs in fp32
+
+
+def test_too_many_in_a_validation_stop_the_run(make_model):
+    with pytest.raises(
+        ConfigError, match=r"data\.max_bad_fraction=0\.0005: validation at step 1, 8 of 8 samples cannot be read"
+    ):
+        validate(make_model(), dict.fromkeys(range(12), "cut"), BadRecords(0.0005, 100))
+    with pytest.raises(ConfigError, match=r"data\.max_consecutive_bad=3: validation at step 1, 8 records one after"):
+        validate(make_model(), dict.fromkeys(range(12), "cut"), BadRecords(1.0, 3))
+
+
+def test_a_validation_of_nothing_else_is_an_error(make_model):
+    with pytest.raises(ConfigError, match="val/loss: none of the 5 validation records has a supervised token"):
+        validate(make_model(), dict.fromkeys(range(5), "cut"), BadRecords(1.0, 1000), count=5)

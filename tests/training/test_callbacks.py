@@ -20,6 +20,8 @@ from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model
 from visllama.training.callbacks import (
     FrozenWeights,
+    LastValidation,
+    ProgressBar,
     SameEverywhere,
     SampleTexts,
     Throughput,
@@ -177,3 +179,49 @@ def test_ranks_of_different_configs_are_refused(compose_config, monkeypatch, oth
         return
     with pytest.raises(ConfigError, match=r"rank 1 was given another config than rank 0: .*lr: 0\.25; .*lr: 0\.5"):
         SameEverywhere(cfg).setup(trainer, None, "fit")
+
+
+class Steps(Callback):
+    """Note at which steps there was a validation."""
+
+    def __init__(self) -> None:
+        self.validated = []
+
+    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+        self.validated.append(trainer.global_step)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "interval", "steps"), [(5, 2, [2, 4, 5]), (4, 2, [2, 4]), (1, 1, [1]), (3, None, [])]
+)
+def test_a_run_ends_with_one_validation(make_model, num_steps, interval, steps):
+    model, noted, last = make_model(), Steps(), LastValidation()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, max_steps=num_steps, val_check_interval=interval, limit_val_batches=1.0 if interval else 0,
+        num_sanity_val_steps=0, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+        callbacks=[last, noted], precision="64-true",
+    )  # fmt: skip
+    trainer.fit(VisLlamaModule(model, OPTIM, num_steps), data_of(model, num_steps=num_steps))
+    assert noted.validated == steps and trainer.global_step == num_steps
+    assert not last.is_missing(trainer)
+
+
+def test_a_run_that_was_stopped_before_its_last_validation_knows_it():
+    last = LastValidation()
+    last.load_state_dict({"validated_step": 44})
+    trainer = SimpleNamespace(global_step=53, limit_val_batches=1.0)
+    assert last.is_missing(trainer)
+    trainer.limit_val_batches = 0
+    assert not last.is_missing(trainer), "it has none"
+
+
+def test_the_bar_of_a_run_that_goes_on_has_its_total():
+    """Lightning sets it where an epoch begins, and a run is one epoch, in the middle of which it goes on."""
+    bar = ProgressBar()
+    trainer = SimpleNamespace(
+        global_step=7, num_training_batches=20, max_epochs=1, is_global_zero=True, fit_loop=SimpleNamespace(max_epochs=1)
+    )
+    bar._trainer = trainer
+    bar.on_train_start(trainer, None)
+    assert (bar.train_progress_bar.total, bar.train_progress_bar.initial) == (20, 7)
+    bar.train_progress_bar.close()

@@ -18,5 +18,5 @@ def test_curves_are_drawn(tmp_path):
             curves.on_validation_end(trainer)
     assert [step for step, _ in curves.points["train/loss"]] == [1, 5, 10, 15, 20]
     assert [step for step, _ in curves.points["val/loss"]] == [10, 20]
-    curves.on_fit_end(None, None)
+    curves.teardown(None, None, stage="fit")
     assert Image.open(tmp_path / "curves.png").size[0] > 800

@@ -90,6 +90,7 @@ def test_a_step_with_nothing_to_learn_is_an_error(reference):
         enable_checkpointing=False,
         enable_progress_bar=False,
         precision="64-true",
+        num_sanity_val_steps=0,
     )
     with pytest.raises(ValueError, match="none of its samples has a supervised token"):
         trainer.fit(VisLlamaModule(model, OPTIM, 1), data)

@@ -51,17 +51,17 @@ class TrainingSamples(Dataset):
         source, item, number = self.order.locate(position)
         name = self.order.names[source]
         place = self.find_item[name](item)
+        key = str(place.record)
+        index = place.index
         try:
             record = self.sources[name][place.record]
+            key = record["key"]
             index = self._index_shown(record, place, number)
             sample = self.makers[name](record, index)
         except BadRecord as error:
-            number_of_item = "" if place.index is None else f"#{place.index}"
-            return masked_sample(f"{name}/{place.record}{number_of_item}", name, error)
-        fault = (
-            None if sample.num_targets else BadRecord("no_target", f"{record['key']}: nothing to learn is left of it")
-        )
-        return replace(sample, key=f"{name}/{sample.key}#{index}", source=name, fault=fault)
+            number_of_item = "" if index is None else f"#{index}"
+            return masked_sample(f"{name}/{key}{number_of_item}", name, error)
+        return _of_source(name, replace(sample, key=f"{sample.key}#{index}"))
 
     def _index_shown(self, record: Mapping, place: ItemPlace, number: int) -> int:
         """Return which of a record's items stands at a place, in this pass.
@@ -105,11 +105,21 @@ class ValidationSamples(Dataset):
         return self.sources[name][place]
 
     def __getitem__(self, index: int) -> Sample:
-        name = self.places[index][0]
+        name, place = self.places[index]
+        key = str(place)
         try:
-            return replace(self.makers[name](self.record(index)), source=name)
+            record = self.record(index)
+            key = record["key"]
+            sample = self.makers[name](record)
         except BadRecord as error:
-            return masked_sample(str(index), name, error)
+            return masked_sample(f"{name}/{key}", name, error)
+        return _of_source(name, sample)
+
+
+def _of_source(name: str, sample: Sample) -> Sample:
+    """Return a sample with its source's name; one of which nothing is left to learn has that as its fault."""
+    fault = None if sample.num_targets else BadRecord("no_target", f"{sample.key}: nothing to learn is left of it")
+    return replace(sample, key=f"{name}/{sample.key}", source=name, fault=fault)
 
 
 class StepLoader:

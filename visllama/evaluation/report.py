@@ -89,5 +89,9 @@ def _git(*command: str) -> str | None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write a JSON file whole or not at all.
+
+    Raises:
+        ValueError: If it holds a NaN or an infinity, which JSON does not have.
+    """
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -18,8 +18,31 @@ _MOST_TOLD = 100
 _log = logging.getLogger("visllama")
 
 
+class _Seen:
+    """The samples of a training, or of one validation.
+
+    Attributes:
+        counts: Masked samples by source and reason.
+        num_samples: All samples, masked or not.
+        num_in_a_row: Masked samples since the last good one, on this rank.
+    """
+
+    def __init__(self, counts: Counter[str] | None = None, num_samples: int = 0) -> None:
+        self.counts: Counter[str] = Counter(counts)
+        self.num_samples = num_samples
+        self.num_in_a_row = 0
+
+    def longest_run(self, step: Step) -> int:
+        """Return the most masked samples one after the other, up to the end of a Step."""
+        longest = 0
+        for fault in step["faults"]:
+            self.num_in_a_row = 0 if fault is None else self.num_in_a_row + 1
+            longest = max(longest, self.num_in_a_row)
+        return longest
+
+
 class BadRecords(Callback):
-    """Count the masked samples of a run.
+    """Count the masked samples of a run, and those of each validation by themselves, which sees the same ones again.
 
     Args:
         max_fraction: Of all samples seen (of 10,000 at least); more stop the run.
@@ -28,50 +51,71 @@ class BadRecords(Callback):
 
     def __init__(self, max_fraction: float, max_consecutive: int) -> None:
         self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
-        self.counts: Counter[str] = Counter()
-        self.num_samples = self._in_a_row = 0
+        self.train = _Seen()
+        self.val = _Seen()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
-        self.num_samples += module.num_samples
-        in_a_row = self._longest_run(step)
+        self._count(self.train, f"step {trainer.global_step}", trainer, module, step)
+        if module.num_bad:
+            for name, count in self.train.counts.items():
+                module.log(f"data/bad/{name}", float(count))
+
+    def on_validation_epoch_start(self, *_) -> None:
+        self.val = _Seen()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
+        self._count(self.val, f"validation at step {trainer.global_step}", trainer, module, step)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for name, count in self.val.counts.items():
+            module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
+
+    def _count(self, seen: _Seen, when: str, trainer: pl.Trainer, module: pl.LightningModule, step: Step) -> None:
+        """Count a Step of all ranks.
+
+        Raises:
+            ConfigError: If too much of what was seen is masked.
+        """
+        seen.num_samples += module.num_samples
+        in_a_row = seen.longest_run(step)
         if not module.num_bad:  # of all ranks: all of them go on here, or none
             return
-        bad = [fault for fault in step["faults"] if fault is not None]
+
+        bad = [(key, *fault) for key, fault in zip(step["keys"], step["faults"], strict=True) if fault is not None]
         if trainer.world_size > 1:
             gathered: list = [None] * trainer.world_size
             dist.all_gather_object(gathered, (in_a_row, bad), group=trainer.strategy.control)
-            in_a_row, bad = max(run for run, _ in gathered), [fault for _, faults in gathered for fault in faults]
-        for source, reason, detail in bad[: max(0, _MOST_TOLD - self.counts.total())]:
-            _log.warning("step %d: a record of %s is masked: %s: %s", trainer.global_step, source, reason, detail)
-        self.counts.update(f"{source}/{reason}" for source, reason, _ in bad)
-        for name, count in self.counts.items():
-            module.log(f"data/bad/{name}", float(count))
-        self._check(in_a_row, bad[-1])
+            in_a_row = max(longest for longest, _ in gathered)
+            bad = [fault for _, faults in gathered for fault in faults]
+        for key, _, reason, detail in bad[: max(0, _MOST_TOLD - seen.counts.total())]:
+            _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
+        seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in bad)
 
-    def _longest_run(self, step: Step) -> int:
-        longest = 0
-        for fault in step["faults"]:
-            self._in_a_row = 0 if fault is None else self._in_a_row + 1
-            longest = max(longest, self._in_a_row)
-        return longest
+        last_key, *_, last_detail = bad[-1]
+        self._check(seen, when, in_a_row, f"{last_key}: {last_detail}")
 
-    def _check(self, in_a_row: int, last: tuple[str, str, str]) -> None:
-        total = self.counts.total()
-        counted = ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
-        told = f"({counted}); the last: {last[2]}. Mend the data, or raise it to go on"
+    def _check(self, seen: _Seen, when: str, in_a_row: int, last: str) -> None:
+        total = seen.counts.total()
+        counted = ", ".join(f"{name} {count}" for name, count in seen.counts.most_common())
+        described = f"({counted}); the last: {last}. Mend the data, or raise it to go on"
         if in_a_row >= self.max_consecutive:
             raise ConfigError(
-                f"data.max_consecutive_bad={self.max_consecutive}: {in_a_row} records one after the other cannot be "
-                f"read {told}"
+                f"data.max_consecutive_bad={self.max_consecutive}: {when}, {in_a_row} records one after the other "
+                f"cannot be read {described}"
             )
-        if total > self.max_fraction * max(self.num_samples, _FEW):
+        if total > self.max_fraction * max(seen.num_samples, _FEW):
             raise ConfigError(
-                f"data.max_bad_fraction={self.max_fraction}: {total} of {self.num_samples} samples cannot be read "
-                f"{told}"
+                f"data.max_bad_fraction={self.max_fraction}: {when}, {total} of {seen.num_samples} samples cannot be "
+                f"read {described}"
             )
 
     def state_dict(self) -> dict:
-        return {"counts": dict(self.counts), "num_samples": self.num_samples}
+        return {
+            "counts": dict(self.train.counts),
+            "num_samples": self.train.num_samples,
+            "val_counts": dict(self.val.counts),
+        }
 
     def load_state_dict(self, state: dict) -> None:
-        self.counts, self.num_samples = Counter(state["counts"]), state["num_samples"]
+        self.train = _Seen(Counter(state["counts"]), state["num_samples"])
+        self.val = _Seen(Counter(state.get("val_counts")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ from visllama.hardware import find_device
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.model.weights import frozen_hashes
 from visllama.prompts import turns_of
+from visllama.resume import words_to_go_on
 from visllama.training.bad_records import BadRecords
 from visllama.training.consumed import ConsumedKeys
 from visllama.training.curves import Curves
@@ -131,6 +133,43 @@ class Throughput(Callback):
                 module.log(f"lr/{name.replace(', ', '_').replace(' ', '_')}", rate)
 
 
+class ProgressBar(TQDMProgressBar):
+    """Lightning's bar, which a run that goes on leaves without its total."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, module)
+        self.train_progress_bar.total = self.total_train_batches
+        self.train_progress_bar.initial = trainer.global_step  # for its rate
+
+
+class LastValidation(Callback):
+    """Let every run end with a validation: the interval between two need not divide the number of steps.
+
+    Attributes:
+        validated_step: The step of the last validation.
+    """
+
+    def __init__(self) -> None:
+        self.validated_step = -1
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # before it stops, Lightning validates, once
+
+    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+        self.validated_step = trainer.global_step
+
+    def is_missing(self, trainer: pl.Trainer) -> bool:
+        """Return whether a run that has trained all its steps was stopped before it could validate the last."""
+        return trainer.limit_val_batches > 0 and self.validated_step < trainer.global_step
+
+    def state_dict(self) -> dict:
+        return {"validated_step": self.validated_step}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.validated_step = state["validated_step"]
+
+
 class SampleTexts(Callback):
     """Show what the model says to a few validation records of each source, at each validation."""
 
@@ -204,12 +243,18 @@ def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Capt
         HangWatch(folder, trainer.timeout_s),
         StartupTable(cfg.micro_batch_size, cfg.optim),
         BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
-        TQDMProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
+        ProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
         Throughput(),
         SampleTexts(captioners),
         FrozenWeights(),
         NonFinite(trainer.max_skipped_steps, cfg.optim.lr),
         Curves(folder / "curves.png"),
+        LastValidation(),
         *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),
-        Saving(folder, trainer.checkpoint_every_steps, trainer.keep_checkpoints),
+        Saving(
+            folder,
+            trainer.checkpoint_every_steps,
+            trainer.keep_checkpoints,
+            shlex.join(["python", "train.py", *words_to_go_on(folder)]),
+        ),
     ]

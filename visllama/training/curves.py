@@ -39,7 +39,7 @@ class Curves(Callback):
                 self.points.setdefault(name, []).append((trainer.global_step, float(value)))
 
     @rank_zero_only
-    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def teardown(self, *_, **__) -> None:
         import matplotlib
 
         matplotlib.use("Agg")

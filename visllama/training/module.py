@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
+from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.data.order import key
 from visllama.model.visllama import VisLlama
@@ -31,6 +32,8 @@ class VisLlamaModule(pl.LightningModule):
         load: Loads the model's weights and puts them where the strategy wants them; None if they are there.
 
     Attributes:
+        num_samples: Samples of the last Step, training's or validation's, over all ranks.
+        num_bad: Those of them that are masked.
         is_finite: Of the last step: one where its loss and gradients were finite, and it was taken; on the device.
     """
 
@@ -57,35 +60,44 @@ class VisLlamaModule(pl.LightningModule):
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         self._seed_dropout(batch_idx)
-        num_targets, num_samples, num_rounds = self._agree(step)
+        num_targets, rounds = self._agree(step)
         if num_targets == 0 and self.num_unread == 0:
             raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
 
-        missing = num_rounds - len(step["micro_batches"])
-        batches, sources = step["micro_batches"] + [step["dummy"]] * missing, step["sources"] + [[]] * missing
         self._by_source = self._loss_by_source() if self._is_logged(self.trainer.global_step + 1) else None
         loss = torch.zeros((), device=self.device)
-        for batch, names in zip(batches[:-1], sources[:-1], strict=True):
+        for batch, sources in rounds[:-1]:
             with self._no_sync():
-                loss = loss + self._backward(batch, num_targets, names)
-        loss = self._over_ranks(loss + self._backward(batches[-1], num_targets, sources[-1]))
+                loss = loss + self._backward(batch, num_targets, sources)
+        batch, sources = rounds[-1]
+        loss = self._over_ranks(loss + self._backward(batch, num_targets, sources))
         self._update(loss)
-        self._log_step(loss, num_targets, num_samples)
+        self._log_step(loss, num_targets)
 
     def _seed_dropout(self, step: int) -> None:
-        """Draw dropout from (seed, step, rank) alone: a resumed run then draws what the whole one would have drawn."""
+        """Draw dropout from (seed, step, rank) alone: a resumed run then draws what the whole one would have drawn.
+
+        With a dropout, other ranks or micro-batches draw otherwise, and train other weights.
+        """
         torch.manual_seed(key(self.trainer.datamodule.order.seed, step, self.global_rank) >> 1)
 
-    def _agree(self, step: Step) -> tuple[int, int, int]:
-        """Give the targets and samples of all ranks together, and the most micro-batches that one of them has."""
+    def _agree(self, step: Step) -> tuple[int, list[tuple[Batch, list[str]]]]:
+        """Return the supervised tokens of all ranks' Steps, and this rank's micro-batches, each with its sources.
+
+        All ranks get the same number of them, since each forward and backward may be a collective: a rank that has
+        fewer than another, or none, is given dummies.
+        """
         reasons = [fault[1] for fault in step["faults"] if fault is not None]
-        unread = len(reasons) - reasons.count("no_target")
-        counts = [step["num_targets"], step["num_samples"], len(reasons), unread, len(step["micro_batches"])]
+        num_unread = len(reasons) - reasons.count("no_target")
+        num_rounds = len(step["micro_batches"])
+        counts = [num_rounds, step["num_targets"], step["num_samples"], len(reasons), num_unread]
         if self.trainer.world_size > 1:
-            *summed, rounds = zip(*self.trainer.strategy.gather(counts), strict=True)
-            counts = [*map(sum, summed), max(rounds)]
-        num_targets, num_samples, self.num_bad, self.num_unread, num_rounds = counts
-        return num_targets, num_samples, num_rounds
+            rounds_of_ranks, *others = zip(*self.trainer.strategy.gather(counts), strict=True)
+            counts = [max(rounds_of_ranks), *map(sum, others)]
+        most_rounds, num_targets, self.num_samples, self.num_bad, self.num_unread = counts
+
+        rounds = list(zip(step["micro_batches"], step["sources"], strict=True))
+        return num_targets, rounds + [(step["dummy"], [])] * (most_rounds - num_rounds)
 
     def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Tensor:
         output = self.model(**batch)
@@ -114,8 +126,7 @@ class VisLlamaModule(pl.LightningModule):
         optimizer.zero_grad()
         self.lr_schedulers().step()
 
-    def _log_step(self, loss: Tensor, num_targets: int, num_samples: int) -> None:
-        self.num_samples = num_samples
+    def _log_step(self, loss: Tensor, num_targets: int) -> None:
         if not self._is_logged(self.trainer.global_step):
             return
         self.log("train/loss", loss, prog_bar=True)
@@ -130,15 +141,21 @@ class VisLlamaModule(pl.LightningModule):
         self._by_source = self._loss_by_source()
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
-        for batch, sources in zip(step["micro_batches"], step["sources"], strict=True):
+        _, rounds = self._agree(step)
+        for batch, sources in rounds:
             output = self.model(**batch)
             self._val_sums[0] += output.loss_sum
-            if self._by_source:
+            if self._by_source and sources:
                 self._by_source.add(output.logits, batch["labels"], sources)
         self._val_sums[1] += step["num_targets"]
 
     def on_validation_epoch_end(self) -> None:
         total, count = self._over_ranks(self._val_sums)
+        if not count:
+            raise ConfigError(
+                f"val/loss: none of the {len(self.trainer.datamodule.val)} validation records has a supervised token; "
+                f"log.txt names what is wrong with them. Mend them, or train without: trainer.val_fraction=null"
+            )
         self.log("val/loss", total / count, prog_bar=True, rank_zero_only=True)
         for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
             self.log(f"val/loss/{name}", mean, rank_zero_only=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
@@ -34,7 +36,7 @@ from visllama.plugins import build
 from visllama.resume import write_command
 from visllama.training import launch
 from visllama.training.bad_records import BadRecords
-from visllama.training.callbacks import FrozenWeights, build_callbacks, data_table, parts_table
+from visllama.training.callbacks import FrozenWeights, LastValidation, build_callbacks, data_table, parts_table
 from visllama.training.checkpoint import Checkpoint, checkpoints, newest_whole, read_rest, sweep
 from visllama.training.curves import Curves
 from visllama.training.metrics_csv import keep_metrics
@@ -46,6 +48,7 @@ _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins")
 """How the keys begin that mean the same to `evaluate`."""
 SAMPLES_AT_ONCE = 32
 """Batch size of the sample captions shown at validation."""
+T = TypeVar("T")
 
 
 def run(cfg: DictConfig, planned: Planned) -> dict | None:
@@ -77,6 +80,8 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if find_callback(trainer, LastValidation).is_missing(trainer):
+            trainer.validate(module, data, verbose=False)
         seconds["fit_seconds"] = time.perf_counter() - fit_started
         if trainer.is_global_zero or strategy.is_sharded:
             save_weights(model, parts, text, folder / "weights")
@@ -196,6 +201,7 @@ def _quieten_lightning() -> None:
         ".*does not have many workers",
         "Experiment logs directory",
         "`broadcast_buffers` is deprecated",
+        "It is recommended to use `self.log",  # what is logged has been summed over ranks
         "torch.distributed is disabled, unavailable or uninitialized",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -246,14 +252,22 @@ def build_trainer(
 
 def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
     """Give metrics.json's `train`: what was done, and the last losses."""
-    curves = next(callback for callback in trainer.callbacks if isinstance(callback, Curves))
-    logged = {name: points[-1][1] for name, points in curves.points.items()}  # also those before a resume
+    points = find_callback(trainer, Curves).points
+    logged = {name: values[-1][1] for name, values in points.items()}  # also those before a resume
     logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * cfg.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
-    watch = next(callback for callback in trainer.callbacks if isinstance(callback, FrozenWeights))
+    watch = find_callback(trainer, FrozenWeights)
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
-    bad = next(callback for callback in trainer.callbacks if isinstance(callback, BadRecords)).counts
-    facts |= {"bad_records": dict(bad)} if bad else {}
-    return facts | {name: value for name, value in logged.items() if "/loss" in name}
+    bad = find_callback(trainer, BadRecords)
+    for name, seen in (("bad_records", bad.train), ("bad_val_records", bad.val)):
+        if seen.counts:
+            facts[name] = dict(seen.counts)
+    # A loss that is not finite is none: its step was not taken, and log.txt names it.
+    return facts | {name: value for name, value in logged.items() if "/loss" in name and math.isfinite(value)}
+
+
+def find_callback(trainer: pl.Trainer, kind: type[T]) -> T:
+    """Return the trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))

@@ -23,14 +23,17 @@ class Saving(CheckpointCallback):
         run: The run's folder.
         every_steps: None is at each validation; the last step is always saved.
         keep: How many checkpoints stay.
+        next_command: What goes on with the run, quoted when it was told to leave.
     """
 
-    def __init__(self, run: Path, every_steps: int | None, keep: int) -> None:
-        self.run, self.every_steps, self.keep = run, every_steps, keep
+    def __init__(self, run: Path, every_steps: int | None, keep: int, next_command: str) -> None:
+        self.run, self.every_steps, self.keep, self.next_command = run, every_steps, keep, next_command
         self._saved = -1
 
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
+        self._saved = checkpoint["global_step"]
+
     def on_train_start(self, trainer: pl.Trainer, *_) -> None:
-        self._saved = trainer.global_step
         rank_zero_only(drop_newer)(self.run, trainer.global_step)
         preemption.begin_training()
 
@@ -66,5 +69,5 @@ class Saving(CheckpointCallback):
         if what:
             self.save(trainer)
             if trainer.is_global_zero:
-                say(f"\nTold to leave: saved at step {trainer.global_step}. It goes on by:  resume={self.run}")
+                say(f"\nTold to leave: saved at step {trainer.global_step}. It goes on by:  {self.next_command}")
             raise preemption.Preempted(what)

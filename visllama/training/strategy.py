@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from torch.nn.parallel import DistributedDataParallel
 
 from visllama.config import ConfigError
 from visllama.hardware import count_ranks, find_device
@@ -104,7 +105,8 @@ class DDP(_OfOurs, DDPStrategy):
         super().setup(trainer)
         # Each rank's loss is its part of one sum, so gradients are summed too. DDP would average them, and divides by
         # three ranks in single precision, whatever the gradients' own.
-        self.model.register_comm_hook(None, _sum_gradients)
+        if isinstance(self.model, DistributedDataParallel):  # where it trains
+            self.model.register_comm_hook(None, _sum_gradients)
 
 
 def _sum_gradients(_, bucket):  # DDP wants no annotations but its own
