@@ -226,6 +226,31 @@ OTHER_VERBS = [
     ("evaluate", "weights=FILES evaluation.scenes_caption.metrics=[cider]", "evaluation.scenes_caption.metrics CIDEr"),
     ("evaluate", "weights=FILES evaluation=[scenes]", "evaluation=scenes scenes_caption"),
     ("evaluate", "weights=FILES trainer.precision=16", "trainer.precision=16 16-true"),
+    *[
+        ("evaluate", f"weights=FILES trainer.{key}", f"trainer.{key.partition('=')[0]} trainer.devices")
+        for key in (
+            "max_steps=3",
+            "val_fraction=0.5",
+            "log_every_steps=1",
+            "checkpoint_every_steps=2",
+            "keep_checkpoints=1",
+            "max_skipped_steps=2",
+            "preempted_exit_code=9",
+            "requeue=true",
+            "activation_checkpointing=true",
+        )
+    ],
+    ("evaluate", "predictions=FILES/text.tar references=FILES/text.tar trainer.threads=2", "trainer.threads"),
+    *[
+        ("caption", f"weights=FILES images=x.jpg {word}", f"{word.partition('=')[0]} trainer.precision")
+        for word in (
+            "trainer.devices=2",
+            "trainer.num_nodes=2",
+            "trainer/strategy=fsdp",
+            "trainer.timeout_s=60",
+            "trainer.max_steps=3",
+        )
+    ],
     ("caption", "images=x.jpg", "weights="),
     ("caption", "weights=FILES", "images"),
     ("caption", "weights=FILES/no images=x.jpg", "weights="),

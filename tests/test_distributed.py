@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.tiny import relative_difference
+from tests.validating_ranks import measure
 from visllama.paths import SHIPPED
 
 EXACT = 1e-12
@@ -100,6 +101,69 @@ def compare(found: dict[str, dict], one: dict[str, dict], exact: float, of: str 
             pairs = zip(tensors[key], expected[key], strict=True) if rows else [(tensors[key], expected[key])]
             worst = max(relative_difference(a, b) for a, b in pairs if b.norm())
             assert worst < exact, (name, key, worst)
+
+
+EVERY_SIZE = [f"{count}-{at_once}" for count in range(1, 18) for at_once in (1, 3, 64)]
+
+
+def validated(out, num_ranks: int, *cases: str) -> dict[str, dict]:
+    """Validate and judge on so many ranks, sharded; gives each case's loss and captions."""
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    command = [sys.executable, *launch, str(ROOT / "tests" / "validating_ranks.py"), str(out), "fsdp", *cases]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cases"),
+    [
+        ((2,), ["1-64", "9-64", "11-3"]),  # one of two has nothing at all, nothing in the second step, fewer rounds
+        pytest.param((2, 3, 4), EVERY_SIZE, marks=pytest.mark.slow),
+    ],
+    ids=["three-of-two-ranks", "all"],
+)
+def test_validation_and_judging_of_every_size_are_those_of_one_rank(tmp_path, ranks, cases):
+    """Steps of 8 records: ranks have other numbers of records and micro-batches, down to none."""
+    one = measure("one", cases)
+    assert len({tuple(found["captions"]) for found in one.values()}) == len({case.split("-")[0] for case in cases})
+    for num_ranks in ranks:
+        many = validated(tmp_path / f"{num_ranks}.json", num_ranks, *cases)
+        assert many.keys() == one.keys()
+        for case, expected in one.items():
+            assert abs(many[case]["loss"] - expected["loss"]) / expected["loss"] < EXACT, (num_ranks, case)
+            assert many[case]["captions"] == expected["captions"], (num_ranks, case)
+
+
+@pytest.mark.slow
+def test_evaluate_shares_the_judging_over_the_ranks_that_it_starts(tmp_path):
+    """Once by itself, once under torchrun: 25 records in batches of 8 leave one rank with nothing in the last round."""
+    train(tmp_path / "run", "trainer.max_steps=4", "data.num_val_records=5")
+    words = [f"weights={tmp_path / 'run' / 'weights'}", "trainer=cpu", "trainer.precision=64-true", "evaluation.scenes_caption.source.num_records=25",
+             "evaluation.scenes_caption.batch_size=8"]  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--rdzv-id=x"]
+    told = {}
+    for name, launch, more in (
+        ("one", [], []),
+        ("ddp", [], ["trainer.devices=2"]),
+        ("fsdp", torchrun, ["trainer/strategy=fsdp"]),
+    ):
+        command = [
+            sys.executable,
+            *launch,
+            str(ROOT / "evaluate.py"),
+            *words,
+            *more,
+            f"hydra.run.dir={tmp_path / name}",
+        ]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        assert ended.returncode == 0 and ended.stdout.count("Wrote") == 1, ended.stderr[-3000:]
+        metrics = json.loads((tmp_path / name / "metrics.json").read_text())
+        judged = metrics["evaluations"]["scenes_caption"]
+        judged.pop("generation_seconds")
+        told[name] = judged, (tmp_path / name / "evaluations" / "scenes_caption" / "predictions.jsonl").read_text()
+    assert len(told["one"][1].splitlines()) == 25
+    assert told["one"] == told["ddp"] == told["fsdp"]
 
 
 ONE = ("pretrain-8-inf", "pretrain-8-0.1", "finetune-8-inf", "finetune-8-0.1")

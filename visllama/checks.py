@@ -6,10 +6,12 @@ Nothing here needs torch, so it comes first and at once; what does is in `trials
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.config import ROLES, ConfigError
@@ -34,6 +36,9 @@ SPLITS = ("train", "val", "test")
 BENCHMARKS = ("data",)
 BENCHMARK_SIZES = ("small", "full")
 MOST_THREADS = 1024
+READ_BY_EVALUATE = ("accelerator", "devices", "num_nodes", "precision", "strategy", "threads", "timeout_s")
+READ_BY_CAPTION = ("accelerator", "precision", "threads")
+"""Keys of `trainer` that mean something where nothing is trained."""
 OPTIM_TYPES = {
     "lr": float, "weight_decay": float, "schedule": str, "warmup_fraction": float, "clip_norm": float | None,
     "lr_by_part": Mapping,
@@ -179,6 +184,7 @@ def check_caption(cfg: DictConfig) -> None:
     for key in ("weights", "images"):
         require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give weights=RUN/weights images=PATH")
     _check_known(cfg)
+    _check_typed("caption", READ_BY_CAPTION)
     require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
     require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_run(cfg)
@@ -231,7 +237,23 @@ def check_evaluate(cfg: DictConfig) -> None:
             path = Path(cfg[key])
             require(path.exists(), f"{key}={cfg[key]}: no such file or folder")
             require(key == "weights" or not path.is_dir(), f"{key}={cfg[key]}: a folder: give a file")
+    _check_typed("evaluate", READ_BY_EVALUATE if cfg.weights else ())
     _check_run(cfg)
+
+
+def _check_typed(verb: str, read: Sequence[str]) -> None:
+    """Refuse keys of `trainer` that were typed and that a verb does not read; groups and conf/local may hold them.
+
+    Raises:
+        ConfigError: Naming the key and those that are read.
+    """
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for word in typed:
+        key = word.lstrip("+~").partition("=")[0]
+        group, *names = re.split(r"[./]", key)
+        if group == "trainer" and names and names[0] not in read:
+            known = ", ".join(f"trainer.{name}" for name in read) or "none of trainer.*, since no model is loaded"
+            raise ConfigError(f"{key}: {verb} does not read it: leave it out. It reads {known}")
 
 
 def _check_known(node: DictConfig, prefix: str = "") -> None:

@@ -43,6 +43,8 @@ _CHECKS = {
     "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
 }
+_ON_RANKS = ("train", "evaluate")
+"""The verbs that may start further ranks."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
@@ -203,6 +205,7 @@ def _verb(name: str) -> Callable[[], None]:
     def run() -> None:
         if name == "train":
             preemption.listen()
+        if name in _ON_RANKS:
             preemption.end_with_parent()
         register()
         job.__name__ = name

@@ -219,7 +219,11 @@ def test_the_bar_of_a_run_that_goes_on_has_its_total():
     """Lightning sets it where an epoch begins, and a run is one epoch, in the middle of which it goes on."""
     bar = ProgressBar()
     trainer = SimpleNamespace(
-        global_step=7, num_training_batches=20, max_epochs=1, is_global_zero=True, fit_loop=SimpleNamespace(max_epochs=1)
+        global_step=7,
+        num_training_batches=20,
+        max_epochs=1,
+        is_global_zero=True,
+        fit_loop=SimpleNamespace(max_epochs=1),
     )
     bar._trainer = trainer
     bar.on_train_start(trainer, None)

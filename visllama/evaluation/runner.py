@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,9 @@ from visllama.hardware import find_device, find_precision, frozen_dtype
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import load_weights
 from visllama.prompts import find_template
+
+if TYPE_CHECKING:
+    from visllama.training.strategy import Strategy
 
 _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 
@@ -65,10 +69,23 @@ def judge(
     return results
 
 
-def judge_weights(weights: Path, evaluations: Mapping, cfg: DictConfig, folder: Path) -> dict:
-    """Load weights and judge them, as `judge` does."""
+def judge_weights(
+    weights: Path, evaluations: Mapping, cfg: DictConfig, folder: Path, strategy: Strategy | None = None
+) -> dict:
+    """Load weights and judge them, as `judge` does.
+
+    Args:
+        weights: A run's `weights/`.
+        evaluations: As `judge` takes them, as `cfg` and `folder`.
+        cfg: The verb's.
+        folder: The run's.
+        strategy: Of the ranks that share the work; it puts the model where it wants it. None is this process alone.
+    """
     torch.set_num_threads(cfg.trainer.threads)
     sources = judged_sources(evaluations, cfg.plugins)
     dtype = frozen_dtype(find_precision(cfg.trainer))
-    model, description = load_weights(weights, dtype, plugins=cfg.plugins, models=cfg.paths.models)
+    as_stored = strategy is not None and strategy.is_sharded
+    model, description = load_weights(weights, dtype, plugins=cfg.plugins, models=cfg.paths.models, as_stored=as_stored)
+    if strategy is not None:
+        strategy.prepare(model, dtype)
     return judge(model, sample_maker(model, **description["text"]), evaluations, sources, cfg, folder)

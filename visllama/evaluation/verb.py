@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -9,15 +10,19 @@ from omegaconf import DictConfig
 
 from visllama.checks import check_evaluate
 from visllama.config import evaluations as evaluations_of
-from visllama.console import say
+from visllama.console import is_first_rank, say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
 from visllama.evaluation.statistics import intervals, vqa_intervals
 from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
-def evaluate(cfg: DictConfig) -> dict:
-    """Judge `weights=`, or score `predictions=` against `references=`; writes the run folder."""
+def evaluate(cfg: DictConfig) -> dict | None:
+    """Judge `weights=`, or score `predictions=` against `references=`; writes the run folder.
+
+    Returns:
+        The content of metrics.json on the first rank, None on others.
+    """
     check_evaluate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.predictions:
@@ -29,12 +34,16 @@ def evaluate(cfg: DictConfig) -> dict:
         import torch
 
         from visllama.evaluation.runner import judge_weights
+        from visllama.training.launch import on_all_ranks
         from visllama.trials import check_decodings, check_machine
 
         torch.manual_seed(cfg.seed)
         check_machine(cfg.trainer)
         check_decodings(cfg)
-        evaluations = judge_weights(Path(cfg.weights), evaluations_of(cfg), cfg, folder)
+        judge = partial(judge_weights, Path(cfg.weights), evaluations_of(cfg), cfg, folder)
+        evaluations = on_all_ranks(cfg.trainer, cfg.plugins, judge)
+        if not is_first_rank():
+            return None
         facts = {"weights": str(cfg.weights)}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}
     write_json(folder / "metrics.json", metrics)

@@ -223,6 +223,7 @@ def load_weights(
     *,
     plugins: Sequence[str] = (),
     models: Path | str | None = None,
+    as_stored: bool = False,
 ) -> tuple[VisLlama, dict]:
     """Rebuild the model and put the trained tensors in; gives it with its description.
 
@@ -231,6 +232,7 @@ def load_weights(
         dtype: Of the frozen weights.
         plugins: The user's packages, for parts that are not ours.
         models: Where downloaded base models lie (`paths.models`).
+        as_stored: Leave the frozen weights in the dtype of their files, for a strategy that casts them itself.
 
     Raises:
         ConfigError: If a part's kind is unknown, if a trained tensor is missing, unknown or of another shape, or if a
@@ -243,9 +245,9 @@ def load_weights(
     # The hashes are of the base models as they are stored. What fp16 rounds has others, so it is rounded after; every
     # other dtype holds all that bf16 does.
     rounds = dtype == torch.float16
-    model.load_base_weights(dtype, as_stored=rounds)
+    model.load_base_weights(dtype, as_stored or rounds)
     load_tensors(model, folder, description)
-    if rounds:
+    if rounds and not as_stored:
         cast(model, dtype)
     return model, description
 

@@ -2,24 +2,100 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
+import lightning.pytorch as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import subprocess_script
+from omegaconf import ListConfig
 
 from visllama import preemption
 from visllama.config import config_dir_options, override
+from visllama.hardware import count_ranks, started_ranks
+from visllama.training.strategy import build_strategy
 
 _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", preemption.PARENT)
 _EVERY_S = 0.2
 GRACE_S = 30
 """How long the others have to leave by themselves when one rank has left as it was told to."""
+T = TypeVar("T")
+
+
+def on_all_ranks(trainer: Mapping, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
+    """Start the ranks that the `trainer` group names, do work on each of them, and return what it returns on this one.
+
+    Args:
+        trainer: The config group.
+        plugins: The user's packages, of which the strategy may be.
+        work: Gets the strategy, whose process group is there, and which has no model.
+    """
+    quieten_lightning()
+    strategy = build_strategy(trainer, plugins)
+    launch_our_way()
+    pl.Trainer(
+        **places(trainer),
+        strategy=strategy,
+        plugins=environments(),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+    def on_this_rank() -> T:
+        strategy.connect(pl.LightningModule())  # FSDP's wants one to show its mesh to
+        strategy.setup_environment()
+        return work(strategy)
+
+    try:
+        result = strategy.launcher.launch(on_this_rank) if strategy.launcher else on_this_rank()
+        wait_for_ranks()
+        return result
+    finally:
+        forget_ranks()
+
+
+def places(trainer: Mapping) -> dict:
+    """Return what Lightning's Trainer is to be told of the devices and nodes of the `trainer` group."""
+    num_nodes, num_devices = count_ranks(trainer)
+    chosen = trainer["devices"]
+    devices = list(chosen) if isinstance(chosen, ListConfig) else num_devices
+    return {"accelerator": trainer["accelerator"], "devices": devices, "num_nodes": num_nodes}
+
+
+def environments() -> list[SLURMEnvironment]:
+    """Return the plugin for ranks that srun has started; it never asks for another start, `preemption` does."""
+    started = started_ranks()
+    is_of_srun = started is not None and started[0] == "srun"
+    return [SLURMEnvironment(auto_requeue=False)] if is_of_srun else []
+
+
+def quieten_lightning() -> None:
+    """Keep off the terminal what our own tables say better, and warnings about what is meant (frozen parts in eval)."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        "Found .* module.* in eval mode",
+        ".*treespec.*",
+        "The number of training batches",
+        ".*does not have many workers",
+        "Experiment logs directory",
+        "`broadcast_buffers` is deprecated",
+        "It is recommended to use `self.log",  # what is logged has been summed over ranks
+        "torch.distributed is disabled, unavailable or uninitialized",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def child_command(local_rank: int) -> tuple[list[str], str]:

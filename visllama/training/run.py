@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +12,6 @@ from typing import TypeVar
 import lightning.pytorch as pl
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.plugins import DoublePrecision
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +25,7 @@ from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
-from visllama.hardware import count_ranks, find_precision, frozen_dtype, started_ranks
+from visllama.hardware import find_precision, frozen_dtype
 from visllama.model.sharding import compute_again
 from visllama.model.weights import load_tensors, save_weights
 from visllama.paths import write_whole
@@ -53,7 +50,7 @@ T = TypeVar("T")
 
 def run(cfg: DictConfig, planned: Planned) -> dict | None:
     """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
-    _quieten_lightning()
+    launch.quieten_lightning()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started = time.perf_counter()
     parts, model, num_steps, judged_on = planned.parts, planned.model, planned.num_steps, planned.judged_on
@@ -191,42 +188,22 @@ def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
     return [*config_dir_options(), *words, *typed]
 
 
-def _quieten_lightning() -> None:
-    """Keep off the terminal what our own tables say better, and warnings about what is meant (frozen parts in eval)."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        "Found .* module.* in eval mode",
-        ".*treespec.*",
-        "The number of training batches",
-        ".*does not have many workers",
-        "Experiment logs directory",
-        "`broadcast_buffers` is deprecated",
-        "It is recommended to use `self.log",  # what is logged has been summed over ranks
-        "torch.distributed is disabled, unavailable or uninitialized",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def build_trainer(
     cfg: DictConfig, strategy: Strategy, num_steps: int, folder: Path, captioners: Mapping[str, Captioner],
     first_step: int = 0,
 ) -> pl.Trainer:  # fmt: skip
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     launch.launch_our_way()
-    num_nodes, num_devices = count_ranks(cfg.trainer)
     precision = find_precision(cfg.trainer)
     fraction = cfg.trainer.val_fraction
     logger = build(cfg.logger, cfg.plugins)
     rank_zero_only(keep_metrics)(logger, folder, first_step)
     resolved = OmegaConf.to_container(cfg, resolve=True)
     logger.log_hyperparams(resolved)
-    chosen = resolved["trainer"]["devices"]
-    plugins = [SLURMEnvironment(auto_requeue=False)] if (started_ranks() or [""])[0] == "srun" else []
-    plugins += [DoublePrecision()] if precision == "64-true" else []  # by its name, the sharded strategy knows it not
+    # By its name, the sharded strategy does not know it.
+    plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
     trainer = pl.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=chosen if isinstance(chosen, list) else num_devices,
-        num_nodes=num_nodes,
+        **launch.places(cfg.trainer),
         strategy=strategy,
         # Lightning's other precisions convert what trains: updates of a small rate are lost in a bf16 weight.
         precision=precision if precision == "bf16-mixed" else None,
