@@ -110,7 +110,7 @@ def validated(out, num_ranks: int, *cases: str) -> dict[str, dict]:
     """Validate and judge on so many ranks, sharded; gives each case's loss and captions."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     command = [sys.executable, *launch, str(ROOT / "tests" / "validating_ranks.py"), str(out), "fsdp", *cases]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100 * len(cases), cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(out.read_text())
 
