@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -166,3 +167,21 @@ def test_another_order_is_refused_before_any_weight_is_loaded(tmp_path):
     assert "data.allow_reorder=true" in said
     said = finish(f"resume={folder}", "seed=2", "data.allow_reorder=true", "trainer.max_steps=6")
     assert "Going on from step" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["trainer.devices=2", "trainer/strategy=fsdp"]], ids=["one", "two-sharded"])
+def test_a_run_that_was_stopped_behind_its_last_step_still_validates_it(tmp_path, more):
+    """Its last checkpoint is written as the step ends, so it holds no validation of it."""
+    shape = [*RUN, "trainer.max_steps=5", "trainer.checkpoint_every_steps=5", *more]
+    finish(*shape, f"hydra.run.dir={tmp_path}")
+    whole = json.loads((tmp_path / "metrics.json").read_text())["train"]
+    for name in ("metrics.json", "metrics.csv", "curves.png"):
+        (tmp_path / name).unlink()
+    before = load_file(tmp_path / "weights" / "visllama.safetensors")
+    finish(f"resume={tmp_path}")
+    resumed = json.loads((tmp_path / "metrics.json").read_text())["train"]
+    assert resumed["val/loss"] == whole["val/loss"] and resumed["steps"] == 5
+    after = load_file(tmp_path / "weights" / "visllama.safetensors")
+    assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
+    assert (tmp_path / "curves.png").is_file() and len(list((tmp_path / "checkpoints").iterdir())) == 1
