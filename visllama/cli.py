@@ -21,7 +21,8 @@ from omegaconf.errors import InterpolationResolutionError
 
 from visllama import checks, console, preemption  # (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
-from visllama.resume import FREE, Finished, differing_keys, replay
+from visllama.paths import NO_ROOM, WriteFailed
+from visllama.resume import FREE, Finished, differing_keys, replay, what_is_safe
 from visllama.spelling import explain, explain_options
 
 _VERBS = {
@@ -46,6 +47,8 @@ _CHECKS = {
 _ON_RANKS = ("train", "evaluate")
 """The verbs that may start further ranks."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
+_FIRST_FILES_BYTES = 2**17
+"""More than what Hydra and we write at the start of a run."""
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
@@ -152,8 +155,10 @@ def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial = folder / f".writable.{os.getpid()}"
-        trial.touch()
-        trial.unlink()
+        try:
+            trial.write_bytes(bytes(_FIRST_FILES_BYTES))
+        finally:
+            trial.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "
@@ -192,7 +197,8 @@ def _verb(name: str) -> Callable[[], None]:
     def job(cfg: DictConfig) -> object:
         try:
             return _work(name, cfg)
-        except Exception as error:
+        except Exception as raised:
+            error = without_room(raised, name, Path(HydraConfig.get().runtime.output_dir)) or raised
             if logging.getLogger().handlers:
                 logging.getLogger("visllama").exception("failed")
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -203,6 +209,7 @@ def _verb(name: str) -> Callable[[], None]:
             raise
 
     def run() -> None:
+        logging.raiseExceptions = False  # a log that cannot be written keeps nobody from training
         if name == "train":
             preemption.listen()
         if name in _ON_RANKS:
@@ -225,12 +232,29 @@ def _verb(name: str) -> Callable[[], None]:
         except Exception as error:
             if wants_traceback:
                 raise
-            message = explain(error, sys.argv[1:], name)
+            message = without_room(error, name) or explain(error, sys.argv[1:], name)
             if message is None:
                 raise
-            _end(name, message)
+            _end(name, str(message))
 
     return run
+
+
+def without_room(error: Exception, verb: str, folder: Path | None = None) -> ConfigError | None:
+    """Return what a user is told where a file could not be written; None for any other error.
+
+    Args:
+        error: What was raised: `WriteFailed`, or a library's own `OSError` of a full disk.
+        verb: The verb that was at work.
+        folder: The run's folder; None where none was begun.
+    """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        error = WriteFailed(error.filename or folder or "the run's folder", error.strerror)
+    if not isinstance(error, WriteFailed):
+        return None
+    if verb != "train" or folder is None:
+        return ConfigError(f"{error}: nothing of it is there: make room, and type the same again")
+    return ConfigError(f"{error}: {what_is_safe(folder)}")
 
 
 def options_first(arguments: list[str]) -> list[str]:

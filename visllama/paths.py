@@ -1,11 +1,37 @@
-"""Where pretrained models lie: a folder, the hub, or with the package; and how a small file is written."""
+"""Where pretrained models lie: a folder, the hub, or with the package; and how a file is written whole."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from visllama.config import ConfigError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full, or of what a user may write there."""
+
+
+class WriteFailed(ConfigError):
+    """A file could not be written; nothing of it is there, and what stood in its place is as it was.
+
+    Args:
+        path: The file, or the folder that it was to lie in.
+        reason: Why it could not be written, for example "No space left on device".
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be written ({self.reason})"
+
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "scenes" / "pretrained"
 _SHIPPED_PREFIX = "visllama:"
@@ -64,20 +90,54 @@ def _refuse_gguf(path: str, found: Path) -> None:
     )
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file whole or not at all, whatever ends the program meanwhile."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there then takes the place of `path`, whole or not at all.
+
+    Others may read the file as far as the umask lets them, whatever mode its writer gives it (safetensors': 0600).
+
+    Raises:
+        WriteFailed: If it cannot be written; the temporary file is removed.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+
+        yield temporary
+
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # no OSError: it holds the words of one
+            raise WriteFailed(path, str(error).rpartition("I/O error: ")[2].partition(" (os error")[0]) from error
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            raise WriteFailed(path, error.strerror or str(error)) from error
+        raise
 
 
-def flush_folder(folder: Path) -> None:
-    """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file whole or not at all, whatever ends the program meanwhile.
+
+    Raises:
+        WriteFailed: If it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
+    _flush(folder)

@@ -104,6 +104,15 @@ def _is_finished(run: Path) -> bool:
         return False
 
 
+def what_is_safe(run: Path) -> str:
+    """Return which checkpoint a run that could not write goes on from, and what to type."""
+    saved = [path.name for path in (run / "checkpoints").glob("step_*")]
+    if not saved:
+        return "no checkpoint is written yet: make room, and begin again"
+    newest = max(saved, key=lambda name: (len(name), name))
+    return f"{newest} is safe in its checkpoints/: make room, and go on by  {override('resume', run)}"
+
+
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Name the keys that a run may not differ in when it goes on; `before` and `now` are flat configs."""
     free = FREE + (_FREE_REORDERED if now.get("data.allow_reorder") else ())

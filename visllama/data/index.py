@@ -23,6 +23,7 @@ from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.record import KINDS, Text, is_read, read_text
 from visllama.data.tar import BLOCK, Fault, Found, TarFile, walk
+from visllama.paths import replacing
 
 INDEX_VERSION = 1
 _MOST_TEXT = 2**22
@@ -227,11 +228,14 @@ class ShardIndex:
         return self.arrays.get(f"score.{name}", np.full(self.num_records, np.nan, np.float32))
 
     def save(self, path: Path) -> None:
-        """Write the sidecar, whole or not at all."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        """Write the sidecar, whole or not at all.
+
+        Raises:
+            WriteFailed: If it cannot be written.
+        """
         facts = json.dumps({"index_version": INDEX_VERSION, **self.facts})
-        save_file(self.arrays, temporary, {"visllama": facts, "checksum": str(self._checksum(facts))})
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file(self.arrays, temporary, {"visllama": facts, "checksum": str(self._checksum(facts))})
 
     @classmethod
     def load(cls, path: Path) -> ShardIndex:

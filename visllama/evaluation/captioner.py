@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from visllama.data.images import open_image
 from visllama.data.samples import SampleMaker, images_of
 from visllama.data.sources import Source
 from visllama.model.visllama import VisLlama
+from visllama.paths import replacing
 
 _GREEDY = {
     "do_sample": False, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "repetition_penalty": 1.0,
@@ -151,13 +153,14 @@ def write_texts(
         records: To write on after.
         rows: What the log says of each record beside its text.
         key: By which the text goes there.
-        log: JSON lines; None keeps none.
+        log: JSON lines, there once all are; None keeps none.
         progress: Shows where it is.
         name: Of the task there.
     """
     task = progress.add_task(name, total=len(records))
     texts: list[str] = []
-    with open(log if log and is_first_rank() else os.devnull, "w", encoding="utf-8") as file:
+    keeps_log = log is not None and is_first_rank()
+    with replacing(log) if keeps_log else nullcontext(os.devnull) as path, open(path, "w", encoding="utf-8") as file:
         for batch in captioner.batches(model, records):
             for row, text in zip(rows[len(texts) :], batch, strict=False):
                 file.write(json.dumps({**row, key: text}) + "\n")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from visllama.data.images import open_image
 from visllama.data.samples import images_of
+from visllama.paths import write_whole
 
 _THUMBNAIL_PX = 160
 _STYLE = """
@@ -76,4 +77,4 @@ def write_gallery(
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     )
-    path.write_text(f"{page}<h1>{html.escape(title)}</h1>{body}</html>", encoding="utf-8")
+    write_whole(path, f"{page}<h1>{html.escape(title)}</h1>{body}</html>")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from visllama.console import is_first_rank
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
 from visllama.model.visllama import ADAPTER, VisLlama, part_of, persistent_buffers
-from visllama.paths import locate
+from visllama.paths import locate, replacing, write_whole
 from visllama.plugins import part_class
 from visllama.prompts import TEMPLATES, find_template
 
@@ -147,6 +146,9 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
         parts: The description that `build_model` took.
         text: `prompt`, `max_text_tokens` and `template` of the training samples.
         folder: Where to write.
+
+    Raises:
+        WriteFailed: If there is no room, or no leave, to write there.
     """
     description = {
         "format_version": FORMAT_VERSION,
@@ -162,14 +164,9 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
     if not is_first_rank():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / _TENSORS, lambda path: save_file(tensors, path))
-    _replace(folder / _DESCRIPTION, lambda path: path.write_text(json.dumps(description, indent=2) + "\n"))
-
-
-def _replace(path: Path, write) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    os.replace(temporary, path)
+    with replacing(folder / _TENSORS) as temporary:
+        save_file(tensors, temporary)
+    write_whole(folder / _DESCRIPTION, json.dumps(description, indent=2) + "\n")
 
 
 def read_description(folder: Path) -> dict:

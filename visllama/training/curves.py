@@ -8,6 +8,8 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
+from visllama.paths import replacing
+
 
 class Curves(Callback):
     """Remember losses and learning rate, and draw them at the end.
@@ -59,5 +61,6 @@ class Curves(Callback):
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
                 axes.legend()
-        figure.savefig(self.path, dpi=110)
+        with replacing(self.path) as temporary:
+            figure.savefig(temporary, dpi=110, format="png")
         plt.close(figure)

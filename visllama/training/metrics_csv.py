@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 
+from visllama.paths import replacing
+
 
 def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
     """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.
@@ -24,12 +26,12 @@ def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
         rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) < before_step]
     if not rows:
         return
-    writer = logger.experiment  # deletes the file
-    writer.metrics_keys = sorted(rows[0])
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, fieldnames=writer.metrics_keys)
-        table.writeheader()
-        table.writerows(rows)
+    with replacing(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, fieldnames=sorted(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
+        logger.experiment.metrics_keys = sorted(rows[0])  # its first use deletes the file
 
 
 def _is_whole(row: Mapping) -> bool:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from visllama.config import evaluations
 from visllama.console import say
+from visllama.paths import replacing, write_whole
 from visllama.training.objective import VAL_LOSS, Objective, find_objective, main_objectives
 
 _SELECTING = "val"
@@ -184,7 +185,7 @@ def _write(path: Path, rows: list[dict], objective: Objective | None, split: str
         "split": split,
         "jobs": rows,
     }
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def _table(keys: list[str], rows: list[dict], objective: Objective | None, split: str | None) -> Table:
@@ -228,5 +229,6 @@ def _plot(key: str, ranked: list[dict], objective: Objective, header: str, path:
     axes.plot(*zip(*points, strict=True), marker="o")
     axes.set(xlabel=key, ylabel=header, xscale="log" if points[0][0] > 0 else "linear")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)

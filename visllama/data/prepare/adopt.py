@@ -21,7 +21,7 @@ from visllama.data.index import Row, ShardIndex, index_shard
 from visllama.data.manifest import Manifest, find_tars, index_tars, local_manifest
 from visllama.data.prepare.raw import SPLITS
 from visllama.data.remote import FetchError, check_address, is_remote
-from visllama.paths import write_whole
+from visllama.paths import WriteFailed, write_whole
 from visllama.signatures import require
 
 
@@ -133,7 +133,7 @@ def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[Row]:
             try:
                 with cache.open(url, None):  # held open, it is not evicted meanwhile
                     index_shard(cache.path(url)).save(home)
-            except (FetchError, OSError) as error:
+            except (FetchError, OSError, WriteFailed) as error:
                 raise ConfigError(f"from={url}: {error}; the same command goes on from there") from error
         rows.append(ShardIndex.load(home).row)
     return rows

@@ -14,6 +14,7 @@ from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.prepare.plan import Placed, encode
 from visllama.data.prepare.raw import Skipped
+from visllama.paths import replacing, write_whole
 
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
@@ -34,7 +35,7 @@ def make_shard(job: ShardJob) -> list[Skipped]:
     """Write a shard, whole or not at all, unless it is there; gives what had to be left out.
 
     Raises:
-        OSError: If it cannot be written.
+        WriteFailed: If it cannot be written.
         ConfigError: If an image changed since the plan was made.
     """
     if job.tar is None:
@@ -43,26 +44,20 @@ def make_shard(job: ShardJob) -> list[Skipped]:
     if job.tar.exists():
         return [Skipped(*entry) for entry in json.loads(report.read_text(encoding="utf-8"))]
     skipped = []
-    temporary = job.tar.with_name(f".{job.tar.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
+    with replacing(job.tar) as temporary:
         # No time, no owner: the same records are the same bytes.
-        with TarWriter(file, user="", group="", mtime=0, encoder=False) as tar:
+        with (
+            open(temporary, "wb") as file,
+            TarWriter(file, user="", group="", mtime=0, encoder=False) as tar,
+        ):
             for placed in job.records:
                 members = _members(placed)
                 if isinstance(members, Skipped):
                     skipped.append(members)
                 else:
                     tar.write({"__key__": placed.record.key, **members})
-        file.flush()
-        os.fsync(file.fileno())
-    # The report first: a shard that is there has one.
-    report_temporary = report.with_name(f".{report.name}.{os.getpid()}")
-    with open(report_temporary, "w", encoding="utf-8") as file:
-        json.dump(skipped, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(report_temporary, report)
-    os.replace(temporary, job.tar)
+        # The report first: a shard that is there has one.
+        write_whole(report, json.dumps(skipped))
     return skipped
 
 

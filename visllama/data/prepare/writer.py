@@ -29,7 +29,7 @@ from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare.plan import Plan, judge
 from visllama.data.prepare.raw import Skipped
 from visllama.data.prepare.shard import ShardJob, make_shard, report_of
-from visllama.paths import flush_folder, write_whole
+from visllama.paths import WriteFailed, flush_folder, write_whole
 
 PLAN = "plan.json"
 SKIPPED = "skipped.jsonl"
@@ -76,10 +76,10 @@ def write_split(
                 judge(folder.name, skipped, plan.num_records, max_bad_fraction)
                 _finish(part, described, skipped, plan, num_workers, started)
             return _publish(part, folder)
-    except OSError as error:
+    except (OSError, WriteFailed) as error:
+        reason = error.reason if isinstance(error, WriteFailed) else error.strerror or error
         raise ConfigError(
-            f"{part}: cannot be written ({error.strerror or error}): mend it, or give another out=; "
-            f"the same command goes on from there"
+            f"{part}: cannot be written ({reason}): mend it, or give another out=; the same command goes on from there"
         ) from error
 
 

@@ -26,6 +26,7 @@ from visllama.data.scenes import clip, llama
 from visllama.data.scenes.renderer import IMAGE_SIZE_PX
 from visllama.data.scenes.world import WORLD_VERSION
 from visllama.model.pretrained import quietly
+from visllama.paths import write_whole
 
 
 def prepare(cfg: DictConfig) -> dict:
@@ -63,7 +64,7 @@ def prepare(cfg: DictConfig) -> dict:
         "seed": cfg.seed,
         "measured": {name: round(value, 4) for name, value in measured.items()},
     }
-    (out / "recipe.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_whole(out / "recipe.json", json.dumps(result, indent=2) + "\n")
     say(
         _gates_table(measured, gates),
         f"training {trained - started:.0f} s, gates {time.perf_counter() - trained:.0f} s",
