@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from visllama import preemption
 from visllama.config import ConfigError
 from visllama.data.collate import Collator, Step
 from visllama.data.faults import BadRecord
 from visllama.data.items import ItemPlace, item_finder
+from visllama.data.loading import Loader
 from visllama.data.order import Order, item_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
 from visllama.data.sources import Source, fingerprint
@@ -152,15 +152,12 @@ class StepLoader:
     def __iter__(self) -> Iterator[Step]:
         self.step, self._first = self._first, 0
         batches = (self._positions(step) for step in range(self.step, self.num_steps))
-        loader = _loader(self.samples, batches, self.collator, self.num_workers)
-        steps = iter(loader)  # forks the workers: before there is another thread, whose locks they would inherit held
+        # Forks the workers: before there is another thread, whose locks they would inherit held.
+        steps = iter(Loader(self.samples, batches, self.collator, self.num_workers))
         with self._fetching_ahead():
-            try:
-                for step in steps:
-                    self.step += 1
-                    yield step
-            except ConfigError as error:  # out of a worker it comes wrapped in that worker's traceback
-                raise ConfigError(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from error
+            for step in steps:
+                self.step += 1
+                yield step
 
     def _positions(self, step: int) -> list[int]:
         return self.order.positions(step, self.rank, self.num_ranks)
@@ -291,21 +288,11 @@ class TrainingData(pl.LightningDataModule):
             allow_reorder=self.allow_reorder,
         )
 
-    def val_dataloader(self) -> DataLoader[Step]:
+    def val_dataloader(self) -> Loader:
         """Give each validation record once; where ranks do not divide them, some ranks have one more."""
         size, (rank, num_ranks) = self.order.global_batch_size, self._rank()
         batches = [
             [first + i for i in rank_share(min(size, len(self.val) - first), rank, num_ranks)]
             for first in range(0, len(self.val), size)
         ]
-        return _loader(self.val, batches, self.collator, self.num_workers)
-
-
-def _loader(samples: Dataset, batches: Iterable, collator: Collator, num_workers: int) -> DataLoader[Step]:
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        collate_fn=collator.step,
-        num_workers=num_workers,
-        worker_init_fn=preemption.heed_parent_alone,
-    )
+        return Loader(self.val, batches, self.collator, self.num_workers)

@@ -21,6 +21,7 @@ from visllama.config import config_dir_options, override
 from visllama.console import is_first_rank, say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData, check_order
+from visllama.data.loading import explain_killed
 from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
@@ -92,6 +93,11 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         launch.wait_for_ranks()
         preemption.requeue(left.what)
         raise
+    except RuntimeError as error:
+        killed = explain_killed(error)
+        if killed is None:
+            raise
+        raise killed from error
     finally:
         launch.forget_ranks()
     launch.wait_for_ranks()
