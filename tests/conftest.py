@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="visllama-state-")  # no test makes a key in a home
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 

@@ -187,7 +187,7 @@ CONTRADICTIONS = [
     ("data.sources.scenes._target_=visllama.model.connector.MLPConnector", "data.sources.scenes._target_ __getitem__"),
     ("+data.sources.scenes.deep={_target_:os.system}", "data.sources.scenes os.system"),
     ("model.connector._target_=json.loads", "model.connector._target_ json.loads"),
-    ("plugins=[json] model.connector._target_=json.JSONDecoder", "model.connector._target_ json.JSONDecoder consumes"),
+    ("plugins=[json] model.connector._target_=json.JSONDecoder", "plugins=[json] Python"),
     ("plugins=[json] model.connector._target_=os.system", "model.connector._target_ os.system"),
     ("model.vision_encoder._target_=visllama.model.vision_encoder.SiglipVisionEncoder", "model.vision_encoder SiglipVisionEncoder 'clip'"),
     ("model.vision_encoder._target_=visllama.model.connector.MLPConnector", "model.vision_encoder._target_ encode"),

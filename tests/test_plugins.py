@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,25 @@ def test_what_lacks_its_interface_is_named(lab):
 def test_a_plugin_that_is_none_is_named(name):
     with pytest.raises(ConfigError, match="plugins="):
         import_plugins([name])
+
+
+@pytest.mark.parametrize("name", ["os", "subprocess", "importlib.util", "builtins", "json", "__main__"])
+def test_python_itself_is_no_plugin(name):
+    with pytest.raises(
+        ConfigError,
+        match=rf"plugins=\[{name}\]: .* is a part of Python: import what you need of it in a package of your own",
+    ):
+        import_plugins([name])
+
+
+@pytest.mark.parametrize("name", ["torch", "torch.nn", "transformers", "hydra", "yaml", "sympy"])
+def test_a_library_of_ours_is_no_plugin(name):
+    if not metadata.requires("visllama"):
+        pytest.skip("visllama is not installed with what it requires")
+    with pytest.raises(ConfigError, match=rf"plugins=\[{name}\]: .* is a library that visllama itself uses"):
+        import_plugins([name])
+
+
+def test_an_installed_package_of_the_users_is_a_plugin():
+    """pytest stands for it: it is installed, and nothing that visllama requires."""
+    assert import_plugins(["pytest"]) == [pytest]

@@ -22,6 +22,11 @@ def is_first_rank() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
+def printable(text: object) -> str:
+    """Return text as it may go to a terminal: what would steer it, or cannot be seen, is written as an escape."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def say(*renderables: object) -> None:
     """Print rich renderables (tables) and text as it stands, on the first rank; the run's log gets them plain."""
     if not is_first_rank():

@@ -138,6 +138,23 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_small(path: Path, most_bytes: int = 2**20) -> str:
+    """Read a text file that somebody else may have made: a regular one, of no more than `most_bytes`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is something else, too large, or no UTF-8.
+    """
+    # Neither a pipe that nobody writes to nor an endless device is waited for.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")
+    return content.decode("utf-8")
+
+
 def flush_folder(folder: Path) -> None:
     """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
     _flush(folder)

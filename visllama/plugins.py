@@ -1,7 +1,7 @@
 """What a config may name: `_target_`s of our packages and of the user's plugins, and a model's parts by their kind.
 
-`plugins` names importable packages beside ours. It is read from the command line and the user's config, never from a
-weights folder or a checkpoint: what lies in a file cannot choose which code runs.
+`plugins` names importable packages of the user's. It is read from the command line and the user's config, never from a
+weights folder, a checkpoint, or a run of somebody else's: what lies in a file cannot choose which code runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
 from types import ModuleType
 from typing import Any
 
@@ -95,18 +96,60 @@ def targets(node: object) -> Iterator[object]:
             yield from targets(value)
 
 
+def check_plugin(name: object) -> None:
+    """Refuse what is no package of the user's: Python's own modules, and the libraries that visllama is made with.
+
+    A config could call anything in them (`os.system`, `torch.load`), and nobody needs them as plugins.
+
+    Raises:
+        ConfigError: Naming what was found.
+    """
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
+        raise ConfigError(f"plugins=[{name}]: {name!r} is no package's name")
+    package = str(name).partition(".")[0]
+    if package in sys.stdlib_module_names or package == "__main__":
+        kind = "a part of Python"
+    elif package in _own_libraries():
+        kind = "a library that visllama itself uses"
+    else:
+        return
+    raise ConfigError(f"plugins=[{name}]: {package} is {kind}: import what you need of it in a package of your own")
+
+
+@cache
+def _own_libraries() -> frozenset[str]:
+    """Return the packages of all that visllama requires, and of what that requires in turn."""
+    required, waiting = set(), ["visllama"]
+    while waiting:
+        distribution = _canonical(waiting.pop())
+        if distribution in required:
+            continue
+        required.add(distribution)
+        try:
+            lines = metadata.requires(distribution) or []
+        except metadata.PackageNotFoundError:  # of another platform
+            continue
+        waiting += [re.match(r"[\w.-]+", line)[0] for line in lines if "extra ==" not in line]
+    required.remove("visllama")
+    homes = metadata.packages_distributions().items()
+    return frozenset(package for package, of in homes if {_canonical(name) for name in of} <= required)
+
+
+def _canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
 def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
     """Import the user's packages, also from the working folder.
 
     Raises:
-        ConfigError: If a name is none, or cannot be imported.
+        ConfigError: If a name is none, is no package of the user's, or cannot be imported.
     """
     if plugins and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     modules = []
     for name in plugins:
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
-            raise ConfigError(f"plugins={list(plugins)}: {name!r} is no package's name")
+        check_plugin(name)
         try:
             modules.append(import_module(name))
         except Exception as error:  # whatever a package of the user's raises

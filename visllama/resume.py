@@ -1,5 +1,8 @@
 """`resume=RUN`: the command line that goes on with a run, from what was written down of the one that began it.
 
+What lies in a folder chooses no code: `plugins`, `--config-dir`, `hydra.*` and a `_target_` that is not ours are taken
+from there only if this user wrote them there (`trust.py`).
+
 `resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
 same, each by itself: it changes only when all of them train.
 """
@@ -7,8 +10,10 @@ same, each by itself: it changes only when all of them train.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -16,9 +21,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from visllama.config import ConfigError, conf_dir, config_dir_options, override
-from visllama.paths import write_whole
+from visllama.console import printable
+from visllama.paths import read_small, write_whole
+from visllama.trust import chooses_code, is_sealed, seal
 
-_UNDER = "hydra.run.dir"
+_UNDER, _SEARCHPATH = "hydra.run.dir", "hydra.searchpath"
+_CONFIG_DIR = ("--config-dir", "-cd")
 COMMAND, AUTO = "command.yaml", "auto"
 FREE = ("trainer.", "logger.", "paths.", "micro_batch_size", "data.num_workers", "data.allow_reorder", "resume")
 """What a run that goes on may have otherwise: how it computes, and not what."""
@@ -50,15 +58,30 @@ def replay(arguments: Sequence[str]) -> list[str]:
         arguments = [*arguments, override("resume", found)]
         named = [str(found)]
     run = Path(named[-1].strip("'\"")).expanduser()
-    began, options = _read(run)
+    command = _read(run)
     typed = {_key(word) for word in arguments}
     places = [word.partition("=")[2].strip("'") for word in arguments if _key(word) == _UNDER]
     if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
         raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
-    if "--config-dir" in arguments or "-cd" in arguments:
-        options = [word for word in options if _key(word) == "hydra.searchpath"]
-    kept = [word for word in [*options, *began] if _key(word) not in typed - {"--config-dir"} | {"resume"}]
-    return [*kept, *([] if places else [override(_UNDER, run)]), *arguments]
+    names_folder = any(word.partition("=")[0] in _CONFIG_DIR for word in arguments)
+    options = [] if names_folder else [word for folder in command.folders for word in (_CONFIG_DIR[0], folder)]
+    kept = [word for word in command.overrides if _key(word) not in typed | {"resume"}]
+    _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments)
+    return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
+
+
+def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Sequence[str]) -> None:
+    """Refuse words out of a run's folder that choose code, unless this user wrote them there.
+
+    Raises:
+        ConfigError: With the command to type, which accepts them.
+    """
+    if words and not command.is_own:
+        raise ConfigError(
+            f"resume={printable(run)}: its command would choose which code runs, and bears no seal of yours (somebody "
+            f"else wrote it, or it was moved here, or before there were seals): {printable(shlex.join(words))}. If you "
+            f"trust that, type it:  python train.py {printable(shlex.join([*words, *arguments]))}"
+        )
 
 
 def find_run(arguments: Sequence[str]) -> Path | None:
@@ -74,7 +97,7 @@ def find_run(arguments: Sequence[str]) -> Path | None:
     runs = [path.parent for path in own.parent.glob(f"*/{COMMAND}")]
     newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
     found = max((run for run in runs if newest[run]), key=newest.get, default=None)
-    if found is not None and _is_finished(found) and set(arguments) <= set(_read(found)[0]):
+    if found is not None and _is_finished(found) and set(arguments) <= set(_read(found).overrides):
         raise Finished(f"{found} is finished: nothing to do. Another run: give another name=, or leave out resume=auto")
     return found
 
@@ -125,19 +148,58 @@ def _key(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
 
 
-def _read(run: Path) -> tuple[list[str], list[str]]:
-    """Give a run's overrides, and the options that name the user's config folders."""
+class Command(NamedTuple):
+    """The command line of a run, as it lies in the run's folder."""
+
+    overrides: list[str]
+    """What was typed, `hydra.searchpath` with it."""
+    folders: list[str]
+    """The user's config folders, as `--config-dir` named them."""
+    is_own: bool
+    """Whether this user wrote it: else its words choose no code."""
+
+
+def _read(run: Path) -> Command:
+    """Read a run's command line.
+
+    Raises:
+        ConfigError: If the folder holds none.
+    """
     try:
-        if (run / COMMAND).is_file():
-            written = yaml.safe_load((run / COMMAND).read_text(encoding="utf-8"))
-            return written["overrides"], written["options"]
-        began = yaml.safe_load((run / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
-        hydra = yaml.safe_load((run / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
-        folders = [s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "command-line"]
-        searched = [word for word in hydra["overrides"]["hydra"] if word.startswith("hydra.searchpath=")]
-        return [*began], [*(word for folder in folders for word in ("--config-dir", folder)), *searched]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"resume={run}: no folder of a run ({error}): give the one that holds its .hydra/") from error
+        command = _read_ours(run) if (run / COMMAND).is_file() else _read_hydras(run / ".hydra")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"resume={printable(run)}: no folder of a run ({printable(error)}): give the one that holds its .hydra/"
+        ) from error
+    return command
+
+
+def _read_ours(run: Path) -> Command:
+    written = yaml.safe_load(read_small(run / COMMAND))
+    overrides, options = _texts(written["overrides"]), _texts(written["options"])
+    folders = []
+    while options[:1] == ["--config-dir"]:
+        _, folder, *options = options
+        folders.append(folder)
+    if not all(_key(word) == _SEARCHPATH for word in options):
+        raise ValueError(f"options: {options}")
+    is_own = is_sealed(run, [written["overrides"], written["options"]], written.get("seal"))
+    return Command([*options, *overrides], folders, is_own)
+
+
+def _read_hydras(folder: Path) -> Command:
+    """Read what Hydra wrote, of a run that was killed before `command.yaml` was there; it bears no seal."""
+    overrides = _texts(yaml.safe_load(read_small(folder / "overrides.yaml")))
+    hydra = yaml.safe_load(read_small(folder / "hydra.yaml"))["hydra"]
+    folders = [s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "command-line"]
+    searched = [word for word in _texts(hydra["overrides"]["hydra"]) if _key(word) == _SEARCHPATH]
+    return Command([*searched, *overrides], _texts(folders), is_own=False)
+
+
+def _texts(found: object) -> list[str]:
+    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+        raise ValueError("it holds no list of words")
+    return found
 
 
 def words_to_go_on(run: Path) -> list[str]:
@@ -148,5 +210,6 @@ def words_to_go_on(run: Path) -> list[str]:
 
 def write_command(run: Path) -> None:
     """Write down the running job's command line, whole or not at all: Hydra's own files are not, when it is killed."""
-    written = {"overrides": list(HydraConfig.get().overrides.task), "options": config_dir_options()}
+    overrides, options = list(HydraConfig.get().overrides.task), config_dir_options()
+    written = {"overrides": overrides, "options": options, "seal": seal(run, [overrides, options])}
     write_whole(run / COMMAND, yaml.safe_dump(written))
