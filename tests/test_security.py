@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
 from tests.families import save_encoder, save_language_model
 from tests.tiny import TEXT, tiny_parts
 from visllama.config import ConfigError
+from visllama.data.manifest import Manifest
+from visllama.evaluation.captions import read_predictions, read_references, score_captions
+from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights
+from visllama.resume import read_config, replay
+from visllama.training.checkpoint import find_damage, read_rest
+from visllama.training.metrics_csv import keep_metrics
 
 PACKAGE = Path(__file__).parent.parent / "visllama"
 
@@ -184,3 +194,165 @@ def test_no_dangerous_call_stands_in_the_package(path):
         assert name != "torch.load" or keywords.get("weights_only") == "True"
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert not imported & {"pickle", "marshal", "shelve", "dill", "joblib"}
+
+
+NONSENSE = {
+    "nested": b"[" * 100_000,
+    "nested keys": b'{"a":' * 100_000,
+    "no text": b"\xff\x00",
+    "a number of 5,000 digits": b"9" * 5000,
+    "null": b"null",
+    "nothing": b"",
+}
+
+
+@pytest.fixture(params=[*NONSENSE, "pipe", "folder", "device"])
+def nonsense(request, tmp_path):
+    """Make of a path something that is not what it should be."""
+
+    def make(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if request.param == "pipe":
+            os.mkfifo(path)  # nobody writes to it: who reads it waits for ever
+        elif request.param == "folder":
+            path.mkdir()
+        elif request.param == "device":
+            path.symlink_to("/dev/zero")
+        else:
+            path.write_bytes(NONSENSE[request.param])
+
+    return make
+
+
+def test_weights_described_by_nonsense_are_refused(folder, nonsense):
+    nonsense(folder / "visllama.json")
+    with pytest.raises(ConfigError, match=r"visllama\.json"):
+        load_weights(folder)
+
+
+def test_tensors_of_nonsense_are_refused(folder, nonsense):
+    nonsense(folder / "visllama.safetensors")
+    with pytest.raises(ConfigError, match="no safetensors file"):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["parts"]["connector"].pop("kind"), "does not name the kind of the connector"),
+        (lambda d: d.update(trained=[5]), r"trained=\[5\]: a model's parts are"),
+        (lambda d: d.update(trained=["conector"]), "trained=.*conector"),
+        (lambda d: d["text"].update(max_text_tokens=-5), "max_text_tokens=-5: must be 1 or more"),
+    ],
+)
+def test_a_description_that_no_run_wrote_is_refused(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(ConfigError, match=message):
+        load_weights(folder)
+
+
+@pytest.mark.parametrize("read", [read_predictions, read_references, read_answers])
+def test_predictions_and_references_of_nonsense_are_refused(tmp_path, nonsense, read):
+    nonsense(tmp_path / "a.json")
+    with pytest.raises(ConfigError, match=r"a\.json"):
+        read(tmp_path / "a.json")
+
+
+def test_texts_that_nothing_can_score_are_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(r'{"1": "a \ud800 dog"}')  # half a character: METEOR's Java could not be told of it
+    with pytest.raises(ConfigError, match=r"a\.json: no valid JSON: .*surrogates"):
+        read_predictions(path)
+    path.write_text('{"annotations": [{"image_id": 1, "caption": null}]}')
+    with pytest.raises(ConfigError, match="an annotation without image_id and caption"):
+        read_references(path)
+    with pytest.raises(ConfigError, match="1 images have no reference with a word in it, first 1"):
+        score_captions({"1": "a dog", "2": "a"}, {"1": [" "], "2": ["a"]})
+
+
+@pytest.mark.parametrize("content", ['{"version": 1, "files": {"rest.pt": {"bytes": Infinity, "sha256": "a"}}}', None])
+def test_a_checkpoint_that_is_described_by_nonsense_is_passed_over(tmp_path, nonsense, content):
+    if content is None:
+        nonsense(tmp_path / "COMPLETE")
+    else:
+        (tmp_path / "COMPLETE").write_text(content)
+    assert find_damage(tmp_path) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"words", {"a": 1}, [1], {"loops": {"fit_loop": None}}], ids=range(5))
+def test_a_checkpoint_of_nonsense_is_refused(tmp_path, content):
+    if isinstance(content, bytes):
+        (tmp_path / "rest.pt").write_bytes(content)
+    else:
+        torch.save(content, tmp_path / "rest.pt")
+    with pytest.raises(ConfigError, match="no checkpoint to go on from"):
+        read_rest(tmp_path)
+
+
+def shards(**columns: object) -> str:
+    described = {"name": ["a"], "bytes": [1], "num_records": [1], "num_pairs": [1], "crc": [1]} | columns
+    return json.dumps({"index_version": 1, "shards": described, "kinds": {}, "faults": {}})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [*NONSENSE.values(), shards(bytes=[float("inf")]), shards(bytes=[10**30]), shards(name=[5])],
+    ids=range(9),
+)
+def test_a_manifest_of_nonsense_is_refused(content):
+    with pytest.raises(ConfigError, match="no manifest of shards"):
+        Manifest.parse("folder", content)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of somebody's, with plain words alone."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "command.yaml").write_text("{overrides: [seed=3], options: []}")
+    return tmp_path / "run"
+
+
+def test_a_config_of_nonsense_is_refused(run, nonsense):
+    nonsense(run / "config.yaml")
+    with pytest.raises(ConfigError, match=r"config\.yaml: no config of a run"):
+        read_config(run / "config.yaml")
+
+
+@pytest.mark.parametrize("content", ["a: &a [1]\nb: [*a, *a]", "!!python/name:os.system", "- 1", "a: ${b", "\t"])
+def test_a_config_that_no_run_wrote_is_refused(run, content):
+    (run / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml: no config of a run"):
+        read_config(run / "config.yaml")
+
+
+@pytest.mark.parametrize("name", ["log.txt", "stacks/rank_0000.txt", "checkpoints/step_00000002", "wandb"])
+def test_a_link_in_somebody_elses_run_is_not_written_through(run, tmp_path, name):
+    """`log.txt -> ~/.bashrc` would have what is logged appended there; a pipe would be waited for."""
+    assert replay([f"resume={run}"])[0] == "seed=3"
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match=rf"run/{name} is a link, or no regular file"):
+        replay([f"resume={run}"])
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(ConfigError, match=rf"run/{name} is a link, or no regular file"):
+        replay([f"resume={run}"])
+
+
+def test_metrics_that_no_run_wrote_keep_no_run_from_going_on(tmp_path):
+    rows = ["step,train/loss", "1,2.5", "9" * 5000 + ",2", "²,1", "2," + "x" * 200_000, "3,1"]
+    (tmp_path / "metrics.csv").write_bytes("\n".join(rows).encode() + b"\n\xff,\x00")
+    keep_metrics(CSVLogger(tmp_path, name="", version=""), tmp_path, before_step=10)
+    assert (tmp_path / "metrics.csv").read_text().splitlines() == ["step,train/loss", "1,2.5"]
+
+
+def test_a_run_that_is_resumed_runs_nothing_out_of_its_folder(canary, run):
+    """From within the folder, whose modules Python would import."""
+    (run / "evil.py").write_text(_CODE.format(canary=str(canary)))
+    (run / "command.yaml").write_text("{overrides: ['plugins=[evil]', 'logger._target_=evil.Evil'], options: []}")
+    command = [sys.executable, "-m", "visllama", "train", "resume=.", "check_only=true"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=run)
+    assert (
+        ended.returncode == 2 and "'plugins=[evil]' logger._target_=evil.Evil resume=. check_only=true" in ended.stderr
+    )
+    assert "Traceback" not in ended.stderr

@@ -21,8 +21,9 @@ from omegaconf.errors import InterpolationResolutionError
 
 from visllama import checks, console, preemption  # (console first: it looks at the clock)
 from visllama.config import ConfigError, conf_dir, register
+from visllama.console import printable
 from visllama.paths import NO_ROOM, WriteFailed
-from visllama.resume import FREE, Finished, differing_keys, replay, what_is_safe
+from visllama.resume import FREE, Finished, differing_keys, read_config, replay, what_is_safe
 from visllama.spelling import explain, explain_options
 
 _VERBS = {
@@ -58,7 +59,7 @@ def _work(verb: str, cfg: DictConfig) -> object:
 
 def _end(verb: str, message: str) -> None:
     """End with a message instead of a traceback: the user can mend it (HYDRA_FULL_ERROR=1 shows the traceback)."""
-    print(f"visllama {verb}: {message}", file=sys.stderr, flush=True)
+    print(f"visllama {verb}: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -166,9 +167,9 @@ def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
         ) from error
     written = folder / "config.yaml"
     if written.is_file():
-        before, now = (_flat(OmegaConf.to_container(c)) for c in (OmegaConf.load(written), cfg))
+        before, now = _flat(read_config(written)), _flat(OmegaConf.to_container(cfg))
         differing = differing_keys(before, now) if cfg.get("resume") else [k for k in now if _differs(before, now, k)]
-        told = ", ".join(f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3])
+        told = printable(", ".join(f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3]))
         if differing and cfg.get("resume"):
             raise ConfigError(
                 f"resume={folder}: {told}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
@@ -253,7 +254,7 @@ def without_room(error: Exception, verb: str, folder: Path | None = None) -> Con
     if not isinstance(error, WriteFailed):
         return None
     if verb != "train" or folder is None:
-        return ConfigError(f"{error}: nothing of it is there: make room, and type the same again")
+        return ConfigError(f"{error}: nothing of it is there: mend that, and type the same again")
     return ConfigError(f"{error}: {what_is_safe(folder)}")
 
 

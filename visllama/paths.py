@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
@@ -138,17 +139,28 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_small(path: Path, most_bytes: int = 2**20) -> str:
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that somebody else may have made: neither a pipe nor an endless device is waited for.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is something else than a file.
+    """
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path.name} is no regular file")
+    return file
+
+
+def read_regular(path: Path, most_bytes: int = 2**20) -> str:
     """Read a text file that somebody else may have made: a regular one, of no more than `most_bytes`.
 
     Raises:
         OSError: If it cannot be read.
         ValueError: If it is something else, too large, or no UTF-8.
     """
-    # Neither a pipe that nobody writes to nor an endless device is waited for.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError(f"{path.name} is no regular file")
+    with open_regular(path) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")

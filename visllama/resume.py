@@ -10,7 +10,9 @@ same, each by itself: it changes only when all of them train.
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,10 +21,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from visllama.config import ConfigError, conf_dir, config_dir_options, override
 from visllama.console import printable
-from visllama.paths import read_small, write_whole
+from visllama.paths import read_regular, write_whole
 from visllama.trust import chooses_code, is_sealed, seal
 
 _UNDER, _SEARCHPATH = "hydra.run.dir", "hydra.searchpath"
@@ -59,6 +62,8 @@ def replay(arguments: Sequence[str]) -> list[str]:
         named = [str(found)]
     run = Path(named[-1].strip("'\"")).expanduser()
     command = _read(run)
+    if not command.is_own:
+        _check_files(run)
     typed = {_key(word) for word in arguments}
     places = [word.partition("=")[2].strip("'") for word in arguments if _key(word) == _UNDER]
     if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
@@ -82,6 +87,24 @@ def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Se
             f"else wrote it, or it was moved here, or before there were seals): {printable(shlex.join(words))}. If you "
             f"trust that, type it:  python train.py {printable(shlex.join([*words, *arguments]))}"
         )
+
+
+def _check_files(run: Path) -> None:
+    """Refuse a folder of somebody else's in which a file is a link: what the run writes would go elsewhere.
+
+    Raises:
+        ConfigError: Naming the link, or what else is no file, as a pipe that would be waited for.
+    """
+    for folder, folders, files in os.walk(run):
+        for name in [*folders, *files]:
+            path = Path(folder) / name
+            if not stat.S_ISREG(path.lstat().st_mode) and not stat.S_ISDIR(path.lstat().st_mode):
+                raise ConfigError(
+                    f"resume={printable(run)}: {printable(path)} is a link, or no regular file, and the run bears no "
+                    f"seal of yours: put the file itself there, or begin anew from its weights/ by init_from="
+                )
+        if Path(folder) == run and "wandb" in folders:
+            folders.remove("wandb")  # whose links are its own, and made anew
 
 
 def find_run(arguments: Sequence[str]) -> Path | None:
@@ -122,18 +145,38 @@ def _folder_of(arguments: Sequence[str]) -> Path:
 
 def _is_finished(run: Path) -> bool:
     try:
-        return "provenance" in json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "provenance" in json.loads(read_regular(run / "metrics.json", 2**28))
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
+
+
+def read_config(path: Path) -> dict:
+    """Read the `config.yaml` of a run as plain data.
+
+    Raises:
+        ConfigError: If no run wrote it.
+    """
+    try:
+        content = read_regular(path)
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
+            raise ValueError("it has aliases, which can make it endless")
+        written = OmegaConf.to_container(OmegaConf.create(content))
+        if not isinstance(written, dict) or not written:
+            raise ValueError("it holds no keys")
+    except Exception as error:  # YAML's and OmegaConf's differ by what is wrong
+        raise ConfigError(
+            f"{printable(path)}: no config of a run ({printable(error)}): give another name= or hydra.run.dir="
+        ) from error
+    return written
 
 
 def what_is_safe(run: Path) -> str:
     """Return which checkpoint a run that could not write goes on from, and what to type."""
     saved = [path.name for path in (run / "checkpoints").glob("step_*")]
     if not saved:
-        return "no checkpoint is written yet: make room, and begin again"
+        return "no checkpoint is written yet: mend that, and begin again"
     newest = max(saved, key=lambda name: (len(name), name))
-    return f"{newest} is safe in its checkpoints/: make room, and go on by  {override('resume', run)}"
+    return f"{newest} is safe in its checkpoints/: mend that, and go on by  {override('resume', run)}"
 
 
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
@@ -175,7 +218,7 @@ def _read(run: Path) -> Command:
 
 
 def _read_ours(run: Path) -> Command:
-    written = yaml.safe_load(read_small(run / COMMAND))
+    written = yaml.safe_load(read_regular(run / COMMAND))
     overrides, options = _texts(written["overrides"]), _texts(written["options"])
     folders = []
     while options[:1] == ["--config-dir"]:
@@ -189,8 +232,8 @@ def _read_ours(run: Path) -> Command:
 
 def _read_hydras(folder: Path) -> Command:
     """Read what Hydra wrote, of a run that was killed before `command.yaml` was there; it bears no seal."""
-    overrides = _texts(yaml.safe_load(read_small(folder / "overrides.yaml")))
-    hydra = yaml.safe_load(read_small(folder / "hydra.yaml"))["hydra"]
+    overrides = _texts(yaml.safe_load(read_regular(folder / "overrides.yaml")))
+    hydra = yaml.safe_load(read_regular(folder / "hydra.yaml"))["hydra"]
     folders = [s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "command-line"]
     searched = [word for word in _texts(hydra["overrides"]["hydra"]) if _key(word) == _SEARCHPATH]
     return Command([*searched, *overrides], _texts(folders), is_own=False)

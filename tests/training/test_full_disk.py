@@ -60,7 +60,7 @@ def test_before_anything_is_written(tmp_path):
 def test_before_the_weights(tmp_path):
     out, said, left = train(tmp_path, "save_weights")
     assert f"{tmp_path}/disk/run/weights/visllama.safetensors: cannot be written (No space left on device)" in said
-    assert f"step_00000002 is safe in its checkpoints/: make room, and go on by  resume={tmp_path}/disk/run" in said
+    assert f"step_00000002 is safe in its checkpoints/: mend that, and go on by  resume={tmp_path}/disk/run" in said
     assert "weights" not in left and "/." not in left.replace("run/.hydra", "")
     assert "WEIGHTS ['visllama.json', 'visllama.safetensors']" in out, "once there is room"
 
@@ -69,7 +69,7 @@ def test_before_the_weights(tmp_path):
 def test_before_the_first_files(tmp_path):
     _, said, left = train(tmp_path, "write_config")
     assert f"{tmp_path}/disk/run/config.yaml: cannot be written (No space left on device)" in said
-    assert "no checkpoint is written yet: make room, and begin again" in said and "run/config.yaml" not in left
+    assert "no checkpoint is written yet: mend that, and begin again" in said and "run/config.yaml" not in left
 
 
 @pytest.mark.slow

@@ -113,7 +113,9 @@ class Manifest:
                 raise ValueError("its columns differ in length")
             if (manifest.num_pairs < manifest.num_records).any():
                 raise ValueError("a shard of it holds fewer items than records")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if not all(isinstance(name, str) for name in manifest.names):
+                raise ValueError("a shard's name is no text")
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
             raise ConfigError(
                 f"{folder}/{MANIFEST}: no manifest of shards ({error}): delete it, it is made anew"
             ) from error

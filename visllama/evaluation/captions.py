@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from visllama.checks import METRICS
 from visllama.config import ConfigError
+from visllama.paths import read_regular
 
 
 class CaptionScores(NamedTuple):
@@ -90,6 +92,11 @@ def score_captions(
     check_same_ids(predictions, references)
     ids = sorted(references)
     said = tokenise({f"p{key}": [predictions[key]] for key in ids} | {f"r{key}": references[key] for key in ids})
+    wordless = [key for key in ids if not any(said[f"r{key}"])]
+    if wordless:
+        raise ConfigError(
+            f"{len(wordless)} images have no reference with a word in it, first {', '.join(wordless[:5])}"
+        )
     gts, res = {key: said[f"r{key}"] for key in ids}, {key: said[f"p{key}"] for key in ids}
     values: dict[str, float] = {}
     per_image: dict[str, np.ndarray] = {}
@@ -126,6 +133,10 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
 # ------------------------------------------------------------------------------------------------------------ files
 
 
+_MOST_BYTES = 2**32
+_HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def read_json(path: Path) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
         keys = [key for key, _ in pairs]
@@ -135,11 +146,15 @@ def read_json(path: Path) -> object:
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_duplicates)
-    except ValueError as error:
+        content = read_regular(path, _MOST_BYTES)
+        found = json.loads(content, object_pairs_hook=no_duplicates)
+        if _HALF_CHARACTER.search(content):
+            json.dumps(found, ensure_ascii=False).encode()  # the tokenizer could not read it either
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
+    return found
 
 
 def read_results(path: Path) -> object:
@@ -222,7 +237,7 @@ def read_references(path: Path) -> dict[str, list[str]]:
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         references: dict[str, list[str]] = {}
         for row in content["annotations"]:
-            if not isinstance(row, dict) or not {"image_id", "caption"} <= set(row):
+            if not isinstance(row, dict) or "image_id" not in row or not isinstance(row.get("caption"), str):
                 raise ConfigError(f"{path}: an annotation without image_id and caption: {str(row)[:80]}")
             references.setdefault(str(row["image_id"]), []).append(row["caption"])
         return references

@@ -27,13 +27,14 @@ from visllama.config import ROLES, ConfigError
 from visllama.console import is_first_rank
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
-from visllama.model.visllama import ADAPTER, VisLlama, part_of, persistent_buffers
-from visllama.paths import locate, replacing, write_whole
+from visllama.model.visllama import ADAPTER, PARTS, VisLlama, part_of, persistent_buffers
+from visllama.paths import locate, open_regular, read_regular, replacing, write_whole
 from visllama.plugins import part_class
 from visllama.prompts import TEMPLATES, find_template
 
 FORMAT_VERSION = 3
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
+_MOST_DESCRIPTION_BYTES = 2**26
 BASE_PARTS = ("vision_encoder", "language_model")
 _TEXT = {"prompt": str, "max_text_tokens": int, "template": dict}
 Parts = Mapping[str, Mapping]
@@ -179,8 +180,8 @@ def read_description(folder: Path) -> dict:
     if not path.is_file():
         raise ConfigError(f"weights={folder}: holds no {_DESCRIPTION}; give the weights/ folder that a run wrote")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        description = json.loads(read_regular(path, _MOST_DESCRIPTION_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
     version = description.get("format_version") if isinstance(description, dict) else None
     if version == 2 and isinstance(description.get("text"), dict):  # before there were templates
@@ -190,9 +191,14 @@ def read_description(folder: Path) -> dict:
     for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
+    unknown = [name for name in description["trained"] if name not in (*PARTS, ADAPTER)]
+    if unknown:
+        raise ConfigError(f"{path}: trained={unknown}: a model's parts are {', '.join((*PARTS, ADAPTER))}")
     text = description["text"]
     if {name: type(value) for name, value in text.items()} != _TEXT:
         raise ConfigError(f"{path}: text={text} must be {', '.join(_TEXT)}")
+    if text["max_text_tokens"] < 1:
+        raise ConfigError(f"{path}: text.max_text_tokens={text['max_text_tokens']}: must be 1 or more")
     try:
         find_template(text["template"])
     except ConfigError as error:
@@ -206,6 +212,8 @@ def _check_parts(path: Path, parts: Mapping) -> None:
     for role in ROLES:
         if not isinstance(parts.get(role), dict) or not isinstance(parts[role].get("arguments"), dict):
             raise ConfigError(f"{path}: does not describe the {role}")
+        if not isinstance(parts[role].get("kind"), str):
+            raise ConfigError(f"{path}: does not name the kind of the {role}")
     for refused in ("_target_", "${"):
         if refused in json.dumps(parts):
             raise ConfigError(f"{path}: a {refused} inside weights is refused")
@@ -290,9 +298,10 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as file:
             yield file
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"{path}: no safetensors file ({error}); pickled weights are not read") from error
 
 

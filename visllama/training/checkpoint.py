@@ -25,11 +25,12 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
 from visllama.config import ConfigError
-from visllama.paths import flush_folder
+from visllama.paths import flush_folder, open_regular, read_regular
 
 COMPLETE, REST = "COMPLETE", "rest.pt"
 _NAME = re.compile(r"step_(\d{8,})")
 _VERSION = 1
+_MOST_COMPLETE_BYTES = 2**24
 
 
 class Checkpoint(NamedTuple):
@@ -79,12 +80,12 @@ def find_damage(path: Path) -> str | None:
     Every byte of it is read.
     """
     try:
-        written = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+        written = json.loads(read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES))
         files = {str(name): (int(of["bytes"]), str(of["sha256"])) for name, of in written["files"].items()}
         version = written["version"]
     except FileNotFoundError:
         return f"has no {COMPLETE}"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return f"{COMPLETE} is not what was written ({error})"
     if version != _VERSION:
         return f"is of version {version}, this visllama reads {_VERSION}"
@@ -105,11 +106,11 @@ def find_damage(path: Path) -> str | None:
 def _describe(path: Path) -> tuple[int, str] | None:
     digest, size = hashlib.sha256(), 0
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 digest.update(block)
                 size += len(block)
-    except OSError:
+    except (OSError, ValueError):
         return None
     return size, digest.hexdigest()
 
@@ -206,9 +207,14 @@ def read_rest(path: Path) -> dict:
         ConfigError: If it is none that we wrote.
     """
     try:
-        return torch.load(path / REST, map_location="cpu", weights_only=True)
+        rest = torch.load(path / REST, map_location="cpu", weights_only=True)
+        (loader,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        if not {"samples_seen", "rests_on"} <= loader.keys():
+            raise ValueError("it does not tell where in the data it was")
     except Exception as error:  # torch raises many kinds on damaged files
-        raise ConfigError(f"{path}: no checkpoint to go on from ({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"{path}: no checkpoint to go on from ({reason})") from error
+    return rest
 
 
 def discard(path: Path) -> None:

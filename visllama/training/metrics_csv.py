@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
@@ -22,8 +24,10 @@ def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
     path = folder / "metrics.csv"
     if not isinstance(logger, CSVLogger) or not path.is_file():
         return
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) < before_step]
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        rows = []
+        with suppress(csv.Error):  # as of a cell without an end: the rows before it stay
+            rows += (row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) < before_step)
     if not rows:
         return
     with replacing(path) as temporary:
@@ -35,4 +39,5 @@ def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
 
 
 def _is_whole(row: Mapping) -> bool:
-    return None not in row and None not in row.values() and str(row.get("step")).isdigit()
+    is_step = re.fullmatch(r"[0-9]{1,18}", str(row.get("step")))
+    return None not in row and None not in row.values() and is_step is not None
