@@ -24,7 +24,7 @@ from visllama.evaluation.captions import read_predictions, read_references, scor
 from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights
 from visllama.resume import read_config, replay
-from visllama.training.checkpoint import find_damage, read_rest
+from visllama.training.checkpoint import find_damage, read_loader_state
 from visllama.training.metrics_csv import keep_metrics
 
 PACKAGE = Path(__file__).parent.parent / "visllama"
@@ -286,7 +286,7 @@ def test_a_checkpoint_of_nonsense_is_refused(tmp_path, content):
     else:
         torch.save(content, tmp_path / "rest.pt")
     with pytest.raises(ConfigError, match="no checkpoint to go on from"):
-        read_rest(tmp_path)
+        read_loader_state(tmp_path)
 
 
 def shards(**columns: object) -> str:

@@ -207,14 +207,25 @@ def read_rest(path: Path) -> dict:
         ConfigError: If it is none that we wrote.
     """
     try:
-        rest = torch.load(path / REST, map_location="cpu", weights_only=True)
-        (loader,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-        if not {"samples_seen", "rests_on"} <= loader.keys():
-            raise ValueError("it does not tell where in the data it was")
+        return torch.load(path / REST, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"{path}: no checkpoint to go on from ({reason})") from error
-    return rest
+
+
+def read_loader_state(path: Path) -> dict:
+    """Read where in the data a checkpoint's run was.
+
+    Raises:
+        ConfigError: If it does not tell.
+    """
+    rest = read_rest(path)
+    try:
+        (state,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        found = {name: state[name] for name in ("samples_seen", "rests_on")}
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: no checkpoint to go on from: it does not tell where in the data it was") from error
+    return found
 
 
 def discard(path: Path) -> None:

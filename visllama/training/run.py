@@ -35,7 +35,7 @@ from visllama.resume import write_command
 from visllama.training import launch
 from visllama.training.bad_records import BadRecords
 from visllama.training.callbacks import FrozenWeights, LastValidation, build_callbacks, data_table, parts_table
-from visllama.training.checkpoint import Checkpoint, checkpoints, newest_whole, read_rest, sweep
+from visllama.training.checkpoint import Checkpoint, checkpoints, newest_whole, read_loader_state, sweep
 from visllama.training.curves import Curves
 from visllama.training.metrics_csv import keep_metrics
 from visllama.training.module import VisLlamaModule
@@ -149,7 +149,7 @@ def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps
     for damage in damaged:
         say(f"A checkpoint is damaged, and passed over: {damage}")
     if checkpoint:
-        (state,) = read_rest(checkpoint.path)["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        state = read_loader_state(checkpoint.path)
         check_order(state["rests_on"], data.rests_on, cfg.data.allow_reorder)
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
     elif cfg.resume:
