@@ -1,8 +1,8 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -159,11 +159,17 @@ def test_what_ranked_the_jobs_is_not_called_test(tmp_path, compose_config, monke
     assert list(unseen_evaluations(both)) == ["scenes_caption"]
 
 
-def test_single_runs_leave_no_row(compose_config):
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [(JobStatus.COMPLETED, {"evaluations": {}, "train": {}}), (JobStatus.FAILED, ValueError("no"))],
+)
+def test_a_single_run_leaves_no_row_and_its_error_is_not_told_again(compose_config, capsys, status, result):
     compose_config("train")
+    returned = JobReturn(overrides=[], status=status)
+    returned.return_value = result
     table = SweepTable()
-    table.on_job_end(OmegaConf.create(), SimpleNamespace(return_value={}))
-    assert table.rows == []
+    table.on_job_end(OmegaConf.create(), returned)
+    assert table.rows == [] and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,14 @@ class SweepTable(Callback):
         self.configs: dict[int, DictConfig] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        self.add(HydraConfig.get(), config, job_return.return_value)
+        # Asked for what a failed job has returned, Hydra tells its error again.
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            self.add(HydraConfig.get(), config, job_return.return_value)
 
     def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
         """Take in what a job has returned, with its Hydra's and its own config."""
         has_trained = isinstance(result, dict) and "train" in result
-        if hydra.mode != RunMode.MULTIRUN or not (has_trained or isinstance(result, Exception)):
+        if not (has_trained or isinstance(result, Exception)):
             return  # a job that trains nothing has no row, unless it failed
         row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
         row |= _scores(config, result) if has_trained else {"error": str(result)}
