@@ -116,7 +116,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):  # no OSError: it holds the words of one
             raise WriteFailed(path, str(error).rpartition("I/O error: ")[2].partition(" (os error")[0]) from error
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+        is_of_the_disk = isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EIO)
+        if is_of_the_disk or (isinstance(error, OSError) and error.filename == str(temporary)):
             raise WriteFailed(path, error.strerror or str(error)) from error
         raise
 

@@ -98,7 +98,11 @@ def _check_files(run: Path) -> None:
     for folder, folders, files in os.walk(run):
         for name in [*folders, *files]:
             path = Path(folder) / name
-            if not stat.S_ISREG(path.lstat().st_mode) and not stat.S_ISDIR(path.lstat().st_mode):
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # another rank's temporary file, which is gone again
+                continue
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
                 raise ConfigError(
                     f"resume={printable(run)}: {printable(path)} is a link, or no regular file, and the run bears no "
                     f"seal of yours: put the file itself there, or begin anew from its weights/ by init_from="
@@ -120,19 +124,25 @@ def find_run(arguments: Sequence[str]) -> Path | None:
     runs = [path.parent for path in own.parent.glob(f"*/{COMMAND}")]
     newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
     found = max((run for run in runs if newest[run]), key=newest.get, default=None)
-    if found is not None and _is_finished(found) and set(arguments) <= set(_read(found).overrides):
+    if found is not None and _is_finished(found) and set(_split(arguments)[0]) <= set(_read(found).overrides):
         raise Finished(f"{found} is finished: nothing to do. Another run: give another name=, or leave out resume=auto")
     return found
 
 
-def _folder_of(arguments: Sequence[str]) -> Path:
-    """Give the folder of the run that these arguments would start."""
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Return the overrides among arguments, and the folders that `--config-dir` names."""
     words, folders = [], []
     for before, word in zip(["", *arguments], arguments, strict=False):
-        if before in ("--config-dir", "-cd"):
+        if before in _CONFIG_DIR:
             folders.append(Path(word).resolve())
         elif not word.startswith("-"):
             words.append(word)
+    return words, folders
+
+
+def _folder_of(arguments: Sequence[str]) -> Path:
+    """Give the folder of the run that these arguments would start."""
+    words, folders = _split(arguments)
     if folders:
         words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
     GlobalHydra.instance().clear()
@@ -172,6 +182,10 @@ def read_config(path: Path) -> dict:
 
 def what_is_safe(run: Path) -> str:
     """Return which checkpoint a run that could not write goes on from, and what to type."""
+    if (run / "weights" / "visllama.json").is_file():
+        return (
+            f"the trained weights are safe: mend that, and judge them by  visllama evaluate weights={run / 'weights'}"
+        )
     saved = [path.name for path in (run / "checkpoints").glob("step_*")]
     if not saved:
         return "no checkpoint is written yet: mend that, and begin again"

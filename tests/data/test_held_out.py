@@ -27,7 +27,8 @@ def test_one_tar_serves_training_and_validation_by_different_records(tmp_path):
     train, val = keys(ShardSource("train", path, val_fraction=0.1)), keys(ShardSource("val", path, val_fraction=0.1))
     assert len(val) == 4 and sorted(train + val) == [f"{i:04d}" for i in range(40)]
     assert val != sorted(train + val)[:4], "chosen by hash, not the first"
-    assert keys(ShardSource("test", path, val_fraction=0.1)) == val
+    with pytest.raises(ConfigError, match=r"split=test val_path=null: what path=.* holds out serves validation"):
+        ShardSource("test", path, val_fraction=0.1)
     assert len(keys(ShardSource("val", path))) == 1, "by default 1 %, and at least one record"
 
 

@@ -124,7 +124,7 @@ def test_records_without_an_item_are_passed_over():
     assert [tuple(find_item(i)) for i in range(3)] == [(1, 0, 2), (1, 1, 2), (4, 0, 1)]
 
 
-@pytest.mark.parametrize("counts", [[1, 2, -1], [1, 2], [[1, 2, 3]], [1.0, 2.0, 3.0], ["a", "b", "c"]])
+@pytest.mark.parametrize("counts", [[1, 2, -1], [1, 2], [[1, 2, 3]], [1.0, 2.0, 3.0], ["a", "b", "c"], [0, 0, 0]])
 def test_counts_that_cannot_be_are_refused(counts):
     class Wrong(Counted):
         def __len__(self):
@@ -132,3 +132,8 @@ def test_counts_that_cannot_be_are_refused(counts):
 
     with pytest.raises(ConfigError, match=r"Wrong\.item_counts: must be the number of items in each of its 3 records"):
         count_items(Wrong(counts))
+
+
+def test_shards_that_do_not_hold_all_records_are_refused():
+    with pytest.raises(ConfigError, match=r"Counted\.shard_sizes: makes 1 records, and the source has 2"):
+        shard_items(Counted([1, 2], sizes=[1]))

@@ -181,7 +181,7 @@ def test_a_conversation_that_begins_with_gpt_is_read_from_its_first_question_on(
     with TarWriter(str(tmp_path / "a.tar")) as tar:
         for key, talk in (("a", turns), ("b", [system, *turns]), ("c", turns[:1]), ("d", [turns[0], *turns])):
             tar.write({"__key__": key, "jpg": picture(), "json": {"conversations": talk}})
-    source = ShardSource("train", str(tmp_path / "a.tar"))
+    source = whole(str(tmp_path / "a.tar"))
     assert source[0]["conversations"] == turns[1:] and source[1]["conversations"] == [system, *turns[1:]]
     assert len(source) == 2 and source.faults == {"text": 2}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -145,5 +146,26 @@ def test_answers_are_scored_from_both_files(judged, prepared, tmp_path):
 
 def test_a_broken_line_of_predictions_is_named(tmp_path):
     broken = put(tmp_path / "p.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2, "cap')
-    with pytest.raises(ConfigError, match=r"p\.jsonl: line 2 is no valid JSON"):
+    with pytest.raises(ConfigError, match=r"p\.jsonl: line 2: no valid JSON"):
         score_files(broken, put(tmp_path / "r.json", {"1": ["a"], "2": ["b"]}))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("[" * 200_000, "line 1: no valid JSON"),
+        ('{"image_id": 1, "caption": "a \\ud800 b"}', "line 1: no valid JSON"),
+        ('{"image_id": 1, "image_id": 2, "caption": "a"}', "line 1: ids stand more than once: image_id"),
+    ],
+    ids=["nested", "half a character", "doubled"],
+)
+def test_lines_of_somebody_elses_making_are_read_as_carefully_as_files(tmp_path, line, says):
+    path = put(tmp_path / "p.jsonl", line)
+    with pytest.raises(ConfigError, match=says):
+        read_predictions(path)
+
+
+def test_a_pipe_is_no_predictions(tmp_path):
+    os.mkfifo(tmp_path / "p.jsonl")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_predictions(tmp_path / "p.jsonl")

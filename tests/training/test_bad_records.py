@@ -105,7 +105,7 @@ def test_masked_records_change_no_validation_loss(make_model):
     good = [data.val[i] for i in range(20) if i not in bad]
     with torch.no_grad():
         total = sum(model(**data.collator.training_batch([sample])).loss_sum for sample in good)
-    found = validate(model, bad, BadRecords(0.01, 100)).callback_metrics["val/loss"]
+    found = validate(model, bad, BadRecords(0.2, 100)).callback_metrics["val/loss"]
     expected = total / sum(sample.num_targets for sample in good)
     assert abs(found - expected) < 1e-6  # Lightning logs in fp32
 
@@ -117,6 +117,15 @@ def test_too_many_in_a_validation_stop_the_run(make_model):
         validate(make_model(), dict.fromkeys(range(12), "cut"), BadRecords(0.0005, 100))
     with pytest.raises(ConfigError, match=r"data\.max_consecutive_bad=3: validation at step 1, 8 records one after"):
         validate(make_model(), dict.fromkeys(range(12), "cut"), BadRecords(1.0, 3))
+
+
+def test_of_a_validation_the_share_counts_however_few_its_records_are(make_model):
+    """In training so few say little yet; a validation is seen whole."""
+    with pytest.raises(
+        ConfigError, match=r"data\.max_bad_fraction=0\.01: validation at step 1, 3 of 20 samples cannot be read"
+    ):
+        validate(make_model(), dict.fromkeys(range(3), "cut"), BadRecords(0.01, 100))
+    validate(make_model(), dict.fromkeys(range(2), "cut"), BadRecords(0.01, 100))
 
 
 def test_a_validation_of_nothing_else_is_an_error(make_model):

@@ -6,6 +6,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from visllama.config import ConfigError
 from visllama.training.sweep import SweepTable, swept_keys, unseen_evaluations
 
 
@@ -113,6 +114,26 @@ def test_a_score_that_is_no_number_is_not_the_best(tmp_path, compose_config, mon
     ranked = json.loads((folder / "sweep.json").read_text(), parse_constant=pytest.fail)["jobs"]
     assert [row["job"] for row in ranked] == [1, 0] and ranked[1]["scores"] == {"val/loss": None}
     assert "failed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("the disk is full"), 2), (MemoryError("none is left"), 1)])
+def test_what_fails_at_the_end_of_a_sweep_fails_the_command(tmp_path, compose_config, monkeypatch, capsys, error, code):
+    """Hydra makes a warning of what a callback raises, and exits with 0."""
+    cfg = compose_config("train")
+    written(tmp_path, "optim.lr=1,2")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("visllama.training.sweep.write_whole", fail)
+    with pytest.raises(SystemExit) as ended:
+        end(tmp_path, cfg, {"1": judged(0.5), "2": judged(0.7)}, monkeypatch)
+    assert ended.value.code == code and str(error) in capsys.readouterr().err
+
+
+def test_a_sweep_of_one_is_judged_once(tmp_path, compose_config, monkeypatch):
+    written(tmp_path, "optim.lr=1")
+    assert end(tmp_path, compose_config("train"), {"1": judged(0.5, "test")}, monkeypatch) == []
 
 
 def test_seeds_are_repeats_and_none_is_chosen(tmp_path, compose_config, monkeypatch, capsys):

@@ -35,7 +35,7 @@ class TrainingSamples(Dataset):
     """Samples by position: what cannot be read is masked in its place.
 
     A sample's key is `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption,
-    question or conversation in that record.
+    question or conversation in that record. A record that cannot be read goes by its number in the source.
 
     Args:
         sources: By name.

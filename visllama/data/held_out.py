@@ -23,7 +23,8 @@ def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
 
     Args:
         manifest: The shards; where none holds a record, none is held out.
-        fraction: The share of all records that is wanted. At least one record is held out.
+        fraction: The share of all records that is wanted. At least one record is held out, and no more than
+            `MOST_RECORDS`, or than `MOST_SHARDS` shards hold.
 
     Raises:
         ConfigError: If no record would be left to train on.

@@ -71,8 +71,17 @@ def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
 
 
 def shard_sizes(source: Source) -> Sequence[int]:
-    """Return the number of records in each of a source's shards; one that names none is cut into blocks."""
+    """Return the number of records in each of a source's shards; one that names none is cut into blocks.
+
+    Raises:
+        ConfigError: If the source's own numbers do not add up to its records.
+    """
     if hasattr(source, "shard_sizes"):
+        if sum(source.shard_sizes) != len(source):
+            raise ConfigError(
+                f"{type(source).__name__}.shard_sizes: makes {sum(source.shard_sizes)} records, and the source has "
+                f"{len(source)}: each record lies in one shard"
+            )
         return source.shard_sizes
     block = -(-len(source) // _BLOCKS)
     whole, rest = divmod(len(source), block)
@@ -88,9 +97,10 @@ def item_counts(source: Source) -> np.ndarray | None:
     if not hasattr(source, "item_counts"):
         return None
     counts = np.asarray(source.item_counts)
-    if counts.shape != (len(source),) or counts.dtype.kind not in "iu" or (counts < 0).any():
+    is_count = counts.shape == (len(source),) and counts.dtype.kind in "iu" and (counts >= 0).all()
+    if not is_count or not counts.any():
         raise ConfigError(
             f"{type(source).__name__}.item_counts: must be the number of items in each of its {len(source)} records, "
-            f"and is an array of {counts.dtype} of shape {counts.shape}"
+            f"one of them above zero, and is an array of {counts.dtype} of shape {counts.shape}"
         )
     return counts.astype(np.int64)

@@ -1,7 +1,7 @@
 """The order of samples: which item of which source stands at position t. A pure function.
 
 An item is one thing to learn: a caption, a question, a conversation. A record holds one or several, and its items are
-neighbours: items are counted shard by shard, record by record (`visllama.data.sources` finds the record of an item).
+neighbours: items are counted shard by shard, record by record (`visllama.data.items` finds the record of an item).
 Each item comes exactly once a pass, however many its record holds.
 
 Nothing here draws from a library's random stream, so an order stays what it is over versions and machines. Position

@@ -63,6 +63,11 @@ class ShardSource:
                 f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
                 f"on: give val_path=FILE, or val_fraction=0.01; to train without, trainer.val_fraction=null judge=false"
             )
+        if self.reads_held_out and split not in ("train", "val"):
+            raise ConfigError(
+                f"split={split} val_path=null: what path={path} holds out serves validation, and what was chosen by it "
+                f"is not judged by it again: give other tars as val_path=FILE, or split=val"
+            )
         folder = Path(cache).expanduser()
         budget = None if cache_gib is None else int(cache_gib * 2**30)
         self.path, self.cache = chosen, None
@@ -201,9 +206,10 @@ class ShardSource:
 
     def _count_items(self, shard: int) -> np.ndarray:
         """Return the number of items up to the end of each record of a shard, of those that pass the filter."""
-        counts = self.reader.opened_index(shard).arrays["num_pairs"]
+        index = self.reader.opened_index(shard)
+        counts = index.arrays["num_pairs"]
         if self._is_partly_read(shard):
-            counts = counts[self._chosen(shard)]
+            counts = counts[self._rows(shard, index)]
         return np.cumsum(counts, dtype=np.int64)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:

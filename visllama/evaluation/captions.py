@@ -138,22 +138,37 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> object:
+    """Read a JSON file that anybody may have made.
+
+    Raises:
+        ConfigError: If it is none, or an id stands in it more than once.
+    """
+    return _parse(_read_file(path), path)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return read_regular(path, _MOST_BYTES)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _parse(content: str, where: object) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
         keys = [key for key, _ in pairs]
         doubled = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
         if doubled:
-            raise ConfigError(f"{path}: ids stand more than once: {', '.join(doubled[:5])}")
+            raise ConfigError(f"{where}: ids stand more than once: {', '.join(doubled[:5])}")
         return dict(pairs)
 
     try:
-        content = read_regular(path, _MOST_BYTES)
         found = json.loads(content, object_pairs_hook=no_duplicates)
         if _HALF_CHARACTER.search(content):
             json.dumps(found, ensure_ascii=False).encode()  # the tokenizer could not read it either
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path}: no valid JSON: {error}") from error
+        raise ConfigError(f"{where}: no valid JSON: {error}") from error
     return found
 
 
@@ -165,13 +180,8 @@ def read_results(path: Path) -> object:
     """
     if path.suffix.lower() != ".jsonl":
         return read_json(path)
-    rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        try:
-            rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
-            raise ConfigError(f"{path}: line {number} is no valid JSON: {error}") from error
-    return rows
+    lines = enumerate(_read_file(path).split("\n"), start=1)
+    return [_parse(line, f"{path}: line {number}") for number, line in lines if line.strip()]
 
 
 def read_predictions(path: Path) -> dict[str, str]:

@@ -14,6 +14,8 @@ from visllama.data.collate import Step
 
 _FEW = 10_000
 """Before so many samples were seen, a share of them says little: it is taken of so many."""
+_FEW_OF_VALIDATION = 200
+"""The same for a validation, which is seen whole: one bad record of a few does not end a run."""
 _MOST_TOLD = 100
 _log = logging.getLogger("visllama")
 
@@ -25,12 +27,19 @@ class _Seen:
         counts: Masked samples by source and reason.
         num_samples: All samples, masked or not.
         num_in_a_row: Masked samples since the last good one, on this rank.
+        last: The last masked sample, and why.
     """
 
     def __init__(self, counts: Counter[str] | None = None, num_samples: int = 0) -> None:
         self.counts: Counter[str] = Counter(counts)
         self.num_samples = num_samples
         self.num_in_a_row = 0
+        self.last = ""
+
+    def describe(self) -> str:
+        """Return what is masked and what to do, for the end of a message."""
+        counted = ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
+        return f"({counted}); the last: {self.last}. Mend the data, or raise it to go on"
 
     def longest_run(self, step: Step) -> int:
         """Return the most masked samples one after the other, up to the end of a Step."""
@@ -45,7 +54,8 @@ class BadRecords(Callback):
     """Count the masked samples of a run, and those of each validation by themselves, which sees the same ones again.
 
     Args:
-        max_fraction: Of all samples seen (of 10,000 at least); more stop the run.
+        max_fraction: Of all training samples seen (of 10,000 at least), and of those of a validation (of 200 at
+            least); more stop the run.
         max_consecutive: So many one after the other on one rank stop it.
     """
 
@@ -69,6 +79,8 @@ class BadRecords(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for name, count in self.val.counts.items():
             module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
+        of = max(self.val.num_samples, _FEW_OF_VALIDATION)
+        self._check_share(self.val, f"validation at step {trainer.global_step}", of)
 
     def _count(self, seen: _Seen, when: str, trainer: pl.Trainer, module: pl.LightningModule, step: Step) -> None:
         """Count a Step of all ranks.
@@ -92,21 +104,30 @@ class BadRecords(Callback):
         seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in bad)
 
         last_key, *_, last_detail = bad[-1]
-        self._check(seen, when, in_a_row, f"{last_key}: {last_detail}")
-
-    def _check(self, seen: _Seen, when: str, in_a_row: int, last: str) -> None:
-        total = seen.counts.total()
-        counted = ", ".join(f"{name} {count}" for name, count in seen.counts.most_common())
-        described = f"({counted}); the last: {last}. Mend the data, or raise it to go on"
+        seen.last = f"{last_key}: {last_detail}"
         if in_a_row >= self.max_consecutive:
             raise ConfigError(
                 f"data.max_consecutive_bad={self.max_consecutive}: {when}, {in_a_row} records one after the other "
-                f"cannot be read {described}"
+                f"cannot be read {seen.describe()}"
             )
-        if total > self.max_fraction * max(seen.num_samples, _FEW):
+        self._check_share(seen, when, max(seen.num_samples, _FEW))
+
+    def _check_share(self, seen: _Seen, when: str, of: int) -> None:
+        """Check the share of masked samples.
+
+        Args:
+            seen: What was seen.
+            when: The step, in words.
+            of: Of so many samples the share is taken.
+
+        Raises:
+            ConfigError: If it is too large.
+        """
+        total = seen.counts.total()
+        if total > self.max_fraction * of:
             raise ConfigError(
                 f"data.max_bad_fraction={self.max_fraction}: {when}, {total} of {seen.num_samples} samples cannot be "
-                f"read {described}"
+                f"read {seen.describe()}"
             )
 
     def state_dict(self) -> dict:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.data.order import key
-from visllama.model.visllama import VisLlama
+from visllama.model.visllama import VisLlama, trained_buffers
 from visllama.training.buffers import copy_buffers, settle_buffers
 from visllama.training.by_source import LossBySource
 from visllama.training.optim import build_optimizer, build_schedule, step_if_finite
@@ -55,14 +55,20 @@ class VisLlamaModule(pl.LightningModule):
         optimizer = build_optimizer(self.model, self.optim, self.plugins)
         return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
 
+    def on_train_start(self) -> None:
+        self._has_buffers = bool(trained_buffers(self.model))  # a look through all modules, so once
+
     def on_train_batch_start(self, *_) -> None:
-        self._buffers_before = copy_buffers(self.model)
+        self._buffers_before = copy_buffers(self.model) if self._has_buffers else {}
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         self._seed_dropout(batch_idx)
         num_targets, rounds = self._agree(step)
         if num_targets == 0 and self.num_unread == 0:
-            raise ValueError(f"step {batch_idx}: none of its samples has a supervised token: {step['keys'][:5]}")
+            raise ConfigError(
+                f"step {batch_idx}: none of its samples has a supervised token ({', '.join(step['keys'][:5])}): raise "
+                f"stage.max_text_tokens, which may have cut their responses, or stage.global_batch_size"
+            )
 
         self._by_source = self._loss_by_source() if self._is_logged(self.trainer.global_step + 1) else None
         loss = torch.zeros((), device=self.device)
@@ -122,7 +128,8 @@ class VisLlamaModule(pl.LightningModule):
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         self.is_finite = torch.isfinite(self.gradient_norm) & torch.isfinite(loss)
         step_if_finite(optimizer, self.is_finite)
-        settle_buffers(self.model, self._buffers_before, self.is_finite, self.trainer.world_size)
+        if self._has_buffers:
+            settle_buffers(self.model, self._buffers_before, self.is_finite, self.trainer.world_size)
         optimizer.zero_grad()
         self.lr_schedulers().step()
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from visllama import preemption
+from visllama.checks import READ_BY_EVALUATE
 from visllama.config import config_dir_options, override
 from visllama.console import is_first_rank, say
 from visllama.data.collate import Collator
@@ -40,10 +41,12 @@ from visllama.training.curves import Curves
 from visllama.training.metrics_csv import keep_metrics
 from visllama.training.module import VisLlamaModule
 from visllama.training.strategy import build_strategy
+from visllama.training.sweep import is_selecting
 from visllama.training.verb import Planned
 
-_OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins")
-"""How the keys begin that mean the same to `evaluate`."""
+_OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
+_OF_EVALUATE += tuple(f"trainer.{name}" for name in READ_BY_EVALUATE)
+"""How the words begin that mean the same to `evaluate`."""
 SAMPLES_AT_ONCE = 32
 """Batch size of the sample captions shown at validation."""
 T = TypeVar("T")
@@ -115,10 +118,11 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         plugins=list(cfg.plugins),
     )
     write_json(folder / "metrics.json", metrics)
+    again = shlex.join(evaluate_overrides(cfg, folder))
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
         f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
-        f"Judge it again, or elsewhere:  python evaluate.py {shlex.join(evaluate_overrides(cfg, folder))}",
+        *([f"Judge it again, or elsewhere:  python evaluate.py {again}"] if cfg.evaluation else []),
     )
     return metrics
 
@@ -187,6 +191,8 @@ def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
     if "evaluation" not in keys and list(cfg.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
     for name, evaluation in cfg.evaluation.items():
+        if is_selecting() and evaluation.split != "val":
+            words.append(f"evaluation.{name}.split=val")  # as the sweep's jobs are judged; test is for the best alone
         for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
             if evaluation.source.get(key) and full_key not in keys:

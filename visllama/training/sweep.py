@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from collections.abc import Mapping
 from functools import partial
 from math import isfinite
@@ -19,8 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from visllama.config import evaluations
-from visllama.console import say
+from visllama.config import ConfigError, evaluations
+from visllama.console import printable, say
 from visllama.paths import replacing, write_whole
 from visllama.training.objective import VAL_LOSS, Objective, find_objective, main_objectives
 
@@ -34,7 +35,12 @@ def is_selecting() -> bool:
     Several seeds of one setting are repeats, not rivals: each is judged on test.
     """
     hydra = HydraConfig.get()
-    return hydra.mode == RunMode.MULTIRUN and swept_keys(Path(hydra.sweep.dir)) not in ([], ["seed"])
+    return hydra.mode == RunMode.MULTIRUN and _are_rivals(swept_keys(Path(hydra.sweep.dir)))
+
+
+def _are_rivals(keys: list[str]) -> bool:
+    """Return whether jobs that differ in these keys are rivals; a single job is none, and seeds are repeats."""
+    return keys not in ([], ["seed"])
 
 
 def swept_keys(folder: Path) -> list[str]:
@@ -72,8 +78,19 @@ class SweepTable(Callback):
         self.configs[hydra.job.num] = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """End the sweep, and the program where that fails: Hydra would make a warning of it, and exit with 0."""
         if not self.rows:
             return
+        try:
+            self._end(config)
+        except ConfigError as error:
+            print(f"visllama train: {printable(error)}", file=sys.stderr, flush=True)
+            sys.exit(2)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+
+    def _end(self, config: DictConfig) -> None:
         folder = Path(config.hydra.sweep.dir)
         keys = swept_keys(folder)
         for row in self.rows:
@@ -91,12 +108,13 @@ class SweepTable(Callback):
         _write(folder / "sweep.json", rows, objective, split)
         if len(ranked) > 1 and len(keys) == 1:
             _plot(keys[0], ranked, objective, _header(objective, split), folder / "sweep.png")
-        if ranked and keys != ["seed"]:
-            self._judge_best(ranked[0])
         say(f"Wrote {folder}: sweep.json" + (", sweep.png" if (folder / "sweep.png").exists() else ""))
         failed = [row for row in self.rows if "error" in row]
         if failed:
             say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {failed[0]['error']}")
+        if ranked and _are_rivals(keys):
+            self._judge_best(ranked[0])
+        if failed:
             sys.exit(1)
 
     def _say_spread(self, trained: list[dict]) -> None:

@@ -107,5 +107,6 @@ def see(data: TrainingData, num_samples: int, num_shown: int) -> list[SeenStep]:
     """
     data.makers = {name: MeasuringMaker(maker) for name, maker in data.makers.items()}
     data.collator = SeeingCollator(data.collator, num_shown)
+    data.num_workers = 0  # Samples stay in this process; loading processes hand over Steps alone
     data.num_steps = min(data.num_steps, -(-num_samples // data.order.global_batch_size))
     return list(data.train_dataloader())
