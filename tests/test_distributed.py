@@ -119,7 +119,7 @@ def validated(out, num_ranks: int, *cases: str) -> dict[str, dict]:
     ("ranks", "cases"),
     [
         ((2,), ["1-64", "9-64", "11-3"]),  # one of two has nothing at all, nothing in the second step, fewer rounds
-        pytest.param((2, 3, 4), EVERY_SIZE, marks=pytest.mark.slow),
+        pytest.param((2, 3, 4), EVERY_SIZE, marks=pytest.mark.proof),
     ],
     ids=["three-of-two-ranks", "all"],
 )

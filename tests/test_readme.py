@@ -24,7 +24,8 @@ PROGRAMS = [command for command in COMMANDS if not command.startswith("pip")]
 def test_the_two_first_commands_are_those_of_the_gate():
     gate = (ROOT / ".ci" / "run").read_text()
     assert COMMANDS[:2] == ["pip install -e . && python train.py", "pip install -e '.[dev]' && pytest"]
-    assert "-e '.[dev]'" in gate and "\npytest\n" in gate
+    assert "install --quiet ." in gate and "train experiment=smoke" in gate
+    assert "-e '.[dev]'" in gate and "\n    pytest\n" in gate
 
 
 @pytest.mark.parametrize("command", PROGRAMS)
