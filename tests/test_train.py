@@ -53,6 +53,7 @@ def test_the_run_folder_is_as_the_design_says(run):
     assert {path.name for path in (folder / "evaluations" / "scenes_caption").iterdir()} == {
         "predictions.jsonl",
         "captions.json",
+        "references.json",
         "gallery.html",
     }
     assert [checkpoint.step for checkpoint in checkpoints(folder)] == [6, 3]
