@@ -370,6 +370,8 @@ print("peak", peak() - before)
     assert done.returncode == 0, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines())
     peak_mb = float(found.pop("peak"))
+    # Of a canvas without a frame Pillow before 13 reads no size.
+    assert found.pop("webp_canvas") in ("pixels", "image") and expected.pop("webp_canvas")
     assert found == expected
     assert peak_mb < 200  # each of the compressed would be 300 MB, or far more
 

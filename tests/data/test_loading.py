@@ -118,4 +118,5 @@ except ConfigError as error:
 """
     ended = run_on_small_disk(script, Path("/dev/shm"), "100k")
     assert "a step of 0.7 MiB cannot be handed over by a loading process" in ended.stdout, ended.stderr
-    assert "No space left on device (28)): make /dev/shm larger" in ended.stdout and "Error" not in ended.stderr
+    # Between the two stands torch's own reason, which before 2.12 does not name the disk.
+    assert "): make /dev/shm larger" in ended.stdout and "Error" not in ended.stderr
