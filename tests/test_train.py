@@ -200,7 +200,7 @@ def test_stage_two_goes_on_from_stage_one(run, tmp_path):
     ended = train("stage=finetune", f"init_from={run[1] / 'weights'}", *short, "hydra.run.dir=out", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert list(metrics["evaluations"]) == ["scenes_caption", "scenes_vqa", "scenes_instruct"]
+    assert list(metrics["evaluations"]) == ["scenes_vqa", "scenes_caption", "scenes_instruct"]
     assert metrics["evaluations"]["scenes_vqa"]["n"] > 12 and metrics["evaluations"]["scenes_instruct"]["n"] == 12
     first = json.loads((run[1] / "metrics.json").read_text())
     assert metrics["train"]["frozen_sha256"] == first["train"]["frozen_sha256"]
