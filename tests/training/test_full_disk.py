@@ -75,5 +75,6 @@ def test_before_the_first_files(tmp_path):
 @pytest.mark.slow
 def test_before_the_metrics(tmp_path):
     _, said, left = train(tmp_path, "write_json")
-    assert "metrics.json: cannot be written (No space left on device): step_00000002 is safe" in said
+    assert "metrics.json: cannot be written (No space left on device): the trained weights are safe" in said
+    assert f"judge them by  visllama evaluate weights={tmp_path}/disk/run/weights" in said
     assert "run/weights/visllama.safetensors" in left and "metrics.json" not in left
