@@ -135,6 +135,10 @@ class FSDP(_OfOurs, ModelParallelStrategy):
     def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
         shard(model, self.device_mesh["data_parallel"], dtype)
 
+    def on_validation_end(self) -> None:
+        # Behind a forward without gradients the root stays gathered, and its tensors are not those to hash or to save.
+        reshard(self.lightning_module.model)
+
     def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
         reshard(self.lightning_module.model)
         super().save_checkpoint(checkpoint, filepath, storage_options)
