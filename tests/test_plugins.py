@@ -140,6 +140,14 @@ def test_a_library_of_ours_is_no_plugin(name):
         import_plugins([name])
 
 
-def test_an_installed_package_of_the_users_is_a_plugin():
-    """pytest stands for it: it is installed, and nothing that visllama requires."""
-    assert import_plugins(["pytest"]) == [pytest]
+def test_an_installed_package_of_the_users_is_a_plugin(tmp_path, monkeypatch):
+    (tmp_path / "theirlab.py").write_text("")
+    (tmp_path / "theirlab-1.0.dist-info").mkdir()
+    (tmp_path / "theirlab-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: theirlab\nVersion: 1.0\n"
+    )
+    (tmp_path / "theirlab-1.0.dist-info" / "RECORD").write_text("theirlab.py,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "theirlab" in metadata.packages_distributions()
+    assert [module.__name__ for module in import_plugins(["theirlab"])] == ["theirlab"]
+    del sys.modules["theirlab"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import os
 import resource
 import signal
@@ -104,6 +106,18 @@ def refuse() -> None:
 def test_what_goes_wrong_in_a_loading_process_ends_the_rank_with_its_reason(before, message):
     with pytest.raises(ConfigError, match=message):
         list(Loader(Samples(before), batches(3, 4), COLLATOR, 1))
+
+
+@pytest.mark.parametrize("before", [end, refuse])
+def test_no_loading_process_outlives_an_error(before):
+    """Left to the garbage collector they may cost ten seconds, in a thread that has other things to do."""
+    gc.disable()
+    try:
+        with pytest.raises(ConfigError) as caught:
+            list(Loader(Samples(before), batches(3, 4), COLLATOR, 2))
+        assert not multiprocessing.active_children(), caught
+    finally:
+        gc.enable()
 
 
 def test_shared_memory_that_is_too_small():

@@ -63,16 +63,26 @@ class Loader:
         return self._steps(iter(self._loader))
 
     def _steps(self, loaded: Iterator) -> Iterator[Step]:
+        if not self.num_workers:
+            yield from loaded
+            return
+        failure = None
         try:
             for step in loaded:
-                yield self._take_over(step) if self.num_workers else step
+                yield self._take_over(step)
         except ConfigError as error:  # out of a loading process it comes wrapped in that process's traceback
-            raise ConfigError(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from error
+            failure = ConfigError(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
+            error.with_traceback(None)  # torch's frames hold the error and `loaded`, and it holds them
         except RuntimeError as error:
-            killed = explain_killed(error)
-            if killed is None:
+            failure = explain_killed(error)
+            if failure is None:
                 raise
-            raise killed from error
+            error.with_traceback(None)
+        # Nothing else holds `loaded` now: letting go of it ends the loading processes at once. Left to the garbage
+        # collector, its queues may be closed before it, and it waits five seconds for each, in whatever thread.
+        del loaded
+        if failure is not None:
+            raise failure
 
     def _take_over(self, step: bytes) -> Step:
         try:
