@@ -54,7 +54,9 @@ TRAIN = {key: value for key, value in VALUES["train"].items() if value != {}}
 
 def key_typos():
     for verb, values in VALUES.items():
-        for key in values if verb == "train" else values.keys() - VALUES["train"].keys():
+        for key in values:
+            if verb != "train" and key in VALUES["train"]:
+                continue
             parent, dot, name = key.rpartition(".")
             wrong = f"{parent}{dot}{typo(name)}"
             yield Wrong(f"{wrong}=1", (wrong, key), verb)
