@@ -186,7 +186,7 @@ def test_a_conversation_that_begins_with_gpt_is_read_from_its_first_question_on(
     assert len(source) == 2 and source.faults == {"text": 2}
 
 
-@pytest.mark.parametrize("path", ["/no/where.tar", "pipe:cat x.tar", "s3://b/x.tar", "https://h/x.tar", None])
+@pytest.mark.parametrize("path", ["/no/where.tar", "pipe:cat x.tar", "s3://b/x.tar", "ftp://h/x.tar", None])
 def test_what_is_not_there_or_not_local_is_refused(path):
     with pytest.raises(ConfigError, match=r"path|s3fs"):
         whole(path)
