@@ -13,8 +13,8 @@ from PIL import Image, JpegImagePlugin
 
 from visllama.benchmark import data, figures, verb
 from visllama.benchmark.figures import Figure, faster, table, time_in_turns
-from visllama.config import ConfigError
 from visllama.data import images
+from visllama.errors import ConfigError
 
 TINY = data.Size(images=32, loading_rounds=1, records=20, index_rounds=1, shards=500, starts=1)
 LOADING = {"ours", "webdataset", "bare", "over_webdataset", "over_bare"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.small_tokenizers import CHATML, LLAMA3_CHAT, TOKENIZERS, byte_level_bpe, llama3, sentencepiece_llama
 from visllama.chat_template import read_chat_template
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.prompts import OF_TOKENIZER, Template, Turn, find_template
 
 # Two of these templates strip what is said, which ours does not: these begin and end with no space, nor does a line

@@ -12,9 +12,10 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.checks import check_train
-from visllama.config import ConfigError, conf_dir, evaluations, override
+from visllama.config import conf_dir, evaluations, override
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import MIX_KEYS
+from visllama.errors import ConfigError
 from visllama.plugins import check_target
 from visllama.training.verb import train
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.hardware import count_ranks, find_device, find_precision, frozen_dtype
 
 

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.small_disk import run_on_small_disk
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.paths import SHIPPED, WriteFailed, locate, replacing, write_whole
 
 

@@ -15,7 +15,8 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, Dinov2Model, SiglipVisionModel
 
-from visllama.config import ConfigError, conf_dir
+from visllama.config import conf_dir
+from visllama.errors import ConfigError
 from visllama.plan.cards import CARDS
 from visllama.plan.lines import GIB
 from visllama.plan.shapes import language_configs, vision_configs

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.plugins import build, check_target, class_of_target, import_plugins, part_class
 
 MINE = """

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.prompts import (
     IMAGE_MARK,
     TEMPLATES,

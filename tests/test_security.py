@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import save_encoder, save_language_model
 from tests.tiny import TEXT, tiny_parts
-from visllama.config import ConfigError
 from visllama.data.manifest import Manifest
+from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights

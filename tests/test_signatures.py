@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.signatures import check_arguments, find_refused, fits
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.trials import check_decoding, check_machine
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerBase
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.prompts import Template
 
 _SYSTEM, _TURNS = "visllama-system-mark", [f"visllama-turn-{number}-mark" for number in range(4)]

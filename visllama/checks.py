@@ -14,12 +14,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from visllama.config import ROLES, ConfigError
+from visllama.config import ROLES
+from visllama.errors import ConfigError, require
 from visllama.paths import locate
 from visllama.plan.cards import CARDS
 from visllama.plugins import check_target, targets
 from visllama.prompts import OF_TOKENIZER, find_template
-from visllama.signatures import fits, require, wrong_type
+from visllama.signatures import fits, wrong_type
 from visllama.training.objective import find_objective
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
@@ -49,12 +50,14 @@ OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
 
 
 def _choose(key: str, value: object, options: Sequence[str]) -> None:
+    if value in options:
+        return
     text = str(value)
     by_lower = {option.lower(): option for option in options}
     close = [option for option in options if text and option.startswith(text)]
     close = close or [by_lower[lower] for lower in get_close_matches(text.lower(), by_lower, 2)]
     meant = f"did you mean {' or '.join(close)}? " if close else ""
-    require(value in options, f"{key}={value}: {meant}choose {', '.join(options[:-1])} or {options[-1]}")
+    raise ConfigError(f"{key}={value}: {meant}choose {', '.join(options[:-1])} or {options[-1]}")
 
 
 def check_train(cfg: DictConfig) -> None:
@@ -64,7 +67,8 @@ def check_train(cfg: DictConfig) -> None:
         ConfigError: Naming the key, the value found, and what to do.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
-    require(not missing, f"no value for {', '.join(missing)}: give it as {missing[0] if missing else ''}=VALUE")
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
     _check_known(cfg)
     _check_nodes(cfg)
     _check_run(cfg)

@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 from visllama import checks, console, preemption  # (console first: it looks at the clock)
-from visllama.config import ConfigError, conf_dir, register
+from visllama.config import conf_dir, register
 from visllama.console import printable
+from visllama.errors import ConfigError
 from visllama.paths import NO_ROOM, WriteFailed
 from visllama.resume import FREE, Finished, differing_keys, read_config, replay, what_is_safe
 from visllama.spelling import explain, explain_options

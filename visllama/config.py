@@ -17,10 +17,6 @@ ROLES = ("vision_encoder", "connector", "language_model")
 """A model's parts, each of which is a YAML's choice."""
 
 
-class ConfigError(ValueError):
-    """What the user asked for cannot be done; the message names the key, what was found, and what to do."""
-
-
 def conf_dir() -> Path:
     """Give the folder of YAML files: `visllama/conf` in a wheel, `conf/` beside the package in a checkout."""
     package = Path(__file__).resolve().parent

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 
 def find_device(accelerator: str) -> torch.device:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a disk that is full, or of what a user may write there."""

@@ -20,7 +20,7 @@ from typing import Any
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 ALLOWED_TARGETS = (
     "visllama.",

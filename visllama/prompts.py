@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 IMAGE_MARK = "<image>"
 """Where an image stands in a turn of a conversation."""

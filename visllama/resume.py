@@ -23,8 +23,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from visllama.config import ConfigError, conf_dir, config_dir_options, override
+from visllama.config import conf_dir, config_dir_options, override
 from visllama.console import printable
+from visllama.errors import ConfigError
 from visllama.paths import read_regular, write_whole
 from visllama.trust import chooses_code, is_sealed, seal
 

@@ -7,13 +7,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from visllama.config import ConfigError
-
-
-def require(holds: bool, message: str) -> None:
-    """Raise a `ConfigError` with the message unless something holds."""
-    if not holds:
-        raise ConfigError(message)
+from visllama.errors import ConfigError, require
 
 
 def check_arguments(key: str, found: type, given: Mapping[str, Any], added: set[str]) -> None:

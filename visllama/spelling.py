@@ -17,7 +17,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from visllama.config import ConfigError, conf_dir, override
+from visllama.config import conf_dir, override
+from visllama.errors import ConfigError
 
 _OTHER_NAMES = {
     "batch_size": "stage.global_batch_size", "train_batch_size": "stage.global_batch_size",

@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.checks import OWN_OPTIM_KEYS
-from visllama.config import ConfigError
+from visllama.errors import ConfigError, require
 from visllama.plugins import class_of_target, import_plugins, resolve
-from visllama.signatures import check_arguments, find_refused, require
+from visllama.signatures import check_arguments, find_refused
 
 
 def check_parts(cfg: DictConfig) -> None:

@@ -21,10 +21,10 @@ import pytest
 
 from tests.fault_server import Chunked, Cut, Drip, Fault, FaultServer, Length, Redirect, Reset, Stall, Status, WholeBody
 from tests.processes import is_running
-from visllama.config import ConfigError
 from visllama.data import cache as module
 from visllama.data.cache import ShardCache
 from visllama.data.remote import REMOTE, FetchError
+from visllama.errors import ConfigError
 
 BODY = random.Random(0).randbytes(300_000)
 OTHER = random.Random(1).randbytes(300_000)

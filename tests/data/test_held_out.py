@@ -7,12 +7,12 @@ import pytest
 from webdataset import TarWriter
 
 from tests.data.test_shards import keys, picture, scored, write
-from visllama.config import ConfigError
 from visllama.data.held_out import MOST_RECORDS, MOST_SHARDS, held_out_rows
 from visllama.data.items import count_items
 from visllama.data.manifest import Manifest
 from visllama.data.reader import ShardReader
 from visllama.data.shards import ShardSource
+from visllama.errors import ConfigError
 
 
 def manifest_of(sizes: list[int], folder: str = "data") -> Manifest:

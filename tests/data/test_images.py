@@ -20,10 +20,10 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
-from visllama.config import ConfigError
 from visllama.data import images
 from visllama.data.faults import BadRecord
 from visllama.data.images import ImageTransform, decode, open_image, read_image
+from visllama.errors import ConfigError
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.27, 0.26, 0.28)
 NORMAL = {"image_mean": MEAN, "image_std": STD}

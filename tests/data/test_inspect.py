@@ -17,13 +17,13 @@ from PIL import Image
 from transformers import AutoTokenizer
 from webdataset import TarWriter
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.inspect.reading import choose, readable, tokens_of
 from visllama.data.inspect.seen import MeasuredSample, SeenStep
 from visllama.data.inspect.tables import bars, histogram
 from visllama.data.inspect.verb import inspect
 from visllama.data.samples import masked_sample
+from visllama.errors import ConfigError
 from visllama.evaluation.runner import sample_maker
 from visllama.paths import locate
 from visllama.tokens import IGNORE_INDEX

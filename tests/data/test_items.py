@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.test_order import cut
-from visllama.config import ConfigError
 from visllama.data.items import ItemPlace, count_items, item_finder, shard_items, shard_sizes
 from visllama.data.order import Order
+from visllama.errors import ConfigError
 
 
 class Counted:

@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import Dataset
 
 from tests.small_disk import run_on_small_disk
-from visllama.config import ConfigError
 from visllama.data.collate import Collator
 from visllama.data.loading import Loader, pack, unpack
 from visllama.data.samples import Sample
+from visllama.errors import ConfigError
 from visllama.tokens import IGNORE_INDEX
 
 COLLATOR = Collator(pad_token_id=0, num_image_tokens=2, size_px=4, micro_batch_size=2)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.data.test_shards import write
-from visllama.config import ConfigError
 from visllama.data import manifest as module
 from visllama.data.manifest import MANIFEST, Manifest, local_manifest
+from visllama.errors import ConfigError
 
 
 @pytest.fixture

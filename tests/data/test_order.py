@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visllama.config import ConfigError
 from visllama.data.order import (
     ORDER_VERSION,
     PATTERN_ROWS,
@@ -25,6 +24,7 @@ from visllama.data.order import (
     rank_share,
     shares,
 )
+from visllama.errors import ConfigError
 
 BATCHES = (1, 8, 64)
 COUNTS = (1, 5, 32, 63, 65, 700)

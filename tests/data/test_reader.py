@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_shards import write
-from visllama.config import ConfigError
 from visllama.data import reader as module
 from visllama.data.faults import BadRecord
 from visllama.data.index import ShardIndex, index_shard
 from visllama.data.manifest import Manifest, local_manifest
 from visllama.data.reader import ShardReader
 from visllama.data.tar import BLOCK
+from visllama.errors import ConfigError
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import urllib.request
 
 import pytest
 
-from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.remote import Fault, _Redirects, check_address, is_remote
+from visllama.errors import ConfigError
 
 
 def test_tells_addresses_from_paths():

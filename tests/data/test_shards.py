@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.items import count_items
 from visllama.data.shards import ShardSource
+from visllama.errors import ConfigError
 
 
 def picture(shade: int = 0, kind: str = "JPEG") -> bytes:

@@ -3,7 +3,6 @@ from webdataset import TarWriter
 
 from tests.data.test_items import Counted
 from tests.data.test_shards import picture
-from visllama.config import ConfigError
 from visllama.data.items import count_items
 from visllama.data.sources import (
     build_source,
@@ -11,6 +10,7 @@ from visllama.data.sources import (
     fingerprint,
     judged_sources,
 )
+from visllama.errors import ConfigError
 
 SCENES = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 3, "captions_per_record": 2}
 

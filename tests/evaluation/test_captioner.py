@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.tiny import maker_of, tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model
 from visllama.paths import locate

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.captions import one_line, read_predictions, read_references, score_captions, tokenise
 
 REFERENCES = {

@@ -5,8 +5,8 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.tiny import TEXT, maker_of, tiny_parts
-from visllama.config import ConfigError
 from visllama.data.sources import judged_sources
+from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge, judge_weights, sample_maker
 from visllama.model.weights import save_weights
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from tests.evaluation.test_captions import GOOD, REFERENCES
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.verb import evaluate, score_files
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.test_evaluate import evaluate
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.report import vqa_table
 from visllama.evaluation.vqa import MODES, Asked, accuracy, read_answers, read_questions, score_answers
 from visllama.evaluation.vqa_text import normalise

@@ -9,9 +9,9 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.tiny import maker_of
-from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import judged_sources
+from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge
 from visllama.evaluation.vqa_task import majority_answers, one_by_one, shuffled_images, true_facts, without_images
 

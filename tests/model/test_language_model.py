@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 
 from tests.families import VOCABULARY, save_language_model
-from visllama.config import ConfigError
 from visllama.data.scenes import language
+from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel, norm_in_double
 
 

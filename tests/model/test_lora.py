@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.tiny import maker_of, tiny_parts
-from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
+from visllama.errors import ConfigError
 from visllama.model.lora import adapters, attach_lora, is_adapter
 from visllama.model.visllama import part_of
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.weights import frozen_hashes, load_weights
 from visllama.training.verb import train
 

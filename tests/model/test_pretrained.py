@@ -8,7 +8,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from tests.hub import Hub
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.pretrained import quietly, read
 from visllama.paths import SHIPPED
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from tests.tiny import tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.sharding import blocks, cast, compute_again, shard
 from visllama.model.weights import build_model
 from visllama.tokens import image_span

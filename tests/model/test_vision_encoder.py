@@ -3,8 +3,8 @@ import torch
 from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipVisionModel
 
 from tests.families import ENCODERS, SIDE_PX, save_encoder
-from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
+from visllama.errors import ConfigError
 from visllama.model.vision_encoder import CLIPVisionEncoder, Dinov2VisionEncoder, SiglipVisionEncoder
 from visllama.paths import locate
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_difference, tiny_parts
-from visllama.config import ConfigError
 from visllama.data.collate import Batch
 from visllama.data.samples import masked_sample
+from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import build_model

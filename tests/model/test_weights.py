@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.tiny import CONNECTORS, tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
 from visllama.tokens import image_span
 from visllama.training.buffers import copy_buffers

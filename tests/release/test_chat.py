@@ -15,8 +15,8 @@ import torch
 from tests.families import LANGUAGE_MODELS, save_language_model
 from tests.small_tokenizers import TOKENIZERS
 from tests.tiny import TEXT, collator_of, relative_difference, tiny_parts
-from visllama.config import ConfigError
 from visllama.data.samples import Sample, SampleMaker
+from visllama.errors import ConfigError
 from visllama.model.weights import build_model
 from visllama.prompts import TEMPLATES, Turn
 from visllama.release.chat import Chat

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import visllama
 from tests.tiny import TEXT, maker_of, tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model, save_weights
 from visllama.paths import locate

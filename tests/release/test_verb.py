@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.tiny import TEXT, tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.weights import save_weights
 from visllama.release.verb import find_pictures
 

@@ -14,8 +14,8 @@ from tests.families import save_encoder
 from tests.tiny import maker_of, tiny_parts
 from tests.training.test_module import data_of
 from tests.training.test_optim import OPTIM
-from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
+from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model
 from visllama.training.callbacks import (

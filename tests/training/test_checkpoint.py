@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.training import checkpoint as module
 from visllama.training.checkpoint import (
     SaveFailed,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tests.tiny import CONNECTORS, tiny_parts
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.weights import build_model, load_tensors, save_weights, trained_tensors
 from visllama.training.initial import inherit_model
 from visllama.training.verb import plan, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visllama.checks import check_train
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.training.objective import find_objective, main_objectives, possible_objectives
 
 

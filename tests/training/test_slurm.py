@@ -9,7 +9,7 @@ from submitit.core.utils import UncompletedJobError
 
 from tests.slurm import Slurm
 from visllama import preemption
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.training import slurm as queue
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.training.strategy import DDP, FSDP, SingleDevice, build_strategy
 
 TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 400.0, "strategy": "auto"}

@@ -6,7 +6,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.training.sweep import SweepTable, swept_keys, unseen_evaluations
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 
 from tests.families import save_language_model
 from tests.tiny import CONNECTORS
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.paths import locate
 from visllama.training.verb import plan, train
 

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from visllama.config import ConfigError
 from visllama.data.remote import Fault, FetchError, check_address, from_fsspec, from_http, shown
+from visllama.errors import ConfigError
 
 _CHUNK, _LONGEST_WAIT_S, _POLL_S, _TELL_EVERY_S = 2**20, 60.0, 0.1, 30.0
 _HELD: set[int] = set()  # the parts that this process downloads

@@ -16,7 +16,6 @@ from itertools import islice
 import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
-from visllama.config import ConfigError
 from visllama.data.collate import Collator, Step
 from visllama.data.faults import BadRecord
 from visllama.data.items import ItemPlace, item_finder
@@ -24,6 +23,7 @@ from visllama.data.loading import Loader
 from visllama.data.order import Order, item_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
 from visllama.data.sources import Source, fingerprint
+from visllama.errors import ConfigError
 from visllama.prompts import num_items
 
 _AHEAD_STEPS = 64

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from visllama.config import ConfigError
 from visllama.data.manifest import Manifest
 from visllama.data.order import mix64, permutation
+from visllama.errors import ConfigError
 
 MOST_RECORDS = 10_000
 """Records that are held out at most: more would make a validation slower, and its figures hardly surer."""

@@ -13,8 +13,8 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 from torch.nn import functional as F
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
+from visllama.errors import ConfigError
 
 try:
     import simplejpeg  # the extra `fast`

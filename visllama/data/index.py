@@ -19,10 +19,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.record import KINDS, Text, is_read, read_text
 from visllama.data.tar import BLOCK, Fault, Found, TarFile, walk
+from visllama.errors import ConfigError
 from visllama.paths import replacing
 
 INDEX_VERSION = 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 if TYPE_CHECKING:
     from visllama.data.sources import Source

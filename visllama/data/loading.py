@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from visllama import preemption
-from visllama.config import ConfigError
 from visllama.data.collate import Batch, Collator, Step
+from visllama.errors import ConfigError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _KILLED = "DataLoader worker (pid"

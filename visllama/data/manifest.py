@@ -18,11 +18,11 @@ import numpy as np
 from braceexpand import braceexpand
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visllama.config import ConfigError
 from visllama.console import say
 from visllama.data.cache import ShardCache
 from visllama.data.index import INDEX_VERSION, Row, ShardIndex, index_shard, lost_keys
 from visllama.data.remote import FetchError, check_address, is_remote
+from visllama.errors import ConfigError
 from visllama.paths import write_whole
 
 MANIFEST = "manifest.json"

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 ORDER_VERSION = 3
 MOST_LANES = 64

@@ -8,13 +8,13 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
-from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
 from visllama.data.index import Member, ShardIndex
 from visllama.data.manifest import Manifest
 from visllama.data.remote import is_remote
 from visllama.data.tar import BLOCK
+from visllama.errors import ConfigError
 
 _MOST_OPEN = 256
 

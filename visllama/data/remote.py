@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import fsspec.core
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 REMOTE = {"http": "", "https": "", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
           "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs"}  # fmt: skip

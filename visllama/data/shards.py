@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.faults import BadRecord
 from visllama.data.held_out import held_out_rows
@@ -23,6 +22,7 @@ from visllama.data.manifest import local_manifest, remote_manifest
 from visllama.data.reader import ShardReader
 from visllama.data.record import image_suffixes, read_text
 from visllama.data.remote import is_remote
+from visllama.errors import ConfigError
 
 
 class ShardSource:

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError
 from visllama.data.items import item_counts, shard_items
+from visllama.errors import ConfigError
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
 

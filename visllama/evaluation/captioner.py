@@ -14,13 +14,13 @@ import torch.distributed as dist
 from rich.progress import Progress
 from transformers import PreTrainedTokenizerBase
 
-from visllama.config import ConfigError
 from visllama.console import is_first_rank
 from visllama.data.collate import Collator
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.samples import SampleMaker, images_of
 from visllama.data.sources import Source
+from visllama.errors import ConfigError
 from visllama.model.visllama import VisLlama
 from visllama.paths import replacing
 

@@ -23,7 +23,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
 from visllama.checks import METRICS
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.paths import read_regular
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_json, read_results
 from visllama.evaluation.vqa_text import clean, normalise
 

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
 from visllama.data.sources import Source, build_source, origin
+from visllama.errors import require
 from visllama.evaluation.captioner import Captioner, read_records, write_texts
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import vqa_table, write_json
@@ -20,7 +21,6 @@ from visllama.evaluation.statistics import vqa_intervals
 from visllama.evaluation.vqa import TYPES, Asked, score_answers
 from visllama.model.visllama import VisLlama
 from visllama.prompts import answer_of
-from visllama.signatures import require
 
 _TYPES = ("type", *TYPES)
 _PICTURES = ("image", "images")

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.pretrained import read
 from visllama.paths import locate
 

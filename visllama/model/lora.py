@@ -16,8 +16,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from visllama.config import ConfigError
-from visllama.signatures import fits, require
+from visllama.errors import ConfigError, require
+from visllama.signatures import fits
 
 SWITCHES = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",

@@ -13,7 +13,7 @@ from urllib.request import getproxies
 from huggingface_hub.constants import ENDPOINT
 from transformers.utils import logging
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 
 def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> Any:

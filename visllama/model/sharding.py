@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.utils.checkpoint import checkpoint
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.lora import is_adapter
 from visllama.model.visllama import VisLlama, part_dtype, persistent_buffers
 

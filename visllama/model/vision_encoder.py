@@ -23,8 +23,8 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from visllama.config import ConfigError
 from visllama.data.images import ImageTransform
+from visllama.errors import ConfigError
 from visllama.model.pretrained import read
 from visllama.paths import locate
 

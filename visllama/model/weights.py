@@ -23,8 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from visllama.config import ROLES, ConfigError
+from visllama.config import ROLES
 from visllama.console import is_first_rank
+from visllama.errors import ConfigError
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
 from visllama.model.visllama import ADAPTER, PARTS, VisLlama, part_of, persistent_buffers

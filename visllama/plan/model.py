@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from visllama.config import ROLES, ConfigError
+from visllama.config import ROLES
+from visllama.errors import ConfigError
 from visllama.model.lora import adapters
 from visllama.model.sharding import blocks
 from visllama.model.visllama import VisLlama, part_of

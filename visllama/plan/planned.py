@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError
 from visllama.data.items import count_items
 from visllama.data.sources import MIX_KEYS, build_sources
+from visllama.errors import ConfigError
 from visllama.plan.cards import CARDS
 from visllama.plan.fit import find_switches
 from visllama.plan.job import Job, job_of, strategy_of

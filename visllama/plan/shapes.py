@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.vision_encoder import PretrainedVisionEncoder
 from visllama.paths import locate

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from visllama.checks import OWN_OPTIM_KEYS
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.plugins import build
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import Cache
 
-from visllama.config import ConfigError, conf_dir
+from visllama.config import conf_dir
 from visllama.data.collate import Batch, Collator
 from visllama.data.images import read_image
 from visllama.data.samples import Sample
+from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner, check_positions, whole_decoding
 from visllama.evaluation.runner import sample_maker
 from visllama.hardware import find_device

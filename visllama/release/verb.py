@@ -10,9 +10,9 @@ from omegaconf import DictConfig, ListConfig
 from rich.markup import escape
 from rich.table import Table
 
-from visllama.config import ConfigError
 from visllama.console import say
 from visllama.data.images import SUFFIXES
+from visllama.errors import ConfigError
 from visllama.hardware import find_precision, frozen_dtype
 from visllama.release.pipeline import load
 from visllama.trials import check_decoding, check_machine

@@ -9,8 +9,8 @@ import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
-from visllama.config import ConfigError
 from visllama.data.collate import Step
+from visllama.errors import ConfigError
 
 _FEW = 10_000
 """Before so many samples were seen, a share of them says little: it is taken of so many."""

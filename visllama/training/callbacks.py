@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
-from visllama.config import ConfigError
 from visllama.console import STARTED, say
 from visllama.data.datamodule import TrainingData
 from visllama.data.faults import BadRecord
@@ -26,6 +25,7 @@ from visllama.data.images import open_image
 from visllama.data.items import count_items
 from visllama.data.samples import images_of
 from visllama.data.sources import origin
+from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.hardware import find_device
 from visllama.model.visllama import PARTS, VisLlama, part_of

@@ -24,7 +24,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.paths import flush_folder, open_regular, read_regular
 
 COMPLETE, REST = "COMPLETE", "rest.pt"

@@ -8,7 +8,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from visllama.config import ROLES, ConfigError
+from visllama.config import ROLES
+from visllama.errors import ConfigError
 from visllama.model.weights import BASE_PARTS, read_description
 from visllama.plugins import part_class
 

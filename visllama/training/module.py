@@ -9,9 +9,9 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 
-from visllama.config import ConfigError
 from visllama.data.collate import Batch, Step
 from visllama.data.order import key
+from visllama.errors import ConfigError
 from visllama.model.visllama import VisLlama, trained_buffers
 from visllama.training.buffers import copy_buffers, settle_buffers
 from visllama.training.by_source import LossBySource

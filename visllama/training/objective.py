@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from omegaconf import DictConfig
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 VAL_LOSS = "val/loss"
 _MAIN_METRIC = {"caption": "CIDEr", "vqa": "accuracy"}

@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama import preemption
-from visllama.config import ConfigError
 from visllama.console import say
+from visllama.errors import ConfigError
 from visllama.training.checkpoint import drop_newer, keep_newest, name_of
 
 

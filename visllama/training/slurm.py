@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from visllama import preemption
 from visllama.checks import check_train
-from visllama.config import ConfigError
 from visllama.console import say
+from visllama.errors import ConfigError
 from visllama.training.sweep import SweepTable
 
 LAUNCHER = "hydra_plugins.visllama.SweepLauncher"

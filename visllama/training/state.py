@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.optim import Optimizer
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.model.visllama import VisLlama, trained_buffers
 
 _NOT_STATE = ("params", "fused", "foreach", "capturable")

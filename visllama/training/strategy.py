@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.nn.parallel import DistributedDataParallel
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.hardware import count_ranks, find_device
 from visllama.model.sharding import reshard, shard
 from visllama.model.visllama import VisLlama

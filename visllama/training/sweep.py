@@ -20,8 +20,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from visllama.config import ConfigError, evaluations
+from visllama.config import evaluations
 from visllama.console import printable, say
+from visllama.errors import ConfigError
 from visllama.paths import replacing, write_whole
 from visllama.training.objective import VAL_LOSS, Objective, find_objective, main_objectives
 

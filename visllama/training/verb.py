@@ -17,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama import preemption
 from visllama.checks import check_adapter, check_train
-from visllama.config import ConfigError, evaluations
+from visllama.config import evaluations
 from visllama.console import say
 from visllama.data.items import count_items, shard_items
 from visllama.data.order import Order
 from visllama.data.sources import Source, build_sources, judged_sources
+from visllama.errors import ConfigError
 from visllama.plugins import class_of_target, part_class
 from visllama.prompts import Template, find_template
 from visllama.tokens import sample_length

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from visllama.config import ConfigError
 from visllama.data.prepare.download import Download, download, merge
+from visllama.errors import ConfigError
 
 FAKE = """#!{python}
 import io, json, os, pathlib, sys, tarfile, time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.data.prepare.made import picture, put, read, skipped
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.data.prepare.made import picture, put, read, skipped
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 
 def turns(*texts: str, speakers=("human", "gpt")) -> list[dict]:

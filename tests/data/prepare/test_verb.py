@@ -16,10 +16,10 @@ from webdataset import TarWriter
 
 from tests.data.prepare.made import picture, put, read
 from visllama.checks import check_prepare
-from visllama.config import ConfigError
 from visllama.data.manifest import local_manifest
 from visllama.data.prepare import verb
 from visllama.data.prepare.keys import hints
+from visllama.errors import ConfigError
 from visllama.spelling import known_groups
 
 SOURCES = known_groups()["source"]

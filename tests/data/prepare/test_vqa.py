@@ -8,9 +8,9 @@ import shlex
 import pytest
 
 from tests.data.prepare.made import picture, put, read, skipped
-from visllama.config import ConfigError
 from visllama.data.index import ShardIndex
 from visllama.data.shards import ShardSource
+from visllama.errors import ConfigError
 
 
 def answers(*said: str) -> list[dict]:

@@ -1,7 +1,7 @@
 import pytest
 
-from visllama.config import ConfigError
 from visllama.data.scenes.source import ScenesSource
+from visllama.errors import ConfigError
 
 
 def test_records():

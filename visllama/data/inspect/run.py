@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from visllama.config import ConfigError, config_dir_options
+from visllama.config import config_dir_options
 from visllama.console import say
 from visllama.data.inspect.page import write_page
 from visllama.data.inspect.reading import Shown, choose, readable
@@ -27,6 +27,7 @@ from visllama.data.inspect.tables import (
     tokens_table,
 )
 from visllama.data.samples import Sample
+from visllama.errors import ConfigError
 from visllama.evaluation.runner import sample_maker
 from visllama.training.run import training_data
 from visllama.training.verb import Planned

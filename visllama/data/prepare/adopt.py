@@ -15,14 +15,13 @@ import numpy as np
 from braceexpand import braceexpand
 from rich.progress import track
 
-from visllama.config import ConfigError
 from visllama.data.cache import ShardCache
 from visllama.data.index import Row, ShardIndex, index_shard
 from visllama.data.manifest import Manifest, find_tars, index_tars, local_manifest
 from visllama.data.prepare.raw import SPLITS
 from visllama.data.remote import FetchError, check_address, is_remote
+from visllama.errors import ConfigError, require
 from visllama.paths import WriteFailed, write_whole
-from visllama.signatures import require
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from visllama.config import ConfigError
 from visllama.data.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, RawSplit, is_id, listed, read_json, texts
+from visllama.errors import ConfigError
 
 FOLDERS = ("train2014", "val2014", "test2014", "test2015", "train2017", "val2017", "test2017")
 """What COCO's own archives unpack to."""

@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from visllama.config import ConfigError
 from visllama.data.prepare.img2dataset import alone, command_line, find_command, run
 from visllama.data.prepare.url_list import list_files, part_of, write_list
+from visllama.errors import ConfigError
 from visllama.paths import write_whole
 
 _MOST_REASONS = 20

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from visllama.config import ConfigError
 from visllama.data.prepare.raw import RawData, RawRecord, RawSplit, texts
-from visllama.signatures import require
+from visllama.errors import ConfigError, require
 
 _SUFFIXES = (".csv", ".txt", ".token", ".jsonl")
 _NUMBERED = re.compile(r"(.+)#[0-9]+\t(.*)")

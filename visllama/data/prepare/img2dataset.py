@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 
 if TYPE_CHECKING:
     from visllama.data.prepare.download import Download

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visllama.config import ConfigError
 from visllama.console import say
 from visllama.data.prepare.raw import RawData, RawRecord, RawSplit, read_json, texts
 from visllama.data.record import IMAGE_MARK, without_greeting
+from visllama.errors import ConfigError
 
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 

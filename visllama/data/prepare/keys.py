@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config import ConfigError, PrepareSchema
+from visllama.config import PrepareSchema
 from visllama.data.prepare.adopt import Shards, find
 from visllama.data.prepare.coco import Coco
 from visllama.data.prepare.download import Download
@@ -19,7 +19,8 @@ from visllama.data.prepare.instruct import Instruct
 from visllama.data.prepare.raw import SPLITS, RawData
 from visllama.data.prepare.url_list import part_of
 from visllama.data.prepare.vqa import Vqa
-from visllama.signatures import fits, require, wrong_type
+from visllama.errors import ConfigError, require
+from visllama.signatures import fits, wrong_type
 
 RAW: dict[str, type[RawData]] = {"coco": Coco, "vqa": Vqa, "instruct": Instruct, "folder": Folder}
 LISTS = ("cc3m", "coyo")

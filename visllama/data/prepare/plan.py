@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from rich.progress import track
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.prepare.raw import ImageFolder, RawRecord, RawSplit, Skipped
 from visllama.data.record import read_text
+from visllama.errors import ConfigError
 
 _BLOCK = 512
 _THREADS = 16  # a network file system answers many questions at once, each slowly

@@ -11,8 +11,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from visllama.config import ConfigError
-from visllama.signatures import require
+from visllama.errors import ConfigError, require
 
 SPLITS = ("train", "val", "test")
 _MOST_IMAGE_BYTES = 2**28

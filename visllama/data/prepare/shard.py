@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from webdataset import TarWriter
 
-from visllama.config import ConfigError
 from visllama.data.faults import BadRecord
 from visllama.data.images import open_image
 from visllama.data.prepare.plan import Placed, encode
 from visllama.data.prepare.raw import Skipped
+from visllama.errors import ConfigError
 from visllama.paths import replacing, write_whole
 
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}

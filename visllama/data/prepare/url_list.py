@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 from rich.progress import track
 
-from visllama.config import ConfigError
 from visllama.data.prepare.img2dataset import environment, tail
+from visllama.errors import ConfigError
 
 if TYPE_CHECKING:
     from visllama.data.prepare.download import Download

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
-from visllama.config import ConfigError, conf_dir, override
+from visllama.config import conf_dir, override
 from visllama.console import say
 from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare import adopt, download
@@ -19,6 +19,7 @@ from visllama.data.prepare.plan import judge, make_plan
 from visllama.data.prepare.raw import RawData, Skipped
 from visllama.data.prepare.writer import look, write_split
 from visllama.data.remote import is_remote
+from visllama.errors import ConfigError
 
 _MB = 10**6
 _RUNTIME = ("workers", "max_bad_fraction", "check_only")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visllama.config import ConfigError
 from visllama.data.prepare.coco import coco_folder, split_of_name
 from visllama.data.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, RawSplit, is_id, listed, read_json, texts
+from visllama.errors import ConfigError
 
 _KINDS = ("question_type", "answer_type")
 _SUBTYPES = {"train": "train2014", "val": "val2014", "test": "test2015"}

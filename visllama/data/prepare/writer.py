@@ -23,12 +23,12 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visllama.config import ConfigError
 from visllama.data.index import ShardIndex
 from visllama.data.manifest import Manifest, index_tars
 from visllama.data.prepare.plan import Plan, judge
 from visllama.data.prepare.raw import Skipped
 from visllama.data.prepare.shard import ShardJob, make_shard, report_of
+from visllama.errors import ConfigError
 from visllama.paths import WriteFailed, flush_folder, write_whole
 
 PLAN = "plan.json"

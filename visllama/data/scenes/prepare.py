@@ -20,11 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
 
-from visllama.config import ConfigError, override
+from visllama.config import override
 from visllama.console import say
 from visllama.data.scenes import clip, llama
 from visllama.data.scenes.renderer import IMAGE_SIZE_PX
 from visllama.data.scenes.world import WORLD_VERSION
+from visllama.errors import ConfigError
 from visllama.model.pretrained import quietly
 from visllama.paths import write_whole
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from visllama.config import ConfigError
 from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import WORLD_VERSION, Dice, Scene, scene_of
+from visllama.errors import ConfigError
 from visllama.prompts import IMAGE_MARK
 
 _SIZES = {
