@@ -26,7 +26,7 @@ from transformers import (
     SiglipModel,
 )
 
-from visllama.paths import locate
+from visllama.model.locate import locate
 
 WIDTH, SIDE_PX, PATCH_PX, VOCABULARY = 32, 48, 16, 480
 _VISION = {

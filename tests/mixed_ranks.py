@@ -22,8 +22,8 @@ from visllama.data.items import shard_items
 from visllama.data.order import Order, Place, rank_share
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model, trained_tensors
+from visllama.parallel.strategy import DDP
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import DDP
 
 BATCH, STEPS = 8, 50
 OPTIM = {

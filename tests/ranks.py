@@ -24,10 +24,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from tests.tiny import data_of, tiny_parts
 from visllama.data.scenes.source import ScenesSource
-from visllama.hardware import frozen_dtype
+from visllama.machine.devices import frozen_dtype
 from visllama.model.weights import build_model, trained_tensors, whole
+from visllama.parallel.strategy import DDP, FSDP, SingleDevice
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import DDP, FSDP, SingleDevice
 
 BATCH = 8
 OPTIM = {"_target_": "torch.optim.AdamW", "lr": 3e-4, "betas": [0.9, 0.95], "weight_decay": 0.1, "schedule": "cosine", "warmup_fraction": 0.05, "lr_by_part": {}}  # fmt: skip

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.tiny import tiny_parts
 from visllama.model.sharding import shard
 from visllama.model.weights import build_model
-from visllama.tokens import image_span
+from visllama.text.tokens import image_span
 
 
 def anonymous_mib() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from visllama.data.images import ImageTransform
+from visllama.images.transform import ImageTransform
 from visllama.model.vision_encoder import VisionEncoder, VisionFeatures
 
 

@@ -32,8 +32,8 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from visllama.training.checkpoint import checkpoints, find_damage
-from visllama.training.consumed import read_consumed
+from visllama.checkpoint.folder import checkpoints, find_damage
+from visllama.training.callbacks.consumed import read_consumed
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = (
@@ -66,11 +66,11 @@ import time
 TOLD = os.environ["SURVIVAL_EVENTS"]
 SLOW = json.loads(os.environ["SURVIVAL_SLOW"])
 PATCHES = {
-    "visllama.preemption": [("listen", "listen")],
+    "visllama.machine.preemption": [("listen", "listen")],
     "visllama.training.verb": [("train", "work"), ("plan", "plan")],
     "visllama.model.visllama": [("VisLlama.load_base_weights", "load")],
-    "visllama.training.checkpoint": [("write_checkpoint", "save"), ("keep_newest", "prune")],
-    "visllama.training.state": [("read_tensors", "read")],
+    "visllama.checkpoint.folder": [("write_checkpoint", "save"), ("keep_newest", "prune")],
+    "visllama.checkpoint.state": [("read_tensors", "read")],
     "visllama.training.module": [("VisLlamaModule.training_step", "step"), ("VisLlamaModule.validation_step", "validate")],
     "visllama.model.weights": [("save_weights", "weights")],
     "visllama.evaluation.runner": [("judge", "judge")],

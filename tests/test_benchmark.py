@@ -13,8 +13,8 @@ from PIL import Image, JpegImagePlugin
 
 from visllama.benchmark import data, figures, verb
 from visllama.benchmark.figures import Figure, faster, table, time_in_turns
-from visllama.data import images
 from visllama.errors import ConfigError
+from visllama.images import decode as images
 
 TINY = data.Size(images=32, loading_rounds=1, records=20, index_rounds=1, shards=500, starts=1)
 LOADING = {"ours", "webdataset", "bare", "over_webdataset", "over_bare"}
@@ -73,7 +73,7 @@ def test_it_checks_by_itself(compose_config):
 
 
 def test_sizes_are_those_that_the_check_knows():
-    from visllama.checks import BENCHMARK_SIZES
+    from visllama.config.checks import BENCHMARK_SIZES
 
     assert tuple(data.SIZES) == BENCHMARK_SIZES
     assert all(size.images % data.BATCH_SIZE == 0 for size in data.SIZES.values())

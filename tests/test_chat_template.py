@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.small_tokenizers import CHATML, LLAMA3_CHAT, TOKENIZERS, byte_level_bpe, llama3, sentencepiece_llama
-from visllama.chat_template import read_chat_template
 from visllama.errors import ConfigError
-from visllama.prompts import OF_TOKENIZER, Template, Turn, find_template
+from visllama.text.chat_template import read_chat_template
+from visllama.text.template import Template, Turn
+from visllama.text.templates import OF_TOKENIZER, find_template
 
 # Two of these templates strip what is said, which ours does not: these begin and end with no space, nor does a line
 # break stand there. What a slot is called, a special token or a mark in them is text to either.

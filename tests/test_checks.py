@@ -14,11 +14,11 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from visllama.checks import check_caption, check_evaluate, check_train
-from visllama.config import conf_dir, register
-from visllama.spelling import explain, known_config, known_groups
-from visllama.training.verb import plan
-from visllama.trials import check_decoding, check_machine, check_parts
+from visllama.config.checks import check_caption, check_evaluate, check_train
+from visllama.config.dry_run import check_decoding, check_machine, check_parts
+from visllama.config.explain import explain, known_config, known_groups
+from visllama.config.schema import conf_dir, register
+from visllama.training.assembly import plan
 
 CHECKS = {"train": check_train, "evaluate": check_evaluate, "caption": check_caption}
 

@@ -11,8 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.checks import check_train
-from visllama.config import conf_dir, evaluations, override
+from visllama.config.checks import check_train
+from visllama.config.evaluations import evaluations
+from visllama.config.overrides import override
+from visllama.config.schema import conf_dir
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import MIX_KEYS
 from visllama.errors import ConfigError

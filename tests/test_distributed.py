@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from tests.tiny import relative_difference
 from tests.validating_ranks import measure
-from visllama.paths import SHIPPED
+from visllama.model.locate import SHIPPED
 
 EXACT = 1e-12
 ROOT = Path(__file__).parent.parent

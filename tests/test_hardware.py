@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from visllama.errors import ConfigError
-from visllama.hardware import count_ranks, find_device, find_precision, frozen_dtype
+from visllama.machine.devices import count_ranks, find_device, find_precision, frozen_dtype
 
 
 def test_precision_that_is_named_stays():

@@ -7,7 +7,8 @@ from safetensors.numpy import save_file
 
 from tests.small_disk import run_on_small_disk
 from visllama.errors import ConfigError
-from visllama.paths import SHIPPED, WriteFailed, locate, replacing, write_whole
+from visllama.files import WriteFailed, replacing, write_whole
+from visllama.model.locate import SHIPPED, locate
 
 
 def test_shipped_backbones_are_in_the_package():
@@ -92,7 +93,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
-from visllama.paths import WriteFailed, replacing, write_whole
+from visllama.files import WriteFailed, replacing, write_whole
 disk = Path(sys.argv[1])
 write_whole(disk / "a.json", "small")
 def tensors():

@@ -15,13 +15,13 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, CLIPVisionModelWithProjection, Dinov2Model, SiglipVisionModel
 
-from visllama.config import conf_dir
+from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
-from visllama.plan.cards import CARDS
+from visllama.machine.cards import CARDS
 from visllama.plan.lines import GIB
 from visllama.plan.shapes import language_configs, vision_configs
 from visllama.plan.verb import plan
-from visllama.training.verb import count_steps
+from visllama.training.assembly import count_steps
 
 CLUSTER = ("model=real", "trainer=node", "trainer.num_nodes=8", "trainer.devices=8", "data=coco")
 SIZES = {"language_model/llama_7b": 6_738_415_616, "language_model/llama_13b": 13_015_864_320,
@@ -256,7 +256,7 @@ def test_what_it_assumes_is_told(compose_config, capsys, overrides, ranks, says)
 OWN = """
 import torch
 from torch import nn
-from visllama.data.images import ImageTransform
+from visllama.images.transform import ImageTransform
 from visllama.model.vision_encoder import CLIPVisionEncoder, VisionEncoder, VisionFeatures
 
 class Stripes(VisionEncoder):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.families import save_encoder, save_language_model
 from tests.tiny import TINY, tiny_parts
-from visllama.hardware import frozen_dtype
+from visllama.machine.devices import frozen_dtype
 from visllama.model.sharding import compute_again, shard
 from visllama.model.weights import build_model
 from visllama.plan.job import Job, Precision
@@ -22,7 +22,7 @@ from visllama.plan.memory import memory
 from visllama.plan.model import build_shapes, measure
 from visllama.plan.speed import flops
 from visllama.plan.states import measure_states
-from visllama.tokens import IGNORE_INDEX, image_span
+from visllama.text.tokens import IGNORE_INDEX, image_span
 from visllama.training.optim import build_optimizer
 
 STAGE_1, STAGE_2 = ("connector", "markers"), ("connector", "markers", "adapter")

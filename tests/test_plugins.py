@@ -51,8 +51,8 @@ def test_targets_outside_the_allow_list_are_refused(target):
 
 @pytest.mark.parametrize(
     "target",
-    ["visllama.model.weights.torch.load", "visllama.plugins.import_plugins", "visllama.data.shards.Path",
-     "visllama.data.images.Path", "torch.optim.adamw.Tensor"],
+    ["visllama.model.weights.torch.load", "visllama.plugins.import_plugins", "visllama.data.shards.source.Path",
+     "visllama.images.decode.Path", "torch.optim.adamw.Tensor"],
 )  # fmt: skip
 def test_what_an_allowed_module_only_imports_is_refused(target):
     """An allowed beginning is not enough: the class must be defined where the config may look."""

@@ -12,7 +12,7 @@ import pytest
 
 from tests.processes import is_running
 
-START = "import time\nfrom visllama import preemption as p\np.listen()\n"
+START = "import time\nfrom visllama.machine import preemption as p\np.listen()\n"
 
 
 def run(code: str, *signals: int, env: dict | None = None) -> tuple[int, str, str]:
@@ -64,8 +64,8 @@ def test_children_are_told_and_do_not_outlive_their_parent():
 
 
 def test_a_rank_ends_when_its_parent_is_killed(tmp_path):
-    grandchild = f"import os, time\nfrom visllama import preemption as p\np.end_with_parent()\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    parent = f"import os, subprocess, sys, time\nfrom visllama import preemption as p\nos.environ[p.PARENT] = str(os.getpid())\nsubprocess.Popen([sys.executable, '-c', {grandchild!r}])\ntime.sleep(60)"
+    grandchild = f"import os, time\nfrom visllama.machine import preemption as p\np.end_with_parent()\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    parent = f"import os, subprocess, sys, time\nfrom visllama.machine import preemption as p\nos.environ[p.PARENT] = str(os.getpid())\nsubprocess.Popen([sys.executable, '-c', {grandchild!r}])\ntime.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", parent])
     until = time.monotonic() + 30
     while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():

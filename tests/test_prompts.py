@@ -6,18 +6,10 @@ from dataclasses import asdict
 
 import pytest
 
+from visllama.data.turns import answer_of, num_items, turns_of
 from visllama.errors import ConfigError
-from visllama.prompts import (
-    IMAGE_MARK,
-    TEMPLATES,
-    Segment,
-    Template,
-    Turn,
-    answer_of,
-    find_template,
-    num_items,
-    turns_of,
-)
+from visllama.text.template import IMAGE_MARK, Segment, Template, Turn
+from visllama.text.templates import TEMPLATES, find_template
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

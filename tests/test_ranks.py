@@ -1,6 +1,6 @@
 import pytest
 
-from visllama.ranks import on_first_rank, run_id, run_key
+from visllama.machine.ranks import on_first_rank, run_id, run_key
 
 VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_JOB_NAME",
              "TORCHELASTIC_RUN_ID")  # fmt: skip

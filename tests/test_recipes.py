@@ -7,10 +7,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from visllama.config import conf_dir
+from visllama.config.schema import conf_dir
 from visllama.data.order import shares
+from visllama.training.assembly import count_steps
 from visllama.training.optim import build_optimizer, build_schedule
-from visllama.training.verb import count_steps
 
 CLIP, CLIP_336 = "openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14-336"
 CONNECTORS = "visllama.model.connector"

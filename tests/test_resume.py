@@ -8,9 +8,9 @@ from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import read_write
 
-from visllama.config import register
+from visllama.config.replay import Finished, differing_keys, find_run, replay, words_to_go_on, write_command
+from visllama.config.schema import register
 from visllama.errors import ConfigError
-from visllama.resume import Finished, differing_keys, find_run, replay, words_to_go_on, write_command
 
 
 @pytest.fixture

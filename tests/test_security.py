@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import save_encoder, save_language_model
 from tests.tiny import TEXT, tiny_parts
-from visllama.data.manifest import Manifest
+from visllama.checkpoint.folder import find_damage, read_loader_state
+from visllama.config.replay import read_config, replay
+from visllama.data.shards.manifest import Manifest
 from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights
-from visllama.resume import read_config, replay
-from visllama.training.checkpoint import find_damage, read_loader_state
 from visllama.training.metrics_csv import keep_metrics
 
 PACKAGE = Path(__file__).parent.parent / "visllama"

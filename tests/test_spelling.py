@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.test_checks import refusal
-from visllama.spelling import explain_options
+from visllama.config.explain import explain_options
 
 WORKS = None
 

@@ -1,4 +1,4 @@
-from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, image_span
+from visllama.text.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, image_span
 
 
 def test_span_is_markers_around_placeholders():

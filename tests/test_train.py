@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tests.data.test_shards import write
 from tests.test_evaluate import evaluate
 from tests.tiny import tiny_parts
+from visllama.checkpoint.folder import checkpoints
 from visllama.model.weights import build_model, frozen_hashes
-from visllama.training.checkpoint import checkpoints
 
 ROOT = Path(__file__).parent.parent
 SHORT = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_fraction=0.5", "trainer.log_every_steps=1", "stage.global_batch_size=16",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from visllama.config.dry_run import check_decoding, check_machine
 from visllama.errors import ConfigError
-from visllama.trials import check_decoding, check_machine
 
 
 def test_a_trial_of_decoding_draws_no_random_number():

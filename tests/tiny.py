@@ -11,7 +11,7 @@ from visllama.data.datamodule import TrainingData
 from visllama.data.items import shard_items
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
-from visllama.prompts import TEMPLATES
+from visllama.text.templates import TEMPLATES
 
 TEXT = {"prompt": "", "max_text_tokens": 256, "template": asdict(TEMPLATES["plain"])}
 """What weights say of the texts that a model was trained on."""

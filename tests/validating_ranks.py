@@ -26,8 +26,8 @@ from tests.tiny import data_of, maker_of, tiny_parts
 from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model
+from visllama.parallel.strategy import DDP, FSDP, SingleDevice
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import DDP, FSDP, SingleDevice
 
 BATCH = 8
 

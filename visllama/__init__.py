@@ -6,7 +6,7 @@ from typing import Any
 
 
 def load(weights: Any, plugins: Any = (), **options: Any) -> Any:
-    """Load a run's `weights/` to use them; see `visllama.release.pipeline.load`."""
-    from visllama.release.pipeline import load as load_pipeline  # here: torch and transformers take seconds to import
+    """Load a run's `weights/` to use them; see `visllama.inference.pipeline.load`."""
+    from visllama.inference.pipeline import load as load_pipeline  # here: torch and transformers take seconds to import
 
     return load_pipeline(weights, plugins, **options)

@@ -19,20 +19,22 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
-from visllama import checks, console, preemption  # (console first: it looks at the clock)
-from visllama.config import conf_dir, register
+from visllama import console  # first: it looks at the clock
+from visllama.config import checks
+from visllama.config.explain import explain, explain_options
+from visllama.config.replay import FREE, Finished, differing_keys, read_config, replay, what_is_safe
+from visllama.config.schema import conf_dir, register
 from visllama.console import printable
 from visllama.errors import ConfigError
-from visllama.paths import NO_ROOM, WriteFailed
-from visllama.resume import FREE, Finished, differing_keys, read_config, replay, what_is_safe
-from visllama.spelling import explain, explain_options
+from visllama.files import NO_ROOM, WriteFailed
+from visllama.machine import preemption
 
 _VERBS = {
     "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
     "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions or answers"),
-    "caption": ("visllama.release.verb", "write captions for pictures"),
-    "prepare": ("visllama.data.prepare.verb", "make shards with an index out of raw data"),
-    "inspect": ("visllama.data.inspect.verb", "show the batches that train would see, as a person reads them"),
+    "caption": ("visllama.inference.verb", "write captions for pictures"),
+    "prepare": ("visllama.prepare.verb", "make shards with an index out of raw data"),
+    "inspect": ("visllama.inspect.verb", "show the batches that train would see, as a person reads them"),
     "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
@@ -41,7 +43,7 @@ _CHECKS = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
     "caption": checks.check_caption,
-    "prepare": checks.check_prepare,
+    "prepare": lambda cfg: import_module("visllama.prepare.keys").check_prepare(cfg),  # no other verb needs it
     "inspect": checks.check_inspect,
     "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
@@ -105,7 +107,7 @@ def check_sweep(config: DictConfig) -> None:
         ConfigError: Naming what to type.
     """
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
-        from visllama.hardware import started_ranks  # here: it imports torch
+        from visllama.machine.devices import started_ranks  # here: it imports torch
 
         who, nodes, per_node = started_ranks() or ("", 1, 1)
         if nodes * per_node > 1:
@@ -115,7 +117,7 @@ def check_sweep(config: DictConfig) -> None:
             )
     if config.hydra.runtime.choices.get("hydra/launcher") == "slurm":
         try:
-            from visllama.training.slurm import use_launcher  # here: it is an extra
+            from visllama.sweep.slurm import use_launcher  # here: it is an extra
         except ModuleNotFoundError as error:
             if error.name != "submitit":
                 raise
@@ -141,7 +143,7 @@ def check_single(config: DictConfig) -> None:
             f"silence. A sweep, also of one:  -m {shlex.join([*chosen, *others])}  or leave out {' '.join(chosen)}"
         )
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ) and "trainer" in config:
-        from visllama.hardware import count_ranks  # here: it imports torch
+        from visllama.machine.devices import count_ranks  # here: it imports torch
 
         count_ranks(config.trainer)
 

@@ -30,6 +30,8 @@ ALLOWED_TARGETS = (
     "lightning.pytorch.strategies.",
     "lightning.pytorch.profilers.",
 )
+ROLES = ("vision_encoder", "connector", "language_model")
+"""A model's parts, each of which is a YAML's choice."""
 _INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
 _INTERFACES = {
     "vision_encoder": ("encode", "load_base_weights"),

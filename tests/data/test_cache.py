@@ -21,9 +21,9 @@ import pytest
 
 from tests.fault_server import Chunked, Cut, Drip, Fault, FaultServer, Length, Redirect, Reset, Stall, Status, WholeBody
 from tests.processes import is_running
-from visllama.data import cache as module
-from visllama.data.cache import ShardCache
-from visllama.data.remote import REMOTE, FetchError
+from visllama.data.shards import cache as module
+from visllama.data.shards.cache import ShardCache
+from visllama.data.shards.remote import REMOTE, FetchError
 from visllama.errors import ConfigError
 
 BODY = random.Random(0).randbytes(300_000)
@@ -349,7 +349,7 @@ def test_a_child_forked_meanwhile_holds_no_lock(server, make_cache):
     server.fail("/a.tar", Stall(100_000, 30))
     code = """
 import os, sys, threading, time
-from visllama.data.cache import ShardCache, _HELD
+from visllama.data.shards.cache import ShardCache, _HELD
 cache = ShardCache(sys.argv[1], timeout_s=20)
 threading.Thread(target=cache.fetch, args=(sys.argv[2], None), daemon=True).start()
 while not _HELD or not any(os.pread(fd, 9, 0) for fd in _HELD):

@@ -3,7 +3,7 @@ import torch
 
 from visllama.data.collate import Collator
 from visllama.data.samples import Sample
-from visllama.tokens import IGNORE_INDEX, image_span
+from visllama.text.tokens import IGNORE_INDEX, image_span
 
 COLLATOR = Collator(pad_token_id=0, num_image_tokens=2, size_px=4, micro_batch_size=3)
 

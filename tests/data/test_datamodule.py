@@ -6,12 +6,11 @@ from webdataset import TarWriter
 from tests import tiny
 from tests.data.test_shards import picture
 from tests.tiny import maker_of, tiny_parts
-from visllama.data.faults import REASONS, BadRecord
 from visllama.data.items import count_items, shard_items
 from visllama.data.order import Order
 from visllama.data.scenes.source import ScenesSource
-from visllama.data.shards import ShardSource
-from visllama.errors import ConfigError
+from visllama.data.shards.source import ShardSource
+from visllama.errors import REASONS, BadRecord, ConfigError
 from visllama.model.weights import build_model
 
 

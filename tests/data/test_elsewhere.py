@@ -7,11 +7,11 @@ import pytest
 from tests import tiny
 from tests.data.test_shards import write
 from tests.fault_server import Cut, FaultServer, Redirect, Reset, Stall, Status
-from visllama.data import cache as cache_module
-from visllama.data.cache import ShardCache
-from visllama.data.manifest import local_manifest
 from visllama.data.scenes.source import ScenesSource
-from visllama.data.shards import ShardSource
+from visllama.data.shards import cache as cache_module
+from visllama.data.shards.cache import ShardCache
+from visllama.data.shards.manifest import local_manifest
+from visllama.data.shards.source import ShardSource
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
 from tests.small_tokenizers import TOKENIZERS, byte_level_bpe, llama3, sentencepiece_llama
-from visllama.data.encode import TextEncoder
-from visllama.prompts import IMAGE_MARK, Segment
+from visllama.text.encode import TextEncoder
+from visllama.text.template import IMAGE_MARK, Segment
 
 TEXTS = [
     "", " ", "  ", "\n", "\n\n", "a", " a", "a ", "two  spaces", "5", " 5", "\n  def f(x):\n\treturn x", "😀",

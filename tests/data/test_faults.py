@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from visllama.data.faults import REASONS, BadRecord
+from visllama.errors import REASONS, BadRecord
 
 
 def test_it_survives_the_way_out_of_a_worker():

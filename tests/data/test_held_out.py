@@ -9,9 +9,9 @@ from webdataset import TarWriter
 from tests.data.test_shards import keys, picture, scored, write
 from visllama.data.held_out import MOST_RECORDS, MOST_SHARDS, held_out_rows
 from visllama.data.items import count_items
-from visllama.data.manifest import Manifest
-from visllama.data.reader import ShardReader
-from visllama.data.shards import ShardSource
+from visllama.data.shards.manifest import Manifest
+from visllama.data.shards.reader import ShardReader
+from visllama.data.shards.source import ShardSource
 from visllama.errors import ConfigError
 
 

@@ -20,10 +20,10 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
-from visllama.data import images
-from visllama.data.faults import BadRecord
-from visllama.data.images import ImageTransform, decode, open_image, read_image
-from visllama.errors import ConfigError
+from visllama.errors import BadRecord, ConfigError
+from visllama.images import decode as images
+from visllama.images.decode import decode, open_image, read_image
+from visllama.images.transform import ImageTransform
 
 MEAN, STD = (0.48, 0.45, 0.40), (0.27, 0.26, 0.28)
 NORMAL = {"image_mean": MEAN, "image_std": STD}
@@ -349,8 +349,8 @@ def test_bombs_are_refused_within_200_mb(tmp_path):
     code = """
 import sys, pathlib
 import torch
-from visllama.data.faults import BadRecord
-from visllama.data.images import ImageTransform
+from visllama.errors import BadRecord
+from visllama.images.transform import ImageTransform
 def peak():
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1000
 transforms = [ImageTransform(224, (0.5,) * 3, (0.5,) * 3, fit) for fit in ("crop", "squash", "pad")]

@@ -18,12 +18,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from tests.data.test_shards import members, picture, write
-from visllama.data.faults import REASONS, BadRecord
-from visllama.data.index import INDEX_VERSION, ShardIndex, index_shard, lost_keys
-from visllama.data.manifest import Manifest
-from visllama.data.reader import ShardReader
-from visllama.data.tar import BLOCK, header_size
-from visllama.errors import ConfigError
+from visllama.data.shards.index import INDEX_VERSION, ShardIndex, index_shard, lost_keys
+from visllama.data.shards.manifest import Manifest
+from visllama.data.shards.reader import ShardReader
+from visllama.data.shards.tar import BLOCK, header_size
+from visllama.errors import REASONS, BadRecord, ConfigError
 
 FORMATS = {"gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT, "ustar": tarfile.USTAR_FORMAT}
 WORDS = b'{"captions": ["words"]}'

@@ -17,18 +17,17 @@ from PIL import Image
 from transformers import AutoTokenizer
 from webdataset import TarWriter
 
-from visllama.data.faults import BadRecord
-from visllama.data.inspect.reading import choose, readable, tokens_of
-from visllama.data.inspect.seen import MeasuredSample, SeenStep
-from visllama.data.inspect.tables import bars, histogram
-from visllama.data.inspect.verb import inspect
 from visllama.data.samples import masked_sample
-from visllama.errors import ConfigError
+from visllama.errors import BadRecord, ConfigError
 from visllama.evaluation.runner import sample_maker
-from visllama.paths import locate
-from visllama.tokens import IGNORE_INDEX
+from visllama.inspect.reading import choose, readable, tokens_of
+from visllama.inspect.seen import MeasuredSample, SeenStep
+from visllama.inspect.tables import bars, histogram
+from visllama.inspect.verb import inspect
+from visllama.model.locate import locate
+from visllama.text.tokens import IGNORE_INDEX
+from visllama.training.assembly import plan
 from visllama.training.run import training_data
-from visllama.training.verb import plan
 
 SMALL = ("stage.global_batch_size=16", "num_samples=20")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -17,8 +17,10 @@ from tests.vicuna_rules import HAND_MADE, IGNORED, IMAGE_ID, vicuna_labels
 from visllama.data.datamodule import TrainingSamples
 from visllama.data.order import Order
 from visllama.data.samples import Sample, SampleMaker
-from visllama.prompts import IMAGE_MARK, OF_TOKENIZER, TEMPLATES, find_template, turns_of
-from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
+from visllama.data.turns import turns_of
+from visllama.text.template import IMAGE_MARK
+from visllama.text.templates import OF_TOKENIZER, TEMPLATES, find_template
+from visllama.text.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
 K = 3
 SPAN = [BOI_ID, *[PLACEHOLDER_ID] * K, EOI_ID]

@@ -18,7 +18,7 @@ from visllama.data.collate import Collator
 from visllama.data.loading import Loader, pack, unpack
 from visllama.data.samples import Sample
 from visllama.errors import ConfigError
-from visllama.tokens import IGNORE_INDEX
+from visllama.text.tokens import IGNORE_INDEX
 
 COLLATOR = Collator(pad_token_id=0, num_image_tokens=2, size_px=4, micro_batch_size=2)
 
@@ -123,7 +123,7 @@ def test_no_loading_process_outlives_an_error(before):
 def test_shared_memory_that_is_too_small():
     script = """
 from tests.data.test_loading import COLLATOR, Samples, batches
-from visllama.config import ConfigError
+from visllama.errors import ConfigError
 from visllama.data.loading import Loader
 try:
     list(Loader(Samples(), batches(2, 8192), COLLATOR, 2))

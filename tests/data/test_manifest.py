@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.data.test_shards import write
-from visllama.data import manifest as module
-from visllama.data.manifest import MANIFEST, Manifest, local_manifest
+from visllama.data.shards import manifest as module
+from visllama.data.shards.manifest import MANIFEST, Manifest, local_manifest
 from visllama.errors import ConfigError
 
 

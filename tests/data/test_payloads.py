@@ -178,10 +178,10 @@ def make(folder: Path, canary: str) -> dict[str, dict]:
 
 PROGRAM = """
 import json, os, sys, time
-from visllama.config import ConfigError
-from visllama.data.faults import BadRecord
-from visllama.data.images import ImageTransform
-from visllama.data.shards import ShardSource
+from visllama.errors import ConfigError
+from visllama.errors import BadRecord
+from visllama.images.transform import ImageTransform
+from visllama.data.shards.source import ShardSource
 transform = ImageTransform(32, (0.5,) * 3, (0.5,) * 3)
 cases, folder = json.load(open(sys.argv[1])), sys.argv[2]
 transform(open(sys.argv[3], "rb").read())  # what is loaded at first use is no growth

@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.data.test_shards import write
-from visllama.data import reader as module
-from visllama.data.faults import BadRecord
-from visllama.data.index import ShardIndex, index_shard
-from visllama.data.manifest import Manifest, local_manifest
-from visllama.data.reader import ShardReader
-from visllama.data.tar import BLOCK
-from visllama.errors import ConfigError
+from visllama.data.shards import reader as module
+from visllama.data.shards.index import ShardIndex, index_shard
+from visllama.data.shards.manifest import Manifest, local_manifest
+from visllama.data.shards.reader import ShardReader
+from visllama.data.shards.tar import BLOCK
+from visllama.errors import BadRecord, ConfigError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 
-from visllama.data.cache import ShardCache
-from visllama.data.remote import Fault, _Redirects, check_address, is_remote
+from visllama.data.shards.cache import ShardCache
+from visllama.data.shards.remote import Fault, _Redirects, check_address, is_remote
 from visllama.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.tiny import maker_of
 from visllama.data.samples import SampleMaker
-from visllama.prompts import Segment
-from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, token_names
+from visllama.text.template import Segment
+from visllama.text.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, token_names
 
 PROMPT, CAPTION = "the picture shows", "a small red ring"
 

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
-from visllama.data.faults import BadRecord
-from visllama.data.images import open_image
 from visllama.data.items import count_items
-from visllama.data.shards import ShardSource
-from visllama.errors import ConfigError
+from visllama.data.shards.source import ShardSource
+from visllama.errors import BadRecord, ConfigError
+from visllama.images.decode import open_image
 
 
 def picture(shade: int = 0, kind: str = "JPEG") -> bytes:

@@ -52,7 +52,11 @@ def test_sources_hold_questions_too(tmp_path):
     with TarWriter(str(tmp_path / "a.tar")) as tar:
         asked = [{"question": "what?", "answers": ["a"], "id": 3}]
         tar.write({"__key__": "a", "jpg": picture(), "json": {"questions": asked}})
-    node = {"_target_": "visllama.data.shards.ShardSource", "path": str(tmp_path / "a.tar"), "val_fraction": None}
+    node = {
+        "_target_": "visllama.data.shards.source.ShardSource",
+        "path": str(tmp_path / "a.tar"),
+        "val_fraction": None,
+    }
     assert build_source("data.sources.v", node, "train", [])[0]["questions"] == asked
 
 
@@ -60,5 +64,5 @@ def test_errors_name_the_key():
     with pytest.raises(ConfigError, match=r"data\.sources\.mine: split=none: scenes has train, val, test"):
         build_source("data.sources.mine", SCENES, "none", [])
     with pytest.raises(ConfigError, match=r"evaluation\.x\.source: path=/nowhere"):
-        node = {"_target_": "visllama.data.shards.ShardSource", "path": "/nowhere"}
+        node = {"_target_": "visllama.data.shards.source.ShardSource", "path": "/nowhere"}
         judged_sources({"x": {"source": node, "split": "val", "task": "caption"}}, [])

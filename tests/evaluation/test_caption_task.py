@@ -1,9 +1,9 @@
 import numpy as np
 from PIL import Image
 
-from visllama.data.images import open_image
 from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.caption_task import blank_images, shuffled_images
+from visllama.images.decode import open_image
 
 
 def test_shuffled_images_are_all_anothers():

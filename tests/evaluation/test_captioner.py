@@ -8,8 +8,8 @@ import torch
 from tests.tiny import maker_of, tiny_parts
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
+from visllama.model.locate import locate
 from visllama.model.weights import build_model
-from visllama.paths import locate
 
 
 def test_batch_size_changes_no_caption(make_model, records):

@@ -14,14 +14,14 @@ from webdataset import TarWriter
 from tests.data.prepare.made import picture, put
 from tests.evaluation.test_runner import CFG
 from tests.tiny import maker_of
-from visllama.data.prepare.verb import prepare
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.runner import judge
 from visllama.evaluation.verb import score_files
+from visllama.prepare.verb import prepare
 
-SHARDS = "visllama.data.shards.ShardSource"
+SHARDS = "visllama.data.shards.source.ShardSource"
 
 
 @pytest.fixture

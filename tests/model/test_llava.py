@@ -8,7 +8,7 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 from tests.families import save_encoder, save_language_model
 from visllama.model.weights import build_model
-from visllama.tokens import image_span
+from visllama.text.tokens import image_span
 
 BOI, EOI, IMAGE = 7, 9, 11
 """Ordinary tokens that stand for our markers, and the one that LLaVA replaces."""

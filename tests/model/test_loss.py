@@ -1,7 +1,7 @@
 import torch
 
 from visllama.model.loss import token_loss_sum
-from visllama.tokens import IGNORE_INDEX
+from visllama.text.tokens import IGNORE_INDEX
 
 
 def test_sum_over_supervised_tokens_of_minus_log_probability():

@@ -15,7 +15,7 @@ MINE = '''
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
-from visllama.data.images import ImageTransform
+from visllama.images.transform import ImageTransform
 from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.vision_encoder import VisionEncoder, VisionFeatures
 

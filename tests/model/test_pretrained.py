@@ -9,8 +9,8 @@ from transformers.utils import logging as transformers_logging
 
 from tests.hub import Hub
 from visllama.errors import ConfigError
+from visllama.model.locate import SHIPPED
 from visllama.model.pretrained import quietly, read
-from visllama.paths import SHIPPED
 
 
 def test_a_model_that_cannot_be_had_names_the_download(monkeypatch):

@@ -11,7 +11,7 @@ from tests.tiny import tiny_parts
 from visllama.errors import ConfigError
 from visllama.model.sharding import blocks, cast, compute_again, shard
 from visllama.model.weights import build_model
-from visllama.tokens import image_span
+from visllama.text.tokens import image_span
 
 LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.2, "target_modules": "all-linear"}
 

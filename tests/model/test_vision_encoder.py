@@ -5,8 +5,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipVi
 from tests.families import ENCODERS, SIDE_PX, save_encoder
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
+from visllama.model.locate import locate
 from visllama.model.vision_encoder import CLIPVisionEncoder, Dinov2VisionEncoder, SiglipVisionEncoder
-from visllama.paths import locate
 
 
 def test_features_are_clips_own():

@@ -12,7 +12,7 @@ from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import build_model
-from visllama.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
+from visllama.text.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID
 
 EXACT = 1e-12
 

@@ -12,7 +12,7 @@ from tests import tiny
 from tests.tiny import CONNECTORS, tiny_parts
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
-from visllama.tokens import image_span
+from visllama.text.tokens import image_span
 from visllama.training.buffers import copy_buffers
 
 TEXT = tiny.TEXT | {"prompt": "a picture of", "max_text_tokens": 64}

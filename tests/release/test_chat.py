@@ -17,11 +17,12 @@ from tests.small_tokenizers import TOKENIZERS
 from tests.tiny import TEXT, collator_of, relative_difference, tiny_parts
 from visllama.data.samples import Sample, SampleMaker
 from visllama.errors import ConfigError
+from visllama.inference.chat import Chat
+from visllama.inference.pipeline import Pipeline
 from visllama.model.weights import build_model
-from visllama.prompts import TEMPLATES, Turn
-from visllama.release.chat import Chat
-from visllama.release.pipeline import Pipeline
-from visllama.tokens import BOI_ID, IGNORE_INDEX
+from visllama.text.template import Turn
+from visllama.text.templates import TEMPLATES
+from visllama.text.tokens import BOI_ID, IGNORE_INDEX
 
 SAID = ["the picture shows", "there is a", "and here there is a", "how many rings?", "large"]
 PICTURES = [1, 0, 2, 0, 0]

@@ -10,8 +10,8 @@ import visllama
 from tests.tiny import TEXT, maker_of, tiny_parts
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
+from visllama.model.locate import locate
 from visllama.model.weights import build_model, save_weights
-from visllama.paths import locate
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 
 from tests.tiny import TEXT, tiny_parts
 from visllama.errors import ConfigError
+from visllama.inference.verb import find_pictures
 from visllama.model.weights import save_weights
-from visllama.release.verb import find_pictures
 
 
 @pytest.fixture

@@ -9,11 +9,10 @@ import torch
 from tests import tiny
 from tests.data.test_datamodule import Damaged
 from tests.training.test_optim import OPTIM
-from visllama.data.faults import BadRecord
 from visllama.data.samples import masked_sample
 from visllama.data.scenes.source import ScenesSource
-from visllama.errors import ConfigError
-from visllama.training.bad_records import BadRecords
+from visllama.errors import BadRecord, ConfigError
+from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.module import VisLlamaModule
 
 

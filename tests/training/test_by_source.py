@@ -2,7 +2,7 @@ import torch
 
 from tests.tiny import collator_of, maker_of
 from visllama.data.scenes.source import ScenesSource
-from visllama.training.by_source import LossBySource
+from visllama.training.loss_by_source import LossBySource
 
 
 def test_each_sources_mean_is_over_its_own_tokens(make_model):

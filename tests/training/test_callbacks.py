@@ -14,24 +14,19 @@ from tests.families import save_encoder
 from tests.tiny import maker_of, tiny_parts
 from tests.training.test_module import data_of
 from tests.training.test_optim import OPTIM
+from visllama.checkpoint.folder import name_of
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.model.weights import build_model
-from visllama.training.callbacks import (
-    FrozenWeights,
-    LastValidation,
-    ProgressBar,
-    SameEverywhere,
-    SampleTexts,
-    Throughput,
-    build_callbacks,
-    data_table,
-    parts_table,
-)
-from visllama.training.checkpoint import name_of
+from visllama.training.callbacks.build import build_callbacks
+from visllama.training.callbacks.last_validation import LastValidation
+from visllama.training.callbacks.progress import ProgressBar, Throughput
+from visllama.training.callbacks.proofs import FrozenWeights, SameEverywhere
+from visllama.training.callbacks.sample_texts import SampleTexts
+from visllama.training.callbacks.saving import Saving
+from visllama.training.callbacks.tables import data_table, parts_table
 from visllama.training.module import VisLlamaModule
-from visllama.training.saving import Saving
 
 
 def shown(table, width: int = 80) -> str:

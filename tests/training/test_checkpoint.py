@@ -13,9 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from visllama.errors import ConfigError
-from visllama.training import checkpoint as module
-from visllama.training.checkpoint import (
+from visllama.checkpoint import folder as module
+from visllama.checkpoint.folder import (
     SaveFailed,
     checkpoints,
     discard,
@@ -28,7 +27,8 @@ from visllama.training.checkpoint import (
     sweep,
     write_checkpoint,
 )
-from visllama.training.state import read_tensors, state_of
+from visllama.checkpoint.state import read_tensors, state_of
+from visllama.errors import ConfigError
 
 REST = {"global_step": 4, "loops": {"fit_loop": {}}, "optimizer_groups": []}
 
@@ -214,7 +214,7 @@ def test_a_disk_that_is_full(tmp_path):
 import sys; sys.path.insert(0, {os.getcwd()!r})
 from pathlib import Path
 import torch
-from visllama.training.checkpoint import SaveFailed, find_damage, name_of, write_checkpoint
+from visllama.checkpoint.folder import SaveFailed, find_damage, name_of, write_checkpoint
 run = Path({str(tmp_path)!r}) / "small"
 rest = {{"optimizer_groups": []}}
 for step in range(4, 40, 4):

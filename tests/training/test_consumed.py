@@ -1,6 +1,6 @@
 from types import SimpleNamespace
 
-from visllama.training.consumed import ConsumedKeys, read_consumed
+from visllama.training.callbacks.consumed import ConsumedKeys, read_consumed
 
 
 def test_the_last_writer_of_a_step_wins_and_torn_lines_are_none(tmp_path):

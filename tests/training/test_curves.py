@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from visllama.training.curves import Curves
+from visllama.training.callbacks.curves import Curves
 
 
 def test_curves_are_drawn(tmp_path):

@@ -16,9 +16,9 @@ from tests.tiny import data_of, tiny_parts
 from tests.training.test_optim import OPTIM
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
-from visllama.training.guard import NonFinite
+from visllama.parallel.strategy import SingleDevice
+from visllama.training.callbacks.guard import NonFinite
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import SingleDevice
 
 STEPS = 40
 

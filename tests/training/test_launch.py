@@ -5,8 +5,8 @@ import sys
 from lightning.pytorch.strategies.launchers import subprocess_script
 
 from tests.processes import is_running
-from visllama import preemption
-from visllama.training.launch import child_command, forget_ranks, launch_our_way, watch
+from visllama.machine import preemption
+from visllama.parallel.launch import child_command, forget_ranks, launch_our_way, watch
 
 
 def test_a_rank_is_started_with_this_jobs_verb_and_overrides(compose_config, tmp_path):
@@ -34,8 +34,8 @@ def test_forgetting_ranks_without_any_is_harmless(compose_config):
 
 SCRIPT = """
 import subprocess, sys, time
-from visllama.training.launch import watch
-from visllama import preemption
+from visllama.parallel.launch import watch
+from visllama.machine import preemption
 preemption.listen()
 children = [subprocess.Popen([sys.executable, "-c", code]) for code in sys.argv[1:]]
 print(*[c.pid for c in children], flush=True)

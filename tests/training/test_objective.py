@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from visllama.checks import check_train
+from visllama.config.checks import check_train
+from visllama.config.objective import find_objective, main_objectives, possible_objectives
 from visllama.errors import ConfigError
-from visllama.training.objective import find_objective, main_objectives, possible_objectives
 
 
 @pytest.mark.parametrize(

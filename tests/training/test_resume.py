@@ -14,7 +14,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from visllama.training.consumed import read_consumed
+from visllama.training.callbacks.consumed import read_consumed
 
 RUN = ["trainer=cpu", "judge=false", "stage.global_batch_size=16", "data.log_consumed=true", "data.num_val_records=8",
        "trainer.log_every_steps=2", "trainer.val_fraction=0.5", "model.connector.hidden_dim=64"]  # fmt: skip

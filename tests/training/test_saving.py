@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from visllama import preemption
-from visllama.training.checkpoint import name_of
-from visllama.training.saving import Saving
+from visllama.checkpoint.folder import name_of
+from visllama.machine import preemption
+from visllama.training.callbacks.saving import Saving
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from submitit.core.utils import UncompletedJobError
 
 from tests.slurm import Slurm
-from visllama import preemption
 from visllama.errors import ConfigError
-from visllama.training import slurm as queue
+from visllama.machine import preemption
+from visllama.sweep import slurm as queue
 
 
 @pytest.fixture

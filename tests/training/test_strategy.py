@@ -3,7 +3,7 @@ import torch
 from omegaconf import OmegaConf
 
 from visllama.errors import ConfigError
-from visllama.training.strategy import DDP, FSDP, SingleDevice, build_strategy
+from visllama.parallel.strategy import DDP, FSDP, SingleDevice, build_strategy
 
 TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 400.0, "strategy": "auto"}
 
@@ -14,8 +14,8 @@ TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 400.
         ({}, SingleDevice),
         ({"devices": 2}, DDP),
         ({"num_nodes": 2}, DDP),
-        ({"strategy": {"_target_": "visllama.training.strategy.DDP"}}, DDP),
-        ({"strategy": {"_target_": "visllama.training.strategy.FSDP"}, "devices": 2}, FSDP),
+        ({"strategy": {"_target_": "visllama.parallel.strategy.DDP"}}, DDP),
+        ({"strategy": {"_target_": "visllama.parallel.strategy.FSDP"}, "devices": 2}, FSDP),
     ],
 )
 def test_auto_is_one_device_or_ddp(config, kind):

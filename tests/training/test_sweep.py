@@ -6,8 +6,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from visllama.config.selection import swept_keys
 from visllama.errors import ConfigError
-from visllama.training.sweep import SweepTable, swept_keys, unseen_evaluations
+from visllama.sweep.table import SweepTable, unseen_evaluations
 
 
 def written(folder, *overrides: str):
@@ -43,7 +44,7 @@ def end(folder, config, results: dict[str, object], monkeypatch, key: str = "opt
     for job, (value, result) in enumerate(results.items()):
         add(table, config, job, [f"{key}={value}"], result)
     monkeypatch.setattr(
-        "visllama.training.sweep.judge_unseen",
+        "visllama.sweep.table.judge_unseen",
         lambda run, cfg: chosen.append((int(run.name), list(unseen_evaluations(cfg)))),
     )
     single = OmegaConf.create({"runtime": {"choices": {"hydra/launcher": "basic"}}})
@@ -125,7 +126,7 @@ def test_what_fails_at_the_end_of_a_sweep_fails_the_command(tmp_path, compose_co
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("visllama.training.sweep.write_whole", fail)
+    monkeypatch.setattr("visllama.sweep.table.write_whole", fail)
     with pytest.raises(SystemExit) as ended:
         end(tmp_path, cfg, {"1": judged(0.5), "2": judged(0.7)}, monkeypatch)
     assert ended.value.code == code and str(error) in capsys.readouterr().err

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 from tests.families import save_language_model
 from tests.tiny import CONNECTORS
 from visllama.errors import ConfigError
-from visllama.paths import locate
-from visllama.training.verb import plan, train
+from visllama.model.locate import locate
+from visllama.training.assembly import plan
+from visllama.training.verb import train
 
 
 @pytest.fixture(scope="module")

@@ -28,15 +28,15 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil
 
 from visllama.benchmark.figures import Figure, faster, time_in_turns
 from visllama.benchmark.scale import measure_order, write_manifest
-from visllama.data import images
 from visllama.data.collate import Collator
 from visllama.data.datamodule import StepLoader, TrainingSamples
-from visllama.data.images import ImageTransform
-from visllama.data.index import index_shard
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
-from visllama.data.shards import ShardSource
-from visllama.paths import locate
+from visllama.data.shards.index import index_shard
+from visllama.data.shards.source import ShardSource
+from visllama.images import decode as images
+from visllama.images.transform import ImageTransform
+from visllama.model.locate import locate
 
 NUM_IMAGE_TOKENS, MAX_TEXT_TOKENS, BATCH_SIZE = 10, 256, 32
 WIDTH_PX, HEIGHT_PX, SIZE_PX = 640, 480, 224

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from visllama.data.manifest import MANIFEST, Manifest
 from visllama.data.order import Order
+from visllama.data.shards.manifest import MANIFEST, Manifest
 
 GLOBAL_BATCH_SIZE = 1024
 _MEAN_RECORDS = 10_000

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from visllama.benchmark.data import measure
 from visllama.benchmark.figures import table
-from visllama.checks import check_benchmark
+from visllama.config.checks import check_benchmark
 from visllama.console import say
 from visllama.evaluation.report import provenance, write_json
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visllama.data.samples import Sample, masked_sample
-from visllama.tokens import IGNORE_INDEX, PLACEHOLDER_ID
+from visllama.text.tokens import IGNORE_INDEX, PLACEHOLDER_ID
 
 
 class Batch(TypedDict, total=False):

@@ -17,14 +17,14 @@ import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
 from visllama.data.collate import Collator, Step
-from visllama.data.faults import BadRecord
 from visllama.data.items import ItemPlace, item_finder
 from visllama.data.loading import Loader
 from visllama.data.order import Order, item_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
-from visllama.data.sources import Source, fingerprint
-from visllama.errors import ConfigError
-from visllama.prompts import num_items
+from visllama.data.source import Source
+from visllama.data.sources import fingerprint
+from visllama.data.turns import num_items
+from visllama.errors import BadRecord, ConfigError
 
 _AHEAD_STEPS = 64
 """How far before their turn remote shards are fetched."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from visllama.data.manifest import Manifest
 from visllama.data.order import mix64, permutation
+from visllama.data.shards.manifest import Manifest
 from visllama.errors import ConfigError
 
 MOST_RECORDS = 10_000

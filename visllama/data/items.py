@@ -14,7 +14,7 @@ import numpy as np
 from visllama.errors import ConfigError
 
 if TYPE_CHECKING:
-    from visllama.data.sources import Source
+    from visllama.data.source import Source
 
 _BLOCKS = 2**16
 """A source that names no shards is cut into at most so many blocks of records."""

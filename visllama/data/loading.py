@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from visllama import preemption
 from visllama.data.collate import Batch, Collator, Step
 from visllama.errors import ConfigError
+from visllama.machine import preemption
 
 _SHARED_MEMORY = Path("/dev/shm")
 _KILLED = "DataLoader worker (pid"

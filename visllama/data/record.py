@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from visllama.data.faults import BadRecord
-from visllama.prompts import IMAGE_MARK
+from visllama.errors import BadRecord
+from visllama.text.template import IMAGE_MARK
 
 KINDS = ("captions", "questions", "conversations")
 _SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")

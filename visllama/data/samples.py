@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from visllama.data.encode import TextEncoder
-from visllama.data.faults import BadRecord
-from visllama.data.images import ImageTransform
-from visllama.prompts import TEMPLATES, Segment, Template, find_template, turns_of
-from visllama.tokens import BOI_ID, IGNORE_INDEX, image_span
+from visllama.data.turns import turns_of
+from visllama.errors import BadRecord
+from visllama.images.transform import ImageTransform
+from visllama.text.encode import TextEncoder
+from visllama.text.template import Segment, Template
+from visllama.text.templates import TEMPLATES, find_template
+from visllama.text.tokens import BOI_ID, IGNORE_INDEX, image_span
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.data.items import item_counts, shard_items
+from visllama.data.source import Source
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
@@ -17,34 +17,6 @@ from visllama.signatures import check_arguments
 MIX_KEYS = ("weight", "prompt")
 """What a source's node may say beside its class and that class's arguments: how it is mixed in."""
 _JUDGED = {"caption": "captions", "vqa": "questions"}
-
-
-class Source(Protocol):
-    """Where records come from: sized, random access.
-
-    A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
-    `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
-    one item. It may hold `image_id`, the image's own name, a whole number or a text, by which predictions are then
-    written. An image is PIL, or the bytes of a JPEG, PNG or WebP file. The class of a source takes `split` ("train",
-    "val" or "test") beside what its YAML says. It may raise `visllama.data.faults.BadRecord` for a record that it
-    cannot read.
-
-    A source may have:
-
-    - `item_counts`: The number of items in each record, a sequence. Training then shows each item exactly once a pass.
-      A source without it counts one item a record: a record that holds several shows another one in each pass.
-    - `shard_sizes`: The number of records in each shard, where the records of one shard are best read together.
-    - `kinds`: The number of records of each kind of text.
-    - `fingerprint`: A text that changes when the source holds something else.
-    - `origin`: A text that says where its records come from.
-
-    A source of shards, whose counts are too many to hold in memory, has `shard_items` and `find_item` in place of
-    `item_counts` (`visllama.data.shards.ShardSource`).
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> dict: ...
 
 
 def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
@@ -89,11 +61,6 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
             counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
             raise ConfigError(f"{key}: task={config['task']} judges {wanted}, and it holds records {counted}")
     return made
-
-
-def origin(source: Source) -> str | None:
-    """Return where a source's records come from, in words, as far as it says so itself."""
-    return getattr(source, "origin", None)
 
 
 def fingerprint(source: Source) -> str:

@@ -13,14 +13,14 @@ from PIL import Image
 from rich.progress import Progress
 
 from visllama.console import is_first_rank, say
-from visllama.data.images import open_image
 from visllama.data.order import permutation
-from visllama.data.sources import Source, origin
+from visllama.data.source import Source, origin
 from visllama.evaluation.captioner import Captioner, image_ids, read_records, write_texts
 from visllama.evaluation.captions import coco_references, coco_results, score_captions
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import scores_table, write_json
 from visllama.evaluation.statistics import intervals
+from visllama.images.decode import open_image
 from visllama.model.visllama import VisLlama
 
 

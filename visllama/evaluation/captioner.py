@@ -16,13 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from visllama.console import is_first_rank
 from visllama.data.collate import Collator
-from visllama.data.faults import BadRecord
-from visllama.data.images import open_image
 from visllama.data.samples import SampleMaker, images_of
-from visllama.data.sources import Source
-from visllama.errors import ConfigError
+from visllama.data.source import Source
+from visllama.errors import BadRecord, ConfigError
+from visllama.files import replacing
+from visllama.images.decode import open_image
 from visllama.model.visllama import VisLlama
-from visllama.paths import replacing
 
 _GREEDY = {
     "do_sample": False, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "repetition_penalty": 1.0,

@@ -22,9 +22,9 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from visllama.checks import METRICS
+from visllama.config.checks import METRICS
 from visllama.errors import ConfigError
-from visllama.paths import read_regular
+from visllama.files import read_regular
 
 
 class CaptionScores(NamedTuple):

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from visllama.data.images import open_image
 from visllama.data.samples import images_of
-from visllama.paths import write_whole
+from visllama.files import write_whole
+from visllama.images.decode import open_image
 
 _THUMBNAIL_PX = 160
 _STYLE = """

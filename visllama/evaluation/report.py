@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from visllama.paths import write_whole
+from visllama.files import write_whole
 
 _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", "pillow")
 _MOST_TYPES = 12

@@ -10,17 +10,18 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.data.samples import SampleMaker
-from visllama.data.sources import Source, judged_sources
+from visllama.data.source import Source
+from visllama.data.sources import judged_sources
 from visllama.evaluation.caption_task import judge_captions
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.vqa_task import judge_answers
-from visllama.hardware import find_device, find_precision, frozen_dtype
+from visllama.machine.devices import find_device, find_precision, frozen_dtype
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import load_weights
-from visllama.prompts import find_template
+from visllama.text.templates import find_template
 
 if TYPE_CHECKING:
-    from visllama.training.strategy import Strategy
+    from visllama.parallel.strategy import Strategy
 
 _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 

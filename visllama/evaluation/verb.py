@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from visllama.checks import check_evaluate
-from visllama.config import evaluations as evaluations_of
+from visllama.config.checks import check_evaluate
+from visllama.config.evaluations import evaluations as evaluations_of
 from visllama.console import is_first_rank, say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
@@ -33,9 +33,9 @@ def evaluate(cfg: DictConfig) -> dict | None:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
 
+        from visllama.config.dry_run import check_decodings, check_machine
         from visllama.evaluation.runner import judge_weights
-        from visllama.training.launch import on_all_ranks
-        from visllama.trials import check_decodings, check_machine
+        from visllama.parallel.launch import on_all_ranks
 
         torch.manual_seed(cfg.seed)
         check_machine(cfg.trainer)

@@ -12,7 +12,9 @@ from rich.progress import Progress
 
 from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
-from visllama.data.sources import Source, build_source, origin
+from visllama.data.source import Source, origin
+from visllama.data.sources import build_source
+from visllama.data.turns import answer_of
 from visllama.errors import require
 from visllama.evaluation.captioner import Captioner, read_records, write_texts
 from visllama.evaluation.gallery import write_gallery
@@ -20,7 +22,6 @@ from visllama.evaluation.report import vqa_table, write_json
 from visllama.evaluation.statistics import vqa_intervals
 from visllama.evaluation.vqa import TYPES, Asked, score_answers
 from visllama.model.visllama import VisLlama
-from visllama.prompts import answer_of
 
 _TYPES = ("type", *TYPES)
 _PICTURES = ("image", "images")

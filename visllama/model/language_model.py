@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from visllama.errors import ConfigError
+from visllama.model.locate import locate
 from visllama.model.pretrained import read
-from visllama.paths import locate
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from visllama.tokens import IGNORE_INDEX
+from visllama.text.tokens import IGNORE_INDEX
 
 
 def token_loss_sum(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, ""]:

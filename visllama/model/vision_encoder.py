@@ -23,10 +23,10 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from visllama.data.images import ImageTransform
 from visllama.errors import ConfigError
+from visllama.images.transform import ImageTransform
+from visllama.model.locate import locate
 from visllama.model.pretrained import read
-from visllama.paths import locate
 
 
 class VisionFeatures(NamedTuple):

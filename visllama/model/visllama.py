@@ -234,7 +234,7 @@ class VisLlama(nn.Module):
         """Give next-token logits, and with labels their summed loss.
 
         Args:
-            input_ids: Token ids; image spans as in `visllama.tokens`, as many as there are images.
+            input_ids: Token ids; image spans as in `visllama.text.tokens`, as many as there are images.
             pixel_values: Images, uint8 or already normalised.
             attention_mask: 0 on padding. Right-padded batches need none: a causal model never looks right.
             labels: `input_ids` where supervised, IGNORE_INDEX elsewhere; not shifted.

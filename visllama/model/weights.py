@@ -23,15 +23,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from visllama.config import ROLES
 from visllama.console import is_first_rank
 from visllama.errors import ConfigError
+from visllama.files import open_regular, read_regular, replacing, write_whole
+from visllama.model.locate import locate
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
 from visllama.model.visllama import ADAPTER, PARTS, VisLlama, part_of, persistent_buffers
-from visllama.paths import locate, open_regular, read_regular, replacing, write_whole
-from visllama.plugins import part_class
-from visllama.prompts import TEMPLATES, find_template
+from visllama.plugins import ROLES, part_class
+from visllama.text.templates import TEMPLATES, find_template
 
 FORMAT_VERSION = 3
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from visllama.plan.cards import Card
+from visllama.machine.cards import Card
 from visllama.plan.job import Job
 from visllama.plan.lines import GIB
 from visllama.plan.memory import memory

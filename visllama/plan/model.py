@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from visllama.config import ROLES
 from visllama.errors import ConfigError
 from visllama.model.lora import adapters
 from visllama.model.sharding import blocks
@@ -19,6 +18,7 @@ from visllama.model.visllama import VisLlama, part_of
 from visllama.model.weights import build_model
 from visllama.plan.counted import Connector, count_connector
 from visllama.plan.shapes import without_downloads
+from visllama.plugins import ROLES
 
 
 def build_shapes(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from visllama.data.items import count_items
 from visllama.data.sources import MIX_KEYS, build_sources
 from visllama.errors import ConfigError
-from visllama.plan.cards import CARDS
+from visllama.machine.cards import CARDS
 from visllama.plan.fit import find_switches
 from visllama.plan.job import Job, job_of, strategy_of
 from visllama.plan.lines import GIB, Memory
@@ -19,8 +19,8 @@ from visllama.plan.model import Shapes
 from visllama.plan.speed import Flops, Rates, Step, flops, step
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
-from visllama.tokens import sample_length
-from visllama.training.verb import count_steps
+from visllama.text.tokens import sample_length
+from visllama.training.assembly import count_steps
 
 FEW_TOKENS = 1000
 """A step of fewer a GPU waits for weights, launches and the network rather than for arithmetic."""

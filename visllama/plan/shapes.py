@@ -20,8 +20,8 @@ from transformers import (
 
 from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.locate import locate
 from visllama.model.vision_encoder import PretrainedVisionEncoder
-from visllama.paths import locate
 from visllama.plugins import part_class
 
 _PROCESSOR = "preprocessor_config.json"

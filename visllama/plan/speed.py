@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from visllama.plan.cards import Card
+from visllama.machine.cards import Card
 from visllama.plan.job import Job
 from visllama.plan.lines import number
 from visllama.plan.model import Shapes

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visllama.checks import OWN_OPTIM_KEYS
+from visllama.config.checks import OWN_OPTIM_KEYS
 from visllama.errors import ConfigError
 from visllama.plugins import build
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich import box
 from rich.table import Table
 
-from visllama.plan.cards import Card
+from visllama.machine.cards import Card
 from visllama.plan.job import Job
 from visllama.plan.lines import CONTEXT_GIB, FRAGMENTED, GIB, NCCL_GIB, Memory
 from visllama.plan.speed import Flops, Rates, Step

@@ -12,16 +12,16 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.text import Text
 
-from visllama.checks import check_adapter, check_plan
-from visllama.config import config_dir_options
+from visllama.config.checks import check_adapter, check_plan
+from visllama.config.dry_run import check_parts
+from visllama.config.overrides import config_dir_options
 from visllama.console import say
-from visllama.paths import write_whole
+from visllama.files import write_whole
 from visllama.plan.lines import GIB
 from visllama.plan.model import build_shapes, measure
 from visllama.plan.planned import Plan, make_plan
 from visllama.plan.tables import flops_table, memory_table, time_notes, time_table
-from visllama.training.verb import check_positions, model_parts
-from visllama.trials import check_parts
+from visllama.training.assembly import check_positions, model_parts
 
 _OWN_KEYS = ("gpu", "utilisation", "network_gb_s", "text_tokens", "samples", "out", "check_only")
 
@@ -35,7 +35,7 @@ def plan(cfg: DictConfig) -> Plan:
     check_plan(cfg)
     cfg = cfg.copy()
     if cfg.init_from:
-        from visllama.training.initial import inherit_model
+        from visllama.config.inherit import inherit_model
 
         inherit_model(cfg)
         check_adapter(cfg)

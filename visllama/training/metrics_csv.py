@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger
 
-from visllama.paths import replacing
+from visllama.files import replacing
 
 
 def keep_metrics(logger: object, folder: Path, before_step: int) -> None:

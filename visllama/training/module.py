@@ -14,7 +14,7 @@ from visllama.data.order import key
 from visllama.errors import ConfigError
 from visllama.model.visllama import VisLlama, trained_buffers
 from visllama.training.buffers import copy_buffers, settle_buffers
-from visllama.training.by_source import LossBySource
+from visllama.training.loss_by_source import LossBySource
 from visllama.training.optim import build_optimizer, build_schedule, step_if_finite
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from visllama.checks import OWN_OPTIM_KEYS
+from visllama.config.checks import OWN_OPTIM_KEYS
 from visllama.model.visllama import part_of
 from visllama.plugins import build
 

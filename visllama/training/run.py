@@ -16,9 +16,11 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from visllama import preemption
-from visllama.checks import READ_BY_EVALUATE
-from visllama.config import config_dir_options, override
+from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, sweep
+from visllama.config.checks import READ_BY_EVALUATE
+from visllama.config.overrides import config_dir_options, override
+from visllama.config.replay import write_command
+from visllama.config.selection import is_selecting
 from visllama.console import is_first_rank, say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData, check_order
@@ -27,22 +29,23 @@ from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import judge, sample_maker
-from visllama.hardware import find_precision, frozen_dtype
+from visllama.files import write_whole
+from visllama.machine import preemption
+from visllama.machine.devices import find_precision, frozen_dtype
 from visllama.model.sharding import compute_again
 from visllama.model.weights import load_tensors, save_weights
-from visllama.paths import write_whole
+from visllama.parallel import launch
+from visllama.parallel.strategy import build_strategy
 from visllama.plugins import build
-from visllama.resume import write_command
-from visllama.training import launch
-from visllama.training.bad_records import BadRecords
-from visllama.training.callbacks import FrozenWeights, LastValidation, build_callbacks, data_table, parts_table
-from visllama.training.checkpoint import Checkpoint, checkpoints, newest_whole, read_loader_state, sweep
-from visllama.training.curves import Curves
+from visllama.training.assembly import Planned
+from visllama.training.callbacks.bad_records import BadRecords
+from visllama.training.callbacks.build import build_callbacks
+from visllama.training.callbacks.curves import Curves
+from visllama.training.callbacks.last_validation import LastValidation
+from visllama.training.callbacks.proofs import FrozenWeights
+from visllama.training.callbacks.tables import data_table, parts_table
 from visllama.training.metrics_csv import keep_metrics
 from visllama.training.module import VisLlamaModule
-from visllama.training.strategy import build_strategy
-from visllama.training.sweep import is_selecting
-from visllama.training.verb import Planned
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
 _OF_EVALUATE += tuple(f"trainer.{name}" for name in READ_BY_EVALUATE)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from visllama.data.prepare.verb import prepare
+from visllama.prepare.verb import prepare
 
 
 @pytest.fixture

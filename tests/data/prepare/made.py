@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from visllama.data.index import ShardIndex
-from visllama.data.manifest import Manifest
 from visllama.data.record import image_suffixes, read_text
+from visllama.data.shards.index import ShardIndex
+from visllama.data.shards.manifest import Manifest
 
 
 def picture(shade: int = 0, kind: str = "JPEG") -> bytes:

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from visllama.data.prepare.download import Download, download, merge
 from visllama.errors import ConfigError
+from visllama.prepare.download import download, merge
+from visllama.prepare.request import Download
 
 FAKE = """#!{python}
 import io, json, os, pathlib, sys, tarfile, time
@@ -220,7 +221,7 @@ def test_ends_that_are_no_success(spec, fake, mode, says):
 
 def test_kill_9_leaves_nobody_behind_and_the_next_run_goes_on(spec, fake):
     fake.mode("hang")
-    code = f"from visllama.data.prepare.download import *; download(Download(**{spec_values(spec)!r}))"
+    code = f"from visllama.prepare.download import *; download(Download(**{spec_values(spec)!r}))"
     process = subprocess.Popen([sys.executable, "-c", f"from pathlib import PosixPath; {code}"])
     until((fake.folder / "hanging").exists)
     with pytest.raises(ConfigError, match="another process is at it"):

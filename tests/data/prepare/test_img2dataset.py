@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from visllama.data.prepare.download import Download
-from visllama.data.prepare.img2dataset import alone, command_line, environment, find_command, run
 from visllama.errors import ConfigError
+from visllama.prepare.img2dataset import alone, command_line, environment, find_command, run
+from visllama.prepare.request import Download
 
 
 def test_the_command_line(tmp_path):

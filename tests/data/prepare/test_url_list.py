@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from visllama.data.prepare.download import Download
-from visllama.data.prepare.url_list import part_of, refusal, write_list
 from visllama.errors import ConfigError
+from visllama.prepare.request import Download
+from visllama.prepare.url_list import part_of, refusal, write_list
 
 FAKE_PYTHON = """#!{python}
 import json, os, sys

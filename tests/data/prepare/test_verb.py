@@ -15,12 +15,11 @@ from omegaconf import OmegaConf
 from webdataset import TarWriter
 
 from tests.data.prepare.made import picture, put, read
-from visllama.checks import check_prepare
-from visllama.data.manifest import local_manifest
-from visllama.data.prepare import verb
-from visllama.data.prepare.keys import hints
+from visllama.config.explain import known_groups
+from visllama.data.shards.manifest import local_manifest
 from visllama.errors import ConfigError
-from visllama.spelling import known_groups
+from visllama.prepare import verb
+from visllama.prepare.keys import check_prepare, hints
 
 SOURCES = known_groups()["source"]
 
@@ -252,7 +251,7 @@ def test_a_list_in_parts_is_indexed_when_it_is_merged(run, cc3m, capsys):
 
 
 def test_scenes_go_their_old_way(compose_config, monkeypatch):
-    from visllama.data.scenes import prepare as scenes
+    from visllama.prepare import scenes
 
     monkeypatch.setattr(scenes, "prepare", lambda cfg: {"seen": cfg.prepare.vocab_size, "threads": cfg.threads})
     assert verb.prepare(compose_config("prepare", "out=pair")) == {"seen": 480, "threads": 1}

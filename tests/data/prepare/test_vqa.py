@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from tests.data.prepare.made import picture, put, read, skipped
-from visllama.data.index import ShardIndex
-from visllama.data.shards import ShardSource
+from visllama.data.shards.index import ShardIndex
+from visllama.data.shards.source import ShardSource
 from visllama.errors import ConfigError
 
 

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 import pytest
 
 from tests.data.prepare.made import hashes, picture, put, read, skipped
-from visllama.data.prepare import writer
-from visllama.data.prepare.plan import make_plan
-from visllama.data.prepare.raw import ImageFolder, RawRecord, RawSplit
-from visllama.data.prepare.writer import write_split
 from visllama.errors import ConfigError
+from visllama.prepare import writer
+from visllama.prepare.plan import make_plan
+from visllama.prepare.raw import ImageFolder, RawRecord, RawSplit
+from visllama.prepare.writer import write_split
 
 
 def plan(tmp_path, count: int = 40, shard_bytes: float = 20_000, bad: tuple[int, ...] = ()):

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from visllama.data.scenes.clip import near_miss_accuracy, normalise, probe
-from visllama.paths import locate
+from visllama.model.locate import locate
 
 
 @pytest.fixture(scope="module")

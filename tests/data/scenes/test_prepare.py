@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from visllama.config import conf_dir
+from visllama.config.schema import conf_dir
 from visllama.data.scenes.world import WORLD_VERSION
-from visllama.paths import SHIPPED
+from visllama.model.locate import SHIPPED
 
 
 def prepare(*overrides: str, cwd: Path) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from visllama.data.scenes import language
 from visllama.data.scenes.fit import Report, fit
 from visllama.data.scenes.world import Dice
-from visllama.tokens import IGNORE_INDEX
+from visllama.text.tokens import IGNORE_INDEX
 
 
 def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ from visllama.data.scenes.language import captions, instruction, notes, question
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import WORLD_VERSION, Dice, Scene, scene_of
 from visllama.errors import ConfigError
-from visllama.prompts import IMAGE_MARK
+from visllama.text.template import IMAGE_MARK
 
 _SIZES = {
     "captions": {"train": 5334, "val": 200, "test": 400},

@@ -1,0 +1,1 @@
+"""The configuration: how a command line is understood."""

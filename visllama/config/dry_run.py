@@ -1,0 +1,137 @@
+"""What is tried before any weight is loaded: classes on their signatures, decoding and optimizer on a tiny tensor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.errors import ConfigError, require
+from visllama.plugins import class_of_target, import_plugins, resolve
+from visllama.signatures import check_arguments, find_refused
+
+
+def check_parts(cfg: DictConfig) -> None:
+    """Check the arguments of every class that the config names against its signature, and whether this machine has it.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what is expected.
+    """
+    import_plugins(cfg.plugins)
+    check_machine(cfg.trainer)
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    if plain["model"].get("lora") is not None:
+        from visllama.model.lora import lora_config
+
+        lora_config(plain["model"]["lora"])
+    for role in ("connector", "vision_encoder", "language_model"):  # the quick one to import first
+        node = plain["model"][role]
+        try:
+            found = class_of_target(role, node["_target_"], cfg.plugins)
+        except ConfigError as error:
+            raise ConfigError(f"model.{role}.{error}") from error
+        added = {"vision_dim", "language_dim"} if role == "connector" else set()
+        check_arguments(f"model.{role}", found, _arguments(node), added)
+    check_decodings(cfg)
+    _check_optimizer(plain["optim"], cfg.plugins)
+    for key in ("logger", "trainer.strategy"):
+        node = OmegaConf.select(cfg, key)
+        if isinstance(node, DictConfig):
+            node = OmegaConf.to_container(node)  # as it stands: with check_only there is no folder to name
+            check_arguments(key, _class_of(key, node, cfg.plugins), _arguments(node), set())
+
+
+def check_machine(trainer: DictConfig) -> None:
+    """Refuse an accelerator, devices or a precision that this machine does not have.
+
+    Raises:
+        ConfigError: Naming the key and what there is.
+    """
+    import torch
+
+    from visllama.machine.devices import find_device
+
+    kind, devices = find_device(trainer.accelerator).type, trainer.devices
+    if trainer.accelerator in ("gpu", "cuda", "mps"):
+        require(
+            kind != "cpu",
+            f"trainer.accelerator={trainer.accelerator}: torch {torch.__version__} finds no such device here (CUDA "
+            f"devices: {torch.cuda.device_count()}): trainer=cpu takes the CPU, trainer.accelerator=auto what there is",
+        )
+    require(
+        kind == "cuda" or not (isinstance(devices, ListConfig) or devices == -1),
+        f"trainer.devices={devices}: lists and -1 are for CUDA devices; on {kind} give a number, or auto",
+    )
+    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
+    if there is not None and devices != "auto":
+        most = max(devices) + 1 if isinstance(devices, ListConfig) else devices
+        require(most <= there, f"trainer.devices={devices}: this machine has {there} of them")
+
+
+def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
+    """Try the settings of `generate`, which stand at `key`, on a language model of one tiny layer.
+
+    Raises:
+        ConfigError: Naming the setting that is refused.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from visllama.model.pretrained import quietly
+
+    for name in ("custom_generate", "trust_remote_code"):
+        require(name not in decoding, f"{key}.{name}: code from elsewhere is not run")
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
+    ones = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1)
+
+    def generate(settings: dict[str, Any]) -> None:
+        short = {"max_new_tokens": min(settings.get("max_new_tokens", 2), 2)}
+        inputs = {"inputs_embeds": torch.zeros(2, 3, 8), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
+        fixed = {"do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+        ids = model.generate(**inputs, **(fixed | settings | short))
+        if not isinstance(ids, torch.Tensor) or len(ids) != 2:
+            raise ValueError("must give one text an image")
+
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = LlamaForCausalLM(LlamaConfig(**sizes, **ones)).eval()
+        find_refused(key, generate, dict(decoding))
+
+
+def check_decodings(cfg: DictConfig) -> None:
+    """Try the settings of `generate` that a verb has, and those that its evaluations have of their own.
+
+    Raises:
+        ConfigError: Naming the setting that is refused.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    check_decoding(plain["decoding"])
+    for name, evaluation in plain["evaluation"].items():
+        if evaluation["decoding"]:
+            check_decoding(plain["decoding"] | evaluation["decoding"], f"evaluation.{name}.decoding")
+
+
+def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
+    """Try the optimizer on one number."""
+    import torch
+
+    found = _class_of("optim", optim, plugins)
+    require(
+        issubclass(found, torch.optim.Optimizer), f"optim._target_={optim['_target_']} is no optimizer of torch's kind"
+    )
+    arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
+    find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+
+
+def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
+    try:
+        return resolve(node["_target_"], plugins)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in node.items() if name != "_target_"}

@@ -1,0 +1,17 @@
+"""The evaluations of a configuration, resolved."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def evaluations(cfg: DictConfig, split: str | None = None) -> dict[str, dict]:
+    """Give the evaluations resolved; with `split`, on that one instead, under a name that says so.
+
+    In a sweep the jobs are compared on `val`: test is for the chosen one alone.
+    """
+    resolved = cfg.copy()
+    for evaluation in resolved.evaluation.values():
+        evaluation.split = split or evaluation.split
+    plain = OmegaConf.to_container(resolved.evaluation, resolve=True)
+    return plain if split is None else {f"{name}_{split}": evaluation for name, evaluation in plain.items()}

@@ -1,0 +1,1 @@
+"""Shards: tars of records, their index, and where they lie."""

@@ -1,0 +1,258 @@
+"""Webdataset tars as a source of records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from visllama.data.held_out import held_out_rows
+from visllama.data.items import ItemPlace, place_of_item
+from visllama.data.record import image_suffixes, read_text
+from visllama.data.shards.cache import ShardCache
+from visllama.data.shards.index import ShardIndex
+from visllama.data.shards.manifest import local_manifest, remote_manifest
+from visllama.data.shards.reader import ShardReader
+from visllama.data.shards.remote import is_remote
+from visllama.errors import BadRecord, ConfigError
+
+
+class ShardSource:
+    """Records of webdataset tars, by random access; their captions and images stay on disk until they are asked for.
+
+    Args:
+        split: `train` reads `path`, any other `val_path`.
+        path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
+            holds a manifest (`s3://bucket/folder`).
+        val_path: The same for validation; None holds a part of `path` out of training, and reads it alone.
+        val_fraction: The share of its records that is held out where there is no `val_path`; at least one record, and
+            at most 10,000. None or 0 holds out nothing: then there is nothing to validate or judge on.
+        filter: Least and most of the scores in training records' metadata, as `{watermark_score: [null, 0.5]}`.
+        cache: The folder for what is fetched.
+        cache_gib: Most that the cache may hold.
+
+    Raises:
+        ConfigError: If nothing is there, or it holds no record that is whole, or none is held out to be read.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        path: str | None,
+        val_path: str | None = None,
+        val_fraction: float | None = 0.01,
+        filter: Mapping[str, Sequence[float | None]] | None = None,
+        cache: str = "~/.cache/visllama",
+        cache_gib: float | None = None,
+    ) -> None:
+        chosen = path if split == "train" or val_path is None else val_path
+        if chosen is None:
+            raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
+        self.reads_held_out = split != "train" and val_path is None
+        _check_fraction(val_fraction)
+        if self.reads_held_out and not val_fraction:
+            raise ConfigError(
+                f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
+                f"on: give val_path=FILE, or val_fraction=0.01; to train without, trainer.val_fraction=null judge=false"
+            )
+        if self.reads_held_out and split not in ("train", "val"):
+            raise ConfigError(
+                f"split={split} val_path=null: what path={path} holds out serves validation, and what was chosen by it "
+                f"is not judged by it again: give other tars as val_path=FILE, or split=val"
+            )
+        folder = Path(cache).expanduser()
+        budget = None if cache_gib is None else int(cache_gib * 2**30)
+        self.path, self.cache = chosen, None
+        if is_remote(chosen):
+            self.cache = ShardCache(folder / "shards", budget)
+            self.manifest = remote_manifest(chosen, self.cache)
+        else:
+            self.manifest = local_manifest(chosen, folder)
+            if any(map(is_remote, self.manifest.names)):
+                self.cache = ShardCache(folder / "shards", budget)
+        self.reader = ShardReader(self.manifest, self.cache)
+        self.filter = _check_filter(filter or {}) if split == "train" else {}
+        self.held_out = self._hold_out(val_fraction) if val_path is None and val_fraction else {}
+        self._chosen = lru_cache(maxsize=256)(self._choose)
+        self.shard_sizes, self.shard_items = self._count()
+        self.ends = np.cumsum(self.shard_sizes)
+        self.item_ends = np.cumsum(self.shard_items)
+        self._counted = lru_cache(maxsize=256)(self._count_items)
+        if not len(self):
+            raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """Members and records of the tars that are not read, by reason."""
+        return self.manifest.faults
+
+    def tell_faults(self) -> Iterator[str]:
+        """Say what is damaged, and where."""
+        for shard in range(len(self.manifest.names)):
+            for fault in self.reader.index(shard).faults:
+                yield fault.tell(self.manifest.shard(shard))
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Records by the kind of their text."""
+        return self.manifest.kinds
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell what is in it, wherever it lies."""
+        held_out = {shard: rows.tolist() for shard, rows in self.held_out.items()}
+        chosen = json.dumps([self.filter, held_out], sort_keys=True)
+        return hashlib.sha256(f"{self.manifest.sha256} {chosen}".encode()).hexdigest()
+
+    @property
+    def origin(self) -> str:
+        """Where its records come from, in words."""
+        held_out = sum(map(len, self.held_out.values()))
+        if self.reads_held_out:
+            return f"{held_out:,} of {int(self.manifest.num_records.sum()):,} records held out of {self.path}"
+        return f"{self.path} without {held_out:,} held-out records" if held_out else self.path
+
+    def __getitem__(self, index: int) -> dict:
+        """Give a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
+
+        `image_id`, the image's own name, is there where the record brings one.
+
+        Raises:
+            BadRecord: If it cannot be read.
+        """
+        shard = self.shard_of(index)
+        row = index - int(self.ends[shard]) + int(self.shard_sizes[shard])
+        if self._is_partly_read(shard):
+            row = int(self._chosen(shard)[row])
+        key, contents = self.reader.read(shard, row)
+        images = [contents[suffix] for suffix in image_suffixes(contents)]
+        text = read_text({name: contents[name] for name in ("json", "txt") if name in contents}, len(images))
+        if text.kind == "captions" and len(images) > 1:
+            raise BadRecord(
+                "text", f"{self.manifest.shard(shard)}: record {key!r} has captions of {len(images)} images"
+            )
+        pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
+        own_id = {} if text.image_id is None else {"image_id": text.image_id}
+        return {"key": self._unique(shard, key), **own_id, **pictures, text.kind: text.items}
+
+    @property
+    def is_remote(self) -> bool:
+        """Tell whether its shards have to be fetched, at least some."""
+        return self.cache is not None
+
+    def shard_of(self, index: int) -> int:
+        """Give which shard holds a record."""
+        return int(np.searchsorted(self.ends, index, side="right"))
+
+    def shard_of_item(self, item: int) -> int:
+        """Return which shard holds an item; no index is read for it."""
+        return int(np.searchsorted(self.item_ends, item, side="right"))
+
+    def find_item(self, item: int) -> ItemPlace:
+        """Find an item: its record, and its place in that record.
+
+        Raises:
+            ConfigError: If the item's shard or its index is not there.
+        """
+        shard = self.shard_of_item(item)
+        num_records, num_items = int(self.shard_sizes[shard]), int(self.shard_items[shard])
+        first_record = int(self.ends[shard]) - num_records
+        item_of_shard = item - int(self.item_ends[shard]) + num_items
+        if num_items == num_records:  # one each, as COYO has it
+            return ItemPlace(first_record + item_of_shard, 0, 1)
+        place = place_of_item(self._counted(shard), item_of_shard)
+        return place._replace(record=first_record + place.record)
+
+    def address(self, shard: int) -> tuple[str, int]:
+        """Give where a shard lies, and its bytes."""
+        return self.manifest.shard(shard), int(self.manifest.bytes[shard])
+
+    def _unique(self, shard: int, key: str) -> str:
+        """Keys of several tars are told apart by the tar: each may count from zero."""
+        name = self.manifest.names[shard]
+        if len(self.manifest.names) == 1:
+            return key
+        return f"{shard:06d}/{key}" if is_remote(name) else f"{name.removesuffix('.tar')}/{key}"
+
+    def _hold_out(self, val_fraction: float) -> dict[int, np.ndarray]:
+        try:
+            return held_out_rows(self.manifest, val_fraction)
+        except ConfigError as error:
+            raise ConfigError(f"path={self.path}: {error}{self._first_faults()}") from error
+
+    def _is_partly_read(self, shard: int) -> bool:
+        return bool(self.filter) or shard in self.held_out
+
+    def _choose(self, shard: int) -> np.ndarray:
+        return self._rows(shard, self.reader.index(shard))
+
+    def _rows(self, shard: int, index: ShardIndex) -> np.ndarray:
+        """Return the rows of a shard that are read, in the order of its records."""
+        held_out = self.held_out.get(shard, np.empty(0, np.int64))
+        if self.reads_held_out:
+            return held_out
+        return np.setdiff1d(_passing(index, self.filter), held_out, assume_unique=True)
+
+    def _count_items(self, shard: int) -> np.ndarray:
+        """Return the number of items up to the end of each record of a shard, of those that pass the filter."""
+        index = self.reader.opened_index(shard)
+        counts = index.arrays["num_pairs"]
+        if self._is_partly_read(shard):
+            counts = counts[self._rows(shard, index)]
+        return np.cumsum(counts, dtype=np.int64)
+
+    def _count(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return each shard's records and things to learn; indexes are read of those alone of which a part is read."""
+        records = self.manifest.num_records.copy()
+        pairs = self.manifest.num_pairs.copy()
+        if self.reads_held_out:
+            records[:] = 0
+            pairs[:] = 0
+        partial = range(len(records)) if self.filter else sorted(self.held_out)
+        for shard in track(partial, "reading scores", transient=True, disable=not self.filter):
+            index = self.reader.index(shard)
+            rows = self._rows(shard, index)
+            records[shard] = len(rows)
+            pairs[shard] = index.arrays["num_pairs"][rows].sum()
+        return records, pairs
+
+    def _why_none(self) -> str:
+        if self.filter and self.manifest.num_records.sum():
+            known = sorted(name[6:] for name in self.reader.index(0).arrays if name.startswith("score."))
+            return f" that passes filter={self.filter}; the first shard's scores are {', '.join(known) or 'none'}"
+        return self._first_faults()
+
+    def _first_faults(self) -> str:
+        return "".join(f"; {told}" for told in islice(self.tell_faults(), 3))
+
+
+def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) -> np.ndarray:
+    passes = np.ones(index.num_records, bool)
+    for name, (least, most) in filter.items():
+        score = index.score(name)  # NaN, of a record without it, is in no range
+        passes &= (score >= (-math.inf if least is None else least)) & (score <= (math.inf if most is None else most))
+    return np.flatnonzero(passes)
+
+
+def _check_fraction(val_fraction: object) -> None:
+    is_number = isinstance(val_fraction, (int, float)) and not isinstance(val_fraction, bool)
+    if val_fraction is not None and not (is_number and 0 <= val_fraction < 1):
+        raise ConfigError(f"val_fraction={val_fraction}: must be at least 0 and less than 1, or null")
+
+
+def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    for name, bounds in filter.items():
+        good = isinstance(bounds, (list, tuple)) and len(bounds) == 2
+        if not good or not all(b is None or (isinstance(b, (int, float)) and not isinstance(b, bool)) for b in bounds):
+            raise ConfigError(f"filter.{name}={bounds}: give [least, most], null where there is no bound")
+    return {name: list(bounds) for name, bounds in filter.items()}

@@ -1,0 +1,116 @@
+"""How files are written whole or not at all, and read when somebody else may have made them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from safetensors import SafetensorError
+
+from visllama.errors import ConfigError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that is full, or of what a user may write there."""
+
+
+class WriteFailed(ConfigError):
+    """A file could not be written; nothing of it is there, and what stood in its place is as it was.
+
+    Args:
+        path: The file, or the folder that it was to lie in.
+        reason: Why it could not be written, for example "No space left on device".
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: cannot be written ({self.reason})"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there then takes the place of `path`, whole or not at all.
+
+    Others may read the file as far as the umask lets them, whatever mode its writer gives it (safetensors': 0600).
+
+    Raises:
+        WriteFailed: If it cannot be written; the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
+
+        yield temporary
+
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:
+            temporary.chmod(mode)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # no OSError: it holds the words of one
+            raise WriteFailed(path, str(error).rpartition("I/O error: ")[2].partition(" (os error")[0]) from error
+        is_of_the_disk = isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EIO)
+        if is_of_the_disk or (isinstance(error, OSError) and error.filename == str(temporary)):
+            raise WriteFailed(path, error.strerror or str(error)) from error
+        raise
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file whole or not at all, whatever ends the program meanwhile.
+
+    Raises:
+        WriteFailed: If it cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that somebody else may have made: neither a pipe nor an endless device is waited for.
+
+    Raises:
+        OSError: If it cannot be opened.
+        ValueError: If it is something else than a file.
+    """
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError(f"{path.name} is no regular file")
+    return file
+
+
+def read_regular(path: Path, most_bytes: int = 2**20) -> str:
+    """Read a text file that somebody else may have made: a regular one, of no more than `most_bytes`.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is something else, too large, or no UTF-8.
+    """
+    with open_regular(path) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")
+    return content.decode("utf-8")
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
+    _flush(folder)

@@ -1,0 +1,64 @@
+"""The verb `caption`: write captions for pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, ListConfig
+from rich.markup import escape
+from rich.table import Table
+
+from visllama.config.dry_run import check_decoding, check_machine
+from visllama.console import say
+from visllama.errors import ConfigError
+from visllama.images.decode import SUFFIXES
+from visllama.inference.pipeline import load
+from visllama.machine.devices import find_precision, frozen_dtype
+
+
+def caption(cfg: DictConfig) -> list[dict]:
+    """Caption `images` by `weights`: a table for a person, or JSON alone.
+
+    Raises:
+        ConfigError: If there are no pictures there; the weights are not loaded then.
+    """
+    check_machine(cfg.trainer)
+    check_decoding(cfg.decoding)
+    paths = find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
+    torch.set_num_threads(cfg.trainer.threads)
+    torch.manual_seed(cfg.seed)
+    dtype = frozen_dtype(find_precision(cfg.trainer))
+    pipeline = load(cfg.weights, cfg.plugins, cfg.paths.models, cfg.trainer.accelerator, dtype)
+    pipeline.batch_size = cfg.batch_size
+    captions = pipeline.caption(paths, **cfg.decoding)
+    rows = [{"image": str(path), "caption": text} for path, text in zip(paths, captions, strict=True)]
+    if cfg.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return rows
+    table = Table("image", "caption", show_lines=len(rows) > 1)
+    for row in rows:
+        table.add_row(escape(row["image"]), escape(row["caption"]))
+    say(table, "json=true prints this for another program.")
+    return rows
+
+
+def find_pictures(names: list) -> list[Path]:
+    """Give the picture files that paths and folders name.
+
+    Raises:
+        ConfigError: If one is not there, or a folder holds none.
+    """
+    found: list[Path] = []
+    for path in (Path(str(name)).expanduser() for name in names):
+        if path.is_dir():
+            pictures = sorted(p for p in path.iterdir() if p.suffix.lower().lstrip(".") in SUFFIXES)
+            if not pictures:
+                raise ConfigError(f"images={path}: the folder holds no {', '.join(SUFFIXES)}")
+            found += pictures
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ConfigError(f"images={path}: no such file or folder")
+    return found

@@ -1,0 +1,120 @@
+"""The page `inspect.html`: the tables, each token as a coloured span, images as the model sees them.
+
+One file that opens offline. What comes from data is escaped, and the page forbids itself scripts and addresses.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from visllama.files import write_whole
+from visllama.inspect.reading import Shown, Token, folded
+from visllama.inspect.tables import HEADERS, Bin, SourceCounts, columns_note
+
+_MOST_IN_A_ROW = 80
+"""Of more tokens of one segment the middle is folded; a click unfolds it."""
+_BAR_PX, _HEIGHT_PX, _LABEL_PX = 52, 120, 34
+_HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name=viewport content="width=device-width">"""
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;padding:0 1rem;max-width:70rem;color:#222;background:#fff}
+table{border-collapse:collapse}
+th,td{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}
+th:first-child,td:first-child{text-align:left}
+article{margin:1rem 0;padding:.7rem 1rem;border:1px solid #ddd;border-radius:6px}
+article h3{margin:0;font-size:15px;overflow-wrap:anywhere}
+img{width:160px;height:160px;object-fit:contain;image-rendering:pixelated;margin:.3rem .3rem .3rem 0}
+.tokens{font:13px/2 ui-monospace,monospace;overflow-wrap:anywhere}
+.tokens span,.key span{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;background:#eee;color:#555}
+.tokens .response,.tokens .end,.key .response{background:#d2f0d2;color:#0a4d0a}
+.tokens .end{outline:1px solid #0a4d0a}
+.tokens .boi,.tokens .image,.tokens .eoi,.key .image{background:#d5e4fb;color:#123f86}
+details,summary{display:inline}
+summary{cursor:pointer;text-decoration:underline}
+.masked{color:#a00}
+small,p,summary{color:#666}
+rect{fill:#5b8dd6}rect.cut{fill:#c0392b}text{font:11px system-ui,sans-serif;fill:#444;text-anchor:middle}
+"""
+
+
+def write_page(
+    path: Path, command: str, lines: Sequence[str], counts: Sequence[SourceCounts], most: int, bins: Sequence[Bin],
+    shown: Sequence[Shown],
+) -> None:  # fmt: skip
+    """Write the page.
+
+    Args:
+        path: Of the page.
+        command: What was typed.
+        lines: What is told of the steps.
+        counts: Of each source.
+        most: `stage.max_text_tokens`.
+        bins: Of the text lengths.
+        shown: The samples.
+    """
+    told = f"<p>{'<br>'.join(map(html.escape, lines))}</p>"
+    samples = "".join(map(_sample, shown))
+    key = "".join(f"<span class={c}>{c}</span>" for c in ("prompt", "response", "image"))
+    body = (
+        f"<h1>What training would see</h1><p><code>{html.escape(command)}</code></p>{told}{_table(counts)}"
+        f"<p>{html.escape(columns_note(most))}</p><h2>Text tokens of a sample</h2>{_svg(bins)}"
+        f"<h2>Samples</h2><p class=key>{key} a token's id, segment and label stand on it</p>{samples}"
+    )
+    page = f"{_HEAD}<title>{html.escape(command)}</title><style>{_STYLE}</style>{body}</html>"
+    write_whole(path, page)
+
+
+def _table(counts: Sequence[SourceCounts]) -> str:
+    head = "".join(f"<th>{header}</th>" for header in HEADERS)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in source.cells())}</tr>" for source in counts
+    )
+    return f"<table><tr>{head}</tr>{rows}</table>"
+
+
+def _sample(shown: Shown) -> str:
+    images, masked = enumerate(shown.sample.pixel_values, 1), " class=masked" * bool(shown.sample.fault)
+    pictures = "".join(f'<img src="{_picture(pixels)}" alt="image {i}">' for i, pixels in images)
+    tokens = "".join(map(_spans, folded(shown.tokens, _MOST_IN_A_ROW)))
+    return (
+        f"<article><h3>{html.escape(shown.key)}</h3><small{masked}>{html.escape(shown.facts)}</small>"
+        f"<div>{pictures}</div><div class=tokens>{tokens}</div></article>"
+    )
+
+
+def _spans(token: Token | list[Token]) -> str:
+    if not isinstance(token, Token):
+        return f"<details><summary>{len(token)} more</summary>{''.join(map(_spans, token))}</details>"
+    title = f"id {token.id}, {token.segment}, {'not learned' if token.label is None else f'label {token.label}'}"
+    return f'<span class={token.segment} title="{title}">{html.escape(token.name)}</span> '
+
+
+def _picture(pixels: Tensor) -> str:
+    """Write `(3, H, W)` uint8 as the address of a PNG: the very pixels that the model sees."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _svg(bins: Sequence[Bin]) -> str:
+    highest = max((b.count for b in bins), default=1)
+    drawn = []
+    for place, b in enumerate(bins):
+        height = b.count * _HEIGHT_PX / highest
+        x, y = place * _BAR_PX, _LABEL_PX / 2 + _HEIGHT_PX - height
+        middle, cut = x + _BAR_PX / 2, " class=cut" if b.is_cut else ""
+        drawn.append(
+            f'<rect{cut} x="{x + 2}" y="{y:.1f}" width="{_BAR_PX - 4}" height="{height:.1f}"/>'
+            f'<text x="{middle}" y="{y - 3:.1f}">{b.count:,}</text>'
+            f'<text x="{middle}" y="{_HEIGHT_PX + _LABEL_PX - 3}">{b.label}</text>'
+        )
+    width, height = max(1, len(bins)) * _BAR_PX, _HEIGHT_PX + _LABEL_PX
+    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(drawn)}</svg>'

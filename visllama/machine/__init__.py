@@ -1,0 +1,1 @@
+"""Where it runs: devices, ranks, signals, cards."""

@@ -1,0 +1,1 @@
+"""How many compute together: the strategies, and how their ranks are started."""

@@ -1,0 +1,1 @@
+"""Many runs: their table, and SLURM's queue."""

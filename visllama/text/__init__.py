@@ -1,0 +1,1 @@
+"""What is said: tokens, templates, and how texts become ids."""

@@ -1,0 +1,212 @@
+"""What a run is made of: the configuration turned into sources, order and model, before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.config.checks import check_adapter
+from visllama.config.dry_run import check_parts
+from visllama.config.evaluations import evaluations
+from visllama.config.selection import is_selecting
+from visllama.console import say
+from visllama.data.items import count_items, shard_items
+from visllama.data.order import Order
+from visllama.data.source import Source
+from visllama.data.sources import build_sources, judged_sources
+from visllama.errors import ConfigError
+from visllama.plugins import class_of_target, part_class
+from visllama.text.template import Template
+from visllama.text.templates import find_template
+from visllama.text.tokens import sample_length
+
+if TYPE_CHECKING:
+    from visllama.model.visllama import VisLlama
+
+
+class Planned(NamedTuple):
+    """What a run is made of, before any weight is loaded."""
+
+    parts: dict[str, dict]
+    model: VisLlama
+    text: dict
+    """What weights keep of how texts are made: `prompt`, `max_text_tokens`, `template`."""
+    initial: dict | None
+    """The description of the weights to start from."""
+    train: dict[str, Source]
+    val: dict[str, Source]
+    """Empty where `trainer.val_fraction` is null: nothing is validated then."""
+    order: Order
+    judged_on: dict[str, dict]
+    judged_sources: dict[str, Source]
+    num_steps: int
+
+
+def plan(cfg: DictConfig) -> Planned:
+    """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
+    initial = None
+    if cfg.init_from:
+        from visllama.config.inherit import inherit_model
+
+        initial = inherit_model(cfg)
+        check_adapter(cfg)
+    train = build_sources(cfg.data.sources, "train", cfg.plugins)
+    val = build_sources(cfg.data.sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
+    check_faults(train, cfg.data.max_bad_fraction)
+    num_steps = count_steps(cfg, sum(map(count_items, train.values())))
+    order = Order(
+        {name: shard_items(source) for name, source in train.items()},
+        {name: node.get("weight", 1.0) for name, node in cfg.data.sources.items()},
+        cfg.stage.global_batch_size,
+        cfg.seed,
+        cfg.data.window_shards,
+    )
+    judged_on = evaluations(cfg, "val" if is_selecting() else None) if cfg.judge else {}
+    judged = judged_sources(judged_on, cfg.plugins)
+    check_parts(cfg)
+    parts = model_parts(cfg)
+    from visllama.model.weights import build_model
+
+    torch.manual_seed(cfg.seed)
+    with torch.device("meta") if cfg.check_only else nullcontext():
+        model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
+    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
+    text = text_of(cfg, model)
+    report_bare_captions(cfg, train)
+    for name, evaluation in judged_on.items():
+        if evaluation["template"] is not None:
+            template_at(f"evaluation.{name}", evaluation["template"], model)
+    if initial:
+        from visllama.model.weights import check_tensors
+
+        check_tensors(model, Path(cfg.init_from), initial)
+    return Planned(parts, model, text, initial, train, val, order, judged_on, judged, num_steps)
+
+
+def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
+    """Refuse sources of which too much is damaged, and tell of what is.
+
+    Raises:
+        ConfigError: Naming the reasons.
+    """
+    for name, source in sources.items():
+        faults = getattr(source, "faults", {})
+        told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
+        bad = sum(faults.values())
+        fraction = bad / (bad + len(source))
+        if fraction > max_bad_fraction:
+            first = "; ".join(islice(source.tell_faults(), 3))
+            raise ConfigError(
+                f"data.sources.{name}: beside {len(source):,} records, {bad:,} places in its tars cannot be read "
+                f"({told}): {first}. visllama prepare source=shards from={source.path} check_only=true lists them all; "
+                f"data.max_bad_fraction={fraction + 0.01:.2f} trains on the others"
+            )
+        if bad:
+            say(f"data.sources.{name}: {bad:,} places in its tars are not read: {told}")
+
+
+def report_bare_captions(cfg: DictConfig, sources: Mapping[str, Source]) -> None:
+    """Name the sources whose captions have no prompt: there is nothing that a template's words could stand around."""
+    if cfg.stage.template == "plain":
+        return
+    bare = []
+    for name, source in sources.items():
+        own = cfg.data.sources[name].get("prompt")
+        prompt = cfg.stage.prompt if own is None else own
+        if not prompt and "captions" in getattr(source, "kinds", {}):
+            bare.append(name)
+    if bare:
+        chosen = cfg.stage.template if isinstance(cfg.stage.template, str) else "{...}"
+        say(
+            f"stage.template={chosen} is not written around the captions of {', '.join(bare)}:",
+            f"they have no prompt (data.sources.{bare[0]}.prompt=TEXT).",
+        )
+
+
+def model_parts(cfg: DictConfig) -> dict[str, dict]:
+    """Describe the model by each part's kind (its class's name) and arguments.
+
+    Raises:
+        ConfigError: If a class could not be found again by its name, as the trained weights will have to.
+    """
+    described = {}
+    plain = OmegaConf.to_container(cfg.model, resolve=True)
+    lora = plain.pop("lora", None)
+    for role, part in plain.items():
+        target = part.pop("_target_")
+        kind = target.rpartition(".")[2]
+        if part_class(role, kind, cfg.plugins) is not class_of_target(role, target, cfg.plugins):
+            raise ConfigError(
+                f"model.{role}._target_={target}: another class is called {kind} too: rename it, or give the very "
+                f"module as plugins=[{target.rpartition('.')[0]}]"
+            )
+        described[role] = {"kind": kind, "arguments": part}
+    return described if lora is None else described | {"lora": lora}
+
+
+def text_of(cfg: DictConfig, model: VisLlama) -> dict:
+    """Give what weights keep of how the texts of a run are made."""
+    template = OmegaConf.to_container(cfg.stage, resolve=True)["template"]
+    made = asdict(template_at("stage", template, model))
+    return {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens, "template": made}
+
+
+def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:
+    """Give the template that stands in a config below `key`.
+
+    Raises:
+        ConfigError: If it is none, or the tokenizer has none of its own.
+    """
+    try:
+        return find_template(chosen, model.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:
+    """Refuse samples of one image, and generated texts, longer than the language model's positions.
+
+    Samples of several images are held to the positions one by one, as they are made.
+
+    Raises:
+        ConfigError: Naming what to lower.
+    """
+    most = model.num_positions
+    for key, tokens in (("stage.max_text_tokens", max_text_tokens), ("decoding.max_new_tokens", max_new_tokens)):
+        longest = sample_length(1, model.num_image_tokens, tokens)
+        if most is not None and longest > most:
+            raise ConfigError(
+                f"{key}={tokens} and model.connector.num_image_tokens={model.num_image_tokens} make samples of up to "
+                f"{longest} tokens, and the language model has {most} positions: lower one of them"
+            )
+
+
+def count_steps(cfg: DictConfig, num_items: int) -> int:
+    """Return the number of optimizer steps: `trainer.max_steps`, or what `stage.num_samples` or `stage.epochs` makes.
+
+    Steps are whole batches: of the last pass, what makes no whole batch is left out.
+
+    Args:
+        cfg: The configuration of the run.
+        num_items: Items of all sources together.
+
+    Raises:
+        ConfigError: If that is none.
+    """
+    num_samples = cfg.stage.num_samples or int(cfg.stage.epochs * num_items)
+    steps = cfg.trainer.max_steps or num_samples // cfg.stage.global_batch_size
+    if steps == 0:
+        told = f"stage.epochs={cfg.stage.epochs} over {num_items} items"
+        told = f"stage.num_samples={num_samples}" if cfg.stage.num_samples else told
+        raise ConfigError(
+            f"{told} makes no whole batch of stage.global_batch_size={cfg.stage.global_batch_size}: lower the batch "
+            f"size, or give trainer.max_steps"
+        )
+    return steps

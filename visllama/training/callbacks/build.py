@@ -1,0 +1,50 @@
+"""What watches a run: a start-up table, throughput, sample captions, and the proof that frozen stayed frozen."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
+
+from visllama.config.replay import words_to_go_on
+from visllama.evaluation.captioner import Captioner
+from visllama.machine.devices import find_device
+from visllama.training.callbacks.bad_records import BadRecords
+from visllama.training.callbacks.consumed import ConsumedKeys
+from visllama.training.callbacks.curves import Curves
+from visllama.training.callbacks.guard import NonFinite
+from visllama.training.callbacks.hang import HangWatch
+from visllama.training.callbacks.last_validation import LastValidation
+from visllama.training.callbacks.progress import ProgressBar, Throughput
+from visllama.training.callbacks.proofs import FrozenWeights, SameEverywhere
+from visllama.training.callbacks.sample_texts import SampleTexts
+from visllama.training.callbacks.saving import Saving
+from visllama.training.callbacks.tables import StartupTable
+
+
+def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
+    """Give a run's callbacks; `folder` is the run's. Saving comes last: a checkpoint holds what the others count."""
+    trainer, on_gpu = cfg.trainer, find_device(cfg.trainer.accelerator).type == "cuda"
+    return [
+        SameEverywhere(cfg),
+        HangWatch(folder, trainer.timeout_s),
+        StartupTable(cfg.micro_batch_size, cfg.optim),
+        BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
+        ProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
+        Throughput(),
+        SampleTexts(captioners),
+        FrozenWeights(),
+        NonFinite(trainer.max_skipped_steps, cfg.optim.lr),
+        Curves(folder / "curves.png"),
+        LastValidation(),
+        *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),
+        Saving(
+            folder,
+            trainer.checkpoint_every_steps,
+            trainer.keep_checkpoints,
+            shlex.join(["python", "train.py", *words_to_go_on(folder)]),
+        ),
+    ]

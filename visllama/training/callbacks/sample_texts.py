@@ -1,0 +1,51 @@
+"""Texts that the model writes on the way, so that a person sees it learn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+
+from visllama.console import STARTED, say
+from visllama.data.datamodule import TrainingData
+from visllama.data.samples import images_of
+from visllama.data.turns import turns_of
+from visllama.errors import BadRecord
+from visllama.evaluation.captioner import Captioner
+from visllama.images.decode import open_image
+
+
+class SampleTexts(Callback):
+    """Show what the model says to a few validation records of each source, at each validation."""
+
+    def __init__(self, captioners: Mapping[str, Captioner], num_records: int = 3) -> None:
+        self.captioners, self.num_records = captioners, num_records
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # Every rank generates, though one prints: under sharding all of them are needed.
+        lines = []
+        for name, captioner in self.captioners.items():
+            readable = _readable(trainer.datamodule, name)
+            fitting = (record for record in readable if captioner.has_room(module.model, record))
+            records = list(islice(fitting, self.num_records))
+            for record, said in zip(records, captioner(module.model, records), strict=True):
+                *asked, reference = turns_of(record, 0, "", "", 0)
+                question = f"{asked[-1].text} " if asked else ""
+                lines.append(f"  {record['key']}: {question}{said}   (a reference: {reference.text})")
+        if trainer.is_global_zero:
+            say(f"\nstep {trainer.global_step}, after {time.perf_counter() - STARTED:.0f} s:", *lines)
+
+
+def _readable(data: TrainingData, source: str) -> Iterator[dict]:
+    """Yield the validation records of a source that can be read."""
+    for index, (name, _) in enumerate(data.val.places):
+        if name == source:
+            with suppress(BadRecord):
+                record = data.val.record(index)
+                for image in images_of(record):
+                    open_image(image)
+                yield record
