@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="visllama-state-")  # no test makes a key in a home
@@ -16,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
-from tests.tiny import tiny_parts
+from tests.support.commands import ROOT
+from tests.support.tiny import tiny_parts
 from visllama.config.schema import conf_dir, register
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
@@ -67,3 +70,13 @@ def compose_config(tmp_path):
     yield run
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Build the package's wheel."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stdout[-2000:] + ended.stderr[-2000:]
+    return next(folder.glob("*.whl"))

@@ -8,19 +8,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tests.tiny import relative_difference
-from tests.validating_ranks import measure
+from tests.scripts.validate_on_ranks import measure
+from tests.support.commands import ROOT
+from tests.support.tiny import relative_difference
 from visllama.model.locate import SHIPPED
 
 EXACT = 1e-12
-ROOT = Path(__file__).parent.parent
 
 
 def train(folder, *overrides: str) -> None:
@@ -84,7 +83,15 @@ def test_ranks_share_the_judging_and_say_what_one_would(tmp_path):
 def trained(out, num_ranks: int, precision: str, *cases: str, steps: int = 50) -> dict[str, dict]:
     """Train on so many ranks by each strategy; gives what each case left, by its name without the ranks."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
-    command = [sys.executable, *launch, str(ROOT / "tests" / "ranks.py"), str(out), precision, str(steps), *cases]
+    command = [
+        sys.executable,
+        *launch,
+        str(ROOT / "tests" / "scripts" / "train_on_ranks.py"),
+        str(out),
+        precision,
+        str(steps),
+        *cases,
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=3000, cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return {path.name.split("-", 1)[1]: load_file(path) for path in out.parent.glob(f"{out.name}.{num_ranks}-*")}
@@ -109,7 +116,14 @@ EVERY_SIZE = [f"{count}-{at_once}" for count in range(1, 18) for at_once in (1, 
 def validated(out, num_ranks: int, *cases: str) -> dict[str, dict]:
     """Validate and judge on so many ranks, sharded; gives each case's loss and captions."""
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    command = [sys.executable, *launch, str(ROOT / "tests" / "validating_ranks.py"), str(out), "fsdp", *cases]
+    command = [
+        sys.executable,
+        *launch,
+        str(ROOT / "tests" / "scripts" / "validate_on_ranks.py"),
+        str(out),
+        "fsdp",
+        *cases,
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100 * len(cases), cwd=ROOT)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(out.read_text())
@@ -218,7 +232,7 @@ def test_a_ranks_memory_falls_with_the_number_of_ranks(tmp_path, hidden, layers)
             "torch.distributed.run",
             "--standalone",
             f"--nproc-per-node={num_ranks}",
-            str(ROOT / "tests" / "shard_memory.py"),
+            str(ROOT / "tests" / "scripts" / "measure_memory.py"),
             str(tmp_path),
         ]
         ended = subprocess.run(
@@ -242,7 +256,7 @@ def test_a_ranks_memory_falls_with_the_number_of_ranks(tmp_path, hidden, layers)
 @pytest.mark.slow
 def test_a_rank_with_text_alone_beside_one_with_images(tmp_path):
     """At each of 50 steps one rank has no image and the other has them all: no hang, and all as on one rank."""
-    script = str(ROOT / "tests" / "mixed_ranks.py")
+    script = str(ROOT / "tests" / "scripts" / "mix_on_ranks.py")
     launched = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
     for command, name in (([sys.executable, script], "one"), (launched, "two")):
         ended = subprocess.run([*command, str(tmp_path / name)], capture_output=True, text=True, timeout=400, cwd=ROOT)

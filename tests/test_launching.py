@@ -1,6 +1,6 @@
 """Ranks however they are started: by srun from a batch script, by torchrun, by a sweep, by a sweep in SLURM's queue.
 
-SLURM is a stand-in (`tests/slurm.py`): its programs' options, variables, signals and exit codes, no cluster.
+SLURM is a stand-in (`tests/support/slurm_cluster.py`): its programs' options, variables, signals and exit codes, no cluster.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from tests.slurm import Slurm
+from tests.support.commands import ROOT
+from tests.support.slurm_cluster import Slurm
 
-ROOT = Path(__file__).parent.parent
 SBATCH = re.search(r"```sh\n(#!/bin/bash.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 SMALL = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1", "judge=false", "trainer.val_fraction=null",
          "stage.global_batch_size=16", "trainer.log_every_steps=1"]  # fmt: skip

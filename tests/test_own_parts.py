@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.test_packaging import wheel  # noqa: F401
-
 CONNECTOR = '''
 """A connector of one's own: the mean patch and the pooled-like maximum, each through a layer."""
 import torch
@@ -82,7 +80,7 @@ def lines(text: str) -> int:
 
 
 @pytest.fixture
-def visllama(wheel, tmp_path):  # noqa: F811
+def visllama(wheel, tmp_path):
     """The program out of the wheel, run in a folder that holds the user's package and configs alone."""
     site, work = tmp_path / "site", tmp_path / "work"
     with zipfile.ZipFile(wheel) as archive:

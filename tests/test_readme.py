@@ -6,11 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.commands import ROOT
+
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split(" # ")[0].strip()

@@ -16,8 +16,8 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 
-from tests.families import save_encoder, save_language_model
-from tests.tiny import TEXT, tiny_parts
+from tests.support.families import save_encoder, save_language_model
+from tests.support.tiny import TEXT, tiny_parts
 from visllama.checkpoint.folder import find_damage, read_loader_state
 from visllama.config.replay import read_config, replay
 from visllama.data.shards.manifest import Manifest

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.training.test_resume import finish, kill, start, wait_for_steps
+from tests.support.commands import ROOT
+from tests.support.runs import finish, kill, start, wait_for_steps
 
-ROOT = Path(__file__).parent.parent
 EVALUATION = ["evaluation.scenes_caption.source.num_records=12", "evaluation.scenes_caption.controls=[]",
-              "plugins=[tests.stateful_parts]", "trainer=cpu", "trainer.precision=64-true"]  # fmt: skip
+              "plugins=[tests.support.stateful_parts]", "trainer=cpu", "trainer.precision=64-true"]  # fmt: skip
 RUN = [*EVALUATION, "trainer.max_steps=8", "trainer.checkpoint_every_steps=3", "stage.global_batch_size=16",
        "micro_batch_size=6", "data.log_consumed=true", "data.num_val_records=8", "optim.lr=1e-2"]  # fmt: skip
 CONNECTORS = {"normed": ("Normed", "connector.norm.running_mean"), "counting": ("Counting", "connector.num_trained")}
@@ -32,7 +32,7 @@ def config_dir(tmp_path, monkeypatch):
     folder = tmp_path / "conf" / "model" / "connector"
     folder.mkdir(parents=True)
     for name, (kind, _) in CONNECTORS.items():
-        (folder / f"{name}.yaml").write_text(f"_target_: tests.stateful_parts.{kind}\nnum_image_tokens: 4\n")
+        (folder / f"{name}.yaml").write_text(f"_target_: tests.support.stateful_parts.{kind}\nnum_image_tokens: 4\n")
     return tmp_path / "conf"
 
 
@@ -68,7 +68,7 @@ def test_buffers_outlive_a_run(tmp_path, config_dir, connector, strategy):
     process = start(*shape, f"hydra.run.dir={killed}")
     wait_for_steps(killed, 5, process)
     kill(process)
-    said = finish(f"resume={killed}", "--config-dir", str(config_dir), "plugins=[tests.stateful_parts]")
+    said = finish(f"resume={killed}", "--config-dir", str(config_dir), "plugins=[tests.support.stateful_parts]")
     assert "Going on from step" in said
 
     expected, found = (load_file(run / "weights" / "visllama.safetensors") for run in (whole, killed))

@@ -1,10 +1,10 @@
-"""Killed, told to leave, or run for long: short versions of `tests/survival.py`, and its full ones as proofs."""
+"""Killed, told to leave, or run for long: short versions of `tests/scripts/survival.py`, and its full ones as proofs."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.survival import Report, kill, soak, term
+from tests.scripts.survival import Report, kill, soak, term
 
 
 def assert_kept(report: Report) -> None:

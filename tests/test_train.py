@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.data.test_shards import write
-from tests.test_evaluate import evaluate
-from tests.tiny import tiny_parts
+from tests.support.commands import ROOT, evaluate
+from tests.support.tars import write
+from tests.support.tiny import tiny_parts
 from visllama.checkpoint.folder import checkpoints
 from visllama.model.weights import build_model, frozen_hashes
 
-ROOT = Path(__file__).parent.parent
 SHORT = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_fraction=0.5", "trainer.log_every_steps=1", "stage.global_batch_size=16",
          "data.num_val_records=20", "evaluation.scenes_caption.source.num_records=20", "model.connector.hidden_dim=64"]  # fmt: skip
 

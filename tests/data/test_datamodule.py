@@ -3,14 +3,15 @@ from pathlib import Path
 import pytest
 from webdataset import TarWriter
 
-from tests import tiny
-from tests.data.test_shards import picture
-from tests.tiny import maker_of, tiny_parts
+from tests.support import tiny
+from tests.support.made_sources import Damaged
+from tests.support.tars import picture
+from tests.support.tiny import maker_of, tiny_parts
 from visllama.data.items import count_items, shard_items
 from visllama.data.order import Order
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.shards.source import ShardSource
-from visllama.errors import REASONS, BadRecord, ConfigError
+from visllama.errors import REASONS, ConfigError
 from visllama.model.weights import build_model
 
 
@@ -232,21 +233,6 @@ def test_a_checkpoint_of_the_order_before_is_refused_with_both_versions(model):
     accepted = data_of(model, allow_reorder=True).train_dataloader()
     accepted.load_state_dict(before)
     assert accepted.step == 2
-
-
-class Damaged:
-    """Scenes of which some cannot be read."""
-
-    def __init__(self, bad: dict[int, str], count: int = 20) -> None:
-        self.scenes, self.bad = ScenesSource("train", count, 1), bad
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> dict:
-        if index in self.bad:
-            raise BadRecord(self.bad[index], f"record {index}")
-        return self.scenes[index]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

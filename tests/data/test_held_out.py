@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from webdataset import TarWriter
 
-from tests.data.test_shards import keys, picture, scored, write
+from tests.support.tars import keys, picture, scored, write
 from visllama.data.held_out import MOST_RECORDS, MOST_SHARDS, held_out_rows
 from visllama.data.items import count_items
 from visllama.data.shards.manifest import Manifest

@@ -9,22 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.data.test_order import cut
+from tests.support.made_shards import cut
+from tests.support.made_sources import Counted
 from visllama.data.items import ItemPlace, count_items, item_finder, shard_items, shard_sizes
 from visllama.data.order import Order
 from visllama.errors import ConfigError
-
-
-class Counted:
-    """Records of which each says how many items it holds."""
-
-    def __init__(self, counts, sizes=None) -> None:
-        self.item_counts = counts
-        if sizes is not None:
-            self.shard_sizes = sizes
-
-    def __len__(self) -> int:
-        return len(self.item_counts)
 
 
 def all_items(counts) -> list[tuple[int, int]]:

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.small_tokenizers import TOKENIZERS, byte_level_bpe, sentencepiece_llama
-from tests.vicuna_rules import HAND_MADE, IGNORED, IMAGE_ID, vicuna_labels
+from tests.support.small_tokenizers import TOKENIZERS, byte_level_bpe, sentencepiece_llama
+from tests.support.vicuna_rules import HAND_MADE, IGNORED, IMAGE_ID, vicuna_labels
 from visllama.data.datamodule import TrainingSamples
 from visllama.data.order import Order
 from visllama.data.samples import Sample, SampleMaker
@@ -169,7 +169,7 @@ def joined(parts: list) -> list:
 
 
 def parts_of_text(record: dict, template: str, name: str) -> list:
-    """Give the same from the template's text (whose letters tests/test_prompts.py holds)."""
+    """Give the same from the template's text (whose letters tests/text/test_template.py holds)."""
     tokenizer = TOKENIZERS[name]()
     specials = re.compile("(" + "|".join(map(re.escape, tokenizer.all_special_tokens)) + ")")
     parts: list = [tokenizer.bos_token_id]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from tests.small_disk import run_on_small_disk
+from tests.support.small_disk import run_on_small_disk
 from visllama.data.collate import Collator
 from visllama.data.loading import Loader, pack, unpack
 from visllama.data.samples import Sample

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.made_shards import cut
 from visllama.data.order import (
     ORDER_VERSION,
     PATTERN_ROWS,
@@ -28,12 +29,6 @@ from visllama.errors import ConfigError
 
 BATCHES = (1, 8, 64)
 COUNTS = (1, 5, 32, 63, 65, 700)
-
-
-def cut(num_records: int, num_shards: int, seed: int) -> list[int]:
-    """Cut records into uneven shards, of which some may be empty."""
-    places = np.sort(np.random.default_rng(seed).integers(0, num_records + 1, num_shards - 1))
-    return np.diff([0, *places, num_records]).tolist()
 
 
 def located(order: Order, num_samples: int) -> list[tuple]:

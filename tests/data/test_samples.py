@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from tests.tiny import maker_of
+from tests.support.tiny import maker_of
 from visllama.data.samples import SampleMaker
 from visllama.text.template import Segment
 from visllama.text.tokens import BOI_ID, EOI_ID, IGNORE_INDEX, PLACEHOLDER_ID, token_names
@@ -16,7 +16,7 @@ PROMPT, CAPTION = "the picture shows", "a small red ring"
 
 @pytest.fixture(scope="module")
 def model():
-    from tests.tiny import tiny_parts
+    from tests.support.tiny import tiny_parts
     from visllama.model.weights import build_model
 
     return build_model(tiny_parts(), ("connector", "markers"))

@@ -1,8 +1,8 @@
 import pytest
 from webdataset import TarWriter
 
-from tests.data.test_items import Counted
-from tests.data.test_shards import picture
+from tests.support.made_sources import Counted
+from tests.support.tars import picture
 from visllama.data.items import count_items
 from visllama.data.sources import (
     build_source,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import maker_of, tiny_parts
+from tests.support.tiny import maker_of, tiny_parts
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.model.locate import locate

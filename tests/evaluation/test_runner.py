@@ -2,22 +2,14 @@ import json
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from tests.tiny import TEXT, maker_of, tiny_parts
+from tests.support.judging_config import CFG
+from tests.support.tiny import TEXT, maker_of, tiny_parts
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge, judge_weights, sample_maker
 from visllama.model.weights import save_weights
 
-CFG = OmegaConf.create(
-    {
-        "trainer": {"accelerator": "cpu", "precision": "32-true", "threads": 1},
-        "decoding": {"max_new_tokens": 12},
-        "plugins": [],
-        "paths": {"models": "models"},
-    }
-)
 EVALUATIONS = {
     "mine": {
         "task": "caption", "split": "test", "batch_size": 5, "metrics": ["BLEU", "ROUGE-L", "CIDEr"], "controls": ["shuffled_images", "blank_images"],

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from tests.evaluation.test_captions import GOOD, REFERENCES
+from tests.support.said_captions import GOOD, REFERENCES
 from visllama.errors import ConfigError
 from visllama.evaluation.verb import evaluate, score_files
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.test_evaluate import evaluate
+from tests.support.commands import evaluate
 from visllama.errors import ConfigError
 from visllama.evaluation.report import vqa_table
 from visllama.evaluation.vqa import MODES, Asked, accuracy, read_answers, read_questions, score_answers

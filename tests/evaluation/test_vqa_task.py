@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tests.tiny import maker_of
+from tests.support.tiny import maker_of
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError

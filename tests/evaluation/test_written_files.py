@@ -11,9 +11,9 @@ import torch
 from pycocotools.coco import COCO
 from webdataset import TarWriter
 
-from tests.data.prepare.made import picture, put
-from tests.evaluation.test_runner import CFG
-from tests.tiny import maker_of
+from tests.prepare.made import picture, put
+from tests.support.judging_config import CFG
+from tests.support.tiny import maker_of
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions

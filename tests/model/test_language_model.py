@@ -13,7 +13,7 @@ import sentencepiece
 import torch
 from safetensors import safe_open
 
-from tests.families import VOCABULARY, save_language_model
+from tests.support.families import VOCABULARY, save_language_model
 from visllama.data.scenes import language
 from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel, norm_in_double

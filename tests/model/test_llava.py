@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from tests.families import save_encoder, save_language_model
+from tests.support.families import save_encoder, save_language_model
 from visllama.model.weights import build_model
 from visllama.text.tokens import image_span
 

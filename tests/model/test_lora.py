@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tiny import maker_of, tiny_parts
+from tests.support.tiny import maker_of, tiny_parts
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.model.lora import adapters, attach_lora, is_adapter
@@ -27,7 +27,7 @@ def make(lora=None, trainable=STAGE_2, dtype=torch.float32):
 
 
 def batch_of(model):
-    from tests.tiny import collator_of
+    from tests.support.tiny import collator_of
 
     source = ScenesSource("train", 4, 1)
     return collator_of(model).training_batch([maker_of(model)(source[i]) for i in range(4)])
@@ -101,7 +101,7 @@ def test_adapters_of_a_half_precision_model_are_single():
 
 
 def test_weights_hold_the_adapter_and_give_the_same_model(tmp_path):
-    from tests.tiny import TEXT
+    from tests.support.tiny import TEXT
 
     model = loud(make(ALL)).eval()
     save_weights(model, tiny_parts() | {"lora": ALL}, TEXT, tmp_path)
@@ -117,7 +117,7 @@ def test_weights_hold_the_adapter_and_give_the_same_model(tmp_path):
 )
 def test_full_tuning_trains_a_base_model_in_single_precision(part, connector, tmp_path):
     """Of the encoder what the features rest on: the penultimate layer's patches leave out the last one."""
-    from tests.tiny import TEXT
+    from tests.support.tiny import TEXT
 
     torch.manual_seed(0)
     model = build_model(tiny_parts(connector), ("connector", part)).load_base_weights(torch.bfloat16)
@@ -199,7 +199,7 @@ def test_a_tied_output_layer_is_refused():
 
 
 def test_weights_name_what_a_pattern_has_found(tmp_path):
-    from tests.tiny import TEXT
+    from tests.support.tiny import TEXT
 
     lora = {"r": 2, "lora_alpha": 4, "target_modules": r".*\.[01]\..*(q|v)_proj", "exclude_modules": ".*1.*v_proj"}
     save_weights(make(lora), tiny_parts() | {"lora": lora}, TEXT, tmp_path)

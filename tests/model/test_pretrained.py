@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
-from tests.hub import Hub
+from tests.support.hub import Hub
 from visllama.errors import ConfigError
 from visllama.model.locate import SHIPPED
 from visllama.model.pretrained import quietly, read

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from tests.tiny import tiny_parts
+from tests.support.tiny import tiny_parts
 from visllama.errors import ConfigError
 from visllama.model.sharding import blocks, cast, compute_again, shard
 from visllama.model.weights import build_model

@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, CLIPModel, Dinov2Model, SiglipVisionModel
 
-from tests.families import ENCODERS, SIDE_PX, save_encoder
+from tests.support.families import ENCODERS, SIDE_PX, save_encoder
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.model.locate import locate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_difference, tiny_parts
+from tests.support.tiny import CONNECTORS, TINY, collator_of, maker_of, relative_difference, tiny_parts
 from visllama.data.collate import Batch
 from visllama.data.samples import masked_sample
 from visllama.errors import ConfigError
@@ -193,7 +193,7 @@ def test_everything_can_be_built_on_the_meta_device(connector):
 def test_buffers_of_a_connector_are_of_its_training_alone(records, kind):
     """Neither the trial at build, nor a batch without images, nor generation leaves anything in them."""
     parts = TINY | {"connector": {"kind": kind, "arguments": {"num_image_tokens": 4}}}
-    model = build_model(parts, ("connector", "markers"), plugins=["tests.stateful_parts"]).load_base_weights()
+    model = build_model(parts, ("connector", "markers"), plugins=["tests.support.stateful_parts"]).load_base_weights()
     connector = model.connector
     fresh = type(connector)(model.vision_encoder.pooled_dim, 128, 4)
     assert connector.training and all(module.training for module in connector.modules())
@@ -220,7 +220,7 @@ def test_buffers_of_a_connector_are_of_its_training_alone(records, kind):
 def test_finding_what_cannot_learn_leaves_an_encoder_as_it_was():
     parts = tiny_parts() | {"vision_encoder": {"kind": "SmallCNN", "arguments": {"width": 8}}}
     trainable = ("vision_encoder", "connector", "markers")
-    model = build_model(parts, trainable, plugins=["tests.stateful_parts"])
+    model = build_model(parts, trainable, plugins=["tests.support.stateful_parts"])
     norm = model.vision_encoder.layers[1]
     assert norm.num_batches_tracked == 0 and norm.training and model.vision_encoder.training
 

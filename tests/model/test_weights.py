@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import tiny
-from tests.tiny import CONNECTORS, tiny_parts
+from tests.support import tiny
+from tests.support.tiny import CONNECTORS, tiny_parts
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
 from visllama.text.tokens import image_span
@@ -145,7 +145,7 @@ def test_weights_of_before_there_were_templates_are_read(make_model, tmp_path):
     assert load_weights(tmp_path)[1]["text"] == TEXT
 
 
-PLUGINS = ["tests.stateful_parts"]
+PLUGINS = ["tests.support.stateful_parts"]
 
 
 def stateful_parts(connector: str = "Normed") -> dict:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-from tests.tiny import tiny_parts
+from tests.support.commands import ROOT
+from tests.support.tiny import tiny_parts
 from visllama.model.weights import build_model
 from visllama.training.buffers import copy_buffers, settle_buffers
 
-ROOT = Path(__file__).parent.parent.parent
 YES, NO = torch.tensor(True), torch.tensor(False)
 
 
 def make(trainable=("connector", "markers")):
     connector = {"kind": "Normed", "arguments": {"num_image_tokens": 4}}
-    return build_model(tiny_parts() | {"connector": connector}, trainable, plugins=["tests.stateful_parts"])
+    return build_model(tiny_parts() | {"connector": connector}, trainable, plugins=["tests.support.stateful_parts"])
 
 
 def test_a_step_that_is_not_taken_leaves_them_as_they_were():

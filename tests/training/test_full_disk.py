@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.small_disk import run_on_small_disk
+from tests.support.small_disk import run_on_small_disk
 
 _TRAIN = """
 import subprocess

@@ -7,10 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from tests import tiny
-from tests.tiny import relative_difference, tiny_parts
-from tests.training.test_optim import OPTIM
-from visllama.data.scenes.source import ScenesSource
+from tests.support.optimizer_config import OPTIM
+from tests.support.scenes_data import data_of
+from tests.support.tiny import relative_difference, tiny_parts
 from visllama.model.weights import trained_tensors
 from visllama.training.module import VisLlamaModule
 
@@ -24,11 +23,6 @@ class Losses(Callback):
 
     def on_train_batch_end(self, trainer, module, *_):
         self.values.append(float(trainer.callback_metrics["train/loss"]))
-
-
-def data_of(model, micro_batch_size=64, num_steps=STEPS, val=5):
-    train = {"scenes": ScenesSource("train", 40, 1)}
-    return tiny.data_of(model, train, ScenesSource("val", val, 1), 12, num_steps, micro_batch_size)
 
 
 def fit(model, micro_batch_size=64, **optim):

@@ -2,12 +2,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support.optimizer_config import OPTIM
 from visllama.training.optim import build_optimizer, build_schedule, parameter_groups
-
-OPTIM = {
-    "_target_": "torch.optim.AdamW", "lr": 0.1, "betas": [0.9, 0.95], "weight_decay": 0.2, "schedule": "cosine", "warmup_fraction": 0.1,
-    "clip_norm": 1.0, "lr_by_part": {},
-}  # fmt: skip
 
 
 class Model(nn.Module):

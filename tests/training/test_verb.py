@@ -7,8 +7,8 @@ import sys
 import pytest
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig, LlamaConfig
 
-from tests.families import save_language_model
-from tests.tiny import CONNECTORS
+from tests.support.families import save_language_model
+from tests.support.tiny import CONNECTORS
 from visllama.errors import ConfigError
 from visllama.model.locate import locate
 from visllama.training.assembly import plan

@@ -1,0 +1,271 @@
+"""The verb: what a person types, reads, and finds; tars of others; downloads handed on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from omegaconf import OmegaConf
+from webdataset import TarWriter
+
+from tests.prepare.made import picture, put, read
+from visllama.config.explain import known_groups
+from visllama.data.shards.manifest import local_manifest
+from visllama.errors import ConfigError
+from visllama.prepare import verb
+from visllama.prepare.keys import check_prepare, hints
+
+SOURCES = known_groups()["source"]
+
+
+def visllama(*arguments: object, cwd) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "visllama", "prepare", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+def table(tmp_path, rows: int = 3):
+    for number in range(rows):
+        put(tmp_path / "images" / f"{number}.jpg", picture(number))
+    return put(tmp_path / "t.csv", "image,caption\n" + "".join(f"{n}.jpg,number {n}\n" for n in range(rows)))
+
+
+def test_the_program_writes_shows_and_names_the_next_command(tmp_path):
+    file, work = table(tmp_path), tmp_path / "work"
+    work.mkdir()
+    ended = visllama("source=folder", f"images={tmp_path}/images", f"table={file}", "name=photos", cwd=work)
+    assert ended.returncode == 0, ended.stderr
+    assert len(read(work / "data" / "photos" / "train")) == 3
+    assert "python train.py data=shards data.sources.shards.path=data/photos/train" in ended.stdout
+    assert "Prepared" in ended.stdout and "nothing" in ended.stdout
+    assert sorted(os.listdir(work)) == ["data"], "no run folder, no log"
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("source=cooc", "source=cooc: did you mean"),
+        ("source=folder imgaes=x", "imgaes: there is no such key. Did you mean images?"),
+        ("images=x", "images: source=scenes has no such key; source=coco"),
+        ("source=folder images=. table=t.csv max_bad_fraction=0", "2 of 3 records (66.7%) are bad"),
+        ("source=folder images=. table=no.csv", "table=no.csv: no such file"),
+    ],
+)
+def test_the_program_ends_with_a_message_and_leaves_nothing(tmp_path, typed, says):
+    put(tmp_path / "t.csv", "image,caption\na.jpg,x\nb.jpg,x\n../c.jpg,y\n" if "=0" not in typed else
+        "image,caption\na.jpg,x\nb.jpg,x\nc.jpg,y\n")  # fmt: skip
+    put(tmp_path / "c.jpg", picture())
+    ended = visllama(*typed.split(), cwd=tmp_path)
+    assert ended.returncode == 2 and says in ended.stderr, ended.stderr
+    assert "Traceback" not in ended.stderr and sorted(os.listdir(tmp_path)) == ["c.jpg", "t.csv"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_yaml_of_a_source_holds_just_the_keys_that_it_reads(compose_config, source):
+    cfg = compose_config("prepare", f"source={source}")
+    assert set(cfg) - {"source", "out", "seed", "plugins", "paths", "name"} == set(hints(source)) - {"name"}
+    assert cfg.source == source
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_required_keys_are_named_with_the_call(compose_config, source):
+    cfg = compose_config("prepare", f"source={source}")
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        with pytest.raises(ConfigError, match=rf"no value for {', '.join(missing)}: visllama prepare source={source} "):
+            check_prepare(cfg)
+    else:
+        check_prepare(cfg)
+
+
+@pytest.mark.parametrize(
+    ("source", "typed", "says"),
+    [
+        ("folder", "images=3", "images=3: must be str, not int"),
+        ("folder", "images=[a,b]", "images=.*: must be str, not list"),
+        ("folder", "images=FILES/t.csv", "images=.*: no such folder"),
+        ("folder", "table=FILES", "a folder: name the file"),
+        ("folder", "workers=many", "workers=many: must be int"),
+        ("folder", "workers=0", "workers=0"),
+        ("folder", "workers=100000", "workers=100000"),
+        ("folder", "shard_size_mb=0", "shard_size_mb=0"),
+        ("folder", "max_bad_fraction=2", "max_bad_fraction=2"),
+        ("folder", "split=dev", "split=dev: choose train"),
+        ("folder", "check_only=maybe", "check_only=maybe: must be bool"),
+        ("folder", "name=../x", r"name=\.\./x"),
+        ("folder", "name=null", "name=null"),
+        ("folder", "out=FILES/t.csv/x", "out=.*: .*t.csv is a file"),
+        ("folder", "+foo=1", "foo: source=folder has no such key"),
+        ("folder", "+shard_size=1", "did you mean shard_size_mb"),
+        ("shards", "from=nowhere.tar", "from=nowhere.tar: no tar"),
+        ("shards", "from=pipe:x", "from=pipe:x|pipe:x: 'pipe:' runs a command"),
+        ("shards", "from=s3://a/b", "name the tars"),
+        ("cc3m", "list=no.tsv", "list=no.tsv: no such file"),
+        ("cc3m", "list=FILES/t.csv part=5/4", "part=5/4: write it as"),
+        ("coyo", "list=FILES/t.csv min_success=2", "min_success=2"),
+        ("scenes", "threads=0", "threads=0"),
+    ],
+)
+def test_wrong_values_are_refused_by_their_key(compose_config, tmp_path, source, typed, says):
+    file = table(tmp_path)
+    right = [f"images={tmp_path}/images", f"table={file}"] if source == "folder" else []
+    cfg = compose_config("prepare", f"source={source}", *right, *typed.replace("FILES", str(tmp_path)).split())
+    with pytest.raises(ConfigError, match=says):
+        check_prepare(cfg)
+
+
+def test_out_takes_the_splits(run, tmp_path):
+    run("source=folder", f"images={tmp_path}/images", f"table={table(tmp_path)}", f"out={tmp_path}/mine", "split=val")
+    assert len(read(tmp_path / "mine" / "val")) == 3 and not (tmp_path / "data").exists()
+
+
+def told(capsys) -> str:
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def test_coco_by_its_name_is_what_data_finds(run, tmp_path, capsys):
+    images = [{"cocoid": n, "split": split, "filename": f"{n}.jpg", "sentences": [{"raw": "x"}]}
+              for n, split in enumerate(("train", "val", "test"))]  # fmt: skip
+    for image in images:
+        put(tmp_path / "images" / image["filename"], picture())
+    call = (
+        "source=coco",
+        f"images={tmp_path}/images",
+        f"captions={put(tmp_path / 'dataset_coco.json', {'images': images})}",
+    )
+    run(*call, "split=val")
+    assert told(capsys).endswith(f"evaluation.shards_caption.source.val_path={tmp_path}/data/coco/val")
+    run(*call, "split=train")
+    assert told(capsys).endswith("python train.py data=coco evaluation=none"), "there is no test split to judge on"
+    run(*call)
+    assert told(capsys).endswith("python train.py data=coco")
+
+
+def tars(folder, count: int = 2, records: int = 3):
+    folder.mkdir(parents=True)
+    for number in range(count):
+        with TarWriter(str(folder / f"{number:05d}.tar")) as tar:
+            for record in range(records):
+                key = f"{number:05d}{record:04d}"
+                tar.write({"__key__": key, "jpg": picture(record), "txt": f"number {record}", "json": {"url": "x"}})
+    return folder
+
+
+def test_tars_of_others_are_indexed_where_they_lie(run, tmp_path, capsys):
+    folder = tars(tmp_path / "img2dataset")
+    run("source=shards", f"from={folder}")
+    assert (folder / "00001.tar.idx").is_file() and len(read(folder)) == 6
+    assert (
+        f"data=shards data.sources.shards.path={folder}" in capsys.readouterr().out and not (tmp_path / "data").exists()
+    )
+
+
+def test_tars_of_others_under_a_name(run, tmp_path):
+    folder = tars(tmp_path / "img2dataset")
+    out = run("source=shards", f"from='{folder}/*.tar'", "name=web")
+    assert sorted(p.name for p in (out / "train").glob("*.tar")) == ["00000.tar", "00001.tar"]
+    assert len(read(out / "train")) == 6 and not (folder / "00000.tar.idx").exists()
+    assert run("source=shards", f"from='{folder}/*.tar'", "name=web") == out, "a second time changes nothing"
+    with pytest.raises(ConfigError, match="holds other shards"):
+        run("source=shards", f"from={tars(tmp_path / 'other', 3)}", "name=web")
+    assert local_manifest(str(out / "train"), tmp_path).num_records.sum() == 6
+
+
+def test_tars_that_hold_nothing_are_refused(run, tmp_path):
+    put(tmp_path / "a.tar", bytes(1024))
+    with pytest.raises(ConfigError, match="no record can be read"):
+        run("source=shards", f"from={tmp_path}/a.tar", "name=web")
+    assert not (tmp_path / "data" / "web" / "train" / "manifest.json").exists()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    asked: list[str] = []  # noqa: RUF012
+
+    def log_message(self, *_):
+        self.asked.append(self.path)
+
+
+def test_tars_elsewhere_are_fetched_indexed_and_found_by_their_addresses(run, tmp_path):
+    folder = tars(tmp_path / "web")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    place = f"http://127.0.0.1:{server.server_port}/{{00000..00001}}.tar"
+    call = "source=shards", f"from='{place}'", f"paths.cache={tmp_path}/cache"
+    try:
+        with pytest.raises(ConfigError, match="needs a name="):
+            run(*call)
+        out = run(*call, "name=web")
+        asked = len(Quiet.asked)
+        run(*call, "name=web")
+        assert len(Quiet.asked) == asked == 2, "what is indexed is not fetched again"
+    finally:
+        server.shutdown()
+    manifest = local_manifest(str(out / "train"), tmp_path)
+    assert manifest.num_records.tolist() == [3, 3] and manifest.shard(1).endswith("/00001.tar")
+    assert all(os.path.isfile(manifest.index(n)) for n in range(2)) and not list(out.rglob("*.tar"))
+
+
+FAKE = """#!{python}
+import io, json, pathlib, sys, tarfile
+options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+out = pathlib.Path(options["--output_folder"])
+rows = [json.loads(line) for file in sorted(pathlib.Path(options["--url_list"]).glob("*.jsonl")) for line in file.open()]
+picture = pathlib.Path(__file__).with_name("picture.jpg").read_bytes()
+with tarfile.open(out / "00000.tar", "w") as tar:
+    for i, row in enumerate(rows):
+        for suffix, data in (("jpg", picture), ("txt", row["caption"].encode()), ("json", json.dumps(row).encode())):
+            member = tarfile.TarInfo(f"{{i:09d}}.{{suffix}}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+(out / "00000_stats.json").write_text(json.dumps({{"count": len(rows), "successes": len(rows), "status_dict": {{"success": len(rows)}}}}))
+"""
+
+
+@pytest.fixture
+def cc3m(tmp_path):
+    put(tmp_path / "fake" / "picture.jpg", picture())
+    command = put(tmp_path / "fake" / "img2dataset", FAKE.format(python=sys.executable))
+    command.chmod(0o755)
+    rows = put(tmp_path / "list.tsv", "".join(f"caption {n}\thttps://example.com/{n}.jpg\n" for n in range(6)))
+    return "source=cc3m", f"list={rows}", f"command={command}"
+
+
+def test_a_list_is_downloaded_and_indexed(run, cc3m, capsys):
+    out = run(*cc3m)
+    assert [text for text, _ in read(out / "train").values()] == [[f"caption {n}"] for n in range(6)]
+    assert told(capsys).startswith("Train on it:  python train.py data=cc3m")
+
+
+def test_a_list_in_parts_is_indexed_when_it_is_merged(run, cc3m, capsys):
+    for part in ("1/2", "2/2"):
+        out = run(*cc3m, f"part={part}")
+        assert "merge=true" in told(capsys) and not (out / "train" / "manifest.json").exists()
+    run(*cc3m, "part=2/2", "merge=true")
+    manifest = json.loads((out / "train" / "manifest.json").read_text())
+    assert manifest["num_records"] == 6 and manifest["shards"]["name"] == ["00000.tar", "00001.tar"]
+
+
+def test_scenes_go_their_old_way(compose_config, monkeypatch):
+    from visllama.prepare import scenes
+
+    monkeypatch.setattr(scenes, "prepare", lambda cfg: {"seen": cfg.prepare.vocab_size, "threads": cfg.threads})
+    assert verb.prepare(compose_config("prepare", "out=pair")) == {"seen": 480, "threads": 1}
+
+
+def test_what_is_damaged_in_tars_that_are_there_is_listed(tmp_path):
+    with TarWriter(str(tmp_path / "a.tar"), mtime=0) as tar:
+        for i in range(5):
+            tar.write({"__key__": f"{i}", "jpg": picture(i), "json": {"captions": ["x"]} if i != 3 else {"url": "x"}})
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[150] ^= 1
+    (tmp_path / "a.tar").write_bytes(content)
+    ended = visllama("source=shards", f"from={tmp_path}/a.tar", "check_only=true", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert f"{tmp_path}/a.tar: " in ended.stdout and "(byte 0, header)" in ended.stdout
+    assert "record '3' has no captions" in ended.stdout and "1 tars, 3 records, 3 faults" in ended.stdout
+    assert os.listdir(tmp_path) == ["a.tar"], "nothing is written"
