@@ -11,14 +11,10 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module, metadata
 from types import ModuleType
-from typing import Any
-
-from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
 
 from visllama.errors import ConfigError
 
@@ -72,31 +68,14 @@ def resolve(target: object, plugins: Sequence[str] = ()) -> type:
     check_target(target, plugins)
     import_plugins(plugins)
     try:
-        found = get_class(target)
-    except Exception as error:  # Hydra's own classes of error differ by what is missing
+        found = pkgutil.resolve_name(target)
+    except Exception as error:  # whatever a module raises that is imported
         raise ConfigError(f"_target_={target}: {str(error).splitlines()[0]}") from error
+    if not inspect.isclass(found):
+        raise ConfigError(f"_target_={target} is no class")
     if not f"{found.__module__}.".startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
         raise ConfigError(f"_target_={target} is not allowed: it is defined in {found.__module__}")
     return found
-
-
-def build(node: Mapping, plugins: Sequence[str] = ()) -> Any:
-    """Instantiate a config node (as a plain call of its `_target_`), after resolving every `_target_` inside it."""
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    for target in targets(plain):
-        resolve(target, plugins)
-    return instantiate(plain, _convert_="all")
-
-
-def targets(node: object) -> Iterator[object]:
-    """Yield every `_target_` inside a plain config, however deep it lies."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"]
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from targets(value)
 
 
 def check_plugin(name: object) -> None:

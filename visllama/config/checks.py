@@ -14,11 +14,12 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from visllama.config.instantiate import targets
 from visllama.config.objective import find_objective
 from visllama.errors import ConfigError, require
 from visllama.machine.cards import CARDS
 from visllama.model.locate import locate
-from visllama.plugins import ROLES, check_target, targets
+from visllama.plugins import ROLES, check_target
 from visllama.signatures import fits, wrong_type
 from visllama.text.templates import OF_TOKENIZER, find_template
 

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from visllama.data.items import item_counts, shard_items
 from visllama.data.source import Source
@@ -25,10 +24,9 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
     Raises:
         ConfigError: If it cannot be made, or holds nothing, naming the key.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
-    arguments = {name: value for name, value in plain.items() if name not in ("_target_", *MIX_KEYS)}
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", *MIX_KEYS)}
     try:
-        found = class_of_target("source", plain["_target_"], plugins)
+        found = class_of_target("source", node["_target_"], plugins)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
     check_arguments(key, found, arguments, {"split"})

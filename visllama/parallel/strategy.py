@@ -15,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from visllama.checkpoint.folder import read_rest, write_checkpoint
 from visllama.checkpoint.state import read_tensors, state_of
+from visllama.config.instantiate import build
 from visllama.errors import ConfigError
 from visllama.machine.devices import count_ranks, find_device
 from visllama.model.sharding import reshard, shard
 from visllama.model.visllama import VisLlama
-from visllama.plugins import build
 
 
 class _OfOurs:
@@ -166,7 +166,7 @@ def build_strategy(trainer: Mapping, plugins: Sequence[str] = ()) -> Strategy:
         strategy = build({"timeout_s": trainer["timeout_s"], **config}, plugins)
         if not isinstance(strategy, _OfOurs):
             raise ConfigError(
-                f"trainer.strategy._target_={config['_target_']}: checkpoints are written by visllama.training."
+                f"trainer.strategy._target_={config['_target_']}: checkpoints are written by visllama.parallel."
                 f"strategy.DDP and FSDP: derive yours from one of them, or choose trainer/strategy=ddp"
             )
         return strategy

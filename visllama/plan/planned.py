@@ -168,7 +168,8 @@ def samples_of(cfg: DictConfig) -> tuple[int | None, list[str]]:
     if cfg.samples is not None:
         return cfg.samples, []
     try:
-        return sum(map(count_items, build_sources(cfg.data.sources, "train", cfg.plugins).values())), []
+        sources = build_sources(OmegaConf.to_container(cfg.data.sources, resolve=True), "train", cfg.plugins)
+        return sum(map(count_items, sources.values())), []
     except ConfigError as error:
         key = str(error).partition(":")[0]
         return None, [f"how many samples an epoch has is unknown ({key} cannot be read here): give samples=N"]

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.instantiate import build
 from visllama.errors import ConfigError
-from visllama.plugins import build
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
 

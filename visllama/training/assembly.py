@@ -57,8 +57,9 @@ def plan(cfg: DictConfig) -> Planned:
 
         initial = inherit_model(cfg)
         check_adapter(cfg)
-    train = build_sources(cfg.data.sources, "train", cfg.plugins)
-    val = build_sources(cfg.data.sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
+    sources = OmegaConf.to_container(cfg.data.sources, resolve=True)
+    train = build_sources(sources, "train", cfg.plugins)
+    val = build_sources(sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
     check_faults(train, cfg.data.max_bad_fraction)
     num_steps = count_steps(cfg, sum(map(count_items, train.values())))
     order = Order(

@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.instantiate import build
 from visllama.model.visllama import part_of
-from visllama.plugins import build
 
 LEAST_WARMUP_STEPS = 10
 """Steps of warm-up where `warmup_fraction` makes fewer: at the published 4e-3 a short run diverges with fewer."""

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, sweep
 from visllama.config.checks import READ_BY_EVALUATE
+from visllama.config.instantiate import build
 from visllama.config.overrides import config_dir_options, override
 from visllama.config.replay import write_command
 from visllama.config.selection import is_selecting
@@ -36,7 +37,6 @@ from visllama.model.sharding import compute_again
 from visllama.model.weights import load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
-from visllama.plugins import build
 from visllama.training.assembly import Planned
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.build import build_callbacks
