@@ -105,3 +105,64 @@ def test_commands_are_quiet(tmp_path):
         assert ended.returncode == 0, (command, ended.stderr[-3000:])
         warnings = [line for line in (ended.stdout + ended.stderr).splitlines() if "warn" in line.lower()]
         assert warnings == [], command
+
+
+COUNTING = """
+import runpy, sys
+from collections import Counter
+from visllama import cli
+from visllama.training import assembly, verb
+
+calls = Counter()
+
+def counted(name, function):
+    def call(*arguments):
+        calls[name] += 1
+        return function(*arguments)
+    return call
+
+cli._CHECKS["train"] = counted("check_train", cli._CHECKS["train"])
+verb.plan = counted("plan", verb.plan)
+assembly.check_parts = counted("check_parts", assembly.check_parts)
+sys.argv = ["visllama", "train", *sys.argv[1:]]
+try:
+    cli.main()
+finally:
+    print("COUNTED", dict(calls))
+"""
+SHORT = ["experiment=smoke", "trainer.max_steps=2", "judge=false", "trainer=cpu"]
+
+
+@pytest.mark.parametrize("words", [SHORT, pytest.param([*SHORT, "-m", "seed=1,2"], marks=pytest.mark.slow)])
+def test_each_check_runs_once_a_job(tmp_path, words):
+    command = [sys.executable, "-c", COUNTING, *words]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    num_jobs = 2 if "-m" in words else 1
+    assert f"COUNTED {dict.fromkeys(('check_train', 'plan', 'check_parts'), num_jobs)}" in ended.stdout
+
+
+def test_paths_of_ones_own_keep_run_folder_log_and_checks(tmp_path):
+    folder = tmp_path / "my_conf" / "paths"
+    folder.mkdir(parents=True)
+    names = ("data", "outputs", "cache", "models")
+    (folder / "mine.yaml").write_text("\n".join(f"{name}: {tmp_path / 'mine' / name}" for name in names))
+    program = [
+        sys.executable,
+        "-m",
+        "visllama",
+        "train",
+        "--config-dir",
+        str(tmp_path / "my_conf"),
+        "paths=mine",
+        *SHORT,
+    ]
+    ended = subprocess.run([*program, "optim.lr=0"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert ended.returncode == 2 and "optim.lr=0" in ended.stderr and not (tmp_path / "mine").exists()
+    ended = subprocess.run([*program, "name=x"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    (run,) = (tmp_path / "mine" / "outputs" / "x").iterdir()
+    made = {path.name for path in run.iterdir()}
+    assert {"log.txt", ".hydra", "command.yaml", "config.yaml", "metrics.json", "weights"} <= made
+    assert "trained" in (run / "log.txt").read_text(), "the start-up table"
+    assert {path.name for path in tmp_path.iterdir()} == {"my_conf", "mine"}

@@ -1,8 +1,29 @@
 import logging
 
+import pytest
 from rich.table import Table
 
+from visllama import console
 from visllama.console import say
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before():
+    console._UNLOGGED.clear()
+
+
+def test_what_is_said_before_there_is_a_log_stands_in_it_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest has a file of its own there
+    say("the data is damaged")
+    root, file = logging.getLogger(), logging.FileHandler(tmp_path / "log.txt")
+    root.addHandler(file)
+    try:
+        say("it trains")
+        say("it ends")
+    finally:
+        root.removeHandler(file)
+        file.close()
+    assert (tmp_path / "log.txt").read_text().splitlines() == ["the data is damaged", "it trains", "it ends"]
 
 
 def test_the_log_gets_what_the_terminal_gets_once(capsys, tmp_path):

@@ -10,19 +10,19 @@ import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf import DictConfig, open_dict
 
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
 from visllama.config.explain import explain, explain_options
-from visllama.config.replay import FREE, Finished, differing_keys, read_config, replay, what_is_safe
+from visllama.config.replay import Finished, replay, what_is_safe
+from visllama.config.run_folder import check_folder
 from visllama.config.schema import conf_dir, register
 from visllama.console import printable
 from visllama.errors import ConfigError
@@ -51,13 +51,36 @@ _CHECKS = {
 _ON_RANKS = ("train", "evaluate")
 """The verbs that may start further ranks."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
-_FIRST_FILES_BYTES = 2**17
-"""More than what Hydra and we write at the start of a run."""
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
-def _work(verb: str, cfg: DictConfig) -> object:
-    return getattr(import_module(_VERBS[verb][0]), verb)(cfg)
+class Understood(NamedTuple):
+    """A configuration that has passed all checks."""
+
+    cfg: DictConfig
+    assembled: object = None
+    """What the verb's `assemble` has made of it; None where that makes nothing."""
+
+
+_WAITING: list[Understood] = []
+"""What was understood before the run's folder was made, for the job that now works in it."""
+
+
+def understand(verb: str, cfg: DictConfig) -> Understood:
+    """Check a configuration, and try on the meta device what it names; nothing is written, and no weight is loaded.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    _CHECKS[verb](cfg)
+    assemble = getattr(import_module(_VERBS[verb][0]), "assemble", None)
+    return Understood(cfg, assemble(cfg) if assemble else None)
+
+
+def work(verb: str, understood: Understood) -> object:
+    """Do what a verb does with a configuration that was understood, and return what it returns."""
+    do = getattr(import_module(_VERBS[verb][0]), verb)
+    return do(understood.cfg) if understood.assembled is None else do(*understood)
 
 
 def _end(verb: str, message: str) -> None:
@@ -84,15 +107,14 @@ class BeforeTheFolder(Callback):
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
-        if config_name == "train":
-            preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
-            _CHECKS.get(config_name, lambda cfg: None)(cfg)
             check_single(config)
+            understood = understand(config_name, cfg)
             if cfg.get("check_only"):
-                _work(config_name, cfg)
+                work(config_name, understood)
                 sys.exit(0)
-            _check_folder(config, cfg)
+            check_folder(config, cfg)
+            _WAITING.append(understood)
         except ConfigError as error:
             _end(config_name, str(error))
         except Exception:  # Hydra would make a warning of it, and go on
@@ -148,59 +170,13 @@ def check_single(config: DictConfig) -> None:
         count_ranks(config.trainer)
 
 
-def _check_folder(config: DictConfig, cfg: DictConfig) -> None:
-    """Refuse a run folder that cannot be written, or that holds a run of another config."""
-    try:
-        folder = Path(config.hydra.run.dir)
-    except InterpolationResolutionError as error:
-        raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
-    if config.hydra.output_subdir is None:
-        return  # a verb that writes no folder, or a rank of a run whose first rank has looked
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".writable.{os.getpid()}"
-        try:
-            trial.write_bytes(bytes(_FIRST_FILES_BYTES))
-        finally:
-            trial.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "
-            f"hydra.run.dir="
-        ) from error
-    written = folder / "config.yaml"
-    if written.is_file():
-        before, now = _flat(read_config(written)), _flat(OmegaConf.to_container(cfg))
-        differing = differing_keys(before, now) if cfg.get("resume") else [k for k in now if _differs(before, now, k)]
-        told = printable(", ".join(f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3]))
-        if differing and cfg.get("resume"):
-            raise ConfigError(
-                f"resume={folder}: {told}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
-                f"data.allow_reorder=true seed and data.* too"
-            )
-        if differing:
-            raise ConfigError(
-                f"hydra.run.dir={folder}: holds a run of another config ({told}): give another name= or hydra.run.dir="
-            )
-
-
-def _differs(before: dict, now: dict, key: str) -> bool:
-    return "${" not in str(now[key]) and before.get(key) != now[key]  # what is not resolved holds the folder's name
-
-
-def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    return {key: v for name, value in node.items() for key, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}
-
-
 def _verb(name: str) -> Callable[[], None]:
     """Give the entry point of a verb: compose its config, run it, and end with a message where one helps."""
     wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
     def job(cfg: DictConfig) -> object:
         try:
-            return _work(name, cfg)
+            return work(name, _WAITING.pop() if _WAITING else understand(name, cfg))
         except Exception as raised:
             error = without_room(raised, name, Path(HydraConfig.get().runtime.output_dir)) or raised
             if logging.getLogger().handlers:

@@ -6,11 +6,15 @@ import io
 import logging
 import os
 import time
+from collections import deque
 
 from rich.console import Console
 
 STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
+
+_UNLOGGED: deque[logging.LogRecord] = deque(maxlen=1000)
+"""What was said and stands in no log yet: the checks speak before the run's folder is made."""
 
 
 def is_first_rank() -> bool:
@@ -38,8 +42,10 @@ def say(*renderables: object) -> None:
         console.print(renderable, markup=markup)
         plain.print(renderable, markup=markup)
     text = plain.file.getvalue().rstrip("\n")
+    _UNLOGGED.append(logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None))
     # To files alone: between the jobs of a sweep the root logger also writes to the terminal.
-    record = logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None)
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
+    files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+    while files and _UNLOGGED:
+        record = _UNLOGGED.popleft()
+        for handler in files:
             handler.handle(record)

@@ -353,21 +353,21 @@ def test_right_configurations_are_not_refused(compose_config, files, typed):
 
 
 PROGRAM = [
-    ("optim.rl=1e-3", "optim.rl", False),
-    ("stage=pretrian", "stage=pretrian", False),
-    ("stage.epochs=many", "stage.epochs=many", False),
-    ("optim.lr=0", "optim.lr=0", False),
-    ("model.connector=mlp", "model/connector=mlp", False),
-    pytest.param("trainer.accelerator=cpu trainer.devices=[0,1]", "trainer.devices", True, marks=pytest.mark.slow),
-    pytest.param("data=shards data.sources.shards.path=no.tar", "data.sources.shards", True, marks=pytest.mark.slow),
-    pytest.param("model.vision_encoder.path=./no", "model.vision_encoder", True, marks=pytest.mark.slow),
+    ("optim.rl=1e-3", "optim.rl"),
+    ("stage=pretrian", "stage=pretrian"),
+    ("stage.epochs=many", "stage.epochs=many"),
+    ("optim.lr=0", "optim.lr=0"),
+    ("model.connector=mlp", "model/connector=mlp"),
+    ("optim.betas=[2,0.9]", "optim.betas"),
+    ("trainer.accelerator=cpu trainer.devices=[0,1]", "trainer.devices"),
+    ("data=shards data.sources.shards.path=no.tar", "data.sources.shards"),
+    ("model.vision_encoder.path=./no", "model.vision_encoder"),
 ]
 
 
-@pytest.mark.parametrize(("typed", "key", "makes_folder"), PROGRAM)
-def test_the_program_ends_with_the_message_alone(tmp_path, typed, key, makes_folder):
+@pytest.mark.parametrize(("typed", "key"), PROGRAM)
+def test_the_program_ends_with_the_message_alone_and_leaves_nothing(tmp_path, typed, key):
     command = [sys.executable, "-m", "visllama", "train", *typed.split()]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert ended.returncode == 2 and key in ended.stderr and "Traceback" not in ended.stdout + ended.stderr
-    made = [path for path in tmp_path.rglob("*") if makes_folder is False or "weights" in path.parts]
-    assert made == [], "what is refused leaves nothing behind"
+    assert list(tmp_path.iterdir()) == [], "what is refused leaves nothing behind"

@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
+from tests.support.verbs import train
 from visllama.config.checks import check_train
 from visllama.config.evaluations import evaluations
 from visllama.config.overrides import override
@@ -19,7 +20,6 @@ from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import MIX_KEYS
 from visllama.errors import ConfigError
 from visllama.plugins import check_target
-from visllama.training.verb import train
 
 LEAVES = sorted(
     path.relative_to(conf_dir()).with_suffix("") for path in conf_dir().rglob("*.yaml") if "local" not in path.parts

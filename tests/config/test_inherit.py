@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
 from tests.support.tiny import CONNECTORS, tiny_parts
+from tests.support.verbs import train
 from visllama.config.inherit import inherit_model
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model, load_tensors, save_weights, trained_tensors
 from visllama.training.assembly import plan
-from visllama.training.verb import train
 
 SMALL = ["trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=8", "data.num_val_records=6", "judge=false"]
 STAGE_2 = ["stage=finetune", *SMALL]

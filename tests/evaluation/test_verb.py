@@ -4,8 +4,9 @@ import sys
 import pytest
 
 from tests.support.said_captions import GOOD, REFERENCES
+from tests.support.verbs import evaluate
 from visllama.errors import ConfigError
-from visllama.evaluation.verb import evaluate, score_files
+from visllama.evaluation.verb import score_files
 
 
 def test_scores_files(tmp_path, capsys):

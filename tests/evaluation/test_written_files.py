@@ -14,12 +14,12 @@ from webdataset import TarWriter
 from tests.prepare.made import picture, put
 from tests.support.judging_config import CFG
 from tests.support.tiny import maker_of
+from tests.support.verbs import prepare
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.runner import judge
 from visllama.evaluation.verb import score_files
-from visllama.prepare.verb import prepare
 
 SHARDS = "visllama.data.shards.source.ShardSource"
 

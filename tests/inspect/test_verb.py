@@ -17,13 +17,13 @@ from PIL import Image
 from transformers import AutoTokenizer
 from webdataset import TarWriter
 
+from tests.support.verbs import inspect
 from visllama.data.samples import masked_sample
 from visllama.errors import BadRecord, ConfigError
 from visllama.evaluation.runner import sample_maker
 from visllama.inspect.reading import choose, readable, tokens_of
 from visllama.inspect.seen import MeasuredSample, SeenStep
 from visllama.inspect.tables import bars, histogram
-from visllama.inspect.verb import inspect
 from visllama.model.locate import locate
 from visllama.text.tokens import IGNORE_INDEX
 from visllama.training.assembly import plan

@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.families import ENCODERS, LANGUAGE_MODELS, save_encoder, save_language_model
 from tests.support.tiny import collator_of, maker_of
+from tests.support.verbs import train
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import frozen_hashes, load_weights
-from visllama.training.verb import train
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+from tests.support.verbs import train
 from visllama.errors import ConfigError
 from visllama.model.weights import frozen_hashes, load_weights
-from visllama.training.verb import train
 
 MINE = '''
 import torch

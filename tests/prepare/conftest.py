@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from visllama.prepare.verb import prepare
+from tests.support.verbs import prepare
 
 
 @pytest.fixture

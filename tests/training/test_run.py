@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.verbs import train
 from visllama.model.weights import build_model, trained_tensors
 from visllama.training.assembly import model_parts
 from visllama.training.run import evaluate_overrides
-from visllama.training.verb import train
 
 
 def test_the_next_command_judges_as_the_run_was_judged(compose_config):

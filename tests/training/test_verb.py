@@ -9,10 +9,10 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 
 from tests.support.families import save_language_model
 from tests.support.tiny import CONNECTORS
+from tests.support.verbs import train
 from visllama.errors import ConfigError
 from visllama.model.locate import locate
 from visllama.training.assembly import plan
-from visllama.training.verb import train
 
 
 @pytest.fixture(scope="module")

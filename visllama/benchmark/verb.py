@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 
 from visllama.benchmark.data import measure
 from visllama.benchmark.figures import table
-from visllama.config.checks import check_benchmark
 from visllama.console import say
 from visllama.evaluation.report import provenance, write_json
 
@@ -21,7 +20,6 @@ def benchmark(cfg: DictConfig) -> dict:
     Raises:
         ConfigError: If there is no such `what` or `size`.
     """
-    check_benchmark(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     busy = os.getloadavg()[0]
     figures, facts = measure(cfg.size, cfg.seed)

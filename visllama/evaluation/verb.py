@@ -8,7 +8,6 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from visllama.config.checks import check_evaluate
 from visllama.config.evaluations import evaluations as evaluations_of
 from visllama.console import is_first_rank, say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
@@ -17,13 +16,26 @@ from visllama.evaluation.statistics import intervals, vqa_intervals
 from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
+def assemble(cfg: DictConfig) -> None:
+    """Try on this machine what the config asks of it; where files are scored, nothing is asked.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    if cfg.predictions:
+        return
+    from visllama.config.dry_run import check_decodings, check_machine  # here: scoring files needs no torch
+
+    check_machine(cfg.trainer)
+    check_decodings(cfg)
+
+
 def evaluate(cfg: DictConfig) -> dict | None:
     """Judge `weights=`, or score `predictions=` against `references=`; writes the run folder.
 
     Returns:
         The content of metrics.json on the first rank, None on others.
     """
-    check_evaluate(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if cfg.predictions:
         given = {key: Path(cfg[key]) for key in ("predictions", "references", "questions") if cfg[key]}
@@ -33,13 +45,10 @@ def evaluate(cfg: DictConfig) -> dict | None:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
 
-        from visllama.config.dry_run import check_decodings, check_machine
         from visllama.evaluation.runner import judge_weights
         from visllama.parallel.launch import on_all_ranks
 
         torch.manual_seed(cfg.seed)
-        check_machine(cfg.trainer)
-        check_decodings(cfg)
         judge = partial(judge_weights, Path(cfg.weights), evaluations_of(cfg), cfg, folder)
         evaluations = on_all_ranks(cfg.trainer, cfg.plugins, judge)
         if not is_first_rank():

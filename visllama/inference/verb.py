@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,15 +19,19 @@ from visllama.inference.pipeline import load
 from visllama.machine.devices import find_precision, frozen_dtype
 
 
-def caption(cfg: DictConfig) -> list[dict]:
-    """Caption `images` by `weights`: a table for a person, or JSON alone.
+def assemble(cfg: DictConfig) -> list[Path]:
+    """Find the pictures, and try the machine and the decoding.
 
     Raises:
-        ConfigError: If there are no pictures there; the weights are not loaded then.
+        ConfigError: If there are no pictures there, or the machine or the decoding is none.
     """
     check_machine(cfg.trainer)
     check_decoding(cfg.decoding)
-    paths = find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
+    return find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
+
+
+def caption(cfg: DictConfig, paths: Sequence[Path]) -> list[dict]:
+    """Caption pictures by `weights`: a table for a person, or JSON alone."""
     torch.set_num_threads(cfg.trainer.threads)
     torch.manual_seed(cfg.seed)
     dtype = frozen_dtype(find_precision(cfg.trainer))

@@ -7,24 +7,30 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
-from visllama.config.checks import check_inspect
-from visllama.training.assembly import plan
+from visllama.training.assembly import Planned, plan
 
 if TYPE_CHECKING:
     from visllama.inspect.run import Inspected
 
 
-def inspect(cfg: DictConfig) -> Inspected:
+def assemble(cfg: DictConfig) -> Planned:
+    """Build what `train` would, with all of the model's parts on the meta device.
+
+    Raises:
+        ConfigError: If `train` would refuse the config.
+    """
+    torch.set_num_threads(cfg.trainer.threads)
+    without_weights = cfg.copy()
+    without_weights.check_only = True
+    return plan(without_weights)
+
+
+def inspect(cfg: DictConfig, planned: Planned) -> Inspected:
     """Show the first batches that `train` would see with this config, and write `inspect.html`.
 
     Raises:
-        ConfigError: If `train` would refuse the config, or a step has nothing to learn.
+        ConfigError: If a step has nothing to learn.
     """
-    check_inspect(cfg)
-    torch.set_num_threads(cfg.trainer.threads)
-    without_weights = cfg.copy()
-    without_weights.check_only = True  # the model's parts are on the meta device
-    planned = plan(without_weights)
     from visllama.inspect.run import run  # here: slow to import, and the config may be refused before
 
     return run(cfg, planned)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.text import Text
 
-from visllama.config.checks import check_adapter, check_plan
+from visllama.config.checks import check_adapter
 from visllama.config.dry_run import check_parts
 from visllama.config.overrides import config_dir_options
 from visllama.console import say
@@ -32,7 +32,6 @@ def plan(cfg: DictConfig) -> Plan:
     Raises:
         ConfigError: If `train` would refuse the config, wherever it runs, or a base model's shapes are unknown.
     """
-    check_plan(cfg)
     cfg = cfg.copy()
     if cfg.init_from:
         from visllama.config.inherit import inherit_model

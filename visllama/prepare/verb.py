@@ -17,7 +17,7 @@ from visllama.data.shards.manifest import Manifest, index_tars
 from visllama.data.shards.remote import is_remote
 from visllama.errors import ConfigError
 from visllama.prepare import adopt, download
-from visllama.prepare.keys import LISTS, check_prepare, given, split_folder
+from visllama.prepare.keys import LISTS, given, split_folder
 from visllama.prepare.plan import judge, make_plan
 from visllama.prepare.raw import RawData, Skipped
 from visllama.prepare.writer import look, write_split
@@ -32,7 +32,6 @@ def prepare(cfg: DictConfig) -> dict:
     Raises:
         ConfigError: If it cannot be done, or too much of it is bad; nothing then stands where shards would be read.
     """
-    check_prepare(cfg)
     if cfg.source == "scenes":
         from visllama.prepare.scenes import prepare as prepare_scenes  # here: it imports torch and transformers
 

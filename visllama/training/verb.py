@@ -5,29 +5,30 @@ What is slow to import (transformers, then Lightning) comes after what can be re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from omegaconf import DictConfig
 
-from visllama.config.checks import check_train
 from visllama.machine import preemption
-from visllama.training.assembly import plan
-
-if TYPE_CHECKING:
-    pass
+from visllama.training.assembly import Planned, plan
 
 
-def train(cfg: DictConfig) -> dict | None:
-    """Check, build, train, judge; gives metrics.json's content on rank 0, None elsewhere and with `check_only`.
+def assemble(cfg: DictConfig) -> Planned:
+    """Build what the run is made of, before any weight is loaded or any file is written.
 
     Raises:
-        ConfigError: If the config contradicts itself, or names what is not there; nothing is loaded then.
+        ConfigError: If the config contradicts itself, or names what is not there.
     """
-    check_train(cfg)
     preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
     torch.set_num_threads(cfg.trainer.threads)
-    planned = plan(cfg)
+    return plan(cfg)
+
+
+def train(cfg: DictConfig, planned: Planned) -> dict | None:
+    """Train what was assembled, and judge it.
+
+    Returns:
+        The content of metrics.json on the first rank; None elsewhere and with `check_only`.
+    """
     from visllama.training.run import run
 
     return run(cfg, planned)
