@@ -227,7 +227,7 @@ def test_finding_what_cannot_learn_leaves_an_encoder_as_it_was():
 
 def test_a_connector_that_keeps_what_weights_cannot_hold_is_refused():
     class Keeping(torch.nn.Module):
-        consumes, num_image_tokens = "pooled", 1
+        consumes = "pooled"
 
         def __init__(self, vision_dim, language_dim):
             super().__init__()
@@ -245,3 +245,18 @@ def test_a_connector_that_keeps_what_weights_cannot_hold_is_refused():
     )
     with pytest.raises(ValueError, match="_extra_state: weights hold parameters and buffers alone"):
         VisLlama(encoder, Keeping, source)
+
+
+def test_a_connector_that_names_no_number_of_tokens_is_asked_for_it():
+    class Three(torch.nn.Module):
+        consumes = "pooled"
+
+        def __init__(self, vision_dim, language_dim):
+            super().__init__()
+            self.output = torch.nn.Linear(vision_dim, 3 * language_dim)
+
+        def forward(self, features):
+            return self.output(features).unflatten(1, (3, -1))
+
+    encoder = build_model(tiny_parts(), ("connector",)).vision_encoder
+    assert VisLlama(encoder, Three, PretrainedLanguageModel("visllama:llama")).num_image_tokens == 3

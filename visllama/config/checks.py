@@ -19,7 +19,7 @@ from visllama.config.objective import find_objective
 from visllama.errors import ConfigError, require
 from visllama.machine.cards import CARDS
 from visllama.model.locate import locate
-from visllama.plugins import ROLES, check_target
+from visllama.plugins import ALLOWED_TARGETS, ROLES, check_target
 from visllama.signatures import fits, wrong_type
 from visllama.text.templates import OF_TOKENIZER, find_template
 
@@ -356,6 +356,9 @@ def _check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
 
 
 def _leaves(node: object, names: Sequence[str], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Yield the values below these keys, but for the arguments of a user's own classes, whose names are theirs."""
+    if isinstance(node, dict) and not str(node.get("_target_", ALLOWED_TARGETS[0])).startswith(ALLOWED_TARGETS):
+        return
     if isinstance(node, dict):
         for name, value in node.items():
             if prefix or name in names:

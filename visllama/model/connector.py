@@ -1,9 +1,11 @@
 """Connectors: the trained map from an image's features to `K` vectors in the language model's input space.
 
-A connector is an `nn.Module` with `__init__(vision_dim, language_dim, num_image_tokens, ...)`, a class attribute
-`consumes` ("pooled" or "patch") and `forward(features) -> (N, K, D)`. It may have class attributes `lr_scale` (how
-fast it learns beside `optim.lr`, whose published value is an MLP's), `exports_to` (what else can hold it) and
-`exports_with` (the classes of the vision encoders for which that is so; without it, any).
+A connector is an `nn.Module` with `__init__(vision_dim, language_dim, ...)`, a class attribute `consumes` ("pooled" or
+"patch") and `forward(features) -> (N, K, D)`. K is the `num_image_tokens` of its YAML, else what it makes of zeros.
+
+It may have class attributes `lr_scale` (how fast it learns beside `optim.lr`, whose published value is an MLP's),
+`exports_to` (what else can hold it) and `exports_with` (the classes of the vision encoders for which that is so;
+without it, any).
 One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
 
 Parameters and persistent buffers are kept in weights and checkpoints. Buffers that a forward pass changes (BatchNorm's

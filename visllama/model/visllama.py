@@ -67,7 +67,7 @@ class VisLlama(nn.Module):
 
     Args:
         vision_encoder: Images -> features.
-        connector: Makes the connector when told `vision_dim` and `language_dim`.
+        connector: Makes the connector when told `vision_dim` and `language_dim`; a `partial` may name its K.
         language_model: Where the language model comes from.
         trainable: Which of `PARTS` and the adapter learn; all others are frozen here, once.
         lora: Arguments of PEFT's `LoraConfig`; None is no adapter.
@@ -92,12 +92,8 @@ class VisLlama(nn.Module):
         self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
         self._unreached = self._find_unreached() if "vision_encoder" in self.trainable else frozenset()
-        self._check_connector(language_dim)
+        self.num_image_tokens = self._count_image_tokens(connector, language_dim)
         self._freeze()  # it also puts back the mode of what ran in eval mode here
-
-    @property
-    def num_image_tokens(self) -> int:
-        return self.connector.num_image_tokens
 
     @property
     def num_positions(self) -> int | None:
@@ -105,20 +101,31 @@ class VisLlama(nn.Module):
         return getattr(self.language_model.config.get_text_config(), "max_position_embeddings", None)
 
     @torch.no_grad()
-    def _check_connector(self, language_dim: int) -> None:
-        """Run the connector once, so that one whose K or D does not fit is found before any weight is loaded."""
+    def _count_image_tokens(self, make_connector: Callable[..., nn.Module], language_dim: int) -> int:
+        """Return K, the number of vectors that the connector makes of one image.
+
+        It is what one run on zeros makes, so that a connector that does not fit is found before any weight is loaded.
+
+        Raises:
+            ValueError: If that is no `(1, K, D)`, or not the K that the config names.
+        """
         encoder = self.vision_encoder
         shape = {"pooled": (encoder.pooled_dim,), "patch": (encoder.num_patches, encoder.patch_dim)}
         features = self.markers.new_zeros(1, *shape[self.connector.consumes])
         found = tuple(_try(self.connector, features).shape)
-        if found != (1, self.num_image_tokens, language_dim):
+
+        configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
+        wanted = "K" if configured is None else configured
+        is_shaped = len(found) == 3 and found[0] == 1 and found[2] == language_dim
+        if not is_shaped or configured not in (None, found[1]):
             raise ValueError(
-                f"num_image_tokens={self.num_image_tokens} does not fit: of one image {type(self.connector).__name__} "
-                f"makes {found}, and (1, {self.num_image_tokens}, {language_dim}) is needed"
+                f"num_image_tokens={configured} does not fit: of one image {type(self.connector).__name__} makes "
+                f"{found}, and (1, {wanted}, {language_dim}) is needed"
             )
         for name in self.connector.state_dict():
             if name.endswith("_extra_state"):
                 raise ValueError(f"{name}: weights hold parameters and buffers alone: register it as a buffer")
+        return found[1]
 
     def _find_unreached(self) -> frozenset[str]:
         """Name the encoder's tensors that the features do not rest on (CLIP's last layer is behind its patch features).
