@@ -13,7 +13,6 @@ from PIL import Image, JpegImagePlugin
 
 from visllama.benchmark import data, figures, verb
 from visllama.benchmark.figures import Figure, faster, table, time_in_turns
-from visllama.errors import ConfigError
 from visllama.images import decode as images
 
 TINY = data.Size(images=32, loading_rounds=1, records=20, index_rounds=1, shards=500, starts=1)
@@ -65,11 +64,6 @@ def test_what_is_not_measured_is_refused_and_leaves_nothing(tmp_path, typed, say
     ended = program(typed, cwd=tmp_path)
     assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
     assert os.listdir(tmp_path) == []
-
-
-def test_it_checks_by_itself(compose_config):
-    with pytest.raises(ConfigError, match="size=huge"):
-        verb.benchmark(compose_config("benchmark", "size=huge"))
 
 
 def test_sizes_are_those_that_the_check_knows():

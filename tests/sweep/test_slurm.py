@@ -11,6 +11,7 @@ from tests.support.slurm_cluster import Slurm
 from visllama.errors import ConfigError
 from visllama.machine import preemption
 from visllama.sweep import slurm as queue
+from visllama.sweep.queue import take_over_signals
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_submitits_handlers_are_gone(monkeypatch):
     try:
         for number in numbers:
             signal.signal(number, lambda *_: told.append("submitit"))
-        queue._take_over_signals()
+        take_over_signals()
         for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
             signal.raise_signal(number)
         assert told == ["SIGTERM", "SIGUSR1"]

@@ -16,8 +16,6 @@ _OF_ANY_EXECUTOR = (
     "name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"
 )  # fmt: skip
 """The parameters that submitit's executors share; the others take SLURM's name before their own."""
-
-
 _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
 
 
