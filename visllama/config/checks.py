@@ -257,8 +257,10 @@ def _check_known(node: DictConfig, prefix: str = "") -> None:
             close = get_close_matches(name, fields, 1)
             here = f"Did you mean {prefix}{close[0]}?" if close else f"Here are {', '.join(prefix + f for f in fields)}"
             raise ConfigError(f"{prefix}{name}: there is no such key, and nothing would read it. {here}")
-        child = node._get_node(name)
-        if isinstance(child, DictConfig) and not child._is_missing() and not child._is_interpolation():
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+            continue
+        child = node[name]
+        if isinstance(child, DictConfig):
             _check_known(child, f"{prefix}{name}.")
 
 

@@ -140,7 +140,9 @@ def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
     for name in node:
         key = f"{prefix}{name}"
         yield key
-        if OmegaConf.is_dict(node._get_node(name)) and not OmegaConf.is_missing(node, name):
+        if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
+            continue
+        if OmegaConf.is_dict(node[name]):
             yield from _dotted(node[name], f"{key}.")
 
 

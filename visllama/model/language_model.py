@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -52,7 +53,7 @@ class PretrainedLanguageModel:
     def __init__(self, path: str, revision: str | None = None) -> None:
         self.path, self.revision = locate(path), revision
         self.config = read(AutoConfig, self.path, revision)
-        if type(self.config) not in AutoModelForCausalLM._model_mapping:
+        if type(self.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ConfigError(f"path={self.path} holds a {self.config.model_type!r}, which is no causal language model")
         self.tokenizer = self._read_tokenizer()
 
