@@ -122,7 +122,7 @@ def counted(name, function):
     return call
 
 cli._CHECKS["train"] = counted("check_train", cli._CHECKS["train"])
-verb.plan = counted("plan", verb.plan)
+verb.build_assembly = counted("build_assembly", verb.build_assembly)
 assembly.check_parts = counted("check_parts", assembly.check_parts)
 sys.argv = ["visllama", "train", *sys.argv[1:]]
 try:
@@ -139,7 +139,7 @@ def test_each_check_runs_once_a_job(tmp_path, words):
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert ended.returncode == 0, ended.stderr
     num_jobs = 2 if "-m" in words else 1
-    assert f"COUNTED {dict.fromkeys(('check_train', 'plan', 'check_parts'), num_jobs)}" in ended.stdout
+    assert f"COUNTED {dict.fromkeys(('check_train', 'build_assembly', 'check_parts'), num_jobs)}" in ended.stdout
 
 
 def test_paths_of_ones_own_keep_run_folder_log_and_checks(tmp_path):

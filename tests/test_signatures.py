@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from visllama.errors import ConfigError
-from visllama.signatures import check_arguments, find_refused, fits
+from visllama.signatures import check_arguments, find_refused, matches_hint
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from visllama.signatures import check_arguments, find_refused, fits
     ],
 )  # fmt: skip
 def test_values_out_of_yaml_against_hints(value, hint, expected):
-    assert fits(value, hint) is expected
+    assert matches_hint(value, hint) is expected
 
 
 class Layer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
-        _flush(temporary)
+        flush(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -75,12 +76,35 @@ def write_whole(path: Path, content: str) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Flush a file to the disk; of a folder, which names stand in it, behind a file that was renamed there."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold the lock of this name, which dies with the process; on a file system without locks, hold none.
+
+    Args:
+        path: The file that stands for the lock; it and its folder are made, and it stays.
+        busy: The message where another process holds the lock; None waits until it is free.
+
+    Raises:
+        ConfigError: With `busy`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(busy) from None
+        except OSError:
+            pass
+        yield
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -109,8 +133,3 @@ def read_regular(path: Path, most_bytes: int = 2**20) -> str:
     if len(content) > most_bytes:
         raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")
     return content.decode("utf-8")
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush to the disk which names stand in a folder, behind a file that was renamed there."""
-    _flush(folder)

@@ -24,7 +24,7 @@ def check_arguments(key: str, found: type, given: Mapping[str, Any], added: set[
     for name, value in given.items():
         if "${" not in str(value):
             hint = hints.get(name, Any)
-            require(fits(value, hint), wrong_type(f"{key}.{name}", value, hint))
+            require(matches_hint(value, hint), wrong_type(f"{key}.{name}", value, hint))
 
 
 def wrong_type(key: str, value: object, hint: object) -> str:
@@ -32,13 +32,13 @@ def wrong_type(key: str, value: object, hint: object) -> str:
     return f"{key}={value}: must be {wanted}, not {type(value).__name__}".replace("NoneType", "null")
 
 
-def fits(value: object, hint: Any) -> bool:
+def matches_hint(value: object, hint: Any) -> bool:
     """Tell whether a plain value out of YAML can stand for a parameter with this hint."""
     origin = get_origin(hint)
     if hint is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in get_args(hint))
+        return any(matches_hint(value, option) for option in get_args(hint))
     if hint in (None, type(None)):
         return value is None
     if hint is bool:

@@ -24,7 +24,7 @@ from visllama.checkpoint.folder import (
     name_of,
     newest_whole,
     read_rest,
-    sweep,
+    remove_leftovers,
     write_checkpoint,
 )
 from visllama.checkpoint.state import read_tensors, state_of
@@ -202,7 +202,7 @@ def test_a_save_that_fails_leaves_the_last_one_and_names_the_folder(tmp_path, mo
     monkeypatch.undo()
     assert {p.name: p.read_bytes() for p in good.iterdir()} == before and find_damage(good) is None
     assert newest_whole(tmp_path)[0].path == good
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [good.name]
     assert find_damage(write(tmp_path, 6)) is None, "once there is room"
 
@@ -244,7 +244,7 @@ def test_half_a_checkpoint_is_never_one(tmp_path, monkeypatch):
         write(tmp_path, 4)
     monkeypatch.undo()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [".step_00000004"] and not checkpoints(tmp_path)
-    sweep(tmp_path)
+    remove_leftovers(tmp_path)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 

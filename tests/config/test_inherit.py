@@ -15,7 +15,7 @@ from tests.support.verbs import train
 from visllama.config.inherit import inherit_model
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model, load_tensors, save_weights, trained_tensors
-from visllama.training.assembly import plan
+from visllama.training.assembly import build_assembly
 
 SMALL = ["trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=8", "data.num_val_records=6", "judge=false"]
 STAGE_2 = ["stage=finetune", *SMALL]
@@ -36,12 +36,12 @@ def test_the_model_is_that_of_the_weights(compose_config, tmp_path):
     """Its connector is another one than the config's default, and nobody has asked for that."""
     folder = weights(tmp_path / "w", "resampler")
     cfg = compose_config("train", *STAGE_2, f"init_from={folder}")
-    planned = plan(cfg)
-    assert type(planned.model.connector).__name__ == "ResamplerConnector"
+    assembly = build_assembly(cfg)
+    assert type(assembly.model.connector).__name__ == "ResamplerConnector"
     assert OmegaConf.to_container(cfg.model.connector) == {
         "_target_": "visllama.model.connector.ResamplerConnector", **CONNECTORS["resampler"][1],
     }  # fmt: skip
-    assert planned.parts["lora"]["r"] == 8, "the adapter is the stage's: the weights have none"
+    assert assembly.parts["lora"]["r"] == 8, "the adapter is the stage's: the weights have none"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_missing_tensors_are_refused_before_any_weight(compose_config, tmp_path)
     del tensors["connector.output.bias"]
     save_file(tensors, folder / "visllama.safetensors")
     with pytest.raises(ConfigError, match=r"do not fit .* missing connector\.output\.bias"):
-        plan(compose_config("train", *STAGE_2, f"init_from={folder}"))
+        build_assembly(compose_config("train", *STAGE_2, f"init_from={folder}"))
 
 
 def test_another_base_model_is_refused(compose_config, tmp_path):
@@ -89,9 +89,9 @@ def test_another_base_model_is_refused(compose_config, tmp_path):
     description = json.loads((folder / "visllama.json").read_text())
     description["base_sha256"]["language_model"] = "0" * 64
     (folder / "visllama.json").write_text(json.dumps(description))
-    planned = plan(compose_config("train", *STAGE_2, f"init_from={folder}"))
+    assembly = build_assembly(compose_config("train", *STAGE_2, f"init_from={folder}"))
     with pytest.raises(ConfigError, match="trained with another language_model: its sha256 starts 000000000000"):
-        load_tensors(planned.model.load_base_weights(), folder, planned.initial)
+        load_tensors(assembly.model.load_base_weights(), folder, assembly.initial)
 
 
 def test_it_starts_from_them(compose_config, tmp_path, capsys):
@@ -119,7 +119,7 @@ def test_no_adapter_where_the_weights_have_one_is_an_error_that_says_so(compose_
     lora = {"r": 3, "lora_alpha": 6, "target_modules": ["o_proj"]}
     folder = weights(tmp_path / "w", lora=lora, trained=("connector", "markers", "adapter"))
     with pytest.raises(ConfigError, match=r"model\.lora is given, and stage\.trainable=.* would leave it as nothing"):
-        plan(compose_config("train", *SMALL, f"init_from={folder}"))
+        build_assembly(compose_config("train", *SMALL, f"init_from={folder}"))
 
 
 def test_an_experiment_asks_for_a_model_only_where_it_names_one(compose_config, tmp_path):

@@ -26,7 +26,6 @@ from visllama.inspect.seen import MeasuredSample, SeenStep
 from visllama.inspect.tables import bars, histogram
 from visllama.model.locate import locate
 from visllama.text.tokens import IGNORE_INDEX
-from visllama.training.assembly import plan
 from visllama.training.run import training_data
 
 SMALL = ("stage.global_batch_size=16", "num_samples=20")
@@ -66,8 +65,8 @@ def of_tar(tar: str) -> tuple[str, ...]:
 def train_steps(compose_config, *overrides: str):
     """Give the loader that training has with the same overrides."""
     cfg = compose_config("train", *overrides, "check_only=true")
-    planned = plan(cfg)
-    return training_data(cfg, planned, sample_maker(planned.model, **planned.text)).train_dataloader()
+    assembly = build_assembly(cfg)
+    return training_data(cfg, assembly, sample_maker(assembly.model, **assembly.text)).train_dataloader()
 
 
 class Page(HTMLParser):

@@ -20,7 +20,7 @@ from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
 from visllama.machine.cards import CARDS
 from visllama.plan.lines import GIB
-from visllama.plan.shapes import language_configs, vision_configs
+from visllama.plan.published import language_configs, vision_configs
 from visllama.training.assembly import count_steps
 
 CLUSTER = ("model=real", "trainer=node", "trainer.num_nodes=8", "trainer.devices=8", "data=coco")

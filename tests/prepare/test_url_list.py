@@ -11,7 +11,7 @@ import pytest
 
 from visllama.errors import ConfigError
 from visllama.prepare.request import Download
-from visllama.prepare.url_list import part_of, refusal, write_list
+from visllama.prepare.url_list import read_part, refusal, write_list
 
 FAKE_PYTHON = """#!{python}
 import json, os, sys
@@ -153,6 +153,6 @@ def test_lists_that_cannot_be_read(spec, tmp_path):
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])
 def test_a_part_is_written_as_a_fraction(part):
-    assert part_of("3/64") == (3, 64) and part_of(None) == (1, 1)
+    assert read_part("3/64") == (3, 64) and read_part(None) == (1, 1)
     with pytest.raises(ConfigError, match="write it as 3/64"):
-        part_of(part)
+        read_part(part)

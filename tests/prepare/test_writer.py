@@ -17,7 +17,7 @@ import pytest
 from tests.prepare.made import hashes, picture, put, read, skipped
 from visllama.errors import ConfigError
 from visllama.prepare import writer
-from visllama.prepare.plan import make_plan
+from visllama.prepare.layout import lay_out
 from visllama.prepare.raw import ImageFolder, RawRecord, RawSplit
 from visllama.prepare.writer import write_split
 
@@ -29,7 +29,7 @@ def plan(tmp_path, count: int = 40, shard_bytes: float = 20_000, bad: tuple[int,
         if not (tmp_path / "images" / name).exists():
             put(tmp_path / "images" / name, b"\xff\xd8\xff" if number in bad else picture(number))
         split.add(RawRecord(f"{number:08d}", ((name,),), {"captions": [f"number {number}"]}, f"row {number}"))
-    return make_plan(split, ImageFolder([tmp_path / "images"]), shard_bytes)
+    return lay_out(split, ImageFolder([tmp_path / "images"]), shard_bytes)
 
 
 def test_shards_are_full_in_order_and_deterministic(tmp_path):

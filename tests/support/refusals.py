@@ -5,7 +5,7 @@ from __future__ import annotations
 from visllama.config.checks import check_caption, check_evaluate, check_train
 from visllama.config.dry_run import check_decoding, check_machine, check_parts
 from visllama.config.explain import explain
-from visllama.training.assembly import plan
+from visllama.training.assembly import build_assembly
 
 CHECKS = {"train": check_train, "evaluate": check_evaluate, "caption": check_caption}
 
@@ -17,7 +17,7 @@ def refusal(compose_config, verb: str, *overrides: str) -> str | None:
         CHECKS[verb](cfg)
         if verb == "train":
             check_parts(cfg)
-            plan(cfg)
+            build_assembly(cfg)
         else:
             check_machine(cfg.trainer)
             check_decoding(cfg.decoding)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
 from visllama.errors import ConfigError
-from visllama.files import flush_folder, open_regular, read_regular
+from visllama.files import flush, open_regular, read_regular
 
 COMPLETE, REST = "COMPLETE", "rest.pt"
 _NAME = re.compile(r"step_(\d{8,})")
@@ -143,12 +143,10 @@ def _write_part(
     if rank == 0:
         with open(temporary / REST, "wb") as file:
             torch.save(dict(rest), file)
-            _flush(file)
     own = [*temporary.glob(f"shard-{rank + 1:05d}-*"), *([temporary / REST] if rank == 0 else [])]
     described = {}
     for file in own:
-        with open(file, "rb") as opened:
-            os.fsync(opened.fileno())
+        flush(file)
         size, sha256 = _describe(file)
         described[file.name] = {"bytes": size, "sha256": sha256}
     return described
@@ -162,16 +160,11 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
 def _complete(path: Path, temporary: Path, files: Mapping[str, Mapping]) -> None:
     with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
         json.dump({"version": _VERSION, "files": dict(sorted(files.items()))}, file, indent=2)
-        _flush(file)
-    flush_folder(temporary)
+    flush(temporary / COMPLETE)
+    flush(temporary)
     discard(path)  # of a run that was here before, and was not gone on from
     os.replace(temporary, path)
-    flush_folder(path.parent)
-
-
-def _flush(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+    flush(path.parent)
 
 
 def _all(value: Any, group: dist.ProcessGroup | None) -> list:
@@ -250,7 +243,7 @@ def drop_newer(run: Path, step: int) -> None:
             discard(checkpoint.path)
 
 
-def sweep(run: Path) -> None:
+def remove_leftovers(run: Path) -> None:
     """Remove what a killed run left half-written."""
     for path in (run / "checkpoints").glob(".step_*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -20,7 +20,7 @@ from visllama.errors import ConfigError, require
 from visllama.machine.cards import CARDS
 from visllama.model.locate import locate
 from visllama.plugins import ALLOWED_TARGETS, ROLES, check_target
-from visllama.signatures import fits, wrong_type
+from visllama.signatures import matches_hint, wrong_type
 from visllama.text.templates import OF_TOKENIZER, find_template
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
@@ -100,7 +100,7 @@ def check_train(cfg: DictConfig) -> None:
         weight, prompt = node.get("weight", 1.0), node.get("prompt")
         key = f"data.sources.{name}"
         require(
-            fits(weight, float) and 0 < weight < math.inf,
+            matches_hint(weight, float) and 0 < weight < math.inf,
             f"{key}.weight={weight}: must be a number more than 0: the share of the samples beside other sources",
         )
         require(prompt is None or isinstance(prompt, str), wrong_type(f"{key}.prompt", prompt, str | None))
@@ -270,14 +270,17 @@ def _check_run(cfg: DictConfig) -> None:
     _choose("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     _choose("trainer.precision", trainer.precision, PRECISIONS)
     devices = trainer.devices
-    counted = fits(devices, int) and (devices > 0 or devices == -1)
-    listed = isinstance(devices, ListConfig) and len(devices) > 0 and all(fits(d, int) for d in devices)
+    counted = matches_hint(devices, int) and (devices > 0 or devices == -1)
+    listed = isinstance(devices, ListConfig) and len(devices) > 0 and all(matches_hint(d, int) for d in devices)
     require(
         counted or listed or devices == "auto",
         f"trainer.devices={devices}: give a number of devices, a list of their indices, or auto",
     )
     nodes = trainer.num_nodes
-    require(nodes == "auto" or (fits(nodes, int) and nodes > 0), f"trainer.num_nodes={nodes}: give a number, or auto")
+    require(
+        nodes == "auto" or (matches_hint(nodes, int) and nodes > 0),
+        f"trainer.num_nodes={nodes}: give a number, or auto",
+    )
     for name in ("log_every_steps", "keep_checkpoints", "max_skipped_steps", "timeout_s", "threads"):
         require(0 < trainer[name] < math.inf, f"trainer.{name}={trainer[name]}: must be more than 0, and finite")
     code = trainer.preempted_exit_code
@@ -339,7 +342,7 @@ def _check_nodes(cfg: DictConfig) -> None:
 def _check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
     for name, hint in OPTIM_TYPES.items():
         require(name in optim, f"no value for optim.{name}: give it as optim.{name}=VALUE")
-        require(fits(optim[name], hint), wrong_type(f"optim.{name}", optim[name], hint))
+        require(matches_hint(optim[name], hint), wrong_type(f"optim.{name}", optim[name], hint))
     require(0 < optim.lr < math.inf, f"optim.lr={optim.lr}: must be more than 0, and finite")
     _choose("optim.schedule", optim.schedule, SCHEDULES)
     require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
@@ -348,7 +351,7 @@ def _check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
     require(decay >= 0, f"optim.weight_decay={decay}: must be 0 or more")
     for part, lr in optim.lr_by_part.items():
         require(
-            lr is None or (fits(lr, float) and lr > 0),
+            lr is None or (matches_hint(lr, float) and lr > 0),
             f"optim.lr_by_part.{part}={lr}: must be a number more than 0, or null",
         )
         require(
@@ -378,4 +381,4 @@ def _check_count(key: str, value: object) -> None:
         else (name.startswith("num_") or name.endswith(("_dim", "batch_size", "_per_record", "_steps")))
     )
     if is_count and name != "num_workers" and value is not None and not str(value).startswith("${"):
-        require(fits(value, int) and value > 0, f"{key}={value}: must be a whole number, more than 0")
+        require(matches_hint(value, int) and value > 0, f"{key}={value}: must be a whole number, more than 0")

@@ -29,7 +29,7 @@ from visllama.inspect.tables import (
     step_line,
     tokens_table,
 )
-from visllama.training.assembly import Planned
+from visllama.training.assembly import Assembly
 from visllama.training.run import training_data
 
 _OWN_KEYS = ("samples", "num_samples", "check_only")
@@ -44,13 +44,13 @@ class Inspected(NamedTuple):
     shown: list[Shown]
 
 
-def run(cfg: DictConfig, planned: Planned) -> Inspected:
+def run(cfg: DictConfig, assembly: Assembly) -> Inspected:
     """Load, show, write the page; with `check_only` it is not written."""
-    maker, most = sample_maker(planned.model, **planned.text), cfg.stage.max_text_tokens
-    steps = see(training_data(cfg, planned, maker), cfg.num_samples, cfg.samples)
+    maker, most = sample_maker(assembly.model, **assembly.text), cfg.stage.max_text_tokens
+    steps = see(training_data(cfg, assembly, maker), cfg.num_samples, cfg.samples)
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, cfg.samples, maker.tokenizer)
-    counts = count_sources(samples, planned.order.names)
+    counts = count_sources(samples, assembly.order.names)
     bins = histogram([sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)], most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
     for one in shown:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from omegaconf import DictConfig
 
-from visllama.training.assembly import Planned, plan
+from visllama.training.assembly import Assembly, build_assembly
 
 if TYPE_CHECKING:
     from visllama.inspect.run import Inspected
 
 
-def assemble(cfg: DictConfig) -> Planned:
+def assemble(cfg: DictConfig) -> Assembly:
     """Build what `train` would, with all of the model's parts on the meta device.
 
     Raises:
@@ -22,10 +22,10 @@ def assemble(cfg: DictConfig) -> Planned:
     torch.set_num_threads(cfg.trainer.threads)
     without_weights = cfg.copy()
     without_weights.check_only = True
-    return plan(without_weights)
+    return build_assembly(without_weights)
 
 
-def inspect(cfg: DictConfig, planned: Planned) -> Inspected:
+def inspect(cfg: DictConfig, assembly: Assembly) -> Inspected:
     """Show the first batches that `train` would see with this config, and write `inspect.html`.
 
     Raises:
@@ -33,4 +33,4 @@ def inspect(cfg: DictConfig, planned: Planned) -> Inspected:
     """
     from visllama.inspect.run import run  # here: slow to import, and the config may be refused before
 
-    return run(cfg, planned)
+    return run(cfg, assembly)

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from visllama.errors import ConfigError, require
-from visllama.signatures import fits
+from visllama.signatures import matches_hint
 
 SWITCHES = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
@@ -58,13 +58,13 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     rank, alpha, dropout = (
         arguments.get(n, least) for n, least in (("r", 8), ("lora_alpha", 8), ("lora_dropout", 0.0))
     )
-    require(fits(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
-    require(fits(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
-    require(fits(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
+    require(matches_hint(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
+    require(matches_hint(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
+    require(matches_hint(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
     for name in ("rank_pattern", "alpha_pattern"):
         numbers = arguments.get(name) or {}
         good = isinstance(numbers, Mapping) and all(
-            is_plain(k) and fits(v, float) and v > 0 for k, v in numbers.items()
+            is_plain(k) and matches_hint(v, float) and v > 0 for k, v in numbers.items()
         )
         require(good, f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers")
     init, targets = arguments.get("init_lora_weights", True), arguments.get("target_modules")
@@ -74,7 +74,7 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     )
     require(
         bool(targets)
-        and (isinstance(targets, str) or (fits(targets, list) and all(isinstance(t, str) for t in targets))),
+        and (isinstance(targets, str) or (matches_hint(targets, list) and all(isinstance(t, str) for t in targets))),
         f"model.lora.target_modules={targets}: give a list as [q_proj, v_proj], a pattern, or all-linear",
     )
     try:

@@ -17,7 +17,7 @@ from visllama.model.sharding import blocks
 from visllama.model.visllama import VisLlama, part_of
 from visllama.model.weights import build_model
 from visllama.plan.counted import Connector, count_connector
-from visllama.plan.shapes import without_downloads
+from visllama.plan.published import without_downloads
 from visllama.plugins import ROLES
 
 

@@ -99,7 +99,7 @@ def adopt(given: Shards, place: str, folder: Path | None, cache: Path) -> tuple[
     return folder, manifest
 
 
-def look(tars: list[str]) -> Iterator[ShardIndex]:
+def index_each(tars: list[str]) -> Iterator[ShardIndex]:
     """Index local tars, and write nothing."""
     for tar in track(tars, "reading shards", transient=True, disable=not sys.stdout.isatty()):
         try:

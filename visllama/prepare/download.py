@@ -18,7 +18,7 @@ from visllama.errors import ConfigError
 from visllama.files import write_whole
 from visllama.prepare.img2dataset import alone, command_line, find_command, run
 from visllama.prepare.request import Download
-from visllama.prepare.url_list import list_files, part_of, write_list
+from visllama.prepare.url_list import list_files, read_part, write_list
 
 _MOST_REASONS = 20
 
@@ -34,7 +34,7 @@ def download(spec: Download) -> dict:
         ConfigError: If the command or the list is absent, the part was begun with other settings, the command failed
             or left shards out, or fewer than `min_success` of the URLs gave an image.
     """
-    folder = _folder(spec, *part_of(spec.part))
+    folder = _folder(spec, *read_part(spec.part))
     with alone(folder):
         _hold_to(spec, folder)
         if not (folder / "done.json").exists():
@@ -82,7 +82,7 @@ def merge(spec: Download) -> dict:
     """
     work = _work(spec)
     begun = {int(folder.name[-5:]) for folder in work.glob("part-?????-of-?????")}
-    counts = {part_of(spec.part)[1]} if spec.part else begun
+    counts = {read_part(spec.part)[1]} if spec.part else begun
     if len(counts) != 1:
         raise ConfigError(f"{work}: parts of {sorted(counts) or 'nothing'}; name the number of parts, as part=1/64")
     [parts] = counts

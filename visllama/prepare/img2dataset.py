@@ -6,7 +6,6 @@ bodies without a bound, which no filter of URLs can hold back: run it where your
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from visllama.errors import ConfigError
+from visllama.files import locked
 
 if TYPE_CHECKING:
     from visllama.prepare.request import Download
@@ -152,14 +152,7 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         ConfigError: If another process holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is at it") from None
-        except OSError:
-            pass  # a file system without locks
+    with locked(folder / "lock", f"{folder}: another process is at it"):
         _end_orphans(folder)
         yield
 

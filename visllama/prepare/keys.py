@@ -18,9 +18,9 @@ from visllama.prepare.folder import Folder
 from visllama.prepare.instruct import Instruct
 from visllama.prepare.raw import SPLITS, RawData
 from visllama.prepare.request import Download
-from visllama.prepare.url_list import part_of
+from visllama.prepare.url_list import read_part
 from visllama.prepare.vqa import Vqa
-from visllama.signatures import fits, wrong_type
+from visllama.signatures import matches_hint, wrong_type
 
 RAW: dict[str, type[RawData]] = {"coco": Coco, "vqa": Vqa, "instruct": Instruct, "folder": Folder}
 LISTS = ("cc3m", "coyo")
@@ -98,7 +98,7 @@ def check_prepare(cfg: DictConfig) -> None:
     require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
     require(cfg.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
     for key, value in arguments(cfg).items():
-        require(fits(value, known[key]), wrong_type(key, value, known[key]))
+        require(matches_hint(value, known[key]), wrong_type(key, value, known[key]))
     require(
         cfg.name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", cfg.name, re.ASCII) is not None,
         f"name={cfg.name}: letters, digits, _, - and . make a name: it becomes a folder's",
@@ -123,7 +123,7 @@ def _check_list(cfg: DictConfig) -> None:
     _check_out(cfg)
     require(cfg.split in SPLITS, f"split={cfg.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     require(Path(cfg.list).expanduser().exists(), f"list={cfg.list}: no such file or folder")
-    part_of(cfg.part)
+    read_part(cfg.part)
     for key in ("image_size_px", "samples_per_shard", "processes", "threads", "timeout_s"):
         require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
     require(0 <= cfg.min_success <= 1, f"min_success={cfg.min_success}: must be in [0, 1]")

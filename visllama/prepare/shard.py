@@ -12,7 +12,7 @@ from webdataset import TarWriter
 from visllama.errors import BadRecord, ConfigError
 from visllama.files import replacing, write_whole
 from visllama.images.decode import open_image
-from visllama.prepare.plan import Placed, encode
+from visllama.prepare.layout import Placed, encode
 from visllama.prepare.raw import Skipped
 
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}

@@ -51,7 +51,7 @@ for file in files:
 """
 
 
-def part_of(part: str | None) -> tuple[int, int]:
+def read_part(part: str | None) -> tuple[int, int]:
     """Read `3/64`: the third of 64; None is everything.
 
     Raises:
@@ -119,7 +119,7 @@ def _kept(spec: Download, log: Path, reasons: Counter) -> Iterator[str]:
 
 def _rows(spec: Download, log: Path) -> Iterator[list]:
     """Give URL, caption and scores of each row of the part: whole files, or a slice where they are few."""
-    files, (index, parts) = list_files(spec), part_of(spec.part)
+    files, (index, parts) = list_files(spec), read_part(spec.part)
     if files[0].suffix != ".parquet":
         yield from _tsv_rows(files[0], index, parts)
     elif len(files) >= parts:

@@ -18,9 +18,9 @@ from visllama.data.shards.remote import is_remote
 from visllama.errors import ConfigError
 from visllama.prepare import adopt, download
 from visllama.prepare.keys import LISTS, given, split_folder
-from visllama.prepare.plan import judge, make_plan
+from visllama.prepare.layout import lay_out, refuse_too_many_bad
 from visllama.prepare.raw import RawData, Skipped
-from visllama.prepare.writer import look, write_split
+from visllama.prepare.writer import find_bad_records, write_split
 
 _MB = 10**6
 _RUNTIME = ("workers", "max_bad_fraction", "check_only")
@@ -48,20 +48,20 @@ def _write(cfg: DictConfig) -> dict:
     assert isinstance(spec, RawData)
     images = spec.folder()
     splits = {
-        name: make_plan(split, images, spec.shard_size_mb * _MB)
+        name: lay_out(split, images, spec.shard_size_mb * _MB)
         for name, split in spec.read().items()
         if split.records or split.skipped
     }
     if not splits:
         raise ConfigError(f"source={cfg.source}: its file holds no record")
     if spec.check_only:
-        found = {name: look(plan, spec.workers) for name, plan in splits.items()}
+        found = {name: find_bad_records(plan, spec.workers) for name, plan in splits.items()}
         say(*_listed(found), *(f"{n}: {splits[n].num_records} records, {len(bad)} are bad" for n, bad in found.items()))
         for name, plan in splits.items():
-            judge(name, found[name], plan.num_records, spec.max_bad_fraction)
+            refuse_too_many_bad(name, found[name], plan.num_records, spec.max_bad_fraction)
         return {"skipped": {name: len(bad) for name, bad in found.items()}}
     for name, plan in splits.items():  # all of them, before anything is written
-        judge(name, plan.skipped, plan.num_records, spec.max_bad_fraction)
+        refuse_too_many_bad(name, plan.skipped, plan.num_records, spec.max_bad_fraction)
     settings = {key: value for key, value in vars(spec).items() if key not in _RUNTIME} | {"source": cfg.source}
     made = {}
     for name, plan in splits.items():
@@ -85,7 +85,7 @@ def _adopt(cfg: DictConfig) -> dict:
             say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
             return {"shards": len(tars)}
         records = total = 0
-        for tar, index in zip(tars, adopt.look(tars), strict=True):
+        for tar, index in zip(tars, adopt.index_each(tars), strict=True):
             say(*(fault.tell(tar) for fault in index.faults))
             records, total = records + index.num_records, total + sum(index.facts["faults"].values())
         say(f"{len(tars)} tars, {records:,} records, {total:,} faults")

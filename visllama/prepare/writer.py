@@ -5,7 +5,6 @@ Whoever reads `SPLIT` therefore never sees a part of it, and what was interrupte
 
 from __future__ import annotations
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -26,8 +25,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from visllama.data.shards.index import ShardIndex
 from visllama.data.shards.manifest import Manifest, index_tars
 from visllama.errors import ConfigError
-from visllama.files import WriteFailed, flush_folder, write_whole
-from visllama.prepare.plan import Plan, judge
+from visllama.files import WriteFailed, flush, locked, write_whole
+from visllama.prepare.layout import SplitLayout, refuse_too_many_bad
 from visllama.prepare.raw import Skipped
 from visllama.prepare.shard import ShardJob, make_shard, report_of
 
@@ -37,7 +36,7 @@ _SERIAL_BYTES = 2**28
 """Up to so many bytes are written in this process: starting others takes longer."""
 
 
-def look(plan: Plan, num_workers: int | None) -> list[Skipped]:
+def find_bad_records(plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
     """Decode every image and write nothing; gives all that is bad."""
     found = list(plan.skipped)
     for skipped in _work("looking at images", [ShardJob(None, records) for records in plan.shards], plan, num_workers):
@@ -46,7 +45,7 @@ def look(plan: Plan, num_workers: int | None) -> list[Skipped]:
 
 
 def write_split(
-    plan: Plan, folder: Path, settings: dict, max_bad_fraction: float = 0.01, num_workers: int | None = None
+    plan: SplitLayout, folder: Path, settings: dict, max_bad_fraction: float = 0.01, num_workers: int | None = None
 ) -> dict:
     """Write a split's shards, index and manifest.
 
@@ -67,13 +66,13 @@ def write_split(
     part = folder.with_name(f"{folder.name}.part")
     described = {"sha256": plan.sha256, "settings": settings}
     try:
-        with _alone(folder):
+        with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}: another process is making it: wait for it"):
             if folder.exists() and any(folder.iterdir()):
                 return _found(folder, described)
             _begin(part, described, sum(plan.shard_bytes))
             if _done(part) is None:  # else it was interrupted within a moment of its end
                 skipped = _write(part, plan, num_workers)
-                judge(folder.name, skipped, plan.num_records, max_bad_fraction)
+                refuse_too_many_bad(folder.name, skipped, plan.num_records, max_bad_fraction)
                 _finish(part, described, skipped, plan, num_workers, started)
             return _publish(part, folder)
     except (OSError, WriteFailed) as error:
@@ -127,7 +126,7 @@ def _begin(part: Path, described: dict, total: int) -> None:
         )
 
 
-def _write(part: Path, plan: Plan, num_workers: int | None) -> list[Skipped]:
+def _write(part: Path, plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
     """Write the shards; gives all that is left out, so that one message can count it."""
     jobs = [ShardJob(part / f"{number:05d}.tar", records) for number, records in enumerate(plan.shards)]
     skipped = list(plan.skipped)
@@ -138,7 +137,7 @@ def _write(part: Path, plan: Plan, num_workers: int | None) -> list[Skipped]:
 
 
 def _finish(
-    part: Path, described: dict, skipped: list[Skipped], plan: Plan, num_workers: int | None, started: float
+    part: Path, described: dict, skipped: list[Skipped], plan: SplitLayout, num_workers: int | None, started: float
 ) -> None:
     """Write the index, the manifest and, last, the counts."""
     tars = []
@@ -173,13 +172,13 @@ def _publish(part: Path, folder: Path) -> dict:
     for path in [*part.glob("*.report.json"), *part.glob("*.tar")]:
         if path.name not in names:  # a tar whose records were all bad
             path.unlink()
-    flush_folder(part)
+    flush(part)
     os.rename(part, folder)
-    flush_folder(folder.parent)
+    flush(folder.parent)
     return done
 
 
-def _work(title: str, jobs: list[ShardJob], plan: Plan, num_workers: int | None) -> Iterator[list[Skipped]]:
+def _work(title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int | None) -> Iterator[list[Skipped]]:
     total = sum(plan.shard_bytes)
     num_workers = min(num_workers or os.cpu_count() or 1, len(jobs)) if total > _SERIAL_BYTES else 1
     columns = TextColumn(title), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
@@ -215,15 +214,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a lock on a split, which dies with the process."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another process is making it: wait for it") from None
-        yield

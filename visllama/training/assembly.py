@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from visllama.model.visllama import VisLlama
 
 
-class Planned(NamedTuple):
+class Assembly(NamedTuple):
     """What a run is made of, before any weight is loaded."""
 
     parts: dict[str, dict]
@@ -49,7 +49,7 @@ class Planned(NamedTuple):
     num_steps: int
 
 
-def plan(cfg: DictConfig) -> Planned:
+def build_assembly(cfg: DictConfig) -> Assembly:
     """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
     initial = None
     if cfg.init_from:
@@ -88,7 +88,7 @@ def plan(cfg: DictConfig) -> Planned:
         from visllama.model.weights import check_tensors
 
         check_tensors(model, Path(cfg.init_from), initial)
-    return Planned(parts, model, text, initial, train, val, order, judged_on, judged, num_steps)
+    return Assembly(parts, model, text, initial, train, val, order, judged_on, judged, num_steps)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:

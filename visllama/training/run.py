@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, sweep
+from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.checks import READ_BY_EVALUATE
 from visllama.config.instantiate import build
 from visllama.config.overrides import config_dir_options, override
@@ -37,7 +37,7 @@ from visllama.model.sharding import compute_again
 from visllama.model.weights import load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
-from visllama.training.assembly import Planned
+from visllama.training.assembly import Assembly
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.build import build_callbacks
 from visllama.training.callbacks.curves import Curves
@@ -55,15 +55,15 @@ SAMPLES_AT_ONCE = 32
 T = TypeVar("T")
 
 
-def run(cfg: DictConfig, planned: Planned) -> dict | None:
+def run(cfg: DictConfig, assembly: Assembly) -> dict | None:
     """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
     launch.quieten_lightning()
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     started = time.perf_counter()
-    parts, model, num_steps, judged_on = planned.parts, planned.model, planned.num_steps, planned.judged_on
-    text = planned.text
+    parts, model, num_steps, judged_on = assembly.parts, assembly.model, assembly.num_steps, assembly.judged_on
+    text = assembly.text
     maker = sample_maker(model, **text)
-    data = training_data(cfg, planned, maker)
+    data = training_data(cfg, assembly, maker)
     if cfg.check_only:
         say(parts_table(model, cfg.optim), data_table(data, cfg.micro_batch_size, 1, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
@@ -74,7 +74,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     rank_zero_only(write_config)(cfg, folder)
     rank_zero_only(write_command)(folder)
     strategy = build_strategy(cfg.trainer, cfg.plugins)
-    optim, load = OmegaConf.to_container(cfg.optim, resolve=True), weights_loader(cfg, planned, strategy)
+    optim, load = OmegaConf.to_container(cfg.optim, resolve=True), weights_loader(cfg, assembly, strategy)
     module = VisLlamaModule(model, optim, num_steps, list(cfg.plugins), load)
     captioners = {name: Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
     trainer = build_trainer(cfg, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
@@ -93,7 +93,7 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
         rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
         if judged_on:
             judge_started = time.perf_counter()
-            metrics["evaluations"] = judge(model, maker, judged_on, planned.judged_sources, cfg, folder)
+            metrics["evaluations"] = judge(model, maker, judged_on, assembly.judged_sources, cfg, folder)
             seconds["judge_seconds"] = time.perf_counter() - judge_started
     except preemption.Preempted as left:
         launch.wait_for_ranks()
@@ -130,15 +130,15 @@ def run(cfg: DictConfig, planned: Planned) -> dict | None:
     return metrics
 
 
-def weights_loader(cfg: DictConfig, planned: Planned, strategy: Strategy) -> Callable[[], None]:
+def weights_loader(cfg: DictConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
     """Give what loads the weights, on each rank once all have started, and puts the model where it is to be."""
-    model, dtype = planned.model, frozen_dtype(find_precision(cfg.trainer))
+    model, dtype = assembly.model, frozen_dtype(find_precision(cfg.trainer))
 
     def load() -> None:
         model.load_base_weights(dtype, as_stored=strategy.is_sharded)
-        if planned.initial:
-            load_tensors(model, Path(cfg.init_from), planned.initial)
-            say(f"Starting from {cfg.init_from}, which trained {', '.join(planned.initial['trained'])}")
+        if assembly.initial:
+            load_tensors(model, Path(cfg.init_from), assembly.initial)
+            say(f"Starting from {cfg.init_from}, which trained {', '.join(assembly.initial['trained'])}")
         if cfg.trainer.activation_checkpointing:
             compute_again(model)
         strategy.prepare(model, dtype)
@@ -151,7 +151,7 @@ def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps
     found = checkpoints(folder) if cfg.resume else []
     if not is_first_rank():
         return found[0] if found else None
-    sweep(folder)
+    remove_leftovers(folder)
     checkpoint, damaged = newest_whole(folder) if found else (None, [])
     for damage in damaged:
         say(f"A checkpoint is damaged, and passed over: {damage}")
@@ -169,17 +169,17 @@ def write_config(cfg: DictConfig, folder: Path) -> None:
     write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def training_data(cfg: DictConfig, planned: Planned, maker: SampleMaker) -> TrainingData:
+def training_data(cfg: DictConfig, assembly: Assembly, maker: SampleMaker) -> TrainingData:
     """Make the data module of a run; a source may have a prompt of its own."""
     pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
     prompts = {name: node.get("prompt") for name, node in cfg.data.sources.items()}
     return TrainingData(
-        train=planned.train,
-        val=planned.val,
+        train=assembly.train,
+        val=assembly.val,
         makers={name: maker if prompt is None else maker.with_prompt(prompt) for name, prompt in prompts.items()},
         collator=Collator(pad, maker.num_image_tokens, size_px, cfg.micro_batch_size),
-        order=planned.order,
-        num_steps=planned.num_steps,
+        order=assembly.order,
+        num_steps=assembly.num_steps,
         num_workers=cfg.data.num_workers,
         num_val_records=cfg.data.num_val_records,
         allow_reorder=cfg.data.allow_reorder,

@@ -9,10 +9,10 @@ import torch
 from omegaconf import DictConfig
 
 from visllama.machine import preemption
-from visllama.training.assembly import Planned, plan
+from visllama.training.assembly import Assembly, build_assembly
 
 
-def assemble(cfg: DictConfig) -> Planned:
+def assemble(cfg: DictConfig) -> Assembly:
     """Build what the run is made of, before any weight is loaded or any file is written.
 
     Raises:
@@ -20,10 +20,10 @@ def assemble(cfg: DictConfig) -> Planned:
     """
     preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
     torch.set_num_threads(cfg.trainer.threads)
-    return plan(cfg)
+    return build_assembly(cfg)
 
 
-def train(cfg: DictConfig, planned: Planned) -> dict | None:
+def train(cfg: DictConfig, assembly: Assembly) -> dict | None:
     """Train what was assembled, and judge it.
 
     Returns:
@@ -31,4 +31,4 @@ def train(cfg: DictConfig, planned: Planned) -> dict | None:
     """
     from visllama.training.run import run
 
-    return run(cfg, planned)
+    return run(cfg, assembly)

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from visllama.data.shards.cache import ShardCache
-from visllama.data.shards.remote import Fault, _Redirects, check_address, is_remote
+from visllama.data.shards.remote import FailedAttempt, _Redirects, check_address, is_remote
 from visllama.errors import ConfigError
 
 
@@ -41,6 +41,6 @@ def test_the_schemes_allowed_are_named():
 
 def test_never_from_https_to_http():
     request = urllib.request.Request("https://h/a.tar")
-    with pytest.raises(Fault, match="redirected to"):
+    with pytest.raises(FailedAttempt, match="redirected to"):
         _Redirects().redirect_request(request, None, 302, "", {}, "http://h/b.tar")
     assert _Redirects().redirect_request(request, None, 302, "", {}, "https://i/b.tar").host == "i"

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from visllama.data.shards.remote import Fault, FetchError, check_address, from_fsspec, from_http, shown
+from visllama.data.shards.remote import FailedAttempt, FetchError, check_address, from_fsspec, from_http, shown
 from visllama.errors import ConfigError
 
 _CHUNK, _LONGEST_WAIT_S, _POLL_S, _TELL_EVERY_S = 2**20, 60.0, 0.1, 30.0
@@ -169,20 +169,20 @@ class ShardCache:
                 with source(url, got, stamp, self.timeout_s) as (read, got, total, stamp):
                     want = total if size is None else size
                     if want == -1:
-                        raise Fault("the server does not tell its length", "use one that does", final=True)
+                        raise FailedAttempt("the server does not tell its length", "use one that does", final=True)
                     if total not in (None, -1, want):
                         what = f"it has {total} bytes at the server and {size} in the index"
-                        raise Fault(what, "if it changed, make its index again", restart=True)
+                        raise FailedAttempt(what, "if it changed, make its index again", restart=True)
                     with self._disk(url):
                         self._make_room(want or 0, fd)
                     while (want is None or got <= want) and (chunk := read(_CHUNK)):
                         if stop.is_set():
-                            raise Fault("stopped", final=True)
+                            raise FailedAttempt("stopped", final=True)
                         with self._disk(url):
                             _write(fd, chunk, got)
                         got += len(chunk)
                 if want not in (None, got):
-                    raise Fault(f"{got} bytes came, and it has {want}", restart=got > want)
+                    raise FailedAttempt(f"{got} bytes came, and it has {want}", restart=got > want)
                 with self._disk(url):
                     os.ftruncate(fd, got)
                     os.utime(fd, ns=(0, time.time_ns()))  # accessed never: see `ahead`
@@ -191,7 +191,7 @@ class ShardCache:
             except (ConfigError, FetchError):
                 raise
             except Exception as error:  # fsspec's file systems raise what they like
-                fault = error if isinstance(error, Fault) else Fault(f"{type(error).__name__}: {error}")
+                fault = error if isinstance(error, FailedAttempt) else FailedAttempt(f"{type(error).__name__}: {error}")
             if fault.final or attempt == self.attempts:
                 do = fault.do or "check the network and the server, then resume the run"
                 raise FetchError(f"{shown(url)}: {shown(str(fault))} (attempt {attempt} of {self.attempts}); {do}")

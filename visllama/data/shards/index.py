@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from visllama.data.record import KINDS, Text, is_read, read_text
-from visllama.data.shards.tar import BLOCK, Fault, Found, TarFile, walk
+from visllama.data.shards.tar import BLOCK, Damage, Found, TarFile, walk
 from visllama.errors import BadRecord, ConfigError
 from visllama.files import replacing
 
@@ -59,7 +59,7 @@ class _Records:
         self.seen: dict[str, int] = {}
         self.partial: set[int] = set()
         self.counts: Counter[str] = Counter()
-        self.listed: list[Fault] = []
+        self.listed: list[Damage] = []
         self.keys: list[str] = []
         self.suffixes: dict[str, int] = {}
         # Numbers side by side: an object each costs more than reading it did.
@@ -89,7 +89,7 @@ class _Records:
         if group:
             self._add(key, group, torn)
 
-    def _fault(self, fault: Fault) -> None:
+    def _fault(self, fault: Damage) -> None:
         self.counts[fault.reason] += 1
         if len(self.listed) < _MOST_LISTED:
             self.listed.append(fault)
@@ -118,7 +118,7 @@ class _Records:
                 reason, detail = "no image", f"has {text.kind} and no image"
             except BadRecord as error:
                 detail = error.detail
-        self._fault(Fault(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
+        self._fault(Damage(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
 
     def _keep(self, key: str, group: list[Found], text: Text) -> None:
         row = self.seen[key] = len(self.keys)
@@ -199,8 +199,8 @@ class ShardIndex:
         return Row(facts["bytes"], *counts, facts["crc"], facts["kinds"], facts["faults"])
 
     @property
-    def faults(self) -> list[Fault]:
-        return [Fault(*fault) for fault in self.facts["listed"]]
+    def faults(self) -> list[Damage]:
+        return [Damage(*fault) for fault in self.facts["listed"]]
 
     def keys(self) -> list[str]:
         ends, text = self.arrays["key_end"].tolist(), self.arrays["keys"].tobytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -23,7 +22,7 @@ from visllama.data.shards.cache import ShardCache
 from visllama.data.shards.index import INDEX_VERSION, Row, ShardIndex, index_shard, lost_keys
 from visllama.data.shards.remote import FetchError, check_address, is_remote
 from visllama.errors import ConfigError
-from visllama.files import write_whole
+from visllama.files import locked, write_whole
 
 MANIFEST = "manifest.json"
 _SERIAL_BYTES = 2**28
@@ -191,7 +190,7 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
     folder = Path(os.path.commonpath([tar.parent for tar in tars]))
     names = [str(tar.relative_to(folder)) for tar in tars]
     home = folder if os.access(folder, os.W_OK) else cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
-    with _locked(home):
+    with locked(home / ".index.lock"):
         rows = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
         manifest = Manifest.of(str(folder), names, rows, str(home))
         if given.is_dir() and home == folder:
@@ -203,15 +202,6 @@ def _sizes(folder: Path) -> dict[str, int]:
     with os.scandir(folder) as entries:
         tars = [entry for entry in entries if entry.name.endswith(".tar")]
         return {entry.name: entry.stat().st_size if os.path.exists(entry.path) else -1 for entry in tars}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process of this machine index a folder at a time; the others then find it done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".index.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[Row]:

@@ -1,6 +1,6 @@
 """Shards that lie elsewhere: which addresses are opened, and how their bytes come.
 
-Faults of the way (a cut body, a busy server) are `Fault`s, after which another attempt may follow; `cache.py` makes it.
+What fails on the way (a cut body, a busy server) is a `FailedAttempt`; `cache.py` makes another one where that helps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FetchError(ConfigError):
     """A shard could not be downloaded; the message names it, the last attempt's fault, and what to do."""
 
 
-class Fault(Exception):
+class FailedAttempt(Exception):
     """What went wrong at one attempt: `final` ends them all, `restart` gives up the bytes already there."""
 
     def __init__(self, what: str, do: str = "", final: bool = False, restart: bool = False, wait_s: float = 0) -> None:
@@ -74,7 +74,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type, scheme) == ("https", "http"):
-            raise Fault(f"it is redirected to {newurl}", "give the address where it lies", final=True)
+            raise FailedAttempt(f"it is redirected to {newurl}", "give the address where it lies", final=True)
         return urllib.request.Request(newurl, headers=dict(req.headers))
 
 
@@ -104,15 +104,19 @@ def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[
         code, wait_s = error.code, _retry_after(error.headers.get("Retry-After") or "")
         do = "check what gives you access" if code in (401, 403) else "check the address" if code in (404, 410) else ""
         final = code < 500 and code not in (408, 416, 425, 429)
-        raise Fault(f"HTTP status {code}, {error.reason}", do, final, restart=code == 416, wait_s=wait_s) from None
+        raise FailedAttempt(
+            f"HTTP status {code}, {error.reason}", do, final, restart=code == 416, wait_s=wait_s
+        ) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
-            raise Fault(str(error.reason), "name the right certificates by SSL_CERT_FILE", final=True) from None
+            raise FailedAttempt(str(error.reason), "name the right certificates by SSL_CERT_FILE", final=True) from None
         raise
     with response:
         first, total, code = 0, response.length, response.status
         if code not in (200, 206) or (response.headers.get("Content-Encoding") or "identity").lower() != "identity":
-            raise Fault(f"the server sends no plain file (status {code})", "let it send it unpacked", final=True)
+            raise FailedAttempt(
+                f"the server sends no plain file (status {code})", "let it send it unpacked", final=True
+            )
         if code == 206:
             found = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
             first, total = (int(found[1]), int(found[2])) if found else (-1, None)
@@ -120,7 +124,7 @@ def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[
             total = -1  # the body ends where the connection does, be it cut or not
         now = (response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
         if code == 206 and (first, now) != (start, stamp):
-            raise Fault("the file changed, or the server sends another part than was asked for", restart=True)
+            raise FailedAttempt("the file changed, or the server sends another part than was asked for", restart=True)
         yield response.read1, first, total, now
 
 
@@ -146,4 +150,6 @@ def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterato
             first = file.seek(start if now == stamp else 0)
             yield file.read, first, total, now
     except (FileNotFoundError, PermissionError) as error:
-        raise Fault(f"{type(error).__name__}: {error}", "check the address and your access", final=True) from error
+        raise FailedAttempt(
+            f"{type(error).__name__}: {error}", "check the address and your access", final=True
+        ) from error

@@ -35,7 +35,7 @@ _TIME = {size: b"%d mtime=" % size for size in range(10, 100)}
 """How the content of an extended header begins that says a time and nothing else, by its size."""
 
 
-class Fault(NamedTuple):
+class Damage(NamedTuple):
     """What is wrong at a place in a tar.
 
     Attributes:
@@ -127,7 +127,7 @@ def _adler(checksum: bytes) -> int | None:
     return (int(digits, 8) - 8 * 32 + sum(checksum) + 1) % 65521
 
 
-def walk(file: TarFile) -> Iterator[Found | Fault | None]:
+def walk(file: TarFile) -> Iterator[Found | Damage | None]:
     """Yield a tar's members that we read, its faults, and None where some may be lost."""
     at = zeros = 0
     said: dict = {}  # of the next member, by a header of its own
@@ -139,16 +139,16 @@ def walk(file: TarFile) -> Iterator[Found | Fault | None]:
             zeros, at, said = zeros + 1, at + BLOCK, {}
             continue
         if zeros and (size is not None or zeros < 2):
-            yield Fault(at - zeros * BLOCK, "zeros", f"{zeros} blocks of zeros, and members after them")
+            yield Damage(at - zeros * BLOCK, "zeros", f"{zeros} blocks of zeros, and members after them")
             yield None  # two tars in one, or a place that was lost: they look the same
         name = said.get("path") or ("" if kind in _EXTENDED else _name(name, prefix, magic))
         if size is None:
             behind = file.next_header(at + BLOCK)
             if zeros > 1 and behind == file.size:
-                yield Fault(at, "trailing", f"{behind - at} bytes after the end")
+                yield Damage(at, "trailing", f"{behind - at} bytes after the end")
                 return
             key, suffix = _split(name)
-            yield Fault(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
+            yield Damage(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
             yield None
             at, zeros, said = behind, 0, {}
             if at == file.size:
@@ -162,7 +162,7 @@ def walk(file: TarFile) -> Iterator[Found | Fault | None]:
             size = said.get("size", size)
         if data + size > file.size:
             detail = f"{name[:_MOST_NAME]!r} has {size} bytes from byte {data}, and the file ends at {file.size}"
-            yield Fault(header, "truncated", detail, _split(name)[0])
+            yield Damage(header, "truncated", detail, _split(name)[0])
             at, said = file.next_header(data), {}
             if at == file.size:
                 return
@@ -173,33 +173,33 @@ def walk(file: TarFile) -> Iterator[Found | Fault | None]:
             said |= _read_extended(file, kind, data, size)
             continue
         if said.get("broken"):
-            yield Fault(header, "header", f"{name!r}: its long name or size cannot be read", _split(name)[0])
+            yield Damage(header, "header", f"{name!r}: its long name or size cannot be read", _split(name)[0])
             yield None
         elif kind != b"5" and (kind != b"\0" or name[-1:] != "/"):  # folders; before 1988 by their names
             yield _member(name, b"S" if said.get("sparse") else kind, data, size, zlib.crc32(block))
         said = {}
     if zeros < 2:
-        yield Fault(file.size, "no end", "the tar ends without its two blocks of zeros: it may be cut")
+        yield Damage(file.size, "no end", "the tar ends without its two blocks of zeros: it may be cut")
         if not zeros:  # between two members of a record, perhaps
             yield None
     elif at < file.size:
-        yield Fault(at, "trailing", f"{file.size - at} bytes after the end")
+        yield Damage(at, "trailing", f"{file.size - at} bytes after the end")
 
 
-def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found | Fault:
+def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found | Damage:
     header = offset - BLOCK
     if not name.isprintable() or "\\" in name or ".." in name or name[:1] == "/" or len(name) > _MOST_NAME:
         # Spaces of other scripts are not "printable", and no harm.
         control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
         if control or "\\" in name or ".." in name.split("/") or name[:1] == "/" or len(name) > _MOST_NAME:
-            return Fault(header, "name", f"{name[:_MOST_NAME]!r} leads out of its folder, or is no name")
+            return Damage(header, "name", f"{name[:_MOST_NAME]!r} leads out of its folder, or is no name")
     key, suffix = _split(name)
     if kind not in _FILES:
-        return Fault(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
+        return Damage(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
     if not is_read(suffix) or key[-1:] in ("", "/"):
-        return Fault(header, "suffix", f"{name!r} is not read: images, txt and json are")
+        return Damage(header, "suffix", f"{name!r} is not read: images, txt and json are")
     if size > _MOST_BYTES:
-        return Fault(header, "size", f"{name!r} has {size} bytes, and the most are {_MOST_BYTES}", key)
+        return Damage(header, "size", f"{name!r} has {size} bytes, and the most are {_MOST_BYTES}", key)
     return key, suffix, offset, size, crc
 
 

@@ -35,7 +35,7 @@ class Placed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class SplitLayout:
     """A split's shards before they are written.
 
     Attributes:
@@ -61,7 +61,7 @@ def encode(text: dict) -> bytes:
     return json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-def make_plan(split: RawSplit, images: ImageFolder, shard_bytes: float) -> Plan:
+def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLayout:
     """Look for each record's files, and share the records out in their order.
 
     Args:
@@ -101,10 +101,10 @@ def make_plan(split: RawSplit, images: ImageFolder, shard_bytes: float) -> Plan:
             shards[-1].append(placed)
             totals[-1] += size
             digest.update(f"{placed.record.key} {[size for _, size in placed.files]} {len(text)}\n".encode() + text)
-    return Plan(shards, totals, skipped, digest.hexdigest())
+    return SplitLayout(shards, totals, skipped, digest.hexdigest())
 
 
-def judge(name: str, skipped: Sequence[Skipped], num_records: int, max_bad_fraction: float) -> None:
+def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int, max_bad_fraction: float) -> None:
     """Refuse a split of which too much is bad.
 
     Raises:
