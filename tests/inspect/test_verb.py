@@ -26,6 +26,7 @@ from visllama.inspect.seen import MeasuredSample, SeenStep
 from visllama.inspect.tables import bars, histogram
 from visllama.model.locate import locate
 from visllama.text.tokens import IGNORE_INDEX
+from visllama.training.assembly import build_assembly
 from visllama.training.run import training_data
 
 SMALL = ("stage.global_batch_size=16", "num_samples=20")
