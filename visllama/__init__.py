@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visllama.inference.pipeline import load
+
+__all__ = ["load"]
 
 
-def load(weights: Any, plugins: Any = (), **options: Any) -> Any:
-    """Load a run's `weights/` to use them; see `visllama.inference.pipeline.load`."""
-    from visllama.inference.pipeline import load as load_pipeline  # here: torch and transformers take seconds to import
+def __getattr__(name: str) -> object:
+    """Return `load`, imported when it is first asked for (PEP 562): torch and transformers take seconds."""
+    if name != "load":
+        raise AttributeError(f"module 'visllama' has no attribute {name!r}")
+    from visllama.inference.pipeline import load
 
-    return load_pipeline(weights, plugins, **options)
+    return load
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

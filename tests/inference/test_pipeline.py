@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -156,3 +159,13 @@ def test_a_merged_adapter_says_the_same(tmp_path, records):
 def test_merging_where_there_is_no_adapter_changes_nothing(weights, pipeline, records):
     merged = visllama.load(weights[1], accelerator="cpu", merge=True)
     assert merged.caption(records[0]["image"]) == pipeline.caption(records[0]["image"])
+
+
+def test_load_shows_its_true_signature_and_text_and_costs_nothing_before():
+    from visllama.inference import pipeline
+
+    assert visllama.load is pipeline.load and "load" in dir(visllama)
+    with pytest.raises(AttributeError, match="no attribute 'laod'"):
+        visllama.laod  # noqa: B018
+    code = "import sys, visllama; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

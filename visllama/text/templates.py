@@ -11,13 +11,9 @@ from visllama.errors import ConfigError
 from visllama.text.template import SLOT, Template
 
 _ALPACA = "### Instruction:\n{human}\n\n### Response:\n"
-
-
 _LLAMA3 = (
     "<|start_header_id|>user<|end_header_id|>\n\n{human}<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 )
-
-
 TEMPLATES = {
     "plain": Template(human="{images}{human}", with_system="{images}{system}\n{human}"),
     "question_answer": Template(
