@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tests.support.judging_config import CFG
+from tests.support.judging import SETTINGS
 from tests.support.tiny import TEXT, maker_of, tiny_parts
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
@@ -22,7 +22,7 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
     """The run folder as DESIGN 4 has it; the model rebuilt from `weights/` scores to the last digit what the trained one did."""
     model = make_model(dtype=torch.float32)
     maker = maker_of(model)
-    result = judge(model, maker, EVALUATIONS, judged_sources(EVALUATIONS, []), CFG, tmp_path)["mine"]
+    result = judge(model, maker, EVALUATIONS, judged_sources(EVALUATIONS, []), SETTINGS, tmp_path)["mine"]
     assert result["n"] == 12 and set(result["metrics"]) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     assert (
         set(result["controls"]) == {"shuffled_images", "blank_images"} and "CIDEr" in result["controls"]["blank_images"]
@@ -45,7 +45,7 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
     ]
 
     save_weights(model, tiny_parts(), TEXT, tmp_path / "weights")
-    again = judge_weights(tmp_path / "weights", EVALUATIONS, CFG, tmp_path / "again")["mine"]
+    again = judge_weights(tmp_path / "weights", EVALUATIONS, SETTINGS, tmp_path / "again")["mine"]
     assert again["metrics"] == result["metrics"] and again["controls"] == result["controls"]
 
 
@@ -65,5 +65,5 @@ def test_a_prompt_past_the_positions_is_refused_before_anything_is_written(make_
     with pytest.raises(
         ConfigError, match=r"evaluation\.mine: record test-00000\d: max_new_tokens=500 behind \d+ tokens"
     ):
-        judge(model, maker_of(model), {"mine": config}, judged_sources({"mine": config}, []), CFG, tmp_path)
+        judge(model, maker_of(model), {"mine": config}, judged_sources({"mine": config}, []), SETTINGS, tmp_path)
     assert not list((tmp_path / "evaluations" / "mine").iterdir())

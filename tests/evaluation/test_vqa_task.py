@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from tests.support.judging import SETTINGS
 from tests.support.tiny import maker_of
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import judged_sources
@@ -15,13 +15,6 @@ from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge
 from visllama.evaluation.vqa_task import majority_answers, one_by_one, shuffled_images, true_facts, without_images
 
-CFG = OmegaConf.create(
-    {
-        "trainer": {"accelerator": "cpu", "precision": "32-true", "threads": 1},
-        "decoding": {"max_new_tokens": 12},
-        "plugins": [],
-    }
-)
 SOURCE = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 6, "holds": "questions"}
 EVALUATIONS = {
     "mine": {
@@ -83,7 +76,7 @@ def test_the_majority_answers_by_the_question_then_its_type_then_at_all():
 
 def test_judging_leaves_answers_and_a_page(make_model, tmp_path):
     model = make_model(dtype=torch.float32)
-    result = judge(model, maker_of(model), EVALUATIONS, judged_sources(EVALUATIONS, []), CFG, tmp_path)["mine"]
+    result = judge(model, maker_of(model), EVALUATIONS, judged_sources(EVALUATIONS, []), SETTINGS, tmp_path)["mine"]
     records = asked()
     assert (result["task"], result["n"], list(result["metrics"])) == ("vqa", len(records), ["accuracy"])
     assert set(result["controls"]) == set(EVALUATIONS["mine"]["controls"])
@@ -118,5 +111,5 @@ def test_ids_that_come_twice_are_refused_before_anything_is_generated(make_model
     model = make_model(dtype=torch.float32)
     evaluations = {"mine": EVALUATIONS["mine"] | {"controls": controls}}
     with pytest.raises(ConfigError, match=says):
-        judge(model, maker_of(model), evaluations, {"mine": Twice("test")}, CFG, tmp_path)
+        judge(model, maker_of(model), evaluations, {"mine": Twice("test")}, SETTINGS, tmp_path)
     assert not (tmp_path / "evaluations" / "mine" / "predictions.jsonl").exists()

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from webdataset import TarWriter
 
 from tests.prepare.made import picture, put
-from tests.support.judging_config import CFG
+from tests.support.judging import SETTINGS
 from tests.support.tiny import maker_of
 from tests.support.verbs import prepare
 from visllama.data.sources import judged_sources
@@ -34,7 +34,7 @@ def judged(make_model, tmp_path):
         source = {"_target_": SHARDS, "path": None, "val_path": str(path)}
         config = {"task": task, "split": "val", "batch_size": 4, "metrics": metrics, "controls": [], "source": source}
         evaluations = {"mine": config}
-        result = judge(model, maker_of(model), evaluations, judged_sources(evaluations, []), CFG, tmp_path / "run")
+        result = judge(model, maker_of(model), evaluations, judged_sources(evaluations, []), SETTINGS, tmp_path / "run")
         return tmp_path / "run" / "evaluations" / "mine", result["mine"]
 
     return run

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from visllama.data.samples import SampleMaker
 from visllama.data.source import Source
@@ -26,6 +26,40 @@ if TYPE_CHECKING:
 _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 
 
+@dataclass(frozen=True)
+class JudgeSettings:
+    """How models are judged here, whatever they are judged on.
+
+    Attributes:
+        accelerator: Lightning's name of the device, or "auto".
+        precision: Name of the precision, or "auto".
+        num_threads: Threads of the CPU.
+        decoding: Arguments of transformers' `generate`; an evaluation's own win over them.
+        plugins: The user's packages, from which parts and sources may come.
+        models: Folder of downloaded base models.
+    """
+
+    accelerator: str
+    precision: str
+    num_threads: int
+    decoding: Mapping[str, Any]
+    plugins: Sequence[str]
+    models: str
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> JudgeSettings:
+        """Read the settings from the plain configuration of a verb that judges."""
+        trainer = config["trainer"]
+        return cls(
+            accelerator=trainer["accelerator"],
+            precision=find_precision(trainer),
+            num_threads=trainer["threads"],
+            decoding=config["decoding"],
+            plugins=tuple(config["plugins"]),
+            models=config["paths"]["models"],
+        )
+
+
 def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int, template: Mapping[str, str]) -> SampleMaker:
     """Return what turns records into this model's Samples, as the `text` of its weights describes."""
     return SampleMaker(
@@ -40,53 +74,70 @@ def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int, template: M
 
 
 def judge(
-    model: VisLlama, maker: SampleMaker, evaluations: Mapping, sources: Mapping[str, Source], cfg: DictConfig,
+    model: VisLlama,
+    maker: SampleMaker,
+    evaluations: Mapping[str, Mapping],
+    sources: Mapping[str, Source],
+    settings: JudgeSettings,
     folder: Path,
-) -> dict:  # fmt: skip
-    """Run every evaluation and write `evaluations/<name>/` as each ends; gives metrics.json's `evaluations`.
+) -> dict:
+    """Run every evaluation, and write `evaluations/<name>/` as each ends.
 
     Args:
-        model: With all its weights.
-        maker: Makes the prompts; `sample_maker` of this model.
-        evaluations: The `evaluation` config group, resolved.
-        sources: `judged_sources` of them.
-        cfg: Of the verb: its `decoding`, as transformers' `generate` takes it, and `trainer`.
-        folder: The run's.
+        model: A model with all its weights.
+        maker: The maker of its prompts, as `sample_maker` gives it.
+        evaluations: The `evaluation` group of the configuration, resolved.
+        sources: The source of each evaluation, as `judged_sources` gives them.
+        settings: How they are judged.
+        folder: The run's folder.
+
+    Returns:
+        The `evaluations` of metrics.json.
     """
-    device, precision = find_device(cfg.trainer.accelerator), find_precision(cfg.trainer)
+    device = find_device(settings.accelerator)
     model.to(device).eval()
+
     captioners = {}
     for name, config in evaluations.items():  # all of them first: what does not fit is found before anything is judged
-        decoding = OmegaConf.to_container(cfg.decoding, resolve=True) | config.get("decoding", {})
+        decoding = dict(settings.decoding) | config.get("decoding", {})
         own = maker.as_judged(config.get("prompt"), config.get("template"))
         captioners[name] = Captioner(own, decoding, config["batch_size"])
+
     results = {}
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
         for name, config in evaluations.items():
             target = folder / "evaluations" / name
             target.mkdir(parents=True, exist_ok=True)
             task = _TASKS[config["task"]]
-            results[name] = task(model, captioners[name], name, config, sources[name], target, cfg.plugins)
+            results[name] = task(model, captioners[name], name, config, sources[name], target, settings.plugins)
     return results
 
 
 def judge_weights(
-    weights: Path, evaluations: Mapping, cfg: DictConfig, folder: Path, strategy: Strategy | None = None
+    weights: Path,
+    evaluations: Mapping[str, Mapping],
+    settings: JudgeSettings,
+    folder: Path,
+    strategy: Strategy | None = None,
 ) -> dict:
-    """Load weights and judge them, as `judge` does.
+    """Load weights, and judge them as `judge` does.
 
     Args:
-        weights: A run's `weights/`.
-        evaluations: As `judge` takes them, as `cfg` and `folder`.
-        cfg: The verb's.
-        folder: The run's.
-        strategy: Of the ranks that share the work; it puts the model where it wants it. None is this process alone.
+        weights: The `weights/` of a run.
+        evaluations: The `evaluation` group of the configuration, resolved.
+        settings: How they are judged.
+        folder: The run's folder.
+        strategy: The strategy of the ranks that share the work, which puts the model where it wants it; None is this
+            process alone.
     """
-    torch.set_num_threads(cfg.trainer.threads)
-    sources = judged_sources(evaluations, cfg.plugins)
-    dtype = frozen_dtype(find_precision(cfg.trainer))
+    torch.set_num_threads(settings.num_threads)
+    sources = judged_sources(evaluations, settings.plugins)
+    dtype = frozen_dtype(settings.precision)
     as_stored = strategy is not None and strategy.is_sharded
-    model, description = load_weights(weights, dtype, plugins=cfg.plugins, models=cfg.paths.models, as_stored=as_stored)
+    model, description = load_weights(
+        weights, dtype, plugins=settings.plugins, models=settings.models, as_stored=as_stored
+    )
     if strategy is not None:
         strategy.prepare(model, dtype)
-    return judge(model, sample_maker(model, **description["text"]), evaluations, sources, cfg, folder)
+    maker = sample_maker(model, **description["text"])
+    return judge(model, maker, evaluations, sources, settings, folder)

@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from visllama.config.evaluations import evaluations as evaluations_of
+from visllama.config.evaluations import judging
 from visllama.console import is_first_rank, say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
@@ -45,11 +46,12 @@ def evaluate(cfg: DictConfig) -> dict | None:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
 
-        from visllama.evaluation.runner import judge_weights
+        from visllama.evaluation.runner import JudgeSettings, judge_weights
         from visllama.parallel.launch import on_all_ranks
 
         torch.manual_seed(cfg.seed)
-        judge = partial(judge_weights, Path(cfg.weights), evaluations_of(cfg), cfg, folder)
+        settings = JudgeSettings.of_config(judging(cfg))
+        judge = partial(judge_weights, Path(cfg.weights), evaluations_of(cfg), settings, folder)
         evaluations = on_all_ranks(cfg.trainer, cfg.plugins, judge)
         if not is_first_rank():
             return None

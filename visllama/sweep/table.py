@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
-from visllama.config.evaluations import evaluations
+from visllama.config.evaluations import evaluations, judging
 from visllama.config.objective import VAL_LOSS, Objective, find_objective, main_objectives
 from visllama.config.selection import SELECTING, are_rivals, swept_keys
 from visllama.console import printable, say
@@ -131,10 +131,11 @@ def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
 def judge_unseen(folder: Path, config: DictConfig) -> None:
     """Judge the weights of a job on what they have not been chosen by, and add it to its `metrics.json`."""
     from visllama.evaluation.report import write_json
-    from visllama.evaluation.runner import judge_weights
+    from visllama.evaluation.runner import JudgeSettings, judge_weights
 
     metrics = json.loads((folder / "metrics.json").read_text())
-    metrics["evaluations"] |= judge_weights(folder / "weights", unseen_evaluations(config), config, folder)
+    settings = JudgeSettings.of_config(judging(config))
+    metrics["evaluations"] |= judge_weights(folder / "weights", unseen_evaluations(config), settings, folder)
     write_json(folder / "metrics.json", metrics)
 
 

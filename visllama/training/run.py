@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.checks import READ_BY_EVALUATE
+from visllama.config.evaluations import judging
 from visllama.config.instantiate import build
 from visllama.config.overrides import config_dir_options, override
 from visllama.config.replay import write_command
@@ -29,7 +30,7 @@ from visllama.data.loading import explain_killed
 from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.report import provenance, write_json
-from visllama.evaluation.runner import judge, sample_maker
+from visllama.evaluation.runner import JudgeSettings, judge, sample_maker
 from visllama.files import write_whole
 from visllama.machine import preemption
 from visllama.machine.devices import find_precision, frozen_dtype
@@ -93,7 +94,8 @@ def run(cfg: DictConfig, assembly: Assembly) -> dict | None:
         rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
         if judged_on:
             judge_started = time.perf_counter()
-            metrics["evaluations"] = judge(model, maker, judged_on, assembly.judged_sources, cfg, folder)
+            settings = JudgeSettings.of_config(judging(cfg))
+            metrics["evaluations"] = judge(model, maker, judged_on, assembly.judged_sources, settings, folder)
             seconds["judge_seconds"] = time.perf_counter() - judge_started
     except preemption.Preempted as left:
         launch.wait_for_ranks()
