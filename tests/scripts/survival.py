@@ -67,7 +67,7 @@ TOLD = os.environ["SURVIVAL_EVENTS"]
 SLOW = json.loads(os.environ["SURVIVAL_SLOW"])
 PATCHES = {
     "visllama.machine.preemption": [("listen", "listen")],
-    "visllama.training.verb": [("train", "work"), ("plan", "plan")],
+    "visllama.training.verb": [("assemble", "plan"), ("train", "work")],
     "visllama.model.visllama": [("VisLlama.load_base_weights", "load")],
     "visllama.checkpoint.folder": [("write_checkpoint", "save"), ("keep_newest", "prune")],
     "visllama.checkpoint.state": [("read_tensors", "read")],
@@ -886,7 +886,7 @@ _PARTS = ("imports", "planning", "loading", "reading", "first step")
 
 def _restart(life: Life) -> dict[str, object]:
     """Divide what lies between a program's start and the end of its first step."""
-    names = [("work", "begin"), ("plan", "end"), ("load", "end"), ("step", "begin"), ("step", "end")]
+    names = [("plan", "begin"), ("plan", "end"), ("load", "end"), ("step", "begin"), ("step", "end")]
     found = [life.events(name, state) for name, state in names]
     if not all(found):
         return {}  # killed before
