@@ -142,6 +142,22 @@ def test_each_check_runs_once_a_job(tmp_path, words):
     assert f"COUNTED {dict.fromkeys(('check_train', 'build_assembly', 'check_parts'), num_jobs)}" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--config-name", "mine"], "mine"),
+        (["data=shards", "data.sources.shards.path=${oc.env:NOT_THERE}"], "NOT_THERE"),
+    ],
+)
+def test_what_fails_while_it_is_understood_is_told_without_a_traceback(tmp_path, words, says):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "mine.yaml").write_text("defaults: [train, _self_]\n")
+    command = [sys.executable, "-m", "visllama", "train", "--config-dir", "conf", *words]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert ended.returncode == 2 and says in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["conf"]
+
+
 def test_paths_of_ones_own_keep_run_folder_log_and_checks(tmp_path):
     folder = tmp_path / "my_conf" / "paths"
     folder.mkdir(parents=True)

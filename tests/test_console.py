@@ -26,6 +26,20 @@ def test_what_is_said_before_there_is_a_log_stands_in_it_all_the_same(tmp_path, 
     assert (tmp_path / "log.txt").read_text().splitlines() == ["the data is damaged", "it trains", "it ends"]
 
 
+def test_what_is_logged_before_there_is_a_log_goes_there_and_not_to_the_terminal(capsys, tmp_path, monkeypatch):
+    terminal = logging.StreamHandler()
+    root, file = logging.getLogger(), logging.FileHandler(tmp_path / "log.txt")
+    monkeypatch.setattr(root, "handlers", [terminal])
+    with console.before_the_log():
+        logging.getLogger("visllama.data").warning("again in 2 s")
+    assert root.handlers == [terminal]
+    root.handlers.append(file)
+    say("it trains")
+    file.close()
+    assert (tmp_path / "log.txt").read_text().splitlines() == ["again in 2 s", "it trains"]
+    assert "again" not in "".join(capsys.readouterr())
+
+
 def test_the_log_gets_what_the_terminal_gets_once(capsys, tmp_path):
     table = Table("metric")
     table.add_row("CIDEr")

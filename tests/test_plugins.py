@@ -69,6 +69,18 @@ def test_an_optimizer_of_ones_own(lab):
         build(node)
 
 
+@pytest.mark.parametrize(("content", "says"), [("import no_such_thing", "no_such_thing"), ("assert False", "Assert")])
+def test_a_module_that_fails_says_why(lab, content, says):
+    (Path("mylab") / "broken.py").write_text(content)
+    with pytest.raises(ConfigError, match=rf"_target_=mylab\.broken\.Mine: .*{says}"):
+        class_of_target("connector", "mylab.broken.Mine", [lab])
+
+
+def test_what_a_users_own_yaml_names_is_still_there():
+    found = class_of_target("source", "visllama.data.shards.ShardSource")
+    assert found.__module__ == "visllama.data.shards.source"
+
+
 def test_a_plugins_main_is_not_run_and_a_broken_sibling_is_named(lab):
     (Path("mylab") / "__main__.py").write_text("raise SystemExit('ran')")
     with pytest.raises(ConfigError, match="unknown connector 'None'"):

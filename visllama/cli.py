@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, open_dict, read_write
 
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
 from visllama.config.explain import explain, explain_options
 from visllama.config.replay import Finished, replay, what_is_safe
-from visllama.config.run_folder import check_folder
+from visllama.config.run_folder import check_folder, find_folder
 from visllama.config.schema import conf_dir, register
 from visllama.console import printable
 from visllama.errors import ConfigError
@@ -38,7 +39,8 @@ _VERBS = {
     "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
-"""Each verb's module, which holds a function of its name and is imported only to do the work; what it does."""
+"""Each verb's module, and what it does. The module holds a function of the verb's name and, where something can be
+tried first, `assemble`; it is imported when the cheap checks have passed."""
 _CHECKS = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
@@ -51,6 +53,7 @@ _CHECKS = {
 _ON_RANKS = ("train", "evaluate")
 """The verbs that may start further ranks."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
+_WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
@@ -103,23 +106,38 @@ class BeforeTheFolder(Callback):
             sys.exit(1)
 
     def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
+        if config_name not in _CHECKS:
+            _end(f"--config-name {config_name}", "a verb chooses its config by itself: leave this out")
         HydraConfig.instance().set_config(config)
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
+        if config_name == "train":  # at once: it may be told to leave while the rest is imported
+            preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
             check_single(config)
-            understood = understand(config_name, cfg)
+            if not cfg.get("check_only"):
+                _name_folder(config)
+            with env_override(config.hydra.job.env_set), console.before_the_log():
+                understood = understand(config_name, cfg)
             if cfg.get("check_only"):
                 work(config_name, understood)
                 sys.exit(0)
             check_folder(config, cfg)
             _WAITING.append(understood)
-        except ConfigError as error:
-            _end(config_name, str(error))
-        except Exception:  # Hydra would make a warning of it, and go on
-            traceback.print_exc()
-            sys.exit(1)
+        except Exception as error:  # Hydra would make a warning of it, and go on
+            message = without_room(error, config_name) or explain(error, sys.argv[1:], config_name)
+            if message is None or _WANTS_TRACEBACK:
+                traceback.print_exc()
+                sys.exit(1)
+            _end(config_name, str(message))
+
+
+def _name_folder(config: DictConfig) -> None:
+    """Let the configuration name the run's folder as Hydra will, which is about to make it."""
+    with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+        config.hydra.runtime.output_dir = str(find_folder(config))
+    HydraConfig.instance().set_config(config)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -172,7 +190,6 @@ def check_single(config: DictConfig) -> None:
 
 def _verb(name: str) -> Callable[[], None]:
     """Give the entry point of a verb: compose its config, run it, and end with a message where one helps."""
-    wants_traceback = bool(os.environ.get("HYDRA_FULL_ERROR"))
 
     def job(cfg: DictConfig) -> object:
         try:
@@ -184,7 +201,7 @@ def _verb(name: str) -> Callable[[], None]:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
                 return error  # the sweep goes on, and its table shows it
-            if isinstance(error, ConfigError) and not wants_traceback:
+            if isinstance(error, ConfigError) and not _WANTS_TRACEBACK:
                 _end(name, str(error))
             raise
 
@@ -210,7 +227,7 @@ def _verb(name: str) -> Callable[[], None]:
         try:
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
         except Exception as error:
-            if wants_traceback:
+            if _WANTS_TRACEBACK:
                 raise
             message = without_room(error, name) or explain(error, sys.argv[1:], name)
             if message is None:

@@ -7,6 +7,8 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -15,6 +17,25 @@ STARTED = time.perf_counter()
 
 _UNLOGGED: deque[logging.LogRecord] = deque(maxlen=1000)
 """What was said and stands in no log yet: the checks speak before the run's folder is made."""
+
+
+class _Waiting(logging.Handler):
+    """A handler that keeps records for the run's log, which is not there yet."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _UNLOGGED.append(record)
+
+
+@contextmanager
+def before_the_log() -> Iterator[None]:
+    """Keep what is logged meanwhile for the run's log: it is not for the terminal."""
+    root = logging.getLogger()
+    before = root.handlers
+    root.handlers = [_Waiting()]
+    try:
+        yield
+    finally:
+        root.handlers = before
 
 
 def is_first_rank() -> bool:

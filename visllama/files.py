@@ -1,4 +1,4 @@
-"""How files are written whole or not at all, and read when somebody else may have made them."""
+"""How files are written whole or not at all, locked, and read when somebody else may have made them."""
 
 from __future__ import annotations
 

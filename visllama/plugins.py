@@ -68,13 +68,27 @@ def resolve(target: object, plugins: Sequence[str] = ()) -> type:
     check_target(target, plugins)
     import_plugins(plugins)
     try:
-        found = pkgutil.resolve_name(target)
+        found = _locate(target)
     except Exception as error:  # whatever a module raises that is imported
-        raise ConfigError(f"_target_={target}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"_target_={target}: {next(iter(str(error).splitlines()), repr(error))}") from error
     if not inspect.isclass(found):
         raise ConfigError(f"_target_={target} is no class")
     if not f"{found.__module__}.".startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
         raise ConfigError(f"_target_={target} is not allowed: it is defined in {found.__module__}")
+    return found
+
+
+def _locate(path: str) -> object:
+    """Return what a path names, imported as far as need be.
+
+    `pkgutil.resolve_name` would hide the error of a module that fails, and take `a:B` too, which Hydra does not.
+    """
+    at, *names = path.split(".")
+    found = import_module(at)
+    for name in names:
+        at = f"{at}.{name}"
+        is_inside = hasattr(found, name) or not inspect.ismodule(found)
+        found = getattr(found, name) if is_inside else import_module(at)
     return found
 
 

@@ -260,3 +260,19 @@ def test_a_connector_that_names_no_number_of_tokens_is_asked_for_it():
 
     encoder = build_model(tiny_parts(), ("connector",)).vision_encoder
     assert VisLlama(encoder, Three, PretrainedLanguageModel("visllama:llama")).num_image_tokens == 3
+
+
+def test_a_connector_that_makes_nothing_is_refused():
+    class Nothing(torch.nn.Module):
+        consumes = "pooled"
+
+        def __init__(self, vision_dim, language_dim):
+            super().__init__()
+            self.language_dim = language_dim
+
+        def forward(self, features):
+            return features.new_zeros(len(features), 0, self.language_dim)
+
+    encoder = build_model(tiny_parts(), ("connector",)).vision_encoder
+    with pytest.raises(ValueError, match=r"Nothing makes \(1, 0, 128\), and \(1, K, 128\) is needed"):
+        VisLlama(encoder, Nothing, PretrainedLanguageModel("visllama:llama"))

@@ -15,11 +15,7 @@ from visllama.evaluation.report import provenance, write_json
 
 
 def benchmark(cfg: DictConfig) -> dict:
-    """Measure `what`, show a table, and write `benchmark.json`; a figure that misses what is asked is no error.
-
-    Raises:
-        ConfigError: If there is no such `what` or `size`.
-    """
+    """Measure `what`, show a table, and write `benchmark.json`; a figure that misses what is asked is no error."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     busy = os.getloadavg()[0]
     figures, facts = measure(cfg.size, cfg.seed)

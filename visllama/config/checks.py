@@ -1,6 +1,6 @@
 """What is refused before any weight is loaded: contradictions, wrong types and ranges, files that are not there.
 
-Nothing here needs torch, so it comes first and at once; what does is in `trials.py`.
+Nothing here needs torch, so it comes first and at once; what does is in `dry_run.py`.
 """
 
 from __future__ import annotations

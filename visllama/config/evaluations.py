@@ -1,10 +1,10 @@
-"""The evaluations of a configuration, resolved."""
+"""What a configuration says of judging, as plain values: its evaluations, and how models are judged."""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig, OmegaConf
 
-_OF_JUDGING = ["trainer", "decoding", "plugins", "paths"]
+_OF_JUDGING = ("trainer", "decoding", "plugins", "paths")
 
 
 def evaluations(cfg: DictConfig, split: str | None = None) -> dict[str, dict]:
@@ -21,4 +21,5 @@ def evaluations(cfg: DictConfig, split: str | None = None) -> dict[str, dict]:
 
 def judging(cfg: DictConfig) -> dict:
     """Return, as plain values, what a verb's configuration says of how models are judged: `JudgeSettings` reads it."""
-    return OmegaConf.to_container(OmegaConf.masked_copy(cfg, _OF_JUDGING), resolve=True)
+    # Node by node: in a copy that holds these alone, what refers to another key would not be found.
+    return {key: OmegaConf.to_container(cfg[key], resolve=True) for key in _OF_JUDGING}

@@ -16,6 +16,18 @@ _FIRST_FILES_BYTES = 2**17
 """More than what Hydra and we write at the start of a run."""
 
 
+def find_folder(config: DictConfig) -> Path:
+    """Return the folder of a single run.
+
+    Raises:
+        ConfigError: If its name rests on what is not there.
+    """
+    try:
+        return Path(config.hydra.run.dir).absolute()
+    except InterpolationResolutionError as error:
+        raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
+
+
 def check_folder(config: DictConfig, cfg: DictConfig) -> None:
     """Refuse a run folder that cannot be written, or that holds a run of another config.
 
@@ -26,10 +38,7 @@ def check_folder(config: DictConfig, cfg: DictConfig) -> None:
     Raises:
         ConfigError: Naming the folder, what differs, and what to give.
     """
-    try:
-        folder = Path(config.hydra.run.dir)
-    except InterpolationResolutionError as error:
-        raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
+    folder = Path(config.hydra.run.dir)
     if config.hydra.output_subdir is None:
         return  # a verb that writes no folder, or a rank of a run whose first rank has looked
     try:

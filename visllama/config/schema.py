@@ -1,4 +1,4 @@
-"""The configuration: where it lies, its root schema, and how an override is written."""
+"""The configuration: where it lies, and its schemas."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class CaptionSchema(RunSchema):
 
 @dataclass
 class PrepareSchema(RunSchema):
-    """What every source has; the keys of each come with its YAML, and `data/prepare/keys.py` checks them."""
+    """What every source has; the keys of each come with its YAML, and `prepare/keys.py` checks them."""
 
     name: str | None = None
     source: str = MISSING

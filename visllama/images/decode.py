@@ -1,4 +1,4 @@
-"""From an image to the pixels that a vision encoder expects: RGB, upright, resized, cropped, uint8."""
+"""From a picture's bytes to its pixels: RGB, upright, uint8; what is too large or damaged is refused."""
 
 from __future__ import annotations
 

@@ -11,12 +11,6 @@ from torch.nn import functional as F
 
 from visllama.images.decode import MAX_PIXELS, decode
 
-try:
-    import simplejpeg  # the extra `fast`
-except ImportError:
-    simplejpeg = None
-
-
 _MAX_RATIO = 64  # of the sides; past it, "crop" cuts the longer one before the resize
 
 

@@ -39,7 +39,7 @@ class PretrainedLanguageModel:
     """A causal language model and its tokenizer, by name: built from its config first, its weights loaded on demand.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `paths.locate`).
+        path: A folder, a hub id, or `visllama:NAME` (see `visllama.model.locate`).
         revision: Commit of the hub id.
 
     Attributes:

@@ -21,7 +21,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
 
     Args:
         kind: A class of transformers.
-        path: As `paths.locate` gives it.
+        path: As `visllama.model.locate` gives it.
         revision: Commit of a hub id.
         options: Further arguments of `from_pretrained`.
 

@@ -70,7 +70,7 @@ class PretrainedVisionEncoder(VisionEncoder):
     """An encoder of transformers' own, by name: built from its config first, its weights loaded on demand.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `paths.locate`), with the whole model or its vision half.
+        path: A folder, a hub id, or `visllama:NAME` (see `model.locate`), with the whole model or its vision half.
         revision: Commit of the hub id.
         feature_layer: Which hidden state gives the patch features; -2 is the penultimate, as in LLaVA.
 

@@ -116,7 +116,7 @@ class VisLlama(nn.Module):
 
         configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
         wanted = "K" if configured is None else configured
-        is_shaped = len(found) == 3 and found[0] == 1 and found[2] == language_dim
+        is_shaped = len(found) == 3 and found[0] == 1 and found[1] > 0 and found[2] == language_dim
         if not is_shaped or configured not in (None, found[1]):
             raise ValueError(
                 f"num_image_tokens={configured} does not fit: of one image {type(self.connector).__name__} makes "

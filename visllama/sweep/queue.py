@@ -1,4 +1,4 @@
-"""One job in SLURM's queue, through submitit, of which only the queueing is used."""
+"""How a function becomes a job in SLURM's queue, through submitit, of which only the queueing is used."""
 
 from __future__ import annotations
 

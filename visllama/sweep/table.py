@@ -142,7 +142,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
 def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:
     """Return all that a job measured, by the names that an objective has, and the split of each evaluation."""
     judged = result["evaluations"]
-    is_renamed = set(judged) != set(config.evaluation)  # by `evaluations` of visllama.config.schema, after its split
+    is_renamed = set(judged) != set(config.evaluation)  # by `config.evaluations`, after its split
     scores, splits = {}, {}
     for name, evaluation in judged.items():
         split = evaluation["split"]

@@ -1,4 +1,4 @@
-"""Templates as data, and what they make of a record: segments of text, each supervised (a response) or not.
+"""Templates as data, and what they make of turns: segments of text, each supervised (a response) or not.
 
 A template is a handful of strings with slots. In its own words the tokenizer's special tokens are meant as such; in the
 texts that fill the slots they, and what looks like a marker or another template, are plain text.

@@ -1,4 +1,4 @@
-"""One training run, from its config to trained weights, their scores, and the run folder."""
+"""One training run, from its assembly to trained weights, their scores, and the run folder."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from visllama.training.assembly import Assembly, build_assembly
 
 
 def assemble(cfg: DictConfig) -> Assembly:
-    """Build what the run is made of, before any weight is loaded or any file is written.
+    """Build what the run is made of, before any weight is loaded or the run's folder is made.
 
     Raises:
         ConfigError: If the config contradicts itself, or names what is not there.

@@ -1,1 +1,12 @@
 """Shards: tars of records, their index, and where they lie."""
+
+from __future__ import annotations
+
+
+def __getattr__(name: str) -> object:
+    """Return `ShardSource`, which users' own YAML names by this path, when it is asked for (PEP 562)."""
+    if name != "ShardSource":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from visllama.data.shards.source import ShardSource
+
+    return ShardSource

@@ -1,4 +1,4 @@
-"""What watches a run: a start-up table, throughput, sample captions, and the proof that frozen stayed frozen."""
+"""Which callbacks a run has, and in which order."""
 
 from __future__ import annotations
 
