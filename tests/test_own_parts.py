@@ -111,7 +111,7 @@ def score(path: Path) -> dict:
 
 @pytest.mark.slow
 def test_a_connector_of_ones_own(visllama):
-    assert lines(CONNECTOR) <= 25 and lines(CONNECTOR_YAML) == 3
+    assert lines(CONNECTOR) <= 25 and lines(CONNECTOR_YAML) == 2
     few = "evaluation.scenes_caption.source.num_records=12"
     mine = ["--config-dir", "my_conf", "model/connector=meanmax"]
     refused = visllama("train", *mine, *SHORT, few)
@@ -149,7 +149,7 @@ def test_a_connector_of_ones_own(visllama):
 
 @pytest.mark.slow
 def test_a_data_source_of_ones_own(visllama):
-    assert lines(SOURCE_YAML) == 3 and lines(SOURCE) <= 25
+    assert lines(SOURCE_YAML) == 4 and lines(SOURCE) <= 25
     mine = ["--config-dir", "my_conf", "data/source=[grays]", "evaluation=[grays]"]
     refused = visllama("train", *mine, *SHORT)
     assert refused.returncode == 2 and "plugins=[mylab.data]" in refused.stderr and "Traceback" not in refused.stderr
