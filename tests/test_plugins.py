@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from visllama.config.instantiate import build
+from visllama.data.shards.source import ShardSource
 from visllama.errors import ConfigError
 from visllama.plugins import check_target, class_of_target, import_plugins, part_class
 
@@ -76,9 +78,12 @@ def test_a_module_that_fails_says_why(lab, content, says):
         class_of_target("connector", "mylab.broken.Mine", [lab])
 
 
-def test_what_a_users_own_yaml_names_is_still_there():
-    found = class_of_target("source", "visllama.data.shards.ShardSource")
-    assert found.__module__ == "visllama.data.shards.source"
+def test_shards_have_a_public_name_that_yaml_runs_and_orders_know():
+    """Another one would refuse to go on with runs from before, as of another order."""
+    name = "visllama.data.shards.ShardSource"
+    assert class_of_target("source", name) is ShardSource
+    assert f"{ShardSource.__module__}.{ShardSource.__qualname__}" == name
+    assert pickle.loads(pickle.dumps(ShardSource)) is ShardSource  # noqa: S301 - as a loading process is given it
 
 
 def test_a_plugins_main_is_not_run_and_a_broken_sibling_is_named(lab):

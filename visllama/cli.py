@@ -62,26 +62,28 @@ class Understood(NamedTuple):
 
     cfg: DictConfig
     assembled: object = None
-    """What the verb's `assemble` has made of it; None where that makes nothing."""
+    """The result of the verb's `assemble`; None where the verb has none, or where it only checks."""
 
 
 _WAITING: list[Understood] = []
-"""What was understood before the run's folder was made, for the job that now works in it."""
+"""The configuration that was understood before the run's folder was made, until the job in that folder takes it."""
 
 
 def understand(verb: str, cfg: DictConfig) -> Understood:
-    """Check a configuration, and try on the meta device what it names; nothing is written, and no weight is loaded.
+    """Check a configuration, and build what it names as far as that needs neither a weight nor the run's folder.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
+    if verb == "train":
+        preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
     _CHECKS[verb](cfg)
     assemble = getattr(import_module(_VERBS[verb][0]), "assemble", None)
     return Understood(cfg, assemble(cfg) if assemble else None)
 
 
 def work(verb: str, understood: Understood) -> object:
-    """Do what a verb does with a configuration that was understood, and return what it returns."""
+    """Run a verb on a configuration that was understood, and return its result."""
     do = getattr(import_module(_VERBS[verb][0]), verb)
     return do(understood.cfg) if understood.assembled is None else do(*understood)
 
@@ -112,7 +114,7 @@ class BeforeTheFolder(Callback):
         cfg = config.copy()
         with open_dict(cfg):
             del cfg["hydra"]
-        if config_name == "train":  # at once: it may be told to leave while the rest is imported
+        if config_name == "train":  # before `understand` does, since torch may be imported first, which takes seconds
             preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
             check_single(config)
@@ -134,7 +136,7 @@ class BeforeTheFolder(Callback):
 
 
 def _name_folder(config: DictConfig) -> None:
-    """Let the configuration name the run's folder as Hydra will, which is about to make it."""
+    """Write the run's folder into the configuration, as Hydra does when it makes the folder."""
     with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
         config.hydra.runtime.output_dir = str(find_folder(config))
     HydraConfig.instance().set_config(config)

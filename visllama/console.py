@@ -16,10 +16,10 @@ STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
 
 _UNLOGGED: deque[logging.LogRecord] = deque(maxlen=1000)
-"""What was said and stands in no log yet: the checks speak before the run's folder is made."""
+"""Records that stand in no log yet: the checks speak before the run's folder is made."""
 
 
-class _Waiting(logging.Handler):
+class _KeepUnlogged(logging.Handler):
     """A handler that keeps records for the run's log, which is not there yet."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -28,10 +28,10 @@ class _Waiting(logging.Handler):
 
 @contextmanager
 def before_the_log() -> Iterator[None]:
-    """Keep what is logged meanwhile for the run's log: it is not for the terminal."""
+    """Keep what is logged inside this context for the run's log, and off the terminal."""
     root = logging.getLogger()
     before = root.handlers
-    root.handlers = [_Waiting()]
+    root.handlers = [_KeepUnlogged()]
     try:
         yield
     finally:

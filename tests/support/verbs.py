@@ -1,27 +1,18 @@
-"""The verbs on a composed configuration, as the program does them: checked and assembled, then done."""
+"""The verbs on a composed configuration, as the program runs them: understood first, then done."""
 
 from __future__ import annotations
+
+from functools import partial
 
 from omegaconf import DictConfig
 
 from visllama.cli import understand, work
 
 
-def train(cfg: DictConfig) -> dict | None:
-    return work("train", understand("train", cfg))
+def _run(verb: str, cfg: DictConfig) -> object:
+    return work(verb, understand(verb, cfg))
 
 
-def evaluate(cfg: DictConfig) -> dict | None:
-    return work("evaluate", understand("evaluate", cfg))
-
-
-def prepare(cfg: DictConfig) -> dict:
-    return work("prepare", understand("prepare", cfg))
-
-
-def inspect(cfg: DictConfig):
-    return work("inspect", understand("inspect", cfg))
-
-
-def plan(cfg: DictConfig):
-    return work("plan", understand("plan", cfg))
+train, evaluate, prepare, inspect, plan = (
+    partial(_run, verb) for verb in ("train", "evaluate", "prepare", "inspect", "plan")
+)

@@ -200,15 +200,7 @@ def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> l
     free = FREE + (_FREE_REORDERED if now.get("data.allow_reorder") else ())
     free += ("model.",) if now.get("init_from") else ()  # which brings the model
     known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
-    return sorted(
-        key for key, value in known.items() if _value(before, key) != _value(now, key) and not key.startswith(free)
-    )
-
-
-def _value(flat: Mapping[str, object], key: str) -> object:
-    """Return what a config holds; of a class its name alone, since the module that holds it may have moved."""
-    value = flat.get(key)
-    return value.rpartition(".")[2] if key.endswith("_target_") and isinstance(value, str) else value
+    return sorted(key for key, value in known.items() if before.get(key) != value and not key.startswith(free))
 
 
 def _key(word: str) -> str:

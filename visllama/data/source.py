@@ -25,7 +25,7 @@ class Source(Protocol):
     - `origin`: A text that says where its records come from.
 
     A source of shards, whose counts are too many to hold in memory, has `shard_items` and `find_item` in place of
-    `item_counts` (`visllama.data.shards.source.ShardSource`).
+    `item_counts` (`visllama.data.shards.ShardSource`).
     """
 
     def __len__(self) -> int: ...

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from visllama.data.items import item_counts, shard_items
-from visllama.data.shards.source import ShardSource
 from visllama.data.source import Source
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target
@@ -16,8 +15,6 @@ from visllama.signatures import check_arguments
 
 MIX_KEYS = ("weight", "prompt")
 """What a source's node may say beside its class and that class's arguments: how it is mixed in."""
-_FORMER_NAMES = {ShardSource: "visllama.data.shards.ShardSource"}
-"""What classes were called whose module has moved since: checkpoints from before are gone on from."""
 _JUDGED = {"caption": "captions", "vqa": "questions"}
 
 
@@ -66,7 +63,7 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
 
 def fingerprint(source: Source) -> str:
     """Return a hash of what a source holds, as far as it says so itself, and of how its items lie in it."""
-    kind = _FORMER_NAMES.get(type(source), f"{type(source).__module__}.{type(source).__qualname__}")
+    kind = f"{type(source).__module__}.{type(source).__qualname__}"
     own = getattr(source, "fingerprint", None)
     digest = hashlib.sha256(f"{kind} {len(source)} {own}".encode())
     for counts in (shard_items(source), item_counts(source)):

@@ -28,7 +28,7 @@ _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """How models are judged here, whatever they are judged on.
+    """The settings of judging that hold for all evaluations.
 
     Attributes:
         accelerator: Lightning's name of the device, or "auto".

@@ -1,4 +1,4 @@
-"""What a trained model needs to read pictures and write on after samples; `Pipeline` and `Chat` do it by this."""
+"""A trained model that reads pictures and writes text: what `Pipeline` and `Chat` share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Picture = str | Path | Image.Image
 
 
 class Writer:
-    """A trained model, with all that turns pictures and texts into what it reads.
+    """A trained model, with what turns pictures and texts into its inputs.
 
     Args:
         model: With all its weights.
@@ -65,7 +65,7 @@ class Writer:
         return self.model.generate(**batch, cache=cache, **settings).tolist()
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Make the batch that is written on after, on the model's device."""
+        """Build one batch of samples to be continued, on the model's device."""
         maker, device = self.maker, self.model.markers.device
         collator = Collator(
             maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, self.batch_size
@@ -74,10 +74,10 @@ class Writer:
 
 
 def is_list(given: object) -> bool:
-    """Return whether several were given: neither one picture nor none."""
+    """Return whether `given` is a list, and neither one picture (or text) nor None."""
     return given is not None and not isinstance(given, Picture)
 
 
 def greedy() -> dict:
-    """Return the decoding that is used where nothing else is asked for."""
+    """Read the default arguments of `generate`, greedy and at most 40 tokens."""
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / "evaluation" / "decoding" / "greedy.yaml"))

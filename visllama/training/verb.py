@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from omegaconf import DictConfig
 
-from visllama.machine import preemption
 from visllama.training.assembly import Assembly, build_assembly
 
 
@@ -18,7 +17,6 @@ def assemble(cfg: DictConfig) -> Assembly:
     Raises:
         ConfigError: If the config contradicts itself, or names what is not there.
     """
-    preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
     torch.set_num_threads(cfg.trainer.threads)
     return build_assembly(cfg)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def __getattr__(name: str) -> object:
-    """Return `ShardSource`, which users' own YAML names by this path, when it is asked for (PEP 562)."""
+    """Return `ShardSource` when it is asked for (PEP 562): whoever reads a tar needs no source."""
     if name != "ShardSource":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from visllama.data.shards.source import ShardSource

@@ -42,6 +42,8 @@ class ShardSource:
         ConfigError: If nothing is there, or it holds no record that is whole, or none is held out to be read.
     """
 
+    __module__ = "visllama.data.shards"  # its public name: YAML, runs and the order of samples know it by that
+
     def __init__(
         self,
         split: str,
