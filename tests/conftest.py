@@ -20,6 +20,7 @@ from omegaconf import open_dict
 
 from tests.support.commands import ROOT
 from tests.support.tiny import tiny_parts
+from visllama.config.plain import plain
 from visllama.config.schema import conf_dir, register
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
@@ -70,6 +71,12 @@ def compose_config(tmp_path):
     yield run
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def configure(compose_config):
+    """Compose a verb's config, and turn it into the plain object that the verb reads."""
+    return lambda verb, *overrides, **options: plain(compose_config(verb, *overrides, **options))
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
+from visllama.config.plain import plain
 from visllama.config.schema import conf_dir
 from visllama.data.order import shares
 from visllama.training.assembly import count_steps
@@ -106,7 +107,7 @@ def header(path: str) -> str:
 def passes(cfg, sizes: dict[str, int]) -> tuple[int, dict[str, float]]:
     """Return the steps of a run, and how often it passes over each source of these sizes."""
     chosen = {name: sizes[name] for name in cfg.data.sources}
-    steps = count_steps(cfg, sum(chosen.values()))
+    steps = count_steps(plain(cfg), sum(chosen.values()))
     drawn = shares({name: node.weight for name, node in cfg.data.sources.items()})
     samples = steps * cfg.stage.global_batch_size
     each = zip(chosen.items(), drawn, strict=True)

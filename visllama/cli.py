@@ -22,9 +22,10 @@ from omegaconf import DictConfig, open_dict, read_write
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
 from visllama.config.explain import explain, explain_options
+from visllama.config.plain import plain
 from visllama.config.replay import Finished, replay, what_is_safe
 from visllama.config.run_folder import check_folder, find_folder
-from visllama.config.schema import conf_dir, register
+from visllama.config.schema import RunConfig, conf_dir, register
 from visllama.console import printable
 from visllama.errors import ConfigError
 from visllama.files import NO_ROOM, WriteFailed
@@ -41,11 +42,10 @@ _VERBS = {
 }
 """Each verb's module, and what it does. The module holds a function of the verb's name and, where something can be
 tried first, `assemble`; it is imported when the cheap checks have passed."""
-_CHECKS = {
+_CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
     "caption": checks.check_caption,
-    "prepare": lambda cfg: import_module("visllama.prepare.keys").check_prepare(cfg),  # no other verb needs it
     "inspect": checks.check_inspect,
     "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
@@ -58,9 +58,9 @@ _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
 
 
 class Understood(NamedTuple):
-    """A configuration that has passed all checks."""
+    """A configuration that has passed all checks, as plain objects."""
 
-    cfg: DictConfig
+    config: RunConfig
     assembled: object = None
     """The result of the verb's `assemble`; None where the verb has none, or where it only checks."""
 
@@ -77,15 +77,23 @@ def understand(verb: str, cfg: DictConfig) -> Understood:
     """
     if verb == "train":
         preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
-    _CHECKS[verb](cfg)
+    check = _CHECKS.get(verb)
+    if check is not None:
+        check(cfg)
+    if cfg.get("init_from"):
+        from visllama.config.inherit import inherit_model  # here: it imports torch
+
+        inherit_model(cfg)
+        checks.check_adapter(cfg)
+    config = plain(cfg)
     assemble = getattr(import_module(_VERBS[verb][0]), "assemble", None)
-    return Understood(cfg, assemble(cfg) if assemble else None)
+    return Understood(config, assemble(config) if assemble else None)
 
 
 def work(verb: str, understood: Understood) -> object:
     """Run a verb on a configuration that was understood, and return its result."""
     do = getattr(import_module(_VERBS[verb][0]), verb)
-    return do(understood.cfg) if understood.assembled is None else do(*understood)
+    return do(understood.config) if understood.assembled is None else do(*understood)
 
 
 def _end(verb: str, message: str) -> None:
@@ -108,7 +116,7 @@ class BeforeTheFolder(Callback):
             sys.exit(1)
 
     def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
-        if config_name not in _CHECKS:
+        if config_name not in _VERBS:
             _end(f"--config-name {config_name}", "a verb chooses its config by itself: leave this out")
         HydraConfig.instance().set_config(config)
         cfg = config.copy()
@@ -118,8 +126,7 @@ class BeforeTheFolder(Callback):
             preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
             check_single(config)
-            if not cfg.get("check_only"):
-                _name_folder(config)
+            _name_folder(config)
             with env_override(config.hydra.job.env_set), console.before_the_log():
                 understood = understand(config_name, cfg)
             if cfg.get("check_only"):
@@ -187,7 +194,8 @@ def check_single(config: DictConfig) -> None:
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ) and "trainer" in config:
         from visllama.machine.devices import count_ranks  # here: it imports torch
 
-        count_ranks(config.trainer)
+        trainer = config.trainer
+        count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
 
 
 def _verb(name: str) -> Callable[[], None]:

@@ -31,10 +31,10 @@ def program(*typed: str, cwd, timeout: float = 120) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize("decoder", [images.simplejpeg, None], ids=["as_installed", "pillow"])
-def test_every_figure_is_measured_written_and_shown(compose_config, monkeypatch, tmp_path, capsys, decoder):
+def test_every_figure_is_measured_written_and_shown(configure, monkeypatch, tmp_path, capsys, decoder):
     monkeypatch.setitem(data.SIZES, "small", TINY)
     monkeypatch.setattr(images, "simplejpeg", decoder)
-    result = verb.benchmark(compose_config("benchmark"))
+    result = verb.benchmark(configure("benchmark"))
     written = json.loads((tmp_path / "benchmark.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert (written["what"], written["size"]) == ("data", "small")

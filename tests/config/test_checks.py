@@ -14,7 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from tests.support.refusals import CHECKS, refusal
+from tests.support.refusals import refusal
 from visllama.config.explain import known_config, known_groups
 from visllama.config.schema import conf_dir, register
 
@@ -44,7 +44,7 @@ def typo(word: str) -> str:
 
 
 register()
-VALUES = {verb: leaves(known_config(verb)) for verb in CHECKS}
+VALUES = {verb: leaves(known_config(verb)) for verb in ("train", "evaluate", "caption")}
 TRAIN = {key: value for key, value in VALUES["train"].items() if value != {}}
 
 

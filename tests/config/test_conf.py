@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from tests.support.verbs import train
 from visllama.config.checks import check_train
-from visllama.config.evaluations import evaluations
 from visllama.config.overrides import override
 from visllama.config.schema import conf_dir
 from visllama.data.scenes.source import ScenesSource
@@ -183,14 +182,6 @@ class TestWhatWins:
     def test_another_judge_can_be_chosen_with_scenes(self, compose_config):
         assert compose_config("train", "evaluation=none").evaluation == {}
         assert list(compose_config("train").evaluation) == ["scenes_caption"]
-
-
-def test_evaluations_on_another_split_say_so(compose_config):
-    cfg = compose_config("train")
-    assert evaluations(cfg)["scenes_caption"]["split"] == "test"
-    on_val = evaluations(cfg, "val")
-    assert list(on_val) == ["scenes_caption_val"] and on_val["scenes_caption_val"]["split"] == "val"
-    assert cfg.evaluation.scenes_caption.split == "test"
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from visllama.config.dry_run import check_decoding, check_machine
+from visllama.config.schema import TrainerSettings
 from visllama.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ def test_devices_that_the_machine_lacks(monkeypatch, cuda, trainer, says):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    trainer = OmegaConf.create({"precision": "32-true"} | trainer)
+    trainer = TrainerSettings(precision="32-true", **trainer)
     if says is None:
         return check_machine(trainer)
     with pytest.raises(ConfigError, match=says):

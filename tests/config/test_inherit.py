@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from tests.support import tiny
 from tests.support.tiny import CONNECTORS, tiny_parts
-from tests.support.verbs import train
+from tests.support.verbs import assemble, train
 from visllama.config.inherit import inherit_model
 from visllama.errors import ConfigError
 from visllama.model.weights import build_model, load_tensors, save_weights, trained_tensors
-from visllama.training.assembly import build_assembly
 
 SMALL = ["trainer=cpu", "trainer.max_steps=2", "stage.global_batch_size=8", "data.num_val_records=6", "judge=false"]
 STAGE_2 = ["stage=finetune", *SMALL]
@@ -36,7 +35,7 @@ def test_the_model_is_that_of_the_weights(compose_config, tmp_path):
     """Its connector is another one than the config's default, and nobody has asked for that."""
     folder = weights(tmp_path / "w", "resampler")
     cfg = compose_config("train", *STAGE_2, f"init_from={folder}")
-    assembly = build_assembly(cfg)
+    assembly = assemble("train", cfg)
     assert type(assembly.model.connector).__name__ == "ResamplerConnector"
     assert OmegaConf.to_container(cfg.model.connector) == {
         "_target_": "visllama.model.connector.ResamplerConnector", **CONNECTORS["resampler"][1],
@@ -81,7 +80,7 @@ def test_missing_tensors_are_refused_before_any_weight(compose_config, tmp_path)
     del tensors["connector.output.bias"]
     save_file(tensors, folder / "visllama.safetensors")
     with pytest.raises(ConfigError, match=r"do not fit .* missing connector\.output\.bias"):
-        build_assembly(compose_config("train", *STAGE_2, f"init_from={folder}"))
+        assemble("train", compose_config("train", *STAGE_2, f"init_from={folder}"))
 
 
 def test_another_base_model_is_refused(compose_config, tmp_path):
@@ -89,7 +88,7 @@ def test_another_base_model_is_refused(compose_config, tmp_path):
     description = json.loads((folder / "visllama.json").read_text())
     description["base_sha256"]["language_model"] = "0" * 64
     (folder / "visllama.json").write_text(json.dumps(description))
-    assembly = build_assembly(compose_config("train", *STAGE_2, f"init_from={folder}"))
+    assembly = assemble("train", compose_config("train", *STAGE_2, f"init_from={folder}"))
     with pytest.raises(ConfigError, match="trained with another language_model: its sha256 starts 000000000000"):
         load_tensors(assembly.model.load_base_weights(), folder, assembly.initial)
 
@@ -119,7 +118,7 @@ def test_no_adapter_where_the_weights_have_one_is_an_error_that_says_so(compose_
     lora = {"r": 3, "lora_alpha": 6, "target_modules": ["o_proj"]}
     folder = weights(tmp_path / "w", lora=lora, trained=("connector", "markers", "adapter"))
     with pytest.raises(ConfigError, match=r"model\.lora is given, and stage\.trainable=.* would leave it as nothing"):
-        build_assembly(compose_config("train", *SMALL, f"init_from={folder}"))
+        assemble("train", compose_config("train", *SMALL, f"init_from={folder}"))
 
 
 def test_an_experiment_asks_for_a_model_only_where_it_names_one(compose_config, tmp_path):

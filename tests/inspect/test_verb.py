@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 from webdataset import TarWriter
 
 from tests.support.verbs import inspect
+from visllama.config.plain import plain
 from visllama.data.samples import masked_sample
 from visllama.errors import BadRecord, ConfigError
 from visllama.evaluation.runner import sample_maker
@@ -65,9 +66,9 @@ def of_tar(tar: str) -> tuple[str, ...]:
 
 def train_steps(compose_config, *overrides: str):
     """Give the loader that training has with the same overrides."""
-    cfg = compose_config("train", *overrides, "check_only=true")
-    assembly = build_assembly(cfg)
-    return training_data(cfg, assembly, sample_maker(assembly.model, **assembly.text)).train_dataloader()
+    config = plain(compose_config("train", *overrides, "check_only=true"))
+    assembly = build_assembly(config)
+    return training_data(config, assembly, sample_maker(assembly.model, **assembly.text)).train_dataloader()
 
 
 class Page(HTMLParser):

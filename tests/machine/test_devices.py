@@ -6,15 +6,15 @@ from visllama.machine.devices import count_ranks, find_device, find_precision, f
 
 
 def test_precision_that_is_named_stays():
-    assert find_precision({"precision": "64-true", "accelerator": "cpu"}) == "64-true"
+    assert find_precision("64-true", "cpu") == "64-true"
 
 
 @pytest.mark.parametrize(("cuda", "expected"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_auto_is_bf16_where_there_is_cuda(monkeypatch, cuda, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert find_precision({"precision": "auto", "accelerator": "auto"}) == expected
-    assert find_precision({"precision": "auto", "accelerator": "cpu"}) == "32-true"
+    assert find_precision("auto", "auto") == expected
+    assert find_precision("auto", "cpu") == "32-true"
     assert find_device("auto").type == ("cuda" if cuda else "cpu") and find_device("cpu").type == "cpu"
 
 
@@ -46,15 +46,18 @@ def test_ranks_are_those_that_were_started(monkeypatch, started, ranks):
         monkeypatch.delenv(name, raising=False)
     for name, value in started.items():
         monkeypatch.setenv(name, value)
-    assert count_ranks(trainer()) == ranks == count_ranks(trainer(num_nodes=ranks[0], devices=ranks[1]))
+    assert count_ranks(**trainer()) == ranks == count_ranks(**trainer(num_nodes=ranks[0], devices=ranks[1]))
     if started:
         with pytest.raises(ConfigError, match=r"trainer\.devices=3 .* has started . x 4"):
-            count_ranks(trainer(devices=3))
+            count_ranks(**trainer(devices=3))
     else:
-        assert count_ranks(trainer(devices=3, num_nodes=2)) == (2, 3) and count_ranks(trainer(devices=[0, 2])) == (1, 2)
+        assert count_ranks(**trainer(devices=3, num_nodes=2)) == (2, 3) and count_ranks(**trainer(devices=[0, 2])) == (
+            1,
+            2,
+        )
 
 
 def test_an_interactive_allocation_has_started_nobody(monkeypatch):
     for name, value in (SRUN | {"SLURM_JOB_NAME": "bash"}).items():
         monkeypatch.setenv(name, value)
-    assert count_ranks(trainer()) == (1, 1)
+    assert count_ranks(**trainer()) == (1, 1)

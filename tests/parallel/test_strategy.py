@@ -1,7 +1,7 @@
 import pytest
 import torch
-from omegaconf import OmegaConf
 
+from visllama.config.schema import TrainerSettings
 from visllama.errors import ConfigError
 from visllama.parallel.strategy import DDP, FSDP, SingleDevice, build_strategy
 
@@ -19,7 +19,7 @@ TRAINER = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "timeout_s": 400.
     ],
 )
 def test_auto_is_one_device_or_ddp(config, kind):
-    strategy = build_strategy(OmegaConf.create(TRAINER | config))
+    strategy = build_strategy(TrainerSettings(**(TRAINER | config)))
     assert type(strategy) is kind and strategy.is_sharded == (kind is FSDP)
     if kind is not SingleDevice:
         assert strategy._timeout.total_seconds() > 400
@@ -28,7 +28,7 @@ def test_auto_is_one_device_or_ddp(config, kind):
 def test_one_whose_checkpoints_are_others_is_refused():
     config = TRAINER | {"strategy": {"_target_": "lightning.pytorch.strategies.DDPStrategy"}}
     with pytest.raises(ConfigError, match=r"trainer\.strategy\._target_=lightning.*choose trainer/strategy=ddp"):
-        build_strategy(OmegaConf.create(config))
+        build_strategy(TrainerSettings(**config))
 
 
 def test_alone_a_rank_agrees_with_itself():

@@ -189,12 +189,12 @@ class TestPretrain8x8:
         ("overrides", "steps"),
         [([], 100 * 3 // 64), (["stage.num_samples=1000"], 15), (["stage.num_samples=1000", "trainer.max_steps=7"], 7)],
     )
-    def test_a_budget_in_samples_stands_in_for_epochs(self, compose_config, overrides, steps):
-        assert count_steps(compose_config("train", *overrides), 100) == steps
+    def test_a_budget_in_samples_stands_in_for_epochs(self, configure, overrides, steps):
+        assert count_steps(configure("train", *overrides), 100) == steps
 
-    def test_a_budget_of_less_than_a_batch_is_an_error(self, compose_config):
+    def test_a_budget_of_less_than_a_batch_is_an_error(self, configure):
         with pytest.raises(ConfigError, match=r"stage\.num_samples=63 makes no whole batch"):
-            count_steps(compose_config("train", "stage.num_samples=63"), 1000)
+            count_steps(configure("train", "stage.num_samples=63"), 1000)
 
 
 @pytest.mark.parametrize(

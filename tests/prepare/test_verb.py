@@ -16,6 +16,7 @@ from webdataset import TarWriter
 
 from tests.prepare.made import picture, put, read
 from visllama.config.explain import known_groups
+from visllama.config.plain import plain
 from visllama.data.shards.manifest import local_manifest
 from visllama.errors import ConfigError
 from visllama.prepare import verb
@@ -78,9 +79,9 @@ def test_required_keys_are_named_with_the_call(compose_config, source):
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         with pytest.raises(ConfigError, match=rf"no value for {', '.join(missing)}: visllama prepare source={source} "):
-            check_prepare(cfg)
+            check_prepare(plain(cfg))
     else:
-        check_prepare(cfg)
+        check_prepare(plain(cfg))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_wrong_values_are_refused_by_their_key(compose_config, tmp_path, source,
     right = [f"images={tmp_path}/images", f"table={file}"] if source == "folder" else []
     cfg = compose_config("prepare", f"source={source}", *right, *typed.replace("FILES", str(tmp_path)).split())
     with pytest.raises(ConfigError, match=says):
-        check_prepare(cfg)
+        check_prepare(plain(cfg))
 
 
 def test_out_takes_the_splits(run, tmp_path):
@@ -250,11 +251,15 @@ def test_a_list_in_parts_is_indexed_when_it_is_merged(run, cc3m, capsys):
     assert manifest["num_records"] == 6 and manifest["shards"]["name"] == ["00000.tar", "00001.tar"]
 
 
-def test_scenes_go_their_old_way(compose_config, monkeypatch):
+def test_scenes_go_their_old_way(configure, monkeypatch):
     from visllama.prepare import scenes
 
-    monkeypatch.setattr(scenes, "prepare", lambda cfg: {"seen": cfg.prepare.vocab_size, "threads": cfg.threads})
-    assert verb.prepare(compose_config("prepare", "out=pair")) == {"seen": 480, "threads": 1}
+    monkeypatch.setattr(
+        scenes,
+        "prepare",
+        lambda config: {"seen": config.keys["prepare"]["vocab_size"], "threads": config.keys["threads"]},
+    )
+    assert verb.prepare(configure("prepare", "out=pair")) == {"seen": 480, "threads": 1}
 
 
 def test_what_is_damaged_in_tars_that_are_there_is_listed(tmp_path):

@@ -9,6 +9,11 @@ from omegaconf import DictConfig
 from visllama.cli import understand, work
 
 
+def assemble(verb: str, cfg: DictConfig) -> object:
+    """Return what a verb builds before it runs, once the config has passed all checks."""
+    return understand(verb, cfg).assembled
+
+
 def _run(verb: str, cfg: DictConfig) -> object:
     return work(verb, understand(verb, cfg))
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.verbs import train
+from visllama.config.plain import plain
 from visllama.model.weights import build_model, trained_tensors
 from visllama.training.assembly import model_parts
 from visllama.training.run import evaluate_overrides
@@ -26,7 +27,7 @@ def test_the_next_command_judges_as_the_run_was_judged(compose_config):
         ),
         *("evaluation/decoding=beam5", "evaluation.shards_caption.controls=[]", "paths.models=/m", "plugins=[os]"),
     )
-    assert evaluate_overrides(cfg, Path("run")) == [
+    assert evaluate_overrides(plain(cfg), Path("run")) == [
         "weights=run/weights",
         "evaluation=[shards_caption]",
         "evaluation.shards_caption.source.path=a.tar",
@@ -39,8 +40,8 @@ def test_the_next_command_judges_as_the_run_was_judged(compose_config):
     ]
 
 
-def test_the_embedded_world_needs_its_weights_alone(compose_config):
-    assert evaluate_overrides(compose_config("train"), Path("a run")) == ["weights='a run/weights'"]
+def test_the_embedded_world_needs_its_weights_alone(configure):
+    assert evaluate_overrides(configure("train"), Path("a run")) == ["weights='a run/weights'"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_what_trains_is_fp32_beside_frozen_weights_in_bf16(compose_config, tmp_p
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
 
     torch.manual_seed(cfg.seed)
-    before = trained_tensors(build_model(model_parts(cfg), cfg.stage.trainable).load_base_weights())
+    before = trained_tensors(build_model(model_parts(plain(cfg)), cfg.stage.trainable).load_base_weights())
     after = load_file(tmp_path / "weights" / "visllama.safetensors")
     part = "language_model" if "language_model" in cfg.stage.trainable else "connector"
     names = [name for name in after if name.startswith(part) and name.endswith("weight") and "embed" not in name]

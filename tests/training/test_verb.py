@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionConfig,
 from tests.support.families import save_language_model
 from tests.support.tiny import CONNECTORS
 from tests.support.verbs import train
+from visllama.config.plain import plain
 from visllama.errors import ConfigError
 from visllama.model.locate import locate
 from visllama.training.assembly import build_assembly
@@ -43,7 +44,7 @@ def test_the_sizes_of_every_connector_at_7b(compose_config, seven_b):
         cfg = compose_config(
             "train", "model=real", f"model/connector={connector}", f"paths.models={seven_b}", "check_only=true"
         )
-        model = build_assembly(cfg).model
+        model = build_assembly(plain(cfg)).model
         assert all(p.is_meta for p in model.parameters())
         sizes[connector] = count(model.connector)
         if connector == "patch_mlp":
@@ -63,7 +64,7 @@ def test_our_recipe_at_7b_is_as_large_as_it_says(compose_config, seven_b):
     cfg = compose_config(
         "train", "experiment=coco_patch_7b", "data=scenes", f"paths.models={seven_b}", "check_only=true"
     )
-    model = build_assembly(cfg).model
+    model = build_assembly(plain(cfg)).model
     assert model.num_image_tokens == 32 and round(count(model.connector) / 1e6) == 30
 
 
@@ -98,32 +99,32 @@ BARE = "stage.template={} is not written around the captions of scenes:\nthey ha
         (["stage=finetune", "data=scenes", "data/source=[scenes_questions,scenes_instructions]"], None),
     ],
 )  # fmt: skip
-def test_captions_that_no_template_stands_around_are_named(compose_config, capsys, overrides, said):
+def test_captions_that_no_template_stands_around_are_named(configure, capsys, overrides, said):
     """A template is for what is asked; without a prompt, choosing one changes nothing of a caption but its end."""
-    build_assembly(compose_config("train", *overrides, "check_only=true"))
+    build_assembly(configure("train", *overrides, "check_only=true"))
     printed = capsys.readouterr().out
     assert (said in printed) if said else ("stage.template" not in printed)
 
 
-def test_samples_longer_than_the_positions_are_refused(compose_config):
+def test_samples_longer_than_the_positions_are_refused(configure):
     with pytest.raises(
         ConfigError, match=r"stage\.max_text_tokens=500 and model\.connector\.num_image_tokens=10 .* up to 513"
     ):
-        build_assembly(compose_config("train", "stage.max_text_tokens=500"))
+        build_assembly(configure("train", "stage.max_text_tokens=500"))
     with pytest.raises(ConfigError, match=r"decoding\.max_new_tokens=500 .* up to 513"):
-        build_assembly(compose_config("train", "decoding.max_new_tokens=500"))
+        build_assembly(configure("train", "decoding.max_new_tokens=500"))
 
 
-def test_a_tokenizer_that_does_not_fit_is_refused_before_any_weight(compose_config, tmp_path):
+def test_a_tokenizer_that_does_not_fit_is_refused_before_any_weight(configure, tmp_path):
     folder = save_language_model("llama", tmp_path / "llama", vocab_size=400)
     (folder / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"model\.language_model: path=.*its tokenizer does not fit"):
-        build_assembly(compose_config("train", f"model.language_model.path={folder}"))
+        build_assembly(configure("train", f"model.language_model.path={folder}"))
 
 
-def test_a_folder_of_another_kind_is_named_by_its_part(compose_config):
+def test_a_folder_of_another_kind_is_named_by_its_part(configure):
     with pytest.raises(ConfigError, match=r"^model\.language_model: path=.*clip holds a 'clip', which is no causal"):
-        build_assembly(compose_config("train", "model.language_model.path=visllama:clip"))
+        build_assembly(configure("train", "model.language_model.path=visllama:clip"))
 
 
 def test_a_part_in_a_place_of_another_is_refused(compose_config):
@@ -143,6 +144,6 @@ def test_a_class_that_its_name_would_not_find_again_is_refused(compose_config, t
         train(compose_config("train", "plugins=[twice]", "model.connector._target_=twice.MLPConnector"))
 
 
-def test_no_whole_batch_is_an_error(compose_config):
+def test_no_whole_batch_is_an_error(configure):
     with pytest.raises(ConfigError, match="makes no whole batch"):
-        build_assembly(compose_config("train", "stage.epochs=0.001"))
+        build_assembly(configure("train", "stage.epochs=0.001"))

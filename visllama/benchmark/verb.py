@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from visllama.benchmark.data import measure
 from visllama.benchmark.figures import table
+from visllama.config.invocation import run_folder
+from visllama.config.schema import BenchmarkConfig
 from visllama.console import say
 from visllama.evaluation.report import provenance, write_json
 
 
-def benchmark(cfg: DictConfig) -> dict:
+def benchmark(config: BenchmarkConfig) -> dict:
     """Measure `what`, show a table, and write `benchmark.json`; a figure that misses what is asked is no error."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    folder = run_folder()
     busy = os.getloadavg()[0]
-    figures, facts = measure(cfg.size, cfg.seed)
+    figures, facts = measure(config.size, config.seed)
     result = {
-        "what": cfg.what,
-        "size": cfg.size,
+        "what": config.what,
+        "size": config.size,
         "figures": {figure.name: figure.to_dict() for figure in figures},
-        "provenance": provenance(seed=cfg.seed, cores=os.cpu_count(), load_before=busy, **facts),
+        "provenance": provenance(seed=config.seed, cores=os.cpu_count(), load_before=busy, **facts),
     }
     write_json(folder / "benchmark.json", result)
-    say(table(f"What data costs, on one core (size={cfg.size})", figures))
+    say(table(f"What data costs, on one core (size={config.size})", figures))
     say(f"\nWrote {folder}: benchmark.json")
-    if cfg.size != "full":
-        say(f"Steadier figures:  visllama benchmark what={cfg.what} size=full")
+    if config.size != "full":
+        say(f"Steadier figures:  visllama benchmark what={config.what} size=full")
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -251,7 +252,8 @@ def _check_typed(verb: str, read: Sequence[str]) -> None:
 
 def _check_known(node: DictConfig, prefix: str = "") -> None:
     """Refuse keys that `+` added where every key is known: nothing would read them."""
-    fields = getattr(OmegaConf.get_type(node), "__dataclass_fields__", None)
+    schema = OmegaConf.get_type(node)
+    fields = list(OmegaConf.structured(schema)) if is_dataclass(schema) else None
     for name in node:
         if fields is not None and name not in fields:
             close = get_close_matches(name, fields, 1)

@@ -6,45 +6,42 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.plain import evaluations
+from visllama.config.schema import EvaluateConfig, TrainConfig, TrainerSettings
 from visllama.errors import ConfigError, require
 from visllama.plugins import class_of_target, import_plugins, resolve
 from visllama.signatures import check_arguments, find_refused
 
 
-def check_parts(cfg: DictConfig) -> None:
+def check_parts(config: TrainConfig) -> None:
     """Check the arguments of every class that the config names against its signature, and whether this machine has it.
 
     Raises:
         ConfigError: Naming the key, the value found, and what is expected.
     """
-    import_plugins(cfg.plugins)
-    check_machine(cfg.trainer)
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    if plain["model"].get("lora") is not None:
+    import_plugins(config.plugins)
+    check_machine(config.trainer)
+    if config.model.get("lora") is not None:
         from visllama.model.lora import lora_config
 
-        lora_config(plain["model"]["lora"])
+        lora_config(config.model["lora"])
     for role in ("connector", "vision_encoder", "language_model"):  # the quick one to import first
-        node = plain["model"][role]
+        node = config.model[role]
         try:
-            found = class_of_target(role, node["_target_"], cfg.plugins)
+            found = class_of_target(role, node["_target_"], config.plugins)
         except ConfigError as error:
             raise ConfigError(f"model.{role}.{error}") from error
         added = {"vision_dim", "language_dim"} if role == "connector" else set()
         check_arguments(f"model.{role}", found, _arguments(node), added)
-    check_decodings(cfg)
-    _check_optimizer(plain["optim"], cfg.plugins)
-    for key in ("logger", "trainer.strategy"):
-        node = OmegaConf.select(cfg, key)
-        if isinstance(node, DictConfig):
-            node = OmegaConf.to_container(node)  # as it stands: with check_only there is no folder to name
-            check_arguments(key, _class_of(key, node, cfg.plugins), _arguments(node), set())
+    check_decodings(config)
+    _check_optimizer(config.optim, config.plugins)
+    for key, node in (("logger", config.logger), ("trainer.strategy", config.trainer.strategy)):
+        if isinstance(node, Mapping):
+            check_arguments(key, _class_of(key, node, config.plugins), _arguments(node), set())
 
 
-def check_machine(trainer: DictConfig) -> None:
+def check_machine(trainer: TrainerSettings) -> None:
     """Refuse an accelerator, devices or a precision that this machine does not have.
 
     Raises:
@@ -62,12 +59,12 @@ def check_machine(trainer: DictConfig) -> None:
             f"devices: {torch.cuda.device_count()}): trainer=cpu takes the CPU, trainer.accelerator=auto what there is",
         )
     require(
-        kind == "cuda" or not (isinstance(devices, ListConfig) or devices == -1),
+        kind == "cuda" or not (isinstance(devices, list) or devices == -1),
         f"trainer.devices={devices}: lists and -1 are for CUDA devices; on {kind} give a number, or auto",
     )
     there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
     if there is not None and devices != "auto":
-        most = max(devices) + 1 if isinstance(devices, ListConfig) else devices
+        most = max(devices) + 1 if isinstance(devices, list) else devices
         require(most <= there, f"trainer.devices={devices}: this machine has {there} of them")
 
 
@@ -101,17 +98,16 @@ def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
         find_refused(key, generate, dict(decoding))
 
 
-def check_decodings(cfg: DictConfig) -> None:
+def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
     """Try the settings of `generate` that a verb has, and those that its evaluations have of their own.
 
     Raises:
         ConfigError: Naming the setting that is refused.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    check_decoding(plain["decoding"])
-    for name, evaluation in plain["evaluation"].items():
+    check_decoding(config.decoding)
+    for name, evaluation in evaluations(config).items():
         if evaluation["decoding"]:
-            check_decoding(plain["decoding"] | evaluation["decoding"], f"evaluation.{name}.decoding")
+            check_decoding(config.decoding | evaluation["decoding"], f"evaluation.{name}.decoding")
 
 
 def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:

@@ -1,4 +1,8 @@
-"""The configuration: where it lies, and its schemas."""
+"""The configuration: where its YAML files lie, and the classes that hold it.
+
+Each class is the schema by which Hydra composes and checks a verb's values, and then the plain object that the verb
+reads (`config/plain.py`).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +22,17 @@ def conf_dir() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-# ---------------------------------------------------------------------------------------------------- root schema
+def read_conf(path: str) -> dict[str, Any]:
+    """Read one of our YAML files as plain values, references left as they are written.
+
+    Args:
+        path: Path of the file below `conf/`.
+    """
+    return OmegaConf.to_container(OmegaConf.load(conf_dir() / path))
 
 
 @dataclass
-class StageSchema:
+class StageSettings:
     """What a stage is: values only."""
 
     trainable: list[str] = MISSING
@@ -35,7 +45,7 @@ class StageSchema:
 
 
 @dataclass
-class DataSchema:
+class DataSettings:
     """Where records come from."""
 
     sources: dict[str, Any] = field(default_factory=dict)
@@ -49,7 +59,7 @@ class DataSchema:
 
 
 @dataclass
-class TrainerSchema:
+class TrainerSettings:
     """Where and how long a run computes."""
 
     accelerator: str = MISSING
@@ -71,7 +81,7 @@ class TrainerSchema:
 
 
 @dataclass
-class EvaluationSchema:
+class EvaluationSettings:
     """What is judged, and how."""
 
     task: str = MISSING
@@ -86,7 +96,7 @@ class EvaluationSchema:
 
 
 @dataclass
-class RunSchema:
+class RunConfig:
     """What every verb has."""
 
     name: str = MISSING
@@ -96,7 +106,14 @@ class RunSchema:
 
 
 @dataclass
-class TrainSchema(RunSchema):
+class TrainConfig(RunConfig):
+    """What a run of training is made of.
+
+    Attributes:
+        judged_on: The evaluations that the run is judged on, by the name under which its scores are written. It is no
+            key: `plain` fills it in.
+    """
+
     micro_batch_size: int = MISSING
     judge: bool = True
     objective: str | None = None
@@ -104,17 +121,18 @@ class TrainSchema(RunSchema):
     resume: str | None = None
     init_from: str | None = None
     model: dict[str, Any] = MISSING
-    data: DataSchema = field(default_factory=DataSchema)
-    evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
+    data: DataSettings = field(default_factory=DataSettings)
+    evaluation: dict[str, EvaluationSettings] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
-    stage: StageSchema = field(default_factory=StageSchema)
+    stage: StageSettings = field(default_factory=StageSettings)
     optim: dict[str, Any] = MISSING
-    trainer: TrainerSchema = field(default_factory=TrainerSchema)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = MISSING
+    judged_on: dict[str, Any] = field(default_factory=dict, metadata={"omegaconf_ignore": True})
 
 
 @dataclass
-class InspectSchema(TrainSchema):
+class InspectConfig(TrainConfig):
     """What `train` has, and how much is looked at."""
 
     samples: int = MISSING
@@ -122,7 +140,7 @@ class InspectSchema(TrainSchema):
 
 
 @dataclass
-class PlanSchema(TrainSchema):
+class PlanConfig(TrainConfig):
     """What `train` has, and where it would run."""
 
     gpu: str = MISSING
@@ -134,37 +152,42 @@ class PlanSchema(TrainSchema):
 
 
 @dataclass
-class EvaluateSchema(RunSchema):
+class EvaluateConfig(RunConfig):
     weights: str | None = None
     predictions: str | None = None
     references: str | None = None
     questions: str | None = None
-    evaluation: dict[str, EvaluationSchema] = field(default_factory=dict)
+    evaluation: dict[str, EvaluationSettings] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
-    trainer: TrainerSchema = field(default_factory=TrainerSchema)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
 
 
 @dataclass
-class CaptionSchema(RunSchema):
+class CaptionConfig(RunConfig):
     weights: str = MISSING
     images: Any = MISSING
     json: bool = False
     batch_size: int = 32
     decoding: dict[str, Any] = field(default_factory=dict)
-    trainer: TrainerSchema = field(default_factory=TrainerSchema)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
 
 
 @dataclass
-class PrepareSchema(RunSchema):
-    """What every source has; the keys of each come with its YAML, and `prepare/keys.py` checks them."""
+class PrepareConfig(RunConfig):
+    """What every source has.
+
+    Attributes:
+        keys: The source's own keys, which come with its YAML; `prepare/keys.py` checks them. It is no key itself.
+    """
 
     name: str | None = None
     source: str = MISSING
     out: str | None = None
+    keys: dict[str, Any] = field(default_factory=dict, metadata={"omegaconf_ignore": True})
 
 
 @dataclass
-class BenchmarkSchema(RunSchema):
+class BenchmarkConfig(RunConfig):
     what: str = MISSING
     size: str = MISSING
 
@@ -173,18 +196,18 @@ def register() -> None:
     """Make schemas and resolvers known to Hydra; calling it again changes nothing."""
     store = ConfigStore.instance()
     for name, schema in (
-        ("train_schema", TrainSchema),
-        ("evaluate_schema", EvaluateSchema),
-        ("caption_schema", CaptionSchema),
-        ("benchmark_schema", BenchmarkSchema),
+        ("train_schema", TrainConfig),
+        ("evaluate_schema", EvaluateConfig),
+        ("caption_schema", CaptionConfig),
+        ("benchmark_schema", BenchmarkConfig),
     ):
         store.store(name=name, node=schema)
-    for name, schema in (("inspect_schema", InspectSchema), ("plan_schema", PlanSchema)):
+    for name, schema in (("inspect_schema", InspectConfig), ("plan_schema", PlanConfig)):
         extending = OmegaConf.structured(schema)
-        for key in TrainSchema.__dataclass_fields__:
+        for key in OmegaConf.structured(TrainConfig):
             extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
         store.store(name=name, node=extending)
-    store.store(name="prepare_schema", node=OmegaConf.structured(PrepareSchema, flags={"struct": False}))
+    store.store(name="prepare_schema", node=OmegaConf.structured(PrepareConfig, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from visllama.config.schema import EvaluateConfig, TrainConfig
 from visllama.data.samples import SampleMaker
 from visllama.data.source import Source
 from visllama.data.sources import judged_sources
@@ -47,16 +48,16 @@ class JudgeSettings:
     models: str
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> JudgeSettings:
-        """Read the settings from the plain configuration of a verb that judges."""
-        trainer = config["trainer"]
+    def of_config(cls, config: TrainConfig | EvaluateConfig) -> JudgeSettings:
+        """Read the settings from the configuration of a verb that judges."""
+        trainer = config.trainer
         return cls(
-            accelerator=trainer["accelerator"],
-            precision=find_precision(trainer),
-            num_threads=trainer["threads"],
-            decoding=config["decoding"],
-            plugins=tuple(config["plugins"]),
-            models=config["paths"]["models"],
+            accelerator=trainer.accelerator,
+            precision=find_precision(trainer.precision, trainer.accelerator),
+            num_threads=trainer.threads,
+            decoding=config.decoding,
+            plugins=tuple(config.plugins),
+            models=config.paths["models"],
         )
 
 

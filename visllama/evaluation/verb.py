@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-from visllama.config.evaluations import evaluations as evaluations_of
-from visllama.config.evaluations import judging
+from visllama.config.invocation import run_folder
+from visllama.config.plain import evaluations as evaluations_of
+from visllama.config.schema import EvaluateConfig
 from visllama.console import is_first_rank, say
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
@@ -17,31 +15,32 @@ from visllama.evaluation.statistics import intervals, vqa_intervals
 from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
-def assemble(cfg: DictConfig) -> None:
+def assemble(config: EvaluateConfig) -> None:
     """Try on this machine what the config asks of it; where files are scored, nothing is asked.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
-    if cfg.predictions:
+    if config.predictions:
         return
     from visllama.config.dry_run import check_decodings, check_machine  # here: scoring files needs no torch
 
-    check_machine(cfg.trainer)
-    check_decodings(cfg)
+    check_machine(config.trainer)
+    check_decodings(config)
 
 
-def evaluate(cfg: DictConfig) -> dict | None:
+def evaluate(config: EvaluateConfig) -> dict | None:
     """Judge `weights=`, or score `predictions=` against `references=`; writes the run folder.
 
     Returns:
         The content of metrics.json on the first rank, None on others.
     """
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.predictions:
-        given = {key: Path(cfg[key]) for key in ("predictions", "references", "questions") if cfg[key]}
-        evaluations = score_files(**given)
-        facts = {key: str(cfg[key]) for key in given}
+    folder = run_folder()
+    if config.predictions:
+        keys = ("predictions", "references", "questions")
+        given = {key: getattr(config, key) for key in keys if getattr(config, key)}
+        evaluations = score_files(**{key: Path(name) for key, name in given.items()})
+        facts = dict(given)
     else:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
@@ -49,16 +48,16 @@ def evaluate(cfg: DictConfig) -> dict | None:
         from visllama.evaluation.runner import JudgeSettings, judge_weights
         from visllama.parallel.launch import on_all_ranks
 
-        torch.manual_seed(cfg.seed)
-        settings = JudgeSettings.of_config(judging(cfg))
-        judge = partial(judge_weights, Path(cfg.weights), evaluations_of(cfg), settings, folder)
-        evaluations = on_all_ranks(cfg.trainer, cfg.plugins, judge)
+        torch.manual_seed(config.seed)
+        settings = JudgeSettings.of_config(config)
+        judge = partial(judge_weights, Path(config.weights), evaluations_of(config), settings, folder)
+        evaluations = on_all_ranks(config.trainer, config.plugins, judge)
         if not is_first_rank():
             return None
-        facts = {"weights": str(cfg.weights)}
+        facts = {"weights": config.weights}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}
     write_json(folder / "metrics.json", metrics)
-    say(f"\nWrote {folder}: metrics.json" + ("" if cfg.predictions else " evaluations/"))
+    say(f"\nWrote {folder}: metrics.json" + ("" if config.predictions else " evaluations/"))
     return metrics
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, ListConfig
 from rich.markup import escape
 from rich.table import Table
 
 from visllama.config.dry_run import check_decoding, check_machine
+from visllama.config.schema import CaptionConfig
 from visllama.console import say
 from visllama.errors import ConfigError
 from visllama.images.decode import SUFFIXES
@@ -19,27 +19,27 @@ from visllama.inference.pipeline import load
 from visllama.machine.devices import find_precision, frozen_dtype
 
 
-def assemble(cfg: DictConfig) -> list[Path]:
+def assemble(config: CaptionConfig) -> list[Path]:
     """Find the pictures, and try the machine and the decoding.
 
     Raises:
         ConfigError: If there are no pictures there, or the machine or the decoding is none.
     """
-    check_machine(cfg.trainer)
-    check_decoding(cfg.decoding)
-    return find_pictures(list(cfg.images) if isinstance(cfg.images, ListConfig) else [cfg.images])
+    check_machine(config.trainer)
+    check_decoding(config.decoding)
+    return find_pictures(config.images if isinstance(config.images, list) else [config.images])
 
 
-def caption(cfg: DictConfig, paths: Sequence[Path]) -> list[dict]:
+def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
     """Caption pictures by `weights`: a table for a person, or JSON alone."""
-    torch.set_num_threads(cfg.trainer.threads)
-    torch.manual_seed(cfg.seed)
-    dtype = frozen_dtype(find_precision(cfg.trainer))
-    pipeline = load(cfg.weights, cfg.plugins, cfg.paths.models, cfg.trainer.accelerator, dtype)
-    pipeline.batch_size = cfg.batch_size
-    captions = pipeline.caption(paths, **cfg.decoding)
+    torch.set_num_threads(config.trainer.threads)
+    torch.manual_seed(config.seed)
+    dtype = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+    pipeline = load(config.weights, config.plugins, config.paths["models"], config.trainer.accelerator, dtype)
+    pipeline.batch_size = config.batch_size
+    captions = pipeline.caption(paths, **config.decoding)
     rows = [{"image": str(path), "caption": text} for path, text in zip(paths, captions, strict=True)]
-    if cfg.json:
+    if config.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return rows
     table = Table("image", "caption", show_lines=len(rows) > 1)

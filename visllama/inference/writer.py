@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from PIL import Image
 from transformers import Cache
 
-from visllama.config.schema import conf_dir
+from visllama.config.schema import read_conf
 from visllama.data.collate import Batch, Collator
 from visllama.data.samples import Sample
 from visllama.errors import ConfigError
@@ -80,4 +79,4 @@ def is_list(given: object) -> bool:
 
 def greedy() -> dict:
     """Read the default arguments of `generate`, greedy and at most 40 tokens."""
-    return OmegaConf.to_container(OmegaConf.load(conf_dir() / "evaluation" / "decoding" / "greedy.yaml"))
+    return read_conf("evaluation/decoding/greedy.yaml")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-from visllama.config.overrides import config_dir_options
+from visllama.config.invocation import invocation, run_folder
+from visllama.config.schema import InspectConfig
 from visllama.console import say
 from visllama.data.samples import Sample
 from visllama.errors import ConfigError
@@ -44,21 +41,21 @@ class Inspected(NamedTuple):
     shown: list[Shown]
 
 
-def run(cfg: DictConfig, assembly: Assembly) -> Inspected:
+def run(config: InspectConfig, assembly: Assembly) -> Inspected:
     """Load, show, write the page; with `check_only` it is not written."""
-    maker, most = sample_maker(assembly.model, **assembly.text), cfg.stage.max_text_tokens
-    steps = see(training_data(cfg, assembly, maker), cfg.num_samples, cfg.samples)
+    maker, most = sample_maker(assembly.model, **assembly.text), config.stage.max_text_tokens
+    steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
     samples = [sample for step in steps for sample in step.samples]
-    shown = choose(steps, cfg.samples, maker.tokenizer)
+    shown = choose(steps, config.samples, maker.tokenizer)
     counts = count_sources(samples, assembly.order.names)
     bins = histogram([sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)], most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
     for one in shown:
         say(f"\n{one.key}: {one.facts}", *([tokens_table(one.tokens)] if one.tokens else []))
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
-    typed = [*config_dir_options(), *HydraConfig.get().overrides.task]
-    if not cfg.check_only:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+    typed = invocation().command
+    if not config.check_only:
+        folder = run_folder()
         write_page(folder / "inspect.html", f"visllama inspect {shlex.join(typed)}", lines, counts, most, bins, shown)
         say(f"\nWrote {folder}: inspect.html")
     check_supervised(steps, most)

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from omegaconf import DictConfig
 
+from visllama.config.schema import InspectConfig
 from visllama.training.assembly import Assembly, build_assembly
 
 if TYPE_CHECKING:
     from visllama.inspect.run import Inspected
 
 
-def assemble(cfg: DictConfig) -> Assembly:
+def assemble(config: InspectConfig) -> Assembly:
     """Build what `train` would, with all of the model's parts on the meta device.
 
     Raises:
         ConfigError: If `train` would refuse the config.
     """
-    torch.set_num_threads(cfg.trainer.threads)
-    without_weights = cfg.copy()
-    without_weights.check_only = True
-    return build_assembly(without_weights)
+    torch.set_num_threads(config.trainer.threads)
+    return build_assembly(replace(config, check_only=True))
 
 
-def inspect(cfg: DictConfig, assembly: Assembly) -> Inspected:
+def inspect(config: InspectConfig, assembly: Assembly) -> Inspected:
     """Show the first batches that `train` would see with this config, and write `inspect.html`.
 
     Raises:
@@ -33,4 +32,4 @@ def inspect(cfg: DictConfig, assembly: Assembly) -> Inspected:
     """
     from visllama.inspect.run import run  # here: slow to import, and the config may be refused before
 
-    return run(cfg, assembly)
+    return run(config, assembly)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -19,15 +19,15 @@ def find_device(accelerator: str) -> torch.device:
     return torch.device("cpu")
 
 
-def find_precision(trainer: Mapping) -> str:
+def find_precision(precision: str, accelerator: str) -> str:
     """Return the name of the precision; "auto" is bf16-mixed on cuda, else 32-true.
 
     It names the dtype of frozen weights. What trains is fp32 under all of them, and fp64 under 64-true; bf16-mixed
     computes in bf16 (autocast), and the others in the dtype of the weights.
     """
-    if trainer["precision"] != "auto":
-        return str(trainer["precision"])
-    return "bf16-mixed" if find_device(trainer["accelerator"]).type == "cuda" else "32-true"
+    if precision != "auto":
+        return precision
+    return "bf16-mixed" if find_device(accelerator).type == "cuda" else "32-true"
 
 
 def frozen_dtype(precision: str) -> torch.dtype:
@@ -50,25 +50,30 @@ def started_ranks() -> tuple[str, int, int] | None:
     return None
 
 
-def count_ranks(trainer: Mapping) -> tuple[int, int]:
-    """Give the number of nodes and of ranks on each, one a device.
+def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accelerator: str) -> tuple[int, int]:
+    """Return the number of nodes and of ranks on each, one a device.
+
+    Args:
+        num_nodes: `trainer.num_nodes`: a number, or "auto".
+        devices: `trainer.devices`: a number, indices, or "auto".
+        accelerator: `trainer.accelerator`.
 
     Raises:
         ConfigError: If the config names other numbers than those that were started.
     """
     started = started_ranks()
     who, *found = started or (None, 1, None)
-    devices = trainer["devices"]
     if devices in ("auto", -1):
-        there = torch.cuda.device_count() if find_device(trainer["accelerator"]).type == "cuda" else 1
-        devices = found[1] or there
+        there = torch.cuda.device_count() if find_device(accelerator).type == "cuda" else 1
+        num_devices = found[1] or there
     elif isinstance(devices, Sequence):
-        devices = len(devices)
-    nodes = found[0] if trainer["num_nodes"] == "auto" else trainer["num_nodes"]
-    if started and [nodes, devices] != found:
+        num_devices = len(devices)
+    else:
+        num_devices = devices
+    nodes = found[0] if num_nodes == "auto" else num_nodes
+    if started and [nodes, num_devices] != found:
         raise ConfigError(
-            f"trainer.num_nodes={trainer['num_nodes']} and trainer.devices={trainer['devices']} mean {nodes} x "
-            f"{devices} ranks, and {who} has started {found[0]} x {found[1]}: give it these numbers, or leave both at "
-            f"auto"
+            f"trainer.num_nodes={num_nodes} and trainer.devices={devices} mean {nodes} x {num_devices} ranks, and "
+            f"{who} has started {found[0]} x {found[1]}: give it these numbers, or leave both at auto"
         )
-    return nodes, devices
+    return nodes, num_devices

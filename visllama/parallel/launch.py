@@ -9,19 +9,18 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.strategies.launchers import subprocess_script
-from omegaconf import ListConfig
 
-from visllama.config.overrides import config_dir_options, override
+from visllama.config.invocation import invocation, run_folder
+from visllama.config.overrides import override
+from visllama.config.schema import TrainerSettings
 from visllama.machine import preemption
 from visllama.machine.devices import count_ranks, started_ranks
 from visllama.parallel.strategy import build_strategy
@@ -33,11 +32,11 @@ GRACE_S = 30
 T = TypeVar("T")
 
 
-def on_all_ranks(trainer: Mapping, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
+def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
     """Start the ranks that the `trainer` group names, do work on each of them, and return what it returns on this one.
 
     Args:
-        trainer: The config group.
+        trainer: The settings of the ranks.
         plugins: The user's packages, of which the strategy may be.
         work: Gets the strategy, whose process group is there, and which has no model.
     """
@@ -67,12 +66,11 @@ def on_all_ranks(trainer: Mapping, plugins: Sequence[str], work: Callable[[Strat
         forget_ranks()
 
 
-def places(trainer: Mapping) -> dict:
+def places(trainer: TrainerSettings) -> dict:
     """Return what Lightning's Trainer is to be told of the devices and nodes of the `trainer` group."""
-    num_nodes, num_devices = count_ranks(trainer)
-    chosen = trainer["devices"]
-    devices = list(chosen) if isinstance(chosen, ListConfig) else num_devices
-    return {"accelerator": trainer["accelerator"], "devices": devices, "num_nodes": num_nodes}
+    num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+    devices = trainer.devices if isinstance(trainer.devices, list) else num_devices
+    return {"accelerator": trainer.accelerator, "devices": devices, "num_nodes": num_nodes}
 
 
 def environments() -> list[SLURMEnvironment]:
@@ -104,11 +102,9 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
     Lightning would run the same command line again: with `--multirun` each child would go through the sweep by itself,
     and under the console script it would lose the verb.
     """
-    hydra = HydraConfig.get()
-    command = [sys.executable, "-m", "visllama", hydra.job.config_name]
-    command += config_dir_options()
-    command += list(hydra.overrides.task)
-    command += [override("hydra.run.dir", hydra.runtime.output_dir), "hydra.output_subdir=null"]
+    running = invocation()
+    command = [sys.executable, "-m", "visllama", running.verb, *running.command]
+    command += [override("hydra.run.dir", run_folder()), "hydra.output_subdir=null"]
     command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]  # rank 0 writes log.txt
     return command, os.getcwd()
 
@@ -168,6 +164,6 @@ def forget_ranks() -> None:
         if isinstance(sys.exc_info()[1], RuntimeError):  # so torch tells of a rank that is gone
             preemption.wait_to_be_told()
         torch.distributed.destroy_process_group()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if invocation().is_of_sweep:
         for variable in _RANK_VARIABLES:
             os.environ.pop(variable, None)

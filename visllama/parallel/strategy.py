@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from visllama.checkpoint.folder import read_rest, write_checkpoint
 from visllama.checkpoint.state import read_tensors, state_of
 from visllama.config.instantiate import build
+from visllama.config.schema import TrainerSettings
 from visllama.errors import ConfigError
 from visllama.machine.devices import count_ranks, find_device
 from visllama.model.sharding import reshard, shard
@@ -154,16 +155,16 @@ class FSDP(_OfOurs, ModelParallelStrategy):
             model.set_requires_gradient_sync(True)
 
 
-def build_strategy(trainer: Mapping, plugins: Sequence[str] = ()) -> Strategy:
+def build_strategy(trainer: TrainerSettings, plugins: Sequence[str] = ()) -> Strategy:
     """Make the strategy of the `trainer` group; "auto" is one device, or DDP over several.
 
     Raises:
         ConfigError: If it is none of ours, whose checkpoints no other writes.
     """
-    num_nodes, num_devices = count_ranks(trainer)
-    config = trainer["strategy"]
+    num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+    config = trainer.strategy
     if config != "auto":
-        strategy = build({"timeout_s": trainer["timeout_s"], **config}, plugins)
+        strategy = build({"timeout_s": trainer.timeout_s, **config}, plugins)
         if not isinstance(strategy, _OfOurs):
             raise ConfigError(
                 f"trainer.strategy._target_={config['_target_']}: checkpoints are written by visllama.parallel."
@@ -171,7 +172,7 @@ def build_strategy(trainer: Mapping, plugins: Sequence[str] = ()) -> Strategy:
             )
         return strategy
     if num_nodes * num_devices > 1:
-        return DDP(trainer["timeout_s"])
-    device, chosen = find_device(trainer["accelerator"]), trainer["devices"]
-    index = chosen[0] if isinstance(chosen, Sequence) and not isinstance(chosen, str) else 0
+        return DDP(trainer.timeout_s)
+    device, chosen = find_device(trainer.accelerator), trainer.devices
+    index = chosen[0] if isinstance(chosen, list) else 0
     return SingleDevice(torch.device(device.type, index) if device.type != "cpu" else device)

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
+from visllama.config.schema import PlanConfig
 from visllama.plan.states import measure_states
 
 
@@ -82,11 +81,11 @@ class Job:
         return -(-self.num_samples // self.micro_batch_size)
 
 
-def job_of(cfg: DictConfig) -> tuple[Job, list[str]]:
+def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
     """Read how a config trains, and say what it left open and was taken how."""
-    trainer, said = cfg.trainer, []
+    trainer, said = config.trainer, []
     devices, nodes = trainer.devices, trainer.num_nodes
-    if isinstance(devices, ListConfig):
+    if isinstance(devices, list):
         devices = len(devices)
     elif devices in ("auto", -1):
         devices = 8 if trainer.accelerator in ("gpu", "cuda") or trainer.strategy != "auto" else 1
@@ -102,15 +101,13 @@ def job_of(cfg: DictConfig) -> tuple[Job, list[str]]:
     if on_cpu:
         said.append(f"trainer.accelerator={trainer.accelerator} is shown as if it were the GPU")
     own = Precision.named(precision)
-    each, of_tensor, in_place = measure_states(
-        OmegaConf.to_container(cfg.optim, resolve=True), cfg.plugins, own.trained
-    )
+    each, of_tensor, in_place = measure_states(config.optim, config.plugins, own.trained)
     job = Job(
         nodes,
         devices,
-        cfg.stage.global_batch_size,
-        cfg.micro_batch_size,
-        strategy_of(cfg, nodes * devices),
+        config.stage.global_batch_size,
+        config.micro_batch_size,
+        strategy_of(config, nodes * devices),
         own,
         trainer.activation_checkpointing,
         (each, of_tensor),
@@ -119,9 +116,9 @@ def job_of(cfg: DictConfig) -> tuple[Job, list[str]]:
     return job, said
 
 
-def strategy_of(cfg: DictConfig, num_ranks: int) -> str:
+def strategy_of(config: PlanConfig, num_ranks: int) -> str:
     """Give the strategy by what it does with memory: one, ddp, fsdp."""
-    chosen = cfg.trainer.strategy
+    chosen = config.trainer.strategy
     if isinstance(chosen, Mapping) and "FSDP" in chosen["_target_"]:
         return "fsdp"
     return "ddp" if num_ranks > 1 else "one"

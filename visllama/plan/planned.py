@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
+from visllama.config.schema import PlanConfig
 from visllama.data.items import count_items
 from visllama.data.sources import MIX_KEYS, build_sources
 from visllama.errors import ConfigError
@@ -105,31 +104,31 @@ class Plan:
         }
 
 
-def make_plan(cfg: DictConfig, shapes: Shapes) -> Plan:
+def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
     """Compute a plan.
 
     Args:
-        cfg: Checked.
+        config: The checked configuration.
         shapes: Of its model.
     """
-    job, assumed = job_of(cfg)
-    card = CARDS[cfg.gpu]
-    rates = Rates(card, cfg.utilisation, cfg.network_gb_s)
-    text, said = text_tokens(cfg)
+    job, assumed = job_of(config)
+    card = CARDS[config.gpu]
+    rates = Rates(card, config.utilisation, config.network_gb_s)
+    text, said = text_tokens(config)
     span = sample_length(1, shapes.num_image_tokens, 0)
-    tokens, longest_tokens = span + text, span + cfg.stage.max_text_tokens
+    tokens, longest_tokens = span + text, span + config.stage.max_text_tokens
     if shapes.vision.num_layers == 0:
         said = [*said, "of model.vision_encoder nothing but its weights is counted: its class is your own"]
-    num_samples, unknown = samples_of(cfg)
-    budgeted = cfg.trainer.max_steps or cfg.stage.num_samples
-    num_steps = count_steps(cfg, num_samples or 0) if budgeted or num_samples else None
+    num_samples, unknown = samples_of(config)
+    budgeted = config.trainer.max_steps or config.stage.num_samples
+    num_steps = count_steps(config, num_samples or 0) if budgeted or num_samples else None
     longest, mean = (memory(shapes, job, t) for t in (longest_tokens, tokens))
-    others = [replace(job, num_nodes=n, num_devices=d, strategy=strategy_of(cfg, n * d)) for n, d in _ranks(job)]
+    others = [replace(job, num_nodes=n, num_devices=d, strategy=strategy_of(config, n * d)) for n, d in _ranks(job)]
     by_nodes = [(step(shapes, o, tokens, rates), memory(shapes, o, longest_tokens).peak) for o in others]
     fits = longest.peak <= card.memory_gib * GIB
     found = Plan(
         job=job,
-        gpu=cfg.gpu,
+        gpu=config.gpu,
         rates=rates,
         tokens=tokens,
         longest_tokens=longest_tokens,
@@ -144,31 +143,31 @@ def make_plan(cfg: DictConfig, shapes: Shapes) -> Plan:
         assumed=[*assumed, *said, *unknown],
         warnings=[],
     )
-    found.warnings.extend(warnings_of(found, cfg))
+    found.warnings.extend(warnings_of(found, config))
     return found
 
 
-def text_tokens(cfg: DictConfig) -> tuple[float, list[str]]:
+def text_tokens(config: PlanConfig) -> tuple[float, list[str]]:
     """Give a text's mean tokens: as configured, or as captions, or questions in a template, usually are."""
-    if cfg.text_tokens is not None:
-        return cfg.text_tokens, []
-    usual = min(_CAPTION_TOKENS if cfg.stage.template == "plain" else _TURN_TOKENS, cfg.stage.max_text_tokens)
+    if config.text_tokens is not None:
+        return config.text_tokens, []
+    usual = min(_CAPTION_TOKENS if config.stage.template == "plain" else _TURN_TOKENS, config.stage.max_text_tokens)
     return usual, [f"text_tokens is taken as {usual} (visllama inspect shows yours)"]
 
 
-def samples_of(cfg: DictConfig) -> tuple[int | None, list[str]]:
+def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
     """Give the training samples of an epoch; None, and why, where the data is not here.
 
     Raises:
         ConfigError: If a source could not be made anywhere.
     """
-    for name, node in OmegaConf.to_container(cfg.data.sources, resolve=True).items():
+    for name, node in config.data.sources.items():
         key, arguments = f"data.sources.{name}", {n: v for n, v in node.items() if n not in ("_target_", *MIX_KEYS)}
-        check_arguments(key, class_of_target("source", node["_target_"], cfg.plugins), arguments, {"split"})
-    if cfg.samples is not None:
-        return cfg.samples, []
+        check_arguments(key, class_of_target("source", node["_target_"], config.plugins), arguments, {"split"})
+    if config.samples is not None:
+        return config.samples, []
     try:
-        sources = build_sources(OmegaConf.to_container(cfg.data.sources, resolve=True), "train", cfg.plugins)
+        sources = build_sources(config.data.sources, "train", config.plugins)
         return sum(map(count_items, sources.values())), []
     except ConfigError as error:
         key = str(error).partition(":")[0]
@@ -181,7 +180,7 @@ def _ranks(job: Job) -> list[tuple[int, int]]:
     return [(nodes, job.num_devices) for nodes in sorted({*_NODES, job.num_nodes})]
 
 
-def warnings_of(found: Plan, cfg: DictConfig) -> list[str]:
+def warnings_of(found: Plan, config: PlanConfig) -> list[str]:
     """Say what is wrong beside the memory."""
     job, said = found.job, []
     tokens = job.num_samples * found.tokens
@@ -198,7 +197,7 @@ def warnings_of(found: Plan, cfg: DictConfig) -> list[str]:
         )
     if not found.fits and found.mean.peak <= found.card_bytes:
         said.append(
-            f"Samples of mean length would fit; a single text of stage.max_text_tokens={cfg.stage.max_text_tokens} "
+            f"Samples of mean length would fit; a single text of stage.max_text_tokens={config.stage.max_text_tokens} "
             f"pads its micro-batch to {found.longest_tokens} tokens. Lower it where texts are shorter."
         )
     return said

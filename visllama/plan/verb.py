@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 from rich.text import Text
 
-from visllama.config.checks import check_adapter
 from visllama.config.dry_run import check_parts
-from visllama.config.overrides import config_dir_options
+from visllama.config.invocation import invocation
+from visllama.config.schema import PlanConfig
 from visllama.console import say
 from visllama.files import write_whole
 from visllama.plan.lines import GIB
@@ -26,36 +25,30 @@ from visllama.training.assembly import check_positions, model_parts
 _OWN_KEYS = ("gpu", "utilisation", "network_gb_s", "text_tokens", "samples", "out", "check_only")
 
 
-def plan(cfg: DictConfig) -> Plan:
+def plan(config: PlanConfig) -> Plan:
     """Show what the job costs that `train` would run with this config; with `out`, write it as JSON too.
 
     Raises:
         ConfigError: If `train` would refuse the config, wherever it runs, or a base model's shapes are unknown.
     """
-    cfg = cfg.copy()
-    if cfg.init_from:
-        from visllama.config.inherit import inherit_model
-
-        inherit_model(cfg)
-        check_adapter(cfg)
-    elsewhere = cfg.copy()  # the job's machine is another one than this
-    elsewhere.trainer.accelerator = elsewhere.trainer.devices = elsewhere.trainer.precision = "auto"
-    check_parts(elsewhere)
-    model = build_shapes(model_parts(cfg), cfg.stage.trainable, cfg.plugins, cfg.paths.models)
-    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
-    made = make_plan(cfg, measure(model))
+    # The job's machine is another one than this.
+    anywhere = replace(config.trainer, accelerator="auto", devices="auto", precision="auto")
+    check_parts(replace(config, trainer=anywhere))
+    model = build_shapes(model_parts(config), config.stage.trainable, config.plugins, config.paths["models"])
+    check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
+    made = make_plan(config, measure(model))
     show(made)
-    if cfg.out:
-        write_whole(Path(cfg.out), json.dumps(made.to_dict(), indent=2) + "\n")
-        say(f"Wrote {cfg.out}")
-    say(f"Run it:  {shlex.join(['python', 'train.py', *config_dir_options(), *train_overrides(made.switches or [])])}")
+    if config.out:
+        write_whole(Path(config.out), json.dumps(made.to_dict(), indent=2) + "\n")
+        say(f"Wrote {config.out}")
+    say(f"Run it:  {shlex.join(['python', 'train.py', *invocation().options, *train_overrides(made.switches or [])])}")
     return made
 
 
 def train_overrides(switches: Sequence[str]) -> list[str]:
     """Give what was typed and `train` takes, with switches in place of what they change."""
     replaced = {*_OWN_KEYS, *(word.partition("=")[0] for word in switches)}
-    typed = HydraConfig.get().overrides.task
+    typed = invocation().overrides
     return [*(word for word in typed if word.lstrip("+").partition("=")[0] not in replaced), *switches]
 
 

@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-
-from visllama.config.schema import PrepareSchema
+from visllama.config.plain import to_dict
+from visllama.config.schema import MISSING, PrepareConfig
 from visllama.errors import ConfigError, require
 from visllama.prepare.adopt import Shards, find
 from visllama.prepare.coco import Coco
@@ -51,87 +50,89 @@ def hints(source: str) -> dict[str, Any]:
     return {"threads": int, "prepare": Mapping}
 
 
-def arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Give the values of the source's own keys."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return {key: plain[key] for key in hints(cfg.source)}
+def arguments(config: PrepareConfig) -> dict[str, Any]:
+    """Return the values of the keys that the source reads; `name` may be one of them."""
+    values = to_dict(config) | config.keys
+    return {key: values[key] for key in hints(config.source)}
 
 
-def given(cfg: DictConfig) -> RawData | Shards | Download:
+def given(config: PrepareConfig) -> RawData | Shards | Download:
     """Make the source's description of what is wanted, out of its keys; `scenes` has none."""
-    values = arguments(cfg)
-    if cfg.source in RAW:
-        return RAW[cfg.source](**values)
-    if cfg.source == "shards":
+    values = arguments(config)
+    if config.source in RAW:
+        return RAW[config.source](**values)
+    if config.source == "shards":
         del values["from"]
         return Shards(**values)
     for key in ("merge", "check_only", "split"):
         del values[key]
     columns = tuple(values.pop("score_columns"))
-    return Download(**values, score_columns=columns, out=split_folder(cfg, cfg.split))
+    return Download(**values, score_columns=columns, out=split_folder(config, config.keys["split"]))
 
 
-def split_folder(cfg: DictConfig, split: str) -> Path:
+def split_folder(config: PrepareConfig, split: str) -> Path:
     """Give the folder of a split's shards."""
-    return Path(cfg.out or Path(cfg.paths.data) / cfg.name).expanduser() / split
+    return Path(config.out or Path(config.paths["data"]) / config.name).expanduser() / split
 
 
-def check_prepare(cfg: DictConfig) -> None:
+def check_prepare(config: PrepareConfig) -> None:
     """Refuse wrong keys, values and files before anything is read or written.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
-    source = cfg.source
+    source = config.source
     call = f"visllama prepare source={source} {_CALLS.get(source, '')}".strip()
     require(source in _CALLS, f"source={source}: choose from {', '.join(_CALLS)}")
     known = hints(source)
-    own = set(PrepareSchema.__dataclass_fields__)
-    for key in cfg:
-        if key not in known and key not in own:
-            close = get_close_matches(str(key), [*known, *own], 1)
+    common = to_dict(config)
+    for key in config.keys:
+        if key not in known:
+            close = get_close_matches(str(key), [*known, *common], 1)
             hint = f"did you mean {close[0]}?" if close else f"here are {', '.join(known)}"
             raise ConfigError(f"{key}: source={source} has no such key, and nothing would read it; {hint}")
-    missing = sorted(OmegaConf.missing_keys(cfg))
+    missing = sorted(key for key, value in (common | config.keys).items() if value == MISSING)
     require(not missing, f"no value for {', '.join(missing)}: {call}")
-    absent = sorted(key for key in known if key not in cfg)
+    absent = sorted(key for key in known if key not in common | config.keys)
     require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
-    require(cfg.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
-    for key, value in arguments(cfg).items():
+    require(config.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
+    for key, value in arguments(config).items():
         require(matches_hint(value, known[key]), wrong_type(key, value, known[key]))
     require(
-        cfg.name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", cfg.name, re.ASCII) is not None,
-        f"name={cfg.name}: letters, digits, _, - and . make a name: it becomes a folder's",
+        config.name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", config.name, re.ASCII) is not None,
+        f"name={config.name}: letters, digits, _, - and . make a name: it becomes a folder's",
     )
-    workers = cfg.get("workers")
+    workers = config.keys.get("workers")
     require(
         workers is None or 0 < workers <= _MOST_WORKERS,
         f"workers={workers}: must be from 1 to {_MOST_WORKERS}, or null",
     )
     if source == "scenes":
-        require(cfg.threads > 0, f"threads={cfg.threads}: must be more than 0")
+        require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
     elif source in LISTS:
-        _check_list(cfg)
+        _check_list(config)
     else:
-        _check_out(cfg)
-        given(cfg).check()
+        _check_out(config)
+        given(config).check()
         if source == "shards":
-            find(cfg["from"])
+            find(config.keys["from"])
 
 
-def _check_list(cfg: DictConfig) -> None:
-    _check_out(cfg)
-    require(cfg.split in SPLITS, f"split={cfg.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-    require(Path(cfg.list).expanduser().exists(), f"list={cfg.list}: no such file or folder")
-    read_part(cfg.part)
+def _check_list(config: PrepareConfig) -> None:
+    _check_out(config)
+    keys = config.keys
+    require(keys["split"] in SPLITS, f"split={keys['split']}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+    require(Path(keys["list"]).expanduser().exists(), f"list={keys['list']}: no such file or folder")
+    read_part(keys["part"])
     for key in ("image_size_px", "samples_per_shard", "processes", "threads", "timeout_s"):
-        require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
-    require(0 <= cfg.min_success <= 1, f"min_success={cfg.min_success}: must be in [0, 1]")
+        require(keys[key] > 0, f"{key}={keys[key]}: must be more than 0")
+    least = keys["min_success"]
+    require(0 <= least <= 1, f"min_success={least}: must be in [0, 1]")
 
 
-def _check_out(cfg: DictConfig) -> None:
+def _check_out(config: PrepareConfig) -> None:
     """Refuse a place that is, or lies below, a file."""
-    key, place = ("out", cfg.out) if cfg.out else ("paths.data", cfg.paths.data)
+    key, place = ("out", config.out) if config.out else ("paths.data", config.paths["data"])
     above = Path(place).expanduser()
     while not above.exists() and above != above.parent:
         above = above.parent

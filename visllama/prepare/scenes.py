@@ -14,13 +14,13 @@ from pathlib import Path
 from queue import Empty, Queue
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
 
+from visllama.config.invocation import run_folder
 from visllama.config.overrides import override
+from visllama.config.schema import PrepareConfig
 from visllama.console import say
 from visllama.data.scenes import clip, llama
 from visllama.data.scenes.renderer import IMAGE_SIZE_PX
@@ -30,21 +30,22 @@ from visllama.files import write_whole
 from visllama.model.pretrained import quietly
 
 
-def prepare(cfg: DictConfig) -> dict:
+def prepare(config: PrepareConfig) -> dict:
     """Train the pair by the recipe (both at once, a process each), save it, and measure it.
 
     Raises:
         ConfigError: If a gate is missed; the pair stays where it was written, to be looked at.
     """
-    recipe = OmegaConf.to_container(cfg.prepare, resolve=True)
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    out = Path(cfg.out or folder / "pretrained").resolve()
+    recipe = config.keys["prepare"]
+    folder = run_folder()
+    out = Path(config.out or folder / "pretrained").resolve()
     started = time.perf_counter()
     llama.train_tokenizer(recipe["vocab_size"]).save_pretrained(out / "llama")
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
         reports = manager.Queue()
-        train = [pool.submit(work, out, recipe, cfg.seed, cfg.threads, reports) for work in (_train_clip, _train_llama)]
+        shared = (out, recipe, config.seed, config.keys["threads"], reports)
+        train = [pool.submit(work, *shared) for work in (_train_clip, _train_llama)]
         _show(reports, train)
     trained = time.perf_counter()
 
@@ -62,7 +63,7 @@ def prepare(cfg: DictConfig) -> dict:
         "world_version": WORLD_VERSION,
         "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
         "recipe": recipe,
-        "seed": cfg.seed,
+        "seed": config.seed,
         "measured": {name: round(value, 4) for name, value in measured.items()},
     }
     write_whole(out / "recipe.json", json.dumps(result, indent=2) + "\n")

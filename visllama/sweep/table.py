@@ -20,8 +20,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.table import Table
 
-from visllama.config.evaluations import evaluations, judging
 from visllama.config.objective import VAL_LOSS, Objective, find_objective, main_objectives
+from visllama.config.plain import evaluations, judging
 from visllama.config.selection import SELECTING, are_rivals, swept_keys
 from visllama.console import printable, say
 from visllama.errors import ConfigError
@@ -125,7 +125,7 @@ def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
     """Return the evaluations of a job on other records than those that it was chosen by."""
     if not config.judge:
         return {}
-    return {name: found for name, found in evaluations(config).items() if found["split"] != SELECTING}
+    return {name: found for name, found in evaluations(judging(config)).items() if found["split"] != SELECTING}
 
 
 def judge_unseen(folder: Path, config: DictConfig) -> None:
@@ -142,7 +142,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
 def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:
     """Return all that a job measured, by the names that an objective has, and the split of each evaluation."""
     judged = result["evaluations"]
-    is_renamed = set(judged) != set(config.evaluation)  # by `config.evaluations`, after its split
+    is_renamed = set(judged) != set(config.evaluation)  # by `config.plain`, after its split
     scores, splits = {}, {}
     for name, evaluation in judged.items():
         split = evaluation["split"]

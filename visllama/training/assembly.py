@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 
-from visllama.config.checks import check_adapter
 from visllama.config.dry_run import check_parts
-from visllama.config.evaluations import evaluations
-from visllama.config.selection import is_selecting
+from visllama.config.schema import TrainConfig
 from visllama.console import say
 from visllama.data.items import count_items, shard_items
 from visllama.data.order import Order
@@ -44,51 +41,43 @@ class Assembly(NamedTuple):
     val: dict[str, Source]
     """Empty where `trainer.val_fraction` is null: nothing is validated then."""
     order: Order
-    judged_on: dict[str, dict]
     judged_sources: dict[str, Source]
     num_steps: int
 
 
-def build_assembly(cfg: DictConfig) -> Assembly:
+def build_assembly(config: TrainConfig) -> Assembly:
     """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
-    initial = None
-    if cfg.init_from:
-        from visllama.config.inherit import inherit_model
-
-        initial = inherit_model(cfg)
-        check_adapter(cfg)
-    sources = OmegaConf.to_container(cfg.data.sources, resolve=True)
-    train = build_sources(sources, "train", cfg.plugins)
-    val = build_sources(sources, "val", cfg.plugins) if cfg.trainer.val_fraction else {}
-    check_faults(train, cfg.data.max_bad_fraction)
-    num_steps = count_steps(cfg, sum(map(count_items, train.values())))
+    sources = config.data.sources
+    train = build_sources(sources, "train", config.plugins)
+    val = build_sources(sources, "val", config.plugins) if config.trainer.val_fraction else {}
+    check_faults(train, config.data.max_bad_fraction)
+    num_steps = count_steps(config, sum(map(count_items, train.values())))
     order = Order(
         {name: shard_items(source) for name, source in train.items()},
-        {name: node.get("weight", 1.0) for name, node in cfg.data.sources.items()},
-        cfg.stage.global_batch_size,
-        cfg.seed,
-        cfg.data.window_shards,
+        {name: node.get("weight", 1.0) for name, node in config.data.sources.items()},
+        config.stage.global_batch_size,
+        config.seed,
+        config.data.window_shards,
     )
-    judged_on = evaluations(cfg, "val" if is_selecting() else None) if cfg.judge else {}
-    judged = judged_sources(judged_on, cfg.plugins)
-    check_parts(cfg)
-    parts = model_parts(cfg)
-    from visllama.model.weights import build_model
+    judged = judged_sources(config.judged_on, config.plugins)
+    check_parts(config)
+    parts = model_parts(config)
+    from visllama.model.weights import build_model, check_tensors, read_description
 
-    torch.manual_seed(cfg.seed)
-    with torch.device("meta") if cfg.check_only else nullcontext():
-        model = build_model(parts, cfg.stage.trainable, plugins=cfg.plugins, models=cfg.paths.models)
-    check_positions(model, cfg.stage.max_text_tokens, cfg.decoding.get("max_new_tokens", 0))
-    text = text_of(cfg, model)
-    report_bare_captions(cfg, train)
-    for name, evaluation in judged_on.items():
+    torch.manual_seed(config.seed)
+    with torch.device("meta") if config.check_only else nullcontext():
+        model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
+    check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
+    text = text_of(config, model)
+    report_bare_captions(config, train)
+    for name, evaluation in config.judged_on.items():
         if evaluation["template"] is not None:
             template_at(f"evaluation.{name}", evaluation["template"], model)
-    if initial:
-        from visllama.model.weights import check_tensors
-
-        check_tensors(model, Path(cfg.init_from), initial)
-    return Assembly(parts, model, text, initial, train, val, order, judged_on, judged, num_steps)
+    initial = None
+    if config.init_from:
+        initial = read_description(Path(config.init_from))
+        check_tensors(model, Path(config.init_from), initial)
+    return Assembly(parts, model, text, initial, train, val, order, judged, num_steps)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
@@ -113,50 +102,50 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
             say(f"data.sources.{name}: {bad:,} places in its tars are not read: {told}")
 
 
-def report_bare_captions(cfg: DictConfig, sources: Mapping[str, Source]) -> None:
+def report_bare_captions(config: TrainConfig, sources: Mapping[str, Source]) -> None:
     """Name the sources whose captions have no prompt: there is nothing that a template's words could stand around."""
-    if cfg.stage.template == "plain":
+    if config.stage.template == "plain":
         return
     bare = []
     for name, source in sources.items():
-        own = cfg.data.sources[name].get("prompt")
-        prompt = cfg.stage.prompt if own is None else own
+        own = config.data.sources[name].get("prompt")
+        prompt = config.stage.prompt if own is None else own
         if not prompt and "captions" in getattr(source, "kinds", {}):
             bare.append(name)
     if bare:
-        chosen = cfg.stage.template if isinstance(cfg.stage.template, str) else "{...}"
+        chosen = config.stage.template if isinstance(config.stage.template, str) else "{...}"
         say(
             f"stage.template={chosen} is not written around the captions of {', '.join(bare)}:",
             f"they have no prompt (data.sources.{bare[0]}.prompt=TEXT).",
         )
 
 
-def model_parts(cfg: DictConfig) -> dict[str, dict]:
+def model_parts(config: TrainConfig) -> dict[str, dict]:
     """Describe the model by each part's kind (its class's name) and arguments.
 
     Raises:
         ConfigError: If a class could not be found again by its name, as the trained weights will have to.
     """
     described = {}
-    plain = OmegaConf.to_container(cfg.model, resolve=True)
-    lora = plain.pop("lora", None)
-    for role, part in plain.items():
-        target = part.pop("_target_")
+    lora = config.model.get("lora")
+    for role, part in config.model.items():
+        if role == "lora":
+            continue
+        target = part["_target_"]
         kind = target.rpartition(".")[2]
-        if part_class(role, kind, cfg.plugins) is not class_of_target(role, target, cfg.plugins):
+        if part_class(role, kind, config.plugins) is not class_of_target(role, target, config.plugins):
             raise ConfigError(
                 f"model.{role}._target_={target}: another class is called {kind} too: rename it, or give the very "
                 f"module as plugins=[{target.rpartition('.')[0]}]"
             )
-        described[role] = {"kind": kind, "arguments": part}
+        described[role] = {"kind": kind, "arguments": {key: part[key] for key in part if key != "_target_"}}
     return described if lora is None else described | {"lora": lora}
 
 
-def text_of(cfg: DictConfig, model: VisLlama) -> dict:
+def text_of(config: TrainConfig, model: VisLlama) -> dict:
     """Give what weights keep of how the texts of a run are made."""
-    template = OmegaConf.to_container(cfg.stage, resolve=True)["template"]
-    made = asdict(template_at("stage", template, model))
-    return {"prompt": cfg.stage.prompt, "max_text_tokens": cfg.stage.max_text_tokens, "template": made}
+    made = asdict(template_at("stage", config.stage.template, model))
+    return {"prompt": config.stage.prompt, "max_text_tokens": config.stage.max_text_tokens, "template": made}
 
 
 def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:
@@ -189,25 +178,25 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
             )
 
 
-def count_steps(cfg: DictConfig, num_items: int) -> int:
+def count_steps(config: TrainConfig, num_items: int) -> int:
     """Return the number of optimizer steps: `trainer.max_steps`, or what `stage.num_samples` or `stage.epochs` makes.
 
     Steps are whole batches: of the last pass, what makes no whole batch is left out.
 
     Args:
-        cfg: The configuration of the run.
+        config: The configuration of the run.
         num_items: Items of all sources together.
 
     Raises:
         ConfigError: If that is none.
     """
-    num_samples = cfg.stage.num_samples or int(cfg.stage.epochs * num_items)
-    steps = cfg.trainer.max_steps or num_samples // cfg.stage.global_batch_size
+    num_samples = config.stage.num_samples or int(config.stage.epochs * num_items)
+    steps = config.trainer.max_steps or num_samples // config.stage.global_batch_size
     if steps == 0:
-        told = f"stage.epochs={cfg.stage.epochs} over {num_items} items"
-        told = f"stage.num_samples={num_samples}" if cfg.stage.num_samples else told
+        told = f"stage.epochs={config.stage.epochs} over {num_items} items"
+        told = f"stage.num_samples={num_samples}" if config.stage.num_samples else told
         raise ConfigError(
-            f"{told} makes no whole batch of stage.global_batch_size={cfg.stage.global_batch_size}: lower the batch "
+            f"{told} makes no whole batch of stage.global_batch_size={config.stage.global_batch_size}: lower the batch "
             f"size, or give trainer.max_steps"
         )
     return steps

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.checks import READ_BY_EVALUATE
-from visllama.config.evaluations import judging
 from visllama.config.instantiate import build
-from visllama.config.overrides import config_dir_options, override
+from visllama.config.invocation import invocation, run_folder
+from visllama.config.overrides import override
+from visllama.config.plain import to_dict, to_yaml
 from visllama.config.replay import write_command
-from visllama.config.selection import is_selecting
+from visllama.config.schema import TrainConfig
+from visllama.config.selection import SELECTING
 from visllama.console import is_first_rank, say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData, check_order
@@ -56,29 +56,27 @@ SAMPLES_AT_ONCE = 32
 T = TypeVar("T")
 
 
-def run(cfg: DictConfig, assembly: Assembly) -> dict | None:
+def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
     launch.quieten_lightning()
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
     started = time.perf_counter()
-    parts, model, num_steps, judged_on = assembly.parts, assembly.model, assembly.num_steps, assembly.judged_on
-    text = assembly.text
+    parts, model, text, num_steps = assembly.parts, assembly.model, assembly.text, assembly.num_steps
     maker = sample_maker(model, **text)
-    data = training_data(cfg, assembly, maker)
-    if cfg.check_only:
-        say(parts_table(model, cfg.optim), data_table(data, cfg.micro_batch_size, 1, num_steps))
+    data = training_data(config, assembly, maker)
+    if config.check_only:
+        say(parts_table(model, config.optim), data_table(data, config.micro_batch_size, 1, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
 
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    checkpoint = find_checkpoint(cfg, data, folder, num_steps)
-    rank_zero_only(write_config)(cfg, folder)
+    folder = run_folder()
+    checkpoint = find_checkpoint(config, data, folder, num_steps)
+    rank_zero_only(write_config)(config, folder)
     rank_zero_only(write_command)(folder)
-    strategy = build_strategy(cfg.trainer, cfg.plugins)
-    optim, load = OmegaConf.to_container(cfg.optim, resolve=True), weights_loader(cfg, assembly, strategy)
-    module = VisLlamaModule(model, optim, num_steps, list(cfg.plugins), load)
-    captioners = {name: Captioner(maker, cfg.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
-    trainer = build_trainer(cfg, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
+    strategy = build_strategy(config.trainer, config.plugins)
+    module = VisLlamaModule(model, config.optim, num_steps, config.plugins, weights_loader(config, assembly, strategy))
+    captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
+    trainer = build_trainer(config, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
     fit_started = time.perf_counter()
     seconds = {"setup_seconds": fit_started - started}
     try:
@@ -90,12 +88,12 @@ def run(cfg: DictConfig, assembly: Assembly) -> dict | None:
         seconds["fit_seconds"] = time.perf_counter() - fit_started
         if trainer.is_global_zero or strategy.is_sharded:
             save_weights(model, parts, text, folder / "weights")
-        metrics: dict = {"evaluations": {}, "train": training_facts(trainer, cfg)}
+        metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
         rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
-        if judged_on:
+        if config.judged_on:
             judge_started = time.perf_counter()
-            settings = JudgeSettings.of_config(judging(cfg))
-            metrics["evaluations"] = judge(model, maker, judged_on, assembly.judged_sources, settings, folder)
+            settings = JudgeSettings.of_config(config)
+            metrics["evaluations"] = judge(model, maker, config.judged_on, assembly.judged_sources, settings, folder)
             seconds["judge_seconds"] = time.perf_counter() - judge_started
     except preemption.Preempted as left:
         launch.wait_for_ranks()
@@ -114,43 +112,43 @@ def run(cfg: DictConfig, assembly: Assembly) -> dict | None:
 
     metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
     metrics["provenance"] = provenance(
-        seed=cfg.seed,
-        precision=find_precision(cfg.trainer),
-        overrides=list(HydraConfig.get().overrides.task),
+        seed=config.seed,
+        precision=find_precision(config.trainer.precision, config.trainer.accelerator),
+        overrides=invocation().overrides,
         model=parts,
-        init_from=cfg.init_from,
+        init_from=config.init_from,
         num_ranks=trainer.world_size,
-        plugins=list(cfg.plugins),
+        plugins=config.plugins,
     )
     write_json(folder / "metrics.json", metrics)
-    again = shlex.join(evaluate_overrides(cfg, folder))
+    again = shlex.join(evaluate_overrides(config, folder))
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
         f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
-        *([f"Judge it again, or elsewhere:  python evaluate.py {again}"] if cfg.evaluation else []),
+        *([f"Judge it again, or elsewhere:  python evaluate.py {again}"] if config.evaluation else []),
     )
     return metrics
 
 
-def weights_loader(cfg: DictConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
+def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
     """Give what loads the weights, on each rank once all have started, and puts the model where it is to be."""
-    model, dtype = assembly.model, frozen_dtype(find_precision(cfg.trainer))
+    model, dtype = assembly.model, frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
 
     def load() -> None:
         model.load_base_weights(dtype, as_stored=strategy.is_sharded)
         if assembly.initial:
-            load_tensors(model, Path(cfg.init_from), assembly.initial)
-            say(f"Starting from {cfg.init_from}, which trained {', '.join(assembly.initial['trained'])}")
-        if cfg.trainer.activation_checkpointing:
+            load_tensors(model, Path(config.init_from), assembly.initial)
+            say(f"Starting from {config.init_from}, which trained {', '.join(assembly.initial['trained'])}")
+        if config.trainer.activation_checkpointing:
             compute_again(model)
         strategy.prepare(model, dtype)
 
     return load
 
 
-def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
+def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
     """Give the checkpoint to go on from; the first rank looks whether it is whole, and the others take what it took."""
-    found = checkpoints(folder) if cfg.resume else []
+    found = checkpoints(folder) if config.resume else []
     if not is_first_rank():
         return found[0] if found else None
     remove_leftovers(folder)
@@ -159,68 +157,70 @@ def find_checkpoint(cfg: DictConfig, data: TrainingData, folder: Path, num_steps
         say(f"A checkpoint is damaged, and passed over: {damage}")
     if checkpoint:
         state = read_loader_state(checkpoint.path)
-        check_order(state["rests_on"], data.rests_on, cfg.data.allow_reorder)
+        check_order(state["rests_on"], data.rests_on, config.data.allow_reorder)
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
-    elif cfg.resume:
-        say(f"resume={cfg.resume}: it was stopped before its first checkpoint, and begins again")
+    elif config.resume:
+        say(f"resume={config.resume}: it was stopped before its first checkpoint, and begins again")
     return checkpoint
 
 
-def write_config(cfg: DictConfig, folder: Path) -> None:
+def write_config(config: TrainConfig, folder: Path) -> None:
     """Write `config.yaml`, whole or not at all: another rank may be reading it."""
-    write_whole(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_whole(folder / "config.yaml", to_yaml(config))
 
 
-def training_data(cfg: DictConfig, assembly: Assembly, maker: SampleMaker) -> TrainingData:
+def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -> TrainingData:
     """Make the data module of a run; a source may have a prompt of its own."""
     pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
-    prompts = {name: node.get("prompt") for name, node in cfg.data.sources.items()}
+    prompts = {name: node.get("prompt") for name, node in config.data.sources.items()}
     return TrainingData(
         train=assembly.train,
         val=assembly.val,
         makers={name: maker if prompt is None else maker.with_prompt(prompt) for name, prompt in prompts.items()},
-        collator=Collator(pad, maker.num_image_tokens, size_px, cfg.micro_batch_size),
+        collator=Collator(pad, maker.num_image_tokens, size_px, config.micro_batch_size),
         order=assembly.order,
         num_steps=assembly.num_steps,
-        num_workers=cfg.data.num_workers,
-        num_val_records=cfg.data.num_val_records,
-        allow_reorder=cfg.data.allow_reorder,
+        num_workers=config.data.num_workers,
+        num_val_records=config.data.num_val_records,
+        allow_reorder=config.data.allow_reorder,
     )
 
 
-def evaluate_overrides(cfg: DictConfig, folder: Path) -> list[str]:
+def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
     """Name what `evaluate` needs to judge a run again as it was judged: what was typed of that, where data lie."""
-    typed = [word for word in HydraConfig.get().overrides.task if word.lstrip("+~").startswith(_OF_EVALUATE)]
+    running = invocation()
+    typed = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
     keys = {word.lstrip("+~").partition("=")[0] for word in typed}
     words = [override("weights", folder / "weights")]
-    if "evaluation" not in keys and list(cfg.evaluation) != ["scenes_caption"]:
-        words.append(f"evaluation=[{','.join(cfg.evaluation)}]")
-    for name, evaluation in cfg.evaluation.items():
-        if is_selecting() and evaluation.split != "val":
-            words.append(f"evaluation.{name}.split=val")  # as the sweep's jobs are judged; test is for the best alone
+    if "evaluation" not in keys and list(config.evaluation) != ["scenes_caption"]:
+        words.append(f"evaluation=[{','.join(config.evaluation)}]")
+    for name, evaluation in config.evaluation.items():
+        as_rival = config.judged_on.get(f"{name}_{SELECTING}")
+        source = evaluation.source if as_rival is None else as_rival["source"]
+        if as_rival is not None and evaluation.split != SELECTING:
+            words.append(f"evaluation.{name}.split={SELECTING}")  # test is for the best job alone
         for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
-            if evaluation.source.get(key) and full_key not in keys:
-                words.append(override(full_key, evaluation.source[key]))
-    return [*config_dir_options(), *words, *typed]
+            if source.get(key) and full_key not in keys:
+                words.append(override(full_key, source[key]))
+    return [*running.options, *words, *typed]
 
 
 def build_trainer(
-    cfg: DictConfig, strategy: Strategy, num_steps: int, folder: Path, captioners: Mapping[str, Captioner],
+    config: TrainConfig, strategy: Strategy, num_steps: int, folder: Path, captioners: Mapping[str, Captioner],
     first_step: int = 0,
 ) -> pl.Trainer:  # fmt: skip
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     launch.launch_our_way()
-    precision = find_precision(cfg.trainer)
-    fraction = cfg.trainer.val_fraction
-    logger = build(cfg.logger, cfg.plugins)
+    precision = find_precision(config.trainer.precision, config.trainer.accelerator)
+    fraction = config.trainer.val_fraction
+    logger = build(config.logger, config.plugins)
     rank_zero_only(keep_metrics)(logger, folder, first_step)
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    logger.log_hyperparams(resolved)
+    logger.log_hyperparams(to_dict(config))
     # By its name, the sharded strategy does not know it.
     plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
     trainer = pl.Trainer(
-        **launch.places(cfg.trainer),
+        **launch.places(config.trainer),
         strategy=strategy,
         # Lightning's other precisions convert what trains: updates of a small rate are lost in a bf16 weight.
         precision=precision if precision == "bf16-mixed" else None,
@@ -228,13 +228,13 @@ def build_trainer(
         max_steps=num_steps,
         val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,
         limit_val_batches=1.0 if fraction else 0,
-        log_every_n_steps=cfg.trainer.log_every_steps,
+        log_every_n_steps=config.trainer.log_every_steps,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
         logger=logger,
         plugins=plugins,
-        callbacks=build_callbacks(cfg, folder, captioners),
+        callbacks=build_callbacks(config, folder, captioners),
         default_root_dir=folder,
     )
     # Lightning answers SIGTERM by a collective inside its handler, where ranks hang, and asks the GPU each step whether
@@ -244,12 +244,12 @@ def build_trainer(
     return trainer
 
 
-def training_facts(trainer: pl.Trainer, cfg: DictConfig) -> dict:
+def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
     """Give metrics.json's `train`: what was done, and the last losses."""
     points = find_callback(trainer, Curves).points
     logged = {name: values[-1][1] for name, values in points.items()}  # also those before a resume
     logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    facts = {"steps": trainer.global_step, "samples": trainer.global_step * cfg.stage.global_batch_size}
+    facts = {"steps": trainer.global_step, "samples": trainer.global_step * config.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
     watch = find_callback(trainer, FrozenWeights)

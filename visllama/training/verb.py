@@ -6,22 +6,22 @@ What is slow to import (transformers, then Lightning) comes after what can be re
 from __future__ import annotations
 
 import torch
-from omegaconf import DictConfig
 
+from visllama.config.schema import TrainConfig
 from visllama.training.assembly import Assembly, build_assembly
 
 
-def assemble(cfg: DictConfig) -> Assembly:
+def assemble(config: TrainConfig) -> Assembly:
     """Build what the run is made of, before any weight is loaded or the run's folder is made.
 
     Raises:
         ConfigError: If the config contradicts itself, or names what is not there.
     """
-    torch.set_num_threads(cfg.trainer.threads)
-    return build_assembly(cfg)
+    torch.set_num_threads(config.trainer.threads)
+    return build_assembly(config)
 
 
-def train(cfg: DictConfig, assembly: Assembly) -> dict | None:
+def train(config: TrainConfig, assembly: Assembly) -> dict | None:
     """Train what was assembled, and judge it.
 
     Returns:
@@ -29,4 +29,4 @@ def train(cfg: DictConfig, assembly: Assembly) -> dict | None:
     """
     from visllama.training.run import run
 
-    return run(cfg, assembly)
+    return run(config, assembly)

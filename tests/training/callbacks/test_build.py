@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from tests.support import tiny
@@ -15,6 +14,7 @@ from tests.support.optimizer_config import OPTIM
 from tests.support.scenes_data import data_of
 from tests.support.tiny import maker_of, tiny_parts
 from visllama.checkpoint.folder import name_of
+from visllama.config.plain import to_yaml
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
@@ -155,25 +155,24 @@ def test_sample_captions_are_shown(make_model, capsys):
     assert "step 7" in said and "val-000001:" in said
 
 
-def test_checkpoints_have_names_that_hydra_can_parse(tmp_path, compose_config):
-    last = build_callbacks(compose_config("train"), tmp_path, None)[-1]
+def test_checkpoints_have_names_that_hydra_can_parse(tmp_path, configure):
+    last = build_callbacks(configure("train"), tmp_path, None)[-1]
     assert isinstance(last, Saving) and name_of(1200) == "step_00001200"
 
 
 @pytest.mark.parametrize("other", ["same", "another"])
-def test_ranks_of_different_configs_are_refused(compose_config, monkeypatch, other):
-    cfg = compose_config("train", "optim.lr=0.5")
-    theirs = OmegaConf.to_yaml(cfg, resolve=True)
-    theirs = theirs.replace("lr: 0.5", "lr: 0.25") if other == "another" else theirs
+def test_ranks_of_different_configs_are_refused(configure, monkeypatch, other):
+    ours = to_yaml(configure("train", "optim.lr=0.5"))
+    theirs = ours.replace("lr: 0.5", "lr: 0.25") if other == "another" else ours
     monkeypatch.setattr(
         dist, "all_gather_object", lambda found, own, group: found.__setitem__(slice(None), [own, theirs])
     )
     trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(control=None))
     if other == "same":
-        SameEverywhere(cfg).setup(trainer, None, "fit")
+        SameEverywhere(ours).setup(trainer, None, "fit")
         return
     with pytest.raises(ConfigError, match=r"rank 1 was given another config than rank 0: .*lr: 0\.25; .*lr: 0\.5"):
-        SameEverywhere(cfg).setup(trainer, None, "fit")
+        SameEverywhere(ours).setup(trainer, None, "fit")
 
 
 class Steps(Callback):

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 
+from visllama.config.plain import to_yaml
 from visllama.config.replay import words_to_go_on
+from visllama.config.schema import TrainConfig
 from visllama.evaluation.captioner import Captioner
 from visllama.machine.devices import find_device
 from visllama.training.callbacks.bad_records import BadRecords
@@ -25,22 +26,23 @@ from visllama.training.callbacks.saving import Saving
 from visllama.training.callbacks.tables import StartupTable
 
 
-def build_callbacks(cfg: DictConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
+def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
     """Give a run's callbacks; `folder` is the run's. Saving comes last: a checkpoint holds what the others count."""
-    trainer, on_gpu = cfg.trainer, find_device(cfg.trainer.accelerator).type == "cuda"
+    trainer = config.trainer
+    on_gpu = find_device(trainer.accelerator).type == "cuda"
     return [
-        SameEverywhere(cfg),
+        SameEverywhere(to_yaml(config)),
         HangWatch(folder, trainer.timeout_s),
-        StartupTable(cfg.micro_batch_size, cfg.optim),
-        BadRecords(cfg.data.max_bad_fraction, cfg.data.max_consecutive_bad),
+        StartupTable(config.micro_batch_size, config.optim),
+        BadRecords(config.data.max_bad_fraction, config.data.max_consecutive_bad),
         ProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
         Throughput(),
         SampleTexts(captioners),
         FrozenWeights(),
-        NonFinite(trainer.max_skipped_steps, cfg.optim.lr),
+        NonFinite(trainer.max_skipped_steps, config.optim["lr"]),
         Curves(folder / "curves.png"),
         LastValidation(),
-        *([ConsumedKeys(folder / "consumed.jsonl")] if cfg.data.log_consumed else []),
+        *([ConsumedKeys(folder / "consumed.jsonl")] if config.data.log_consumed else []),
         Saving(
             folder,
             trainer.checkpoint_every_steps,

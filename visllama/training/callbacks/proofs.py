@@ -5,7 +5,6 @@ from __future__ import annotations
 import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig, OmegaConf
 
 from visllama.errors import ConfigError
 from visllama.model.weights import frozen_hashes
@@ -28,16 +27,16 @@ class SameEverywhere(Callback):
     """Refuse ranks of different configs: they would train something that nobody has asked for.
 
     Args:
-        cfg: Of this rank.
+        config: The configuration of this rank, as YAML.
     """
 
-    def __init__(self, cfg: DictConfig) -> None:
-        self.cfg = cfg
+    def __init__(self, config: str) -> None:
+        self.config = config
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         found: list = [None] * trainer.world_size
         if trainer.world_size > 1:
-            dist.all_gather_object(found, OmegaConf.to_yaml(self.cfg, resolve=True), group=trainer.strategy.control)
+            dist.all_gather_object(found, self.config, group=trainer.strategy.control)
         for rank, other in enumerate(found[1:], start=1):
             if other != found[0]:
                 lines = set(found[0].splitlines()) ^ set(other.splitlines())
