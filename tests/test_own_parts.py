@@ -38,8 +38,10 @@ SOURCE = '''
 """A data source of one's own: gray pictures."""
 from PIL import Image
 
+from visllama.data.source import Source
 
-class Grays:
+
+class Grays(Source):
     def __init__(self, split, num_records, num_retries):
         self.split, self.num_records, self.num_retries = split, num_records, num_retries
 

@@ -4,13 +4,14 @@ import pytest
 from webdataset import TarWriter
 
 from tests.support import tiny
-from tests.support.made_sources import Damaged
+from tests.support.made_sources import Damaged, Records
 from tests.support.tars import picture
 from tests.support.tiny import maker_of, tiny_parts
-from visllama.data.items import count_items, shard_items
+from visllama.data.items import count_items
 from visllama.data.order import Order
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.shards.source import ShardSource
+from visllama.data.source import Source
 from visllama.errors import REASONS, ConfigError
 from visllama.model.weights import build_model
 
@@ -69,19 +70,6 @@ def test_validation_shows_each_record_once(model, num_ranks):
     assert sorted(seen) == [f"scenes/val-{i:06d}" for i in range(11)]
 
 
-class Uncounted:
-    """Records of a source that does not say how many items they hold."""
-
-    def __init__(self, source) -> None:
-        self.source = source
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.source[index]
-
-
 def shown(data, num_samples: int) -> list[tuple]:
     """Return the record and the tokens of each sample."""
     samples = data.train_dataloader().samples
@@ -113,7 +101,7 @@ def test_one_pass_shows_every_question_once_however_many_a_picture_has(model):
 def test_a_record_shows_each_of_its_captions(model, counted):
     """Counted, in one pass of 100 items; where a source does not count, in five passes of 20 records."""
     source = ScenesSource("train", 20, 5)
-    data = data_of(model, train={"scenes": source if counted else Uncounted(source)})
+    data = data_of(model, train={"scenes": source if counted else Records(source)})
     assert sorted(shown(data, 100)) == sorted(to_show(data, "scenes", "captions"))
     if not counted:
         first_pass = [key for key, _ in shown(data, 20)]
@@ -121,7 +109,7 @@ def test_a_record_shows_each_of_its_captions(model, counted):
 
 
 def test_a_record_that_holds_other_items_than_counted_is_masked(model):
-    source = Uncounted(ScenesSource("train", 4, 5))
+    source = Records(ScenesSource("train", 4, 5))
     source.item_counts = [5, 4, 5, 6]
     data = data_of(model, train={"scenes": source}, num_steps=2, batch=10)
     faults = [fault for step in data.train_dataloader() for fault in step["faults"] if fault]
@@ -158,13 +146,13 @@ def test_each_question_of_shards_comes_once_a_pass_on_any_ranks_and_workers(
         if not filter or number % 3 != 2
         for index in range(count)
     ]
-    assert count_items(source) == len(expected) == sum(shard_items(source)) and len(expected) % batch == 0
+    assert count_items(source) == len(expected) == sum(source.shard_items) and len(expected) % batch == 0
     steps_a_pass = len(expected) // batch
 
     def loader(rank, num_ranks, num_workers=0):
         data = data_of(model, rank, num_ranks, num_steps=2 * steps_a_pass, train={"vqa": source}, batch=batch)
         data.num_workers = num_workers
-        data.order = Order({"vqa": shard_items(source)}, {"vqa": 1.0}, batch, 1, 2, full_shuffle)
+        data.order = Order({"vqa": source.shard_items}, {"vqa": 1.0}, batch, 1, 2, full_shuffle)
         return data.train_dataloader()
 
     alone = keys(loader(0, 1))
@@ -266,7 +254,7 @@ def test_a_sample_with_nothing_to_learn_is_counted(model):
     assert {fault[1] for fault in step["faults"]} == {"no_target"} and step["num_targets"] == 0
 
 
-class ManyImages:
+class ManyImages(Source):
     """Conversations over 45 images each: 45 spans of 12 are 540 tokens, of 512 positions."""
 
     def __len__(self) -> int:

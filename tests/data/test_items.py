@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.made_shards import cut
-from tests.support.made_sources import Counted
-from visllama.data.items import ItemPlace, count_items, item_finder, shard_items, shard_sizes
+from tests.support.made_sources import Counted, Records
+from visllama.data.items import ItemPlace, count_items, shard_sizes
 from visllama.data.order import Order
 from visllama.errors import ConfigError
 
@@ -34,8 +34,8 @@ UNEVEN = st.lists(st.integers(1, 11), min_size=1, max_size=60)
 def test_each_item_comes_exactly_once_a_pass(counts, batch, num_ranks, num_shards, seed, window, full_shuffle):
     counts = filled_up(counts, batch)
     source = Counted(counts, cut(len(counts), num_shards, seed % 2**31))
-    order = Order({"a": shard_items(source)}, {"a": 1.0}, batch, seed, window, full_shuffle)
-    find_item = item_finder(source)
+    order = Order({"a": source.shard_items}, {"a": 1.0}, batch, seed, window, full_shuffle)
+    find_item = source.find_item
     steps_a_pass = count_items(source) // batch
     for number in range(3):
         places = [
@@ -55,7 +55,7 @@ def test_each_item_comes_exactly_once_a_pass(counts, batch, num_ranks, num_shard
 def test_in_a_mix_no_item_comes_twice_in_a_pass_and_shares_are_exact(counts, seed, full_shuffle):
     sources = {f"s{i}": Counted(of_source) for i, of_source in enumerate(counts)}
     weights = {name: 1.0 + i for i, name in enumerate(sources)}
-    order = Order({n: shard_items(s) for n, s in sources.items()}, weights, 8, seed, 2, full_shuffle)
+    order = Order({n: s.shard_items for n, s in sources.items()}, weights, 8, seed, 2, full_shuffle)
     places = [order.locate(position) for position in range(1024 * order.lanes)]
     assert max(Counter(places).values()) == 1
     assert Counter(place.source for place in places) == {i: s * order.lanes for i, s in enumerate(order.shares)}
@@ -70,10 +70,10 @@ def test_in_a_mix_no_item_comes_twice_in_a_pass_and_shares_are_exact(counts, see
 def test_items_of_a_shard_are_those_of_its_records(counts, num_shards, seed):
     sizes = cut(len(counts), num_shards, seed)
     source = Counted(counts, sizes)
-    assert np.repeat(np.arange(num_shards), shard_items(source)).tolist() == [
+    assert np.repeat(np.arange(num_shards), source.shard_items).tolist() == [
         shard for shard, records in enumerate(np.split(counts, np.cumsum(sizes)[:-1])) for _ in range(sum(records))
     ]
-    find_item = item_finder(source)
+    find_item = source.find_item
     assert [tuple(find_item(i))[:2] for i in range(count_items(source))] == all_items(counts)
 
 
@@ -81,9 +81,9 @@ def test_reads_stay_near_each_other():
     """Inside a window that is two shards long, a lane reads from these shards alone."""
     counts = np.random.default_rng(0).integers(1, 12, 100 * 50)
     source = Counted(counts, [50] * 100)
-    order = Order({"a": shard_items(source)}, {"a": 1.0}, 8, seed=3, window=2, full_shuffle=0)
+    order = Order({"a": source.shard_items}, {"a": 1.0}, 8, seed=3, window=2, full_shuffle=0)
     (of_source,) = order.sources
-    find_item = item_finder(source)
+    find_item = source.find_item
     opened = 0
     num_windows = 0
     for lane in range(order.lanes):
@@ -100,16 +100,18 @@ def test_reads_stay_near_each_other():
 
 @pytest.mark.parametrize(("count", "sizes"), [(3, [1, 1, 1]), (65_536, [1] * 65_536), (65_537, [2] * 32_768 + [1])])
 def test_a_source_without_shards_is_cut_into_blocks(count, sizes):
-    assert shard_sizes(range(count)) == sizes and shard_items(range(count)) == sizes
-    assert shard_items(Counted([3] * count)).tolist() == [3 * size for size in sizes]
+    source = Records(range(count))
+    assert shard_sizes(source) == sizes and source.shard_items == sizes
+    assert Counted([3] * count).shard_items.tolist() == [3 * size for size in sizes]
 
 
 def test_a_source_that_does_not_count_has_one_item_a_record():
-    assert count_items(["a", "b"]) == 2 and item_finder(["a", "b"])(1) == ItemPlace(1, None, None)
+    source = Records(["a", "b"])
+    assert count_items(source) == 2 and source.find_item(1) == ItemPlace(1, None, None)
 
 
 def test_records_without_an_item_are_passed_over():
-    find_item = item_finder(Counted([0, 2, 0, 0, 1, 0]))
+    find_item = Counted([0, 2, 0, 0, 1, 0]).find_item
     assert [tuple(find_item(i)) for i in range(3)] == [(1, 0, 2), (1, 1, 2), (4, 0, 1)]
 
 
@@ -125,4 +127,4 @@ def test_counts_that_cannot_be_are_refused(counts):
 
 def test_shards_that_do_not_hold_all_records_are_refused():
     with pytest.raises(ConfigError, match=r"Counted\.shard_sizes: makes 1 records, and the source has 2"):
-        shard_items(Counted([1, 2], sizes=[1]))
+        _ = Counted([1, 2], sizes=[1]).shard_items

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.made_sources import Records
 from tests.support.small_tokenizers import TOKENIZERS, byte_level_bpe, sentencepiece_llama
 from tests.support.vicuna_rules import HAND_MADE, IGNORED, IMAGE_ID, vicuna_labels
 from visllama.data.datamodule import TrainingSamples
@@ -283,7 +284,7 @@ def check_cut(record: dict, template: str, name: str, most: int, is_behind_promp
 
     assert (cut.num_targets > 0) == is_left
     order = Order({"talks": [1]}, {"talks": 1.0}, 1, 0)
-    sample = TrainingSamples({"talks": [record]}, {"talks": maker_of(template, name, most)}, order)[0]
+    sample = TrainingSamples({"talks": Records([record])}, {"talks": maker_of(template, name, most)}, order)[0]
     assert (sample.input_ids, sample.labels, sample.key) == (ids, labels, "talks/0#0")
     assert (sample.fault and sample.fault.reason) == (None if is_left else "no_target")
 

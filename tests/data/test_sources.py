@@ -1,7 +1,7 @@
 import pytest
 from webdataset import TarWriter
 
-from tests.support.made_sources import Counted
+from tests.support.made_sources import Counted, Records
 from tests.support.tars import picture
 from visllama.data.items import count_items
 from visllama.data.sources import (
@@ -40,7 +40,11 @@ def test_a_source_of_another_kind_than_its_task_judges_is_refused():
 
 
 def test_another_class_or_size_has_another_fingerprint():
-    assert len({fingerprint(s) for s in ([1], [1, 2], (1, 2), [3, 4])}) == 3, "what it holds, it has to say itself"
+    class Others(Records):
+        pass
+
+    sources = (Records([1]), Records([1, 2]), Others([1, 2]), Records([3, 4]))
+    assert len({fingerprint(source) for source in sources}) == 3, "what it holds, it has to say itself"
 
 
 def test_other_counts_or_shards_have_another_fingerprint():
@@ -66,3 +70,12 @@ def test_errors_name_the_key():
     with pytest.raises(ConfigError, match=r"evaluation\.x\.source: path=/nowhere"):
         node = {"_target_": "visllama.data.shards.source.ShardSource", "path": "/nowhere"}
         judged_sources({"x": {"source": node, "split": "val", "task": "caption"}}, [])
+
+
+def test_a_class_that_is_no_source_is_refused_with_what_to_write(tmp_path, monkeypatch):
+    (tmp_path / "bare.py").write_text("class Bare:\n    __len__ = lambda self: 1\n    __getitem__ = dict.get\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"data\.sources\.a\._target_=bare\.Bare: is no source: .*class Bare\(Source\)"
+    ):
+        build_source("data.sources.a", {"_target_": "bare.Bare"}, "train", ["bare"])

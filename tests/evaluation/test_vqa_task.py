@@ -10,6 +10,7 @@ import torch
 from tests.support.judging import SETTINGS
 from tests.support.tiny import maker_of
 from visllama.data.scenes.source import ScenesSource
+from visllama.data.source import Source
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge
@@ -89,7 +90,7 @@ def test_judging_leaves_answers_and_a_page(make_model, tmp_path):
     assert records[0]["questions"][0]["question"] in (folder / "gallery.html").read_text()
 
 
-class Twice:
+class Twice(Source):
     """Two records whose questions have the same ids."""
 
     def __init__(self, split):

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.tiny import collator_of, maker_of, tiny_parts
 from visllama.data.datamodule import TrainingData
-from visllama.data.items import shard_items
 from visllama.data.order import Order, Place, rank_share
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model, trained_tensors
@@ -64,7 +63,7 @@ def main(out: str) -> None:
         "text": ScenesSource("train", 40, holds="instructions"),
         "pictures": ScenesSource("train", 40, holds="questions"),
     }
-    order = HalfAndHalf({n: shard_items(s) for n, s in sources.items()}, dict.fromkeys(sources, 1.0), BATCH, 1)
+    order = HalfAndHalf({n: s.shard_items for n, s in sources.items()}, dict.fromkeys(sources, 1.0), BATCH, 1)
     maker = maker_of(model).as_judged(None, "question_answer")
     data = TrainingData(
         sources, sources, dict.fromkeys(sources, maker), collator_of(model, 2), order, STEPS, num_workers=0

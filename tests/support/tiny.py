@@ -8,7 +8,6 @@ import torch
 
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData
-from visllama.data.items import shard_items
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
 from visllama.text.templates import TEMPLATES
@@ -54,7 +53,7 @@ def data_of(
     """Make the data of a run; `train` are sources by name, in equal shares, and `val` is one, or by the same names."""
     val = val if isinstance(val, dict) else {next(iter(train)): val}
     maker = maker_of(model)
-    order = Order({name: shard_items(source) for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
+    order = Order({name: source.shard_items for name, source in train.items()}, dict.fromkeys(train, 1.0), batch, seed)
     made = {"makers": dict.fromkeys(train, maker), "collator": collator_of(model, micro_batch_size)}
     return TrainingData(train, val, **made, order=order, num_steps=num_steps, **({"num_workers": 0} | more))
 

@@ -17,7 +17,7 @@ import lightning.pytorch as pl
 from torch.utils.data import Dataset
 
 from visllama.data.collate import Collator, Step
-from visllama.data.items import ItemPlace, item_finder
+from visllama.data.items import ItemPlace
 from visllama.data.loading import Loader
 from visllama.data.order import Order, item_shown, rank_share
 from visllama.data.samples import Sample, SampleMaker, masked_sample
@@ -45,12 +45,11 @@ class TrainingSamples(Dataset):
 
     def __init__(self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], order: Order) -> None:
         self.sources, self.makers, self.order = sources, makers, order
-        self.find_item = {name: item_finder(source) for name, source in sources.items()}
 
     def __getitem__(self, position: int) -> Sample:
         source, item, number = self.order.locate(position)
         name = self.order.names[source]
-        place = self.find_item[name](item)
+        place = self.sources[name].find_item(item)
         key = str(place.record)
         index = place.index
         try:
@@ -164,7 +163,7 @@ class StepLoader:
 
     @contextmanager
     def _fetching_ahead(self) -> Iterator[None]:
-        remote = [name for name, source in self.samples.sources.items() if getattr(source, "is_remote", False)]
+        remote = [name for name, source in self.samples.sources.items() if source.is_remote]
         self._reading = True
         threads = [self.samples.sources[name].cache.prefetch(self._coming_shards(name)) for name in remote]
         try:

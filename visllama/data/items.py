@@ -5,8 +5,7 @@ An item is one thing to learn: a caption, a question, a conversation. Items are 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,13 +35,11 @@ class ItemPlace(NamedTuple):
 
 def count_items(source: Source) -> int:
     """Return the number of items in a source: its captions, questions and conversations."""
-    return int(np.sum(shard_items(source), dtype=np.int64))
+    return int(np.sum(source.shard_items, dtype=np.int64))
 
 
-def shard_items(source: Source) -> Sequence[int]:
-    """Return the number of items in each of a source's shards."""
-    if hasattr(source, "shard_items"):
-        return source.shard_items
+def items_of_shards(source: Source) -> Sequence[int]:
+    """Return the number of items in each of a source's shards, from the counts and the sizes that it has."""
     sizes = shard_sizes(source)
     counts = item_counts(source)
     if counts is None:
@@ -50,17 +47,6 @@ def shard_items(source: Source) -> Sequence[int]:
     ends_of_records = np.concatenate([[0], np.cumsum(counts)])
     ends_of_shards = ends_of_records[np.cumsum(sizes)]
     return np.diff(ends_of_shards, prepend=0)
-
-
-def item_finder(source: Source) -> Callable[[int], ItemPlace]:
-    """Return the function that finds an item of a source: its record, and its place in that record."""
-    if hasattr(source, "find_item"):
-        return source.find_item
-    counts = item_counts(source)
-    if counts is None:
-        return ItemPlace  # an item is a whole record
-    ends = np.cumsum(counts)
-    return partial(place_of_item, ends)
 
 
 def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
@@ -76,7 +62,7 @@ def shard_sizes(source: Source) -> Sequence[int]:
     Raises:
         ConfigError: If the source's own numbers do not add up to its records.
     """
-    if hasattr(source, "shard_sizes"):
+    if source.shard_sizes is not None:
         if sum(source.shard_sizes) != len(source):
             raise ConfigError(
                 f"{type(source).__name__}.shard_sizes: makes {sum(source.shard_sizes)} records, and the source has "
@@ -94,7 +80,7 @@ def item_counts(source: Source) -> np.ndarray | None:
     Raises:
         ConfigError: If what the source has as `item_counts` cannot be that.
     """
-    if not hasattr(source, "item_counts"):
+    if source.item_counts is None:
         return None
     counts = np.asarray(source.item_counts)
     is_count = counts.shape == (len(source),) and counts.dtype.kind in "iu" and (counts >= 0).all()

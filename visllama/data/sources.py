@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from visllama.data.items import item_counts, shard_items
+from visllama.data.items import item_counts
 from visllama.data.source import Source
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target
@@ -29,6 +29,11 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         found = class_of_target("source", node["_target_"], plugins)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
+    if not issubclass(found, Source):
+        raise ConfigError(
+            f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
+            f"class {found.__name__}(Source)"
+        )
     check_arguments(key, found, arguments, {"split"})
     try:
         source = found(split=split, **arguments)
@@ -54,7 +59,7 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
     for name, config in evaluations.items():
         key, wanted = f"evaluation.{name}.source", _JUDGED[config["task"]]
         made[name] = build_source(key, config["source"], config["split"], plugins)
-        others = {kind: count for kind, count in getattr(made[name], "kinds", {}).items() if kind != wanted}
+        others = {kind: count for kind, count in made[name].kinds.items() if kind != wanted}
         if others:
             counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
             raise ConfigError(f"{key}: task={config['task']} judges {wanted}, and it holds records {counted}")
@@ -64,9 +69,8 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
 def fingerprint(source: Source) -> str:
     """Return a hash of what a source holds, as far as it says so itself, and of how its items lie in it."""
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
-    own = getattr(source, "fingerprint", None)
-    digest = hashlib.sha256(f"{kind} {len(source)} {own}".encode())
-    for counts in (shard_items(source), item_counts(source)):
+    digest = hashlib.sha256(f"{kind} {len(source)} {source.fingerprint}".encode())
+    for counts in (source.shard_items, item_counts(source)):
         if counts is not None:
             digest.update(np.asarray(counts, dtype="<i8").tobytes())
     return digest.hexdigest()[:16]

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
-from visllama.data.source import Source, origin
+from visllama.data.source import Source
 from visllama.evaluation.captioner import Captioner, image_ids, read_records, write_texts
 from visllama.evaluation.captions import coco_references, coco_results, score_captions
 from visllama.evaluation.gallery import write_gallery
@@ -100,8 +100,8 @@ def judge_captions(
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
-    if origin(source):
-        result["origin"] = origin(source)
+    if source.origin:
+        result["origin"] = source.origin
     write_json(folder / "captions.json", coco_results(ids, captions))
     write_json(folder / "references.json", coco_references(ids, [record["captions"] for record in records]))
     by_key = dict(zip(scores.ids, scores.per_image["CIDEr"], strict=True))

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from visllama.console import is_first_rank, say
 from visllama.data.order import permutation
-from visllama.data.source import Source, origin
+from visllama.data.source import Source
 from visllama.data.sources import build_source
 from visllama.data.turns import answer_of
 from visllama.errors import require
@@ -140,8 +140,8 @@ def judge_answers(
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
-    if origin(source):
-        result["origin"] = origin(source)
+    if source.origin:
+        result["origin"] = source.origin
     write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(given, answers, strict=True)])
     by_id = dict(zip(scores.ids, scores.per_question, strict=True))
     title = f"{name}, {config['split']}"

@@ -14,8 +14,9 @@ import torch
 from visllama.config.dry_run import check_parts
 from visllama.config.schema import TrainConfig
 from visllama.console import say
-from visllama.data.items import count_items, shard_items
+from visllama.data.items import count_items
 from visllama.data.order import Order
+from visllama.data.shards.source import ShardSource
 from visllama.data.source import Source
 from visllama.data.sources import build_sources, judged_sources
 from visllama.errors import ConfigError
@@ -53,7 +54,7 @@ def build_assembly(config: TrainConfig) -> Assembly:
     check_faults(train, config.data.max_bad_fraction)
     num_steps = count_steps(config, sum(map(count_items, train.values())))
     order = Order(
-        {name: shard_items(source) for name, source in train.items()},
+        {name: source.shard_items for name, source in train.items()},
         {name: node.get("weight", 1.0) for name, node in config.data.sources.items()},
         config.stage.global_batch_size,
         config.seed,
@@ -87,7 +88,9 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
         ConfigError: Naming the reasons.
     """
     for name, source in sources.items():
-        faults = getattr(source, "faults", {})
+        if not isinstance(source, ShardSource):
+            continue
+        faults = source.faults
         told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
         bad = sum(faults.values())
         fraction = bad / (bad + len(source))
@@ -110,7 +113,7 @@ def report_bare_captions(config: TrainConfig, sources: Mapping[str, Source]) -> 
     for name, source in sources.items():
         own = config.data.sources[name].get("prompt")
         prompt = config.stage.prompt if own is None else own
-        if not prompt and "captions" in getattr(source, "kinds", {}):
+        if not prompt and "captions" in source.kinds:
             bare.append(name)
     if bare:
         chosen = config.stage.template if isinstance(config.stage.template, str) else "{...}"

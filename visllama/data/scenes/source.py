@@ -5,6 +5,7 @@ from __future__ import annotations
 from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import WORLD_VERSION, Dice, Scene, scene_of
+from visllama.data.source import Source
 from visllama.errors import ConfigError
 from visllama.text.template import IMAGE_MARK
 
@@ -18,7 +19,7 @@ _SIZES = {
 _CAPTIONS = {"train": 1, "val": 5, "test": 5}
 
 
-class ScenesSource:
+class ScenesSource(Source):
     """Records of scenes, a picture and its captions or questions, which a conversation asks one after the other; or of
     instructions, which are language alone.
 

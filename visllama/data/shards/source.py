@@ -21,10 +21,11 @@ from visllama.data.shards.index import ShardIndex
 from visllama.data.shards.manifest import local_manifest, remote_manifest
 from visllama.data.shards.reader import ShardReader
 from visllama.data.shards.remote import is_remote
+from visllama.data.source import Source
 from visllama.errors import BadRecord, ConfigError
 
 
-class ShardSource:
+class ShardSource(Source):
     """Records of webdataset tars, by random access; their captions and images stay on disk until they are asked for.
 
     Args:

@@ -14,7 +14,6 @@ from rich.table import Table
 from visllama.console import say
 from visllama.data.datamodule import TrainingData
 from visllama.data.items import count_items
-from visllama.data.source import origin
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.training.optim import lr_scale, part_rate
 
@@ -74,8 +73,8 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
         f"{micro}; {len(data.val):,} validation records"
     )
     for name, source in data.val.sources.items():
-        if origin(source):
-            table.caption += escape(f"\nvalidation of {name}: {origin(source)}")
+        if source.origin:
+            table.caption += escape(f"\nvalidation of {name}: {source.origin}")
     return table
 
 
