@@ -16,12 +16,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
 from visllama.config.explain import explain, explain_options
+from visllama.config.invocation import invocation, run_folder
 from visllama.config.plain import plain
 from visllama.config.replay import Finished, replay, what_is_safe
 from visllama.config.run_folder import check_folder, find_folder
@@ -77,9 +77,8 @@ def understand(verb: str, cfg: DictConfig) -> Understood:
     """
     if verb == "train":
         preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
-    check = _CHECKS.get(verb)
-    if check is not None:
-        check(cfg)
+    if verb in _CHECKS:  # what `prepare` is given, only its own `assemble` can check: each source has other keys
+        _CHECKS[verb](cfg)
     if cfg.get("init_from"):
         from visllama.config.inherit import inherit_model  # here: it imports torch
 
@@ -205,10 +204,10 @@ def _verb(name: str) -> Callable[[], None]:
         try:
             return work(name, _WAITING.pop() if _WAITING else understand(name, cfg))
         except Exception as raised:
-            error = without_room(raised, name, Path(HydraConfig.get().runtime.output_dir)) or raised
+            error = without_room(raised, name, run_folder()) or raised
             if logging.getLogger().handlers:
                 logging.getLogger("visllama").exception("failed")
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if invocation().is_of_sweep:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
                 return error  # the sweep goes on, and its table shows it
             if isinstance(error, ConfigError) and not _WANTS_TRACEBACK:

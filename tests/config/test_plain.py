@@ -37,10 +37,6 @@ def test_rivals_are_judged_on_validation_and_under_a_name_that_says_so(compose_c
     assert to_dict(config) == OmegaConf.to_container(cfg, resolve=True), "the configuration itself stays"
 
 
-def test_a_run_that_judges_nothing_is_judged_on_nothing(configure):
-    assert configure("train", "judge=false").judged_on == {}
-
-
 def test_what_a_run_says_of_judging_is_what_evaluate_reads(compose_config):
     cfg = compose_config(
         "train", "decoding.max_new_tokens=${stage.max_text_tokens}", "name=a", "paths.models=${name}/x"

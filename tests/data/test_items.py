@@ -128,3 +128,21 @@ def test_counts_that_cannot_be_are_refused(counts):
 def test_shards_that_do_not_hold_all_records_are_refused():
     with pytest.raises(ConfigError, match=r"Counted\.shard_sizes: makes 1 records, and the source has 2"):
         _ = Counted([1, 2], sizes=[1]).shard_items
+
+
+def test_items_are_counted_once_before_there_are_loading_processes():
+    """What each process counted by itself, each would hold by itself."""
+
+    class Asked(Records):
+        times = 0
+
+        @property
+        def item_counts(self):
+            Asked.times += 1
+            return [2, 1, 3]
+
+    source = Asked(["a", "b", "c"])
+    assert sum(source.shard_items) == 6
+    asked = Asked.times
+    assert [source.find_item(item).record for item in range(6)] == [0, 0, 1, 2, 2, 2]
+    assert Asked.times == asked

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from webdataset import TarWriter
 
@@ -72,10 +74,18 @@ def test_errors_name_the_key():
         judged_sources({"x": {"source": node, "split": "val", "task": "caption"}}, [])
 
 
-def test_a_class_that_is_no_source_is_refused_with_what_to_write(tmp_path, monkeypatch):
-    (tmp_path / "bare.py").write_text("class Bare:\n    __len__ = lambda self: 1\n    __getitem__ = dict.get\n")
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("class Mine:\n    __len__ = lambda self: 1\n    __getitem__ = dict.get", r"derive it from .*, as class Mine\(Source\)"),
+        ("class Mine(Source):\n    __len__ = lambda self: 1", "it has no __getitem__"),
+    ],
+)  # fmt: skip
+def test_a_class_that_is_no_source_is_refused_with_what_it_lacks(tmp_path, monkeypatch, body, says):
+    (tmp_path / "bare.py").write_text(f"from visllama.data.source import Source\n{body}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(
-        ConfigError, match=r"data\.sources\.a\._target_=bare\.Bare: is no source: .*class Bare\(Source\)"
-    ):
-        build_source("data.sources.a", {"_target_": "bare.Bare"}, "train", ["bare"])
+    try:
+        with pytest.raises(ConfigError, match=rf"^data\.sources\.a\._target_=bare\.Mine: is no source: {says}"):
+            build_source("data.sources.a", {"_target_": "bare.Mine"}, "train", ["bare"])
+    finally:
+        sys.modules.pop("bare", None)

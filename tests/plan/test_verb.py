@@ -227,6 +227,7 @@ def test_it_takes_the_config_that_train_takes(compose_config, overrides):
         ("data.sources.scenes.num_recods=5", "data.sources.scenes: .*num_recods"),
         ("+model.connector.width=5", r"model\.connector: .*width"),
         ("optim._target_=torch.optim.Adagrat", "Adagrat"),
+        ("data.sources.scenes._target_=visllama.data.order.Order", r"data\.sources\.scenes\._target_=.*is no source"),
     ],
 )
 def test_what_it_refuses(compose_config, override, says):

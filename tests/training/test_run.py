@@ -44,6 +44,15 @@ def test_the_embedded_world_needs_its_weights_alone(configure):
     assert evaluate_overrides(configure("train"), Path("a run")) == ["weights='a run/weights'"]
 
 
+def test_a_rival_that_was_not_judged_yet_is_judged_on_its_validation_records(compose_config, monkeypatch):
+    """Test is for the best job alone, and the place of the records follows the split."""
+    monkeypatch.setattr("visllama.config.plain.is_selecting", lambda: True)
+    typed = ("evaluation=[coco_karpathy]", "judge=false", "paths.data=d")
+    words = evaluate_overrides(plain(compose_config("train", *typed)), Path("run"))
+    assert "evaluation.coco_karpathy.split=val" in words
+    assert "evaluation.coco_karpathy.source.val_path=d/coco/val" in words
+
+
 @pytest.mark.parametrize(
     "trainable",
     [

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from visllama.config.instantiate import targets
 from visllama.config.objective import find_objective
+from visllama.config.schema import key_names
 from visllama.errors import ConfigError, require
 from visllama.machine.cards import CARDS
 from visllama.model.locate import locate
@@ -253,7 +254,7 @@ def _check_typed(verb: str, read: Sequence[str]) -> None:
 def _check_known(node: DictConfig, prefix: str = "") -> None:
     """Refuse keys that `+` added where every key is known: nothing would read them."""
     schema = OmegaConf.get_type(node)
-    fields = list(OmegaConf.structured(schema)) if is_dataclass(schema) else None
+    fields = key_names(schema) if is_dataclass(schema) else None
     for name in node:
         if fields is not None and name not in fields:
             close = get_close_matches(name, fields, 1)

@@ -8,13 +8,14 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from visllama.config.invocation import invocation
 from visllama.errors import ConfigError
 from visllama.model.weights import BASE_PARTS, read_description
 from visllama.plugins import ROLES, part_class
 
 
-def inherit_model(cfg: DictConfig) -> dict:
-    """Put the model that `init_from` describes into the config, and give the description.
+def inherit_model(cfg: DictConfig) -> None:
+    """Put the model that `init_from` describes into the config.
 
     What the weights do not hold, as an adapter, stays as it is configured.
 
@@ -45,7 +46,6 @@ def inherit_model(cfg: DictConfig) -> dict:
                 f"init_from={folder}: holds a trained {part}, which stage.trainable={list(cfg.stage.trainable)} would "
                 f"freeze: name it there"
             )
-    return description
 
 
 def _node(role: str, part: dict, cfg: DictConfig) -> dict:
@@ -76,5 +76,5 @@ def _has(role: str, experiment: str) -> bool:
 
 
 def _typed_keys() -> Iterator[str]:
-    for word in HydraConfig.get().overrides.task:
+    for word in invocation().overrides:
         yield word.lstrip("+~").partition("=")[0]

@@ -1,33 +1,30 @@
-"""A composed configuration as plain objects: below them nothing knows Hydra or OmegaConf."""
+"""A composed configuration as plain objects: whoever reads them needs neither Hydra nor OmegaConf."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config.schema import EvaluateConfig, EvaluationSettings, PrepareConfig, RunConfig, TrainConfig
+from visllama.config.schema import EvaluateConfig, PrepareConfig, RunConfig, TrainConfig, key_names
 from visllama.config.selection import SELECTING, is_selecting
 
 
-def plain(cfg: DictConfig) -> Any:
+def plain(cfg: DictConfig) -> RunConfig:
     """Return a verb's configuration as an object of its class in `schema.py`, with every reference resolved."""
     if OmegaConf.get_type(cfg) is PrepareConfig:
         return _plain_prepare(cfg)
     config = OmegaConf.to_object(cfg)
-    if isinstance(config, TrainConfig) and config.judge:
-        config.judged_on = _judged_on(cfg)
+    if isinstance(config, TrainConfig):
+        config.judged_on = _on_validation(cfg) if is_selecting() else evaluations(config)
     return config
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """Return a configuration's keys and values, without what is no key."""
     values = asdict(config)
-    for field in fields(config):
-        if field.metadata.get("omegaconf_ignore"):
-            del values[field.name]
-    return values
+    return {key: values[key] for key in key_names(type(config))}
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -47,21 +44,19 @@ def evaluations(config: TrainConfig | EvaluateConfig) -> dict[str, dict]:
 
 
 def _plain_prepare(cfg: DictConfig) -> PrepareConfig:
+    """Return the configuration of `prepare`, with the keys that its source's YAML brings set apart."""
     values = OmegaConf.to_container(cfg, resolve=True)
-    common = {field.name: values.pop(field.name) for field in fields(PrepareConfig) if field.name in values}
+    common = {key: values.pop(key) for key in key_names(PrepareConfig) if key in values}
     return PrepareConfig(**common, keys=values)
 
 
-def _judged_on(cfg: DictConfig) -> dict[str, dict]:
-    """Return the evaluations of a run; those of rivals in a sweep are on validation, under names that say so.
+def _on_validation(cfg: DictConfig) -> dict[str, dict]:
+    """Return the evaluations of a run on validation instead, under names that say so.
 
     The split is changed before references are resolved: the place of an evaluation's data may name it.
     """
-    chosen = cfg.copy()
-    suffix = ""
-    if is_selecting():
-        suffix = f"_{SELECTING}"
-        for evaluation in chosen.evaluation.values():
-            evaluation.split = SELECTING
-    resolved: dict[str, EvaluationSettings] = OmegaConf.to_object(chosen.evaluation)
-    return {f"{name}{suffix}": asdict(evaluation) for name, evaluation in resolved.items()}
+    cfg = cfg.copy()
+    for evaluation in cfg.evaluation.values():
+        evaluation.split = SELECTING
+    resolved = OmegaConf.to_container(cfg.evaluation, resolve=True)
+    return {f"{name}_{SELECTING}": evaluation for name, evaluation in resolved.items()}

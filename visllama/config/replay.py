@@ -23,7 +23,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from visllama.config.overrides import config_dir_options, override
+from visllama.config.invocation import invocation
+from visllama.config.overrides import override
 from visllama.config.schema import conf_dir
 from visllama.config.trust import chooses_code, is_sealed, seal
 from visllama.console import printable
@@ -263,12 +264,14 @@ def _texts(found: object) -> list[str]:
 
 def words_to_go_on(run: Path) -> list[str]:
     """Return what to type to go on with the running job: its folder, and where the user's own configs and code are."""
-    plugins = [word for word in HydraConfig.get().overrides.task if _key(word) == "plugins"]
-    return [*config_dir_options(), *plugins, override("resume", run)]
+    running = invocation()
+    plugins = [word for word in running.overrides if _key(word) == "plugins"]
+    return [*running.options, *plugins, override("resume", run)]
 
 
 def write_command(run: Path) -> None:
     """Write down the running job's command line, whole or not at all: Hydra's own files are not, when it is killed."""
-    overrides, options = list(HydraConfig.get().overrides.task), config_dir_options()
-    written = {"overrides": overrides, "options": options, "seal": seal(run, [overrides, options])}
+    running = invocation()
+    sealed = seal(run, [running.overrides, running.options])
+    written = {"overrides": running.overrides, "options": running.options, "seal": sealed}
     write_whole(run / COMMAND, yaml.safe_dump(written))

@@ -6,7 +6,7 @@ reads (`config/plain.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,15 @@ def read_conf(path: str) -> dict[str, Any]:
         path: Path of the file below `conf/`.
     """
     return OmegaConf.to_container(OmegaConf.load(conf_dir() / path))
+
+
+_NO_KEY = {"omegaconf_ignore": True}
+"""Metadata of a field that is no key: Hydra does not know it."""
+
+
+def key_names(schema: type) -> list[str]:
+    """Return the names of the keys of one of the classes below."""
+    return [each.name for each in fields(schema) if each.metadata != _NO_KEY]
 
 
 @dataclass
@@ -110,8 +119,9 @@ class TrainConfig(RunConfig):
     """What a run of training is made of.
 
     Attributes:
-        judged_on: The evaluations that the run is judged on, by the name under which its scores are written. It is no
-            key: `plain` fills it in.
+        judged_on: The evaluations as this run is judged on them, by the name under which its scores are written: those
+            of `evaluation`, but on validation where the run is one of rivals in a sweep. This is no key: `plain` fills
+            it in.
     """
 
     micro_batch_size: int = MISSING
@@ -128,7 +138,7 @@ class TrainConfig(RunConfig):
     optim: dict[str, Any] = MISSING
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = MISSING
-    judged_on: dict[str, Any] = field(default_factory=dict, metadata={"omegaconf_ignore": True})
+    judged_on: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
 
 
 @dataclass
@@ -153,6 +163,8 @@ class PlanConfig(TrainConfig):
 
 @dataclass
 class EvaluateConfig(RunConfig):
+    """What is judged: weights, or predictions beside their references."""
+
     weights: str | None = None
     predictions: str | None = None
     references: str | None = None
@@ -164,6 +176,8 @@ class EvaluateConfig(RunConfig):
 
 @dataclass
 class CaptionConfig(RunConfig):
+    """Which pictures are captioned, and by which weights."""
+
     weights: str = MISSING
     images: Any = MISSING
     json: bool = False
@@ -183,11 +197,13 @@ class PrepareConfig(RunConfig):
     name: str | None = None
     source: str = MISSING
     out: str | None = None
-    keys: dict[str, Any] = field(default_factory=dict, metadata={"omegaconf_ignore": True})
+    keys: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
 
 
 @dataclass
 class BenchmarkConfig(RunConfig):
+    """What is measured, and for how long."""
+
     what: str = MISSING
     size: str = MISSING
 
@@ -204,7 +220,7 @@ def register() -> None:
         store.store(name=name, node=schema)
     for name, schema in (("inspect_schema", InspectConfig), ("plan_schema", PlanConfig)):
         extending = OmegaConf.structured(schema)
-        for key in OmegaConf.structured(TrainConfig):
+        for key in key_names(TrainConfig):
             extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
         store.store(name=name, node=extending)
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareConfig, flags={"struct": False}))

@@ -38,17 +38,6 @@ def count_items(source: Source) -> int:
     return int(np.sum(source.shard_items, dtype=np.int64))
 
 
-def items_of_shards(source: Source) -> Sequence[int]:
-    """Return the number of items in each of a source's shards, from the counts and the sizes that it has."""
-    sizes = shard_sizes(source)
-    counts = item_counts(source)
-    if counts is None:
-        return sizes
-    ends_of_records = np.concatenate([[0], np.cumsum(counts)])
-    ends_of_shards = ends_of_records[np.cumsum(sizes)]
-    return np.diff(ends_of_shards, prepend=0)
-
-
 def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
     """Find an item among records; `ends` is the number of items up to the end of each record."""
     record = int(np.searchsorted(ends, item, side="right"))

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from visllama.data.items import ItemPlace, item_counts, items_of_shards, place_of_item
+from visllama.data.items import ItemPlace, item_counts, place_of_item, shard_sizes
 
 
 class Source(ABC):
@@ -57,8 +57,16 @@ class Source(ABC):
 
     @cached_property
     def shard_items(self) -> Sequence[int]:
-        """The number of items in each shard."""
-        return items_of_shards(self)
+        """The number of items in each shard.
+
+        The order of samples asks for it before there are loading processes: they share the counts that it makes.
+        """
+        sizes = shard_sizes(self)
+        if self._item_ends is None:
+            return sizes
+        ends_of_records = np.concatenate([[0], self._item_ends])
+        ends_of_shards = ends_of_records[np.cumsum(sizes)]
+        return np.diff(ends_of_shards, prepend=0)
 
     def find_item(self, item: int) -> ItemPlace:
         """Return where an item lies: its record, and its place in that record."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from inspect import isabstract
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +20,38 @@ MIX_KEYS = ("weight", "prompt")
 _JUDGED = {"caption": "captions", "vqa": "questions"}
 
 
+def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[Source], dict[str, Any]]:
+    """Return the class of the source that stands in a config at `key`, and the arguments that it is given there.
+
+    Raises:
+        ConfigError: If it is no source, or does not take these arguments, naming the key.
+    """
+    try:
+        kind = class_of_target("source", node["_target_"], plugins)
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    if not issubclass(kind, Source):
+        raise ConfigError(
+            f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
+            f"class {kind.__name__}(Source)"
+        )
+    if isabstract(kind):
+        lacking = ", ".join(sorted(kind.__abstractmethods__))
+        raise ConfigError(f"{key}._target_={node['_target_']}: is no source: it has no {lacking}")
+    arguments = {name: value for name, value in node.items() if name not in ("_target_", *MIX_KEYS)}
+    check_arguments(key, kind, arguments, {"split"})
+    return kind, arguments
+
+
 def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
     """Make the source that stands in a config at `key`.
 
     Raises:
         ConfigError: If it cannot be made, or holds nothing, naming the key.
     """
-    arguments = {name: value for name, value in node.items() if name not in ("_target_", *MIX_KEYS)}
+    kind, arguments = source_class(key, node, plugins)
     try:
-        found = class_of_target("source", node["_target_"], plugins)
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
-    if not issubclass(found, Source):
-        raise ConfigError(
-            f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
-            f"class {found.__name__}(Source)"
-        )
-    check_arguments(key, found, arguments, {"split"})
-    try:
-        source = found(split=split, **arguments)
+        source = kind(split=split, **arguments)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     if len(source) == 0:

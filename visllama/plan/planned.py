@@ -7,7 +7,7 @@ from typing import Any
 
 from visllama.config.schema import PlanConfig
 from visllama.data.items import count_items
-from visllama.data.sources import MIX_KEYS, build_sources
+from visllama.data.sources import build_sources, source_class
 from visllama.errors import ConfigError
 from visllama.machine.cards import CARDS
 from visllama.plan.fit import find_switches
@@ -16,8 +16,6 @@ from visllama.plan.lines import GIB, Memory
 from visllama.plan.memory import memory
 from visllama.plan.model import Shapes
 from visllama.plan.speed import Flops, Rates, Step, flops, step
-from visllama.plugins import class_of_target
-from visllama.signatures import check_arguments
 from visllama.text.tokens import sample_length
 from visllama.training.assembly import count_steps
 
@@ -162,8 +160,7 @@ def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
         ConfigError: If a source could not be made anywhere.
     """
     for name, node in config.data.sources.items():
-        key, arguments = f"data.sources.{name}", {n: v for n, v in node.items() if n not in ("_target_", *MIX_KEYS)}
-        check_arguments(key, class_of_target("source", node["_target_"], config.plugins), arguments, {"split"})
+        source_class(f"data.sources.{name}", node, config.plugins)
     if config.samples is not None:
         return config.samples, []
     try:

@@ -43,6 +43,7 @@ class Assembly(NamedTuple):
     """Empty where `trainer.val_fraction` is null: nothing is validated then."""
     order: Order
     judged_sources: dict[str, Source]
+    """The source of each evaluation; empty where `judge` is false."""
     num_steps: int
 
 
@@ -60,7 +61,8 @@ def build_assembly(config: TrainConfig) -> Assembly:
         config.seed,
         config.data.window_shards,
     )
-    judged = judged_sources(config.judged_on, config.plugins)
+    judged_on = config.judged_on if config.judge else {}
+    judged = judged_sources(judged_on, config.plugins)
     check_parts(config)
     parts = model_parts(config)
     from visllama.model.weights import build_model, check_tensors, read_description
@@ -71,7 +73,7 @@ def build_assembly(config: TrainConfig) -> Assembly:
     check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
     text = text_of(config, model)
     report_bare_captions(config, train)
-    for name, evaluation in config.judged_on.items():
+    for name, evaluation in judged_on.items():
         if evaluation["template"] is not None:
             template_at(f"evaluation.{name}", evaluation["template"], model)
     initial = None
@@ -134,14 +136,15 @@ def model_parts(config: TrainConfig) -> dict[str, dict]:
     for role, part in config.model.items():
         if role == "lora":
             continue
-        target = part["_target_"]
+        arguments = dict(part)
+        target = arguments.pop("_target_")
         kind = target.rpartition(".")[2]
         if part_class(role, kind, config.plugins) is not class_of_target(role, target, config.plugins):
             raise ConfigError(
                 f"model.{role}._target_={target}: another class is called {kind} too: rename it, or give the very "
                 f"module as plugins=[{target.rpartition('.')[0]}]"
             )
-        described[role] = {"kind": kind, "arguments": {key: part[key] for key in part if key != "_target_"}}
+        described[role] = {"kind": kind, "arguments": arguments}
     return described if lora is None else described | {"lora": lora}
 
 

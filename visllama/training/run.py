@@ -90,7 +90,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
             save_weights(model, parts, text, folder / "weights")
         metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
         rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
-        if config.judged_on:
+        if config.judge and config.judged_on:
             judge_started = time.perf_counter()
             settings = JudgeSettings.of_config(config)
             metrics["evaluations"] = judge(model, maker, config.judged_on, assembly.judged_sources, settings, folder)
