@@ -7,11 +7,10 @@ from tests.support import tiny
 from tests.support.made_sources import Damaged, Records
 from tests.support.tars import picture
 from tests.support.tiny import maker_of, tiny_parts
-from visllama.data.items import count_items
 from visllama.data.order import Order
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.shards.source import ShardSource
-from visllama.data.source import Source
+from visllama.data.source import Source, count_items
 from visllama.errors import REASONS, ConfigError
 from visllama.model.weights import build_model
 

@@ -8,10 +8,10 @@ from webdataset import TarWriter
 
 from tests.support.tars import keys, picture, scored, write
 from visllama.data.held_out import MOST_RECORDS, MOST_SHARDS, held_out_rows
-from visllama.data.items import count_items
 from visllama.data.shards.manifest import Manifest
 from visllama.data.shards.reader import ShardReader
 from visllama.data.shards.source import ShardSource
+from visllama.data.source import count_items
 from visllama.errors import ConfigError
 
 

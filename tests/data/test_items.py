@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.support.made_shards import cut
 from tests.support.made_sources import Counted, Records
-from visllama.data.items import ItemPlace, count_items, shard_sizes
+from visllama.data.items import ItemPlace
 from visllama.data.order import Order
+from visllama.data.source import count_items, shard_sizes
 from visllama.errors import ConfigError
 
 

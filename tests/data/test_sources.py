@@ -5,7 +5,7 @@ from webdataset import TarWriter
 
 from tests.support.made_sources import Counted, Records
 from tests.support.tars import picture
-from visllama.data.items import count_items
+from visllama.data.source import count_items
 from visllama.data.sources import (
     build_source,
     build_sources,

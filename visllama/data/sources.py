@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from visllama.data.items import item_counts
-from visllama.data.source import Source
+from visllama.data.source import Source, item_counts
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from visllama.config.schema import PlanConfig
-from visllama.data.items import count_items
+from visllama.data.source import count_items
 from visllama.data.sources import build_sources, source_class
 from visllama.errors import ConfigError
 from visllama.machine.cards import CARDS

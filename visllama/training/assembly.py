@@ -14,10 +14,9 @@ import torch
 from visllama.config.dry_run import check_parts
 from visllama.config.schema import TrainConfig
 from visllama.console import say
-from visllama.data.items import count_items
 from visllama.data.order import Order
 from visllama.data.shards.source import ShardSource
-from visllama.data.source import Source
+from visllama.data.source import Source, count_items
 from visllama.data.sources import build_sources, judged_sources
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target, part_class

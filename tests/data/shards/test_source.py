@@ -9,8 +9,8 @@ import pytest
 from webdataset import TarWriter
 
 from tests.support.tars import keys, members, picture, scored, whole, write
-from visllama.data.items import count_items
 from visllama.data.shards.source import ShardSource
+from visllama.data.source import count_items
 from visllama.errors import BadRecord, ConfigError
 from visllama.images.decode import open_image
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from visllama.console import say
 from visllama.data.datamodule import TrainingData
-from visllama.data.items import count_items
+from visllama.data.source import count_items
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.training.optim import lr_scale, part_rate
 
