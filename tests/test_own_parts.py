@@ -1,72 +1,32 @@
-"""Parts of one's own, from outside: the wheel, an empty folder, a short file and a YAML of three lines; no fork."""
+"""Parts of one's own: every recipe of the page in the wheel, run in a folder that holds nothing else; no fork."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-CONNECTOR = '''
-"""A connector of one's own: the mean patch and the pooled-like maximum, each through a layer."""
 import torch
-from torch import nn
-
-
-class MeanMax(nn.Module):
-    consumes = "patch"
-
-    def __init__(self, vision_dim, language_dim, hidden_dim=64):
-        super().__init__()
-        self.hidden = nn.Linear(2 * vision_dim, hidden_dim)
-        self.output = nn.Linear(hidden_dim, 4 * language_dim)
-
-    def forward(self, features):
-        both = torch.cat([features.mean(1), features.amax(1)], dim=-1)
-        return self.output(torch.relu(self.hidden(both))).unflatten(1, (4, -1))
-'''
-CONNECTOR_YAML = """
-_target_: mylab.connectors.MeanMax
-hidden_dim: 48
-"""
-SOURCE = '''
-"""A data source of one's own: gray pictures."""
 from PIL import Image
+from safetensors.torch import load_file
 
-from visllama.data.source import Source
+from tests.support.commands import ROOT
 
-
-class Grays(Source):
-    def __init__(self, split, num_records, num_retries):
-        self.split, self.num_records, self.num_retries = split, num_records, num_retries
-
-    def __len__(self):
-        return self.num_records
-
-    def __getitem__(self, index):
-        shade = 255 * index // len(self)
-        word = "dark" if shade < 128 else "light"
-        return {
-            "key": f"{self.split}-{index}",
-            "image": Image.new("RGB", (60, 40), (shade,) * 3),
-            "captions": [f"a {word} gray background"],
-        }
-'''
-SOURCE_YAML = """
-# @package data.sources.grays
-_target_: mylab.data.Grays
-num_records: 40
-num_retries: 0 # a name of theirs: it is no count of ours that has to be more than 0
-"""
-EVALUATION_YAML = """
-# @package evaluation.grays
-{task: caption, split: val, metrics: [CIDEr], batch_size: 6, source: {_target_: mylab.data.Grays, num_records: 6, num_retries: 0}}
-"""
+RECIPES = ("Connector", "Vision encoder", "Language model", "Data source", "Optimizer", "Logger", "Callback")
+FILE = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE_BLOCK = re.compile(r"^```(?:python|yaml)$", re.MULTILINE)
+PROGRAM = (
+    "import sys; from visllama.cli import main; sys.path.remove(''); sys.argv = ['visllama', *sys.argv[1:]]; main()"
+)
 SHORT = [
     "trainer=cpu",
     "trainer.max_steps=6",
@@ -74,96 +34,192 @@ SHORT = [
     "data.num_val_records=8",
     "hydra.run.dir=run",
 ]
+LITTLE = [
+    "evaluation.scenes_caption.source.num_records=12",
+    "evaluation.scenes_caption.metrics=[CIDEr]",
+    "evaluation.scenes_caption.controls=[]",
+]
 
 
-def lines(text: str) -> int:
-    return len(text.strip().splitlines())
+def sections(page: str) -> dict[str, str]:
+    """Return the text below each heading of a page, by the heading."""
+    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(line) for block in COMMANDS.findall(text) for line in block.splitlines()]
+
+
+class Lab:
+    """A folder with the user's package and YAML files, out of one recipe, beside an unpacked wheel."""
+
+    def __init__(self, site: Path, folder: Path, recipe: str) -> None:
+        self.site = site
+        self.folder = folder
+        self.recipe = recipe
+        self.write("mylab/__init__.py", "")
+        for path, content in FILE.findall(recipe):
+            self.write(path, content)
+
+    def write(self, path: str, content: str) -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / path).write_text(content)
+
+    def start(self, *words: str) -> subprocess.CompletedProcess:
+        """Run a command of the page."""
+        program = {"visllama": [sys.executable, "-c", PROGRAM], "python": [sys.executable]}[words[0]]
+        return subprocess.run(
+            [*program, *words[1:]],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            timeout=300,
+            env=os.environ | {"PYTHONPATH": str(self.site)},
+        )
+
+    def succeed(self, *words: str) -> str:
+        """Run a command of the page, which has to end well and without a warning, and return what it said."""
+        ended = self.start(*words)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert "warn" not in ended.stderr.lower(), ended.stderr
+        return ended.stdout
+
+    def train(self, *more: str) -> list[str]:
+        """Run the commands of the recipe, the training as a short one, and return the words of the training."""
+        *before, training = commands(self.recipe)
+        for words in before:
+            self.succeed(*words)
+        self.succeed(*training, *SHORT, *more)
+        return training
+
+    def judged(self, folder: str) -> dict:
+        metrics = json.loads((self.folder / folder / "metrics.json").read_text())
+        return next(iter(metrics["evaluations"].values()))
 
 
 @pytest.fixture
-def visllama(wheel, tmp_path):
-    """The program out of the wheel, run in a folder that holds the user's package and configs alone."""
-    site, work = tmp_path / "site", tmp_path / "work"
+def lab(wheel, tmp_path) -> Callable[[str], Lab]:
+    """Return what sets up the folder of a recipe, by its heading on the wheel's own page."""
+    site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             archive.extract(name, site)
-    for path, text in {
-        "mylab/__init__.py": "", "mylab/connectors.py": CONNECTOR, "mylab/data.py": SOURCE,
-        "my_conf/model/connector/meanmax.yaml": CONNECTOR_YAML, "my_conf/data/source/grays.yaml": SOURCE_YAML, "my_conf/evaluation/grays.yaml": EVALUATION_YAML,
-    }.items():  # fmt: skip
-        (work / path).parent.mkdir(parents=True, exist_ok=True)
-        (work / path).write_text(text)
-    program = (
-        "import sys; from visllama.cli import main; sys.path.remove(''); sys.argv = ['visllama', *sys.argv[1:]]; main()"
-    )
-
-    def run(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=work, timeout=300,
-            env=os.environ | {"PYTHONPATH": str(site)},
-        )  # fmt: skip
-
-    run.work = work
-    return run
+    page = sections((site / "visllama" / "README.md").read_text())
+    return lambda heading: Lab(site, tmp_path / "work", page[heading])
 
 
-def score(path: Path) -> dict:
-    return next(iter(json.loads(path.read_text())["evaluations"].values()))
+def test_the_page_holds_the_seven_recipes():
+    page = (ROOT / "visllama" / "README.md").read_text()
+    assert set(RECIPES) < set(sections(page))
+    for heading in RECIPES:
+        recipe = sections(page)[heading]
+        assert FILE.findall(recipe) and commands(recipe), heading
+    assert len(FILE.findall(page)) == len(CODE_BLOCK.findall(page)), "each block of code is a file, which is tried"
+    assert "visllama/README.md" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_a_connector_of_ones_own(visllama):
-    assert lines(CONNECTOR) <= 25 and lines(CONNECTOR_YAML) == 2
-    few = "evaluation.scenes_caption.source.num_records=12"
-    mine = ["--config-dir", "my_conf", "model/connector=meanmax"]
-    refused = visllama("train", *mine, *SHORT, few)
-    assert (
-        refused.returncode == 2 and "plugins=[mylab.connectors]" in refused.stderr and "Traceback" not in refused.stderr
-    )
+def test_a_connector(lab):
+    lab = lab("Connector")
+    *_, training = commands(lab.recipe)
+    without_plugin = [word for word in training if not word.startswith("plugins=")]
+    refused = lab.start(*without_plugin, *SHORT)
+    assert refused.returncode == 2 and "plugins=[mylab.connectors]" in refused.stderr
+    assert "Traceback" not in refused.stderr and not (lab.folder / "run").exists()
 
-    trained = visllama("train", *mine, "plugins=[mylab]", *SHORT, few)
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    assert "MeanMax" in trained.stdout and "plugins=[mylab]" in trained.stdout, "the next command names the plugin too"
-    description = (visllama.work / "run" / "weights" / "visllama.json").read_text()
+    said = lab.succeed(*training, *SHORT, *LITTLE)
+    assert "MeanMax" in said and "plugins=[mylab]" in said, "the next command names the plugin too"
+    description = (lab.folder / "run" / "weights" / "visllama.json").read_text()
     assert '"kind": "MeanMax"' in description and "mylab" not in description, "a name is stored, never a path"
 
-    judged = visllama("evaluate", "weights=run/weights", "plugins=[mylab]", few, "hydra.run.dir=judged")
-    assert judged.returncode == 0, judged.stderr[-2000:]
-    first, again = score(visllama.work / "run" / "metrics.json"), score(visllama.work / "judged" / "metrics.json")
-    assert first["metrics"] == again["metrics"] and first["n"] == 12
-
-    Image.new("RGB", (9, 9)).save(visllama.work / "a.png")
-    for verb, *more in (("evaluate",), ("caption", "images=a.png")):
-        refused = visllama(verb, "weights=run/weights", *more)
+    Image.new("RGB", (9, 9)).save(lab.folder / "photo.jpg")
+    page = sections((lab.site / "visllama" / "README.md").read_text())
+    for words in commands(page["Afterwards"]):
+        words = [word.replace("RUN", "run") for word in words]
+        evaluating = [*LITTLE, "hydra.run.dir=judged"] if words[1] == "evaluate" else []
+        lab.succeed(*words, *evaluating)
+        refused = lab.start(*(word for word in words if not word.startswith("plugins=")))
         assert refused.returncode == 2 and "unknown connector 'MeanMax'" in refused.stderr, refused.stderr
         assert "plugins=[PACKAGE]" in refused.stderr and "Traceback" not in refused.stderr
-    code = "import visllama; from PIL import Image; print(visllama.load('run/weights', plugins=['mylab']).caption(Image.new('RGB', (9, 9))))"
-    site = str(visllama.work.parent / "site")
-    loaded = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=visllama.work,
-        env=os.environ | {"PYTHONPATH": site},
-    )
-    assert loaded.returncode == 0 and loaded.stdout.strip(), loaded.stderr[-2000:]
+    assert lab.judged("run")["metrics"] == lab.judged("judged")["metrics"] and lab.judged("run")["n"] == 12
+
+    code = "import visllama; print(visllama.load('run/weights', plugins=['mylab']).caption('photo.jpg'))"
+    assert lab.succeed("python", "-c", code).strip()
 
 
 @pytest.mark.slow
-def test_a_data_source_of_ones_own(visllama):
-    assert lines(SOURCE_YAML) == 4 and lines(SOURCE) <= 25
-    mine = ["--config-dir", "my_conf", "data/source=[grays]", "evaluation=[grays]"]
-    refused = visllama("train", *mine, *SHORT)
-    assert refused.returncode == 2 and "plugins=[mylab.data]" in refused.stderr and "Traceback" not in refused.stderr
-
-    trained = visllama("train", *mine, "plugins=[mylab]", *SHORT)
-    assert trained.returncode == 0, trained.stderr[-2000:]
-    assert "val-1" in trained.stdout and "gray background" in trained.stdout
-    assert "--config-dir" in trained.stdout.splitlines()[-1], "the next command finds the same configs"
-    judged = visllama(
-        *("evaluate", "--config-dir", "my_conf", "weights=run/weights", "evaluation=[grays]", "plugins=[mylab]"),
-        "hydra.run.dir=judged",
+@pytest.mark.parametrize(("heading", "kind"), [("Vision encoder", "SmallCNN"), ("Language model", "WithAttention")])
+def test_a_frozen_part(lab, heading, kind):
+    lab = lab(heading)
+    lab.train(*LITTLE)
+    assert f'"kind": "{kind}"' in (lab.folder / "run" / "weights" / "visllama.json").read_text()
+    lab.succeed(
+        "visllama", "evaluate", "weights=run/weights", "plugins=[mylab]", *LITTLE, "trainer=cpu", "hydra.run.dir=judged"
     )
-    assert judged.returncode == 0, judged.stderr[-2000:]
-    first, again = score(visllama.work / "run" / "metrics.json"), score(visllama.work / "judged" / "metrics.json")
-    assert first["metrics"] == again["metrics"] and first["n"] == 6
+    assert lab.judged("run")["metrics"] == lab.judged("judged")["metrics"]
+
+
+@pytest.mark.slow
+def test_weights_are_refused_beside_another_encoder(lab):
+    lab = lab("Vision encoder")
+    lab.train("judge=false")
+    lab.succeed("python", "-m", "mylab.encoders")  # other random weights
+    refused = lab.start("visllama", "evaluate", "weights=run/weights", "plugins=[mylab]")
+    assert refused.returncode == 2 and "trained with another vision_encoder" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_data_source(lab):
+    lab = lab("Data source")
+    yaml = lab.folder / "my_conf" / "data" / "source" / "grays.yaml"
+    yaml.write_text(yaml.read_text() + "num_retries: 0\n")  # a name of theirs: it is no count of ours, to be above 0
+    module = lab.folder / "mylab" / "data.py"
+    module.write_text(module.read_text().replace("split, num_records)", "split, num_records, num_retries=3)"))
+    training = lab.train()
+    assert "--config-dir" in training and lab.judged("run")["n"] == 40
+
+    lab.succeed(
+        *("visllama", "evaluate", "--config-dir", "my_conf", "weights=run/weights", "evaluation=[grays]"),
+        *("plugins=[mylab]", "trainer=cpu", "hydra.run.dir=judged"),
+    )
+    assert lab.judged("run")["metrics"] == lab.judged("judged")["metrics"]
+
+
+@pytest.mark.slow
+def test_an_optimizer(lab):
+    lab = lab("Optimizer")
+    training = lab.train("judge=false")
+    trained = {}
+    for folder, rate in (("slow", "4e-4"), ("fast", "8e-4")):
+        lab.succeed(
+            *training, *SHORT, "judge=false", "trainer.max_steps=1", f"optim.lr={rate}", f"hydra.run.dir={folder}",
+            "optim.warmup_fraction=0", "optim.schedule=constant",
+        )  # fmt: skip
+        trained[folder] = load_file(lab.folder / folder / "weights" / "visllama.safetensors")["markers"]
+    # A first step of Lion moves every number by the rate, so the second run moved each twice as far as the first.
+    step = (trained["fast"] - trained["slow"]).abs()
+    moved = step > 0
+    torch.testing.assert_close(step[moved], torch.full_like(step[moved], 4e-4), rtol=1e-3, atol=1e-7)
+    assert moved.float().mean() > 0.9
+
+
+@pytest.mark.slow
+def test_a_logger(lab):
+    lab = lab("Logger")
+    lab.train("judge=false")
+    first, *rows = [json.loads(line) for line in (lab.folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert first == {"seed": 1, "lr": 4e-3}
+    losses = [row["train/loss"] for row in rows if "train/loss" in row]
+    with open(lab.folder / "run" / "metrics.csv") as file:
+        in_table = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses and losses == pytest.approx(in_table), "metrics.csv is written beside it"
+
+
+@pytest.mark.slow
+def test_a_callback(lab):
+    lab = lab("Callback")
+    lab.train("judge=false", "trainer.log_every_steps=2")
+    with open(lab.folder / "run" / "metrics.csv") as file:
+        norms = [float(row["markers/boi_norm"]) for row in csv.DictReader(file) if row["markers/boi_norm"]]
+    assert len(norms) >= 2 and len(set(norms)) > 1, "the markers learn"

@@ -307,7 +307,9 @@ def _check_run(cfg: DictConfig) -> None:
             _choose(f"{key}.controls", control, controls)
         if evaluation.template is not None:
             _check_template(f"{key}.template", evaluation.template)
-    for key, value in _leaves(OmegaConf.to_container(cfg), ("model", "data", "evaluation", "decoding", "logger")):
+    for key, value in _leaves(
+        OmegaConf.to_container(cfg), ("model", "data", "evaluation", "decoding", "logger", "callbacks")
+    ):
         _check_count(key, value)
 
 
@@ -321,7 +323,9 @@ def _check_nodes(cfg: DictConfig) -> None:
     nodes = [(f"model.{role}", f"model/{role}", cfg.model.get(role)) for role in ROLES]
     nodes += [(f"data.sources.{name}", "data", node) for name, node in cfg.data.sources.items()]
     nodes += [(f"evaluation.{name}.source", "evaluation", e.source) for name, e in cfg.evaluation.items()]
-    nodes += [("optim", "optim", cfg.optim), ("logger", "logger", cfg.logger)]
+    nodes.append(("optim", "optim", cfg.optim))
+    for group in ("logger", "callbacks"):
+        nodes += [(f"{group}.{name}", group, node) for name, node in cfg[group].items()]
     if cfg.trainer.strategy != "auto":
         nodes.append(("trainer.strategy", "trainer/strategy", cfg.trainer.strategy))
     for key, group, node in nodes:

@@ -36,9 +36,12 @@ def check_parts(config: TrainConfig) -> None:
         check_arguments(f"model.{role}", found, _arguments(node), added)
     check_decodings(config)
     _check_optimizer(config.optim, config.plugins)
-    for key, node in (("logger", config.logger), ("trainer.strategy", config.trainer.strategy)):
-        if isinstance(node, Mapping):
-            check_arguments(key, _class_of(key, node, config.plugins), _arguments(node), set())
+    _check_kinds("logger", config.logger, "lightning.pytorch.loggers.Logger", config.plugins)
+    _check_kinds("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback", config.plugins)
+    strategy = config.trainer.strategy
+    if isinstance(strategy, Mapping):
+        found = _class_of("trainer.strategy", strategy, config.plugins)
+        check_arguments("trainer.strategy", found, _arguments(strategy), set())
 
 
 def check_machine(trainer: TrainerSettings) -> None:
@@ -120,6 +123,23 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
     )
     arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
     find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+
+
+def _check_kinds(group: str, nodes: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:
+    """Check that what the options of a group name derives from a class, and takes the arguments that it is given.
+
+    Args:
+        group: The group, below whose key each option stands by its name.
+        nodes: The options.
+        base: The path of the class.
+        plugins: The user's packages.
+    """
+    for name, node in nodes.items():
+        key = f"{group}.{name}"
+        found = _class_of(key, node, plugins)
+        if not issubclass(found, resolve(base)):
+            raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
+        check_arguments(key, found, _arguments(node), set())
 
 
 def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:

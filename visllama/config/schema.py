@@ -137,7 +137,8 @@ class TrainConfig(RunConfig):
     stage: StageSettings = field(default_factory=StageSettings)
     optim: dict[str, Any] = MISSING
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
-    logger: dict[str, Any] = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     judged_on: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
 
 

@@ -13,16 +13,16 @@ from lightning.pytorch.loggers import CSVLogger
 from visllama.files import replacing
 
 
-def keep_metrics(logger: object, folder: Path, before_step: int) -> None:
+def keep_metrics(logger: CSVLogger, folder: Path, before_step: int) -> None:
     """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.
 
     Args:
-        logger: The run's.
+        logger: It writes the file.
         folder: Where `metrics.csv` lies.
         before_step: The checkpoint's; later rows come again.
     """
     path = folder / "metrics.csv"
-    if not isinstance(logger, CSVLogger) or not path.is_file():
+    if not path.is_file():
         return
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = []

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -214,9 +215,11 @@ def build_trainer(
     launch.launch_our_way()
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     fraction = config.trainer.val_fraction
-    logger = build(config.logger, config.plugins)
-    rank_zero_only(keep_metrics)(logger, folder, first_step)
-    logger.log_hyperparams(to_dict(config))
+    table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)  # so that a killed run keeps its rows
+    rank_zero_only(keep_metrics)(table, folder, first_step)
+    loggers = [table, *(build(node, config.plugins) for node in config.logger.values())]
+    for logger in loggers:
+        logger.log_hyperparams(to_dict(config))
     # By its name, the sharded strategy does not know it.
     plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
     trainer = pl.Trainer(
@@ -232,7 +235,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        logger=logger,
+        logger=loggers,
         plugins=plugins,
         callbacks=build_callbacks(config, folder, captioners),
         default_root_dir=folder,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
+from visllama.config.instantiate import build
 from visllama.config.plain import to_yaml
 from visllama.config.replay import words_to_go_on
 from visllama.config.schema import TrainConfig
@@ -27,7 +28,15 @@ from visllama.training.callbacks.tables import StartupTable
 
 
 def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
-    """Give a run's callbacks; `folder` is the run's. Saving comes last: a checkpoint holds what the others count."""
+    """Return a run's callbacks, the user's own among them.
+
+    Saving comes last: a checkpoint holds what the others count.
+
+    Args:
+        config: The configuration of the run.
+        folder: The run's folder.
+        captioners: For each source of data, what writes the sample captions shown at validation.
+    """
     trainer = config.trainer
     on_gpu = find_device(trainer.accelerator).type == "cuda"
     return [
@@ -43,6 +52,7 @@ def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, 
         Curves(folder / "curves.png"),
         LastValidation(),
         *([ConsumedKeys(folder / "consumed.jsonl")] if config.data.log_consumed else []),
+        *(build(node, config.plugins) for node in config.callbacks.values()),
         Saving(
             folder,
             trainer.checkpoint_every_steps,
