@@ -51,7 +51,7 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
 
 def test_training_holds_samples_to_the_models_positions(make_model):
     model = make_model(dtype=torch.float32)
-    assert sample_maker(model, **TEXT).num_positions == model.num_positions == 512
+    assert sample_maker(model, TEXT).num_positions == model.num_positions == 512
 
 
 def test_a_prompt_past_the_positions_is_refused_before_anything_is_written(make_model, tmp_path):

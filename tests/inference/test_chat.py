@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import groupby, takewhile
 from types import SimpleNamespace
 
@@ -121,7 +121,7 @@ def test_cached_is_uncached_in_other_families(family, tmp_path, records):
     model = build_model(parts, ("connector", "markers")).load_base_weights(torch.float64)
     model.connector.double()
     model.markers.data = model.markers.data.double()
-    pipeline = Pipeline(model, TEXT | {"template": asdict(TEMPLATES["vicuna"])})
+    pipeline = Pipeline(model, replace(TEXT, template=TEMPLATES["vicuna"]))
     chat, answers = check_conversation(pipeline, records)
     assert len(chat.input_ids) > 40
     # Gemma's random weights say one thing whatever they read; there the cache alone tells.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from visllama.model.weights import build_model, frozen_hashes, hash_tensors, loa
 from visllama.text.tokens import image_span
 from visllama.training.buffers import copy_buffers
 
-TEXT = tiny.TEXT | {"prompt": "a picture of", "max_text_tokens": 64}
+TEXT = replace(tiny.TEXT, prompt="a picture of", max_text_tokens=64)
 
 
 @pytest.fixture(params=CONNECTORS)
@@ -36,7 +37,7 @@ def test_trained_tensors_only(saved):
 def test_loads_to_the_same_model(saved):
     model, folder = saved
     loaded, description = load_weights(folder)
-    assert description["text"] == TEXT
+    assert description["text"] == TEXT.to_dict()
     for name, tensor in trained_tensors(model).items():
         assert torch.equal(tensor, trained_tensors(loaded)[name]), name
     assert frozen_hashes(loaded) == frozen_hashes(model)
@@ -142,7 +143,7 @@ def test_build_needs_no_weights():
 def test_weights_of_before_there_were_templates_are_read(make_model, tmp_path):
     save_weights(make_model(dtype=torch.float32), tiny_parts(), TEXT, tmp_path)
     change(tmp_path, lambda d: (d.update(format_version=2), d["text"].pop("template")))
-    assert load_weights(tmp_path)[1]["text"] == TEXT
+    assert load_weights(tmp_path)[1]["text"] == TEXT.to_dict()
 
 
 PLUGINS = ["tests.support.stateful_parts"]

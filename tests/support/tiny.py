@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData
 from visllama.data.order import Order
 from visllama.data.samples import SampleMaker
+from visllama.text.settings import TextSettings
 from visllama.text.templates import TEMPLATES
 
-TEXT = {"prompt": "", "max_text_tokens": 256, "template": asdict(TEMPLATES["plain"])}
+TEXT = TextSettings(prompt="", max_text_tokens=256, template=TEMPLATES["plain"])
 """What weights say of the texts that a model was trained on."""
 TINY = {
     "vision_encoder": {"kind": "CLIPVisionEncoder", "arguments": {"path": "visllama:clip", "feature_layer": -2}},

@@ -19,7 +19,7 @@ from visllama.evaluation.vqa_task import judge_answers
 from visllama.machine.devices import find_device, find_precision, frozen_dtype
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import load_weights
-from visllama.text.templates import find_template
+from visllama.text.settings import TextSettings
 
 if TYPE_CHECKING:
     from visllama.parallel.strategy import Strategy
@@ -61,15 +61,15 @@ class JudgeSettings:
         )
 
 
-def sample_maker(model: VisLlama, prompt: str, max_text_tokens: int, template: Mapping[str, str]) -> SampleMaker:
-    """Return what turns records into this model's Samples, as the `text` of its weights describes."""
+def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
+    """Return what turns records into this model's Samples."""
     return SampleMaker(
         model.tokenizer,
         model.vision_encoder.transform,
         model.num_image_tokens,
-        max_text_tokens,
-        prompt,
-        find_template(template),
+        text.max_text_tokens,
+        text.prompt,
+        text.template,
         num_positions=model.num_positions,
     )
 
@@ -140,5 +140,5 @@ def judge_weights(
     )
     if strategy is not None:
         strategy.prepare(model, dtype)
-    maker = sample_maker(model, **description["text"])
+    maker = sample_maker(model, TextSettings.from_dict(description["text"]))
     return judge(model, maker, evaluations, sources, settings, folder)

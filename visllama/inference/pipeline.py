@@ -16,6 +16,7 @@ from visllama.inference.chat import Chat
 from visllama.inference.writer import Picture, Writer, greedy, is_list
 from visllama.machine.devices import find_device
 from visllama.model.weights import load_weights
+from visllama.text.settings import TextSettings
 
 
 class Pipeline(Writer):
@@ -23,7 +24,7 @@ class Pipeline(Writer):
 
     Args:
         model: With all its weights.
-        text: `prompt`, `max_text_tokens` and `template` of its training.
+        text: How the texts of its training were made.
         batch_size: Pictures at once; it changes speed, not text.
     """
 
@@ -156,4 +157,4 @@ def load(
     model, description = load_weights(Path(weights), dtype, plugins=plugins, models=models)
     if merge:
         model.merge_adapter()
-    return Pipeline(model.to(device), description["text"])
+    return Pipeline(model.to(device), TextSettings.from_dict(description["text"]))

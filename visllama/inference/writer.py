@@ -16,6 +16,7 @@ from visllama.evaluation.captioner import check_positions, whole_decoding
 from visllama.evaluation.runner import sample_maker
 from visllama.images.decode import read_image
 from visllama.model.visllama import VisLlama
+from visllama.text.settings import TextSettings
 
 Picture = str | Path | Image.Image
 """A picture's file, or a PIL image."""
@@ -26,13 +27,13 @@ class Writer:
 
     Args:
         model: With all its weights.
-        text: `prompt`, `max_text_tokens` and `template` of its training.
+        text: How the texts of its training were made.
         batch_size: Pictures at once; it changes speed, not text.
     """
 
-    def __init__(self, model: VisLlama, text: Mapping, batch_size: int = 32) -> None:
+    def __init__(self, model: VisLlama, text: TextSettings, batch_size: int = 32) -> None:
         self.model, self.batch_size = model.eval(), batch_size
-        self.maker = sample_maker(model, **text)
+        self.maker = sample_maker(model, text)
         self.end_ids = sorted({self.maker.end_id, model.tokenizer.eos_token_id})
 
     def read(self, images: Picture | Sequence[Picture] | None) -> list[Image.Image]:

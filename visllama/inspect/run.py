@@ -43,7 +43,7 @@ class Inspected(NamedTuple):
 
 def run(config: InspectConfig, assembly: Assembly) -> Inspected:
     """Load, show, write the page; with `check_only` it is not written."""
-    maker, most = sample_maker(assembly.model, **assembly.text), config.stage.max_text_tokens
+    maker, most = sample_maker(assembly.model, assembly.text), config.stage.max_text_tokens
     steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, config.samples, maker.tokenizer)

@@ -31,13 +31,13 @@ from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
 from visllama.model.visllama import ADAPTER, PARTS, VisLlama, part_of, persistent_buffers
 from visllama.plugins import ROLES, part_class
-from visllama.text.templates import TEMPLATES, find_template
+from visllama.text.settings import TextSettings
+from visllama.text.templates import TEMPLATES
 
 FORMAT_VERSION = 3
 _TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
 _MOST_DESCRIPTION_BYTES = 2**26
 BASE_PARTS = ("vision_encoder", "language_model")
-_TEXT = {"prompt": str, "max_text_tokens": int, "template": dict}
 Parts = Mapping[str, Mapping]
 """For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`; for `lora`,
 where there is one, PEFT's arguments alone."""
@@ -140,13 +140,13 @@ def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> di
     return {name: tensor.detach() for name, tensor in tensors.items() if part_of(name) not in base}
 
 
-def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> None:
+def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path) -> None:
     """Write the trained tensors and the model's description, each file whole or not at all, on the first rank.
 
     Args:
         model: Its trained tensors are written; where it lies in shards, all ranks have to call.
         parts: The description that `build_model` took.
-        text: `prompt`, `max_text_tokens` and `template` of the training samples.
+        text: How the texts of the training were made.
         folder: Where to write.
 
     Raises:
@@ -160,7 +160,7 @@ def save_weights(model: VisLlama, parts: Parts, text: Mapping, folder: Path) -> 
             part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable
         },
         "image_transform": model.vision_encoder.transform.to_dict(),
-        "text": dict(text),
+        "text": text.to_dict(),
     }
     tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained_tensors(model).items()}
     if not is_first_rank():
@@ -195,15 +195,10 @@ def read_description(folder: Path) -> dict:
     unknown = [name for name in description["trained"] if name not in (*PARTS, ADAPTER)]
     if unknown:
         raise ConfigError(f"{path}: trained={unknown}: a model's parts are {', '.join((*PARTS, ADAPTER))}")
-    text = description["text"]
-    if {name: type(value) for name, value in text.items()} != _TEXT:
-        raise ConfigError(f"{path}: text={text} must be {', '.join(_TEXT)}")
-    if text["max_text_tokens"] < 1:
-        raise ConfigError(f"{path}: text.max_text_tokens={text['max_text_tokens']}: must be 1 or more")
     try:
-        find_template(text["template"])
+        TextSettings.from_dict(description["text"])
     except ConfigError as error:
-        raise ConfigError(f"{path}: text.{error}") from error
+        raise ConfigError(f"{path}: {error}") from error
     _check_parts(path, description["parts"])
     return description
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,6 +19,7 @@ from visllama.data.source import Source, count_items
 from visllama.data.sources import build_sources, judged_sources
 from visllama.errors import ConfigError
 from visllama.plugins import class_of_target, part_class
+from visllama.text.settings import TextSettings
 from visllama.text.template import Template
 from visllama.text.templates import find_template
 from visllama.text.tokens import sample_length
@@ -33,8 +33,7 @@ class Assembly(NamedTuple):
 
     parts: dict[str, dict]
     model: VisLlama
-    text: dict
-    """What weights keep of how texts are made: `prompt`, `max_text_tokens`, `template`."""
+    text: TextSettings
     initial: dict | None
     """The description of the weights to start from."""
     train: dict[str, Source]
@@ -70,7 +69,7 @@ def build_assembly(config: TrainConfig) -> Assembly:
     with torch.device("meta") if config.check_only else nullcontext():
         model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
     check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
-    text = text_of(config, model)
+    text = text_settings(config, model)
     report_bare_captions(config, train)
     for name, evaluation in judged_on.items():
         if evaluation["template"] is not None:
@@ -147,10 +146,10 @@ def model_parts(config: TrainConfig) -> dict[str, dict]:
     return described if lora is None else described | {"lora": lora}
 
 
-def text_of(config: TrainConfig, model: VisLlama) -> dict:
-    """Give what weights keep of how the texts of a run are made."""
-    made = asdict(template_at("stage", config.stage.template, model))
-    return {"prompt": config.stage.prompt, "max_text_tokens": config.stage.max_text_tokens, "template": made}
+def text_settings(config: TrainConfig, model: VisLlama) -> TextSettings:
+    """Return how the texts of a run are made."""
+    template = template_at("stage", config.stage.template, model)
+    return TextSettings(config.stage.prompt, config.stage.max_text_tokens, template)
 
 
 def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:

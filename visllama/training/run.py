@@ -63,7 +63,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     started = time.perf_counter()
     parts, model, text, num_steps = assembly.parts, assembly.model, assembly.text, assembly.num_steps
-    maker = sample_maker(model, **text)
+    maker = sample_maker(model, text)
     data = training_data(config, assembly, maker)
     if config.check_only:
         say(parts_table(model, config.optim), data_table(data, config.micro_batch_size, 1, num_steps))
