@@ -1,10 +1,13 @@
-"""Killed, told to leave, or run for long: short versions of `tests/scripts/survival.py`, and its full ones as proofs."""
+"""Killed, told to leave, or run for long: short versions of `tests/scripts/survival/`, and its full ones as proofs."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.scripts.survival import Report, kill, soak, term
+from tests.scripts.survival.kill import kill
+from tests.scripts.survival.report import Report
+from tests.scripts.survival.soak import soak
+from tests.scripts.survival.term import term
 
 
 def assert_kept(report: Report) -> None:
