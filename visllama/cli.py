@@ -20,6 +20,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
+from visllama.config.check_groups import check_adapter
 from visllama.config.explain import explain, explain_options
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.plain import plain
@@ -83,7 +84,7 @@ def understand(verb: str, cfg: DictConfig) -> Understood:
         from visllama.config.inherit import inherit_model  # here: it imports torch
 
         inherit_model(cfg)
-        checks.check_adapter(cfg)
+        check_adapter(cfg)
     config = plain(cfg)
     assemble = getattr(import_module(_VERBS[verb][0]), "assemble", None)
     return Understood(config, assemble(config) if assemble else None)

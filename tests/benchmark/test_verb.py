@@ -67,7 +67,7 @@ def test_what_is_not_measured_is_refused_and_leaves_nothing(tmp_path, typed, say
 
 
 def test_sizes_are_those_that_the_check_knows():
-    from visllama.config.checks import BENCHMARK_SIZES
+    from visllama.config.choices import BENCHMARK_SIZES
 
     assert tuple(data.SIZES) == BENCHMARK_SIZES
     assert all(size.images % data.BATCH_SIZE == 0 for size in data.SIZES.values())

@@ -169,7 +169,7 @@ CONTRADICTIONS = [
     ("+jugde=false", "jugde judge"),
     ("+optim.momentum=0.9", "optim.momentum AdamW"),
     ("+optim.foreach=true +optim.fused=true", "optim.foreach optim.fused"),
-    ("logger=wandb +logger.wandb.on=true", "logger.wandb on WandbLogger"),
+    ("callbacks=early_stopping +callbacks.early_stopping.on=true", "callbacks.early_stopping on EarlyStopping"),
     ("logger=wandb logger.wandb.offline=perhaps", "logger.wandb.offline"),
     ("callbacks=early_stopping callbacks.early_stopping.patience=long", "callbacks.early_stopping.patience=long"),
     ("+callbacks.mine._target_=lightning.pytorch.loggers.CSVLogger", "callbacks.mine._target_ callbacks.Callback"),

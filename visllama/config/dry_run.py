@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.choices import OWN_OPTIM_KEYS
 from visllama.config.plain import evaluations
 from visllama.config.schema import EvaluateConfig, TrainConfig, TrainerSettings
 from visllama.errors import ConfigError, require

@@ -22,7 +22,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from visllama.config.checks import METRICS
+from visllama.config.choices import METRICS
 from visllama.errors import ConfigError
 from visllama.files import read_regular
 

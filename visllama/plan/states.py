@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.choices import OWN_OPTIM_KEYS
 from visllama.config.instantiate import build
 from visllama.errors import ConfigError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from visllama.config.checks import OWN_OPTIM_KEYS
+from visllama.config.choices import OWN_OPTIM_KEYS
 from visllama.config.instantiate import build
 from visllama.model.visllama import part_of
 

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
-from visllama.config.checks import READ_BY_EVALUATE
+from visllama.config.choices import READ_BY_EVALUATE
 from visllama.config.instantiate import build
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.overrides import override

@@ -1,0 +1,49 @@
+"""What may be chosen: the values that a key takes, and the keys that a verb reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+from visllama.errors import ConfigError
+
+TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
+METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
+TASKS = {
+    "caption": (METRICS, ("shuffled_images", "blank_images")),
+    "vqa": (("accuracy", "accuracy_normalise_all"), ("shuffled_images", "no_images", "majority_answer", "true_facts")),
+}
+"""What can be judged: each task's metrics, and its controls."""
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-true")
+SCHEDULES = ("cosine", "linear", "constant")
+SPLITS = ("train", "val", "test")
+BENCHMARKS = ("data",)
+BENCHMARK_SIZES = ("small", "full")
+MOST_THREADS = 1024
+READ_BY_EVALUATE = ("accelerator", "devices", "num_nodes", "precision", "strategy", "threads", "timeout_s")
+READ_BY_CAPTION = ("accelerator", "precision", "threads")
+"""Keys of `trainer` that mean something where nothing is trained."""
+OPTIM_TYPES = {
+    "lr": float, "weight_decay": float, "schedule": str, "warmup_fraction": float, "clip_norm": float | None,
+    "lr_by_part": Mapping,
+}  # fmt: skip
+"""Keys of `optim` that we read ourselves,"""
+OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
+"""and those of them that no optimizer of torch's takes."""
+
+
+def choose(key: str, value: object, options: Sequence[str]) -> None:
+    """Refuse a value that is none of some options.
+
+    Raises:
+        ConfigError: Naming the key, the value, the options, and those that were probably meant.
+    """
+    if value in options:
+        return
+    text = str(value)
+    by_lower = {option.lower(): option for option in options}
+    close = [option for option in options if text and option.startswith(text)]
+    close = close or [by_lower[lower] for lower in get_close_matches(text.lower(), by_lower, 2)]
+    meant = f"did you mean {' or '.join(close)}? " if close else ""
+    raise ConfigError(f"{key}={value}: {meant}choose {', '.join(options[:-1])} or {options[-1]}")
