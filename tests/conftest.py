@@ -47,7 +47,7 @@ def make_model():
 
 @pytest.fixture
 def records():
-    """Give six scenes with captions of different lengths."""
+    """Return six scenes with captions of different lengths."""
     source = ScenesSource("train", 6, 1)
     return [source[i] for i in range(len(source))]
 

@@ -47,7 +47,7 @@ class Batch:
             (folder / name).symlink_to(ROOT / name)
 
     def submit(self, *overrides: str) -> str:
-        """Give the number of the job."""
+        """Return the number of the job."""
         options = ["--nodes=2", "--ntasks-per-node=1"]
         ended = self.slurm.call("sbatch", *options, str(self.script), *SMALL, *overrides, cwd=self.folder)
         assert ended.returncode == 0, ended.stderr

@@ -199,7 +199,7 @@ def check_single(config: DictConfig) -> None:
 
 
 def _verb(name: str) -> Callable[[], None]:
-    """Give the entry point of a verb: compose its config, run it, and end with a message where one helps."""
+    """Return the entry point of a verb: compose its config, run it, and end with a message where one helps."""
 
     def job(cfg: DictConfig) -> object:
         try:

@@ -39,7 +39,7 @@ def before_the_log() -> Iterator[None]:
 
 
 def is_first_rank() -> bool:
-    """Tell whether this process is the first of its ranks, or the only one; it alone speaks and writes."""
+    """Return whether this process is the first of its ranks, or the only one; it alone speaks and writes."""
     if "RANK" in os.environ:  # of torchrun
         return os.environ["RANK"] == "0"
     if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):

@@ -58,7 +58,7 @@ def _package(target: object) -> str | None:
 
 
 def resolve(target: object, plugins: Sequence[str] = ()) -> type:
-    """Give the class that a `_target_` names, which must be defined where the config may look.
+    """Return the class that a `_target_` names, which must be defined where the config may look.
 
     That a path starts with an allowed package is not enough: `visllama.x.torch.load` does too.
 
@@ -159,7 +159,7 @@ def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
 
 
 def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> type:
-    """Give the class that a `_target_` names, once it is allowed and fit for its role.
+    """Return the class that a `_target_` names, once it is allowed and fit for its role.
 
     Args:
         role: `vision_encoder`, `connector`, `language_model` or `source`.

@@ -33,7 +33,7 @@ def wrong_type(key: str, value: object, hint: object) -> str:
 
 
 def matches_hint(value: object, hint: Any) -> bool:
-    """Tell whether a plain value out of YAML can stand for a parameter with this hint."""
+    """Return whether a plain value out of YAML can stand for a parameter with this hint."""
     origin = get_origin(hint)
     if hint is Any:
         return True

@@ -28,7 +28,7 @@ class Wrong(NamedTuple):
 
 
 def leaves(node: DictConfig, prefix: str = "") -> dict[str, object]:
-    """Give the values of a config by their dotted keys."""
+    """Return the values of a config by their dotted keys."""
     found = {}
     for name, value in OmegaConf.to_container(node).items():
         key = f"{prefix}{name}"

@@ -170,7 +170,7 @@ def joined(parts: list) -> list:
 
 
 def parts_of_text(record: dict, template: str, name: str) -> list:
-    """Give the same from the template's text (whose letters tests/text/test_template.py holds)."""
+    """Return the same from the template's text (whose letters tests/text/test_template.py holds)."""
     tokenizer = TOKENIZERS[name]()
     specials = re.compile("(" + "|".join(map(re.escape, tokenizer.all_special_tokens)) + ")")
     parts: list = [tokenizer.bos_token_id]

@@ -36,7 +36,7 @@ def located(order: Order, num_samples: int) -> list[tuple]:
 
 
 def batches(order: Order, num_steps: int, num_ranks: int) -> list[list]:
-    """Give the global batches that ranks make together."""
+    """Return the global batches that ranks make together."""
     return [
         [order.locate(t) for rank in range(num_ranks) for t in order.positions(step, rank, num_ranks)]
         for step in range(num_steps)

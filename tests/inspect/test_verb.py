@@ -65,7 +65,7 @@ def of_tar(tar: str) -> tuple[str, ...]:
 
 
 def train_steps(compose_config, *overrides: str):
-    """Give the loader that training has with the same overrides."""
+    """Return the loader that training has with the same overrides."""
     config = plain(compose_config("train", *overrides, "check_only=true"))
     assembly = build_assembly(config)
     return training_data(config, assembly, sample_maker(assembly.model, assembly.text)).train_dataloader()

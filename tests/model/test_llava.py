@@ -51,7 +51,7 @@ def pair(tmp_path_factory):
 
 
 def both(pair, texts: list[list[int]], pixel_values):
-    """Give the two models' logits of right-padded rows `BOS [boi] image*K [eoi] text`."""
+    """Return the two models' logits of right-padded rows `BOS [boi] image*K [eoi] text`."""
     ours, llava = pair
     longest = max(map(len, texts))
     padded = [text + [0] * (longest - len(text)) for text in texts]

@@ -19,7 +19,7 @@ from visllama.model.weights import build_model
 from visllama.plan.job import Job, Precision
 from visllama.plan.lines import CONNECTOR, ENCODE, LOSS, MOMENTS
 from visllama.plan.memory import memory
-from visllama.plan.model import build_shapes, measure
+from visllama.plan.model import build_shapes, read_shapes
 from visllama.plan.speed import flops
 from visllama.plan.states import measure_states
 from visllama.text.tokens import IGNORE_INDEX, image_span
@@ -103,7 +103,7 @@ def take_step(model, optimizer, batches, precision: str, between=lambda: None, d
 
 
 def tracked(parts: dict, trainable, precision: str, micro_batches: int, recomputes: bool) -> dict[str, int]:
-    """Give what torch's tracker counts at the peak of a step; not its first, so the optimizer has its state."""
+    """Return what torch's tracker counts at the peak of a step; not its first, so the optimizer has its state."""
     torch.manual_seed(0)
     model = real_model(parts, trainable, precision, recomputes)
     optimizer = build_optimizer(model, ADAMW)
@@ -119,7 +119,7 @@ def tracked(parts: dict, trainable, precision: str, micro_batches: int, recomput
 def check_against_tracker(parts, trainable, precision="bf16-mixed", micro_batches=1, recomputes=False, moment=LOSS):
     found = tracked(parts, trainable, precision, micro_batches, recomputes)
     planned = memory(
-        measure(build_shapes(parts, trainable)), job(precision, 8 * micro_batches, recomputes=recomputes), 48
+        read_shapes(build_shapes(parts, trainable)), job(precision, 8 * micro_batches, recomputes=recomputes), 48
     )
     assert planned.moment == moment
     assert planned.counted == pytest.approx(found["Total"], rel=0.06)  # measured: 0.97 to 1.05
@@ -144,7 +144,7 @@ def test_activations_are_near_what_torch_tracks(parts, lora, trainable):
     ids=["pretrain", "qv", "all_linear", "whole"],
 )
 def test_activations_in_every_precision_and_with_checkpointing(parts, lora, trainable, precision, recomputes):
-    found = measure(build_shapes(parts(lora), trainable))
+    found = read_shapes(build_shapes(parts(lora), trainable))
     moment = memory(found, job(precision, recomputes=recomputes), 48).moment
     check_against_tracker(parts(lora), trainable, precision, recomputes=recomputes, moment=moment)
 
@@ -215,7 +215,8 @@ def test_weights_gradients_and_state_are_exact(parts, size, lora, trainable, pre
         frozen = [p for n, p in model.named_parameters() if n.startswith(part) and not p.requires_grad]
         real[f"frozen {part.replace('_', ' ')}"] = sum(p.nbytes for p in frozen)
     planned = {
-        line.name: line.num_bytes for line in memory(measure(build_shapes(made, trainable)), job(precision), 20).lines
+        line.name: line.num_bytes
+        for line in memory(read_shapes(build_shapes(made, trainable)), job(precision), 20).lines
     }
     assert {name: planned[name] for name in real} == real
 
@@ -232,7 +233,7 @@ def test_shards_are_exact(ranks):
         frozen = sum(p.to_local().nbytes for p in model.parameters() if not p.requires_grad)
     finally:
         dist.destroy_process_group()
-    shapes = measure(build_shapes(made, STAGE_2))
+    shapes = read_shapes(build_shapes(made, STAGE_2))
     lines = {line.name: line.num_bytes for line in memory(shapes, job(strategy="fsdp", ranks=ranks), 27).lines}
     assert lines["trained weights"] == lines["gradients"] == trained
     assert lines["frozen language model"] + lines["frozen vision encoder"] == frozen
@@ -266,7 +267,7 @@ def test_arithmetic_is_what_torch_counts(parts, lora, trainable, recomputes):
     model = real_model(made, trainable, "32-true", recomputes)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         model(**batch(model, 4, 48)).loss_sum.backward()
-    planned = sum(part.count for part in flops(measure(build_shapes(made, trainable)), 48, recomputes))
+    planned = sum(part.count for part in flops(read_shapes(build_shapes(made, trainable)), 48, recomputes))
     # The first connector layer's input needs no gradient, the adapters' matrices are counted with their block.
     assert 4 * planned == pytest.approx(counted.get_total_flops(), rel=0.01)
 
@@ -289,5 +290,5 @@ def test_the_peak_on_a_gpu(tmp_path, lora, trainable, recomputes):
     torch.cuda.reset_peak_memory_stats()
     take_step(model, optimizer, batches, "bf16-mixed", device="cuda")
     own = Job(1, 1, 64, 64, "one", Precision.named("bf16-mixed"), recomputes, (8.0, 4), True)
-    planned = memory(measure(build_shapes(made, trainable)), own, 128).counted
+    planned = memory(read_shapes(build_shapes(made, trainable)), own, 128).counted
     assert planned == pytest.approx(torch.cuda.max_memory_allocated(), rel=0.1)

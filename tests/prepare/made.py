@@ -29,7 +29,7 @@ def put(path: Path, content: bytes | str | list | dict) -> Path:
 
 
 def read(folder: Path) -> dict[str, tuple[list, list[bytes]]]:
-    """Give each record of a split by its key: its text's items and its images' bytes."""
+    """Return each record of a split by its key: its text's items and its images' bytes."""
     manifest, found = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes()), {}
     assert manifest.faults == {}
     for number in range(len(manifest.names)):
@@ -53,6 +53,6 @@ def skipped(folder: Path) -> list[dict]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Give the hash of every tar below a folder."""
+    """Return the hash of every tar below a folder."""
     tars = sorted(folder.rglob("*.tar"))
     return {str(tar.relative_to(folder)): hashlib.sha256(tar.read_bytes()).hexdigest() for tar in tars}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from visllama.errors import ConfigError
-from visllama.prepare.img2dataset import alone, command_line, environment, find_command, run
+from visllama.prepare.img2dataset import alone, command_line, environment, find_command, run_img2dataset
 from visllama.prepare.request import Download
 
 
@@ -43,7 +43,7 @@ def test_the_command_is_absent(tmp_path, monkeypatch):
     moved.write_text("#!/no/such/python\n")
     moved.chmod(0o755)
     with pytest.raises(ConfigError, match="does not start: "):
-        run([find_command(str(moved))], tmp_path, 1, 1)
+        run_img2dataset([find_command(str(moved))], tmp_path, 1, 1)
     monkeypatch.setenv("VISLLAMA_IMG2DATASET", "/somewhere")
     assert Download("a", "b", tmp_path).command == "/somewhere"
 
@@ -53,7 +53,7 @@ def test_secrets_stay_here(tmp_path, monkeypatch):
     for name in secrets:
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("https_proxy", "http://proxy.example")
-    run([sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"], tmp_path, 0, 0)
+    run_img2dataset([sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"], tmp_path, 0, 0)
     found = json.loads((tmp_path / "log.txt").read_text())
     assert "secret" not in found.values() and found["https_proxy"] == "http://proxy.example"
 
@@ -79,19 +79,19 @@ def test_a_torn_shard_is_not_whole_and_is_done_again(tmp_path, tear):
     for number in (0, 1):
         make_shard(shards, number)
     nothing = [sys.executable, "-c", "print('a reason')"]
-    assert run(nothing, tmp_path, 2, 8) == {0: {"count": 4}, 1: {"count": 4}}
+    assert run_img2dataset(nothing, tmp_path, 2, 8) == {0: {"count": 4}, 1: {"count": 4}}
     tear(shards)
     with pytest.raises(ConfigError, match=r"(?s)ended with 0; 1 of 2 shards are complete.*a reason"):
-        run(nothing, tmp_path, 2, 8)
+        run_img2dataset(nothing, tmp_path, 2, 8)
     assert [path.name for path in shards.glob("*.json")] == ["00000_stats.json"], "so img2dataset makes it again"
 
 
 def test_missing_urls_and_a_failed_command_are_refused(tmp_path):
     make_shard(tmp_path / "shards", 0)
     with pytest.raises(ConfigError, match="ended with 0; 1 of 1"):
-        run(["true"], tmp_path, 1, 5)
+        run_img2dataset(["true"], tmp_path, 1, 5)
     with pytest.raises(ConfigError, match="ended with 1; 1 of 1"):
-        run(["false"], tmp_path, 1, 4)
+        run_img2dataset(["false"], tmp_path, 1, 4)
 
 
 def test_who_is_alone_ends_what_was_left_at_work_in_the_folder(tmp_path):

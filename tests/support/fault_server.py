@@ -128,7 +128,7 @@ class FaultServer:
         self._thread.join()
 
     def url(self, path: str) -> str:
-        """Give the address of a path, which begins with a slash."""
+        """Return the address of a path, which begins with a slash."""
         return f"http://127.0.0.1:{self._http.server_port}{path}"
 
     def fail(self, path: str, fault: Fault, times: int = 1) -> None:
@@ -144,7 +144,7 @@ class FaultServer:
             return self._faults[path].pop(0) if self._faults[path] else Fault()
 
     def content(self, path: str) -> bytes | None:
-        """Give the bytes of a path, None if there is no such file."""
+        """Return the bytes of a path, None if there is no such file."""
         if path in self.files:
             return self.files[path]
         file = (self.folder / unquote(path).lstrip("/")).resolve()
@@ -213,5 +213,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def date_of(body: bytes) -> int:
-    """Give a content its own date, of whole seconds."""
+    """Return a content its own date, of whole seconds."""
     return 10**9 + int(hashlib.sha1(body).hexdigest()[:7], 16)

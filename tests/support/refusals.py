@@ -7,7 +7,7 @@ from visllama.config.explain import explain
 
 
 def refusal(compose_config, verb: str, *overrides: str) -> str | None:
-    """Give what a command line is refused with, as the program would say it; None if it is not."""
+    """Return what a command line is refused with, as the program would say it; None if it is not."""
     try:
         cfg = compose_config(verb, *overrides, *["check_only=true"] * (verb == "train"))
         understand(verb, cfg)

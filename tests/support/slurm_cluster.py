@@ -57,13 +57,13 @@ class Slurm:
         return subprocess.run(command, **(made | more))
 
     def calls(self, program: str) -> list[list[str]]:
-        """Give the arguments of each call of a program."""
+        """Return the arguments of each call of a program."""
         lines = (self.folder / "calls.txt").read_text().splitlines() if (self.folder / "calls.txt").exists() else []
         return [arguments for name, *arguments in map(json.loads, lines) if name == program]
 
 
 def free_job_id() -> int:
-    """Give a job number whose last four digits name a free port, as Lightning takes it: 15000 and these."""
+    """Return a job number whose last four digits name a free port, as Lightning takes it: 15000 and these."""
     while True:
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
@@ -207,7 +207,7 @@ def srun(arguments: list[str]) -> int:
 
 
 def numbers_of(typed: str) -> list[str]:
-    """Give the job numbers that a typed one means: `1_2` an array's element, and an array's own all of them."""
+    """Return the job numbers that a typed one means: `1_2` an array's element, and an array's own all of them."""
     first, _, element = typed.partition("_")
     for file in state_folder().glob("*.json"):
         jobs = json.loads(file.read_text())["jobs"]

@@ -58,5 +58,5 @@ def data_of(
 
 
 def relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Give the largest difference relative to the tensor's norm."""
+    """Return the largest difference relative to the tensor's norm."""
     return ((a - b).norm() / b.norm()).item()

@@ -48,7 +48,7 @@ def image_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def vicuna_labels(
     conversation: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int]]:
-    """Give ids (-200 is an image) and labels (-100 is not learned), not shifted.
+    """Return ids (-200 is an image) and labels (-100 is not learned), not shifted.
 
     A round runs from one end token to the next. Its length is counted by tokenising it alone: the BOS that this adds
     makes up for the end token that it lacks. Of its prompt, tokenised up to the space before the answer, two tokens are

@@ -23,7 +23,7 @@ conversations = st.tuples(st.none() | said, st.lists(said, min_size=1, max_size=
 
 
 def with_template(tokenizer, chat_template: str | None):
-    """Give a copy, the one that tests share stays as it was."""
+    """Return a copy, the one that tests share stays as it was."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = chat_template
     return tokenizer

@@ -32,7 +32,7 @@ class Figure(NamedTuple):
 
     @property
     def asked(self) -> str:
-        """Say what is asked of it."""
+        """Return what is asked of the figure."""
         if self.least is not None:
             return f">= {self.least:g}"
         return "" if self.most is None else f"< {self.most:g}"
@@ -73,7 +73,7 @@ def time_in_turns(
 
 
 def faster(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Give how many times as fast ours is: the median over rounds, each compared in itself."""
+    """Return how many times as fast ours is: the median over rounds, each compared in itself."""
     return median(b / a for a, b in zip(ours, theirs, strict=True))
 
 

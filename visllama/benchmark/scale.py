@@ -52,7 +52,7 @@ def _locate(order: Order, steps: range, rank: int, num_ranks: int) -> float:
 
 
 def _most_memory_mb() -> float:
-    """Give the most memory that this process has held; on Linux `ru_maxrss` begins with that of its parent."""
+    """Return the most memory that this process has held; on Linux `ru_maxrss` begins with that of its parent."""
     status = Path("/proc/self/status")
     if status.is_file():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) / 2**10

@@ -49,13 +49,13 @@ def name_of(step: int) -> str:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Give a run's checkpoints, the newest first, whether whole or not."""
+    """Return a run's checkpoints, the newest first, whether whole or not."""
     found = [(_NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step_*")]
     return sorted((Checkpoint(int(match[1]), path) for match, path in found if match), reverse=True)
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Give a run's newest checkpoint that is as it was written, and tell what is wrong with newer ones.
+    """Return a run's newest checkpoint that is as it was written, and tell what is wrong with newer ones.
 
     Raises:
         ConfigError: If there are some, and none is whole.
@@ -75,7 +75,7 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Tell what is wrong with a checkpoint: a file that is missing, shorter, or not what was written; None if nothing.
+    """Return what is wrong with a checkpoint: a file that is missing, shorter, or not what was written; else None.
 
     Every byte of it is read.
     """

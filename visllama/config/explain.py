@@ -43,7 +43,7 @@ _NOT_THERE = dict.fromkeys(
 
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
-    """Say what is wrong with a command line, and what would be right; None for an error that is not about it.
+    """Return what is wrong with a command line, and what would be right; None for an error that is not about it.
 
     Args:
         error: What Hydra raised.
@@ -76,7 +76,7 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
 
 
 def explain_options(arguments: Sequence[str], verb: str) -> str | None:
-    """Say what is meant where a key was typed as an option (`--lr 1e-3`); None where every option is one of Hydra's."""
+    """Return what is meant by a key that was typed as an option (`--lr 1e-3`); None where all options are Hydra's."""
     _, unknown = get_args_parser().parse_known_args(arguments)
     if not unknown:
         return None
@@ -100,12 +100,12 @@ def _key(typed: str) -> str:
 
 
 def _value(arguments: Sequence[str], key: str) -> str:
-    """Give what was typed as a key's value."""
+    """Return what was typed as a key's value."""
     return next((typed.partition("=")[2] for typed in arguments if _key(typed) == key), "")
 
 
 def _source(arguments: Sequence[str]) -> str:
-    """Give the source that was chosen, if it is one of ours."""
+    """Return the source that was chosen, if it is one of ours."""
     chosen = _value(arguments, "source")
     return chosen if (conf_dir() / "source" / f"{chosen}.yaml").is_file() and re.fullmatch(r"\w+", chosen) else ""
 
@@ -116,7 +116,7 @@ def _lines(error: Exception) -> list[str]:
 
 
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Give each config group's options, those of a `--config-dir` too."""
+    """Return each config group's options, those of a `--config-dir` too."""
     typed = get_args_parser().parse_known_args(arguments)[0].config_dir
     folders = [conf_dir(), *([Path(typed)] if typed else [])]
     groups: dict[str, set[str]] = {}
@@ -130,7 +130,7 @@ def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
 
 @cache
 def known_config(verb: str, source: str = "") -> DictConfig:
-    """Give a verb's config as it is when nothing is typed; that of `prepare` with a source's own keys."""
+    """Return a verb's config as it is when nothing is typed; that of `prepare` with a source's own keys."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         return compose(verb, [f"source={source}"] if source and verb == "prepare" else [])
@@ -169,7 +169,7 @@ def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> st
 
 
 def _about_value(key: str, said: list[str], arguments: Sequence[str]) -> str:
-    """Give Hydra's own words about a value, behind what was typed."""
+    """Return Hydra's own words about a value, behind what was typed."""
     told = [line for line in said if "_type" not in line and "full_key" not in line] or said[:1]
     merging = "Error merging override "
     if told[0].startswith(merging) and len(told) > 1:
@@ -226,7 +226,7 @@ def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str
 
 
 def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
-    """Give what may have been meant by a key that is not there, most likely first."""
+    """Return what may have been meant by a key that is not there, most likely first."""
     name = re.split(r"[./]", key)[-1]
     dotted, slashed = key.replace("/", "."), key.replace(".", "/")
     if dotted in keys and dotted != key:

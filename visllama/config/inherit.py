@@ -54,7 +54,7 @@ def _node(role: str, part: dict, cfg: DictConfig) -> dict:
 
 
 def _is_asked_for(role: str, key: str) -> bool:
-    """Tell whether the command line speaks of an argument of a part: by itself, or by a choice that holds it."""
+    """Return whether the command line speaks of an argument of a part: by itself, or by a choice that holds it."""
     holding = ("model", f"model/{role}", f"model.{role}", f"model.{role}.{key}")
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     return any(
@@ -64,7 +64,7 @@ def _is_asked_for(role: str, key: str) -> bool:
 
 
 def _has(role: str, experiment: str) -> bool:
-    """Tell whether an experiment chooses a part of the model, and not the data or a rate alone."""
+    """Return whether an experiment chooses a part of the model, and not the data or a rate alone."""
     for source in HydraConfig.get().runtime.config_sources:
         path = Path(source.path) / "experiment" / f"{experiment}.yaml"
         if path.is_file():

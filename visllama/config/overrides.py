@@ -8,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 
 
 def config_dir_options() -> list[str]:
-    """Give the `--config-dir` options of the running job, for another command that needs the same configs."""
+    """Return the `--config-dir` options of the running job, for another command that needs the same configs."""
     hydra = HydraConfig.get()
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     typed = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]

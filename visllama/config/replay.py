@@ -115,7 +115,7 @@ def _check_files(run: Path) -> None:
 
 
 def find_run(arguments: Sequence[str]) -> Path | None:
-    """Give the run that `resume=auto` goes on with: of those where these arguments would put one, the newest.
+    """Return the run that `resume=auto` goes on with: of those where these arguments would put one, the newest.
 
     Raises:
         Finished: If it has nothing left to do.
@@ -144,7 +144,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _folder_of(arguments: Sequence[str]) -> Path:
-    """Give the folder of the run that these arguments would start."""
+    """Return the folder of the run that these arguments would start."""
     words, folders = _split(arguments)
     if folders:
         words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")

@@ -17,7 +17,7 @@ from visllama.machine.ranks import on_first_rank, run_id, run_key
 
 
 def conf_dir() -> Path:
-    """Give the folder of YAML files: `visllama/conf` in a wheel, `conf/` beside the package in a checkout."""
+    """Return the folder of YAML files: `visllama/conf` in a wheel, `conf/` beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 

@@ -14,7 +14,7 @@ SELECTING = "val"
 
 
 def is_selecting() -> bool:
-    """Tell whether this job is one of rivals, from which the best will be chosen.
+    """Return whether this job is one of rivals, from which the best will be chosen.
 
     Several seeds of one setting are repeats, not rivals: each is judged on test.
     """

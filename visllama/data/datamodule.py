@@ -99,7 +99,7 @@ class ValidationSamples(Dataset):
         return len(self.places)
 
     def record(self, index: int) -> dict:
-        """Give a record, which may raise `BadRecord`."""
+        """Return a record, which may raise `BadRecord`."""
         name, place = self.places[index]
         return self.sources[name][place]
 
@@ -288,7 +288,7 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> Loader:
-        """Give each validation record once; where ranks do not divide them, some ranks have one more."""
+        """Return each validation record once; where ranks do not divide them, some ranks have one more."""
         size, (rank, num_ranks) = self.order.global_batch_size, self._rank()
         batches = [
             [first + i for i in rank_share(min(size, len(self.val) - first), rank, num_ranks)]

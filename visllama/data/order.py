@@ -76,12 +76,12 @@ def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
 
 
 def num_lanes(global_batch_size: int) -> int:
-    """Give the largest divisor of the batch up to `MOST_LANES`."""
+    """Return the largest divisor of the batch up to `MOST_LANES`."""
     return max(n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0)
 
 
 def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
-    """Give which samples of a global batch are a rank's: contiguous, together all, none twice, sizes within one."""
+    """Return which samples of a global batch are a rank's: contiguous, together all, none twice, sizes within one."""
     return range(rank * num_samples // num_ranks, (rank + 1) * num_samples // num_ranks)
 
 
@@ -184,7 +184,7 @@ class Order:
         self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)
 
     def locate(self, position: int) -> Place:
-        """Give what stands at a position."""
+        """Return what stands at a position."""
         row, lane = divmod(position, self.lanes)
         if len(self.sources) == 1:
             return Place(0, *self.sources[0].locate(lane, row))
@@ -195,7 +195,7 @@ class Order:
         return Place(source, *self.sources[source].locate(lane, row_of_source))
 
     def _make_pattern(self, lane: int, period: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give which source each row of a lane's period draws, and how often it was drawn before in it."""
+        """Return which source each row of a lane's period draws, and how often it was drawn before in it."""
         drawn = np.repeat(np.arange(len(self.shares), dtype=np.int16), self.shares)
         drawn = drawn[permutation(PATTERN_ROWS, self.seed, _MIX, lane, period)]
         before = np.empty(PATTERN_ROWS, np.int16)
@@ -204,7 +204,7 @@ class Order:
         return drawn, before
 
     def positions(self, step: int, rank: int, num_ranks: int) -> list[int]:
-        """Give a rank's positions in a step: whole lanes as far as that goes, so that it keeps to their shards."""
+        """Return a rank's positions in a step: whole lanes as far as that goes, so that it keeps to their shards."""
         first = step * self.rows
         share = rank_share(self.global_batch_size, rank, num_ranks)
         return [(first + q % self.rows) * self.lanes + q // self.rows for q in share]
@@ -223,7 +223,7 @@ class Order:
 
 
 def shares(weights: Mapping[str, float]) -> list[int]:
-    """Give how many of `PATTERN_ROWS` samples each source is drawn for: the largest remainders get what is left.
+    """Return how many of `PATTERN_ROWS` samples each source is drawn for: the largest remainders get what is left.
 
     Raises:
         ConfigError: If a source would never be drawn.

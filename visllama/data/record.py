@@ -49,12 +49,12 @@ class Text(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def is_read(suffix: str) -> bool:
-    """Tell whether a member with this suffix is one that we read; nothing else ever is."""
+    """Return whether a member with this suffix is one that we read; nothing else ever is."""
     return _SUFFIX.fullmatch(suffix) is not None
 
 
 def image_suffixes(suffixes: Iterable[str]) -> list[str]:
-    """Give the suffixes of images, in the order of their numbers."""
+    """Return the suffixes of images, in the order of their numbers."""
     images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
     return sorted(images, key=_image_number) if len(images) > 1 else images
 

@@ -51,7 +51,7 @@ def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = Non
 
 
 def images_of(record: Mapping) -> list:
-    """Give a record's images, none, one or several."""
+    """Return a record's images, none, one or several."""
     return record["images"] if "images" in record else [record["image"]] if "image" in record else []
 
 

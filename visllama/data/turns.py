@@ -11,7 +11,7 @@ _OPENING_MARKS = re.compile(rf"(?:{re.escape(IMAGE_MARK)}\s*)*")
 
 
 def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int) -> list[Turn]:
-    """Give the turns of one thing to learn in a record.
+    """Return the turns of one thing to learn in a record.
 
     Args:
         record: With `captions`, `questions` or `conversations`; one with none of them is to be captioned.
@@ -33,7 +33,7 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
 
 
 def _turn(speaker: str, text: str) -> Turn:
-    """Give a turn of a conversation; images that open it stand where the template has them, others where they are."""
+    """Return a turn of a conversation; images that open it stand where the template has them, others where they are."""
     if speaker != "human":
         return Turn(speaker, text)
     marks = _OPENING_MARKS.match(text).group()
@@ -49,5 +49,5 @@ def num_items(record: Mapping) -> int:
 
 
 def answer_of(asked: Mapping) -> str:
-    """Give the answer that most gave to a question, of equals the first."""
+    """Return the answer that most gave to a question, of equals the first."""
     return max(asked["answers"], key=asked["answers"].count)

@@ -25,7 +25,7 @@ from visllama.model.visllama import VisLlama
 
 
 def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
-    """Give each record the image of another one."""
+    """Return each record the image of another one."""
     cycle = permutation(len(records), 0).tolist()
     donor = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
     return [dict(record) | {"image": records[donor[i]]["image"]} for i, record in enumerate(records)]

@@ -130,7 +130,7 @@ class Captioner:
             yield texts if num_ranks == 1 else _of_all_ranks(texts[: len(own)], num_ranks)
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
-        """Give the text of each record."""
+        """Return the text of each record."""
         return [text for texts in self.batches(model, records) for text in texts]
 
 

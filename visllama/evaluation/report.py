@@ -66,7 +66,7 @@ def _score(value: float | None) -> str:
 
 
 def provenance(**facts: object) -> dict:
-    """Tell what made a result: versions, machine, the state of the source tree, and the caller's own facts."""
+    """Return what made a result: versions, machine, the state of the source tree, and the caller's own facts."""
     commit = _git("rev-parse", "HEAD")
     return {
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},

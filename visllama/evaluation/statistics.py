@@ -13,7 +13,7 @@ from visllama.evaluation.vqa import VqaScores
 def bootstrap_interval(
     per_image: np.ndarray, num_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> list[float]:
-    """Give the percentile bootstrap interval `[low, high]` of the mean over images.
+    """Return the percentile bootstrap interval `[low, high]` of the mean over images.
 
     Reference:
         Efron 1979, "Bootstrap methods: another look at the jackknife".
@@ -26,7 +26,7 @@ def bootstrap_interval(
 def clustered_interval(
     values: np.ndarray, groups: Sequence[object], num_resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> list[float]:
-    """Give the bootstrap interval of the mean where values of one group (questions on one image) are drawn together.
+    """Return the bootstrap interval of the mean where values of one group (questions on one image) are drawn together.
 
     Drawn one by one, values that go up and down with their image would look surer than they are.
 
@@ -46,12 +46,12 @@ def _middle(means: np.ndarray, level: float) -> list[float]:
 
 
 def intervals(scores: CaptionScores) -> dict[str, list[float]]:
-    """Give the interval of each metric that is a mean over images; BLEU and METEOR count over the whole corpus."""
+    """Return the interval of each metric that is a mean over images; BLEU and METEOR count over the whole corpus."""
     return {name: bootstrap_interval(scores.per_image[name]) for name in scores.metrics if name in ("ROUGE-L", "CIDEr")}
 
 
 def vqa_intervals(scores: VqaScores) -> dict[str, list[float]]:
-    """Give the interval of VQA accuracy (0-100), clustered by image; none where all questions are on one image."""
+    """Return the interval of VQA accuracy (0-100), clustered by image; none where all questions are on one image."""
     if len(set(scores.groups)) < 2:
         return {}
     return {"accuracy": clustered_interval(100 * scores.per_question, scores.groups)}

@@ -42,7 +42,7 @@ class VqaScores(NamedTuple):
 
 
 def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
-    """Give the share, in [0, 1], of how right an answer is: three annotators who say the same make it whole.
+    """Return the share, in [0, 1], of how right an answer is: three annotators who say the same make it whole.
 
     Each annotator is left out in turn, by index: min(matches among the others / 3, 1), and the mean over the turns.
     With four annotators that is the share who agree, and so it is, for want of others, with one (an exact match), two
@@ -152,7 +152,7 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
 
 
 def _rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
-    """Give a file's list `name` by question id."""
+    """Return a file's list `name` by question id."""
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(name), list):
         found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__

@@ -28,7 +28,7 @@ _PICTURES = ("image", "images")
 
 
 def one_by_one(records: Sequence[Mapping]) -> list[dict]:
-    """Give a record for each question."""
+    """Return a record for each question."""
     return [dict(record) | {"questions": [asked]} for record in records for asked in record["questions"]]
 
 

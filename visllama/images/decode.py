@@ -52,7 +52,7 @@ def _open(image: bytes | Image.Image) -> Image.Image:
 
 
 def _excess(jpeg: bytes, width: int, height: int) -> str:
-    """Say what is too much of a picture; of a JPEG, its scans too."""
+    """Return what is too much of a picture; of a JPEG, its scans too."""
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         return f"{width}x{height}; the most are {MAX_PIXELS} pixels and {MAX_SIDE_PX} a side"
     most = _MAX_SCANS * MAX_PIXELS // (width * height)
@@ -62,10 +62,10 @@ def _excess(jpeg: bytes, width: int, height: int) -> str:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Say what makes it upright; EXIF that cannot be read says nothing, its pixels may be good all the same."""
+    """Return what makes a picture upright; None where nothing has to be done."""
     try:
         return _UPRIGHT.get(image.getexif().get(274))
-    except Exception:
+    except Exception:  # EXIF that cannot be read: the pixels may be good all the same
         return None
 
 

@@ -69,7 +69,7 @@ class ImageTransform:
         return asdict(self)
 
     def __call__(self, image: bytes | Image.Image) -> Tensor:
-        """Give `(3, size_px, size_px)` uint8.
+        """Return `(3, size_px, size_px)` uint8.
 
         Raises:
             BadRecord: As `decode` does.

@@ -38,7 +38,7 @@ class Chat:
         self._cache = writer.model.new_cache()
 
     def say(self, text: str, images: Picture | Sequence[Picture] | None = None, **decoding) -> str:
-        """Say something and give the answer; if an error comes instead, nothing was said.
+        """Add a turn and return the answer to it; after an error the conversation is as before.
 
         Args:
             text: Of this turn.
@@ -69,7 +69,7 @@ class Chat:
         return answer
 
     def _opening(self, turn: Turn) -> list[int]:
-        """Give the ids of a human's turn, up to where the response begins."""
+        """Return the ids of a human's turn, up to where the response begins."""
         segments = self.maker.template.segments([*self.turns, turn])
         ends = [place for place, segment in enumerate(segments) if segment.kind == "end"]
         if not ends:

@@ -93,7 +93,7 @@ class Pipeline(Writer):
         images: Picture | Sequence[Picture | Sequence[Picture] | None] | None,
         prompts: str | Sequence[str],
     ) -> tuple[Tensor, Tensor]:
-        """Give what the language model reads when it is asked, for a `generate` of your own.
+        """Return what the language model reads when it is asked, for a `generate` of your own.
 
         `language_model.generate(inputs_embeds=..., attention_mask=..., eos_token_id=pipeline.end_ids)` then writes what
         `ask` does: on `pipeline.model.language_model`, or, where no adapter was trained, on the same language model as

@@ -50,7 +50,7 @@ def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
 
 
 def find_pictures(names: list) -> list[Path]:
-    """Give the picture files that paths and folders name.
+    """Return the picture files that paths and folders name.
 
     Raises:
         ConfigError: If one is not there, or a folder holds none.

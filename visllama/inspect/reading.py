@@ -44,7 +44,7 @@ class Shown(NamedTuple):
 
     @property
     def facts(self) -> str:
-        """Tell what it is made of, and why nothing is learned from it."""
+        """Return what the sample is made of, and why nothing is learned from it."""
         sample, told = self.sample, [f"step {self.step}"] if self.step > 1 else []
         if isinstance(sample, MeasuredSample):
             images = len(sample.pixel_values)

@@ -41,7 +41,7 @@ class Inspected(NamedTuple):
     shown: list[Shown]
 
 
-def run(config: InspectConfig, assembly: Assembly) -> Inspected:
+def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     """Load, show, write the page; with `check_only` it is not written."""
     maker, most = sample_maker(assembly.model, assembly.text), config.stage.max_text_tokens
     steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
@@ -65,7 +65,7 @@ def run(config: InspectConfig, assembly: Assembly) -> Inspected:
 
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:
-    """Tell of the first samples of which nothing is learned, and how many more there are."""
+    """Return lines about the first samples of which nothing is learned, and how many more there are."""
     masked = [readable(f"masked: {sample.key}: {sample.fault}") for sample in samples if sample.fault]
     more = len(masked) - _MOST_TOLD
     return masked[:_MOST_TOLD] + ([f"masked: {more:,} more"] if more > 0 else [])

@@ -90,7 +90,7 @@ def count_sources(samples: Sequence[Sample], names: Iterable[str]) -> list[Sourc
 
 
 def columns_note(most: int) -> str:
-    """Say what the columns of `HEADERS` hold that their names do not say."""
+    """Return what the columns of `HEADERS` hold that their names do not say."""
     return (
         f"supervised: share of all tokens. text tokens: min/median/95%/max,\n"
         f"before the cut at stage.max_text_tokens={most}."
@@ -108,7 +108,7 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
 
 
 def step_line(number: int, step: SeenStep) -> str:
-    """Tell what one step is made of."""
+    """Return what one step is made of."""
     tokens, batches = sum(len(sample.input_ids) for sample in step.samples), step.num_micro_batches
     padding = share(step.num_positions - tokens, step.num_positions)
     return (

@@ -30,6 +30,6 @@ def inspect(config: InspectConfig, assembly: Assembly) -> Inspected:
     Raises:
         ConfigError: If a step has nothing to learn.
     """
-    from visllama.inspect.run import run  # here: slow to import, and the config may be refused before
+    from visllama.inspect.run import inspect_batches  # here: slow to import, and the config may be refused before
 
-    return run(config, assembly)
+    return inspect_batches(config, assembly)

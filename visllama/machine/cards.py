@@ -25,7 +25,7 @@ class Card(NamedTuple):
     node_gb_s: float
 
     def flops(self, compute_bytes: int) -> float:
-        """Give floating-point operations a second, at most, in numbers of this many bytes."""
+        """Return floating-point operations a second, at most, in numbers of this many bytes."""
         return 1e12 * {2: self.half_tflops, 4: self.single_tflops, 8: self.double_tflops}[compute_bytes]
 
 

@@ -11,7 +11,7 @@ from visllama.errors import ConfigError
 
 
 def find_device(accelerator: str) -> torch.device:
-    """Give the device of a Lightning accelerator's name; "auto" is cuda, else mps, else cpu."""
+    """Return the device of a Lightning accelerator's name; "auto" is cuda, else mps, else cpu."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -31,12 +31,12 @@ def find_precision(precision: str, accelerator: str) -> str:
 
 
 def frozen_dtype(precision: str) -> torch.dtype:
-    """Give the dtype in which frozen weights are loaded under a precision."""
+    """Return the dtype in which frozen weights are loaded under a precision."""
     return {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
 
 
 def started_ranks() -> tuple[str, int, int] | None:
-    """Give who has started this process as one rank of several, on how many nodes, and how many on each.
+    """Return who has started this process as one rank of several, on how many nodes, and how many on each.
 
     None if nobody has: then the ranks of this node are started from here.
     """

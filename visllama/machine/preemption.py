@@ -79,7 +79,7 @@ def _end_quickly() -> None:
 
 
 def configure(exit_code: int, requeues: bool) -> None:
-    """Say with which code to leave, and whether SLURM is to be asked for another start where it gave notice."""
+    """Keep with which code to leave, and whether SLURM is asked for another start where it gave notice."""
     _state.exit_code, _state.requeues = exit_code, requeues
 
 
@@ -115,7 +115,7 @@ def tell(what: int) -> None:
 
 
 def told() -> int:
-    """Give what was asked of this process so far: 0, `TOLD` or `REQUEUE`."""
+    """Return what was asked of this process so far: 0, `TOLD` or `REQUEUE`."""
     return _state.told
 
 
@@ -158,7 +158,7 @@ def end_training() -> None:
 
 
 def wait_to_be_told() -> None:
-    """Give who has started the ranks time to tell this one too, when another is gone: it may have been told alone."""
+    """Return who has started the ranks time to tell this one too, when another is gone: it may have been told alone."""
     until = time.monotonic() + _LAST_WORD_S
     while time.monotonic() < until:
         time.sleep(0.05)  # who is told meanwhile leaves out of it
@@ -177,7 +177,7 @@ def leave_at_once(what: int) -> None:
 
 
 def _children() -> list[int]:
-    """Give the processes that this one has started: ranks, and what would not notice for seconds, as METEOR's Java."""
+    """Return the processes that this one has started: ranks, and programs that notice nothing, as METEOR's Java."""
     found = {child.pid for child in _state.children if child.poll() is None}
     for listing in Path("/proc/self/task").glob("*/children"):  # of Linux; elsewhere it is ranks alone
         with suppress(OSError):

@@ -12,7 +12,7 @@ from visllama.console import is_first_rank
 
 
 def on_first_rank(value: object, elsewhere: object = None) -> object:
-    """Give a value on the first rank, and another on all others; a resolver."""
+    """Return a value on the first rank, and another on all others; a resolver."""
     return value if is_first_rank() else elsewhere
 
 

@@ -13,7 +13,7 @@ _SHIPPED_PREFIX = "visllama:"
 
 
 def locate(path: str, models: Path | str | None = None) -> str:
-    """Give what transformers' `from_pretrained` takes.
+    """Return what transformers' `from_pretrained` takes.
 
     Args:
         path: `visllama:NAME` is a backbone of the embedded world; a folder below `models` of that name comes next, then

@@ -29,12 +29,12 @@ _CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def is_adapter(name: str) -> bool:
-    """Tell whether a tensor of the language model, by its name, is LoRA's."""
+    """Return whether a tensor of the language model, by its name, is LoRA's."""
     return ".lora_" in name
 
 
 def base_name(name: str) -> str:
-    """Give the name that a tensor has where there is no LoRA."""
+    """Return the name that a tensor has where there is no LoRA."""
     return name.replace(".base_layer.", ".")
 
 
@@ -142,7 +142,7 @@ def _no_target(targets: object, linear: list[str]) -> ConfigError:
 
 
 def is_plain(value: object) -> bool:
-    """Tell whether LoRA's arguments hold names, numbers and nothing that would be read as a pattern."""
+    """Return whether LoRA's arguments hold names, numbers and nothing that would be read as a pattern."""
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None
     if isinstance(value, Mapping):
@@ -151,7 +151,7 @@ def is_plain(value: object) -> bool:
 
 
 def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the arguments that adapters were attached by, each target by its name where a pattern has found them."""
+    """Return the arguments that adapters were attached by, each target by its name where a pattern has found them."""
     if is_plain(arguments):
         return dict(arguments)
     kept = {name: value for name, value in arguments.items() if name not in _CHOOSING}

@@ -45,7 +45,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
 
 
 def _hub_is_out_of_reach() -> bool:
-    """Tell at once what the hub's client finds out in half a minute: there is no proxy, and its name is unknown."""
+    """Return whether there is no proxy, and the hub's name is unknown: its client takes half a minute to find that out."""
     if getproxies():
         return False
     try:

@@ -16,7 +16,7 @@ from visllama.model.visllama import VisLlama, part_dtype, persistent_buffers
 
 
 def blocks(part: nn.Module) -> list[nn.Module]:
-    """Give a transformer's blocks, by the names that transformers splits it at; none where it names none."""
+    """Return a transformer's blocks, by the names that transformers splits it at; none where it names none."""
     names = {n for m in part.modules() for n in getattr(m, "_no_split_modules", None) or ()}
     return [module for module in part.modules() if type(module).__name__ in names]
 

@@ -119,7 +119,7 @@ class PretrainedVisionEncoder(VisionEncoder):
         )
 
     def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
-        """Give the one vector that the encoder itself makes of an image."""
+        """Return the one vector that the encoder itself makes of an image."""
         return outputs.pooler_output
 
 

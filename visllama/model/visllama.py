@@ -194,7 +194,7 @@ class VisLlama(nn.Module):
         return self
 
     def encode_images(self, pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "N K D"]:
-        """Give the image embeds: the frozen encoder looks, the connector translates."""
+        """Return the image embeds: the frozen encoder looks, the connector translates."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and "vision_encoder" in self.trainable):
             features = getattr(self.vision_encoder(pixel_values), self.connector.consumes)
         return self.connector(features.to(next(self.connector.parameters()).dtype))
@@ -238,7 +238,7 @@ class VisLlama(nn.Module):
         attention_mask: Int[Tensor, "B T"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
     ) -> VisLlamaOutput:
-        """Give next-token logits, and with labels their summed loss.
+        """Return next-token logits, and with labels their summed loss.
 
         Args:
             input_ids: Token ids; image spans as in `visllama.text.tokens`, as many as there are images.
@@ -251,7 +251,7 @@ class VisLlama(nn.Module):
         return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels))
 
     def new_cache(self) -> Cache:
-        """Give an empty cache for `generate`: the language model's keys and values of what it has read and written."""
+        """Return an empty cache for `generate`, for the keys and values of what the language model has read and written."""
         return DynamicCache(config=self.language_model.config.get_text_config(decoder=True))
 
     @torch.no_grad()

@@ -72,7 +72,7 @@ def build_model(
 
 @contextmanager
 def _named(role: str) -> Iterator[None]:
-    """Say of which part an error speaks: what a file or a config asked for is the user's to mend."""
+    """Name the model's part in an error, which the user can mend: a file or a config asked for it."""
     try:
         yield
     except ConfigError as error:
@@ -86,12 +86,12 @@ def _located(arguments: Mapping, models: Path | str | None) -> dict:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Give a tensor as it is, or, of one in shards, all of it; then all ranks have to ask."""
+    """Return a tensor as it is, or, of one in shards, all of it; then all ranks have to ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
-    """Give the SHA-256 of tensors with their names and shapes.
+    """Return the SHA-256 of tensors with their names and shapes.
 
     Args:
         named: As from `named_parameters()`.

@@ -97,7 +97,7 @@ def quieten_lightning() -> None:
 
 
 def child_command(local_rank: int) -> tuple[list[str], str]:
-    """Give the command that starts another rank of this very job, and its folder.
+    """Return the command that starts another rank of this very job, and its folder.
 
     Lightning would run the same command line again: with `--multirun` each child would go through the sweep by itself,
     and under the console script it would lose the verb.

@@ -51,7 +51,7 @@ class _OfOurs:
         super().teardown()
 
     def gather(self, values: Sequence[int]) -> list[list[int]]:
-        """Give the numbers of every rank; on the CPU, so no GPU is waited for."""
+        """Return the numbers of every rank; on the CPU, so no GPU is waited for."""
         if self.control is None:
             return [list(values)]
         mine = torch.tensor(values)

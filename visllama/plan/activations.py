@@ -61,7 +61,7 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
 
 
 def _copies(shapes: Shapes, job: Job) -> list[Line]:
-    """Give the half-precision copies of trained weights that autocast makes and the backward pass needs."""
+    """Return the half-precision copies of trained weights that autocast makes and the backward pass needs."""
     own = job.precision
     if not own.is_mixed:
         return []
@@ -114,7 +114,7 @@ def adapter_bytes(shapes: Shapes, own: Precision) -> int:
 
 
 def _vision_line(shapes: Shapes, job: Job) -> Line:
-    """Give what the encoder needs: frozen, the hidden states of one pass; trained, what a backward pass needs."""
+    """Return what the encoder needs: frozen, the hidden states of one pass; trained, what a backward pass needs."""
     layers, own, samples = shapes.vision, job.precision, job.most_at_once
     is_trained = shapes.is_trained("vision_encoder")
     c, d, mlp = own.compute(is_trained), layers.width, layers.ffn_kept * layers.ffn_dim

@@ -41,7 +41,7 @@ def count_connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:
 
 
 def _run(connector: nn.Module, shape: tuple[int, ...], mixed: bool) -> tuple[int, int]:
-    """Give the bytes that a forward pass keeps beside the weights, and its floating-point operations."""
+    """Return the bytes that a forward pass keeps beside the weights, and its floating-point operations."""
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:

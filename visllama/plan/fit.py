@@ -14,19 +14,19 @@ from visllama.plan.model import Shapes
 MOST_RANKS = 1024
 
 
-def fits(shapes: Shapes, job: Job, tokens: float, card: Card) -> bool:
-    """Tell whether samples of so many tokens fit the card."""
+def fits_card(shapes: Shapes, job: Job, tokens: float, card: Card) -> bool:
+    """Return whether samples of so many tokens fit the card."""
     return memory(shapes, job, tokens).peak <= card.memory_gib * GIB
 
 
 def find_switches(shapes: Shapes, job: Job, tokens: float, card: Card) -> list[str] | None:
-    """Give the overrides that make a job fit; None where nothing does.
+    """Return the overrides that make a job fit; None where nothing does.
 
     Tried in this order, each together with those before it: fewer samples at once, activation checkpointing, shards,
     more ranks.
     """
     for changed in _changes(job):
-        if fits(shapes, changed, tokens, card):
+        if fits_card(shapes, changed, tokens, card):
             return overrides(job, changed)
     return None
 

@@ -117,7 +117,7 @@ def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
 
 
 def strategy_of(config: PlanConfig, num_ranks: int) -> str:
-    """Give the strategy by what it does with memory: one, ddp, fsdp."""
+    """Return the strategy by what it does with memory: one, ddp, fsdp."""
     chosen = config.trainer.strategy
     if isinstance(chosen, Mapping) and "FSDP" in chosen["_target_"]:
         return "fsdp"

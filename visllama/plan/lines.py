@@ -39,7 +39,7 @@ class Memory(NamedTuple):
     num_ranks: int
 
     def at(self, moment: str) -> int:
-        """Give the bytes that are held at one of `MOMENTS`."""
+        """Return the bytes that are held at one of `MOMENTS`."""
         return sum(line.num_bytes for line in self.lines if moment in line.moments)
 
     @property

@@ -60,7 +60,7 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
 
 
 def _passing(shapes: Shapes, job: Job) -> list[Line]:
-    """Give what is there for a moment: gradients under way, whole units of a sharded model, copies in an update."""
+    """Return what is there for a moment: gradients under way, whole units of a sharded model, copies in an update."""
     own, n = job.precision, job.num_shards
     trained = [p for p in shapes.parameters if p.is_trained]
     each, largest = (

@@ -68,13 +68,13 @@ class Parameter(NamedTuple):
 
     @property
     def is_behind_first_block(self) -> bool:
-        """Tell whether its gradient is there before the language model's first block has its own."""
+        """Return whether its gradient is there before the language model's first block has its own."""
         if self.unit == "root":
             return self.part == "language_model" and self.is_cast  # the head; embeddings come first
         return self.unit.startswith("language_model") and self.unit != "language_model 0"
 
     def numel(self, num_shards: int = 1) -> int:
-        """Give the numbers that a rank holds: FSDP cuts the first dimension, rounded up."""
+        """Return the numbers that a rank holds: FSDP cuts the first dimension, rounded up."""
         first, *rest = self.shape or (1,)
         count = -(-first // num_shards)
         for size in rest:
@@ -148,7 +148,7 @@ class Shapes:
         return any(p.part == part and p.is_trained for p in self.parameters)
 
 
-def measure(model: VisLlama) -> Shapes:
+def read_shapes(model: VisLlama) -> Shapes:
     """Read off a model on the meta device what a plan needs."""
     language = model.language_model.config.get_text_config()
     vision = getattr(getattr(model.vision_encoder, "model", None), "config", None)

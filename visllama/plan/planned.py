@@ -15,7 +15,7 @@ from visllama.plan.job import Job, job_of, strategy_of
 from visllama.plan.lines import GIB, Memory
 from visllama.plan.memory import memory
 from visllama.plan.model import Shapes
-from visllama.plan.speed import Flops, Rates, Step, flops, step
+from visllama.plan.speed import Flops, Rates, StepTime, flops, step_time
 from visllama.text.tokens import sample_length
 from visllama.training.assembly import count_steps
 
@@ -51,8 +51,8 @@ class Plan:
     longest: Memory
     mean: Memory
     flops: list[Flops]
-    step: Step
-    by_nodes: list[tuple[Step, int]]
+    step: StepTime
+    by_nodes: list[tuple[StepTime, int]]
     num_samples: int | None
     num_steps: int | None
     switches: list[str] | None
@@ -68,9 +68,9 @@ class Plan:
         return self.longest.peak <= self.card_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON takes it."""
+        """Return all of it as JSON takes it."""
 
-        def told(step: Step) -> dict[str, Any]:
+        def told(step: StepTime) -> dict[str, Any]:
             own = {name: value for name, value in step._asdict().items() if name != "job"}
             sizes = {"num_nodes": step.job.num_nodes, "num_ranks": step.job.num_ranks}
             return sizes | own | {"step_s": step.seconds, "samples_per_second": step.samples_per_second}
@@ -122,7 +122,7 @@ def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
     num_steps = count_steps(config, num_samples or 0) if budgeted or num_samples else None
     longest, mean = (memory(shapes, job, t) for t in (longest_tokens, tokens))
     others = [replace(job, num_nodes=n, num_devices=d, strategy=strategy_of(config, n * d)) for n, d in _ranks(job)]
-    by_nodes = [(step(shapes, o, tokens, rates), memory(shapes, o, longest_tokens).peak) for o in others]
+    by_nodes = [(step_time(shapes, o, tokens, rates), memory(shapes, o, longest_tokens).peak) for o in others]
     fits = longest.peak <= card.memory_gib * GIB
     found = Plan(
         job=job,
@@ -133,7 +133,7 @@ def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
         longest=longest,
         mean=mean,
         flops=flops(shapes, tokens, job.recomputes),
-        step=step(shapes, job, tokens, rates),
+        step=step_time(shapes, job, tokens, rates),
         by_nodes=by_nodes,
         num_samples=num_samples,
         num_steps=num_steps,
@@ -146,7 +146,7 @@ def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
 
 
 def text_tokens(config: PlanConfig) -> tuple[float, list[str]]:
-    """Give a text's mean tokens: as configured, or as captions, or questions in a template, usually are."""
+    """Return a text's mean tokens: as configured, or as captions, or questions in a template, usually are."""
     if config.text_tokens is not None:
         return config.text_tokens, []
     usual = min(_CAPTION_TOKENS if config.stage.template == "plain" else _TURN_TOKENS, config.stage.max_text_tokens)
@@ -154,7 +154,7 @@ def text_tokens(config: PlanConfig) -> tuple[float, list[str]]:
 
 
 def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
-    """Give the training samples of an epoch; None, and why, where the data is not here.
+    """Return the training samples of an epoch; None, and why, where the data is not here.
 
     Raises:
         ConfigError: If a source could not be made anywhere.
@@ -178,7 +178,7 @@ def _ranks(job: Job) -> list[tuple[int, int]]:
 
 
 def warnings_of(found: Plan, config: PlanConfig) -> list[str]:
-    """Say what is wrong beside the memory."""
+    """Return what is wrong beside the memory."""
     job, said = found.job, []
     tokens = job.num_samples * found.tokens
     if tokens < FEW_TOKENS:

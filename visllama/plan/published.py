@@ -51,7 +51,7 @@ def _vision(width: int, ffn: int, layers: int, heads: int, patch_px: int, size_p
 
 
 def language_configs() -> dict[str, PreTrainedConfig]:
-    """Give each published language model's config, by its hub id; weights and tokenizer are elsewhere."""
+    """Return each published language model's config, by its hub id; weights and tokenizer are elsewhere."""
     return {
         "huggyllama/llama-7b": _llama(4096, 11008, 32, 32),
         "huggyllama/llama-13b": _llama(5120, 13824, 40, 40),
@@ -66,7 +66,7 @@ def language_configs() -> dict[str, PreTrainedConfig]:
 
 
 def vision_configs() -> dict[str, PreTrainedConfig]:
-    """Give each published vision encoder's config, by its hub id."""
+    """Return each published vision encoder's config, by its hub id."""
     large = (1024, 4096, 24, 16, 14)
     dinov2 = {name: value for name, value in _vision(*large, 518).items() if name != "intermediate_size"}
     return {
@@ -80,7 +80,7 @@ def vision_configs() -> dict[str, PreTrainedConfig]:
 def without_downloads(
     parts: Mapping[str, Mapping], plugins: Sequence[str], models: Path | str | None, scratch: Path
 ) -> dict[str, Mapping]:
-    """Give a model's parts with base models that hold their shapes alone, and can be built without having been fetched.
+    """Return a model's parts with base models of shapes alone, which can be built without having been fetched.
 
     The config is that of the model's own folder, or of the hub's cache; else it is made of the published shapes. A part
     that is no base model of ours stays as it is.

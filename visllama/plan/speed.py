@@ -86,7 +86,7 @@ def _weights(shapes: Shapes, part: str, is_trained: bool) -> int:
     )
 
 
-class Step(NamedTuple):
+class StepTime(NamedTuple):
     """Seconds of one optimizer step, and what its ranks send.
 
     Attributes:
@@ -118,7 +118,7 @@ class Step(NamedTuple):
         return self.job.global_batch_size / self.seconds
 
 
-def step(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> Step:
+def step_time(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> StepTime:
     """Compute how long a step takes on its slowest rank.
 
     Args:
@@ -142,7 +142,7 @@ def step(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> Step:
         frozen = own.frozen * shapes.numel(trained=False)
         gathered, reduced = 2 * job.num_micro_batches * share * (frozen + trained), share * trained
     update = (3 * own.trained + 2 * job.state_bytes[0]) * shapes.numel(trained=True, num_shards=job.num_shards)
-    return Step(
+    return StepTime(
         job,
         compute,
         max(0.0, _seconds(gathered, job, rates) - compute),
@@ -156,6 +156,6 @@ def step(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> Step:
 
 
 def _seconds(sent_bytes: float, job: Job, rates: Rates) -> float:
-    """Give the time of a ring over all ranks: what one sends passes each link, between nodes once a node."""
+    """Return the time of a ring over all ranks: what one sends passes each link, between nodes once a node."""
     slowest = min(rates.card.node_gb_s, rates.network_gb_s) if job.num_nodes > 1 else rates.card.node_gb_s
     return sent_bytes / (slowest * _GB)

@@ -10,7 +10,7 @@ from rich.table import Table
 from visllama.machine.cards import Card
 from visllama.plan.job import Job
 from visllama.plan.lines import CONTEXT_GIB, FRAGMENTED, GIB, NCCL_GIB, Memory
-from visllama.plan.speed import Flops, Rates, Step
+from visllama.plan.speed import Flops, Rates, StepTime
 
 _SHORT = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False, "title_justify": "left"}
 
@@ -50,7 +50,7 @@ def flops_table(found: Sequence[Flops]) -> Table:
 
 
 def time_table(
-    steps: Sequence[Step],
+    steps: Sequence[StepTime],
     peaks: Sequence[int],
     card: Card,
     tokens: float,
@@ -89,8 +89,8 @@ def time_table(
     return table
 
 
-def time_notes(step: Step, rates: Rates, num_steps: int | None) -> list[str]:
-    """Say what the times rest on, and what is sent."""
+def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]:
+    """Return what the times rest on, and what is sent."""
     job, card = step.job, rates.card
     notes = [
         f"compute: at {rates.utilisation:.0%} of {step.card_flops / 1e12:,.4g} TFLOP/s, or reading the weights at "

@@ -17,7 +17,7 @@ from visllama.config.schema import PlanConfig
 from visllama.console import say
 from visllama.files import write_whole
 from visllama.plan.lines import GIB
-from visllama.plan.model import build_shapes, measure
+from visllama.plan.model import build_shapes, read_shapes
 from visllama.plan.planned import Plan, make_plan
 from visllama.plan.tables import flops_table, memory_table, time_notes, time_table
 from visllama.training.assembly import check_positions, model_parts
@@ -36,7 +36,7 @@ def plan(config: PlanConfig) -> Plan:
     check_parts(replace(config, trainer=anywhere))
     model = build_shapes(model_parts(config), config.stage.trainable, config.plugins, config.paths["models"])
     check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
-    made = make_plan(config, measure(model))
+    made = make_plan(config, read_shapes(model))
     show(made)
     if config.out:
         write_whole(Path(config.out), json.dumps(made.to_dict(), indent=2) + "\n")
@@ -46,7 +46,7 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def train_overrides(switches: Sequence[str]) -> list[str]:
-    """Give what was typed and `train` takes, with switches in place of what they change."""
+    """Return what was typed and `train` takes, with switches in place of what they change."""
     replaced = {*_OWN_KEYS, *(word.partition("=")[0] for word in switches)}
     typed = invocation().overrides
     return [*(word for word in typed if word.lstrip("+").partition("=")[0] not in replaced), *switches]

@@ -49,7 +49,7 @@ class Shards:
 
 
 def find(place: str) -> list[str]:
-    """Give the tars that `from=` names, local or remote.
+    """Return the tars that `from=` names, local or remote.
 
     Raises:
         ConfigError: If there is none, or an address is not opened.

@@ -107,11 +107,14 @@ def names_of_both_years(file: object) -> tuple:
 
 
 def coco_folder(images: str | Path) -> ImageFolder:
-    """Give a folder of COCO's images, with those that its archives unpack to (each may be a link of the user's own)."""
+    """Return a folder of COCO's images, with the folders that its archives unpack to.
+
+    Each of these may be a link of the user's own.
+    """
     return ImageFolder([images, *(Path(images).expanduser() / name for name in FOLDERS)])
 
 
 def split_of_name(file: str) -> str | None:
-    """Tell a split from a file's name: `captions_train2017.json`."""
+    """Return the split that a file's name tells: `captions_train2017.json`."""
     found = re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", Path(file).stem.lower())
     return found[-1] if len(set(found)) == 1 else None

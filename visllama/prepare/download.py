@@ -16,7 +16,7 @@ from pathlib import Path
 
 from visllama.errors import ConfigError
 from visllama.files import write_whole
-from visllama.prepare.img2dataset import alone, command_line, find_command, run
+from visllama.prepare.img2dataset import alone, command_line, find_command, run_img2dataset
 from visllama.prepare.request import Download
 from visllama.prepare.url_list import list_files, read_part, write_list
 
@@ -50,7 +50,7 @@ def _download_part(spec: Download, folder: Path) -> None:
     counts = write_list(spec, folder)
     tried = counts["kept"]
     argv = command_line(spec, folder / "list", folder / "shards")
-    stats = run(argv, folder, -(-tried // spec.samples_per_shard), tried)
+    stats = run_img2dataset(argv, folder, -(-tried // spec.samples_per_shard), tried)
     failed = Counter()
     for stat in stats.values():
         failed.update(stat["status_dict"])

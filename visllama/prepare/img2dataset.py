@@ -34,7 +34,7 @@ _HOW = (
 
 
 def find_command(command: str) -> str:
-    """Give the absolute path of the command.
+    """Return the absolute path of the command.
 
     Raises:
         ConfigError: If it is absent, with how to install it.
@@ -46,7 +46,7 @@ def find_command(command: str) -> str:
 
 
 def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list[str]:
-    """Give the command that downloads a filtered list; it honours the sites' noai headers, which is its default."""
+    """Return the command that downloads a filtered list; it honours the sites' noai headers, which is its default."""
     options = {
         "url_list": list_file,
         "input_format": "jsonl",
@@ -76,7 +76,7 @@ def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list
     return [spec.command, *(str(w) for k, v in options.items() if v is not None for w in (f"--{k}", v))]
 
 
-def run(argv: list[str], folder: Path, num_shards: int, num_urls: int) -> dict[int, dict]:
+def run_img2dataset(argv: list[str], folder: Path, num_shards: int, num_urls: int) -> dict[int, dict]:
     """Run the command over what is missing in `folder/shards`, its output in `folder/log.txt`.
 
     Returns:
@@ -120,7 +120,7 @@ def _watch(argv: list[str], folder: Path, num_shards: int) -> int:
 
 
 def _complete(shards: Path) -> dict[int, dict]:
-    """Give the statistics of finished shards; a half-written one loses its statistics, so that it is done again."""
+    """Return the statistics of finished shards; a half-written one loses its statistics, so that it is done again."""
     stats = {}
     for path in sorted(shards.glob("*_stats.json")):
         number = path.name.removesuffix("_stats.json")
@@ -139,7 +139,7 @@ def _complete(shards: Path) -> dict[int, dict]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Give our environment without secrets and without our Python's paths, marked with the folder."""
+    """Return our environment without secrets and without our Python's paths, marked with the folder."""
     kept = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
     limits = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(50_000_000)}  # a few kilobytes may unpack to gigabytes
     return kept | limits | {"NO_ALBUMENTATIONS_UPDATE": "1", _MARK: str(folder)}
@@ -166,5 +166,5 @@ def _end_orphans(folder: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """Give the last lines of a log."""
+    """Return the last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-15:])

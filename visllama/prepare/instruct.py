@@ -80,7 +80,7 @@ def _line(line: bytes) -> Any:
 
 
 def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
-    """Give an entry's image files and its turns; a `ValueError` holds reason and detail."""
+    """Return an entry's image files and its turns; a `ValueError` holds reason and detail."""
     if not isinstance(entry, dict) or not _KNOWN & entry.keys():
         raise ValueError("layout", "neither 'instruction' nor 'conversations'")
     if "conversations" not in entry:

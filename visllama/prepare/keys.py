@@ -38,7 +38,7 @@ _MOST_WORKERS = 1024
 
 
 def hints(source: str) -> dict[str, Any]:
-    """Give the keys of a source with their types; those of every verb are not among them."""
+    """Return the keys of a source with their types; those of every verb are not among them."""
     if source in RAW:
         return get_type_hints(RAW[source])
     if source == "shards":
@@ -71,7 +71,7 @@ def given(config: PrepareConfig) -> RawData | Shards | Download:
 
 
 def split_folder(config: PrepareConfig, split: str) -> Path:
-    """Give the folder of a split's shards."""
+    """Return the folder of a split's shards."""
     return Path(config.out or Path(config.paths["data"]) / config.name).expanduser() / split
 
 

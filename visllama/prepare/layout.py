@@ -57,7 +57,7 @@ class SplitLayout:
 
 
 def encode(text: dict) -> bytes:
-    """Give the content of `KEY.json`."""
+    """Return the content of `KEY.json`."""
     return json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 

@@ -104,7 +104,7 @@ class RawData:
                 require(os.access(folder, os.R_OK | os.X_OK), f"{key}={value}: a folder that you may not read")
 
     def folder(self) -> ImageFolder:
-        """Give the folder below which the images lie."""
+        """Return the folder below which the images lie."""
         return ImageFolder([self.images])  # type: ignore[attr-defined]
 
     def read(self) -> dict[str, RawSplit]:
@@ -129,7 +129,7 @@ class ImageFolder:
         self._real = lru_cache(maxsize=4096)(os.path.realpath)
 
     def find(self, names: Sequence[str]) -> tuple[str, int] | Skipped:
-        """Give an image's file and its bytes; or why it is not taken, with no place as yet."""
+        """Return an image's file and its bytes; or why it is not taken, with no place as yet."""
         for name in names:
             if not _is_inside(name):
                 return Skipped("", "outside", f"{name!r} is no path below the image folder")
@@ -191,7 +191,7 @@ def read_json(key: str, value: str) -> Any:
 
 
 def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
-    """Give a list that a JSON file holds under a name.
+    """Return a list that a JSON file holds under a name.
 
     Raises:
         ConfigError: If there is none, saying what is there instead.
@@ -208,10 +208,10 @@ def _described(content: Any) -> str:
 
 
 def texts(values: Iterable[Any]) -> list[str]:
-    """Give the texts among values that are more than blanks."""
+    """Return the texts among values that are more than blanks."""
     return [value.strip() for value in values if isinstance(value, str) and value.strip()]
 
 
 def is_id(value: Any) -> bool:
-    """Tell whether a value is an id that twelve digits hold."""
+    """Return whether a value is an id that twelve digits hold."""
     return type(value) is int and 0 <= value < 10**12

@@ -26,7 +26,7 @@ class ShardJob(NamedTuple):
 
 
 def report_of(tar: Path) -> Path:
-    """Give the place of a shard's report while its split is being made."""
+    """Return the place of a shard's report while its split is being made."""
     return tar.with_suffix(".report.json")
 
 
@@ -61,7 +61,7 @@ def make_shard(job: ShardJob) -> list[Skipped]:
 
 
 def _members(placed: Placed) -> dict[str, bytes] | Skipped:
-    """Give a record's members, its images as they are on disk."""
+    """Return a record's members, its images as they are on disk."""
     members = {"json": encode(placed.record.text)}
     for number, (path, size) in enumerate(placed.files):
         try:

@@ -64,7 +64,7 @@ def read_part(part: str | None) -> tuple[int, int]:
 
 
 def list_files(spec: Download) -> list[Path]:
-    """Give the files of the list, in their order.
+    """Return the files of the list, in their order.
 
     Raises:
         ConfigError: If there are none, or a TSV is asked for scores.
@@ -107,7 +107,7 @@ def write_list(spec: Download, folder: Path) -> dict:
 
 
 def _kept(spec: Download, log: Path, reasons: Counter) -> Iterator[str]:
-    """Give the lines of rows that may be downloaded; counts the reasons of the others, and None for these."""
+    """Return the lines of rows that may be downloaded; counts the reasons of the others, and None for these."""
     for url, caption, *scores in track(_rows(spec, log), "reading the list", transient=True):
         url, caption = str(url or "").strip(), str(caption or "").strip()
         reason = refusal(url, caption, spec.allow_private)
@@ -118,7 +118,7 @@ def _kept(spec: Download, log: Path, reasons: Counter) -> Iterator[str]:
 
 
 def _rows(spec: Download, log: Path) -> Iterator[list]:
-    """Give URL, caption and scores of each row of the part: whole files, or a slice where they are few."""
+    """Return URL, caption and scores of each row of the part: whole files, or a slice where they are few."""
     files, (index, parts) = list_files(spec), read_part(spec.part)
     if files[0].suffix != ".parquet":
         yield from _tsv_rows(files[0], index, parts)
@@ -160,7 +160,7 @@ def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log
 
 
 def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
-    """Say why a row is dropped: img2dataset would pack `file:` URLs, and ask hosts of one's own network."""
+    """Return why a row is dropped: img2dataset would pack `file:` URLs, and ask hosts of one's own network."""
     if not url.lower().startswith(("http://", "https://")):
         return "not http(s)"
     if len(url) + len(caption) > _MOST_CHARACTERS:

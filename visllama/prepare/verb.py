@@ -127,7 +127,7 @@ def _download(config: PrepareConfig) -> dict:
 
 
 def _merging() -> list[str]:
-    """Give what was typed for a part, as what is typed to merge all of them."""
+    """Return what was typed for a part, as what is typed to merge all of them."""
     typed = invocation().overrides
     return [*(word for word in typed if not word.startswith(("part=", "merge="))), "merge=true"]
 

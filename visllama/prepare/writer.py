@@ -83,7 +83,7 @@ def write_split(
 
 
 def _found(folder: Path, described: dict) -> dict:
-    """Give the counts of a split that is made already, if it is the one that was asked for."""
+    """Return the counts of a split that is made already, if it is the one that was asked for."""
     _hold_to(folder, described, "holds shards", "give another name= or out=, or delete that folder")
     done = _done(folder)
     manifest = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes())

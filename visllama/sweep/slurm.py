@@ -156,7 +156,7 @@ def _without_hydra(config: DictConfig) -> DictConfig:
 
 
 def _returned(job: submitit.Job, config: DictConfig) -> JobReturn:
-    """Give what a job's first rank has returned; the error where it is lost, as a job that fails gives it."""
+    """Return what a job's first rank has returned; the error where it is lost, as a job that fails gives it."""
     try:
         return job.results()[0]
     except submitit.core.utils.UncompletedJobError as error:  # also FailedJobError

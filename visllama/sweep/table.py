@@ -96,7 +96,7 @@ class SweepTable(Callback):
             sys.exit(1)
 
     def _say_spread(self, trained: list[dict]) -> None:
-        """Say how far the seeds of one setting differ."""
+        """Return how far the seeds of one setting differ."""
         for objective in main_objectives(self.configs[trained[0]["job"]]) if trained else ():
             values = [row["scores"].get(objective.name) for row in trained]
             values = [value for value in values if value is not None]

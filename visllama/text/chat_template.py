@@ -42,7 +42,7 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, system: bool) -> list[str]:
-    """Give what stands around four turns."""
+    """Return what stands around four turns."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": mark} for i, mark in enumerate(_TURNS)]
     try:
         text = tokenizer.apply_chat_template(

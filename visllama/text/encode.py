@@ -43,14 +43,14 @@ class TextEncoder:
         return ids[1:] == self.start("a")
 
     def start(self, text: str) -> list[int]:
-        """Give the tokens of a text; what looks like a special token in it is plain text."""
+        """Return the tokens of a text; what looks like a special token in it is plain text."""
         if self._backend is None:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         self._backend.encode_special_tokens = True  # as `split_special_tokens` does, in a third of the time
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def go_on(self, text: str) -> list[int]:
-        """Give the tokens of a text that stands behind another one."""
+        """Return the tokens of a text that stands behind another one."""
         if not self._has_prefix:
             return self.start(text)
         ids = self.start(_ANCHOR + text)
@@ -58,7 +58,7 @@ class TextEncoder:
         return ids[len(self._anchor) :] if anchored else self.start(text)
 
     def end_token(self, named: str) -> str:
-        """Give the token that ends a response: the template's, or eos where the tokenizer has none of that name."""
+        """Return the token that ends a response: the template's, or eos where the tokenizer has none of that name."""
         token = self._filled(named)
         return token if token in self.special_ids else self.tokenizer.eos_token
 

@@ -68,7 +68,7 @@ _NEEDED_SLOTS = [
 
 
 def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Template:
-    """Give a template by its name, or of strings of one's own.
+    """Return a template by its name, or of strings of one's own.
 
     Args:
         chosen: A name, or a mapping of `Template`'s attributes.

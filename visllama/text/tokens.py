@@ -17,7 +17,7 @@ _NAMES = {PLACEHOLDER_ID: "[image]", BOI_ID: "[boi]", EOI_ID: "[eoi]"}
 
 
 def image_span(num_image_tokens: int) -> list[int]:
-    """Give the ids that stand for one image."""
+    """Return the ids that stand for one image."""
     return [BOI_ID, *[PLACEHOLDER_ID] * num_image_tokens, EOI_ID]
 
 

@@ -153,7 +153,7 @@ def text_settings(config: TrainConfig, model: VisLlama) -> TextSettings:
 
 
 def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:
-    """Give the template that stands in a config below `key`.
+    """Return the template that stands in a config below `key`.
 
     Raises:
         ConfigError: If it is none, or the tokenizer has none of its own.

@@ -31,6 +31,6 @@ class LossBySource:
         self.sums.index_add_(1, places, both.to(self.sums.dtype))
 
     def means(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Give the mean loss a token of each source of which there were any, over all ranks."""
+        """Return the mean loss a token of each source of which there were any, over all ranks."""
         losses, targets = over_ranks(self.sums).tolist()
         return {name: loss / n for name, loss, n in zip(self.names, losses, targets, strict=True) if n}

@@ -132,7 +132,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
 
 
 def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
-    """Give what loads the weights, on each rank once all have started, and puts the model where it is to be."""
+    """Return what loads the weights, on each rank once all have started, and puts the model where it is to be."""
     model, dtype = assembly.model, frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
 
     def load() -> None:
@@ -148,7 +148,10 @@ def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) 
 
 
 def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
-    """Give the checkpoint to go on from; the first rank looks whether it is whole, and the others take what it took."""
+    """Return the checkpoint to go on from.
+
+    The first rank looks whether it is whole, and the others take what it took.
+    """
     found = checkpoints(folder) if config.resume else []
     if not is_first_rank():
         return found[0] if found else None
@@ -248,7 +251,7 @@ def build_trainer(
 
 
 def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
-    """Give metrics.json's `train`: what was done, and the last losses."""
+    """Return metrics.json's `train`: what was done, and the last losses."""
     points = find_callback(trainer, Curves).points
     logged = {name: values[-1][1] for name, values in points.items()}  # also those before a resume
     logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}

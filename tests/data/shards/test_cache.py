@@ -419,7 +419,7 @@ def test_a_long_wait_is_told(server, make_cache, monkeypatch, caplog):
 
 @pytest.fixture
 def shards(server):
-    """Give the addresses of shards named 0 to 9, of 1000 bytes."""
+    """Return the addresses of shards named 0 to 9, of 1000 bytes."""
     for i in range(10):
         server.files[f"/{i}.tar"] = BODY[i * 1000 : (i + 1) * 1000]
     return [server.url(f"/{i}.tar") for i in range(10)]

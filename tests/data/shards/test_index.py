@@ -525,7 +525,7 @@ def check_index(truth: Truth, after: ShardIndex, mutated: bytes, kind: str) -> N
 
 
 def _only_pictures(truth: Truth, mutated: bytes) -> bool:
-    """Tell whether all the headers and texts are as they were."""
+    """Return whether all the headers and texts are as they were."""
     places = [(m, name) for i in range(32) for name, m in truth.index.members(i).items()]
     spans = [(m.offset - BLOCK, m.offset + (0 if name.endswith("jpg") else m.size)) for m, name in places]
     return len(mutated) == len(truth.content) and all(mutated[a:b] == truth.content[a:b] for a, b in spans)

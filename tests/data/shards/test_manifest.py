@@ -24,7 +24,7 @@ def folder(tmp_path):
 
 
 def indexed(monkeypatch) -> list[str]:
-    """Give a list that fills with the names of the tars that are indexed from now on."""
+    """Return a list that fills with the names of the tars that are indexed from now on."""
     seen, real = [], module.index_shard
     monkeypatch.setattr(module, "index_shard", lambda tar: seen.append(tar.name) or real(tar))
     return seen

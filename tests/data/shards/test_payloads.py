@@ -53,7 +53,7 @@ def zipped(content: bytes) -> bytes:
 
 
 def bomb(size: int) -> bytes:
-    """Give zeros of so many bytes, a thousandth of them."""
+    """Return zeros of so many bytes, a thousandth of them."""
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(2**20)) for _ in range(size >> 20)) + packer.flush()
 
@@ -65,7 +65,7 @@ def array_of(thing: object) -> bytes:
 
 
 def pictures() -> dict[str, tuple[bytes, str]]:
-    """Give each picture that does harm, and why it is refused; "read" if no more of it is unpacked than it shows."""
+    """Return each picture that does harm, and why it is refused; "read" if no more of it is unpacked than it shows."""
     webp = b"VP8X" + struct.pack("<IB3x", 10, 0) + (16382).to_bytes(3, "little") * 2
     return {
         "png of 300 MB": (png((b"IDAT", bomb(300 * 2**20))), "read"),

@@ -31,7 +31,7 @@ def _bits(tensor: torch.Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
 
 
 def logged_losses(run: Path) -> dict[tuple[int, str], str]:
-    """Give the losses that metrics.csv holds, by step and name; of a step that stands there twice the last."""
+    """Return the losses that metrics.csv holds, by step and name; of a step that stands there twice the last."""
     with open(run / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return {(int(row["step"]), name): value for row in rows for name, value in row.items() if "/loss" in name and value}
@@ -80,7 +80,7 @@ def check_folder(report: Report, what: str, run: Path, life: Life) -> None:
 
 
 def has_begun(run: Path) -> bool:
-    """Tell whether there is a run to go on with: its command line was written down, by us or by Hydra."""
+    """Return whether there is a run to go on with: its command line was written down, by us or by Hydra."""
     return (run / "command.yaml").is_file() or (run / ".hydra" / "overrides.yaml").is_file()
 
 

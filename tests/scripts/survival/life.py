@@ -56,7 +56,7 @@ class Life:
             )
 
     def events(self, name: str | None = None, state: str | None = None, rank: str | None = None) -> list[dict]:
-        """Give what was told so far; a rank is "0" or "1", and "" is a process that is no rank (yet)."""
+        """Return what was told so far; a rank is "0" or "1", and "" is a process that is no rank (yet)."""
         with contextlib.suppress(FileNotFoundError), open(self.told, "rb") as file:
             file.seek(self._read)
             *lines, _ = file.read().split(b"\n")
@@ -94,7 +94,7 @@ class Life:
             raise Stuck(f"not ended in {timeout_s} s:\n{self.tail()}") from None
 
     def living(self) -> dict[int, str]:
-        """Give the processes of this life that live, whoever has started them, with their command lines."""
+        """Return the processes of this life that live, whoever has started them, with their command lines."""
         found = {}
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
@@ -104,7 +104,7 @@ class Life:
         return found
 
     def left_behind(self, within_s: float = GONE_S) -> dict[int, str]:
-        """Give the processes that live still, so long after the program's end."""
+        """Return the processes that live still, so long after the program's end."""
         until = time.monotonic() + within_s
         while (found := self.living()) and time.monotonic() < until:
             time.sleep(0.02)
@@ -136,7 +136,7 @@ class Life:
         return "leaving" if self.events("work", "end", rank) else "imports"
 
     def seconds(self, name: str, rank: str = "0") -> list[float]:
-        """Give how long each of something took, on a rank."""
+        """Return how long each of something took, on a rank."""
         began, found = [], []
         for event in self.events(name, rank=rank):
             if event["state"] == "begin":
@@ -146,7 +146,7 @@ class Life:
         return found
 
     def first(self, name: str, state: str = "begin", rank: str = "0") -> float:
-        """Give when something was first told."""
+        """Return when something was first told."""
         found = self.events(name, state, rank)
         if not found:
             raise Stuck(f"it never told of {name}:\n{self.tail()}")
@@ -187,7 +187,7 @@ class Bench:
         return life
 
     def run(self, name: str) -> Path:
-        """Give a new folder for a run."""
+        """Return a new folder for a run."""
         return self.out / "runs" / f"{name}-{uuid.uuid4().hex[:8]}"
 
 

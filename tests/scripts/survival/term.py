@@ -230,7 +230,7 @@ def _rank_started(life: Life, rank: str) -> dict | None:
 
 
 def _watch_going(life: Life, at: float) -> tuple[float, float, dict[int, str]]:
-    """Give after how many seconds the last rank was gone, and who had started them, and what has outlived both by 2 s."""
+    """Return after how many seconds the last rank was gone, and who had started them, and what has outlived both by 2 s."""
     ranks_s = all_s = None
     while True:
         life.process.poll()
@@ -246,5 +246,5 @@ def _watch_going(life: Life, at: float) -> tuple[float, float, dict[int, str]]:
 
 
 def _is_ours(event: dict) -> bool:
-    """Tell whether a Python process is a rank, or who has started them; other programs start Python too."""
+    """Return whether a Python process is a rank, or who has started them; other programs start Python too."""
     return any(word.endswith("train.py") or word in ("visllama", "torch.distributed.run") for word in event["argv"])

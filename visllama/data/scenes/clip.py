@@ -112,7 +112,7 @@ def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str,
 
 
 def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
-    """Give the accuracy of a linear probe on pooled features, for one fact of single things, on unseen pictures."""
+    """Return the accuracy of a linear probe on pooled features, for one fact of single things, on unseen pictures."""
     dice, scenes, index = Dice("probe"), [], 0
     while len(scenes) < num_scenes:
         scene, _ = scene_of("probe", index)
@@ -129,7 +129,7 @@ def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
 
 
 def near_miss_accuracy(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, kind: str, num_groups: int = 250) -> float:
-    """Give how often a picture's own sentence beats those of its near misses, over scenes of one kind."""
+    """Return how often a picture's own sentence beats those of its near misses, over scenes of one kind."""
     dice, hits, total, index = Dice("near"), 0, 0, 0
     while total < num_groups:
         scene, _ = scene_of("probe", index)

@@ -26,7 +26,7 @@ def _noun(thing: Thing, sized: bool, count: int = 1) -> str:
 
 
 def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> str:
-    """Say one true sentence of a scene, telling of the optional facts those given, or a random part of them."""
+    """Return one true sentence about a scene, with the optional facts that are given, or a random part of them."""
     told = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
     facts = told if facts is None else facts
     sized = "size" in facts
@@ -46,7 +46,7 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
 
 
 def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
-    """Say `count` sentences, as that many people would; some may be equal."""
+    """Return `count` sentences, as that many people would say them; some may be equal."""
     return [caption(scene, dice) for _ in range(count)]
 
 
@@ -89,7 +89,7 @@ def questions(
 
 
 def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
-    """Give a language-only instruction and its one right response; `held_out` items share no wording with others."""
+    """Return a language-only instruction and its one right response; `held_out` items share no wording with others."""
     words = COLORS + SHAPES + SIZES
     while True:
         kind, one, two = dice.pick(("repeat", "reverse", "pair")), dice.pick(words), dice.pick(words)
@@ -120,7 +120,7 @@ def _fact(dice: Dice) -> str:
 
 
 def notes(scene: Scene, dice: Dice) -> str:
-    """Tell a scene's facts in no fixed order, as somebody's notes do.
+    """Return a scene's facts in no fixed order, as somebody's notes hold them.
 
     Who reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the facts
     themselves, which is what image vectors have to give it.

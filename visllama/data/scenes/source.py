@@ -51,7 +51,7 @@ class ScenesSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Tell what is in it."""
+        """Return a text that changes with what is in it."""
         return f"scenes-{WORLD_VERSION} {self.split} {self.holds} {self.captions_per_record}"
 
     @property
@@ -72,7 +72,7 @@ class ScenesSource(Source):
         return self._question_counts
 
     def __getitem__(self, index: int) -> dict:
-        """Give a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
+        """Return a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
 
         Questions come with `facts`, what an oracle would need to know of the picture.
         """
@@ -111,5 +111,5 @@ class ScenesSource(Source):
         return turns
 
     def _dice(self, index: int) -> Dice:
-        """Give dice of their own: those of the scene go on to draw its captions."""
+        """Return dice of their own: those of the scene go on to draw its captions."""
         return Dice(f"scenes-{WORLD_VERSION}/{self.holds}/{self.split}/{index}")

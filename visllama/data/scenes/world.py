@@ -145,7 +145,7 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
 
 
 def scene_of(split: str, index: int) -> tuple[Scene, Dice]:
-    """Give the scene of a record, and the dice that its texts go on drawing from.
+    """Return the scene of a record, and the dice that its texts go on drawing from.
 
     Args:
         split: `train` and `val` show seen pairs only; in `test` a held-out pair is part of every scene; any other name

@@ -56,7 +56,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, url: str) -> Path:
-        """Give the place of a shard, whether it is there or not; two addresses never share one."""
+        """Return the place of a shard, whether it is there or not; two addresses never share one."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", re.sub(r"[?#].*", "", url, flags=re.DOTALL).rpartition("/")[2])[-100:]
         return self.folder / f"{hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()[:16]}-{name}"
 
@@ -92,11 +92,11 @@ class ShardCache:
         return thread
 
     def ahead(self) -> int:
-        """Give the bytes that were fetched since this cache was made, or are being fetched, and that nobody opened."""
+        """Return the number of bytes that were fetched ahead, or are being fetched, and that nobody has opened."""
         return sum(info.st_size for path, info in self._files() if self._is_ahead(path, info))
 
     def has(self, url: str, size: int | None) -> bool:
-        """Tell whether a shard is there, with this many bytes."""
+        """Return whether a shard is there, with this many bytes."""
         with suppress(FileNotFoundError):
             return self.path(url).stat().st_size == size or size is None
         return False
@@ -265,7 +265,7 @@ def _write(fd: int, chunk: bytes, offset: int) -> None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Tell whether the open file is the one of this name, and not one that was removed or renamed."""
+    """Return whether the open file is the one of this name, and not one that was removed or renamed."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:

@@ -142,7 +142,7 @@ class _Records:
         return {*self.suffix[self.first[row] : self.first[row + 1]]}
 
     def fill(self, scores: array) -> array:
-        """Give the records before this one a NaN, those that have no such score."""
+        """Return the records before this one a NaN, those that have no such score."""
         scores.extend(repeat(math.nan, len(self.keys) - len(scores)))
         return scores
 
@@ -211,7 +211,7 @@ class ShardIndex:
         return self.arrays["keys"][start : int(self.arrays["key_end"][record])].tobytes().decode("utf-8", "replace")
 
     def members(self, record: int) -> dict[str, Member]:
-        """Give a record's members by their suffix."""
+        """Return a record's members by their suffix."""
         first, last = self.arrays["first"][record : record + 2].tolist()
         suffixes = self.facts["suffixes"]
         return {
@@ -223,7 +223,7 @@ class ShardIndex:
         }
 
     def score(self, name: str) -> np.ndarray:
-        """Give a number of each record's metadata; NaN where a record has none of that name."""
+        """Return a number of each record's metadata; NaN where a record has none of that name."""
         return self.arrays.get(f"score.{name}", np.full(self.num_records, np.nan, np.float32))
 
     def save(self, path: Path) -> None:
@@ -269,7 +269,7 @@ class ShardIndex:
         return total
 
     def _is_consistent(self) -> bool:
-        """Tell whether reading by it stays within it and the tar, whoever wrote it."""
+        """Return whether reading by it stays within it and the tar, whoever wrote it."""
         arrays, facts, num_records = self.arrays, self.facts, self.num_records
         scores = {name: np.float32 for name in arrays if name.startswith("score.")}
         if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in {**_DTYPES, **scores}.items()):
@@ -295,7 +295,7 @@ class ShardIndex:
         )
 
     def is_of(self, tar: Path) -> bool:
-        """Tell whether the tar is still the one that was indexed, by its size and time."""
+        """Return whether the tar is still the one that was indexed, by its size and time."""
         found = tar.stat()
         return (found.st_size, found.st_mtime_ns) == (self.facts["bytes"], self.facts["mtime_ns"])
 

@@ -65,19 +65,19 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """Give a hash of what the shards hold, wherever they lie."""
+        """Return a hash of what the shards hold, wherever they lie."""
         digest = hashlib.sha256()
         for column in (self.bytes, self.num_records, self.num_pairs, self.crc):
             digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def shard(self, number: int) -> str:
-        """Give where a shard lies."""
+        """Return where a shard lies."""
         name = self.names[number]
         return name if is_remote(name) else f"{self.folder}/{name}"
 
     def index(self, number: int) -> str:
-        """Give where a shard's index lies."""
+        """Return where a shard's index lies."""
         name = self.names[number]
         if is_remote(name):  # adopted: the index lies here, the shard elsewhere, and two may have one name
             name = f"{number:06d}.tar"
@@ -122,7 +122,7 @@ class Manifest:
 
 
 def remote_manifest(address: str, cache: ShardCache) -> Manifest:
-    """Give the manifest of a prepared folder that lies elsewhere.
+    """Return the manifest of a prepared folder that lies elsewhere.
 
     Raises:
         ConfigError: If there is none to be had.
@@ -141,7 +141,7 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
 
 
 def find_tars(pattern: str) -> list[Path]:
-    """Give the local tars that a path, folder or pattern names.
+    """Return the local tars that a path, folder or pattern names.
 
     Raises:
         ConfigError: If there is none.
@@ -168,7 +168,7 @@ def find_tars(pattern: str) -> list[Path]:
 
 
 def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) -> Manifest:
-    """Give the manifest of local tars; what is not indexed yet, or has changed since, is indexed now.
+    """Return the manifest of local tars; what is not indexed yet, or has changed since, is indexed now.
 
     Args:
         pattern: A tar, a folder of tars, or a pattern.
@@ -205,7 +205,9 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 
 def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[Row]:
-    """Give what the indexes of tars say in all; those not there, or of an older state of the tar, are made and written.
+    """Return what the indexes of tars say in all.
+
+    An index that is not there, or is of an older state of its tar, is made and written.
 
     Args:
         tars: Shards on this machine.

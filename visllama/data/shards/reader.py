@@ -40,7 +40,7 @@ class ShardReader:
         return self.__dict__ | {"_open": OrderedDict()}  # another process opens its own
 
     def index(self, shard: int) -> ShardIndex:
-        """Give a shard's index."""
+        """Return a shard's index."""
         path = self.manifest.index(shard)
         index = self._load(path)
         if not self._is_of(shard, index) and is_remote(path):
@@ -71,7 +71,7 @@ class ShardReader:
         )
 
     def read(self, shard: int, record: int) -> tuple[str, dict[str, bytes]]:
-        """Give a record's key, and its members' contents by their suffix.
+        """Return a record's key, and its members' contents by their suffix.
 
         Raises:
             BadRecord: If its bytes are not where the index says.

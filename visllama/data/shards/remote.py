@@ -42,7 +42,7 @@ class FailedAttempt(Exception):
 
 
 def is_remote(path: str) -> bool:
-    """Tell an address ("scheme:...") from a local path."""
+    """Return whether a path is an address ("scheme:...")."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path) is not None
 
 
@@ -64,7 +64,7 @@ def check_address(path: str) -> None:
 
 
 def shown(text: str) -> str:
-    """Give a text without what is secret in its addresses: users, passwords, signatures."""
+    """Return a text without what is secret in its addresses: users, passwords, signatures."""
     return re.sub(r"\?[^\s'\"]*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
 
 
@@ -129,7 +129,7 @@ def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[
 
 
 def _retry_after(header: str) -> float:
-    """Give the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
+    """Return the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
     with suppress(ValueError, TypeError, OverflowError):
         return float(header) if header.isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
     return 0.0

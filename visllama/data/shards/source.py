@@ -100,7 +100,7 @@ class ShardSource(Source):
         return self.manifest.faults
 
     def tell_faults(self) -> Iterator[str]:
-        """Say what is damaged, and where."""
+        """Yield what is damaged, and where."""
         for shard in range(len(self.manifest.names)):
             for fault in self.reader.index(shard).faults:
                 yield fault.tell(self.manifest.shard(shard))
@@ -112,7 +112,7 @@ class ShardSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Tell what is in it, wherever it lies."""
+        """Return a text that changes with what is in it, and not with where it lies."""
         held_out = {shard: rows.tolist() for shard, rows in self.held_out.items()}
         chosen = json.dumps([self.filter, held_out], sort_keys=True)
         return hashlib.sha256(f"{self.manifest.sha256} {chosen}".encode()).hexdigest()
@@ -126,7 +126,7 @@ class ShardSource(Source):
         return f"{self.path} without {held_out:,} held-out records" if held_out else self.path
 
     def __getitem__(self, index: int) -> dict:
-        """Give a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
+        """Return a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
 
         `image_id`, the image's own name, is there where the record brings one.
 
@@ -150,11 +150,11 @@ class ShardSource(Source):
 
     @property
     def is_remote(self) -> bool:
-        """Tell whether its shards have to be fetched, at least some."""
+        """Return whether its shards have to be fetched, at least some."""
         return self.cache is not None
 
     def shard_of(self, index: int) -> int:
-        """Give which shard holds a record."""
+        """Return which shard holds a record."""
         return int(np.searchsorted(self.ends, index, side="right"))
 
     def shard_of_item(self, item: int) -> int:
@@ -177,7 +177,7 @@ class ShardSource(Source):
         return place._replace(record=first_record + place.record)
 
     def address(self, shard: int) -> tuple[str, int]:
-        """Give where a shard lies, and its bytes."""
+        """Return where a shard lies, and its bytes."""
         return self.manifest.shard(shard), int(self.manifest.bytes[shard])
 
     def _unique(self, shard: int, key: str) -> str:

@@ -54,7 +54,7 @@ class Damage(NamedTuple):
     key: str = ""
 
     def tell(self, tar: str) -> str:
-        """Say what is damaged, and where."""
+        """Return what is damaged, and where."""
         return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
 
 
@@ -77,7 +77,7 @@ class TarFile:
         return self._window[first : first + size]
 
     def next_header(self, offset: int) -> int:
-        """Give where the next whole header begins, or the file's end."""
+        """Return where the next whole header begins, or the file's end."""
         length = _WINDOW
         while offset < self.size:
             chunk = os.pread(self.descriptor, length, offset)
@@ -95,7 +95,7 @@ class TarFile:
 
 
 def header_size(block: bytes) -> int | None:
-    """Give the size that a tar header names; None where the block is no header, or its checksum is not right."""
+    """Return the size that a tar header names; None where the block is no header, or its checksum is not right."""
     return _size(block, block[124:136], block[148:156]) if len(block) == BLOCK else None
 
 
@@ -116,7 +116,7 @@ def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _adler(checksum: bytes) -> int | None:
-    """Give the lower half that Adler's checksum of a header has if the header's own is right.
+    """Return the lower half that Adler's checksum of a header has if the header's own is right.
 
     It is the sum of all bytes (plus one, modulo 65521: no sum of ASCII reaches it), ten times as fast as Python's. The
     header's own is that sum with itself as spaces; few differ in a tar.
@@ -211,7 +211,7 @@ def _name(name: bytes, prefix: bytes, magic: bytes) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Give the key and the suffix, in lower case: they part at the first dot of the last name."""
+    """Return the key and the suffix, in lower case: they part at the first dot of the last name."""
     name = name.removeprefix("./")
     dot = name.find(".", name.rfind("/") + 1)
     return (name[:dot], name[dot + 1 :].lower()) if dot >= 0 else (name, "")

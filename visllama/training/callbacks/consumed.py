@@ -39,7 +39,7 @@ class ConsumedKeys(Callback):
 
 
 def read_consumed(path: Path) -> dict[int, list[str]]:
-    """Give the keys of each step; lines that were not written to their end are none."""
+    """Return the keys of each step; lines that were not written to their end are none."""
     steps = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
