@@ -45,7 +45,10 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
 
 
 def _hub_is_out_of_reach() -> bool:
-    """Return whether there is no proxy, and the hub's name is unknown: its client takes half a minute to find that out."""
+    """Return whether there is no proxy, and the hub's name is unknown.
+
+    The hub's client takes half a minute to find that out.
+    """
     if getproxies():
         return False
     try:

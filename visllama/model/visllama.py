@@ -251,7 +251,7 @@ class VisLlama(nn.Module):
         return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels))
 
     def new_cache(self) -> Cache:
-        """Return an empty cache for `generate`, for the keys and values of what the language model has read and written."""
+        """Return an empty cache for `generate`, for the keys and values of what was read and written."""
         return DynamicCache(config=self.language_model.config.get_text_config(decoder=True))
 
     @torch.no_grad()
