@@ -7,13 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from tests.support.verbs import train
 from visllama.config.checks import check_train
-from visllama.config.overrides import override
 from visllama.config.schema import conf_dir
 from visllama.data.scenes.source import ScenesSource
 from visllama.data.sources import MIX_KEYS
@@ -182,14 +180,6 @@ class TestWhatWins:
     def test_another_judge_can_be_chosen_with_scenes(self, compose_config):
         assert compose_config("train", "evaluation=none").evaluation == {}
         assert list(compose_config("train").evaluation) == ["scenes_caption"]
-
-
-@pytest.mark.parametrize(
-    "value", ["plain/path-1.0", "a b", "k=v", "it's", "(x)", "back\\slash", "end\\", "\\'", "ü", "a,b", "[x]"]
-)
-def test_an_override_is_read_back_as_it_was(value):
-    parsed = OverridesParser.create().parse_override(override("key", value))
-    assert parsed.key_or_group == "key" and str(parsed.value()) == value
 
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))

@@ -1,42 +1,14 @@
 import os
-import shlex
-from collections.abc import Sequence
 
 import pytest
-import yaml
 from hydra.conf import ConfigSourceInfo
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import read_write
 
-from visllama.config.replay import Finished, differing_keys, find_run, replay, words_to_go_on, write_command
+from tests.support.written_runs import write_command_file
+from visllama.config.replay import Finished, differing_keys, find_run, replay, words_to_go_on
 from visllama.config.schema import register
 from visllama.errors import ConfigError
-
-
-@pytest.fixture
-def run(tmp_path):
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text(
-        "- model/connector=resampler\n- seed=3\n- data.sources.shards.path='a b.tar'\n- +x.y=1\n- resume=old\n"
-    )
-    write_hydra(tmp_path)
-    return tmp_path
-
-
-def write_hydra(folder, *overrides: str, config_dir: str | None = None) -> None:
-    """Write a run's `.hydra/hydra.yaml`, with these overrides of Hydra's own."""
-    sources = [{"path": "hydra.conf", "provider": "hydra"}]
-    sources += [{"path": config_dir, "provider": "command-line"}] if config_dir else []
-    content = {
-        "runtime": {"config_sources": sources},
-        "overrides": {"hydra": ["hydra.run.dir=elsewhere", *overrides]},
-    }
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": content}))
-
-
-def write(folder, *overrides: str, options: Sequence[str] = (), **more: object) -> None:
-    """Write a run's command as somebody might."""
-    (folder / "command.yaml").write_text(yaml.safe_dump({"overrides": [*overrides], "options": [*options], **more}))
 
 
 def test_nothing_changes_without_resume():
@@ -155,121 +127,6 @@ def test_the_next_command_names_the_users_configs_and_code(compose_config, tmp_p
     assert words_to_go_on(tmp_path) == [f"resume={tmp_path}"]
 
 
-CODE = [
-    "plugins=[evil]",
-    "+plugins.0=evil",
-    "hydra.job.chdir=true",
-    "+hydra.job.env_set.PYTHONPATH=/evil",
-    "+hydra={callbacks: {a: {_target_: evil.Evil}}}",
-    "hydra/job_logging=stdout",
-    "model/connector@hydra.callbacks.a=mlp",
-    "logger._target_=subprocess.Popen",
-    "+logger.deep=[{a: {_target_: evil.Evil}}]",
-    "experiment=../../../evil",
-    "evaluation=[none,/evil/evil]",
-    "local=/evil",
-    "stage.prompt=${oc.env:HF_TOKEN}",
-    "--experimental-rerun=/evil/config.pickle",
-    "-cp/evil",
-    "seed=1,2",
-    "what is no override",
-]
-
-
-@pytest.mark.parametrize("word", CODE)
-def test_what_chooses_code_is_not_taken_out_of_a_folder(tmp_path, word):
-    write(tmp_path, "seed=3", word)
-    with pytest.raises(ConfigError, match="its command would choose which code runs") as refused:
-        replay([f"resume={tmp_path}", "trainer.devices=2"])
-    typed = shlex.join([word, f"resume={tmp_path}", "trainer.devices=2"])
-    assert str(refused.value).endswith(f"type it:  python train.py {typed}"), refused.value
-
-
-@pytest.mark.parametrize("word", [word for word in CODE if not word.startswith("-") and "=" in word])
-def test_what_is_typed_again_is_taken(tmp_path, word):
-    write(tmp_path, "micro_batch_size=3", word)
-    assert replay([f"resume={tmp_path}", word]) == [
-        "micro_batch_size=3",
-        f"hydra.run.dir={tmp_path}",
-        f"resume={tmp_path}",
-        word,
-    ]
-
-
-def test_a_config_folder_is_typed_again_too(run):
-    write_hydra(run, "hydra.searchpath=[/a]", config_dir="/my conf")
-    with pytest.raises(
-        ConfigError, match=r"train.py --config-dir '/my conf' 'hydra\.searchpath=\[/a\]' resume="
-    ) as refused:
-        replay([f"resume={run}"])
-    typed = shlex.split(str(refused.value).rpartition("train.py ")[2])
-    assert replay(typed)[-4:] == typed[-4:] and "seed=3" in replay(typed)
-    write(run, options=["--config-dir", "/x"])
-    with pytest.raises(ConfigError, match=r"train\.py --config-dir /x resume="):
-        replay([f"resume={run}"])
-    assert "/x" not in replay([f"resume={run}", "--config-dir=/y"])
-
-
-@pytest.mark.parametrize(
-    "word",
-    ["optim._target_=torch.optim.SGD", "data.sources.a.path=../a.tar", "evaluation=[none]", "~model/lora",
-     "stage.prompt='A photo of: [x]'", "init_from=../other/weights", "data/source@data.sources.more=shards"],
-)  # fmt: skip
-def test_plain_words_are_taken_from_anybody(tmp_path, word):
-    write(tmp_path, word)
-    assert replay([f"resume={tmp_path}"])[0] == word
-
-
-OWN = ["plugins=[mylab]", "optim._target_=mylab.Lion"]
-
-
-@pytest.fixture
-def own(tmp_path, compose_config):
-    """A run of this user's, with a plugin and a config folder."""
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "run").mkdir()
-    compose_config("train", *OWN, config_dir=tmp_path / "conf")
-    write_command(tmp_path / "run")
-    return tmp_path / "run"
-
-
-def test_what_this_user_wrote_is_taken_as_it_was(own):
-    assert replay([f"resume={own}"])[-4:] == [*OWN, f"hydra.run.dir={own}", f"resume={own}"]
-
-
-@pytest.mark.parametrize(
-    "change", ["moved", "another word", "another option", "another's seal", "no seal", "another user", "no home"]
-)
-def test_a_seal_is_of_one_user_one_folder_and_one_command(own, change, monkeypatch):
-    path = own / "command.yaml"
-    content = yaml.safe_load(path.read_text())
-    if change == "moved":
-        own = own.rename(own.parent / "elsewhere")
-    elif change == "another word":
-        content["overrides"][0] = "plugins=[evil]"
-    elif change == "another option":
-        content["options"].append("hydra.searchpath=[/evil]")
-    elif change == "another's seal":
-        content["seal"] = "0" * 64
-    elif change == "no seal":
-        del content["seal"]
-    elif change == "another user":
-        monkeypatch.setenv("XDG_STATE_HOME", str(own.parent / "state"))
-    else:
-        monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    if change != "moved":
-        path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match="bears no seal of yours"):
-        replay([f"resume={own}"])
-
-
-def test_without_a_home_runs_are_written_and_plain_ones_go_on(tmp_path, compose_config, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    compose_config("train", "seed=4")
-    write_command(tmp_path)
-    assert replay([f"resume={tmp_path}"])[0] == "seed=4"
-
-
 @pytest.mark.parametrize(
     "content",
     ["overrides: 5\noptions: []", "overrides: null\noptions: []", "overrides: [5]\noptions: []", "overrides: [[a]]\noptions: []",
@@ -284,7 +141,7 @@ def test_a_command_of_nonsense_is_no_run(tmp_path, content):
 
 
 def test_escapes_for_the_terminal_are_shown_as_text(tmp_path):
-    write(tmp_path, "plugins=[\x1b]0;evil\x07\u202e]")
+    write_command_file(tmp_path, "plugins=[\x1b]0;evil\x07\u202e]")
     with pytest.raises(ConfigError) as refused:
         replay([f"resume={tmp_path}"])
     assert r"\x1b]0;evil\x07\u202e" in str(refused.value) and str(refused.value).isprintable()
