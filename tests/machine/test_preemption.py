@@ -119,3 +119,41 @@ def test_a_process_that_waits_inside_a_library_leaves_too():
     """As a rank does for others that never come: the main thread is not in Python, and no handler runs."""
     code = "import hashlib\nprint('there', flush=True)\nhashlib.pbkdf2_hmac('sha256', b'', b'', 2 * 10**9)"
     assert run(code, signal.SIGTERM)[0] == 143
+
+
+def test_ctrl_c_in_training_is_heeded_like_sigterm_and_answered():
+    code = "p.begin_training(); print('there', flush=True); time.sleep(1); print(p.told())"
+    code, out, err = run(code, signal.SIGINT)
+    assert code == 0 and out.split() == ["there", "1"]
+    assert "after this step it is saved; Ctrl-C again ends it at once" in err and "Traceback" not in err
+
+
+def test_a_second_ctrl_c_ends_training_at_once():
+    code, out, err = run(
+        "p.begin_training(); print('there', flush=True); time.sleep(20); print('on')", signal.SIGINT, signal.SIGINT
+    )
+    assert code == 143 and out.split() == ["there"]
+    assert "not saved; resume= goes on from the last checkpoint" in err
+
+
+def test_ctrl_c_outside_training_leaves_at_once():
+    code, _, err = run("print('there', flush=True); time.sleep(30)", signal.SIGINT)
+    assert code == 143 and "nothing is lost" in err and "Traceback" not in err
+
+
+def test_ctrl_c_stays_ignored_where_it_was():
+    """A shell ignores it for what a script has put in the background."""
+    ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code = f"{ignored}p.listen(); p.begin_training(); print('there', flush=True); time.sleep(1); print(p.told())"
+    assert run(code, signal.SIGINT)[1].split() == ["there", "0"]
+
+
+def test_the_last_work_is_done_before_the_process_leaves(tmp_path):
+    work = f"p.before_leaving(lambda: open({str(tmp_path / 'done')!r}, 'w').write('x')); "
+    code, *_ = run(f"{work}print('there', flush=True); time.sleep(30)", signal.SIGTERM)
+    assert code == 143 and (tmp_path / "done").read_text() == "x"
+
+
+def test_last_work_that_fails_or_hangs_keeps_nobody(tmp_path):
+    code, _, err = run("p.before_leaving(lambda: 1 / 0); print('there', flush=True); time.sleep(30)", signal.SIGTERM)
+    assert code == 143 and "division by zero" in err

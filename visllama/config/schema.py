@@ -13,6 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from visllama.config.selection import job_name
 from visllama.machine.ranks import on_first_rank, run_id, run_key
 
 
@@ -228,4 +229,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
     OmegaConf.register_new_resolver("run_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("add", lambda *numbers: sum(numbers), replace=True)

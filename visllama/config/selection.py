@@ -1,4 +1,4 @@
-"""Whether jobs of a sweep are rivals, of which the best is chosen on validation."""
+"""What sets the jobs of a sweep apart, and whether they are rivals, of which the best is chosen on validation."""
 
 from __future__ import annotations
 
@@ -32,3 +32,13 @@ def swept_keys(folder: Path) -> list[str]:
     written = OmegaConf.load(folder / "multirun.yaml")
     overrides = OverridesParser.create().parse_overrides(list(written.hydra.overrides.task))
     return [override.key_or_group for override in overrides if override.is_sweep_override()]
+
+
+def job_name(name: str) -> str:
+    """Return the name of a run; of a sweep's job with what was swept, as "lr optim.lr=1e-3". A resolver."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return name
+    keys = swept_keys(Path(hydra.sweep.dir))
+    words = [word for word in hydra.overrides.task if word.partition("=")[0].lstrip("+") in keys]
+    return " ".join([name, *words])

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: a machine is wanted back. A flag is set, and a run leaves where nothing is lost.
+"""SIGTERM and SIGUSR1 (a machine is wanted back) and Ctrl-C: a flag is set, and a run leaves where nothing is lost.
 
 While a run trains, its ranks agree after each step whether one of them was told, save, and leave together. At any
 other time (start-up, judging) there is nothing to save: whoever is told leaves at once. Nothing is ever done inside a
@@ -23,8 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 
 TOLD, REQUEUE = 1, 2
-"""What was asked for: to leave (SIGTERM), or to leave and be started again (SIGUSR1, SLURM's --signal=USR1@120)."""
-_MEANING = {signal.SIGTERM: TOLD, signal.SIGUSR1: REQUEUE}
+"""What was asked for: to leave (SIGTERM, Ctrl-C), or to leave and be started again (SIGUSR1, SLURM's
+--signal=USR1@120)."""
+_MEANING = {signal.SIGTERM: TOLD, signal.SIGINT: TOLD, signal.SIGUSR1: REQUEUE}
 
 
 PARENT = "VISLLAMA_PARENT"
@@ -48,21 +49,24 @@ class Preempted(SystemExit):
 
 class _State:
     told = 0
+    num_interrupts = 0
     exit_code = 143
     requeues = False
     is_training = False
     children: tuple[subprocess.Popen, ...] = ()
+    before_leaving: Callable[[], None] | None = None
 
 
 _state = _State()
 
 
 def listen() -> None:
-    """Begin to heed both signals, also while the main thread waits inside a library, where no handler would run."""
+    """Begin to heed the signals, also while the main thread waits inside a library, where no handler would run."""
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     for number in _MEANING:
-        signal.signal(number, lambda *_: None)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as Ctrl-C is in what a script has put in the background
+            signal.signal(number, lambda *_: None)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_listen, args=(reader, writer), daemon=True, name="signals").start()
     atexit.register(_end_quickly)  # so early that it comes last
@@ -103,8 +107,19 @@ def _heed_parent(parent: int) -> None:
 
 def _listen(reader: socket.socket, _: socket.socket) -> None:
     while number := reader.recv(1):
+        if number[0] == signal.SIGINT:
+            _heed_interrupt()
         if number[0] in _MEANING:
             tell(_MEANING[number[0]])
+
+
+def _heed_interrupt() -> None:
+    """Answer Ctrl-C on the terminal; a second one ends the process, whatever it is in the middle of."""
+    _state.num_interrupts += 1
+    if _state.num_interrupts > 1:
+        _end_now(b"visllama: told to leave again: not saved; resume= goes on from the last checkpoint\n")
+    if _state.is_training:
+        os.write(2, b"\nvisllama: told to leave: after this step it is saved; Ctrl-C again ends it at once\n")
 
 
 def tell(what: int) -> None:
@@ -157,6 +172,11 @@ def end_training() -> None:
         leave_at_once(_state.told)
 
 
+def before_leaving(work: Callable[[], None] | None) -> None:
+    """Name what is still done when this process leaves at once, for a few seconds at most; None is nothing."""
+    _state.before_leaving = work
+
+
 def wait_to_be_told() -> None:
     """Return who has started the ranks time to tell this one too, when another is gone: it may have been told alone."""
     until = time.monotonic() + _LAST_WORD_S
@@ -166,14 +186,28 @@ def wait_to_be_told() -> None:
 
 def leave_at_once(what: int) -> None:
     """End this process without any more of its work, from any of its threads."""
-    for child in _children():
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGTERM)
+    if _state.before_leaving is not None:
+        last_work = threading.Thread(target=_quietly, args=(_state.before_leaving,), daemon=True)
+        last_work.start()
+        last_work.join(_LAST_WORD_S)
+    _end_children()
     requeue(what)
-    os.write(2, b"visllama: told to leave, before or after training: nothing is lost\n")
+    _end_now(b"visllama: told to leave, before or after training: nothing is lost\n")
+
+
+def _end_now(message: bytes) -> None:
+    """End this process and those that it has started."""
+    _end_children()
+    os.write(2, message)
     for stream in (sys.stdout, sys.stderr):
         _quietly(stream.flush)
     os._exit(_state.exit_code)
+
+
+def _end_children() -> None:
+    for child in _children():
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
 
 
 def _children() -> list[int]:
@@ -198,5 +232,5 @@ def requeue(what: int) -> None:
 def _quietly(work: Callable[[], object]) -> None:
     try:
         work()
-    except (OSError, ValueError, RuntimeError, subprocess.SubprocessError) as error:
+    except Exception as error:  # of whatever type: the process ends anyway
         os.write(2, f"visllama: {error}\n".encode())

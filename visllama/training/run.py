@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.choices import READ_BY_EVALUATE
-from visllama.config.instantiate import build
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.overrides import override
 from visllama.config.plain import to_dict, to_yaml
@@ -46,7 +45,7 @@ from visllama.training.callbacks.curves import Curves
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.tables import data_table, parts_table
-from visllama.training.metrics_csv import keep_metrics
+from visllama.training.loggers import build_loggers, close_loggers, log_scores
 from visllama.training.module import VisLlamaModule
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
@@ -77,10 +76,15 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     strategy = build_strategy(config.trainer, config.plugins)
     module = VisLlamaModule(model, config.optim, num_steps, config.plugins, weights_loader(config, assembly, strategy))
     captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
-    trainer = build_trainer(config, strategy, num_steps, folder, captioners, checkpoint.step if checkpoint else 0)
-    fit_started = time.perf_counter()
-    seconds = {"setup_seconds": fit_started - started}
+    loggers = build_loggers(config.logger, config.plugins, folder, checkpoint.step if checkpoint else 0)
+    preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
+    code = 1  # until the run has ended well
     try:
+        for logger in loggers:
+            logger.log_hyperparams(to_dict(config))
+        trainer = build_trainer(config, strategy, num_steps, folder, captioners, loggers)
+        fit_started = time.perf_counter()
+        seconds = {"setup_seconds": fit_started - started}
         trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -96,7 +100,10 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
             settings = JudgeSettings.of_config(config)
             metrics["evaluations"] = judge(model, maker, config.judged_on, assembly.judged_sources, settings, folder)
             seconds["judge_seconds"] = time.perf_counter() - judge_started
+            log_scores(loggers, metrics["evaluations"], trainer.global_step)
+        code = 0
     except preemption.Preempted as left:
+        code = preemption.exit_code()
         launch.wait_for_ranks()
         preemption.requeue(left.what)
         raise
@@ -107,6 +114,8 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
         raise killed from error
     finally:
         launch.forget_ranks()
+        close_loggers(loggers, code)
+        preemption.before_leaving(None)
     launch.wait_for_ranks()
     if not trainer.is_global_zero:
         return None
@@ -211,18 +220,17 @@ def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
 
 
 def build_trainer(
-    config: TrainConfig, strategy: Strategy, num_steps: int, folder: Path, captioners: Mapping[str, Captioner],
-    first_step: int = 0,
-) -> pl.Trainer:  # fmt: skip
+    config: TrainConfig,
+    strategy: Strategy,
+    num_steps: int,
+    folder: Path,
+    captioners: Mapping[str, Captioner],
+    loggers: Sequence[Logger],
+) -> pl.Trainer:
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     launch.launch_our_way()
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     fraction = config.trainer.val_fraction
-    table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)  # so that a killed run keeps its rows
-    rank_zero_only(keep_metrics)(table, folder, first_step)
-    loggers = [table, *(build(node, config.plugins) for node in config.logger.values())]
-    for logger in loggers:
-        logger.log_hyperparams(to_dict(config))
     # By its name, the sharded strategy does not know it.
     plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
     trainer = pl.Trainer(
@@ -238,7 +246,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        logger=loggers,
+        logger=list(loggers),
         plugins=plugins,
         callbacks=build_callbacks(config, folder, captioners),
         default_root_dir=folder,

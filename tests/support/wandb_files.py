@@ -1,0 +1,63 @@
+"""What an offline run of wandb has written, read back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# wandb has no public reader of its own files; tests alone go through this door.
+from wandb.proto import wandb_internal_pb2
+from wandb.sdk.internal.datastore import DataStore
+
+
+class WandbRun(NamedTuple):
+    """A run, as its file tells.
+
+    Attributes:
+        exit_code: The code with which it was finished; None where it was not.
+        rows: What was logged, each with the run's step.
+    """
+
+    run_id: str
+    name: str
+    group: str
+    tags: list[str]
+    config: dict[str, Any]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    exit_code: int | None
+
+
+def read_wandb_run(folder: Path) -> WandbRun:
+    """Read the one run that lies below a run folder's `wandb/`."""
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    config, summary, rows = {}, {}, []
+    run, exit_code = None, None
+    for record in _records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+            config |= _values(record.run.config.update)
+        elif kind == "config":
+            config |= _values(record.config.update)
+        elif kind == "summary":
+            summary |= _values(record.summary.update)
+        elif kind == "history":
+            rows.append(_values(record.history.item))
+        elif kind == "exit":
+            exit_code = record.exit.exit_code
+    return WandbRun(run.run_id, run.display_name, run.run_group, list(run.tags), config, summary, rows, exit_code)
+
+
+def _records(path: Path):
+    store = DataStore()
+    store.open_for_scan(str(path))
+    while (content := store.scan_data()) is not None:
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(content)
+        yield record
+
+
+def _values(items) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
