@@ -83,6 +83,13 @@ def records(draw) -> dict:
     return record_of(turns, len(asked_in))
 
 
+class Numbered(Records):
+    """A source whose images are the numbers that `torch.tensor` takes."""
+
+    def read(self, index: int) -> dict:
+        return self[index]
+
+
 def record_of(turns: list[tuple[str, str]], num_images: int) -> dict:
     """Make a record, of whose images `torch.tensor` makes tensors that hold their number."""
     images = [[[[number]]] * 3 for number in range(num_images)]
@@ -170,7 +177,7 @@ def joined(parts: list) -> list:
 
 
 def parts_of_text(record: dict, template: str, name: str) -> list:
-    """Return the same from the template's text (whose letters tests/text/test_template.py holds)."""
+    """Return the same from the template's text (whose letters tests/text/test_templates.py holds)."""
     tokenizer = TOKENIZERS[name]()
     specials = re.compile("(" + "|".join(map(re.escape, tokenizer.all_special_tokens)) + ")")
     parts: list = [tokenizer.bos_token_id]
@@ -284,7 +291,7 @@ def check_cut(record: dict, template: str, name: str, most: int, is_behind_promp
 
     assert (cut.num_targets > 0) == is_left
     order = Order({"talks": [1]}, {"talks": 1.0}, 1, 0)
-    sample = TrainingSamples({"talks": Records([record])}, {"talks": maker_of(template, name, most)}, order)[0]
+    sample = TrainingSamples({"talks": Numbered([record])}, {"talks": maker_of(template, name, most)}, order)[0]
     assert (sample.input_ids, sample.labels, sample.key) == (ids, labels, "talks/0#0")
     assert (sample.fault and sample.fault.reason) == (None if is_left else "no_target")
 

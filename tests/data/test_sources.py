@@ -5,6 +5,9 @@ from webdataset import TarWriter
 
 from tests.support.made_sources import Counted, Records
 from tests.support.tars import picture
+from tests.support.tiny import maker_of
+from visllama.data.datamodule import TrainingSamples
+from visllama.data.order import Order
 from visllama.data.source import count_items
 from visllama.data.sources import (
     build_source,
@@ -89,3 +92,47 @@ def test_a_class_that_is_no_source_is_refused_with_what_it_lacks(tmp_path, monke
             build_source("data.sources.a", {"_target_": "bare.Mine"}, "train", ["bare"])
     finally:
         sys.modules.pop("bare", None)
+
+
+OWN = """
+from PIL import Image
+from visllama.data.source import Source
+
+
+class Mine(Source):
+    def __init__(self, split, bad):
+        self.bad = bad
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        captions = "a red circle" if index >= self.bad else ["a red circle"]
+        return {"key": str(index), "image": Image.new("RGB", (9, 9)), "captions": captions}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_source.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield lambda bad: build_source(
+        "data.sources.mine", {"_target_": "own_source.Mine", "bad": bad}, "train", ["own_source"]
+    )
+    sys.modules.pop("own_source", None)
+
+
+def test_a_source_whose_first_record_is_none_is_refused_before_any_weight_is_loaded(own):
+    message = r"^data\.sources\.mine\._target_=own_source\.Mine: its first record '0': has no captions: they are a list"
+    with pytest.raises(ConfigError, match=message):
+        own(bad=0)
+
+
+def test_a_later_record_that_is_none_is_masked_like_one_of_a_shard(own, make_model):
+    source = own(bad=2)
+    maker = maker_of(make_model())
+    order = Order({"mine": source.shard_items}, {"mine": 1.0}, 3, 0)
+    samples = [TrainingSamples({"mine": source}, {"mine": maker}, order)[position] for position in range(3)]
+    faults = {sample.key: sample.fault and str(sample.fault) for sample in samples}
+    assert {fault is None for key, fault in faults.items() if "#" in key} == {True} and len(faults) == 3
+    assert "text: '2': has no captions: they are a list, not str" in faults["mine/2"]

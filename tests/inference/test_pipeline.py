@@ -46,13 +46,6 @@ def test_decoding_can_be_told(pipeline, records):
     assert long.startswith(short) and len(long) > len(short)
 
 
-def test_what_is_no_picture_is_named(pipeline, tmp_path):
-    (tmp_path / "a.png").write_text("words")
-    for use in (pipeline.caption, lambda path: pipeline.ask([path], "what?"), pipeline.chat):
-        with pytest.raises(ConfigError, match=r"a\.png: not to be read"):
-            use(tmp_path / "a.png")
-
-
 def test_an_answer_is_what_an_evaluation_would_hear(pipeline, weights, records):
     """Through the record, the template and the batch of an evaluation."""
     model, question = weights[0].eval(), "what is in the picture?"
@@ -106,16 +99,6 @@ def test_questions_are_asked_whole_or_refused(pipeline, records):
     assert pipeline.ask(image, words, max_new_tokens=2) is not None
     with pytest.raises(ConfigError, match=r"max_new_tokens=40 behind \d+ tokens: the language model has 512 positions"):
         pipeline.ask(image, words * 2)
-
-
-def test_a_caption_past_the_positions_is_refused(pipeline, records):
-    with pytest.raises(ConfigError, match=r"max_new_tokens=500 behind 13 tokens: the language model has 512 positions"):
-        pipeline.caption(records[0]["image"], max_new_tokens=500)
-
-
-def test_more_texts_than_questions_are_refused(pipeline, records):
-    with pytest.raises(ConfigError, match="num_return_sequences=2"):
-        pipeline.ask(records[0]["image"], "there", num_beams=2, num_return_sequences=2)
 
 
 def test_embeds_are_what_is_read(pipeline, records):

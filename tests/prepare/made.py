@@ -1,4 +1,4 @@
-"""Raw datasets made on the fly, and what was prepared of them, read back through the index."""
+"""Raw datasets made on the fly and laid out, and what was prepared of them, read back through the index."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from PIL import Image
 from visllama.data.record import image_suffixes, read_text
 from visllama.data.shards.index import ShardIndex
 from visllama.data.shards.manifest import Manifest
+from visllama.prepare.layout import SplitLayout, lay_out
+from visllama.prepare.raw import ImageFolder, RawRecord, RawSplit
 
 
 def picture(shade: int = 0, kind: str = "JPEG") -> bytes:
@@ -26,6 +28,24 @@ def put(path: Path, content: bytes | str | list | dict) -> Path:
     content = json.dumps(content) if isinstance(content, (list, dict)) else content
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
+
+
+def table(tmp_path, rows: int = 3) -> Path:
+    """Write a table of captions, and the pictures that it names to `images`."""
+    for number in range(rows):
+        put(tmp_path / "images" / f"{number}.jpg", picture(number))
+    return put(tmp_path / "t.csv", "image,caption\n" + "".join(f"{n}.jpg,number {n}\n" for n in range(rows)))
+
+
+def plan(tmp_path, count: int = 40, shard_bytes: float = 20_000, bad: tuple[int, ...] = ()) -> SplitLayout:
+    """Lay out a split of pictures with a caption each; the bad ones break off after three bytes."""
+    split = RawSplit()
+    for number in range(count):
+        name = f"{number}.jpg"
+        if not (tmp_path / "images" / name).exists():
+            put(tmp_path / "images" / name, b"\xff\xd8\xff" if number in bad else picture(number))
+        split.add(RawRecord(f"{number:08d}", ((name,),), {"captions": [f"number {number}"]}, f"row {number}"))
+    return lay_out(split, ImageFolder([tmp_path / "images"]), shard_bytes)
 
 
 def read(folder: Path) -> dict[str, tuple[list, list[bytes]]]:

@@ -1,4 +1,4 @@
-"""The verb: what a person types, reads, and finds; tars of others; downloads handed on."""
+"""The verb: what a person types, reads, and finds; downloads handed on."""
 
 from __future__ import annotations
 
@@ -6,34 +6,17 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from omegaconf import OmegaConf
 from webdataset import TarWriter
 
-from tests.prepare.made import picture, put, read
-from visllama.config.explain import known_groups
-from visllama.config.plain import plain
-from visllama.data.shards.manifest import local_manifest
-from visllama.errors import ConfigError
+from tests.prepare.made import picture, put, read, table
 from visllama.prepare import verb
-from visllama.prepare.keys import check_prepare, hints
-
-SOURCES = known_groups()["source"]
 
 
 def visllama(*arguments: object, cwd) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "visllama", "prepare", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
-
-
-def table(tmp_path, rows: int = 3):
-    for number in range(rows):
-        put(tmp_path / "images" / f"{number}.jpg", picture(number))
-    return put(tmp_path / "t.csv", "image,caption\n" + "".join(f"{n}.jpg,number {n}\n" for n in range(rows)))
 
 
 def test_the_program_writes_shows_and_names_the_next_command(tmp_path):
@@ -66,60 +49,6 @@ def test_the_program_ends_with_a_message_and_leaves_nothing(tmp_path, typed, say
     assert "Traceback" not in ended.stderr and sorted(os.listdir(tmp_path)) == ["c.jpg", "t.csv"]
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_the_yaml_of_a_source_holds_just_the_keys_that_it_reads(compose_config, source):
-    cfg = compose_config("prepare", f"source={source}")
-    assert set(cfg) - {"source", "out", "seed", "plugins", "paths", "name"} == set(hints(source)) - {"name"}
-    assert cfg.source == source
-
-
-@pytest.mark.parametrize("source", SOURCES)
-def test_required_keys_are_named_with_the_call(compose_config, source):
-    cfg = compose_config("prepare", f"source={source}")
-    missing = sorted(OmegaConf.missing_keys(cfg))
-    if missing:
-        with pytest.raises(ConfigError, match=rf"no value for {', '.join(missing)}: visllama prepare source={source} "):
-            check_prepare(plain(cfg))
-    else:
-        check_prepare(plain(cfg))
-
-
-@pytest.mark.parametrize(
-    ("source", "typed", "says"),
-    [
-        ("folder", "images=3", "images=3: must be str, not int"),
-        ("folder", "images=[a,b]", "images=.*: must be str, not list"),
-        ("folder", "images=FILES/t.csv", "images=.*: no such folder"),
-        ("folder", "table=FILES", "a folder: name the file"),
-        ("folder", "workers=many", "workers=many: must be int"),
-        ("folder", "workers=0", "workers=0"),
-        ("folder", "workers=100000", "workers=100000"),
-        ("folder", "shard_size_mb=0", "shard_size_mb=0"),
-        ("folder", "max_bad_fraction=2", "max_bad_fraction=2"),
-        ("folder", "split=dev", "split=dev: choose train"),
-        ("folder", "check_only=maybe", "check_only=maybe: must be bool"),
-        ("folder", "name=../x", r"name=\.\./x"),
-        ("folder", "name=null", "name=null"),
-        ("folder", "out=FILES/t.csv/x", "out=.*: .*t.csv is a file"),
-        ("folder", "+foo=1", "foo: source=folder has no such key"),
-        ("folder", "+shard_size=1", "did you mean shard_size_mb"),
-        ("shards", "from=nowhere.tar", "from=nowhere.tar: no tar"),
-        ("shards", "from=pipe:x", "from=pipe:x|pipe:x: 'pipe:' runs a command"),
-        ("shards", "from=s3://a/b", "name the tars"),
-        ("cc3m", "list=no.tsv", "list=no.tsv: no such file"),
-        ("cc3m", "list=FILES/t.csv part=5/4", "part=5/4: write it as"),
-        ("coyo", "list=FILES/t.csv min_success=2", "min_success=2"),
-        ("scenes", "threads=0", "threads=0"),
-    ],
-)
-def test_wrong_values_are_refused_by_their_key(compose_config, tmp_path, source, typed, says):
-    file = table(tmp_path)
-    right = [f"images={tmp_path}/images", f"table={file}"] if source == "folder" else []
-    cfg = compose_config("prepare", f"source={source}", *right, *typed.replace("FILES", str(tmp_path)).split())
-    with pytest.raises(ConfigError, match=says):
-        check_prepare(plain(cfg))
-
-
 def test_out_takes_the_splits(run, tmp_path):
     run("source=folder", f"images={tmp_path}/images", f"table={table(tmp_path)}", f"out={tmp_path}/mine", "split=val")
     assert len(read(tmp_path / "mine" / "val")) == 3 and not (tmp_path / "data").exists()
@@ -145,70 +74,6 @@ def test_coco_by_its_name_is_what_data_finds(run, tmp_path, capsys):
     assert told(capsys).endswith("python train.py data=coco evaluation=none"), "there is no test split to judge on"
     run(*call)
     assert told(capsys).endswith("python train.py data=coco")
-
-
-def tars(folder, count: int = 2, records: int = 3):
-    folder.mkdir(parents=True)
-    for number in range(count):
-        with TarWriter(str(folder / f"{number:05d}.tar")) as tar:
-            for record in range(records):
-                key = f"{number:05d}{record:04d}"
-                tar.write({"__key__": key, "jpg": picture(record), "txt": f"number {record}", "json": {"url": "x"}})
-    return folder
-
-
-def test_tars_of_others_are_indexed_where_they_lie(run, tmp_path, capsys):
-    folder = tars(tmp_path / "img2dataset")
-    run("source=shards", f"from={folder}")
-    assert (folder / "00001.tar.idx").is_file() and len(read(folder)) == 6
-    assert (
-        f"data=shards data.sources.shards.path={folder}" in capsys.readouterr().out and not (tmp_path / "data").exists()
-    )
-
-
-def test_tars_of_others_under_a_name(run, tmp_path):
-    folder = tars(tmp_path / "img2dataset")
-    out = run("source=shards", f"from='{folder}/*.tar'", "name=web")
-    assert sorted(p.name for p in (out / "train").glob("*.tar")) == ["00000.tar", "00001.tar"]
-    assert len(read(out / "train")) == 6 and not (folder / "00000.tar.idx").exists()
-    assert run("source=shards", f"from='{folder}/*.tar'", "name=web") == out, "a second time changes nothing"
-    with pytest.raises(ConfigError, match="holds other shards"):
-        run("source=shards", f"from={tars(tmp_path / 'other', 3)}", "name=web")
-    assert local_manifest(str(out / "train"), tmp_path).num_records.sum() == 6
-
-
-def test_tars_that_hold_nothing_are_refused(run, tmp_path):
-    put(tmp_path / "a.tar", bytes(1024))
-    with pytest.raises(ConfigError, match="no record can be read"):
-        run("source=shards", f"from={tmp_path}/a.tar", "name=web")
-    assert not (tmp_path / "data" / "web" / "train" / "manifest.json").exists()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    asked: list[str] = []  # noqa: RUF012
-
-    def log_message(self, *_):
-        self.asked.append(self.path)
-
-
-def test_tars_elsewhere_are_fetched_indexed_and_found_by_their_addresses(run, tmp_path):
-    folder = tars(tmp_path / "web")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    place = f"http://127.0.0.1:{server.server_port}/{{00000..00001}}.tar"
-    call = "source=shards", f"from='{place}'", f"paths.cache={tmp_path}/cache"
-    try:
-        with pytest.raises(ConfigError, match="needs a name="):
-            run(*call)
-        out = run(*call, "name=web")
-        asked = len(Quiet.asked)
-        run(*call, "name=web")
-        assert len(Quiet.asked) == asked == 2, "what is indexed is not fetched again"
-    finally:
-        server.shutdown()
-    manifest = local_manifest(str(out / "train"), tmp_path)
-    assert manifest.num_records.tolist() == [3, 3] and manifest.shard(1).endswith("/00001.tar")
-    assert all(os.path.isfile(manifest.index(n)) for n in range(2)) and not list(out.rglob("*.tar"))
 
 
 FAKE = """#!{python}

@@ -14,22 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.prepare.made import hashes, picture, put, read, skipped
+from tests.prepare.made import hashes, plan, put, read, skipped
 from visllama.errors import ConfigError
 from visllama.prepare import writer
-from visllama.prepare.layout import lay_out
-from visllama.prepare.raw import ImageFolder, RawRecord, RawSplit
 from visllama.prepare.writer import write_split
-
-
-def plan(tmp_path, count: int = 40, shard_bytes: float = 20_000, bad: tuple[int, ...] = ()):
-    split = RawSplit()
-    for number in range(count):
-        name = f"{number}.jpg"
-        if not (tmp_path / "images" / name).exists():
-            put(tmp_path / "images" / name, b"\xff\xd8\xff" if number in bad else picture(number))
-        split.add(RawRecord(f"{number:08d}", ((name,),), {"captions": [f"number {number}"]}, f"row {number}"))
-    return lay_out(split, ImageFolder([tmp_path / "images"]), shard_bytes)
 
 
 def test_shards_are_full_in_order_and_deterministic(tmp_path):
@@ -43,10 +31,6 @@ def test_shards_are_full_in_order_and_deterministic(tmp_path):
         assert (member.mtime, member.uid, member.uname, member.name) == (0, 0, "", "00000000.jpg")
     assert all(size <= 20_000 for size in made.shard_bytes) and (done["records"], done["images"]) == (40, 40)
     assert done["bytes"] == sum(tar.stat().st_size for tar in (tmp_path / "a").rglob("*.tar"))
-
-
-def test_a_record_larger_than_a_shard_has_its_own(tmp_path):
-    assert [len(shard) for shard in plan(tmp_path, 3, 1000).shards] == [1, 1, 1]
 
 
 def test_two_processes_write_what_one_does(tmp_path, monkeypatch):
@@ -84,7 +68,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path):
 PROGRAM = """
 import sys
 from pathlib import Path
-from tests.prepare.test_writer import plan, write_split, writer
+from tests.prepare.made import plan
+from visllama.prepare import writer
+from visllama.prepare.writer import write_split
 writer._SERIAL_BYTES = 0
 if __name__ == "__main__":
     write_split(plan(Path(sys.argv[1]), 3000, 20_000), Path(sys.argv[2]) / "train", {}, num_workers=2)
@@ -190,22 +176,6 @@ def test_a_shard_without_a_good_record_is_left_out(tmp_path):
     done = write_split(plan(tmp_path, 3, 1000, bad=(1,)), tmp_path / "data" / "train", {}, 0.5)
     assert done["shards"] == 2 and sorted(hashes(tmp_path / "data")) == ["train/00000.tar", "train/00002.tar"]
     assert list(read(tmp_path / "data" / "train")) == ["00000000", "00000002"]
-
-
-def test_an_image_that_changes_meanwhile_is_an_error(tmp_path):
-    made = plan(tmp_path)
-    put(tmp_path / "images" / "3.jpg", picture(3) + b"more")
-    with pytest.raises(ConfigError, match=r"3.jpg: had .* a moment ago"):
-        write_split(made, tmp_path / "data" / "train", {})
-    assert not (tmp_path / "data" / "train").exists()
-
-
-def test_an_image_that_became_a_link_is_not_followed(tmp_path):
-    made = plan(tmp_path)
-    put(tmp_path / "secret.jpg", picture(3))
-    (tmp_path / "images" / "3.jpg").unlink()
-    (tmp_path / "images" / "3.jpg").symlink_to(tmp_path / "secret.jpg")
-    assert write_split(made, tmp_path / "data" / "train", {}, 0.5)["skipped"] == {"unreadable": 1}
 
 
 def test_one_process_at_a_time(tmp_path):

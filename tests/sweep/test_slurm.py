@@ -1,4 +1,3 @@
-import signal
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +8,7 @@ from submitit.core.utils import UncompletedJobError
 
 from tests.support.slurm_cluster import Slurm
 from visllama.errors import ConfigError
-from visllama.machine import preemption
 from visllama.sweep import slurm as queue
-from visllama.sweep.queue import take_over_signals
 
 
 @pytest.fixture
@@ -64,28 +61,6 @@ def test_hydra_builds_the_launcher_that_the_config_names(cluster, compose_config
     assert (params["account"], params["partition"], params["qos"]) == ("ab123", "gpu", None)
     assert (params["name"], params["nodes"], params["tasks_per_node"]) == ("mine", 2, 4)
     assert params["cpus_per_task"] == cfg.data.num_workers + cfg.trainer.threads
-
-
-def test_submitits_handlers_are_gone(monkeypatch):
-    """They ignore SIGTERM, and at SIGUSR2 stop a job without a checkpoint, or queue it again to begin anew."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
-    before, told = {number: signal.getsignal(number) for number in numbers}, []
-
-    def listen() -> None:  # visllama's own would end this process
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, lambda number, _: told.append(signal.Signals(number).name))
-
-    monkeypatch.setattr(preemption, "listen", listen)
-    try:
-        for number in numbers:
-            signal.signal(number, lambda *_: told.append("submitit"))
-        take_over_signals()
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
-            signal.raise_signal(number)
-        assert told == ["SIGTERM", "SIGUSR1"]
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_a_job_that_is_started_again_goes_on_in_its_folder(compose_config, tmp_path):

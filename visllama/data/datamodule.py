@@ -53,7 +53,7 @@ class TrainingSamples(Dataset):
         key = str(place.record)
         index = place.index
         try:
-            record = self.sources[name][place.record]
+            record = self.sources[name].read(place.record)
             key = record["key"]
             index = self._index_shown(record, place, number)
             sample = self.makers[name](record, index)
@@ -101,7 +101,7 @@ class ValidationSamples(Dataset):
     def record(self, index: int) -> dict:
         """Return a record, which may raise `BadRecord`."""
         name, place = self.places[index]
-        return self.sources[name][place]
+        return self.sources[name].read(place)
 
     def __getitem__(self, index: int) -> Sample:
         name, place = self.places[index]

@@ -13,11 +13,18 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from visllama.errors import BadRecord
 from visllama.text.template import IMAGE_MARK
 
 KINDS = ("captions", "questions", "conversations")
 _SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
+_SHAPES = {
+    "captions": "captions: [text, ...]",
+    "questions": "questions: [{question: text, answers: [text, ...]}, ...]",
+    "conversations": "conversations: [{from: human|gpt|system, value: text}, ...]",
+}
 _SPEAKERS = ("from", "value")
 _NUMBERS = (int, float)
 _MOST = 3e38
@@ -101,6 +108,52 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     return Text(kind, _check_items(kind, items, num_images), scores, image_id)
 
 
+def check_record(record: object) -> dict[str, Any]:
+    """Return a record that somebody's own source has given, once it is one, with its texts as a shard's are.
+
+    Args:
+        record: A mapping with `key`, `image` or `images`, and one of `KINDS`.
+
+    Raises:
+        BadRecord: Naming the record's key, what was found, and what has to be there.
+    """
+    if not isinstance(record, Mapping):
+        raise BadRecord("text", f"is a {type(record).__name__}: a record is a dict with key, image and captions")
+    key = record.get("key")
+    if not isinstance(key, str) or not key.strip():
+        raise BadRecord("text", f"has key={key!r}: a record has a text of its own as its key")
+
+    try:
+        images = _check_images(record)
+        kinds = [kind for kind in KINDS if kind in record]
+        if len(kinds) != 1:
+            found = " and ".join(kinds) or "none of them"
+            raise BadRecord("text", f"has {found}: a record has one of {', '.join(KINDS)}")
+        items = _check_items(kinds[0], record[kinds[0]], len(images))
+        json.dumps(items, ensure_ascii=False, default=str).encode()  # half an emoji is no text
+    except BadRecord as error:
+        raise BadRecord(error.reason, f"{key!r}: {error.detail}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadRecord("text", f"{key!r}: cannot be read ({str(error)[:_SHOWN]})") from error
+    return {**record, kinds[0]: items}
+
+
+def _check_images(record: Mapping) -> list:
+    if "image" in record and "images" in record:
+        raise BadRecord("image", "has image and images: it has one of them, or none where there is no image")
+    images = record["images"] if "images" in record else [record["image"]] if "image" in record else []
+    if not isinstance(images, (list, tuple)):
+        raise BadRecord("image", f"its images are a {type(images).__name__}: they are a list")
+    for image in images:
+        if not isinstance(image, (bytes, Image.Image)):
+            raise BadRecord(
+                "image",
+                f"its image is a {type(image).__name__}: it is a PIL image, or a file's bytes, as "
+                f"Path(FILE).read_bytes() gives them",
+            )
+    return list(images)
+
+
 def _own_id(value: object) -> int | str | None:
     """Return a record's own id; what others keep under this name and is none, is metadata."""
     if isinstance(value, str):
@@ -127,7 +180,7 @@ def _load(text: str) -> Any:
 
 def _check_items(kind: str, items: object, num_images: int) -> list:
     if not isinstance(items, list):
-        raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}")
+        raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}: {_SHAPES[kind]}")
     if kind == "conversations":
         good = all(isinstance(i, dict) and all(isinstance(i.get(name), str) for name in _SPEAKERS) for i in items)
         items = without_greeting(items) if good else items
@@ -145,7 +198,7 @@ def _check_items(kind: str, items: object, num_images: int) -> list:
         if good and "" in items:
             raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
     if not good:
-        raise BadRecord("text", f"has no {kind} as they should be: see the README for what a record holds")
+        raise BadRecord("text", f"has no {kind} as they should be: {_SHAPES[kind]}")
     return items
 
 

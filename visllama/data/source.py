@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from visllama.data.items import ItemPlace, place_of_item
+from visllama.data.record import check_record
 from visllama.errors import ConfigError
 
 _BLOCKS = 2**16
@@ -58,6 +59,14 @@ class Source(ABC):
         Raises:
             BadRecord: If it cannot be read.
         """
+
+    def read(self, index: int) -> dict:
+        """Return a record, checked as one of a shard is: a class of your own has no need to check its records itself.
+
+        Raises:
+            BadRecord: If it cannot be read, or is no record.
+        """
+        return check_record(self[index])
 
     @cached_property
     def shard_items(self) -> Sequence[int]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from visllama.data.record import check_record
 from visllama.data.source import Source, item_counts
-from visllama.errors import ConfigError
+from visllama.errors import BadRecord, ConfigError
 from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
 
@@ -55,7 +56,28 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         raise ConfigError(f"{key}: {error}") from error
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
+    _check_first(key, source)
     return source
+
+
+def _check_first(key: str, source: Source) -> None:
+    """Refuse a source of the user's whose first record is none: so are all others then, and no step would be taken.
+
+    Raises:
+        ConfigError: Naming the key, what was found, and what a record holds.
+    """
+    if type(source).__module__.startswith("visllama."):
+        return
+    try:
+        record = source[0]
+    except BadRecord:  # one that cannot be read is masked, and counted, when its turn comes
+        return
+    try:
+        check_record(record)
+    except BadRecord as error:
+        raise ConfigError(
+            f"{key}._target_={type(source).__module__}.{type(source).__name__}: its first record {error.detail}"
+        ) from error
 
 
 def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str]) -> dict[str, Source]:

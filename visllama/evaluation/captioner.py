@@ -197,7 +197,7 @@ def read_records(source: Source, name: str) -> list[dict]:
         ConfigError: If one cannot be read.
     """
     try:
-        records = [source[i] for i in range(len(source))]
+        records = [source.read(i) for i in range(len(source))]
         for record in records:
             for image in images_of(record):
                 open_image(image)

@@ -6,7 +6,6 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from webdataset import TarWriter
 
 from tests.support.tars import keys, members, picture, scored, whole, write
 from visllama.data.shards.source import ShardSource
@@ -36,20 +35,6 @@ def test_validation_has_tars_of_its_own_where_they_are_given(tmp_path):
     train, val = write(tmp_path / "a.tar"), write(tmp_path / "b.tar", 2, 7)
     assert keys(ShardSource("val", train, val)) == keys(ShardSource("test", train, val)) == ["0007", "0008"]
     assert keys(ShardSource("train", train, val)) == ["0000", "0001", "0002", "0003"]
-
-
-def test_text_beside_the_image_is_one_caption(tmp_path):
-    with TarWriter(str(tmp_path / "a.tar")) as tar:
-        tar.write(
-            {
-                "__key__": "sub/k",
-                "png": picture(kind="PNG"),
-                "txt": " a caption\n",
-                "json": {"caption": "of img2dataset"},
-            }
-        )
-    record = whole(str(tmp_path / "a.tar"))[0]
-    assert record["captions"] == ["a caption"]
 
 
 @pytest.mark.parametrize(
@@ -112,32 +97,6 @@ def test_a_filter_chooses_by_the_scores_in_the_index(tmp_path):
         whole(str(tmp_path), filter={"clipp": [0.3, None]})
     with pytest.raises(ConfigError, match=r"filter\.clip=0\.3: give \[least, most\]"):
         whole(str(tmp_path), filter={"clip": 0.3})
-
-
-def test_records_of_other_kinds_say_what_they_hold(tmp_path):
-    with TarWriter(str(tmp_path / "a.tar")) as tar:
-        asked = [{"question": "what?", "answers": ["a", "b"], "id": 3}]
-        tar.write({"__key__": "a", "jpg": picture(), "json": {"questions": asked}})
-        talk = [{"from": "human", "value": "<image> or <image>?"}, {"from": "gpt", "value": "the first"}]
-        tar.write({"__key__": "b", "0.jpg": picture(1), "1.jpg": picture(200), "json": {"conversations": talk}})
-    source = whole(str(tmp_path / "a.tar"))
-    assert source.kinds == {"questions": 1, "conversations": 1} and count_items(source) == 2
-    assert source[0]["questions"] == asked and source[1]["conversations"] == talk
-    shades = [max(open_image(image).getpixel((3, 3))) for image in source[1]["images"]]
-    assert shades[0] < 5 and shades[1] > 190, "in the order of their numbers"
-
-
-def test_a_conversation_that_begins_with_gpt_is_read_from_its_first_question_on(tmp_path):
-    """The shard may be another's; in it the turn still stands."""
-    said = [("gpt", "Hello, <image>"), ("human", "<image> What?"), ("gpt", "A ring.")]
-    turns = [{"from": speaker, "value": value} for speaker, value in said]
-    system = {"from": "system", "value": "Be kind."}
-    with TarWriter(str(tmp_path / "a.tar")) as tar:
-        for key, talk in (("a", turns), ("b", [system, *turns]), ("c", turns[:1]), ("d", [turns[0], *turns])):
-            tar.write({"__key__": key, "jpg": picture(), "json": {"conversations": talk}})
-    source = whole(str(tmp_path / "a.tar"))
-    assert source[0]["conversations"] == turns[1:] and source[1]["conversations"] == [system, *turns[1:]]
-    assert len(source) == 2 and source.faults == {"text": 2}
 
 
 @pytest.mark.parametrize("path", ["/no/where.tar", "pipe:cat x.tar", "s3://b/x.tar", "ftp://h/x.tar", None])

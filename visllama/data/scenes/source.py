@@ -71,6 +71,9 @@ class ScenesSource(Source):
             self._question_counts = [len(self._questions(s, i)["questions"]) for i, s in enumerate(scenes)]
         return self._question_counts
 
+    def read(self, index: int) -> dict:
+        return self[index]  # it is made as it has to be
+
     def __getitem__(self, index: int) -> dict:
         """Return a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
 

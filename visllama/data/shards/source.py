@@ -125,6 +125,9 @@ class ShardSource(Source):
             return f"{held_out:,} of {int(self.manifest.num_records.sum()):,} records held out of {self.path}"
         return f"{self.path} without {held_out:,} held-out records" if held_out else self.path
 
+    def read(self, index: int) -> dict:
+        return self[index]  # its text was checked as it was read
+
     def __getitem__(self, index: int) -> dict:
         """Return a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
 

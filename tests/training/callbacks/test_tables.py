@@ -1,0 +1,85 @@
+"""The tables that a run begins with fit a terminal, and say what is trained and how often each item comes."""
+
+from collections import Counter
+
+import torch
+from rich.console import Console
+
+from tests.support import tiny
+from tests.support.families import save_encoder
+from tests.support.optimizer_config import OPTIM
+from tests.support.scenes_data import data_of
+from tests.support.tiny import tiny_parts
+from visllama.data.scenes.source import ScenesSource
+from visllama.model.weights import build_model
+from visllama.training.callbacks.tables import data_table, parts_table
+
+
+def shown(table, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table)
+    return console.export_text()
+
+
+def test_start_up_table_fits_80_columns_and_tells_each_part(make_model):
+    model = make_model(dtype=torch.float32)
+    text = shown(parts_table(model, OPTIM))
+    for word in (
+        "vision_encoder",
+        "connector",
+        "markers",
+        "language_model",
+        "trained",
+        "frozen",
+        "float32",
+        "LlamaForCausalLM",
+    ):
+        assert word in text, word
+    assert f"{sum(p.numel() for p in model.language_model.parameters()):,}" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_start_up_table_says_at_what_rate_each_part_learns(make_model):
+    """Some connectors learn at a quarter of `optim.lr`: who compares rates has to see it."""
+    model = make_model()
+    assert "learning rate: connector 0.1, markers 0.1" in shown(parts_table(model, OPTIM))
+    model.connector.lr_scale = 0.25
+    assert "learning rate: connector 0.025 (0.25 of optim.lr), markers 0.1" in shown(parts_table(model, OPTIM))
+    given = OPTIM | {"lr_by_part": {"connector": 3e-4, "markers": None}}
+    assert "learning rate: connector 0.0003, markers 0.1" in shown(parts_table(model, given)), "taken as it is"
+
+
+def test_llava_is_named_where_it_can_hold_the_model(make_model, tmp_path):
+    """With CLIP it can; no other encoder was shown to fit."""
+    model = make_model("patch_mlp", dtype=torch.float32)
+    assert "exports to: LlavaForConditionalGeneration" in shown(parts_table(model, OPTIM))
+    parts = tiny_parts("patch_mlp") | {
+        "vision_encoder": {
+            "kind": "SiglipVisionEncoder",
+            "arguments": {"path": str(save_encoder("siglip", tmp_path / "siglip"))},
+        }
+    }
+    other = build_model(parts, ("connector", "markers"))
+    assert "exports to: visllama weights alone" in shown(parts_table(other, OPTIM))
+
+
+def test_data_table(make_model):
+    text = shown(data_table(data_of(make_model()), micro_batch_size=5, num_ranks=2, max_steps=8))
+    row = next(line for line in text.splitlines() if "scenes" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == ["scenes", "40", "40", "100.0%", "96", "2.40"]
+    told = " ".join(text.split())
+    assert "8 steps of 12 samples, 2 ranks, micro-batches of up to 5; 5 validation records" in told
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_passes_of_the_table_are_how_often_each_question_comes(make_model):
+    source = ScenesSource("train", 15, holds="questions")
+    num_items = sum(source.item_counts)
+    assert num_items > 2 * 15 and len(set(source.item_counts)) > 1
+    data = tiny.data_of(make_model(), {"vqa": source}, ScenesSource("val", 1, 1), batch=1, num_steps=2 * num_items)
+    text = shown(data_table(data, micro_batch_size=1, num_ranks=1, max_steps=2 * num_items))
+    row = next(line for line in text.splitlines() if "vqa" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells == ["vqa", "15", str(num_items), "100.0%", str(2 * num_items), "2.00"]
+    keys = Counter(key for step in data.train_dataloader() for key in step["keys"])
+    assert len(keys) == num_items and set(keys.values()) == {2}
