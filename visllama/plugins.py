@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module, metadata
+from pathlib import Path
 from types import ModuleType
 
 from visllama.errors import ConfigError
@@ -36,6 +37,14 @@ _INTERFACES = {
     "source": ("__len__", "__getitem__"),
 }
 """What a class must have to stand in a place."""
+_HOW = {"consumes": ' (a class attribute: consumes = "pooled", or "patch")'}
+_RECIPES = {
+    "vision_encoder": "Vision encoder",
+    "connector": "Connector",
+    "language_model": "Language model",
+    "source": "Data source",
+}
+"""The headings of the page that has an example of each."""
 
 
 def check_target(target: object, plugins: Sequence[str] = ()) -> str:
@@ -172,8 +181,15 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
     found = resolve(target, plugins)
     lacking = [name for name in _INTERFACES[role] if not hasattr(found, name)]
     if lacking:
-        raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {', '.join(lacking)}")
+        told = ", ".join(f"{name}{_HOW.get(name, '')}" for name in lacking)
+        raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {told}{example_of(role)}")
     return found
+
+
+def example_of(role: str) -> str:
+    """Return the end of an error message: where there is an example of a part of one's own."""
+    page = Path(__file__).with_name("README.md")
+    return f'; an example: "{_RECIPES[role]}" in {page}'
 
 
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:

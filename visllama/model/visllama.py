@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
+from visllama.model.contracts import check_language_model
 from visllama.model.language_model import LanguageModelSource, forget_decoding, norm_in_double
 from visllama.model.lora import adapters, as_in, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import token_loss_sum
@@ -86,10 +87,12 @@ class VisLlama(nn.Module):
         super().__init__()
         self._language_model_source, self.trainable, self._lora = language_model, tuple(trainable), lora
         self.vision_encoder = vision_encoder
-        self.language_model, self.tokenizer = self._with_lora(language_model.build()), language_model.tokenizer
+        built = language_model.build()
+        check_language_model(built, language_model)
+        self.language_model, self.tokenizer = self._with_lora(built), language_model.tokenizer
         language_dim = self.language_model.get_input_embeddings().embedding_dim
         consumes = getattr(connector, "func", connector).consumes
-        self.connector = connector(vision_dim=getattr(vision_encoder, f"{consumes}_dim"), language_dim=language_dim)
+        self.connector = _build_connector(connector, getattr(vision_encoder, f"{consumes}_dim"), language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
         self._unreached = self._find_unreached() if "vision_encoder" in self.trainable else frozenset()
         self.num_image_tokens = self._count_image_tokens(connector, language_dim)
@@ -111,7 +114,8 @@ class VisLlama(nn.Module):
         """
         encoder = self.vision_encoder
         shape = {"pooled": (encoder.pooled_dim,), "patch": (encoder.num_patches, encoder.patch_dim)}
-        features = self.markers.new_zeros(1, *shape[self.connector.consumes])
+        device = next(self.connector.parameters(), self.markers).device
+        features = torch.zeros(1, *shape[self.connector.consumes], device=device)
         found = tuple(_try(self.connector, features).shape)
 
         configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
@@ -279,6 +283,17 @@ class VisLlama(nn.Module):
             attention_mask = F.pad(attention_mask, (held, 0), value=1)
             decoding[_CACHE] = cache
         return self.language_model.generate(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **decoding)
+
+
+def _build_connector(connector: Callable[..., nn.Module], vision_dim: int, language_dim: int) -> nn.Module:
+    """Build the connector; one whose constructor needs numbers is built on the CPU where all else is without memory."""
+    try:
+        return connector(vision_dim=vision_dim, language_dim=language_dim)
+    except (RuntimeError, NotImplementedError) as error:
+        if "meta" not in str(error):
+            raise
+        with torch.device("cpu"):
+            return connector(vision_dim=vision_dim, language_dim=language_dim)
 
 
 def _try(module: nn.Module, *inputs: Tensor) -> Any:

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from visllama.console import is_first_rank
 from visllama.errors import ConfigError
 from visllama.files import open_regular, read_regular, replacing, write_whole
+from visllama.model.contracts import check_encoder
 from visllama.model.locate import locate
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
 from visllama.model.sharding import cast
@@ -61,6 +62,7 @@ def build_model(
     arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
     with _named("vision_encoder"):
         vision_encoder = classes["vision_encoder"](**_located(arguments["vision_encoder"], models))
+        check_encoder(vision_encoder)
     with _named("language_model"):
         language_model = classes["language_model"](**_located(arguments["language_model"], models))
     if "num_image_tokens" in arguments["connector"] and arguments["connector"]["num_image_tokens"] is None:
