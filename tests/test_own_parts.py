@@ -20,7 +20,17 @@ from safetensors.torch import load_file
 
 from tests.support.commands import ROOT
 
-RECIPES = ("Connector", "Vision encoder", "Language model", "Data source", "Optimizer", "Logger", "Callback")
+RECIPES = (
+    "Connector",
+    "Vision encoder",
+    "Language model",
+    "Data source",
+    "Optimizer",
+    "Schedule",
+    "Loss",
+    "Logger",
+    "Callback",
+)
 FILE = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CODE_BLOCK = re.compile(r"^```(?:python|yaml)$", re.MULTILINE)
@@ -109,7 +119,7 @@ def lab(wheel, tmp_path) -> Callable[[str], Lab]:
     return lambda heading: Lab(site, tmp_path / "work", page[heading])
 
 
-def test_the_page_holds_the_seven_recipes():
+def test_the_page_holds_every_recipe():
     page = (ROOT / "visllama" / "README.md").read_text()
     assert set(RECIPES) < set(sections(page))
     for heading in RECIPES:
@@ -202,6 +212,33 @@ def test_an_optimizer(lab):
     moved = step > 0
     torch.testing.assert_close(step[moved], torch.full_like(step[moved], 4e-4), rtol=1e-3, atol=1e-7)
     assert moved.float().mean() > 0.9
+
+
+def column(folder: Path, name: str) -> list[float]:
+    with open(folder / "metrics.csv") as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.mark.slow
+def test_a_schedule(lab):
+    lab = lab("Schedule")
+    lab.train("judge=false", "trainer.log_every_steps=1", "optim.warmup_fraction=0", "trainer.max_steps=10")
+    rates = column(lab.folder / "run", "lr/connector")
+    # Lightning logs in float32.
+    assert rates == pytest.approx([4e-3] * 8 + [4e-4] * 2, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loss(lab):
+    lab = lab("Loss")
+    training = lab.train("judge=false", "trainer.log_every_steps=1")
+    lab.succeed(*training, *SHORT, "judge=false", "loss.smoothing=0.0", "hydra.run.dir=plain")
+    without = [word for word in training if not word.startswith("loss=")]
+    lab.succeed(*without, *SHORT, "judge=false", "hydra.run.dir=none")
+    smoothed, plain, none = (column(lab.folder / run, "train/loss")[0] for run in ("run", "plain", "none"))
+    # Without smoothing it is the cross-entropy, summed in another order; fp32 has 7 digits.
+    assert plain == pytest.approx(none, rel=1e-5) and smoothed > plain + 0.1
+    assert column(lab.folder / "run", "val/loss")[-1] > column(lab.folder / "plain", "val/loss")[-1]
 
 
 @pytest.mark.slow

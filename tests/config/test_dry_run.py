@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-from visllama.config.dry_run import check_decoding, check_machine
+from visllama.config.dry_run import check_decoding, check_loss, check_machine, check_schedule
 from visllama.config.schema import TrainerSettings
 from visllama.errors import ConfigError
 
@@ -45,3 +47,61 @@ def test_devices_that_the_machine_lacks(monkeypatch, cuda, trainer, says):
         return check_machine(trainer)
     with pytest.raises(ConfigError, match=says):
         check_machine(trainer)
+
+
+OWN = """
+import torch
+
+class Falling:
+    def __call__(self, progress):
+        return 1 - progress
+
+class Negative:
+    def __call__(self, progress):
+        return -progress
+
+class Breaks:
+    def __call__(self, *_):
+        raise ZeroDivisionError("of mine")
+
+class Mean:
+    def __call__(self, logits, targets):
+        return torch.nn.functional.cross_entropy(logits, targets)
+
+class Each:
+    def __call__(self, logits, targets):
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+class Trained(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(2, 2)
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_functions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield ["own_functions"]
+    sys.modules.pop("own_functions", None)
+
+
+@pytest.mark.parametrize(
+    ("check", "name", "message"),
+    [
+        (check_schedule, "Falling", None),
+        (check_schedule, "Negative", r"optim\.schedule: Negative gives -0\.5 at 0\.5: a schedule is called with"),
+        (check_schedule, "Breaks", r"optim\.schedule: Breaks fails at 0\.0: of mine"),
+        (check_loss, "Each", None),
+        (check_loss, "Mean", r"loss: of logits \(3, 7\) and targets \(3,\) Mean makes torch\.Size\(\[\]\)"),
+        (check_loss, "Breaks", "loss: Breaks fails on the logits of three tokens: of mine"),
+        (check_loss, "Trained", "loss: Trained holds tensors, which are neither trained nor saved"),
+    ],
+)
+def test_functions_of_ones_own_are_tried(own, check, name, message):
+    node = {"_target_": f"own_functions.{name}"}
+    if message is None:
+        check(node, own)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check(node, own)

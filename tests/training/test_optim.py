@@ -1,3 +1,6 @@
+import sys
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import nn
@@ -37,10 +40,12 @@ def test_optimizer_is_what_the_config_names():
     assert isinstance(build_optimizer(Model(), OPTIM | {"_target_": "torch.optim.Adam"}), torch.optim.Adam)
 
 
-def rates(schedule: str, num_steps: int = 100, warmup_fraction: float = 0.1) -> list[float]:
+def rates(
+    schedule: str | dict, num_steps: int = 100, warmup_fraction: float = 0.1, plugins: Sequence[str] = ()
+) -> list[float]:
     optimizer = build_optimizer(Model(), OPTIM)
     config = OPTIM | {"schedule": schedule, "warmup_fraction": warmup_fraction}
-    scheduler = build_schedule(optimizer, config, num_steps)
+    scheduler = build_schedule(optimizer, config, num_steps, plugins)
     seen = []
     for _ in range(num_steps):
         seen.append(optimizer.param_groups[0]["lr"])
@@ -79,3 +84,20 @@ def test_the_default_run_warms_up_as_before():
 def test_no_warm_up_is_none(num_steps):
     """The recipes that publish a constant rate."""
     assert rates("constant", num_steps, warmup_fraction=0.0) == pytest.approx([0.1] * num_steps)
+
+
+def test_a_schedule_of_ones_own_sees_how_much_is_done_behind_the_warm_up(tmp_path, monkeypatch):
+    (tmp_path / "own_schedule.py").write_text(
+        "class Half:\n"
+        "    def __init__(self, at):\n"
+        "        self.at = at\n\n"
+        "    def __call__(self, progress):\n"
+        "        return 1.0 if progress < self.at else 0.25\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    try:
+        seen = rates({"_target_": "own_schedule.Half", "at": 0.5}, plugins=["own_schedule"])
+    finally:
+        sys.modules.pop("own_schedule", None)
+    assert seen[:10] == pytest.approx([0.01 * step for step in range(1, 11)])
+    assert seen[10:55] == pytest.approx([0.1] * 45) and seen[55:] == pytest.approx([0.025] * 45)

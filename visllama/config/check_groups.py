@@ -171,7 +171,8 @@ def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
         require(name in optim, f"no value for optim.{name}: give it as optim.{name}=VALUE")
         require(matches_hint(optim[name], hint), wrong_type(f"optim.{name}", optim[name], hint))
     require(0 < optim.lr < math.inf, f"optim.lr={optim.lr}: must be more than 0, and finite")
-    choose("optim.schedule", optim.schedule, SCHEDULES)
+    if isinstance(optim.schedule, str):
+        choose("optim.schedule", optim.schedule, SCHEDULES)
     require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
     norm, decay = optim.clip_norm, optim.weight_decay
     require(norm is None or norm > 0, f"optim.clip_norm={norm}: must be more than 0, or null")

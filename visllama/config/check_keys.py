@@ -59,6 +59,10 @@ def check_nodes(cfg: DictConfig) -> None:
     nodes += [(f"data.sources.{name}", "data", node) for name, node in cfg.data.sources.items()]
     nodes += [(f"evaluation.{name}.source", "evaluation", e.source) for name, e in cfg.evaluation.items()]
     nodes.append(("optim", "optim", cfg.optim))
+    if cfg.loss is not None:
+        nodes.append(("loss", "loss", cfg.loss))
+    if not isinstance(cfg.optim, str) and isinstance(cfg.optim.get("schedule"), DictConfig):
+        nodes.append(("optim.schedule", "optim/schedule", cfg.optim.schedule))
     for group in ("logger", "callbacks"):
         nodes += [(f"{group}.{name}", group, node) for name, node in cfg[group].items()]
     if cfg.trainer.strategy != "auto":

@@ -25,7 +25,7 @@ READ_BY_EVALUATE = ("accelerator", "devices", "num_nodes", "precision", "strateg
 READ_BY_CAPTION = ("accelerator", "precision", "threads")
 """Keys of `trainer` that mean something where nothing is trained."""
 OPTIM_TYPES = {
-    "lr": float, "weight_decay": float, "schedule": str, "warmup_fraction": float, "clip_norm": float | None,
+    "lr": float, "weight_decay": float, "schedule": str | Mapping, "warmup_fraction": float, "clip_norm": float | None,
     "lr_by_part": Mapping,
 }  # fmt: skip
 """Keys of `optim` that we read ourselves,"""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from visllama.config.choices import OWN_OPTIM_KEYS
+from visllama.config.instantiate import build
 from visllama.config.plain import evaluations
 from visllama.config.schema import EvaluateConfig, TrainConfig, TrainerSettings
 from visllama.errors import ConfigError, require
@@ -36,6 +38,10 @@ def check_parts(config: TrainConfig) -> None:
         check_arguments(f"model.{role}", found, _arguments(node), added)
     check_decodings(config)
     _check_optimizer(config.optim, config.plugins)
+    if config.loss is not None:
+        check_loss(config.loss, config.plugins)
+    if isinstance(config.optim["schedule"], Mapping):
+        check_schedule(config.optim["schedule"], config.plugins)
     _check_kinds("logger", config.logger, "lightning.pytorch.loggers.Logger", config.plugins)
     _check_kinds("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback", config.plugins)
     strategy = config.trainer.strategy
@@ -123,6 +129,56 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
     )
     arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
     find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+
+
+def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
+    """Try a schedule of the user's at its beginning, middle and end.
+
+    Raises:
+        ConfigError: Naming the class, what it gives, and what a schedule is.
+    """
+    found = _class_of("optim.schedule", schedule, plugins)
+    check_arguments("optim.schedule", found, _arguments(schedule), set())
+    shape = build(schedule, plugins)
+    for progress in (0.0, 0.5, 1.0):
+        try:
+            share = shape(progress)
+        except Exception as error:  # of whatever type a class of somebody else's raises
+            raise ConfigError(f"optim.schedule: {found.__name__} fails at {progress}: {error}") from error
+        require(
+            isinstance(share, (int, float)) and 0 <= share < math.inf,
+            f"optim.schedule: {found.__name__} gives {share} at {progress}: a schedule is called with how much of the "
+            f"steps is done, from 0 to 1, and returns a share of the rate, 0 or more",
+        )
+
+
+def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
+    """Try a loss of the user's on three tokens.
+
+    Raises:
+        ConfigError: Naming the class, what it gives, and what a loss is.
+    """
+    import torch
+
+    found = _class_of("loss", loss, plugins)
+    check_arguments("loss", found, _arguments(loss), set())
+    token_loss = build(loss, plugins)
+    if isinstance(token_loss, torch.nn.Module):
+        tensors = [*token_loss.parameters(), *token_loss.buffers()]
+        require(
+            not tensors,
+            f"loss: {found.__name__} holds tensors, which are neither trained nor saved: compute them in its forward",
+        )
+    try:
+        losses = token_loss(torch.zeros(3, 7), torch.tensor([0, 3, 6]))
+    except Exception as error:  # of whatever type a class of somebody else's raises
+        raise ConfigError(f"loss: {found.__name__} fails on the logits of three tokens: {error}") from error
+    is_loss = isinstance(losses, torch.Tensor) and losses.shape == (3,) and bool(torch.isfinite(losses).all())
+    require(
+        is_loss,
+        f"loss: of logits (3, 7) and targets (3,) {found.__name__} makes {getattr(losses, 'shape', losses)}: a loss "
+        f"returns a finite number for each token, (3,)",
+    )
 
 
 def _check_kinds(group: str, nodes: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:

@@ -137,6 +137,7 @@ class TrainConfig(RunConfig):
     decoding: dict[str, Any] = field(default_factory=dict)
     stage: StageSettings = field(default_factory=StageSettings)
     optim: dict[str, Any] = MISSING
+    loss: Any = None
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)

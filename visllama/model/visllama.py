@@ -20,7 +20,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from visllama.model.contracts import check_language_model
 from visllama.model.language_model import LanguageModelSource, forget_decoding, norm_in_double
 from visllama.model.lora import adapters, as_in, attach_lora, is_adapter, merge_lora
-from visllama.model.loss import token_loss_sum
+from visllama.model.loss import TokenLoss, token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
 
 PARTS = ("vision_encoder", "connector", "markers", "language_model")
@@ -60,7 +60,7 @@ def part_dtype(model: VisLlama, part: str, dtype: torch.dtype) -> torch.dtype:
 class VisLlamaOutput(NamedTuple):
     logits: Float[Tensor, "B T V"]
     loss_sum: Float[Tensor, ""] | None
-    """Cross-entropy summed over the supervised tokens, in nats; None without labels."""
+    """The loss summed over the supervised tokens: cross-entropy in nats, or the `token_loss`; None without labels."""
 
 
 class VisLlama(nn.Module):
@@ -74,6 +74,9 @@ class VisLlama(nn.Module):
         lora: Arguments of PEFT's `LoraConfig`; None is no adapter.
 
     Built from configs alone, encoder and language model on the meta device: `load_base_weights` fills them.
+
+    Attributes:
+        token_loss: The loss of each supervised token; None is the cross-entropy.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class VisLlama(nn.Module):
     ) -> None:
         super().__init__()
         self._language_model_source, self.trainable, self._lora = language_model, tuple(trainable), lora
+        self.token_loss: TokenLoss | None = None
         self.vision_encoder = vision_encoder
         built = language_model.build()
         check_language_model(built, language_model)
@@ -252,7 +256,7 @@ class VisLlama(nn.Module):
         """
         inputs_embeds = self.embed(input_ids, pixel_values)
         logits = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
-        return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels))
+        return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels, self.token_loss))
 
     def new_cache(self) -> Cache:
         """Return an empty cache for `generate`, for the keys and values of what was read and written."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from visllama.config.dry_run import check_parts
+from visllama.config.instantiate import build
 from visllama.config.schema import TrainConfig
 from visllama.console import say
 from visllama.data.order import Order
@@ -68,6 +69,8 @@ def build_assembly(config: TrainConfig) -> Assembly:
     torch.manual_seed(config.seed)
     with torch.device("meta") if config.check_only else nullcontext():
         model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
+    if config.loss is not None:
+        model.token_loss = build(config.loss, config.plugins)
     check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
     text = text_settings(config, model)
     report_bare_captions(config, train)

@@ -21,7 +21,7 @@ from visllama.training.optim import build_optimizer, build_schedule, step_if_fin
 class VisLlamaModule(pl.LightningModule):
     """Train a `VisLlama` on Steps.
 
-    The loss is the cross-entropy summed over the supervised tokens of the step's samples on all ranks, divided by
+    The loss is the model's, summed over the supervised tokens of the step's samples on all ranks, divided by
     their number: neither micro-batches nor ranks change it, or the update.
 
     Args:
@@ -53,7 +53,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = build_optimizer(self.model, self.optim, self.plugins)
-        return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps)]
+        return [optimizer], [build_schedule(optimizer, self.optim, self.num_steps, self.plugins)]
 
     def on_train_start(self) -> None:
         self._has_buffers = bool(trained_buffers(self.model))  # a look through all modules, so once
@@ -116,7 +116,7 @@ class VisLlamaModule(pl.LightningModule):
     def _loss_by_source(self) -> LossBySource | None:
         """Begin to sum losses by source, where there are several."""
         names = self.trainer.datamodule.order.names
-        return LossBySource(names, self.device) if len(names) > 1 else None
+        return LossBySource(names, self.device, self.model.token_loss) if len(names) > 1 else None
 
     def _is_logged(self, step: int) -> bool:
         return step <= 1 or step % self.trainer.log_every_n_steps == 0

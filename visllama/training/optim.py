@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 
 import torch
@@ -90,14 +90,28 @@ def warmup_steps(fraction: float, num_steps: int) -> int:
     return max(round(fraction * num_steps), LEAST_WARMUP_STEPS) if fraction else 0
 
 
-def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int) -> LambdaLR:
-    """Warm up linearly over `warmup_steps`, then fall to zero (cosine, linear) or stay (constant)."""
+_SHAPES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+    "linear": lambda x: 1 - x,
+    "constant": lambda x: 1.0,
+}
+
+
+def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> LambdaLR:
+    """Build the schedule: the rate rises linearly over `warmup_steps`, and then follows the shape of `optim.schedule`.
+
+    A shape is a function of how much of the steps behind the warm-up is done, from 0 to 1, to a share of the rate. A
+    resumed run asks it at the same steps, so it has no state to be kept.
+
+    Args:
+        optimizer: Its rates are the highest ones.
+        config: The `optim` group: its `schedule` is a name, or names a class of the user's.
+        num_steps: Optimizer steps of the run.
+        plugins: The user's packages.
+    """
     warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
-    shape = {
-        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-        "linear": lambda x: 1 - x,
-        "constant": lambda x: 1.0,
-    }[config["schedule"]]
+    chosen = config["schedule"]
+    shape = _SHAPES[chosen] if isinstance(chosen, str) else build(chosen, plugins)
 
     def factor(step: int) -> float:
         return (step + 1) / warmup if step < warmup else shape(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
