@@ -42,6 +42,7 @@ from visllama.training.assembly import Assembly
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.build import build_callbacks
 from visllama.training.callbacks.curves import Curves
+from visllama.training.callbacks.keep_best import KeepBest
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.tables import data_table, parts_table
@@ -88,6 +89,8 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
         trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if trainer.global_step < num_steps:
+            say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
         if find_callback(trainer, LastValidation).is_missing(trainer):
             trainer.validate(module, data, verbose=False)
         seconds["fit_seconds"] = time.perf_counter() - fit_started
@@ -266,6 +269,9 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * config.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
+    kept = next((callback for callback in trainer.callbacks if isinstance(callback, KeepBest)), None)
+    if kept is not None:
+        facts["weights_of_step"] = kept.step
     watch = find_callback(trainer, FrozenWeights)
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
     bad = find_callback(trainer, BadRecords)

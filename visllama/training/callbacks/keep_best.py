@@ -1,0 +1,74 @@
+"""The best of a run's validations: its weights are the run's, instead of the last ones."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from visllama.console import say
+from visllama.errors import ConfigError
+from visllama.model.weights import trained_tensors
+
+
+class KeepBest(Callback):
+    """Keep the trained tensors of the best validation, and give them back to the model when the training ends.
+
+    `weights/` and what is judged are then those of that step. They are kept in the CPU's memory and in checkpoints,
+    so a resumed run knows them too.
+
+    Args:
+        monitor: The figure of validation that is compared, `val/loss` or `val/loss/NAME` of one source.
+        mode: "min" where less is better, or "max".
+
+    Attributes:
+        best: The best figure so far; None before the first validation.
+        step: The step of that validation.
+
+    Raises:
+        ConfigError: If nothing is validated, if there is no such figure, or if the model lies in shards (FSDP).
+    """
+
+    def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
+        if mode not in ("min", "max"):
+            raise ConfigError(f"callbacks.keep_best.mode={mode}: choose min or max")
+        self.monitor, self.mode = monitor, mode
+        self.best: float | None = None
+        self.step = 0
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if not trainer.limit_val_batches:
+            raise ConfigError("callbacks=keep_best: trainer.val_fraction=null validates nothing: give it a share")
+        if getattr(trainer.strategy, "is_sharded", False):
+            raise ConfigError("callbacks=keep_best: does not keep a model in shards: leave it out, or take ddp")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        figures = trainer.callback_metrics
+        if self.monitor not in figures:
+            there = ", ".join(name for name in figures if name.startswith("val/"))
+            raise ConfigError(f"callbacks.keep_best.monitor={self.monitor}: there is no such figure; there are {there}")
+
+        value = float(figures[self.monitor])
+        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+            self.best = value
+            self.step = trainer.global_step
+            tensors = trained_tensors(module.model)
+            self._tensors = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self._tensors:
+            return
+        module.model.load_state_dict(self._tensors, strict=False)
+        say(f"The weights are those of step {self.step}, whose {self.monitor} was the best: {self.best:.4f}")
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "step": self.step, "tensors": self._tensors}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.step, self._tensors = state["best"], state["step"], state["tensors"]
