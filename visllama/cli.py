@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import shlex
 import sys
 import traceback
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,6 +218,11 @@ def _verb(name: str) -> Callable[[], None]:
             raise
 
     def run() -> None:
+        if "--version" in sys.argv[1:]:
+            _print_version()
+            return
+        if name == "prepare" and not sys.argv[1:]:
+            _end(name, _sources())
         logging.raiseExceptions = False  # a log that cannot be written keeps nobody from training
         if name == "train":
             preemption.listen()
@@ -245,6 +252,20 @@ def _verb(name: str) -> Callable[[], None]:
             _end(name, str(message))
 
     return run
+
+
+def _print_version() -> None:
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers", "hydra-core"))
+    print(f"visllama {version('visllama')} ({libraries}, Python {platform.python_version()})")
+
+
+def _sources() -> str:
+    """Return the sources of `prepare`, each with its command: the second line of a source's YAML tells both."""
+    lines = []
+    for path in sorted((conf_dir() / "source").glob("*.yaml")):
+        what, _, command = path.read_text(encoding="utf-8").splitlines()[1].lstrip("# ").partition("   ")
+        lines.append(f"  {command.strip()}\n      {what}")
+    return "\n".join(["choose a source:", *lines, "  visllama prepare source=NAME --help  shows the keys of one"])
 
 
 def without_room(error: Exception, verb: str, folder: Path | None = None) -> ConfigError | None:
@@ -281,6 +302,9 @@ train, evaluate, caption, prepare, benchmark = (
 def main() -> None:
     """Run the verb that the command line names first."""
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if verb == "--version":
+        _print_version()
+        return
     if verb not in _VERBS:
         verbs = [f"  {name:10} {text}" for name, (_, text) in _VERBS.items()]
         print("visllama VERB [key=value ...]\n", *verbs, sep="\n")

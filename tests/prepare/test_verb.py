@@ -49,6 +49,14 @@ def test_the_program_ends_with_a_message_and_leaves_nothing(tmp_path, typed, say
     assert "Traceback" not in ended.stderr and sorted(os.listdir(tmp_path)) == ["c.jpg", "t.csv"]
 
 
+def test_without_a_source_it_names_them_and_does_nothing(tmp_path):
+    ended = visllama(cwd=tmp_path)
+    assert ended.returncode == 2 and list(tmp_path.iterdir()) == []
+    for source in ("cc3m", "coco", "coyo", "folder", "instruct", "scenes", "shards", "vqa"):
+        assert f"\n  visllama prepare source={source} " in ended.stderr
+    assert max(map(len, ended.stderr.splitlines())) <= 80
+
+
 def test_out_takes_the_splits(run, tmp_path):
     run("source=folder", f"images={tmp_path}/images", f"table={table(tmp_path)}", f"out={tmp_path}/mine", "split=val")
     assert len(read(tmp_path / "mine" / "val")) == 3 and not (tmp_path / "data").exists()

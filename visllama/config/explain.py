@@ -17,29 +17,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from visllama.config.hints import KEYS, OPTIONS, OTHER_NAMES
 from visllama.config.overrides import override
 from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
-
-_OTHER_NAMES = {
-    "batch_size": "stage.global_batch_size", "train_batch_size": "stage.global_batch_size",
-    "per_device_train_batch_size": "micro_batch_size", "accumulate_grad_batches": "micro_batch_size",
-    "gradient_accumulation_steps": "micro_batch_size", "epochs": "stage.epochs", "max_epochs": "stage.epochs",
-    "num_train_epochs": "stage.epochs", "num_epochs": "stage.epochs", "steps": "trainer.max_steps",
-    "learning_rate": "optim.lr", "warmup_ratio": "optim.warmup_fraction", "warmup_steps": "optim.warmup_fraction",
-    "lr_scheduler": "optim.schedule", "scheduler": "optim.schedule", "gradient_clip_val": "optim.clip_norm",
-    "max_grad_norm": "optim.clip_norm", "gpus": "trainer.devices", "num_gpus": "trainer.devices",
-    "device": "trainer.accelerator", "nodes": "trainer.num_nodes", "bf16": "trainer.precision",
-    "val_check_interval": "trainer.val_fraction", "log_every_n_steps": "trainer.log_every_steps",
-    "workers": "data.num_workers", "max_length": "stage.max_text_tokens", "freeze": "stage.trainable",
-    "output_dir": "hydra.run.dir", "out": "hydra.run.dir", "run_name": "name", "checkpoint": "weights",
-}  # fmt: skip
-"""What other trainers call a key of ours."""
-_NOT_THERE = dict.fromkeys(
-    ("resume", "ckpt_path", "resume_from_checkpoint"),
-    "a run is not resumed by a key of this version; weights=RUN/weights is for evaluate and caption",
-)
-"""What other trainers have and we do not."""
 
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
@@ -88,6 +69,8 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
     key = typed.lstrip("-").replace("-", "_")
     cfg = known_config(verb, _source(arguments))
     keys = list(_dotted(cfg))
+    if key in KEYS:
+        return f"{unknown[0]}: there is no such key: {KEYS[key]}"
     found = [key] if key in keys else _candidates(key, value, known_groups(arguments), keys)
     meant = " or ".join(name if "=" in name else f"{name}={value or 'VALUE'}" for name in found[:3])
     return f"{unknown[0]}: a key is typed without dashes, as key=value. " + (
@@ -154,6 +137,8 @@ def _about_option(error: MissingConfigException, said: list[str], groups: dict[s
         primary = said[0].startswith("Cannot find primary config")
         return f"--config-name {option}: a verb chooses its config by itself; leave this out" if primary else said[0]
     elsewhere = [f"{other}={option}" for other, options in groups.items() if option in options]
+    if f"{group}={option}" in OPTIONS:
+        return f"{group}={option}: there is no such option: {OPTIONS[f'{group}={option}']}"
     close = [f"{group}={name}" for name in get_close_matches(option, groups[group], 2)]
     hint = f"did you mean {' or '.join(elsewhere + close)}? " if elsewhere or close else ""
     return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}"
@@ -212,8 +197,8 @@ def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str
     if elsewhere:
         return f"{key}: source={cfg.source} has no such key; source={', '.join(elsewhere)} has: choose one of them"
     name = key.rpartition(".")[2]
-    if name in _NOT_THERE:
-        return f"{key}: {_NOT_THERE[name]}"
+    if name in KEYS:
+        return f"{key}: there is no such key: {KEYS[name]}"
     parent = key.rpartition(".")[0]
     is_free = bool(parent) and OmegaConf.get_type(OmegaConf.select(cfg, parent)) is dict
     adds = f" +{key}=VALUE adds one." if is_free else ""
@@ -237,7 +222,7 @@ def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[s
     chosen = [f"{group}={value}" for group in named if value in groups[group]]
     if chosen:
         return chosen
-    found = [_OTHER_NAMES[name]] if _OTHER_NAMES.get(name) in keys else []
+    found = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in keys else []
     found += [f"{group}=OPTION" for group in named]
     found += [other for other in keys if other.rpartition(".")[2] == name and other != key]
     found += [f"{group}={name}" for group, options in groups.items() if name in options]

@@ -162,7 +162,10 @@ def find_tars(pattern: str) -> list[Path]:
         else:
             tars = sorted(path.parent.glob(path.name)) if "*" in path.name else []
         if not tars:
-            raise ConfigError(f"path={pattern}: no tar at {path}")
+            name = path.parent.name
+            is_prepared = path.name in ("train", "val", "test")
+            how = f": visllama prepare writes them there, by source={name} or name={name}" if is_prepared else ""
+            raise ConfigError(f"path={pattern}: no tar at {path}{how}")
         found += tars
     return found
 
