@@ -224,8 +224,8 @@ def test_a_schedule(lab):
     lab = lab("Schedule")
     lab.train("judge=false", "trainer.log_every_steps=1", "optim.warmup_fraction=0", "trainer.max_steps=10")
     rates = column(lab.folder / "run", "lr/connector")
-    # Lightning logs in float32.
-    assert rates == pytest.approx([4e-3] * 8 + [4e-4] * 2, rel=1e-6)
+    # Of ten steps the first is the warm-up, and at the last 8/9 of the others are done. Lightning logs in float32.
+    assert rates == pytest.approx([4e-3] * 9 + [4e-4], rel=1e-6)
 
 
 @pytest.mark.slow
