@@ -8,7 +8,7 @@ def test_the_yaml_files_lie_in_the_folder_of_the_configuration():
 
 
 def test_references_are_read_as_they_are_written():
-    assert read_conf("logger/wandb.yaml")["name"] == "${name}"
+    assert read_conf("logger/wandb.yaml")["group"] == "${name}"
 
 
 def test_what_is_filled_in_later_is_no_key():

@@ -15,6 +15,11 @@ from tests.support.processes import is_running
 START = "import time\nfrom visllama.machine import preemption as p\np.listen()\n"
 
 
+def heed_ctrl_c() -> None:
+    """Let a process heed Ctrl-C as one that a person starts, also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def run(code: str, *signals: int, env: dict | None = None) -> tuple[int, str, str]:
     process = subprocess.Popen(
         [sys.executable, "-c", START + code],
@@ -22,6 +27,7 @@ def run(code: str, *signals: int, env: dict | None = None) -> tuple[int, str, st
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
+        preexec_fn=heed_ctrl_c,
     )
     said = process.stdout.readline()
     for number in signals:

@@ -41,6 +41,8 @@ def start(folder: Path, *overrides: str) -> subprocess.Popen:
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         start_new_session=True,
+        # A person's process heeds Ctrl-C; where the tests run in the background, theirs would not.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
