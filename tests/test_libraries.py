@@ -144,3 +144,12 @@ def test_peft_the_words_of_a_target_that_is_not_there():
 
     with pytest.raises(ValueError, match="arget module"):
         inject_adapter_in_model(LoraConfig(target_modules=["nowhere"]), nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_wandb_the_reader_of_its_files():
+    """`tests/support/wandb_files.py` reads an offline run back: wandb has no public reader of its own files."""
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
+    assert callable(DataStore().open_for_scan) and callable(DataStore().scan_data)
+    assert {"run", "config", "summary", "history", "exit"} <= set(Record.DESCRIPTOR.fields_by_name)

@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from visllama.config.instantiate import targets
+from visllama.config.overrides import key_of
 from visllama.config.schema import key_names
 from visllama.errors import ConfigError, require
 from visllama.model.locate import locate
@@ -25,7 +26,7 @@ def check_typed(verb: str, read: Sequence[str]) -> None:
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     for word in typed:
-        key = word.lstrip("+~").partition("=")[0]
+        key = key_of(word)
         group, *names = re.split(r"[./]", key)
         if group == "trainer" and names and names[0] not in read:
             known = ", ".join(f"trainer.{name}" for name in read) or "none of trainer.*, since no model is loaded"
@@ -61,7 +62,7 @@ def check_nodes(cfg: DictConfig) -> None:
     nodes.append(("optim", "optim", cfg.optim))
     if cfg.loss is not None:
         nodes.append(("loss", "loss", cfg.loss))
-    if not isinstance(cfg.optim, str) and isinstance(cfg.optim.get("schedule"), DictConfig):
+    if isinstance(cfg.optim.get("schedule"), DictConfig):
         nodes.append(("optim.schedule", "optim/schedule", cfg.optim.schedule))
     for group in ("logger", "callbacks"):
         nodes += [(f"{group}.{name}", group, node) for name, node in cfg[group].items()]

@@ -28,9 +28,9 @@ OPTIM_TYPES = {
     "lr": float, "weight_decay": float, "schedule": str | Mapping, "warmup_fraction": float, "clip_norm": float | None,
     "lr_by_part": Mapping,
 }  # fmt: skip
-"""Keys of `optim` that we read ourselves,"""
+"""The keys of `optim` that visllama itself reads, with their types."""
 OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
-"""and those of them that no optimizer of torch's takes."""
+"""The keys of `optim` that no optimizer takes as an argument."""
 
 
 def choose(key: str, value: object, options: Sequence[str]) -> None:

@@ -44,10 +44,8 @@ def check_parts(config: TrainConfig) -> None:
         check_schedule(config.optim["schedule"], config.plugins)
     _check_kinds("logger", config.logger, "lightning.pytorch.loggers.Logger", config.plugins)
     _check_kinds("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback", config.plugins)
-    strategy = config.trainer.strategy
-    if isinstance(strategy, Mapping):
-        found = _class_of("trainer.strategy", strategy, config.plugins)
-        check_arguments("trainer.strategy", found, _arguments(strategy), set())
+    if isinstance(config.trainer.strategy, Mapping):
+        _checked_class("trainer.strategy", config.trainer.strategy, config.plugins)
 
 
 def check_machine(trainer: TrainerSettings) -> None:
@@ -137,8 +135,7 @@ def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
     Raises:
         ConfigError: Naming the class, what it gives, and what a schedule is.
     """
-    found = _class_of("optim.schedule", schedule, plugins)
-    check_arguments("optim.schedule", found, _arguments(schedule), set())
+    found = _checked_class("optim.schedule", schedule, plugins)
     shape = build(schedule, plugins)
     for progress in (0.0, 0.5, 1.0):
         try:
@@ -160,8 +157,7 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """
     import torch
 
-    found = _class_of("loss", loss, plugins)
-    check_arguments("loss", found, _arguments(loss), set())
+    found = _checked_class("loss", loss, plugins)
     token_loss = build(loss, plugins)
     if isinstance(token_loss, torch.nn.Module):
         tensors = [*token_loss.parameters(), *token_loss.buffers()]
@@ -192,10 +188,16 @@ def _check_kinds(group: str, nodes: Mapping[str, Any], base: str, plugins: Seque
     """
     for name, node in nodes.items():
         key = f"{group}.{name}"
-        found = _class_of(key, node, plugins)
+        found = _checked_class(key, node, plugins)
         if not issubclass(found, resolve(base)):
             raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
-        check_arguments(key, found, _arguments(node), set())
+
+
+def _checked_class(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
+    """Return the class that a node names, once it takes the arguments that stand there."""
+    found = _class_of(key, node, plugins)
+    check_arguments(key, found, _arguments(node), set())
+    return found
 
 
 def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:

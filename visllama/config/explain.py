@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from visllama.config.hints import KEYS, OPTIONS, OTHER_NAMES
-from visllama.config.overrides import override
+from visllama.config.overrides import key_of, override
 from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
 
@@ -70,7 +70,7 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
     cfg = known_config(verb, _source(arguments))
     keys = list(_dotted(cfg))
     if key in KEYS:
-        return f"{unknown[0]}: there is no such key: {KEYS[key]}"
+        return f"{unknown[0]}: there is no such key. Instead: {KEYS[key]}"
     found = [key] if key in keys else _candidates(key, value, known_groups(arguments), keys)
     meant = " or ".join(name if "=" in name else f"{name}={value or 'VALUE'}" for name in found[:3])
     return f"{unknown[0]}: a key is typed without dashes, as key=value. " + (
@@ -79,7 +79,7 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
 
 
 def _key(typed: str) -> str:
-    return typed.partition("=")[0].lstrip("+~").partition("@")[0]
+    return key_of(typed).partition("@")[0]
 
 
 def _value(arguments: Sequence[str], key: str) -> str:
@@ -136,9 +136,10 @@ def _about_option(error: MissingConfigException, said: list[str], groups: dict[s
     if group not in groups:
         primary = said[0].startswith("Cannot find primary config")
         return f"--config-name {option}: a verb chooses its config by itself; leave this out" if primary else said[0]
+    typed = f"{group}={option}"
+    if typed in OPTIONS:
+        return f"{typed}: there is no such option. Instead: {OPTIONS[typed]}"
     elsewhere = [f"{other}={option}" for other, options in groups.items() if option in options]
-    if f"{group}={option}" in OPTIONS:
-        return f"{group}={option}: there is no such option: {OPTIONS[f'{group}={option}']}"
     close = [f"{group}={name}" for name in get_close_matches(option, groups[group], 2)]
     hint = f"did you mean {' or '.join(elsewhere + close)}? " if elsewhere or close else ""
     return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}"
@@ -198,7 +199,7 @@ def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str
         return f"{key}: source={cfg.source} has no such key; source={', '.join(elsewhere)} has: choose one of them"
     name = key.rpartition(".")[2]
     if name in KEYS:
-        return f"{key}: there is no such key: {KEYS[name]}"
+        return f"{key}: there is no such key. Instead: {KEYS[name]}"
     parent = key.rpartition(".")[0]
     is_free = bool(parent) and OmegaConf.get_type(OmegaConf.select(cfg, parent)) is dict
     adds = f" +{key}=VALUE adds one." if is_free else ""

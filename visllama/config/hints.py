@@ -71,6 +71,8 @@ _LORA_KEY = "a model with LoRA (stage=finetune, or model/lora=qv) has it as mode
 _BY_DATA = (
     "visllama prepare source=instruct conversations=FILE images=DIR  makes shards, which data=shards or data= names"
 )
+_NOT_QUANTISED = "leave it out: trainer.precision=bf16-true holds frozen weights in bf16, and nothing is quantised"
+_SORTED = "leave it out: the samples of a step are sorted by length anyway"
 KEYS = {
     "deepspeed": "trainer/strategy=fsdp is what shards a model over ranks here",
     "fsdp": "trainer/strategy=fsdp",
@@ -98,13 +100,13 @@ KEYS = {
     "wandb_project": "logger=wandb logger.wandb.project=NAME",
     "fast_dev_run": "experiment=smoke: eight steps, and the whole judgement",
     "overfit_batches": "data.sources.scenes.num_records=64 trainer.max_steps=100",
-    "group_by_modality_length": "leave it out: the samples of a step are sorted by length anyway",
-    "group_by_length": "leave it out: the samples of a step are sorted by length anyway",
+    "group_by_modality_length": _SORTED,
+    "group_by_length": _SORTED,
     "enable_checkpointing": "leave it out: a run is saved at each validation, or by trainer.checkpoint_every_steps=N",
     "enable_progress_bar": "leave it out",
-    "load_in_8bit": "leave it out: trainer.precision=bf16-true holds frozen weights in bf16, and nothing is quantised",
-    "load_in_4bit": "leave it out: trainer.precision=bf16-true holds frozen weights in bf16, and nothing is quantised",
-    "bits": "leave it out: trainer.precision=bf16-true holds frozen weights in bf16, and nothing is quantised",
+    "load_in_8bit": _NOT_QUANTISED,
+    "load_in_4bit": _NOT_QUANTISED,
+    "bits": _NOT_QUANTISED,
     "attn_implementation": "a class of your own chooses it: visllama/README.md, Language model",
     "push_to_hub": "leave it out: a run's weights/ is a folder that any tool uploads",
     "evaluate": "visllama evaluate weights=RUN/weights",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama.config.invocation import invocation
+from visllama.config.overrides import key_of
 from visllama.errors import ConfigError
 from visllama.model.weights import BASE_PARTS, read_description
 from visllama.plugins import ROLES, part_class
@@ -59,7 +59,7 @@ def _is_asked_for(role: str, key: str) -> bool:
     experiment = HydraConfig.get().runtime.choices.get("experiment")
     return any(
         word in holding or word.startswith(f"model.{role}.{key}.") or (word == "experiment" and _has(role, experiment))
-        for word in _typed_keys()
+        for word in map(key_of, invocation().overrides)
     )
 
 
@@ -73,8 +73,3 @@ def _has(role: str, experiment: str) -> bool:
             chosen = {str(key).removeprefix("override ") for entry in entries for key in entry}
             return role in (content.get("model") or {}) or bool(chosen & {"/model", f"/model/{role}"})
     return True
-
-
-def _typed_keys() -> Iterator[str]:
-    for word in invocation().overrides:
-        yield word.lstrip("+~").partition("=")[0]

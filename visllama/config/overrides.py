@@ -15,6 +15,11 @@ def config_dir_options() -> list[str]:
     return [*(word for folder in folders for word in ("--config-dir", folder)), *typed]
 
 
+def key_of(word: str) -> str:
+    """Return the key of an override as it was typed: "optim.lr" of `+optim.lr=1e-3`, `optim` of `~optim`."""
+    return word.lstrip("+~").partition("=")[0]
+
+
 def override(key: str, value: object) -> str:
     """Write `key=value` so that Hydra reads the value back, quoted where it holds more than plain path characters."""
     text = str(value)

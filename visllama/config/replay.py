@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from visllama.config.invocation import invocation
-from visllama.config.overrides import override
+from visllama.config.overrides import key_of, override
 from visllama.config.schema import conf_dir
 from visllama.config.trust import chooses_code, is_sealed, seal
 from visllama.console import printable
@@ -67,13 +67,13 @@ def replay(arguments: Sequence[str]) -> list[str]:
     command = _read(run)
     if not command.is_own:
         _check_files(run)
-    typed = {_key(word) for word in arguments}
-    places = [word.partition("=")[2].strip("'") for word in arguments if _key(word) == _UNDER]
+    typed = {key_of(word) for word in arguments}
+    places = [word.partition("=")[2].strip("'") for word in arguments if key_of(word) == _UNDER]
     if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
         raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
     names_folder = any(word.partition("=")[0] in _CONFIG_DIR for word in arguments)
     options = [] if names_folder else [word for folder in command.folders for word in (_CONFIG_DIR[0], folder)]
-    kept = [word for word in command.overrides if _key(word) not in typed | {"resume"}]
+    kept = [word for word in command.overrides if key_of(word) not in typed | {"resume"}]
     _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments)
     return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
 
@@ -204,10 +204,6 @@ def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> l
     return sorted(key for key, value in known.items() if before.get(key) != value and not key.startswith(free))
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
-
-
 class Command(NamedTuple):
     """The command line of a run, as it lies in the run's folder."""
 
@@ -241,7 +237,7 @@ def _read_ours(run: Path) -> Command:
     while options[:1] == ["--config-dir"]:
         _, folder, *options = options
         folders.append(folder)
-    if not all(_key(word) == _SEARCHPATH for word in options):
+    if not all(key_of(word) == _SEARCHPATH for word in options):
         raise ValueError(f"options: {options}")
     is_own = is_sealed(run, [written["overrides"], written["options"]], written.get("seal"))
     return Command([*options, *overrides], folders, is_own)
@@ -252,7 +248,7 @@ def _read_hydras(folder: Path) -> Command:
     overrides = _texts(yaml.safe_load(read_regular(folder / "overrides.yaml")))
     hydra = yaml.safe_load(read_regular(folder / "hydra.yaml"))["hydra"]
     folders = [s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "command-line"]
-    searched = [word for word in _texts(hydra["overrides"]["hydra"]) if _key(word) == _SEARCHPATH]
+    searched = [word for word in _texts(hydra["overrides"]["hydra"]) if key_of(word) == _SEARCHPATH]
     return Command([*searched, *overrides], _texts(folders), is_own=False)
 
 
@@ -265,7 +261,7 @@ def _texts(found: object) -> list[str]:
 def words_to_go_on(run: Path) -> list[str]:
     """Return what to type to go on with the running job: its folder, and where the user's own configs and code are."""
     running = invocation()
-    plugins = [word for word in running.overrides if _key(word) == "plugins"]
+    plugins = [word for word in running.overrides if key_of(word) == "plugins"]
     return [*running.options, *plugins, override("resume", run)]
 
 

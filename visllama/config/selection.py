@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from visllama.config.overrides import key_of
+
 SELECTING = "val"
 """The split that rivals are compared on."""
 
@@ -40,5 +42,5 @@ def job_name(name: str) -> str:
     if hydra.mode != RunMode.MULTIRUN:
         return name
     keys = swept_keys(Path(hydra.sweep.dir))
-    words = [word for word in hydra.overrides.task if word.partition("=")[0].lstrip("+") in keys]
+    words = [word for word in hydra.overrides.task if key_of(word) in keys]
     return " ".join([name, *words])

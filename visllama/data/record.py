@@ -108,6 +108,11 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     return Text(kind, _check_items(kind, items, num_images), scores, image_id)
 
 
+def images_of(record: Mapping) -> list:
+    """Return a record's images, none, one or several."""
+    return record["images"] if "images" in record else [record["image"]] if "image" in record else []
+
+
 def check_record(record: object) -> dict[str, Any]:
     """Return a record that somebody's own source has given, once it is one, with its texts as a shard's are.
 
@@ -130,7 +135,7 @@ def check_record(record: object) -> dict[str, Any]:
             found = " and ".join(kinds) or "none of them"
             raise BadRecord("text", f"has {found}: a record has one of {', '.join(KINDS)}")
         items = _check_items(kinds[0], record[kinds[0]], len(images))
-        json.dumps(items, ensure_ascii=False, default=str).encode()  # half an emoji is no text
+        json.dumps(items, ensure_ascii=False, default=str).encode()  # half an emoji is no text: no tokenizer takes it
     except BadRecord as error:
         raise BadRecord(error.reason, f"{key!r}: {error.detail}") from error
     except (ValueError, RecursionError) as error:
@@ -141,7 +146,7 @@ def check_record(record: object) -> dict[str, Any]:
 def _check_images(record: Mapping) -> list:
     if "image" in record and "images" in record:
         raise BadRecord("image", "has image and images: it has one of them, or none where there is no image")
-    images = record["images"] if "images" in record else [record["image"]] if "image" in record else []
+    images = images_of(record)
     if not isinstance(images, (list, tuple)):
         raise BadRecord("image", f"its images are a {type(images).__name__}: they are a list")
     for image in images:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from visllama.data.record import images_of
 from visllama.data.turns import turns_of
 from visllama.errors import BadRecord
 from visllama.images.transform import ImageTransform
@@ -48,11 +49,6 @@ class Sample:
 def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = None) -> Sample:
     """Stand in for a record: nothing to see, nothing to learn."""
     return Sample(key, [0, 0], [IGNORE_INDEX] * 2, [], source, fault)
-
-
-def images_of(record: Mapping) -> list:
-    """Return a record's images, none, one or several."""
-    return record["images"] if "images" in record else [record["image"]] if "image" in record else []
 
 
 class SampleMaker:

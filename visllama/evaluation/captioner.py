@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from visllama.console import is_first_rank
 from visllama.data.collate import Collator
-from visllama.data.samples import SampleMaker, images_of
+from visllama.data.record import images_of
+from visllama.data.samples import SampleMaker
 from visllama.data.source import Source
 from visllama.errors import BadRecord, ConfigError
 from visllama.files import replacing

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from visllama.data.samples import images_of
+from visllama.data.record import images_of
 from visllama.files import write_whole
 from visllama.images.decode import open_image
 

@@ -117,7 +117,8 @@ def _heed_interrupt() -> None:
     """Answer Ctrl-C on the terminal; a second one ends the process, whatever it is in the middle of."""
     _state.num_interrupts += 1
     if _state.num_interrupts > 1:
-        _end_now(b"visllama: told to leave again: not saved; resume= goes on from the last checkpoint\n")
+        _end_children()
+        _exit(b"visllama: told to leave again: not saved; resume= goes on from the last checkpoint\n")
     if _state.is_training:
         os.write(2, b"\nvisllama: told to leave: after this step it is saved; Ctrl-C again ends it at once\n")
 
@@ -192,12 +193,11 @@ def leave_at_once(what: int) -> None:
         last_work.join(_LAST_WORD_S)
     _end_children()
     requeue(what)
-    _end_now(b"visllama: told to leave, before or after training: nothing is lost\n")
+    _exit(b"visllama: told to leave, before or after training: nothing is lost\n")
 
 
-def _end_now(message: bytes) -> None:
-    """End this process and those that it has started."""
-    _end_children()
+def _exit(message: bytes) -> None:
+    """Say why, and end this process in the middle of whatever it does."""
     os.write(2, message)
     for stream in (sys.stdout, sys.stderr):
         _quietly(stream.flush)
@@ -205,6 +205,7 @@ def _end_now(message: bytes) -> None:
 
 
 def _end_children() -> None:
+    """Tell the processes that this one has started to leave."""
     for child in _children():
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGTERM)

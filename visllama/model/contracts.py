@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from visllama.errors import ConfigError
@@ -13,6 +16,12 @@ from visllama.model.vision_encoder import VisionEncoder
 from visllama.plugins import example_of
 
 _WIDTHS = ("pooled_dim", "patch_dim", "num_patches")
+
+
+def try_module(module: nn.Module, *inputs: Tensor) -> Any:
+    """Run a module in eval mode, on copies of its buffers: a trial leaves nothing in them."""
+    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    return functional_call(module.eval(), copies, inputs)
 
 
 def check_encoder(encoder: object) -> None:
@@ -54,7 +63,7 @@ def _check_features(encoder: VisionEncoder) -> None:
     size = encoder.transform.size_px
     image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=parameter.device)
     try:
-        features = encoder.eval()(image)
+        features = try_module(encoder, image)
     except NotImplementedError:  # an operation that needs numbers, and on the meta device there are none
         return
     except RuntimeError as error:
@@ -67,7 +76,7 @@ def _check_features(encoder: VisionEncoder) -> None:
     wanted = {"pooled": (1, encoder.pooled_dim), "patch": (1, encoder.num_patches, encoder.patch_dim)}
     for kind, shape in wanted.items():
         found = getattr(features, kind, None)
-        if not isinstance(found, torch.Tensor):
+        if not isinstance(found, Tensor):
             raise ConfigError(
                 f"model.vision_encoder: {name}.encode has to return VisionFeatures(pooled=..., patch=...), and returns "
                 f"a {type(features).__name__}{example_of('vision_encoder')}"

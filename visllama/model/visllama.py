@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 
-from visllama.model.contracts import check_language_model
+from visllama.model.contracts import check_language_model, try_module
 from visllama.model.language_model import LanguageModelSource, forget_decoding, norm_in_double
 from visllama.model.lora import adapters, as_in, attach_lora, is_adapter, merge_lora
 from visllama.model.loss import TokenLoss, token_loss_sum
@@ -93,7 +92,8 @@ class VisLlama(nn.Module):
         self.vision_encoder = vision_encoder
         built = language_model.build()
         check_language_model(built, language_model)
-        self.language_model, self.tokenizer = self._with_lora(built), language_model.tokenizer
+        self.language_model = self._with_lora(built)
+        self.tokenizer = language_model.tokenizer
         language_dim = self.language_model.get_input_embeddings().embedding_dim
         consumes = getattr(connector, "func", connector).consumes
         self.connector = _build_connector(connector, getattr(vision_encoder, f"{consumes}_dim"), language_dim)
@@ -120,7 +120,7 @@ class VisLlama(nn.Module):
         shape = {"pooled": (encoder.pooled_dim,), "patch": (encoder.num_patches, encoder.patch_dim)}
         device = next(self.connector.parameters(), self.markers).device
         features = torch.zeros(1, *shape[self.connector.consumes], device=device)
-        found = tuple(_try(self.connector, features).shape)
+        found = tuple(try_module(self.connector, features).shape)
 
         configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
         wanted = "K" if configured is None else configured
@@ -142,7 +142,7 @@ class VisLlama(nn.Module):
         """
         names, parameters = zip(*self.vision_encoder.named_parameters(prefix="vision_encoder"), strict=True)
         size = self.vision_encoder.transform.size_px
-        features = _try(self.vision_encoder, parameters[0].new_zeros(1, 3, size, size))
+        features = try_module(self.vision_encoder, parameters[0].new_zeros(1, 3, size, size))
         features = getattr(features, self.connector.consumes)
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
         return frozenset(name for name, gradient in zip(names, gradients, strict=True) if gradient is None)
@@ -298,9 +298,3 @@ def _build_connector(connector: Callable[..., nn.Module], vision_dim: int, langu
             raise
         with torch.device("cpu"):
             return connector(vision_dim=vision_dim, language_dim=language_dim)
-
-
-def _try(module: nn.Module, *inputs: Tensor) -> Any:
-    """Run a module in eval mode, on copies of its buffers: a trial leaves nothing in them."""
-    copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    return functional_call(module.eval(), copies, inputs)

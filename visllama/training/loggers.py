@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.config.instantiate import build
+from visllama.machine import preemption
 from visllama.training.metrics_csv import keep_metrics
 
 
@@ -53,6 +55,26 @@ def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float
             for metric, value in values.items():
                 scores[f"{name}/{control}/{metric}"] = value
     return scores
+
+
+@contextmanager
+def closing(loggers: Sequence[Logger]) -> Iterator[None]:
+    """Close the loggers when the run ends, in whatever way it does, also where its process leaves at once.
+
+    Args:
+        loggers: The loggers of `build_loggers`.
+    """
+    preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    except preemption.Preempted:
+        exit_code = preemption.exit_code()
+        raise
+    finally:
+        close_loggers(loggers, exit_code)
+        preemption.before_leaving(None)
 
 
 @rank_zero_only

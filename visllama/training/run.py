@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.choices import READ_BY_EVALUATE
 from visllama.config.invocation import invocation, run_folder
-from visllama.config.overrides import override
+from visllama.config.overrides import key_of, override
 from visllama.config.plain import to_dict, to_yaml
 from visllama.config.replay import write_command
 from visllama.config.schema import TrainConfig
@@ -46,7 +46,7 @@ from visllama.training.callbacks.keep_best import KeepBest
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.tables import data_table, parts_table
-from visllama.training.loggers import build_loggers, close_loggers, log_scores
+from visllama.training.loggers import build_loggers, closing, log_scores
 from visllama.training.module import VisLlamaModule
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
@@ -78,35 +78,33 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     module = VisLlamaModule(model, config.optim, num_steps, config.plugins, weights_loader(config, assembly, strategy))
     captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
     loggers = build_loggers(config.logger, config.plugins, folder, checkpoint.step if checkpoint else 0)
-    preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
-    code = 1  # until the run has ended well
+    trainer = build_trainer(config, strategy, num_steps, folder, captioners, loggers)
+    fit_started = time.perf_counter()
+    seconds = {"setup_seconds": fit_started - started}
     try:
-        for logger in loggers:
-            logger.log_hyperparams(to_dict(config))
-        trainer = build_trainer(config, strategy, num_steps, folder, captioners, loggers)
-        fit_started = time.perf_counter()
-        seconds = {"setup_seconds": fit_started - started}
-        trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        if trainer.global_step < num_steps:
-            say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
-        if find_callback(trainer, LastValidation).is_missing(trainer):
-            trainer.validate(module, data, verbose=False)
-        seconds["fit_seconds"] = time.perf_counter() - fit_started
-        if trainer.is_global_zero or strategy.is_sharded:
-            save_weights(model, parts, text, folder / "weights")
-        metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
-        rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
-        if config.judge and config.judged_on:
-            judge_started = time.perf_counter()
-            settings = JudgeSettings.of_config(config)
-            metrics["evaluations"] = judge(model, maker, config.judged_on, assembly.judged_sources, settings, folder)
-            seconds["judge_seconds"] = time.perf_counter() - judge_started
-            log_scores(loggers, metrics["evaluations"], trainer.global_step)
-        code = 0
+        with closing(loggers):
+            for logger in loggers:
+                logger.log_hyperparams(to_dict(config))
+            trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
+            if trainer.interrupted:
+                raise KeyboardInterrupt
+            if trainer.global_step < num_steps:
+                say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
+            if find_callback(trainer, LastValidation).is_missing(trainer):
+                trainer.validate(module, data, verbose=False)
+            seconds["fit_seconds"] = time.perf_counter() - fit_started
+            if trainer.is_global_zero or strategy.is_sharded:
+                save_weights(model, parts, text, folder / "weights")
+            metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
+            rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
+            if config.judge and config.judged_on:
+                judge_started = time.perf_counter()
+                settings = JudgeSettings.of_config(config)
+                sources = assembly.judged_sources
+                metrics["evaluations"] = judge(model, maker, config.judged_on, sources, settings, folder)
+                seconds["judge_seconds"] = time.perf_counter() - judge_started
+                log_scores(loggers, metrics["evaluations"], trainer.global_step)
     except preemption.Preempted as left:
-        code = preemption.exit_code()
         launch.wait_for_ranks()
         preemption.requeue(left.what)
         raise
@@ -117,8 +115,6 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
         raise killed from error
     finally:
         launch.forget_ranks()
-        close_loggers(loggers, code)
-        preemption.before_leaving(None)
     launch.wait_for_ranks()
     if not trainer.is_global_zero:
         return None
@@ -206,7 +202,7 @@ def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
     """Name what `evaluate` needs to judge a run again as it was judged: what was typed of that, where data lie."""
     running = invocation()
     typed = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
-    keys = {word.lstrip("+~").partition("=")[0] for word in typed}
+    keys = {key_of(word) for word in typed}
     words = [override("weights", folder / "weights")]
     if "evaluation" not in keys and list(config.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(config.evaluation)}]")
@@ -269,9 +265,9 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * config.stage.global_batch_size}
     if "train/samples_per_second" in logged:
         facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
-    kept = next((callback for callback in trainer.callbacks if isinstance(callback, KeepBest)), None)
-    if kept is not None:
-        facts["weights_of_step"] = kept.step
+    for callback in trainer.callbacks:
+        if isinstance(callback, KeepBest):
+            facts["weights_of_step"] = callback.step
     watch = find_callback(trainer, FrozenWeights)
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
     bad = find_callback(trainer, BadRecords)

@@ -162,12 +162,17 @@ def find_tars(pattern: str) -> list[Path]:
         else:
             tars = sorted(path.parent.glob(path.name)) if "*" in path.name else []
         if not tars:
-            name = path.parent.name
-            is_prepared = path.name in ("train", "val", "test")
-            how = f": visllama prepare writes them there, by source={name} or name={name}" if is_prepared else ""
-            raise ConfigError(f"path={pattern}: no tar at {path}{how}")
+            raise ConfigError(f"path={pattern}: no tar at {path}{_how_to_prepare(path)}")
         found += tars
     return found
+
+
+def _how_to_prepare(path: Path) -> str:
+    """Return how the tars of a missing folder are made, where it is one of those that `prepare` fills; else nothing."""
+    if path.name not in ("train", "val", "test"):
+        return ""
+    name = path.parent.name
+    return f": visllama prepare writes them there, by source={name}, or by another source with name={name}"
 
 
 def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) -> Manifest:

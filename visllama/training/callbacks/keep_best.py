@@ -35,7 +35,8 @@ class KeepBest(Callback):
     def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         if mode not in ("min", "max"):
             raise ConfigError(f"callbacks.keep_best.mode={mode}: choose min or max")
-        self.monitor, self.mode = monitor, mode
+        self.monitor = monitor
+        self.mode = mode
         self.best: float | None = None
         self.step = 0
         self._tensors: dict[str, torch.Tensor] = {}
@@ -55,11 +56,16 @@ class KeepBest(Callback):
             raise ConfigError(f"callbacks.keep_best.monitor={self.monitor}: there is no such figure; there are {there}")
 
         value = float(figures[self.monitor])
-        if self.best is None or (value < self.best if self.mode == "min" else value > self.best):
+        if self._is_better(value):
             self.best = value
             self.step = trainer.global_step
             tensors = trained_tensors(module.model)
             self._tensors = {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    def _is_better(self, value: float) -> bool:
+        if self.best is None:
+            return True
+        return value < self.best if self.mode == "min" else value > self.best
 
     def on_fit_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not self._tensors:
@@ -71,4 +77,6 @@ class KeepBest(Callback):
         return {"best": self.best, "step": self.step, "tensors": self._tensors}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.step, self._tensors = state["best"], state["step"], state["tensors"]
+        self.best = state["best"]
+        self.step = state["step"]
+        self._tensors = state["tensors"]

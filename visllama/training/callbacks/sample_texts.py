@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 
 from visllama.console import STARTED, say
 from visllama.data.datamodule import TrainingData
-from visllama.data.samples import images_of
+from visllama.data.record import images_of
 from visllama.data.turns import turns_of
 from visllama.errors import BadRecord
 from visllama.evaluation.captioner import Captioner
