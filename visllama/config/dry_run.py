@@ -188,9 +188,10 @@ def _check_kinds(group: str, nodes: Mapping[str, Any], base: str, plugins: Seque
     """
     for name, node in nodes.items():
         key = f"{group}.{name}"
-        found = _checked_class(key, node, plugins)
-        if not issubclass(found, resolve(base)):
+        found = _class_of(key, node, plugins)
+        if not issubclass(found, resolve(base)):  # before its arguments: those of a wrong class help nobody
             raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
+        check_arguments(key, found, _arguments(node), set())
 
 
 def _checked_class(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
