@@ -5,6 +5,7 @@ import sys
 import pytest
 from PIL import Image
 
+from tests.support.commands import ROOT
 from visllama.cli import options_first
 
 
@@ -107,6 +108,40 @@ def test_commands_are_quiet(tmp_path):
         assert warnings == [], command
 
 
+def test_a_rank_whose_work_is_done_leaves_at_once(tmp_path):
+    """Not by taking its interpreter down, under which torch's threads were seen to abort."""
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os; atexit.register(os._exit, 134)")
+    command = [sys.executable, "-m", "visllama", "train", "--cfg", "job"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    for rank, code in (("0", 134), ("1", 0)):
+        ended = subprocess.run(command, capture_output=True, timeout=120, env=environment | {"LOCAL_RANK": rank})
+        assert ended.returncode == code
+
+
+def test_a_crash_prints_one_traceback_without_hydras_frames_and_where_its_log_is(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "conf" / "callbacks").mkdir(parents=True)
+    (tmp_path / "conf" / "callbacks" / "broken.yaml").write_text("broken:\n  _target_: broken.Broken\n")
+    small = ["trainer=cpu", "trainer.max_steps=2", "data.num_val_records=4", "hydra.run.dir=run"]
+    own = ["--config-dir", "conf", "plugins=[broken]", "callbacks=broken"]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", "visllama", "train", *small, *own]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert ended.returncode == 1
+    assert ended.stderr.count("Traceback") == 1 and "hydra/" not in ended.stderr, ended.stderr
+    *_, error, told = ended.stderr.splitlines()
+    assert error == "ZeroDivisionError: division by zero"
+    assert told == f"visllama train: stopped by this error; {tmp_path}/run/log.txt has it too"
+    assert (tmp_path / "run" / "log.txt").read_text().count("ZeroDivisionError") == 1
+
+
+BROKEN = """
+from lightning.pytorch.callbacks import Callback
+
+class Broken(Callback):
+    def on_train_batch_end(self, *_):
+        1 / 0
+"""
 COUNTING = """
 import runpy, sys
 from collections import Counter

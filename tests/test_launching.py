@@ -21,7 +21,7 @@ from tests.support.commands import ROOT
 from tests.support.slurm_cluster import Slurm
 
 SBATCH = re.search(r"```sh\n(#!/bin/bash.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
-SMALL = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1", "judge=false", "trainer.val_fraction=null",
+SMALL = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1", "judge=false", "trainer.val_check_interval=null",
          "stage.global_batch_size=16", "trainer.log_every_steps=1"]  # fmt: skip
 
 

@@ -48,6 +48,8 @@ def test_every_verb_is_in_the_readme():
         "train.py",
         "evaluate.py",
         "visllama caption",
+        "visllama ask",
+        "visllama chat",
         "visllama prepare",
         "visllama inspect",
         "visllama plan",

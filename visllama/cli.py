@@ -9,10 +9,11 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -37,7 +38,9 @@ from visllama.machine import preemption
 _VERBS = {
     "train": ("visllama.training.verb", "train a stage, judge it, write the run folder"),
     "evaluate": ("visllama.evaluation.verb", "judge weights, or score any system's captions or answers"),
-    "caption": ("visllama.inference.verb", "write captions for pictures"),
+    "caption": ("visllama.inference.verbs", "write captions for pictures"),
+    "ask": ("visllama.inference.verbs", "answer questions about pictures"),
+    "chat": ("visllama.inference.verbs", "talk with a model about pictures"),
     "prepare": ("visllama.prepare.verb", "make shards with an index out of raw data"),
     "inspect": ("visllama.inspect.verb", "show the batches that train would see, as a person reads them"),
     "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
@@ -48,7 +51,9 @@ tried first, `assemble`; it is imported when the cheap checks have passed."""
 _CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
-    "caption": checks.check_caption,
+    "caption": partial(checks.check_written, verb="caption", needs=["weights=RUN/weights", "images=PATH"]),
+    "ask": partial(checks.check_written, verb="ask", needs=["weights=RUN/weights", "question='TEXT'"]),
+    "chat": partial(checks.check_written, verb="chat", needs=["weights=RUN/weights"]),
     "inspect": checks.check_inspect,
     "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
@@ -131,10 +136,10 @@ class BeforeTheFolder(Callback):
             _name_folder(config)
             with env_override(config.hydra.job.env_set), console.before_the_log():
                 understood = understand(config_name, cfg)
+            check_folder(config, cfg, make=not cfg.get("check_only"))
             if cfg.get("check_only"):
                 work(config_name, understood)
                 sys.exit(0)
-            check_folder(config, cfg)
             _WAITING.append(understood)
         except Exception as error:  # Hydra would make a warning of it, and go on
             message = without_room(error, config_name) or explain(error, sys.argv[1:], config_name)
@@ -248,10 +253,40 @@ def _verb(name: str) -> Callable[[], None]:
                 raise
             message = without_room(error, name) or explain(error, sys.argv[1:], name)
             if message is None:
-                raise
+                _fail(name, error)
             _end(name, str(message))
+        if not console.is_first_rank():
+            _leave()
 
     return run
+
+
+def _leave() -> NoReturn:
+    """End a rank whose work is done, and leave its interpreter as it is.
+
+    Taken down under threads of torch's, it was seen to abort ("terminate called without an active exception"): the rank
+    ended with another code than 0, and the first rank, which had still to score, followed it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _fail(verb: str, error: Exception) -> NoReturn:
+    """End with the traceback of an error that no message explains, from the verb's own code on, and where its log is.
+
+    HYDRA_FULL_ERROR=1 shows the frames of Hydra too.
+    """
+    own = error.__traceback__
+    frame = own
+    while frame is not None:  # the program's last frame, `work`: what it calls is of interest
+        if frame.tb_frame.f_code.co_filename == __file__:
+            own = frame.tb_next or frame
+        frame = frame.tb_next
+    traceback.print_exception(type(error), error, own)
+    if HydraConfig.initialized() and (run_folder() / "log.txt").is_file():
+        print(f"visllama {verb}: stopped by this error; {run_folder()}/log.txt has it too", file=sys.stderr, flush=True)
+    sys.exit(1)
 
 
 def _print_version() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich import get_console
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
@@ -52,17 +55,56 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def is_terminal() -> bool:
+    """Return whether what is said goes to a terminal, where a line can be drawn again."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
+    """Build progress bars, which are gone from the terminal when their work ends; what is said stands above them.
+
+    Off a terminal, and on all ranks but the first, nothing is drawn.
+
+    Args:
+        columns: The columns of a bar; none are those of rich.
+        auto_refresh: Whether a thread draws the bars again, ten times a second; otherwise their `refresh` does.
+    """
+    is_drawn = is_first_rank() and is_terminal()
+    return Progress(
+        *columns, console=get_console(), transient=True, disable=not is_drawn, auto_refresh=auto_refresh and is_drawn
+    )
+
+
+@contextmanager
+def working() -> Iterator[Callable[[str], None]]:
+    """Show on the terminal that work without a measure goes on, and for how long; gives what names its next step."""
+    with bars(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda step: progress.update(task, description=step)
+
+
 def say(*renderables: object) -> None:
     """Print rich renderables (tables) and text as it stands, on the first rank; the run's log gets them plain."""
     if not is_first_rank():
         return
-    console = Console(highlight=False, soft_wrap=True)
-    plain = Console(file=io.StringIO(), width=100, highlight=False, soft_wrap=True)
+    console = get_console()  # the one of the bars, so that it prints above them
+    plain = Console(file=io.StringIO(), width=100)
     for renderable in renderables:
         markup = not isinstance(renderable, str)  # text may hold square brackets of its own
-        console.print(renderable, markup=markup)
-        plain.print(renderable, markup=markup)
-    text = plain.file.getvalue().rstrip("\n")
+        console.print(renderable, markup=markup, highlight=False, soft_wrap=True)
+        plain.print(renderable, markup=markup, highlight=False, soft_wrap=True)
+    _log(plain.file.getvalue().rstrip("\n"))
+
+
+def note(text: str) -> None:
+    """Write a line of progress into the run's log, and print it where no terminal shows it by bars."""
+    if not is_terminal():
+        say(text)
+    elif is_first_rank():
+        _log(text)
+
+
+def _log(text: str) -> None:
     _UNLOGGED.append(logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None))
     # To files alone: between the jobs of a sweep the root logger also writes to the terminal.
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]

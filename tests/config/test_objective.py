@@ -30,7 +30,7 @@ def test_the_first_evaluation_or_what_is_named(compose_config, typed, name, dire
 
 
 def test_a_run_that_measures_nothing_has_none(compose_config):
-    assert find_objective(compose_config("train", "judge=false", "trainer.val_fraction=null")) is None
+    assert find_objective(compose_config("train", "judge=false", "trainer.val_check_interval=null")) is None
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_run_that_measures_nothing_has_none(compose_config):
         (["objective=CIDEr"], "choose scenes_caption/CIDEr, scenes_caption/BLEU-1, .*val/loss"),
         (["objective=scenes_caption/accuracy"], "choose scenes_caption/CIDEr"),
         (["objective=scenes_vqa/accuracy", "evaluation=none"], "choose val/loss"),
-        (["objective=val/loss", "trainer.val_fraction=null"], "choose scenes_caption/CIDEr"),
-        (["objective=val/loss", "trainer.val_fraction=null", "judge=false"], "nothing is judged or validated"),
+        (["objective=val/loss", "trainer.val_check_interval=null"], "choose scenes_caption/CIDEr"),
+        (["objective=val/loss", "trainer.val_check_interval=null", "judge=false"], "nothing is judged or validated"),
     ],
 )
 def test_what_is_not_measured_is_refused_before_anything_is_loaded(compose_config, typed, there):

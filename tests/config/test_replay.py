@@ -77,7 +77,7 @@ def runs(tmp_path):
 
 def test_auto_takes_the_newest_run_of_that_name_that_has_a_checkpoint(runs, tmp_path):
     words = runs(one=100, two=300, three=200, four=None)
-    assert find_run(words) == tmp_path / "a" / "two"
+    assert find_run(words, "auto") == tmp_path / "a" / "two"
     replayed = replay([*words, "resume=auto"])
     assert f"resume={tmp_path / 'a' / 'two'}" in replayed and "resume=auto" not in replayed
     assert f"hydra.run.dir={tmp_path / 'a' / 'two'}" in replayed
@@ -86,8 +86,8 @@ def test_auto_takes_the_newest_run_of_that_name_that_has_a_checkpoint(runs, tmp_
 def test_auto_begins_where_there_is_none(runs, tmp_path):
     words = runs(one=None)
     assert replay([*words, "resume=auto"]) == words
-    assert find_run(["name=b", f"paths.outputs={tmp_path}"]) is None
-    assert find_run(["nonsense=1"]) is None, "what does not compose is refused by Hydra itself, with a message"
+    assert find_run(["name=b", f"paths.outputs={tmp_path}"], "auto") is None
+    assert find_run(["nonsense=1"], "auto") is None, "what does not compose is refused by Hydra itself, with a message"
 
 
 def test_auto_does_nothing_for_what_is_finished_unless_more_is_asked(runs, tmp_path):
@@ -97,8 +97,26 @@ def test_auto_does_nothing_for_what_is_finished_unless_more_is_asked(runs, tmp_p
         f"{{overrides: [name=a, seed=3, paths.outputs={tmp_path}], options: []}}"
     )
     with pytest.raises(Finished, match="is finished: nothing to do"):
-        find_run(words)
-    assert find_run([*words, "trainer.max_steps=9"]) == tmp_path / "a" / "one"
+        find_run(words, "auto")
+    assert find_run([*words, "trainer.max_steps=9"], "auto") == tmp_path / "a" / "one"
+
+
+def test_last_takes_the_newest_run_of_any_name_and_of_a_sweep(runs, tmp_path):
+    runs(one=100)
+    outputs = f"paths.outputs={tmp_path}"
+    job = tmp_path / "b" / "sweep" / "0"
+    (job / "checkpoints" / "step_00000004").mkdir(parents=True)
+    (job / "command.yaml").write_text("{overrides: [name=b, trainer.val_fraction=0.5], options: []}")
+
+    replayed = replay([outputs, "resume=last"])
+
+    assert f"resume={job}" in replayed and "resume=last" not in replayed
+    assert "trainer.val_check_interval=0.5" in replayed, "what an earlier version called otherwise"
+
+
+def test_last_names_the_folder_in_which_it_finds_no_run(tmp_path):
+    with pytest.raises(ConfigError, match=rf"resume=last: there is no run .* in paths.outputs={tmp_path}"):
+        replay([f"paths.outputs={tmp_path}", "resume=last"])
 
 
 def test_what_a_run_is_may_not_differ_and_how_it_computes_may():

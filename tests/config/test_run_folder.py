@@ -45,3 +45,11 @@ def test_a_run_of_another_config_is_named_with_what_differs(tmp_path):
     other = OmegaConf.create({"seed": 1, "optim": {"lr": 0.2}})
     with pytest.raises(ConfigError, match=r"another config \(optim\.lr=0\.1 there, 0\.2 now\)"):
         check_folder(hydra_of(tmp_path), other)
+
+
+def test_a_trial_leaves_nothing_and_refuses_what_cannot_be_made(tmp_path):
+    check_folder(hydra_of(tmp_path / "a" / "run"), OmegaConf.create({}), make=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*run: cannot be written"):
+        check_folder(hydra_of(tmp_path / "file" / "run"), OmegaConf.create({}), make=False)

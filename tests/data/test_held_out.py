@@ -123,7 +123,9 @@ def test_a_side_that_would_be_empty_is_refused(tmp_path, count, fraction):
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_where_nothing_is_held_out_nothing_is_judged(tmp_path, split, fraction):
     path = write(tmp_path / "a.tar")
-    with pytest.raises(ConfigError, match=r"give val_path=FILE, or val_fraction=0\.01; .*trainer\.val_fraction=null"):
+    with pytest.raises(
+        ConfigError, match=r"give val_path=FILE, or val_fraction=0\.01; .*trainer\.val_check_interval=null"
+    ):
         ShardSource(split, path, val_fraction=fraction)
     assert len(ShardSource("train", path, val_fraction=fraction)) == 4
     assert len(ShardSource(split, None, path, val_fraction=fraction)) == 4, "tars of their own need no training tars"

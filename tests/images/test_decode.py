@@ -329,10 +329,21 @@ def test_a_file_is_read_upright(tmp_path):
         assert image.size == (20, 40) and image.mode == "RGB"
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", FOREIGN["GIF"], b"\xff\xd8\xff\xe0 cut", png(60_000, 60_000)])
+@pytest.mark.parametrize("kind", ["GIF", "BMP"])
+def test_a_file_may_be_of_a_kind_that_no_shard_holds(tmp_path, kind):
+    photo(40, 20).save(tmp_path / "a", kind)
+    assert read_image(tmp_path / "a", "a").size == (40, 20)
+    with pytest.raises(BadRecord, match="no JPEG, PNG or WebP"):
+        open_image((tmp_path / "a").read_bytes())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no picture", FOREIGN["GIF"][:40], b"BM" + bytes(60), b"\xff\xd8\xff\xe0 cut", png(60_000, 60_000)],
+)
 def test_what_is_no_picture_is_named(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"a\.jpg: not to be read as JPEG, PNG, WEBP \(.+\): mend the file"):
+    with pytest.raises(ConfigError, match=r"a\.jpg: not to be read as JPEG, PNG, WEBP, GIF, BMP \(.+\): mend the file"):
         read_image(tmp_path / "a.jpg", "a.jpg")
 
 
@@ -343,5 +354,5 @@ def test_a_truncated_file_is_named(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"a\.jpg: not to be read as JPEG, PNG, WEBP \(.*No such file"):
+    with pytest.raises(ConfigError, match=r"a\.jpg: not to be read as JPEG, PNG, WEBP, GIF, BMP \(.*No such file"):
         read_image(tmp_path / "a.jpg", "a.jpg")

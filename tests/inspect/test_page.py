@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,10 +12,9 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
+from tests.support.chromium import needs_chromium, screenshot
 from tests.support.inspections import SMALL, of_tar, red_picture
 from tests.support.verbs import inspect
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
@@ -89,18 +86,9 @@ def test_pictures_are_the_pixels_that_the_model_sees(compose_config, tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@needs_chromium
 def test_a_browser_draws_the_page(compose_config, tmp_path):
     inspect(compose_config("inspect", *SMALL, "samples=2", "stage.prompt=a picture of"))
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1200,1600",
-        f"--user-data-dir={tmp_path}/u",
-    ]
-    shot = tmp_path / "shot.png"
-    address = f"file://{tmp_path}/inspect.html"
-    subprocess.run([CHROMIUM, *options, f"--screenshot={shot}", address], check=True, capture_output=True, timeout=120)
-    colors = {color for _, color in Image.open(shot).convert("RGB").getcolors(2**24)}
+    screenshot(tmp_path / "inspect.html", tmp_path / "shot.png")
+    colors = {color for _, color in Image.open(tmp_path / "shot.png").convert("RGB").getcolors(2**24)}
     assert {(0xD2, 0xF0, 0xD2), (0xD5, 0xE4, 0xFB), (0xEE, 0xEE, 0xEE), (0x5B, 0x8D, 0xD6)} <= colors

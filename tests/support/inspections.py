@@ -19,5 +19,5 @@ def of_tar(tar: str) -> tuple[str, ...]:
     """Type a tar as the only source."""
     return (
         "data=shards", f"data.sources.shards.path={tar}", "evaluation=none", "stage.global_batch_size=4",
-        "data.max_bad_fraction=1", "data.sources.shards.val_fraction=null", "trainer.val_fraction=null",
+        "data.max_bad_fraction=1", "data.sources.shards.val_fraction=null", "trainer.val_check_interval=null",
     )  # fmt: skip

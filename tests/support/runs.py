@@ -9,7 +9,7 @@ import sys
 import time
 
 RUN = ["trainer=cpu", "judge=false", "stage.global_batch_size=16", "data.log_consumed=true", "data.num_val_records=8",
-       "trainer.log_every_steps=2", "trainer.val_fraction=0.5", "model.connector.hidden_dim=64"]  # fmt: skip
+       "trainer.log_every_steps=2", "trainer.val_check_interval=0.5", "model.connector.hidden_dim=64"]  # fmt: skip
 
 
 def start(*overrides: str) -> subprocess.Popen:

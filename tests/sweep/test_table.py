@@ -91,7 +91,7 @@ def test_without_an_evaluation_the_loss_ranks(tmp_path, compose_config, monkeypa
 
 def test_what_measures_nothing_has_not_failed(tmp_path, compose_config, monkeypatch, capsys):
     folder = written(tmp_path, "optim.lr=1e-4,4e-3")
-    config = compose_config("train", "judge=false", "trainer.val_fraction=null")
+    config = compose_config("train", "judge=false", "trainer.val_check_interval=null")
     assert end(folder, config, {key: {"evaluations": {}, "train": {}} for key in ["1e-4", "4e-3"]}, monkeypatch) == []
     said = capsys.readouterr().out
     assert "nothing to rank by" in said and "failed" not in said

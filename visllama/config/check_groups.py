@@ -133,8 +133,11 @@ def check_trainer(trainer: DictConfig) -> None:
     for name in ("checkpoint_every_steps", "max_steps"):
         steps = trainer[name]
         require(steps is None or steps > 0, f"trainer.{name}={steps}: must be more than 0, or null")
-    fraction = trainer.val_fraction
-    require(fraction is None or 0 < fraction <= 1, f"trainer.val_fraction={fraction}: must be in (0, 1], or null")
+    interval = trainer.val_check_interval
+    require(
+        interval is None or 0 < interval <= 1 or (1 < interval < math.inf and interval == int(interval)),
+        f"trainer.val_check_interval={interval}: must be a part of the run in (0, 1], a whole number of steps, or null",
+    )
 
 
 def check_evaluations(evaluations: DictConfig) -> None:

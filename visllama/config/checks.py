@@ -6,6 +6,7 @@ Nothing here needs torch, so it comes first and at once; what does is in `dry_ru
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -103,18 +104,25 @@ def check_plan(cfg: DictConfig) -> None:
         require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
 
 
-def check_caption(cfg: DictConfig) -> None:
-    """Refuse what `caption` cannot do, before any weight is loaded.
+def check_written(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
+    """Refuse what `caption`, `ask` or `chat` cannot do, before any weight is loaded.
+
+    Args:
+        cfg: The configuration.
+        verb: Which of them it is.
+        needs: The words that have to be typed.
 
     Raises:
         ConfigError: Naming the key and what to do.
     """
-    for key in ("weights", "images"):
-        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give weights=RUN/weights images=PATH")
+    for word in needs:
+        key = word.partition("=")[0]
+        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {' '.join(needs)}")
     check_known(cfg)
-    check_typed("caption", READ_BY_CAPTION)
+    check_typed(verb, READ_BY_CAPTION)
     require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
-    require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
+    if "batch_size" in cfg:
+        require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_shared(cfg)
 
 

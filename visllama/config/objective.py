@@ -73,7 +73,7 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
         parts = [part for metric in _metrics(evaluation) for part in _parts(metric)]
         scale = _CAPTION_SCALE if evaluation.task == "caption" else 1
         measured += [Objective(f"{name}/{part}", scale=scale) for part in parts]
-    if cfg.trainer.val_fraction:
+    if cfg.trainer.val_check_interval:
         measured.append(Objective(VAL_LOSS, is_higher_better=False, digits=3))
     return measured
 

@@ -4,7 +4,8 @@ What lies in a folder chooses no code: `plugins`, `--config-dir`, `hydra.*` and 
 from there only if this user wrote them there (`trust.py`).
 
 `resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
-same, each by itself: it changes only when all of them train.
+same, each by itself: it changes only when all of them train. `resume=last` is the same of all runs below
+`paths.outputs`, whatever their name, and has to find one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from visllama.config.invocation import invocation
 from visllama.config.overrides import key_of, override
@@ -33,7 +34,10 @@ from visllama.files import read_regular, write_whole
 
 _UNDER, _SEARCHPATH = "hydra.run.dir", "hydra.searchpath"
 _CONFIG_DIR = ("--config-dir", "-cd")
-COMMAND, AUTO = "command.yaml", "auto"
+COMMAND = "command.yaml"
+AUTO, LAST = "auto", "last"
+_RENAMED = {"trainer.val_fraction": "trainer.val_check_interval"}
+"""Keys that a run of an earlier version may have been given, and what they are called now."""
 FREE = ("trainer.", "logger.", "paths.", "micro_batch_size", "data.num_workers", "data.allow_reorder", "resume")
 """What a run that goes on may have otherwise: how it computes, and not what."""
 _FREE_REORDERED = ("seed", "data.")
@@ -56,9 +60,9 @@ def replay(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"resume={named[-1]} goes on with one run: leave out -m, and resume the jobs of a sweep one by one"
         )
-    if named[-1] == AUTO:
+    if named[-1] in (AUTO, LAST):
         arguments = [word for word in arguments if not word.startswith("resume=")]
-        found = find_run(arguments)
+        found = find_run(arguments, named[-1])
         if found is None:
             return arguments
         arguments = [*arguments, override("resume", found)]
@@ -73,7 +77,8 @@ def replay(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
     names_folder = any(word.partition("=")[0] in _CONFIG_DIR for word in arguments)
     options = [] if names_folder else [word for folder in command.folders for word in (_CONFIG_DIR[0], folder)]
-    kept = [word for word in command.overrides if key_of(word) not in typed | {"resume"}]
+    written = map(_as_named_now, command.overrides)
+    kept = [word for word in written if key_of(word) not in typed | {"resume"}]
     _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments)
     return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
 
@@ -114,22 +119,39 @@ def _check_files(run: Path) -> None:
             folders.remove("wandb")  # whose links are its own, and made anew
 
 
-def find_run(arguments: Sequence[str]) -> Path | None:
-    """Return the run that `resume=auto` goes on with: of those where these arguments would put one, the newest.
+def find_run(arguments: Sequence[str], which: str) -> Path | None:
+    """Return the run with the newest checkpoint, which `resume=auto` or `resume=last` goes on with.
+
+    Args:
+        arguments: What was typed beside it.
+        which: `auto` looks where these arguments would put a run, and may find none; `last` looks at all runs.
 
     Raises:
+        ConfigError: If `last` finds none.
         Finished: If it has nothing left to do.
     """
     try:
-        own = _folder_of(arguments)
+        composed = _compose(arguments)
     except Exception:  # what does not compose is refused in a moment, with what is wrong
         return None
-    runs = [path.parent for path in own.parent.glob(f"*/{COMMAND}")]
-    newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
-    found = max((run for run in runs if newest[run]), key=newest.get, default=None)
+    if which == AUTO:
+        found = _newest(Path(composed.hydra.run.dir).parent.glob(f"*/{COMMAND}"))
+    else:
+        outputs = Path(composed.paths.outputs)
+        found = _newest([*outputs.glob(f"*/*/{COMMAND}"), *outputs.glob(f"*/*/*/{COMMAND}")])  # the latter of sweeps
+        if found is None:
+            raise ConfigError(f"resume=last: there is no run with a checkpoint in paths.outputs={outputs}")
     if found is not None and _is_finished(found) and set(_split(arguments)[0]) <= set(_read(found).overrides):
-        raise Finished(f"{found} is finished: nothing to do. Another run: give another name=, or leave out resume=auto")
+        advice = "give another name=, or leave out resume=auto" if which == AUTO else "leave out resume=last"
+        raise Finished(f"{found} is finished: nothing to do. Another run: {advice}")
     return found
+
+
+def _newest(commands: Iterable[Path]) -> Path | None:
+    """Return, of the runs that these command lines began, the one with the newest checkpoint."""
+    runs = [path.parent for path in commands]
+    newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
+    return max((run for run in runs if newest[run]), key=newest.get, default=None)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
@@ -143,8 +165,14 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     return words, folders
 
 
-def _folder_of(arguments: Sequence[str]) -> Path:
-    """Return the folder of the run that these arguments would start."""
+def _as_named_now(word: str) -> str:
+    """Return an override of an earlier version's run with the key's name of today."""
+    key = key_of(word)
+    return word.replace(key, _RENAMED[key], 1) if key in _RENAMED else word
+
+
+def _compose(arguments: Sequence[str]) -> DictConfig:
+    """Return the configuration, with `hydra`, of the run that these arguments would start."""
     words, folders = _split(arguments)
     if folders:
         words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
@@ -153,7 +181,7 @@ def _folder_of(arguments: Sequence[str]) -> Path:
         composed = compose("train", words, return_hydra_config=True)
     GlobalHydra.instance().clear()
     HydraConfig.instance().set_config(composed)
-    return Path(composed.hydra.run.dir)
+    return composed
 
 
 def _is_finished(run: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,12 +28,13 @@ def find_folder(config: DictConfig) -> Path:
         raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
 
 
-def check_folder(config: DictConfig, cfg: DictConfig) -> None:
+def check_folder(config: DictConfig, cfg: DictConfig, make: bool = True) -> None:
     """Refuse a run folder that cannot be written, or that holds a run of another config.
 
     Args:
         config: The whole configuration, with `hydra`.
         cfg: The same without `hydra`.
+        make: Whether the folder is made; otherwise nothing of the trial stays.
 
     Raises:
         ConfigError: Naming the folder, what differs, and what to give.
@@ -42,12 +43,11 @@ def check_folder(config: DictConfig, cfg: DictConfig) -> None:
     if config.hydra.output_subdir is None:
         return  # a verb that writes no folder, or a rank of a run whose first rank has looked
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".writable.{os.getpid()}"
-        try:
-            trial.write_bytes(bytes(_FIRST_FILES_BYTES))
-        finally:
-            trial.unlink(missing_ok=True)
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+        with tempfile.TemporaryFile(dir=place) as trial:  # its name is gone before anybody sees it
+            trial.write(bytes(_FIRST_FILES_BYTES))
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "

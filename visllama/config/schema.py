@@ -77,7 +77,7 @@ class TrainerSettings:
     num_nodes: Any = MISSING
     precision: str = MISSING
     max_steps: int | None = None
-    val_fraction: float | None = None
+    val_check_interval: float | None = None
     log_every_steps: int = MISSING
     checkpoint_every_steps: int | None = None
     keep_checkpoints: int = MISSING
@@ -190,6 +190,25 @@ class CaptionConfig(RunConfig):
 
 
 @dataclass
+class AskConfig(CaptionConfig):
+    """What is asked about which pictures."""
+
+    images: Any = None
+    question: Any = MISSING
+
+
+@dataclass
+class ChatConfig(RunConfig):
+    """Which weights are talked with, and about which pictures."""
+
+    weights: str = MISSING
+    images: Any = None
+    system: str | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+@dataclass
 class PrepareConfig(RunConfig):
     """What every source has.
 
@@ -218,6 +237,8 @@ def register() -> None:
         ("train_schema", TrainConfig),
         ("evaluate_schema", EvaluateConfig),
         ("caption_schema", CaptionConfig),
+        ("ask_schema", AskConfig),
+        ("chat_schema", ChatConfig),
         ("benchmark_schema", BenchmarkConfig),
     ):
         store.store(name=name, node=schema)

@@ -10,13 +10,12 @@ from functools import cache
 from pathlib import Path
 
 from PIL import Image
-from rich.progress import Progress
 
-from visllama.console import is_first_rank, say
+from visllama.console import bars, is_first_rank, say, working
 from visllama.data.order import permutation
 from visllama.data.source import Source
 from visllama.evaluation.captioner import Captioner, image_ids, read_records, write_texts
-from visllama.evaluation.captions import coco_references, coco_results, score_captions
+from visllama.evaluation.captions import CaptionScorer, coco_references, coco_results
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.report import scores_table, write_json
 from visllama.evaluation.statistics import intervals
@@ -69,7 +68,7 @@ def judge_captions(
     rows = [{"image_id": image_id} for image_id in ids]
     say(f"{name}: writing captions of {len(records)} images{_with_controls(changed)}")
     started = time.perf_counter()
-    with Progress(transient=True, disable=not is_first_rank()) as progress:
+    with bars() as progress:
         captions = write_texts(model, captioner, records, rows, "caption", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         controls = {
@@ -84,17 +83,17 @@ def judge_captions(
     say(f"{name}: scoring {len(records)} captions by {', '.join(metrics)}, then the controls by CIDEr")
     keys = [str(image_id) for image_id in ids]
     references = {key: record["captions"] for key, record in zip(keys, records, strict=True)}
-    scores = score_captions(dict(zip(keys, captions, strict=True)), references, metrics)
+    with working() as report:
+        scorer = CaptionScorer(references, report)
+        scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
+        beside = {c: scorer.score(dict(zip(keys, said, strict=True)), ("CIDEr",)) for c, said in controls.items()}
     result = {
         "task": config["task"],
         "split": config["split"],
         "n": len(records),
         "metrics": scores.metrics,
         "intervals": intervals(scores),
-        "controls": {
-            control: score_captions(dict(zip(keys, said, strict=True)), references, ("CIDEr",)).metrics
-            for control, said in controls.items()
-        },
+        "controls": {control: blind.metrics for control, blind in beside.items()},
         "decoding": dict(captioner.decoding),
         "prompt": captioner.maker.prompt,
         "template": asdict(captioner.maker.template),

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -82,39 +82,78 @@ def tokenise(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
 
 def score_captions(
-    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], metrics: Sequence[str] = METRICS
+    predictions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    metrics: Sequence[str] = METRICS,
+    report: Callable[[str], None] = lambda _: None,
 ) -> CaptionScores:
-    """Score one caption an image against its references.
+    """Score one caption an image against its references; `CaptionScorer` has the arguments.
 
     Raises:
         ConfigError: If the two do not name the same images, naming the first five that differ.
     """
     check_same_ids(predictions, references)
-    ids = sorted(references)
-    said = tokenise({f"p{key}": [predictions[key]] for key in ids} | {f"r{key}": references[key] for key in ids})
-    wordless = [key for key in ids if not any(said[f"r{key}"])]
-    if wordless:
-        raise ConfigError(
-            f"{len(wordless)} images have no reference with a word in it, first {', '.join(wordless[:5])}"
-        )
-    gts, res = {key: said[f"r{key}"] for key in ids}, {key: said[f"p{key}"] for key in ids}
-    values: dict[str, float] = {}
-    per_image: dict[str, np.ndarray] = {}
-    if "BLEU" in metrics:
-        score, scores = Bleu(4).compute_score(gts, res, verbose=0)
-        for n in range(4):
-            values[f"BLEU-{n + 1}"], per_image[f"BLEU-{n + 1}"] = float(score[n]), np.array(scores[n])
-    if "METEOR" in metrics:
-        with _java():
-            score, scores = Meteor().compute_score(gts, res)
-        values["METEOR"], per_image["METEOR"] = float(score), np.array(scores)
-    if "ROUGE-L" in metrics:
-        score, scores = Rouge().compute_score(gts, res)
-        values["ROUGE-L"], per_image["ROUGE-L"] = float(score), scores
-    if "CIDEr" in metrics:
-        score, scores = Cider().compute_score(gts, res)
-        values["CIDEr"], per_image["CIDEr"] = float(score), scores
-    return CaptionScores(values, per_image, ids)
+    return CaptionScorer(references, report).score(predictions, metrics)
+
+
+class CaptionScorer:
+    """Score several captionings of the same images, whose references are tokenised once.
+
+    Args:
+        references: The references of each image, by its id.
+        report: Is called with what is done next, in words.
+
+    Raises:
+        ConfigError: If an image has no reference with a word in it.
+    """
+
+    def __init__(self, references: Mapping[str, Sequence[str]], report: Callable[[str], None] = lambda _: None) -> None:
+        self._report = report
+        self._report("tokenising the references")
+        self._references = tokenise(references)
+        wordless = sorted(key for key, texts in self._references.items() if not any(texts))
+        if wordless:
+            raise ConfigError(
+                f"{len(wordless)} images have no reference with a word in it, first {', '.join(wordless[:5])}"
+            )
+
+    def score(self, predictions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> CaptionScores:
+        """Score one caption an image.
+
+        Args:
+            predictions: The caption of each image, by its id.
+            metrics: Of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
+
+        Raises:
+            ConfigError: If they are not of the images of the references, naming the first five that differ.
+        """
+        check_same_ids(predictions, self._references)
+        ids = sorted(self._references)
+        gts = {key: self._references[key] for key in ids}
+        self._report("tokenising captions")
+        res = tokenise({key: [predictions[key]] for key in ids})
+        values: dict[str, float] = {}
+        per_image: dict[str, np.ndarray] = {}
+        if "BLEU" in metrics:
+            self._report("BLEU")
+            score, scores = Bleu(4).compute_score(gts, res, verbose=0)
+            for n in range(4):
+                values[f"BLEU-{n + 1}"] = float(score[n])
+                per_image[f"BLEU-{n + 1}"] = np.array(scores[n])
+        if "METEOR" in metrics:
+            self._report("METEOR")
+            with _java():
+                score, scores = Meteor().compute_score(gts, res)
+            values["METEOR"], per_image["METEOR"] = float(score), np.array(scores)
+        if "ROUGE-L" in metrics:
+            self._report("ROUGE-L")
+            score, scores = Rouge().compute_score(gts, res)
+            values["ROUGE-L"], per_image["ROUGE-L"] = float(score), scores
+        if "CIDEr" in metrics:
+            self._report("CIDEr")
+            score, scores = Cider().compute_score(gts, res)
+            values["CIDEr"], per_image["CIDEr"] = float(score), scores
+        return CaptionScores(values, per_image, ids)
 
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:

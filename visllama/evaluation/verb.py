@@ -8,8 +8,9 @@ from pathlib import Path
 from visllama.config.invocation import run_folder
 from visllama.config.plain import evaluations as evaluations_of
 from visllama.config.schema import EvaluateConfig
-from visllama.console import is_first_rank, say
+from visllama.console import is_first_rank, say, working
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
+from visllama.evaluation.index_page import write_index
 from visllama.evaluation.report import provenance, scores_table, vqa_table, write_json
 from visllama.evaluation.statistics import intervals, vqa_intervals
 from visllama.evaluation.vqa import read_answers, read_questions, score_answers
@@ -57,7 +58,8 @@ def evaluate(config: EvaluateConfig) -> dict | None:
         facts = {"weights": config.weights}
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}
     write_json(folder / "metrics.json", metrics)
-    say(f"\nWrote {folder}: metrics.json" + ("" if config.predictions else " evaluations/"))
+    write_index(folder)
+    say(f"Wrote {folder}: metrics.json; index.html shows and links all")
     return metrics
 
 
@@ -65,7 +67,9 @@ def score_files(predictions: Path, references: Path, questions: Path | None = No
     """Score any system's captions, or its answers to `questions`; gives metrics.json's `evaluations`."""
     if questions is not None:
         return {"predictions": _score_answers(predictions, references, questions)}
-    scores = score_captions(read_predictions(predictions), read_references(references))
+    captions, expected = read_predictions(predictions), read_references(references)
+    with working() as report:
+        scores = score_captions(captions, expected, report=report)
     result = {"task": "caption", "n": len(scores.ids), "metrics": scores.metrics, "intervals": intervals(scores)}
     say(scores_table("predictions", result))
     return {"predictions": result}

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.progress import Progress
-
-from visllama.console import is_first_rank, say
+from visllama.console import bars, is_first_rank, say
 from visllama.data.order import permutation
 from visllama.data.source import Source
 from visllama.data.sources import build_source
@@ -106,7 +104,7 @@ def judge_answers(
     say(f"{name}: answering {len(records)} questions{again}")
     started = time.perf_counter()
     said: dict[str, list[str]] = {}
-    with Progress(transient=True, disable=not is_first_rank()) as progress:
+    with bars() as progress:
         answers = write_texts(model, captioner, records, rows, "answer", folder / "predictions.jsonl", progress, name)
         seconds = time.perf_counter() - started
         for control in config["controls"]:

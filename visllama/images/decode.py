@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 
 from visllama.errors import BadRecord, ConfigError
@@ -18,7 +18,8 @@ try:
 except ImportError:
     simplejpeg = None
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+"""The endings of the files that `read_image` reads."""
 MAX_PIXELS, MAX_SIDE_PX = 50_000_000, 65_535
 """Past either a picture is a bad record. Only a PNG can be longer; its other side, resized, would fill the memory."""
 _MAX_SCANS = 100  # of MAX_PIXELS, about 1 s; a progressive JPEG has 10, a bomb thousands
@@ -29,6 +30,8 @@ _FORMATS = {
     b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
+_OF_FILES = {b"GIF8": GifImagePlugin.GifImageFile, b"BM": BmpImagePlugin.BmpImageFile}
+"""What a user may show, and no shard holds."""
 _TURNED = (b"Exif\0\0", b"tiff:Orientation")  # the two places where an orientation may stand
 _TURNS = "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
 _UPRIGHT = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, 2)}
@@ -131,12 +134,14 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
         name: What to call it in an error.
 
     Raises:
-        ConfigError: If it cannot be decoded, or is no JPEG, PNG or WebP.
+        ConfigError: If it cannot be decoded, or is no JPEG, PNG, WebP, GIF or BMP.
     """
     try:
-        return open_image(Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read())
-    except (BadRecord, OSError) as error:
+        content = Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read()
+        kind = next((kind for magic, kind in _OF_FILES.items() if content.startswith(magic)), None)
+        return open_image(content if kind is None else kind(io.BytesIO(content)))
+    except (BadRecord, OSError, SyntaxError, Image.DecompressionBombError) as error:
         why = getattr(error, "detail", error)
         raise ConfigError(
-            f"{name}: not to be read as JPEG, PNG, WEBP ({why}): mend the file, or leave it out"
+            f"{name}: not to be read as JPEG, PNG, WEBP, GIF, BMP ({why}): mend the file, or leave it out"
         ) from error

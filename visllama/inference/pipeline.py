@@ -135,6 +135,7 @@ def load(
     accelerator: str = "auto",
     dtype: torch.dtype | None = None,
     merge: bool = False,
+    device: str | torch.device | None = None,
 ) -> Pipeline:
     """Load trained weights to use them.
 
@@ -146,11 +147,12 @@ def load(
         dtype: Of the frozen weights; None is bf16 on cuda, else fp32.
         merge: Add LoRA, where there is one, to the language model's weights: faster, and up to the dtype's rounding the
             same.
+        device: Such as "cuda:1"; None is what `accelerator` finds.
 
     Raises:
         ConfigError: If the folder is none of ours, or does not fit its base models.
     """
-    device = find_device(accelerator)
+    device = find_device(accelerator) if device is None else torch.device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     models = models or os.environ.get("VISLLAMA_MODELS", "models")

@@ -119,24 +119,26 @@ def launch_our_way() -> None:
 def watch(children: list[subprocess.Popen]) -> None:
     """See to it, in a thread, that no rank outlives another that has failed."""
     preemption.watch_over(children)
-    threading.Thread(target=_watch, args=(children,), daemon=True, name="ranks").start()
+    terminal = os.dup(2)  # while captions are scored, 2 itself is the Java programs'
+    threading.Thread(target=_watch, args=(children, terminal), daemon=True, name="ranks").start()
 
 
-def _watch(children: list[subprocess.Popen]) -> None:
+def _watch(children: list[subprocess.Popen], terminal: int) -> None:
     while None in (codes := [child.poll() for child in children]) or any(codes):
         for rank, code in enumerate(codes, start=1):
             if code:
-                _follow(rank, code, children)
+                _follow(rank, code, children, terminal)
         time.sleep(_EVERY_S)
+    os.close(terminal)
 
 
-def _follow(rank: int, code: int, children: list[subprocess.Popen]) -> None:
+def _follow(rank: int, code: int, children: list[subprocess.Popen], terminal: int) -> None:
     """Leave after a rank that has: together, if it was told to; else at once, and with its code."""
     if code == preemption.exit_code():
         preemption.tell(preemption.TOLD)
         time.sleep(GRACE_S)  # this process ends meanwhile, unless it waits for that rank
     else:
-        print(f"visllama: rank {rank} has ended with code {code}; the others cannot go on", file=sys.stderr, flush=True)
+        os.write(terminal, f"visllama: rank {rank} has ended with code {code}; the others cannot go on\n".encode())
     _end(children)
     os._exit(code if code > 0 else 128 - code)  # as a shell tells of a signal
 

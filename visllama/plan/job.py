@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from visllama.config.schema import PlanConfig
-from visllama.plan.states import measure_states
+from visllama.training.optimizer_states import measure_states
 
 
 class Precision(NamedTuple):

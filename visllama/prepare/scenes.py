@@ -145,7 +145,7 @@ def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
         *(sys.executable, "-m", "visllama", "train", "trainer=cpu"),
         *_paths(pair),
         f"trainer.max_steps={num_steps}",
-        "trainer.val_fraction=null",
+        "trainer.val_check_interval=null",
         "evaluation.scenes_caption.split=val",
         "evaluation.scenes_caption.source.num_records=200",
         "evaluation.scenes_caption.controls=[]",

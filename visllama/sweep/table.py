@@ -25,6 +25,7 @@ from visllama.config.plain import evaluations, judging
 from visllama.config.selection import SELECTING, are_rivals, swept_keys
 from visllama.console import printable, say
 from visllama.errors import ConfigError
+from visllama.evaluation.index_page import write_index
 from visllama.files import replacing, write_whole
 
 
@@ -86,7 +87,8 @@ class SweepTable(Callback):
         _write(folder / "sweep.json", rows, objective, split)
         if len(ranked) > 1 and len(keys) == 1:
             _plot(keys[0], ranked, objective, _header(objective, split), folder / "sweep.png")
-        say(f"Wrote {folder}: sweep.json" + (", sweep.png" if (folder / "sweep.png").exists() else ""))
+        write_index(folder)
+        say(f"Wrote {folder}: sweep.json; index.html shows and links all jobs")
         failed = [row for row in self.rows if "error" in row]
         if failed:
             say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {failed[0]['error']}")
@@ -137,6 +139,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     settings = JudgeSettings.of_config(judging(config))
     metrics["evaluations"] |= judge_weights(folder / "weights", unseen_evaluations(config), settings, folder)
     write_json(folder / "metrics.json", metrics)
+    write_index(folder)
 
 
 def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:

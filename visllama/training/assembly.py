@@ -39,7 +39,7 @@ class Assembly(NamedTuple):
     """The description of the weights to start from."""
     train: dict[str, Source]
     val: dict[str, Source]
-    """Empty where `trainer.val_fraction` is null: nothing is validated then."""
+    """Empty where `trainer.val_check_interval` is null: nothing is validated then."""
     order: Order
     judged_sources: dict[str, Source]
     """The source of each evaluation; empty where `judge` is false."""
@@ -50,7 +50,7 @@ def build_assembly(config: TrainConfig) -> Assembly:
     """Build the sources, then the model, its frozen parts (with `check_only` all) on the meta device."""
     sources = config.data.sources
     train = build_sources(sources, "train", config.plugins)
-    val = build_sources(sources, "val", config.plugins) if config.trainer.val_fraction else {}
+    val = build_sources(sources, "val", config.plugins) if config.trainer.val_check_interval else {}
     check_faults(train, config.data.max_bad_fraction)
     num_steps = count_steps(config, sum(map(count_items, train.values())))
     order = Order(

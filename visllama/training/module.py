@@ -136,7 +136,7 @@ class VisLlamaModule(pl.LightningModule):
     def _log_step(self, loss: Tensor, num_targets: int) -> None:
         if not self._is_logged(self.trainer.global_step):
             return
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss)
         self.log("train/gradient_norm", self.gradient_norm)
         self.log("train/target_tokens", float(num_targets))
         for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
@@ -161,9 +161,9 @@ class VisLlamaModule(pl.LightningModule):
         if not count:
             raise ConfigError(
                 f"val/loss: none of the {len(self.trainer.datamodule.val)} validation records has a supervised token; "
-                f"log.txt names what is wrong with them. Mend them, or train without: trainer.val_fraction=null"
+                f"log.txt names what is wrong with them. Mend them, or train without: trainer.val_check_interval=null"
             )
-        self.log("val/loss", total / count, prog_bar=True, rank_zero_only=True)
+        self.log("val/loss", total / count, rank_zero_only=True)
         for name, mean in self._by_source.means(self._over_ranks).items() if self._by_source else ():
             self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 

@@ -29,6 +29,7 @@ from visllama.data.datamodule import TrainingData, check_order
 from visllama.data.loading import explain_killed
 from visllama.data.samples import SampleMaker
 from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.index_page import write_index
 from visllama.evaluation.report import provenance, write_json
 from visllama.evaluation.runner import JudgeSettings, judge, sample_maker
 from visllama.files import write_whole
@@ -45,7 +46,7 @@ from visllama.training.callbacks.curves import Curves
 from visllama.training.callbacks.keep_best import KeepBest
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
-from visllama.training.callbacks.tables import data_table, parts_table
+from visllama.training.callbacks.tables import startup_tables
 from visllama.training.loggers import build_loggers, closing, log_scores
 from visllama.training.module import VisLlamaModule
 
@@ -65,12 +66,12 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     parts, model, text, num_steps = assembly.parts, assembly.model, assembly.text, assembly.num_steps
     maker = sample_maker(model, text)
     data = training_data(config, assembly, maker)
+    folder = run_folder()
     if config.check_only:
-        say(parts_table(model, config.optim), data_table(data, config.micro_batch_size, 1, num_steps))
+        say(*startup_tables(config, model, data, folder, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
 
-    folder = run_folder()
     checkpoint = find_checkpoint(config, data, folder, num_steps)
     rank_zero_only(write_config)(config, folder)
     rank_zero_only(write_command)(folder)
@@ -130,10 +131,11 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
         plugins=config.plugins,
     )
     write_json(folder / "metrics.json", metrics)
+    write_index(folder)
     again = shlex.join(evaluate_overrides(config, folder))
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
-        f"\nWrote {folder}: weights/ metrics.json curves.png" + (" evaluations/" if metrics["evaluations"] else ""),
+        f"\nWrote {folder}: weights/ metrics.json; index.html shows and links all",
         *([f"Judge it again, or elsewhere:  python evaluate.py {again}"] if config.evaluation else []),
     )
     return metrics
@@ -229,7 +231,7 @@ def build_trainer(
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
     launch.launch_our_way()
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
-    fraction = config.trainer.val_fraction
+    interval = validation_interval(config.trainer.val_check_interval, num_steps)
     # By its name, the sharded strategy does not know it.
     plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
     trainer = pl.Trainer(
@@ -239,12 +241,13 @@ def build_trainer(
         precision=precision if precision == "bf16-mixed" else None,
         max_epochs=1,
         max_steps=num_steps,
-        val_check_interval=max(1, round(num_steps * fraction)) if fraction else None,
-        limit_val_batches=1.0 if fraction else 0,
+        val_check_interval=interval,
+        limit_val_batches=1.0 if interval else 0,
         log_every_n_steps=config.trainer.log_every_steps,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=False,  # `StepProgress` shows it
         logger=list(loggers),
         plugins=plugins,
         callbacks=build_callbacks(config, folder, captioners),
@@ -255,6 +258,14 @@ def build_trainer(
     trainer._signal_connector.register_signal_handlers = lambda: None
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
     return trainer
+
+
+def validation_interval(chosen: float | None, num_steps: int) -> int | None:
+    """Return after how many steps a run validates, which of `trainer.val_check_interval` up to 1 is a part of."""
+    if chosen is None:
+        return None
+    steps = round(num_steps * chosen) if chosen <= 1 else int(chosen)
+    return min(max(1, steps), num_steps)
 
 
 def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:

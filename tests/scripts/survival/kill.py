@@ -35,7 +35,7 @@ def draw_kills(count: int, seed: int | str) -> list[Kill]:
 def shape_of(bench: Bench, stage: str, steps: int, ranks: int) -> list[str]:
     """Return the overrides of a run of a stage; the second begins with a first."""
     shape = [*TINY, "judge=false", f"stage={stage}", f"trainer.max_steps={steps}", "trainer.checkpoint_every_steps=2",
-             "trainer.val_fraction=0.25", f"trainer.devices={ranks}"]  # fmt: skip
+             "trainer.val_check_interval=0.25", f"trainer.devices={ranks}"]  # fmt: skip
     if stage == "pretrain":
         return [*shape, WIDTH, "data.num_workers=1"]
     first = bench.run("first")

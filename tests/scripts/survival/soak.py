@@ -22,7 +22,7 @@ def soak(
     dice = random.Random(f"soak {seed}")
     with Bench(out) as bench:
         shape = [*TINY, WIDTH, "judge=false", f"trainer.max_steps={steps}", f"trainer.checkpoint_every_steps={every}",
-                 "trainer.val_fraction=0.1"]  # fmt: skip
+                 "trainer.val_check_interval=0.1"]  # fmt: skip
         whole, run = bench.run("whole"), bench.run("killed")
         unkilled = bench.start(*shape, override_dir(whole))
         samples = list(_sample(unkilled))

@@ -99,7 +99,7 @@ def term(
             WIDTH,
             f"trainer.max_steps={steps}",
             "trainer.checkpoint_every_steps=2",
-            "trainer.val_fraction=0.25",
+            "trainer.val_check_interval=0.25",
         ]
         whole = bench.run("whole")
         judged = any(of.phase in ("judge", "any") for of in draw_terms(moments, seed, targets, phases))

@@ -85,7 +85,7 @@ def test_a_resumed_run_knows_the_best_of_before(make_model, tmp_path):
 def test_what_cannot_be_kept_is_refused(make_model):
     with pytest.raises(ConfigError, match=r"callbacks\.keep_best\.mode=least: choose min or max"):
         KeepBest(mode="least")
-    with pytest.raises(ConfigError, match=r"trainer\.val_fraction=null validates nothing"):
+    with pytest.raises(ConfigError, match=r"trainer\.val_check_interval=null validates nothing"):
         fit(make_model(), KeepBest(), limit_val_batches=0)
     with pytest.raises(ConfigError, match=r"monitor=val/los: there is no such figure; there are val/loss"):
         fit(make_model(), KeepBest("val/los"))

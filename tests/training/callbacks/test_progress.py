@@ -1,15 +1,20 @@
 """What is told of a run's rate and of how far it is, also where it goes on."""
 
+import re
+from io import StringIO
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
+import rich
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from tests.support.optimizer_config import OPTIM
 from tests.support.scenes_data import data_of
-from visllama.training.callbacks.progress import ProgressBar, Throughput
+from visllama import console
+from visllama.console import say
+from visllama.training.callbacks.progress import StepProgress, Throughput
 from visllama.training.module import VisLlamaModule
 
 
@@ -48,17 +53,68 @@ def test_the_logged_rate_is_that_of_the_step(make_model, tmp_path):
         assert rates.taken == pytest.approx(expected) and rates.logged == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_bar_of_a_run_that_goes_on_has_its_total():
-    """Lightning sets it where an epoch begins, and a run is one epoch, in the middle of which it goes on."""
-    bar = ProgressBar()
-    trainer = SimpleNamespace(
-        global_step=7,
-        num_training_batches=20,
-        max_epochs=1,
-        is_global_zero=True,
-        fit_loop=SimpleNamespace(max_epochs=1),
+def become_terminal(monkeypatch) -> StringIO:
+    """Let stdout be a terminal of 60 columns from here on, and return what it is sent."""
+    screen = StringIO()
+    screen.isatty = lambda: True
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(rich, "_console", None)  # made anew for this terminal, and again for the next test
+    return screen
+
+
+def trainer_at(step: int, max_steps: int = 20) -> SimpleNamespace:
+    figures = {"train/loss": 1.25, "train/samples_per_second": 150.4, "lr/connector": 4e-3, "lr/markers": 1e-3}
+    return SimpleNamespace(
+        global_step=step, max_steps=max_steps, log_every_n_steps=5, num_val_batches=[3], callback_metrics=figures
     )
-    bar._trainer = trainer
-    bar.on_train_start(trainer, None)
-    assert (bar.train_progress_bar.total, bar.train_progress_bar.initial) == (20, 7)
-    bar.train_progress_bar.close()
+
+
+def train(first_step: int, last_step: int) -> StepProgress:
+    progress = StepProgress()
+    progress.on_train_start(trainer_at(first_step), None)
+    for step in range(first_step + 1, last_step + 1):
+        progress.on_train_batch_end(trainer_at(step), None)
+    return progress
+
+
+def test_off_a_terminal_a_line_is_said_every_log_every_steps(capsys):
+    train(0, 12).teardown()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 5 of 20", "step 10 of 20"]
+    assert lines[0].startswith("step 5 of 20: loss 1.250  lr 4.00e-03  150 samples/s  0:00:0")
+    assert lines[0].endswith(" left")
+
+
+def test_a_terminal_shows_one_bar_that_fits_it_and_the_log_has_the_lines(monkeypatch):
+    terminal = become_terminal(monkeypatch)
+    noted = []
+    monkeypatch.setattr(console, "_log", noted.append)
+    progress = train(7, 12)  # of a run that goes on at its eighth step
+    progress._draw(at_once=True)
+    say("step 12, after 3 s: what is said stands above the bar")
+    progress.teardown()
+
+    shown = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", terminal.getvalue())]
+    bars = [line.rstrip() for line in shown if line.startswith("train")]
+    assert bars and all(len(bar) <= 60 for bar in bars), bars
+    assert re.search(r"12/20 +loss 1\.250  150 samples/s  0:00:0\d left$", bars[-1])
+    assert "step 12, after 3 s: what is said stands above the bar" in shown, "on a line of its own"
+    assert noted[0].startswith("step 10 of 20: loss 1.250") and len(noted) == 2
+
+
+def test_a_validation_has_a_bar_of_its_own_while_it_lasts(monkeypatch):
+    terminal = become_terminal(monkeypatch)
+    progress = train(0, 5)
+    progress.on_validation_start(trainer_at(5), None)
+    for _ in range(2):
+        progress.on_validation_batch_end(trainer_at(5), None)
+    progress._draw(at_once=True)
+    assert re.search(r"validate .*2/3", terminal.getvalue())
+    progress.on_validation_end(trainer_at(5), None)
+    before = len(terminal.getvalue())
+    progress._draw(at_once=True)
+    assert "validate" not in terminal.getvalue()[before:]
+    progress.on_exception()
+    assert terminal.getvalue().rstrip().endswith("\x1b[2K"), "nothing of the bars stays behind"

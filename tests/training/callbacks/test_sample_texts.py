@@ -10,9 +10,10 @@ from visllama.training.callbacks.sample_texts import SampleTexts
 
 def test_sample_captions_are_shown(make_model, capsys):
     model = make_model(dtype=torch.float32).eval()
-    trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7)
-    SampleTexts({"scenes": Captioner(maker_of(model), {"max_new_tokens": 5}, 2)}, 2).on_validation_epoch_end(
+    trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7, max_steps=9)
+    trainer.callback_metrics = {"val/loss": 1.25}
+    SampleTexts({"scenes": Captioner(maker_of(model), {"max_new_tokens": 5}, 2)}, 2).on_validation_end(
         trainer, SimpleNamespace(model=model)
     )
     said = capsys.readouterr().out
-    assert "step 7" in said and "val-000001:" in said
+    assert "step 7 of 9, after" in said and "validation loss 1.250" in said and "val-000001:" in said

@@ -12,7 +12,7 @@ from tests.support.scenes_data import data_of
 from tests.support.tiny import tiny_parts
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
-from visllama.training.callbacks.tables import data_table, parts_table
+from visllama.training.callbacks.tables import checkpoint_bytes, data_table, parts_table, run_table
 
 
 def shown(table, width: int = 80) -> str:
@@ -83,3 +83,22 @@ def test_the_passes_of_the_table_are_how_often_each_question_comes(make_model):
     assert cells == ["vqa", "15", str(num_items), "100.0%", str(2 * num_items), "2.00"]
     keys = Counter(key for step in data.train_dataloader() for key in step["keys"])
     assert len(keys) == num_items and set(keys.values()) == {2}
+
+
+def test_the_table_of_the_run_says_where_it_computes_and_writes(make_model, configure, tmp_path):
+    config = configure(
+        "train", "trainer=cpu", "trainer.devices=2", "trainer/strategy=ddp", "trainer.keep_checkpoints=3"
+    )
+    told = " ".join(shown(run_table(config, make_model(), tmp_path / "a" / "run"), 200).split())
+    for text in (f"{tmp_path}/a/run", "cpu: 2 ranks", "32-true, frozen weights in float32", "3 checkpoints of"):
+        assert text in told, text
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_checkpoint_is_as_large_as_the_table_says(make_model, configure):
+    """AdamW keeps two numbers for each that trains, and a step for each tensor."""
+    model = make_model()
+    trained = [p for name, p in model.named_parameters() if name.split(".")[0] in ("connector", "markers")]
+    numbers = sum(p.numel() for p in trained)
+    assert checkpoint_bytes(configure("train"), model) == 12 * numbers + 4 * len(trained)
+    assert checkpoint_bytes(configure("train", "trainer.precision=64-true"), model) == 24 * numbers + 4 * len(trained)

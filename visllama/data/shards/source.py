@@ -63,7 +63,8 @@ class ShardSource(Source):
         if self.reads_held_out and not val_fraction:
             raise ConfigError(
                 f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
-                f"on: give val_path=FILE, or val_fraction=0.01; to train without, trainer.val_fraction=null judge=false"
+                f"on: give val_path=FILE, or val_fraction=0.01; to train without, "
+                f"trainer.val_check_interval=null judge=false"
             )
         if self.reads_held_out and split not in ("train", "val"):
             raise ConfigError(

@@ -13,14 +13,13 @@ from visllama.config.plain import to_yaml
 from visllama.config.replay import words_to_go_on
 from visllama.config.schema import TrainConfig
 from visllama.evaluation.captioner import Captioner
-from visllama.machine.devices import find_device
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.consumed import ConsumedKeys
 from visllama.training.callbacks.curves import Curves
 from visllama.training.callbacks.guard import NonFinite
 from visllama.training.callbacks.hang import HangWatch
 from visllama.training.callbacks.last_validation import LastValidation
-from visllama.training.callbacks.progress import ProgressBar, Throughput
+from visllama.training.callbacks.progress import StepProgress, Throughput
 from visllama.training.callbacks.proofs import FrozenWeights, SameEverywhere
 from visllama.training.callbacks.sample_texts import SampleTexts
 from visllama.training.callbacks.saving import Saving
@@ -38,14 +37,13 @@ def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, 
         captioners: For each source of data, what writes the sample captions shown at validation.
     """
     trainer = config.trainer
-    on_gpu = find_device(trainer.accelerator).type == "cuda"
     return [
         SameEverywhere(to_yaml(config)),
         HangWatch(folder, trainer.timeout_s),
-        StartupTable(config.micro_batch_size, config.optim),
+        StartupTable(config, folder),
         BadRecords(config.data.max_bad_fraction, config.data.max_consecutive_bad),
-        ProgressBar(trainer.log_every_steps if on_gpu else 1),  # it reads what was logged, and waits for the GPU
         Throughput(),
+        StepProgress(),  # it shows what Throughput has logged
         SampleTexts(captioners),
         FrozenWeights(),
         NonFinite(trainer.max_skipped_steps, config.optim["lr"]),

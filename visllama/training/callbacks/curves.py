@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,9 +11,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.files import replacing
 
+Points = list[tuple[int, float]]
+"""The steps and values of one figure."""
+
 
 class Curves(Callback):
-    """Remember losses and learning rate, and draw them at the end.
+    """Remember losses and learning rates, and draw them at each validation and at the end.
 
     Args:
         path: The picture.
@@ -20,7 +24,7 @@ class Curves(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.points: dict[str, list[tuple[int, float]]] = {}
+        self.points: dict[str, Points] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
         if trainer.global_step == 1 or trainer.global_step % trainer.log_every_n_steps == 0:
@@ -28,6 +32,11 @@ class Curves(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
         self._remember(trainer, "val/")
+        self.draw()
+
+    @rank_zero_only
+    def teardown(self, *_, **__) -> None:
+        self.draw()
 
     def state_dict(self) -> dict:
         return {"points": self.points}
@@ -41,26 +50,54 @@ class Curves(Callback):
                 self.points.setdefault(name, []).append((trainer.global_step, float(value)))
 
     @rank_zero_only
-    def teardown(self, *_, **__) -> None:
+    def draw(self) -> None:
+        """Write the picture, whole or not at all."""
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
-        figure, (losses, rate) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-        for name in ("train/loss", "val/loss"):
-            if name in self.points:
-                losses.plot(
-                    *zip(*self.points[name], strict=True), marker="o" if name == "val/loss" else None, label=name
-                )
+        figure, (losses, rates) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+        for number, (source, points) in enumerate(sorted(losses_by_source(self.points).items())):
+            color = f"C{number}"
+            width = 1 if source else 2  # that of all sources together stands out
+            for kind, style in (("train", {"linestyle": "-"}), ("val", {"linestyle": "--", "marker": "o"})):
+                if kind in points:
+                    label = " ".join([kind, source or "loss"])
+                    losses.plot(*zip(*points[kind], strict=True), color=color, linewidth=width, label=label, **style)
         losses.set(xlabel="step", ylabel="loss (nats a token)", title="Loss")
-        for name in sorted(name for name in self.points if name.startswith("lr/")):
-            rate.plot(*zip(*self.points[name], strict=True), label=name)
-        rate.set(xlabel="step", title="Learning rate")
-        for axes in (losses, rate):
+
+        for label, points in equal_rates(self.points):
+            rates.plot(*zip(*points, strict=True), label=label)
+        rates.set(xlabel="step", title="Learning rate", ylim=(0, None))
+
+        for axes in (losses, rates):
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend()
+                axes.legend(fontsize="small")
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
         plt.close(figure)
+
+
+def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
+    """Return the losses by source, and each of those by `train` and `val`; the source of all together is ""."""
+    found: dict[str, dict[str, Points]] = {}
+    for name, values in points.items():
+        kind, _, figure = name.partition("/")
+        what, _, source = figure.partition("/")
+        if kind in ("train", "val") and what == "loss":
+            found.setdefault(source, {})[kind] = values
+    return found
+
+
+def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
+    """Yield each learning rate once, with the names of all parts that it is the rate of."""
+    parts: dict[tuple[tuple[int, float], ...], dict[str, None]] = {}
+    for name in sorted(points):
+        if name.startswith("lr/"):
+            part = name.removeprefix("lr/").removesuffix("_no_decay")
+            values = tuple(map(tuple, points[name]))
+            parts.setdefault(values, {})[part] = None
+    for values, names in parts.items():
+        yield ", ".join(names), values

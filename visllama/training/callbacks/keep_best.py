@@ -43,7 +43,7 @@ class KeepBest(Callback):
 
     def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
         if not trainer.limit_val_batches:
-            raise ConfigError("callbacks=keep_best: trainer.val_fraction=null validates nothing: give it a share")
+            raise ConfigError("callbacks=keep_best: trainer.val_check_interval=null validates nothing: give it a share")
         if getattr(trainer.strategy, "is_sharded", False):
             raise ConfigError("callbacks=keep_best: does not keep a model in shards: leave it out, or take ddp")
 

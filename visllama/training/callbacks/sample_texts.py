@@ -25,7 +25,7 @@ class SampleTexts(Callback):
     def __init__(self, captioners: Mapping[str, Captioner], num_records: int = 3) -> None:
         self.captioners, self.num_records = captioners, num_records
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         # Every rank generates, though one prints: under sharding all of them are needed.
         lines = []
         for name, captioner in self.captioners.items():
@@ -37,7 +37,9 @@ class SampleTexts(Callback):
                 question = f"{asked[-1].text} " if asked else ""
                 lines.append(f"  {record['key']}: {question}{said}   (a reference: {reference.text})")
         if trainer.is_global_zero:
-            say(f"\nstep {trainer.global_step}, after {time.perf_counter() - STARTED:.0f} s:", *lines)
+            loss = float(trainer.callback_metrics["val/loss"])
+            after = f"after {time.perf_counter() - STARTED:.0f} s"
+            say(f"step {trainer.global_step} of {trainer.max_steps}, {after}: validation loss {loss:.3f}", *lines)
 
 
 def _readable(data: TrainingData, source: str) -> Iterator[dict]:

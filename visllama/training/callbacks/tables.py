@@ -1,21 +1,76 @@
-"""The tables that a run begins with: what is trained, and on which data."""
+"""The tables that a run begins with: where it runs, what is trained, and on which data."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from visllama.config.schema import TrainConfig
 from visllama.console import say
 from visllama.data.datamodule import TrainingData
 from visllama.data.source import count_items
+from visllama.machine.devices import count_ranks, find_device, find_precision, frozen_dtype
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.training.optim import lr_scale, part_rate
+from visllama.training.optimizer_states import measure_states
+
+
+def startup_tables(
+    config: TrainConfig, model: VisLlama, data: TrainingData, folder: Path, num_steps: int
+) -> list[Table]:
+    """Return what a run says before its first step: the tables of the run, of its model and of its data."""
+    trainer = config.trainer
+    nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+    return [
+        run_table(config, model, folder),
+        parts_table(model, config.optim),
+        data_table(data, config.micro_batch_size, nodes * per_node, num_steps),
+    ]
+
+
+def run_table(config: TrainConfig, model: VisLlama, folder: Path) -> Table:
+    """Show where a run computes and writes, and how much disk its checkpoints take."""
+    trainer = config.trainer
+    nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+    device = find_device(trainer.accelerator)
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    precision = find_precision(trainer.precision, trainer.accelerator)
+    dtype = str(frozen_dtype(precision)).removeprefix("torch.")
+    each = checkpoint_bytes(config, model)
+    existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+
+    table = Table(title="Run", show_header=False)
+    table.add_row("folder", escape(str(folder)))
+    table.add_row("device", f"{device_name}: {_count(per_node, 'rank')}" + f" on each of {nodes} nodes" * (nodes > 1))
+    table.add_row("precision", f"{precision}, frozen weights in {dtype}")
+    table.add_row(
+        "disk",
+        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {decimal(each)} (one more while it saves); "
+        f"{decimal(shutil.disk_usage(existing).free)} free",
+    )
+    table.add_row("time", f"measured from step {trainer.log_every_steps} on; on a GPU, visllama plan tells it before")
+    return table
+
+
+def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
+    """Return about how large a checkpoint is: what trains, and what the optimizer keeps for it."""
+    sizes = [p.numel() for name, p in model.named_parameters() if part_of(name) in model.trainable]
+    number = 8 if config.trainer.precision == "64-true" else 4  # what trains is fp32 in all others
+    of_number, of_tensor, _ = measure_states(config.optim, config.plugins, number)
+    return round(sum(sizes) * (number + of_number)) + len(sizes) * of_tensor
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def parts_table(model: VisLlama, optim: Mapping) -> Table:
@@ -69,7 +124,7 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
         row = f"{len(source):,}", f"{num_items:,}", f"{share:.1%}", f"{drawn:,.0f}"
         table.add_row(escape(name), *row, f"{drawn / num_items:.2f}")
     table.caption = (
-        f"{max_steps:,} steps of {batch} samples, {num_ranks} rank{'s' * (num_ranks > 1)}, micro-batches of up to "
+        f"{max_steps:,} steps of {batch} samples, {_count(num_ranks, 'rank')}, micro-batches of up to "
         f"{micro}; {len(data.val):,} validation records"
     )
     for name, source in data.val.sources.items():
@@ -79,12 +134,11 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
 
 
 class StartupTable(Callback):
-    """Print the model and the data before the first step."""
+    """Print the run, the model and the data before the first step."""
 
-    def __init__(self, micro_batch_size: int, optim: Mapping) -> None:
-        self.micro_batch_size, self.optim = micro_batch_size, optim
+    def __init__(self, config: TrainConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder
 
     @rank_zero_only
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        data = data_table(trainer.datamodule, self.micro_batch_size, trainer.world_size, trainer.max_steps)
-        say(parts_table(module.model, self.optim), data)
+        say(*startup_tables(self.config, module.model, trainer.datamodule, self.folder, trainer.max_steps))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from visllama.plan.states import measure_states
+from visllama.training.optimizer_states import measure_states
 
 
 @pytest.mark.parametrize(

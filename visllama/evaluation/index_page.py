@@ -1,0 +1,111 @@
+"""`index.html`: one page that shows a run's scores and curves, and links all that its folder holds."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from visllama.files import write_whole
+
+_DESCRIPTIONS = {
+    ".hydra": "what Hydra composed and was told",
+    "captions.json": "the captions as COCO results",
+    "answers.json": "the answers as VQA results",
+    "checkpoints": "what resume= goes on from",
+    "command.yaml": "what was typed",
+    "config.yaml": "every value of the configuration",
+    "consumed.jsonl": "the items of each step",
+    "curves.png": "losses and learning rates over the steps",
+    "evaluations": "what was judged",
+    "gallery.html": "pictures with what was said of them, to be sorted and searched",
+    "log.txt": "all that was said, and what no terminal shows",
+    "metrics.csv": "what was logged, step by step",
+    "metrics.json": "every score with its interval and controls, and what made it",
+    "predictions.jsonl": "what the model wrote, one record a line",
+    "references.json": "the references as COCO annotations",
+    "stacks": "what each rank was doing when the run hung",
+    "sweep.json": "the jobs of the sweep and their scores",
+    "sweep.png": "the score over what was swept",
+    "wandb": "what wandb keeps on this machine",
+    "weights": "the trained tensors, and what rebuilds the model",
+}
+_FOLLOWED = ("evaluations",)
+"""Folders whose own files are listed too."""
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;padding:0 1rem;max-width:60rem;color:#222;background:#fff}
+table{border-collapse:collapse;margin:.5rem 0 1.5rem}
+th,td{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
+th:first-child,td:first-child,.files td{text-align:left}
+img{max-width:100%}
+small{color:#666}
+"""
+_HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
+<meta http-equiv="Content-Security-Policy" content="script-src 'none'">
+<meta name=viewport content="width=device-width">"""
+
+
+def write_index(folder: Path) -> None:
+    """Write the page of a run's folder, or of a sweep's, from what is there.
+
+    Args:
+        folder: The folder; its `metrics.json`, where there is one, has the scores.
+    """
+    path = folder / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    title = html.escape(f"{folder.parent.name}/{folder.name}")
+    scores = "".join(_scores(name, evaluation) for name, evaluation in metrics.get("evaluations", {}).items())
+    pictures = [name for name in ("curves.png", "sweep.png") if (folder / name).is_file()]
+    shown = "".join(f'<p><img src="{name}" alt="{_DESCRIPTIONS[name]}"></p>' for name in pictures)
+    rows = "".join(
+        f'<tr><td><a href="{quote(link)}">{html.escape(name)}</a></td><td><small>{what}</small></td></tr>'
+        for name, link, what in _entries(folder)
+    )
+    write_whole(
+        folder / "index.html",
+        f"{_HEAD}<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{scores}{shown}"
+        f"<h2>Files</h2><table class=files>{rows}</table></html>",
+    )
+
+
+def _scores(name: str, evaluation: Mapping[str, Any]) -> str:
+    """Return a table of an evaluation's scores: captions x100, as papers print them; answers from 0 to 100."""
+    scale = 1 if evaluation["task"] == "vqa" else 100
+    controls = evaluation.get("controls", {})
+    names = ["metric", "score", "95% interval", *[control.replace("_", " ") for control in controls]]
+    rows = []
+    for metric, value in evaluation["metrics"].items():
+        interval = evaluation.get("intervals", {}).get(metric)
+        cells = [metric.replace("_", " "), _number(value, scale)]
+        cells.append("" if interval is None else " - ".join(_number(bound, scale) for bound in interval))
+        cells += [_number(scores.get(metric), scale) for scores in controls.values()]
+        rows.append(_row("td", cells))
+    of = f"{evaluation.get('split', 'given texts')}, n = {evaluation['n']:,}"
+    return f"<h2>{html.escape(name)}: {html.escape(of)}</h2><table>{_row('th', names)}{''.join(rows)}</table>"
+
+
+def _number(value: float | None, scale: int) -> str:
+    return "" if value is None else f"{scale * value:.1f}"
+
+
+def _row(kind: str, cells: list[str]) -> str:
+    return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+
+
+def _entries(folder: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the name, the link and the description of all that lies in a folder."""
+    for path in sorted(folder.iterdir(), key=lambda path: (len(path.name) if path.name.isdigit() else 0, path.name)):
+        name = f"{prefix}{path.name}"
+        if path.name == "index.html":
+            continue
+        if not path.is_dir():
+            yield name, name, _DESCRIPTIONS.get(path.name, "")
+        elif (path / "index.html").is_file():
+            yield f"{name}/", f"{name}/index.html", "a job of the sweep"
+        else:
+            yield f"{name}/", f"{name}/", _DESCRIPTIONS.get(path.name, "")
+            if path.name in _FOLLOWED or prefix:
+                yield from _entries(path, f"{name}/")
