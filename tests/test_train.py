@@ -108,7 +108,7 @@ def test_the_terminal_shows_what_a_person_wants(run):
         "shuffled images",
         "CIDEr",
         "Wrote",
-        "python evaluate.py",
+        "visllama evaluate",
     ):
         assert words in said, words
     assert "UNEXPECTED" not in said + run[0].stderr
@@ -117,7 +117,7 @@ def test_the_terminal_shows_what_a_person_wants(run):
 
 def test_the_command_that_a_run_names_gives_the_same_figures(run, tmp_path):
     printed = shlex.split(
-        next(line for line in run[0].stdout.splitlines() if "python evaluate.py" in line).split("evaluate.py")[1]
+        next(line for line in run[0].stdout.splitlines() if "visllama evaluate" in line).split("evaluate", 1)[1]
     )
     ended = evaluate(
         *printed, "trainer=cpu", "evaluation.scenes_caption.source.num_records=20", "hydra.run.dir=again", cwd=tmp_path

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from rich import get_console
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 STARTED = time.perf_counter()
 """When the program began; this module is imported first, before the heavy ones."""
@@ -90,21 +91,18 @@ def say(*renderables: object) -> None:
     console = get_console()  # the one of the bars, so that it prints above them
     plain = Console(file=io.StringIO(), width=100)
     for renderable in renderables:
+        if isinstance(renderable, Table):
+            renderable.show_edge = is_terminal()  # a file has no use for frames
         markup = not isinstance(renderable, str)  # text may hold square brackets of its own
         console.print(renderable, markup=markup, highlight=False, soft_wrap=True)
         plain.print(renderable, markup=markup, highlight=False, soft_wrap=True)
-    _log(plain.file.getvalue().rstrip("\n"))
+    log(plain.file.getvalue().rstrip("\n"))
 
 
-def note(text: str) -> None:
-    """Write a line of progress into the run's log, and print it where no terminal shows it by bars."""
-    if not is_terminal():
-        say(text)
-    elif is_first_rank():
-        _log(text)
-
-
-def _log(text: str) -> None:
+def log(text: str) -> None:
+    """Write text into the run's log alone, on the first rank."""
+    if not is_first_rank():
+        return
     _UNLOGGED.append(logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None))
     # To files alone: between the jobs of a sweep the root logger also writes to the terminal.
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]

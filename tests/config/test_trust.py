@@ -36,7 +36,7 @@ def test_what_chooses_code_is_not_taken_out_of_a_folder(tmp_path, word):
     with pytest.raises(ConfigError, match="its command would choose which code runs") as refused:
         replay([f"resume={tmp_path}", "trainer.devices=2"])
     typed = shlex.join([word, f"resume={tmp_path}", "trainer.devices=2"])
-    assert str(refused.value).endswith(f"type it:  python train.py {typed}"), refused.value
+    assert str(refused.value).endswith(f"type it:  visllama train {typed}"), refused.value
 
 
 @pytest.mark.parametrize("word", [word for word in CODE if not word.startswith("-") and "=" in word])

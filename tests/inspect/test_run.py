@@ -38,6 +38,6 @@ def test_it_fits_80_columns(compose_config, tmp_path, monkeypatch, capsys):
     inspect(compose_config("inspect", "stage=finetune", "stage.template=vicuna", *SMALL, "samples=3"))
     *lines, blank, wrote, train = capsys.readouterr().out.splitlines()
     assert (blank, wrote) == ("", f"Wrote {tmp_path}: inspect.html")
-    assert train == "Train on it:  python train.py stage=finetune stage.template=vicuna stage.global_batch_size=16"
+    assert train == "Train on it:  visllama train stage=finetune stage.template=vicuna stage.global_batch_size=16"
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("scenes_instructions ") for line in lines), "names are not broken"

@@ -98,7 +98,7 @@ def test_the_command_needs_no_model_no_data_and_80_columns(tmp_path):
     assert told["fits"] is False and told["switches"][0] == "trainer/strategy=fsdp"
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["plan.json"]
     *shown, run = ended.stdout.splitlines()
-    assert run.startswith("Run it:  python train.py model=real") and run.endswith(" ".join(told["switches"]))
+    assert run.startswith("Run it:  visllama train model=real") and run.endswith(" ".join(told["switches"]))
     assert max(map(len, shown)) <= 80 and "…" not in ended.stdout
     for name in ("frozen language model", "optimizer's state", "peak", "frozen blocks", "GPU"):
         assert name in ended.stdout

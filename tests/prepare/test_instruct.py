@@ -108,6 +108,6 @@ def test_the_next_command_is_named(run, tmp_path, capsys):
     entries = [{"instruction": "Hi", "input": "", "output": "Hello"}]
     run("source=instruct", f"conversations={put(tmp_path / 'alpaca.json', entries)}")
     assert capsys.readouterr().out.rstrip().splitlines()[-1] == (
-        "Train on it:  python train.py stage=finetune init_from=RUN/weights data=shards 'data/source=[instruct]' "
+        "Train on it:  visllama train stage=finetune init_from=RUN/weights data=shards 'data/source=[instruct]' "
         "evaluation=none"
     )

@@ -25,7 +25,7 @@ def test_the_program_writes_shows_and_names_the_next_command(tmp_path):
     ended = visllama("source=folder", f"images={tmp_path}/images", f"table={file}", "name=photos", cwd=work)
     assert ended.returncode == 0, ended.stderr
     assert len(read(work / "data" / "photos" / "train")) == 3
-    assert "python train.py data=shards data.sources.shards.path=data/photos/train" in ended.stdout
+    assert "visllama train data=shards data.sources.shards.path=data/photos/train" in ended.stdout
     assert "Prepared" in ended.stdout and "nothing" in ended.stdout
     assert sorted(os.listdir(work)) == ["data"], "no run folder, no log"
 
@@ -79,9 +79,9 @@ def test_coco_by_its_name_is_what_data_finds(run, tmp_path, capsys):
     run(*call, "split=val")
     assert told(capsys).endswith(f"evaluation.shards_caption.source.val_path={tmp_path}/data/coco/val")
     run(*call, "split=train")
-    assert told(capsys).endswith("python train.py data=coco evaluation=none"), "there is no test split to judge on"
+    assert told(capsys).endswith("visllama train data=coco evaluation=none"), "there is no test split to judge on"
     run(*call)
-    assert told(capsys).endswith("python train.py data=coco")
+    assert told(capsys).endswith("visllama train data=coco")
 
 
 FAKE = """#!{python}
@@ -112,7 +112,7 @@ def cc3m(tmp_path):
 def test_a_list_is_downloaded_and_indexed(run, cc3m, capsys):
     out = run(*cc3m)
     assert [text for text, _ in read(out / "train").values()] == [[f"caption {n}"] for n in range(6)]
-    assert told(capsys).startswith("Train on it:  python train.py data=cc3m")
+    assert told(capsys).startswith("Train on it:  visllama train data=cc3m")
 
 
 def test_a_list_in_parts_is_indexed_when_it_is_merged(run, cc3m, capsys):

@@ -97,11 +97,11 @@ def test_a_question_that_is_lost_is_counted_once(run, tmp_path):
 def test_the_next_command_is_named_and_composes(run, tmp_path, capsys, compose_config):
     run(*call(tmp_path, *files(tmp_path)))
     assert told(capsys) == (
-        "Judge on it:  python evaluate.py weights=RUN/weights 'evaluation=[vqav2]' evaluation.vqav2.split=val"
+        "Judge on it:  visllama evaluate weights=RUN/weights 'evaluation=[vqav2]' evaluation.vqav2.split=val"
     )
     run(*call(tmp_path, *files(tmp_path, "train2014")))
     command = told(capsys)
-    assert command.startswith("Train on it:  python train.py stage=finetune init_from=RUN/weights data=shards ")
+    assert command.startswith("Train on it:  visllama train stage=finetune init_from=RUN/weights data=shards ")
     cfg = compose_config("train", *shlex.split(command.partition("train.py ")[2]), f"paths.data={tmp_path}/data")
     assert cfg.data.sources.vqa.path == f"{tmp_path}/data/vqa/train" and list(cfg.evaluation) == ["vqav2"]
 

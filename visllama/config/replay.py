@@ -93,7 +93,7 @@ def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Se
         raise ConfigError(
             f"resume={printable(run)}: its command would choose which code runs, and bears no seal of yours (somebody "
             f"else wrote it, or it was moved here, or before there were seals): {printable(shlex.join(words))}. If you "
-            f"trust that, type it:  python train.py {printable(shlex.join([*words, *arguments]))}"
+            f"trust that, type it:  visllama train {printable(shlex.join([*words, *arguments]))}"
         )
 
 

@@ -60,7 +60,7 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
         say(f"\nWrote {folder}: inspect.html")
     check_supervised(steps, most)
     of_train = [word for word in typed if word.partition("=")[0] not in _OWN_KEYS]
-    say(f"Train on it:  {shlex.join(['python', 'train.py', *of_train])}")
+    say(f"Train on it:  {shlex.join(['visllama', 'train', *of_train])}")
     return Inspected(steps, counts, shown)
 
 

@@ -41,7 +41,7 @@ def plan(config: PlanConfig) -> Plan:
     if config.out:
         write_whole(Path(config.out), json.dumps(made.to_dict(), indent=2) + "\n")
         say(f"Wrote {config.out}")
-    say(f"Run it:  {shlex.join(['python', 'train.py', *invocation().options, *train_overrides(made.switches or [])])}")
+    say(f"Run it:  {shlex.join(['visllama', 'train', *invocation().options, *train_overrides(made.switches or [])])}")
     return made
 
 

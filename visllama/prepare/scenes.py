@@ -76,7 +76,7 @@ def prepare(config: PrepareConfig) -> dict:
         raise ConfigError(f"{out} misses its gates: {', '.join(missed)}")
     say(
         f"\nWrote {out}",
-        f"Train on it:  python train.py {shlex.join(_paths(out))}",
+        f"Train on it:  visllama train {shlex.join(_paths(out))}",
     )
     return result
 

@@ -102,7 +102,7 @@ def _adopt(config: PrepareConfig) -> dict:
     place, manifest = adopt.adopt(spec, config.keys["from"], folder, Path(config.paths["cache"]).expanduser())
     made = {spec.split: adopt.counts(manifest, started)}
     if folder is None:
-        say(_table(made), f"Indexed {place}", f"Train on it:  python train.py {shlex.join(_as_shards(place, None))}")
+        say(_table(made), f"Indexed {place}", f"Train on it:  visllama train {shlex.join(_as_shards(place, None))}")
         return {"splits": made, "out": str(place)}
     return _told(config, made)
 
@@ -148,19 +148,19 @@ def _next(config: PrepareConfig, out: Path, made: set[str]) -> list[str]:
     if "train" not in there:
         source = override("evaluation.shards_caption.source.val_path", out / sorted(there)[0])
         judge_on = f"evaluation=[shards_caption] {shlex.quote(source)}"
-        return [f"Judge on it:  python evaluate.py weights=RUN/weights {judge_on}"]
+        return [f"Judge on it:  visllama evaluate weights=RUN/weights {judge_on}"]
     default = Path(config.paths["data"]).expanduser() / str(config.name) == out
     data = f"data/{config.name}.yaml"
     if not default or not (conf_dir() / data).is_file():
         words = _as_shards(out / "train", out / "val" if "val" in there else None)
-        return [f"Train on it:  python train.py {shlex.join(words)}"]
+        return [f"Train on it:  visllama train {shlex.join(words)}"]
     words = [f"data={config.name}"]
     is_judged_on_coco = any("coco_karpathy" in str(entry) for entry in read_conf(data)["defaults"])
     if is_judged_on_coco and not (_coco(config) / "test" / "manifest.json").is_file():
         words.append("evaluation=none")
     if not (out / "val").is_dir():
         words += _without_val(config)
-    return [f"Train on it:  python train.py {' '.join(words)}"]
+    return [f"Train on it:  visllama train {' '.join(words)}"]
 
 
 def _without_val(config: PrepareConfig) -> list[str]:
@@ -182,7 +182,7 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
         words = ["evaluation=[vqav2]", f"evaluation.vqav2.split={split}"]
         if not (is_default and config.name == "vqa"):
             words.append(override("evaluation.vqav2.source.val_path", out / split))
-        return [f"Judge on it:  python evaluate.py weights=RUN/weights {shlex.join(words)}"]
+        return [f"Judge on it:  visllama evaluate weights=RUN/weights {shlex.join(words)}"]
 
     # Of each source of its own name the config knows the place, and the words behind a question.
     if is_default and (conf_dir() / "data" / "source" / f"{config.name}.yaml").is_file():
@@ -191,7 +191,7 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
         words = _as_shards(out / "train", out / "val" if "val" in there else None)
     judged = "[vqav2]" if kinds == {"questions"} and "val" in there and config.name == "vqa" and is_default else "none"
     words.append(f"evaluation={judged}")
-    return [f"Train on it:  python train.py stage=finetune init_from=RUN/weights {shlex.join(words)}"]
+    return [f"Train on it:  visllama train stage=finetune init_from=RUN/weights {shlex.join(words)}"]
 
 
 def _coco(config: PrepareConfig) -> Path:

@@ -36,6 +36,7 @@ from visllama.files import write_whole
 from visllama.machine import preemption
 from visllama.machine.devices import find_precision, frozen_dtype
 from visllama.model.sharding import compute_again
+from visllama.model.visllama import part_dtype, part_of
 from visllama.model.weights import load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
@@ -68,6 +69,9 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     data = training_data(config, assembly, maker)
     folder = run_folder()
     if config.check_only:
+        dtype = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+        for name, parameter in model.named_parameters():  # of no memory, and so far in the dtype of its file
+            parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
         say(*startup_tables(config, model, data, folder, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
@@ -135,8 +139,8 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     again = shlex.join(evaluate_overrides(config, folder))
     say(
         ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
-        f"\nWrote {folder}: weights/ metrics.json; index.html shows and links all",
-        *([f"Judge it again, or elsewhere:  python evaluate.py {again}"] if config.evaluation else []),
+        f"Wrote {folder}: weights/ metrics.json; index.html shows and links all",
+        *([f"Judge it again, or elsewhere:  visllama evaluate {again}"] if config.evaluation else []),
     )
     return metrics
 

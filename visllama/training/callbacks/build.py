@@ -55,6 +55,6 @@ def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, 
             folder,
             trainer.checkpoint_every_steps,
             trainer.keep_checkpoints,
-            shlex.join(["python", "train.py", *words_to_go_on(folder)]),
+            shlex.join(["visllama", "train", *words_to_go_on(folder)]),
         ),
     ]

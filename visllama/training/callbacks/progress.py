@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import timedelta
 
@@ -9,9 +10,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from visllama.console import bars, note
+from visllama.console import bars, is_terminal, log, say
 
 _DRAW_EVERY_S = 0.2
+_TELL_EVERY_S = 10.0
 
 
 class Throughput(Callback):
@@ -37,14 +39,15 @@ class Throughput(Callback):
 class StepProgress(Callback):
     """Show how far a run is: a bar on a terminal, and a line in the log every `trainer.log_every_steps`.
 
-    Where there is no terminal, the lines are printed too.
+    Where there is no terminal, such a line is printed every ten seconds.
     """
 
     def __init__(self) -> None:
         self._bars: Progress | None = None
         self._training: TaskID | None = None
         self._validation: TaskID | None = None
-        self._drawn = 0.0
+        self._drawn = -math.inf
+        self._told = -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -61,7 +64,7 @@ class StepProgress(Callback):
             speed = f"{figures['train/samples_per_second']:.0f} samples/s"
             left = f"{timedelta(seconds=round(self._seconds_left(trainer)))} left"
             self._bars.update(self._training, figures=f"{loss}  {speed}  {left}")
-            note(f"step {step} of {trainer.max_steps}: {loss}  lr {rate:.2e}  {speed}  {left}")
+            self._tell(f"step {step} of {trainer.max_steps}: {loss}  lr {rate:.2e}  {speed}  {left}")
         self._draw()
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -89,6 +92,14 @@ class StepProgress(Callback):
             self._bars = bars(*columns, TextColumn("{task.fields[figures]}"), auto_refresh=False)
             self._bars.start()
         return self._bars.add_task(name, total=total, figures="")
+
+    def _tell(self, line: str) -> None:
+        now = time.perf_counter()
+        if is_terminal() or now - self._told < _TELL_EVERY_S:
+            log(line)
+        else:
+            say(line)
+            self._told = now
 
     def _draw(self, at_once: bool = False) -> None:
         now = time.perf_counter()

@@ -10,7 +10,7 @@ from itertools import islice
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
-from visllama.console import STARTED, say
+from visllama.console import STARTED, is_terminal, log, say
 from visllama.data.datamodule import TrainingData
 from visllama.data.record import images_of
 from visllama.data.turns import turns_of
@@ -39,7 +39,10 @@ class SampleTexts(Callback):
         if trainer.is_global_zero:
             loss = float(trainer.callback_metrics["val/loss"])
             after = f"after {time.perf_counter() - STARTED:.0f} s"
-            say(f"step {trainer.global_step} of {trainer.max_steps}, {after}: validation loss {loss:.3f}", *lines)
+            shown = lines if is_terminal() else lines[:1]  # of a file one is enough: the log has all
+            say(f"step {trainer.global_step} of {trainer.max_steps}, {after}: validation loss {loss:.3f}", *shown)
+            for line in lines[len(shown) :]:
+                log(line)
 
 
 def _readable(data: TrainingData, source: str) -> Iterator[dict]:

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
+from rich import get_console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -22,6 +23,9 @@ from visllama.machine.devices import count_ranks, find_device, find_precision, f
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.training.optim import lr_scale, part_rate
 from visllama.training.optimizer_states import measure_states
+
+_WIDE = 75
+"""Columns of a terminal from which on the classes of the parts are shown."""
 
 
 def startup_tables(
@@ -49,6 +53,8 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path) -> Table:
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
 
     table = Table(title="Run", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is there to be copied
     table.add_row("folder", escape(str(folder)))
     table.add_row("device", f"{device_name}: {_count(per_node, 'rank')}" + f" on each of {nodes} nodes" * (nodes > 1))
     table.add_row("precision", f"{precision}, frozen weights in {dtype}")
@@ -57,7 +63,7 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path) -> Table:
         f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {decimal(each)} (one more while it saves); "
         f"{decimal(shutil.disk_usage(existing).free)} free",
     )
-    table.add_row("time", f"measured from step {trainer.log_every_steps} on; on a GPU, visllama plan tells it before")
+    table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
     return table
 
 
@@ -80,9 +86,13 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         model: The model, as it trains.
         optim: The `optim` config group.
     """
-    table = Table("part", "class", title="Model")
+    table = Table(title="Model")
+    table.add_column("part", no_wrap=True)
+    is_wide = get_console().width >= _WIDE
+    if is_wide:
+        table.add_column("class")
     for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
-        table.add_column(header, justify=justify)
+        table.add_column(header, justify=justify, no_wrap=True)
     own: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
         own.setdefault(part_of(name), []).append(parameter)
@@ -93,7 +103,8 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         dtypes = "/".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
         state = "[green]trained[/]" if name in model.trainable else "frozen"
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
-        table.add_row(name, "LoRA" if part is None else type(inner).__name__, f"{count:,}", f"{mib:.1f}", dtypes, state)
+        kind = ["LoRA" if part is None else type(inner).__name__] if is_wide else []
+        table.add_row(name, *kind, f"{count:,}", f"{mib:.1f}", dtypes, state)
     encoder = type(model.vision_encoder).__name__
     fits = encoder in getattr(model.connector, "exports_with", (encoder,))
     holder = getattr(model.connector, "exports_to", None) if fits else None
