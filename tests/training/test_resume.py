@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import shutil
@@ -152,3 +153,17 @@ def test_a_run_that_was_stopped_behind_its_last_step_still_validates_it(tmp_path
     after = load_file(tmp_path / "weights" / "visllama.safetensors")
     assert before.keys() == after.keys() and all(before[name].equal(after[name]) for name in before)
     assert (tmp_path / "curves.png").is_file() and len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "saved",
+    ["trainer.val_check_interval=0.4", "trainer.checkpoint_every_steps=5", "trainer.val_check_interval=null"],
+)
+def test_a_finished_run_that_is_made_longer_logs_each_step_once(tmp_path, saved):
+    """Whether its last step was saved at a validation, at its own end, or at the run's."""
+    small = [*RUN, "data.num_val_records=4", "trainer.log_every_steps=1"]
+    finish(*small, saved, "trainer.max_steps=5", f"hydra.run.dir={tmp_path}")
+    finish(f"resume={tmp_path}", "trainer.max_steps=9")
+    rows = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == list(range(9))
