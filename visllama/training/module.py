@@ -174,7 +174,7 @@ class VisLlamaModule(pl.LightningModule):
             last["is_last_batch"] = False
             fit["epoch_progress"]["current"]["processed"] = 0
             fit["epoch_progress"]["current"]["completed"] = 0
-            # By it loggers count steps. Lightning saves it one too low, and adds one where the step was saved at its end,
+            # By it loggers count steps. Lightning saves one too few, and adds one where a step was saved at its end,
             # but none where it was at its validation.
             is_added = last["total"]["completed"] < last["total"]["processed"]
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - is_added
