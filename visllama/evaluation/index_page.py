@@ -21,6 +21,7 @@ _DESCRIPTIONS = {
     "consumed.jsonl": "the items of each step",
     "curves.png": "losses and learning rates over the steps",
     "evaluations": "what was judged",
+    "hparams.yaml": "the configuration as the loggers were told it",
     "gallery.html": "pictures with what was said of them, to be sorted and searched",
     "log.txt": "all that was said, and what no terminal shows",
     "metrics.csv": "what was logged, step by step",
