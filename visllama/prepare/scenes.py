@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import shlex
 import subprocess
 import sys
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -27,6 +29,8 @@ from visllama.data.scenes.renderer import IMAGE_SIZE_PX
 from visllama.data.scenes.world import WORLD_VERSION
 from visllama.errors import ConfigError
 from visllama.files import write_whole
+from visllama.machine import preemption
+from visllama.machine.workers import end_with_parent, executor
 from visllama.model.pretrained import quietly
 
 
@@ -41,8 +45,9 @@ def prepare(config: PrepareConfig) -> dict:
     out = Path(config.out or folder / "pretrained").resolve()
     started = time.perf_counter()
     llama.train_tokenizer(recipe["vocab_size"]).save_pretrained(out / "llama")
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(2, mp_context=context) as pool:
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(end_with_parent)
+    with manager, executor(2) as pool:
         reports = manager.Queue()
         shared = (out, recipe, config.seed, config.keys["threads"], reports)
         train = [pool.submit(work, *shared) for work in (_train_clip, _train_llama)]
@@ -151,7 +156,8 @@ def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
         "evaluation.scenes_caption.controls=[]",
         override("hydra.run.dir", folder),
     ]
-    ended = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {preemption.PARENT: str(os.getpid())}  # with which it ends
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     if ended.returncode:
         raise RuntimeError(f"the short connector run failed: {ended.stderr[-1000:]}")
     return json.loads((folder / "metrics.json").read_text())["evaluations"]["scenes_caption"]["metrics"]["CIDEr"]

@@ -6,26 +6,23 @@ Whoever reads `SPLIT` therefore never sees a part of it, and what was interrupte
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
+from visllama.console import bars
 from visllama.data.shards.index import ShardIndex
 from visllama.data.shards.manifest import Manifest, index_tars
 from visllama.errors import ConfigError
 from visllama.files import WriteFailed, flush, locked, write_whole
+from visllama.machine.workers import executor
 from visllama.prepare.layout import SplitLayout, refuse_too_many_bad
 from visllama.prepare.raw import Skipped
 from visllama.prepare.shard import ShardJob, make_shard, report_of
@@ -182,7 +179,7 @@ def _work(title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int 
     total = sum(plan.shard_bytes)
     num_workers = min(num_workers or os.cpu_count() or 1, len(jobs)) if total > _SERIAL_BYTES else 1
     columns = TextColumn(title), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
-    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as progress, _pool(num_workers) as run:
+    with bars(*columns) as progress, _pool(num_workers) as run:
         task = progress.add_task("", total=total)
         for size, skipped in zip(plan.shard_bytes, run(make_shard, jobs), strict=True):
             progress.advance(task, size)
@@ -194,7 +191,7 @@ def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
     if num_workers <= 1:
         yield map
         return
-    pool = ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), _end_with_parent)
+    pool = executor(num_workers)
     try:
         yield pool.map
     except BrokenProcessPool as error:
@@ -203,14 +200,3 @@ def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Let a worker end at Ctrl-C without a word, and when its parent was killed: it would wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from visllama.data.shards.index import INDEX_VERSION, Row, ShardIndex, index_sha
 from visllama.data.shards.remote import FetchError, check_address, is_remote
 from visllama.errors import ConfigError
 from visllama.files import locked, write_whole
+from visllama.machine.workers import executor
 
 MANIFEST = "manifest.json"
 _SERIAL_BYTES = 2**28
@@ -250,7 +249,7 @@ def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
     if num_workers <= 1:
         yield map
     else:
-        with ProcessPoolExecutor(num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        with executor(num_workers) as pool:
             yield pool.map
 
 
