@@ -257,3 +257,10 @@ def test_real_photos_layout_trains_and_is_judged(tmp_path):
     assert "'evaluation=[shards_caption]' evaluation.shards_caption.source.path=photos.tar" in ended.stdout
     assert "evaluation.shards_caption.source.val_fraction=0.5" in ended.stdout
     assert (tmp_path / "out" / "evaluations" / "shards_caption" / "gallery.html").read_text().count("<figure ") == 6
+
+
+def test_a_profiler_leaves_its_report_in_the_runs_folder(tmp_path):
+    ended = train("profiler=simple", "judge=false", "hydra.run.dir=out", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    report = (tmp_path / "out" / "fit-profile.txt").read_text()
+    assert "run_training_batch" in report and "Total time" in report

@@ -60,8 +60,7 @@ def check_nodes(cfg: DictConfig) -> None:
     nodes += [(f"data.sources.{name}", "data", node) for name, node in cfg.data.sources.items()]
     nodes += [(f"evaluation.{name}.source", "evaluation", e.source) for name, e in cfg.evaluation.items()]
     nodes.append(("optim", "optim", cfg.optim))
-    if cfg.loss is not None:
-        nodes.append(("loss", "loss", cfg.loss))
+    nodes += [(group, group, cfg[group]) for group in ("loss", "profiler") if cfg[group] is not None]
     if isinstance(cfg.optim.get("schedule"), DictConfig):
         nodes.append(("optim.schedule", "optim/schedule", cfg.optim.schedule))
     for group in ("logger", "callbacks"):

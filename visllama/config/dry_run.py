@@ -42,8 +42,14 @@ def check_parts(config: TrainConfig) -> None:
         check_loss(config.loss, config.plugins)
     if isinstance(config.optim["schedule"], Mapping):
         check_schedule(config.optim["schedule"], config.plugins)
-    _check_kinds("logger", config.logger, "lightning.pytorch.loggers.Logger", config.plugins)
-    _check_kinds("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback", config.plugins)
+    for group, nodes, base in (
+        ("logger", config.logger, "lightning.pytorch.loggers.Logger"),
+        ("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback"),
+    ):
+        for name, node in nodes.items():
+            _check_kind(f"{group}.{name}", node, base, config.plugins)
+    if config.profiler is not None:
+        _check_kind("profiler", config.profiler, "lightning.pytorch.profilers.Profiler", config.plugins)
     if isinstance(config.trainer.strategy, Mapping):
         _checked_class("trainer.strategy", config.trainer.strategy, config.plugins)
 
@@ -177,21 +183,19 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
     )
 
 
-def _check_kinds(group: str, nodes: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:
-    """Check that what the options of a group name derives from a class, and takes the arguments that it is given.
+def _check_kind(key: str, node: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:
+    """Check that what a node names derives from a class, and takes the arguments that it is given.
 
     Args:
-        group: The group, below whose key each option stands by its name.
-        nodes: The options.
+        key: Where the node stands.
+        node: The node.
         base: The path of the class.
         plugins: The user's packages.
     """
-    for name, node in nodes.items():
-        key = f"{group}.{name}"
-        found = _class_of(key, node, plugins)
-        if not issubclass(found, resolve(base)):  # before its arguments: those of a wrong class help nobody
-            raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
-        check_arguments(key, found, _arguments(node), set())
+    found = _class_of(key, node, plugins)
+    if not issubclass(found, resolve(base)):  # before its arguments: those of a wrong class help nobody
+        raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
+    check_arguments(key, found, _arguments(node), set())
 
 
 def _checked_class(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:

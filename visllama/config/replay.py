@@ -38,7 +38,16 @@ COMMAND = "command.yaml"
 AUTO, LAST = "auto", "last"
 _RENAMED = {"trainer.val_fraction": "trainer.val_check_interval"}
 """Keys that a run of an earlier version may have been given, and what they are called now."""
-FREE = ("trainer.", "logger.", "paths.", "micro_batch_size", "data.num_workers", "data.allow_reorder", "resume")
+FREE = (
+    "trainer.",
+    "logger.",
+    "profiler",
+    "paths.",
+    "micro_batch_size",
+    "data.num_workers",
+    "data.allow_reorder",
+    "resume",
+)
 """What a run that goes on may have otherwise: how it computes, and not what."""
 _FREE_REORDERED = ("seed", "data.")
 

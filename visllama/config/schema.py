@@ -141,6 +141,7 @@ class TrainConfig(RunConfig):
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
+    profiler: Any = None
     judged_on: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
 
 

@@ -22,6 +22,7 @@ _DESCRIPTIONS = {
     "curves.png": "losses and learning rates over the steps",
     "evaluations": "what was judged",
     "hparams.yaml": "the configuration as the loggers were told it",
+    "fit-profile.txt": "how long each part of a step takes",
     "gallery.html": "pictures with what was said of them, to be sorted and searched",
     "log.txt": "all that was said, and what no terminal shows",
     "metrics.csv": "what was logged, step by step",

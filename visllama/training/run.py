@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.choices import READ_BY_EVALUATE
+from visllama.config.instantiate import build
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.overrides import key_of, override
 from visllama.config.plain import to_dict, to_yaml
@@ -253,6 +254,7 @@ def build_trainer(
         enable_model_summary=False,
         enable_progress_bar=False,  # `StepProgress` shows it
         logger=list(loggers),
+        profiler=build(config.profiler, config.plugins) if config.profiler else None,
         plugins=plugins,
         callbacks=build_callbacks(config, folder, captioners),
         default_root_dir=folder,
