@@ -260,7 +260,7 @@ def test_real_photos_layout_trains_and_is_judged(tmp_path):
 
 
 def test_a_profiler_leaves_its_report_in_the_runs_folder(tmp_path):
-    ended = train("profiler=simple", "judge=false", "hydra.run.dir=out", cwd=tmp_path)
+    ended = train(*SHORT, "profiler=simple", "judge=false", "hydra.run.dir=out", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr[-2000:]
     report = (tmp_path / "out" / "fit-profile.txt").read_text()
     assert "run_training_batch" in report and "Total time" in report

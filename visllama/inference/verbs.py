@@ -92,7 +92,7 @@ def next_line(prompt: str) -> str | None:
     try:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
-        print()
+        print(end="\n" if prompt else "")
         return None
 
 
