@@ -1,8 +1,12 @@
+import ast
+from collections.abc import Iterator
 from dataclasses import is_dataclass
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+import visllama
 from visllama.config import plain as module
 from visllama.config.plain import evaluations, judging, plain, to_dict, to_yaml
 from visllama.config.schema import PrepareConfig
@@ -50,3 +54,37 @@ def test_the_keys_of_a_source_stand_apart(configure):
     config = configure("prepare", "source=folder", "images=i")
     assert type(config) is PrepareConfig and config.source == "folder"
     assert config.keys["images"] == "i" and "source" not in config.keys and "keys" not in to_dict(config)
+
+
+def assignments(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield the variable and the line of each assignment to an attribute or an item."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            targets = [node.target]
+        else:
+            continue
+        for target in targets:
+            if not isinstance(target, (ast.Attribute, ast.Subscript)):
+                continue
+            while isinstance(target, (ast.Attribute, ast.Subscript)):
+                target = target.value
+            if isinstance(target, ast.Name):
+                yield target.id, node.lineno
+
+
+def test_an_assignment_to_a_configuration_is_found():
+    tree = ast.parse("config.trainer.max_steps = 3\nconfig.model['lora'] = None\nconfig = 4\nother.seed = 1")
+    assert [line for name, line in assignments(tree) if name == "config"] == [1, 2]
+
+
+def test_below_the_door_nothing_assigns_to_a_configuration():
+    """The dataclasses cannot be frozen: OmegaConf would refuse every override of one that is."""
+    package = Path(visllama.__file__).parent
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] not in ("config", "sweep", "cli.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found += [f"{path}:{line}" for name, line in assignments(tree) if name == "config"]
+    assert found == []
