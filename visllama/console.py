@@ -61,6 +61,14 @@ def is_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
+class _Bars(Progress):
+    """Bars beside a cursor that stays: a process that has to leave at once could not bring it back."""
+
+    def start(self) -> None:
+        super().start()
+        self.console.show_cursor()
+
+
 def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
     """Build progress bars, which are gone from the terminal when their work ends; what is said stands above them.
 
@@ -71,7 +79,7 @@ def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
         auto_refresh: Whether a thread draws the bars again, ten times a second; otherwise their `refresh` does.
     """
     is_drawn = is_first_rank() and is_terminal()
-    return Progress(
+    return _Bars(
         *columns, console=get_console(), transient=True, disable=not is_drawn, auto_refresh=auto_refresh and is_drawn
     )
 

@@ -12,6 +12,7 @@ import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
@@ -63,7 +64,7 @@ def check_target(target: object, plugins: Sequence[str] = ()) -> str:
 
 
 def _package(target: object) -> str | None:
-    return target.rpartition(".")[0] if isinstance(target, str) else None
+    return target.partition(".")[0] if isinstance(target, str) else None
 
 
 def resolve(target: object, plugins: Sequence[str] = ()) -> type:
@@ -97,6 +98,10 @@ def _locate(path: str) -> object:
     for name in names:
         at = f"{at}.{name}"
         is_inside = hasattr(found, name) or not inspect.ismodule(found)
+        if not is_inside and not hasattr(found, "__path__"):  # a module, in which no other can lie
+            close = get_close_matches(name, vars(found), 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise AttributeError(f"{found.__name__} has no {name}{hint}")
         found = getattr(found, name) if is_inside else import_module(at)
     return found
 
@@ -179,7 +184,9 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
         ConfigError: If it is not allowed, not there, or lacks what its role needs.
     """
     found = resolve(target, plugins)
+    abstract = getattr(found, "__abstractmethods__", ())  # what its base class leaves to it
     lacking = [name for name in _INTERFACES[role] if not hasattr(found, name)]
+    lacking += sorted(name for name in abstract if name not in lacking)
     if lacking:
         told = ", ".join(f"{name}{_HOW.get(name, '')}" for name in lacking)
         raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {told}{example_of(role)}")

@@ -118,7 +118,7 @@ TYPED = [
     ("push_to_hub=true", "leave it out"),
     ("callbacks=early_stopping", WORKS),
     ("'callbacks=[early_stopping,keep_best]'", WORKS),
-    ("callbacks=nope", "callbacks=early_stopping, keep_best"),
+    ("callbacks=nope", "callbacks=early_stopping, keep_best; one of your own is found by --config-dir DIR"),
     ("adam_beta2=0.95", "Did you mean optim.betas?"),
     ("mm_projector_lr=2e-5", "Did you mean optim.lr_by_part.connector?"),
     ("mm_use_im_start_end=False", "always stands between two learned markers"),
@@ -148,6 +148,22 @@ TYPED = [
 def test_it_works_or_the_message_says_what_to_type(compose_config, typed, told):
     message = refusal(compose_config, "train", *shlex.split(typed))
     assert message is None if told is WORKS else told in message, message
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "typed", "told"),
+    [
+        ("data/source/mine", "_target_: lab.Mine", "data/source=[mine]", "# @package data.sources.mine"),
+        ("logger/mine", "_target_: lab.Mine", "logger=mine", "# @package logger.NAME"),
+        ("callbacks/mine", "_target_: lab.Mine\nevery_steps: 2", "callbacks=mine", "# @package callbacks.NAME"),
+    ],
+)
+def test_an_option_of_ones_own_without_its_first_line_is_told_which(tmp_path, place, content, typed, told):
+    path = tmp_path / "conf" / f"{place}.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    ended = visllama(tmp_path, "--config-dir", "conf", typed)
+    assert ended.returncode == 2 and told in ended.stderr, ended.stderr
 
 
 def visllama(folder, *words: str) -> subprocess.CompletedProcess:

@@ -53,13 +53,13 @@ def test_what_is_typed_again_is_taken(tmp_path, word):
 def test_a_config_folder_is_typed_again_too(run):
     write_hydra(run, "hydra.searchpath=[/a]", config_dir="/my conf")
     with pytest.raises(
-        ConfigError, match=r"train.py --config-dir '/my conf' 'hydra\.searchpath=\[/a\]' resume="
+        ConfigError, match=r"visllama train --config-dir '/my conf' 'hydra\.searchpath=\[/a\]' resume="
     ) as refused:
         replay([f"resume={run}"])
     typed = shlex.split(str(refused.value).rpartition("train.py ")[2])
     assert replay(typed)[-4:] == typed[-4:] and "seed=3" in replay(typed)
     write_command_file(run, options=["--config-dir", "/x"])
-    with pytest.raises(ConfigError, match=r"train\.py --config-dir /x resume="):
+    with pytest.raises(ConfigError, match=r"visllama train --config-dir /x resume="):
         replay([f"resume={run}"])
     assert "/x" not in replay([f"resume={run}", "--config-dir=/y"])
 

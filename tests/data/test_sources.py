@@ -88,7 +88,7 @@ def test_a_class_that_is_no_source_is_refused_with_what_it_lacks(tmp_path, monke
     (tmp_path / "bare.py").write_text(f"from visllama.data.source import Source\n{body}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
-        with pytest.raises(ConfigError, match=rf"^data\.sources\.a\._target_=bare\.Mine: is no source: {says}"):
+        with pytest.raises(ConfigError, match=rf"^data\.sources\.a\._target_=bare\.Mine:? is no source: {says}"):
             build_source("data.sources.a", {"_target_": "bare.Mine"}, "train", ["bare"])
     finally:
         sys.modules.pop("bare", None)
@@ -136,3 +136,16 @@ def test_a_later_record_that_is_none_is_masked_like_one_of_a_shard(own, make_mod
     faults = {sample.key: sample.fault and str(sample.fault) for sample in samples}
     assert {fault is None for key, fault in faults.items() if "#" in key} == {True} and len(faults) == 3
     assert "text: '2': has no captions: they are a list, not str" in faults["mine/2"]
+
+
+class OnlyTrain(Records):
+    def __init__(self, split):
+        super().__init__({"train": [1, 2]}[split])
+
+
+def test_a_source_that_cannot_be_made_is_named_with_its_split():
+    node = {"_target_": f"{__name__}.OnlyTrain"}
+    with pytest.raises(
+        ConfigError, match=r"data\.sources\.a\._target_=.*OnlyTrain: .* for split=val \(KeyError: 'val'\)"
+    ):
+        build_source("data.sources.a", node, "val", [__name__.partition(".")[0]])

@@ -102,7 +102,7 @@ def test_the_next_command_is_named_and_composes(run, tmp_path, capsys, compose_c
     run(*call(tmp_path, *files(tmp_path, "train2014")))
     command = told(capsys)
     assert command.startswith("Train on it:  visllama train stage=finetune init_from=RUN/weights data=shards ")
-    cfg = compose_config("train", *shlex.split(command.partition("train.py ")[2]), f"paths.data={tmp_path}/data")
+    cfg = compose_config("train", *shlex.split(command.partition(" train ")[2]), f"paths.data={tmp_path}/data")
     assert cfg.data.sources.vqa.path == f"{tmp_path}/data/vqa/train" and list(cfg.evaluation) == ["vqav2"]
 
 

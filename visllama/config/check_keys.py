@@ -70,6 +70,9 @@ def check_nodes(cfg: DictConfig) -> None:
     for key, group, node in nodes:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             name = key.rpartition(".")[2]
+            require(
+                name != "_target_", f"{group}: the YAML of {node} has to begin with the line  # @package {group}.NAME"
+            )
             require(not key.startswith("data.sources.") or not isinstance(node, DictConfig),
                     f"{key}={node}: no such source is chosen: name it in data/source=[..,{name}], or take it out by "
                     f"'~{key}'")  # fmt: skip

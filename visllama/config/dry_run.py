@@ -132,7 +132,12 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
         issubclass(found, torch.optim.Optimizer), f"optim._target_={optim['_target_']} is no optimizer of torch's kind"
     )
     arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
-    find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+    try:
+        find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+    except ConfigError as error:
+        if "unexpected keyword argument 'weight_decay'" in str(error):
+            raise ConfigError(f"{error}: an optimizer's constructor takes params, lr and weight_decay") from error
+        raise
 
 
 def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:

@@ -22,6 +22,9 @@ from visllama.config.overrides import key_of, override
 from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
 
+_NAMED_BELOW = {"data/source": "data.sources", "logger": "logger", "callbacks": "callbacks", "evaluation": "evaluation"}
+"""The groups of which several options may be chosen, and below which key each stands by its name."""
+
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
     """Return what is wrong with a command line, and what would be right; None for an error that is not about it.
@@ -41,7 +44,11 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     if isinstance(error, MissingConfigException):
-        return _about_option(error, said, groups)
+        return _about_option(error, said, groups, arguments)
+    composed = re.match(r"In '([\w/]+)/(\w+)'", said[0])
+    if composed and composed[1] in _NAMED_BELOW:
+        place = f"{_NAMED_BELOW[composed[1]]}.{composed[2]}"
+        return f"{composed[1]}={composed[2]}: its YAML has to begin with the line  # @package {place}  ({said[-1]})"
     if isinstance(error, OverrideParseException):
         return _about_grammar(error.override, said)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -129,7 +136,9 @@ def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
             yield from _dotted(node[name], f"{key}.")
 
 
-def _about_option(error: MissingConfigException, said: list[str], groups: dict[str, list[str]]) -> str:
+def _about_option(
+    error: MissingConfigException, said: list[str], groups: dict[str, list[str]], arguments: Sequence[str]
+) -> str:
     """Explain an option that a group does not have."""
     missing = re.search(r"'([^']*)'", said[0])
     group, _, option = (error.missing_cfg_file or (missing[1] if missing else "")).rpartition("/")
@@ -142,7 +151,8 @@ def _about_option(error: MissingConfigException, said: list[str], groups: dict[s
     elsewhere = [f"{other}={option}" for other, options in groups.items() if option in options]
     close = [f"{group}={name}" for name in get_close_matches(option, groups[group], 2)]
     hint = f"did you mean {' or '.join(elsewhere + close)}? " if elsewhere or close else ""
-    return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}"
+    own = "" if "--config-dir" in arguments else "; one of your own is found by --config-dir DIR"
+    return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}{own}"
 
 
 def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from inspect import isabstract
 from typing import Any
 
 import numpy as np
@@ -35,9 +34,6 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
             f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
             f"class {kind.__name__}(Source)"
         )
-    if isabstract(kind):
-        lacking = ", ".join(sorted(kind.__abstractmethods__))
-        raise ConfigError(f"{key}._target_={node['_target_']}: is no source: it has no {lacking}")
     arguments = {name: value for name, value in node.items() if name not in ("_target_", *MIX_KEYS)}
     check_arguments(key, kind, arguments, {"split"})
     return kind, arguments
@@ -54,6 +50,14 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         source = kind(split=split, **arguments)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
+    except Exception as error:
+        if kind.__module__.startswith("visllama."):
+            raise
+        told = f"{type(error).__name__}: {error}".splitlines()[0]  # of whatever type a class of the user's raises
+        raise ConfigError(
+            f"{key}._target_={node['_target_']}: cannot be made for split={split} ({told}); a source is made for "
+            f"train, and for val unless trainer.val_check_interval=null"
+        ) from error
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
     _check_first(key, source)

@@ -279,9 +279,11 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
         expected = description["base_sha256"].get(part)
         actual = hash_tensors(_part(model, part), torch.bfloat16)
         if actual != expected:
+            described = description["parts"][part]
+            name = described["arguments"].get("path", described["kind"])
             raise ConfigError(
-                f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here "
-                f"{description['parts'][part]['arguments'].get('path')} has {actual[:12]}"
+                f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here {name} has "
+                f"{actual[:12]}: its weights have to be the same each time that they are loaded"
             )
     transform = json.loads(json.dumps(model.vision_encoder.transform.to_dict()))
     if description.get("image_transform") != transform:

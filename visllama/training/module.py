@@ -168,16 +168,18 @@ class VisLlamaModule(pl.LightningModule):
             self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if checkpoint["global_step"] >= self.num_steps:
+            return
         fit = checkpoint["loops"]["fit_loop"]
         last = fit["epoch_loop.batch_progress"]
-        if last["is_last_batch"] and checkpoint["global_step"] < self.num_steps:  # the run is to be longer now
+        if last["is_last_batch"]:  # it was the last step of a run that is to be longer now
             last["is_last_batch"] = False
-            fit["epoch_progress"]["current"]["processed"] = 0
-            fit["epoch_progress"]["current"]["completed"] = 0
             # By it loggers count steps. Lightning saves one too few, and adds one where a step was saved at its end,
             # but none where it was at its validation.
             is_added = last["total"]["completed"] < last["total"]["processed"]
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - is_added
+        fit["epoch_progress"]["current"]["processed"] = 0
+        fit["epoch_progress"]["current"]["completed"] = 0
 
     def _over_ranks(self, tensor: Tensor, op: str = "sum") -> Tensor:
         return self.trainer.strategy.reduce(tensor, reduce_op=op) if self.trainer.world_size > 1 else tensor

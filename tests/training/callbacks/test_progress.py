@@ -116,4 +116,5 @@ def test_a_validation_has_a_bar_of_its_own_while_it_lasts(monkeypatch):
     progress._draw(at_once=True)
     assert "validate" not in terminal.getvalue()[before:]
     progress.on_exception()
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l"), "the cursor is there"
     assert terminal.getvalue().rstrip().endswith("\x1b[2K"), "nothing of the bars stays behind"

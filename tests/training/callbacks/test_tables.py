@@ -89,10 +89,12 @@ def test_the_table_of_the_run_says_where_it_computes_and_writes(make_model, conf
     config = configure(
         "train", "trainer=cpu", "trainer.devices=2", "trainer/strategy=ddp", "trainer.keep_checkpoints=3"
     )
-    told = " ".join(shown(run_table(config, make_model(), tmp_path / "a" / "run"), 200).split())
+    told = " ".join(shown(run_table(config, make_model(), tmp_path / "a" / "run", 40), 200).split())
     for text in (f"{tmp_path}/a/run", "cpu: 2 ranks", "32-true, frozen weights in float32", "3 checkpoints of"):
         assert text in told, text
-    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a").exists() and "warm-up" not in told
+    short = shown(run_table(config, make_model(), tmp_path, 6), 200)
+    assert "all steps: 10 are needed to reach the rate" in short
 
 
 def test_a_checkpoint_is_as_large_as_the_table_says(make_model, configure):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -91,7 +91,7 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
     return found
 
 
-def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, Sequence[tuple[int, float]]]]:
+def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple[int, float], ...]]]:
     """Yield each learning rate once, with the names of all parts that it is the rate of."""
     parts: dict[tuple[tuple[int, float], ...], dict[str, None]] = {}
     for name in sorted(points):

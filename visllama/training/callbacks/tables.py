@@ -21,7 +21,7 @@ from visllama.data.datamodule import TrainingData
 from visllama.data.source import count_items
 from visllama.machine.devices import count_ranks, find_device, find_precision, frozen_dtype
 from visllama.model.visllama import PARTS, VisLlama, part_of
-from visllama.training.optim import lr_scale, part_rate
+from visllama.training.optim import lr_scale, part_rate, warmup_steps
 from visllama.training.optimizer_states import measure_states
 
 _WIDE = 75
@@ -35,13 +35,13 @@ def startup_tables(
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
     return [
-        run_table(config, model, folder),
+        run_table(config, model, folder, num_steps),
         parts_table(model, config.optim),
         data_table(data, config.micro_batch_size, nodes * per_node, num_steps),
     ]
 
 
-def run_table(config: TrainConfig, model: VisLlama, folder: Path) -> Table:
+def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int) -> Table:
     """Show where a run computes and writes, and how much disk its checkpoints take."""
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
@@ -64,6 +64,9 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path) -> Table:
         f"{decimal(shutil.disk_usage(existing).free)} free",
     )
     table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
+    warmup = warmup_steps(config.optim["warmup_fraction"], num_steps)
+    if warmup >= num_steps:
+        table.add_row("warm-up", f"all steps: {warmup} are needed to reach the rate (optim.warmup_fraction=0: none)")
     return table
 
 
