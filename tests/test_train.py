@@ -210,7 +210,7 @@ def test_stage_two_goes_on_from_stage_one(run, tmp_path):
     assert len([name for name in trained if "lora_" in name]) == 16
     assert set(load_file(run[1] / "weights" / "visllama.safetensors")) < set(trained)
     words = shlex.split(
-        next(line for line in ended.stdout.splitlines() if "evaluate.py" in line).split("evaluate.py")[1]
+        next(line for line in ended.stdout.splitlines() if "visllama evaluate" in line).split("evaluate", 1)[1]
     )
     again = evaluate(*words, *short[-2:], "trainer=cpu", short[-3], "hydra.run.dir=again", cwd=tmp_path)
     assert again.returncode == 0, again.stderr[-2000:]
