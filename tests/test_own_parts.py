@@ -135,7 +135,7 @@ def test_a_connector(lab):
     *_, training = commands(lab.recipe)
     without_plugin = [word for word in training if not word.startswith("plugins=")]
     refused = lab.start(*without_plugin, *SHORT)
-    assert refused.returncode == 2 and "plugins=[mylab.connectors]" in refused.stderr
+    assert refused.returncode == 2 and "plugins=[mylab]" in refused.stderr
     assert "Traceback" not in refused.stderr and not (lab.folder / "run").exists()
 
     said = lab.succeed(*training, *SHORT, *LITTLE)

@@ -25,7 +25,7 @@ from visllama.errors import ConfigError
 from visllama.evaluation.captions import read_predictions, read_references, score_captions
 from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights
-from visllama.training.metrics_csv import keep_metrics
+from visllama.tracking.metrics_csv import keep_metrics
 
 PACKAGE = Path(__file__).parent.parent / "visllama"
 

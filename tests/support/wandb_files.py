@@ -31,7 +31,16 @@ class WandbRun(NamedTuple):
 
 def read_wandb_run(folder: Path) -> WandbRun:
     """Read the one run that lies below a run folder's `wandb/`."""
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    (run,) = read_wandb_runs(folder)
+    return run
+
+
+def read_wandb_runs(folder: Path) -> list[WandbRun]:
+    """Read all that lies below a run folder's `wandb/`, in the order of its time; parts of one run have one id."""
+    return [_read(path) for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))]
+
+
+def _read(path: Path) -> WandbRun:
     config, summary, rows = {}, {}, []
     run, exit_code = None, None
     for record in _records(path):

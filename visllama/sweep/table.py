@@ -22,6 +22,7 @@ from rich.table import Table
 
 from visllama.config.objective import VAL_LOSS, Objective, find_objective, main_objectives
 from visllama.config.plain import evaluations, judging
+from visllama.config.replay import read_config
 from visllama.config.selection import SELECTING, are_rivals, swept_keys
 from visllama.console import printable, say
 from visllama.errors import ConfigError
@@ -131,15 +132,21 @@ def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
 
 
 def judge_unseen(folder: Path, config: DictConfig) -> None:
-    """Judge the weights of a job on what they have not been chosen by, and add it to its `metrics.json`."""
+    """Judge the weights of a job on what they have not been chosen by; adds it to its `metrics.json` and trackers."""
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import JudgeSettings, judge_weights
+    from visllama.tracking.loggers import build_trackers, closing, log_scores
 
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = JudgeSettings.of_config(judging(config))
-    metrics["evaluations"] |= judge_weights(folder / "weights", unseen_evaluations(config), settings, folder)
+    scores = judge_weights(folder / "weights", unseen_evaluations(config), settings, folder)
+    metrics["evaluations"] |= scores
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
+
+    trackers = build_trackers(read_config(folder / "config.yaml")["logger"], config.plugins)
+    with closing(trackers):
+        log_scores(trackers, scores, metrics["train"]["steps"])
 
 
 def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:

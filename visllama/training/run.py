@@ -41,6 +41,7 @@ from visllama.model.visllama import part_dtype, part_of
 from visllama.model.weights import load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
+from visllama.tracking.loggers import build_loggers, closing, log_scores
 from visllama.training.assembly import Assembly
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.build import build_callbacks
@@ -49,7 +50,6 @@ from visllama.training.callbacks.keep_best import KeepBest
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.tables import startup_tables
-from visllama.training.loggers import build_loggers, closing, log_scores
 from visllama.training.module import VisLlamaModule
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")

@@ -104,3 +104,12 @@ def test_a_checkpoint_is_as_large_as_the_table_says(make_model, configure):
     numbers = sum(p.numel() for p in trained)
     assert checkpoint_bytes(configure("train"), model) == 12 * numbers + 4 * len(trained)
     assert checkpoint_bytes(configure("train", "trainer.precision=64-true"), model) == 24 * numbers + 4 * len(trained)
+
+
+def test_an_optimizer_of_ones_own_takes_no_step_for_the_table(make_model, configure, tmp_path):
+    config = configure("train")
+    config.optim["_target_"] = "mylab.optim.Mine"
+    model = make_model()
+    trained = [p for name, p in model.named_parameters() if name.split(".")[0] in ("connector", "markers")]
+    assert checkpoint_bytes(config, model) == 4 * sum(p.numel() for p in trained)
+    assert "and the optimizer's state (one more" in " ".join(shown(run_table(config, model, tmp_path, 40), 200).split())

@@ -49,7 +49,7 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision = find_precision(trainer.precision, trainer.accelerator)
     dtype = str(frozen_dtype(precision)).removeprefix("torch.")
-    each = checkpoint_bytes(config, model)
+    each = decimal(checkpoint_bytes(config, model)) + " and the optimizer's state" * (not _has_known_state(config))
     existing = next(place for place in (folder, *folder.parents) if place.is_dir())
 
     table = Table(title="Run", show_header=False)
@@ -60,7 +60,7 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
     table.add_row("precision", f"{precision}, frozen weights in {dtype}")
     table.add_row(
         "disk",
-        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {decimal(each)} (one more while it saves); "
+        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {each} (one more while it saves); "
         f"{decimal(shutil.disk_usage(existing).free)} free",
     )
     table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
@@ -71,11 +71,18 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
 
 
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
-    """Return about how large a checkpoint is: what trains, and what the optimizer keeps for it."""
+    """Return about how large a checkpoint is: what trains, and what an optimizer of torch's keeps for it."""
     sizes = [p.numel() for name, p in model.named_parameters() if part_of(name) in model.trainable]
     number = 8 if config.trainer.precision == "64-true" else 4  # what trains is fp32 in all others
-    of_number, of_tensor, _ = measure_states(config.optim, config.plugins, number)
+    of_number, of_tensor = 0.0, 0
+    if _has_known_state(config):
+        of_number, of_tensor, _ = measure_states(config.optim, config.plugins, number)
     return round(sum(sizes) * (number + of_number)) + len(sizes) * of_tensor
+
+
+def _has_known_state(config: TrainConfig) -> bool:
+    """Return whether the optimizer is torch's: its state is measured by a step, which a user's may count."""
+    return config.optim["_target_"].startswith("torch.optim.")
 
 
 def _count(number: int, name: str) -> str:

@@ -2,7 +2,7 @@ import csv
 
 from lightning.pytorch.loggers import CSVLogger
 
-from visllama.training.metrics_csv import keep_metrics
+from visllama.tracking.metrics_csv import keep_metrics
 
 
 def test_rows_before_the_checkpoint_are_kept(tmp_path):

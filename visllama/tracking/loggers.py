@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.config.instantiate import build
 from visllama.machine import preemption
-from visllama.training.metrics_csv import keep_metrics
+from visllama.tracking.metrics_csv import keep_metrics
 
 
 def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: Path, first_step: int) -> list[Logger]:
@@ -26,7 +26,17 @@ def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: 
     """
     table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)  # so that a killed run keeps its rows
     rank_zero_only(keep_metrics)(table, folder, first_step)
-    return [table, *(build(node, plugins) for node in nodes.values())]
+    return [table, *build_trackers(nodes, plugins)]
+
+
+def build_trackers(nodes: Mapping[str, Mapping], plugins: Sequence[str]) -> list[Logger]:
+    """Build the loggers that the configuration names.
+
+    Args:
+        nodes: The `logger` group of the configuration, resolved.
+        plugins: The user's packages.
+    """
+    return [build(node, plugins) for node in nodes.values()]
 
 
 @rank_zero_only
@@ -34,7 +44,7 @@ def log_scores(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], st
     """Give the scores of a run, and those of its controls, to its loggers; `metrics.json` holds them anyway.
 
     Args:
-        loggers: The loggers of `build_loggers`. `metrics.csv` has a row for each step, and takes no scores.
+        loggers: The loggers of a run. `metrics.csv` has a row for each step, and takes no scores.
         evaluations: The scores, as `metrics.json` has them below `evaluations`.
         step: The last step of the run.
     """

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT
-from tests.support.wandb_files import read_wandb_run
-from visllama.training.loggers import flat_scores
+from tests.support.wandb_files import read_wandb_run, read_wandb_runs
+from visllama.tracking.loggers import flat_scores
 
 SHORT = [
     "trainer=cpu", "trainer.max_steps=4", "stage.global_batch_size=8", "data.num_val_records=8", "trainer.log_every_steps=1",
@@ -78,6 +78,19 @@ def test_each_job_of_a_sweep_has_a_run_of_its_own(tmp_path):
             losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
         assert [row["train/loss"] for row in run.rows if "train/loss" in row] == pytest.approx(losses)
         assert len(losses) == 4
+
+
+@pytest.mark.slow
+def test_the_best_job_of_a_sweep_is_given_its_scores_on_test_too(tmp_path):
+    sweep = start(tmp_path, "name=lr", "-m", "optim.lr=1e-4,4e-3")
+    said = sweep.communicate(timeout=300)[0]
+    assert sweep.returncode == 0, said[-2000:]
+    jobs = [read_wandb_runs(next(tmp_path.glob(f"outputs/lr/*/{job}"))) for job in range(2)]
+    (other,), (first, second) = sorted(jobs, key=len)
+    assert first.run_id == second.run_id != other.run_id
+    assert "scenes_caption/CIDEr" in second.summary and "scenes_caption/blank_images/CIDEr" in second.summary
+    assert "scenes_caption/CIDEr" not in first.summary | other.summary and "scenes_caption_val/CIDEr" in first.summary
+    assert [run.exit_code for run in (other, first, second)] == [0, 0, 0]
 
 
 @pytest.mark.slow
