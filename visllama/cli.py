@@ -255,18 +255,19 @@ def _verb(name: str) -> Callable[[], None]:
             if message is None:
                 _fail(name, error)
             _end(name, str(message))
-        if not console.is_first_rank():
-            _leave()
+        if not console.is_first_rank() or preemption.watched():
+            leave()
 
     return run
 
 
-def _leave() -> NoReturn:
+def leave() -> NoReturn:
     """End a rank whose work is done, and leave its interpreter as it is.
 
     Taken down under threads of torch's, it was seen to abort ("terminate called without an active exception"): the rank
-    ended with another code than 0, and the first rank, which had still to score, followed it.
+    ended with another code than 0, and the others, which had still to score or to save, were ended with it.
     """
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
