@@ -51,9 +51,9 @@ tried first, `assemble`; it is imported when the cheap checks have passed."""
 _CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
-    "caption": partial(checks.check_written, verb="caption", needs=["weights=RUN/weights", "images=PATH"]),
-    "ask": partial(checks.check_written, verb="ask", needs=["weights=RUN/weights", "question='TEXT'"]),
-    "chat": partial(checks.check_written, verb="chat", needs=["weights=RUN/weights"]),
+    "caption": partial(checks.check_inference, verb="caption", needs=["weights=RUN/weights", "images=PATH"]),
+    "ask": partial(checks.check_inference, verb="ask", needs=["weights=RUN/weights", "question='TEXT'"]),
+    "chat": partial(checks.check_inference, verb="chat", needs=["weights=RUN/weights"]),
     "inspect": checks.check_inspect,
     "plan": checks.check_plan,
     "benchmark": checks.check_benchmark,
@@ -255,22 +255,10 @@ def _verb(name: str) -> Callable[[], None]:
             if message is None:
                 _fail(name, error)
             _end(name, str(message))
-        if not console.is_first_rank() or preemption.watched():
-            leave()
+        if not console.is_first_rank() or preemption.watched():  # ranks have worked together
+            preemption.end_now(0)
 
     return run
-
-
-def leave() -> NoReturn:
-    """End a rank whose work is done, and leave its interpreter as it is.
-
-    Taken down under threads of torch's, it was seen to abort ("terminate called without an active exception"): the rank
-    ended with another code than 0, and the others, which had still to score or to save, were ended with it.
-    """
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _fail(verb: str, error: Exception) -> NoReturn:
@@ -278,12 +266,12 @@ def _fail(verb: str, error: Exception) -> NoReturn:
 
     HYDRA_FULL_ERROR=1 shows the frames of Hydra too.
     """
-    own = error.__traceback__
-    frame = own
-    while frame is not None:  # the program's last frame, `work`: what it calls is of interest
-        if frame.tb_frame.f_code.co_filename == __file__:
-            own = frame.tb_next or frame
-        frame = frame.tb_next
+    place = error.__traceback__
+    own = place
+    while place is not None:
+        if place.tb_frame.f_code.co_filename == __file__:  # what this file calls last is the verb
+            own = place.tb_next or place
+        place = place.tb_next
     traceback.print_exception(type(error), error, own)
     if HydraConfig.initialized() and (run_folder() / "log.txt").is_file():
         print(f"visllama {verb}: stopped by this error; {run_folder()}/log.txt has it too", file=sys.stderr, flush=True)

@@ -86,7 +86,7 @@ def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
 
 @contextmanager
 def working() -> Iterator[Callable[[str], None]]:
-    """Show on the terminal that work without a measure goes on, and for how long; gives what names its next step."""
+    """Show on the terminal that work of unknown length goes on, and for how long; yields what names its next step."""
     with bars(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
         task = progress.add_task("", total=None)
         yield lambda step: progress.update(task, description=step)

@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.support.tiny import collator_of, maker_of, tiny_parts
-from visllama.cli import leave
 from visllama.data.datamodule import TrainingData
 from visllama.data.order import Order, Place, rank_share
 from visllama.data.scenes.source import ScenesSource
+from visllama.machine import preemption
 from visllama.model.weights import build_model, trained_tensors
 from visllama.parallel.strategy import DDP
 from visllama.training.module import VisLlamaModule
@@ -84,4 +84,4 @@ def main(out: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
-    leave()
+    preemption.end_now(0)

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.scripts.train_on_ranks import OPTIM
 from tests.support.tiny import data_of, maker_of, tiny_parts
-from visllama.cli import leave
 from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.captioner import Captioner
+from visllama.machine import preemption
 from visllama.model.weights import build_model
 from visllama.parallel.strategy import DDP, FSDP, SingleDevice
 from visllama.training.module import VisLlamaModule
@@ -80,4 +80,4 @@ def main(out: str, strategy: str, *cases: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    leave()
+    preemption.end_now(0)

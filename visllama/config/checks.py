@@ -104,7 +104,7 @@ def check_plan(cfg: DictConfig) -> None:
         require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
 
 
-def check_written(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
+def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
     """Refuse what `caption`, `ask` or `chat` cannot do, before any weight is loaded.
 
     Args:

@@ -46,9 +46,10 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
     if isinstance(error, MissingConfigException):
         return _about_option(error, said, groups, arguments)
     composed = re.match(r"In '([\w/]+)/(\w+)'", said[0])
-    if composed and composed[1] in _NAMED_BELOW:
-        place = f"{_NAMED_BELOW[composed[1]]}.{composed[2]}"
-        return f"{composed[1]}={composed[2]}: its YAML has to begin with the line  # @package {place}  ({said[-1]})"
+    if composed and _lacks_package(*composed.groups(), arguments):
+        group, option = composed.groups()
+        line = f"# @package {_NAMED_BELOW[group]}.{option}"
+        return f"{group}={option}: its YAML has to begin with the line  {line}  ({said[-1]})"
     if isinstance(error, OverrideParseException):
         return _about_grammar(error.override, said)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -105,10 +106,25 @@ def _lines(error: Exception) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
 
 
+def _own_folder(arguments: Sequence[str]) -> Path | None:
+    """Return the folder of the user's own configs, as `--config-dir` names it."""
+    typed = get_args_parser().parse_known_args(arguments)[0].config_dir
+    return Path(typed) if typed else None
+
+
+def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
+    """Return whether an option of the user's own lacks the line that says below which key it stands."""
+    folder = _own_folder(arguments)
+    if group not in _NAMED_BELOW or folder is None:
+        return False
+    path = folder / group / f"{option}.yaml"
+    return path.is_file() and "@package" not in path.read_text(encoding="utf-8", errors="replace")
+
+
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
     """Return each config group's options, those of a `--config-dir` too."""
-    typed = get_args_parser().parse_known_args(arguments)[0].config_dir
-    folders = [conf_dir(), *([Path(typed)] if typed else [])]
+    own = _own_folder(arguments)
+    folders = [conf_dir()] if own is None else [conf_dir(), own]
     groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
@@ -151,7 +167,7 @@ def _about_option(
     elsewhere = [f"{other}={option}" for other, options in groups.items() if option in options]
     close = [f"{group}={name}" for name in get_close_matches(option, groups[group], 2)]
     hint = f"did you mean {' or '.join(elsewhere + close)}? " if elsewhere or close else ""
-    own = "" if "--config-dir" in arguments else "; one of your own is found by --config-dir DIR"
+    own = "" if _own_folder(arguments) else "; one of your own is found by --config-dir DIR"
     return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}{own}"
 
 

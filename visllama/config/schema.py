@@ -238,15 +238,18 @@ def register() -> None:
         ("train_schema", TrainConfig),
         ("evaluate_schema", EvaluateConfig),
         ("caption_schema", CaptionConfig),
-        ("ask_schema", AskConfig),
         ("chat_schema", ChatConfig),
         ("benchmark_schema", BenchmarkConfig),
     ):
         store.store(name=name, node=schema)
-    for name, schema in (("inspect_schema", InspectConfig), ("plan_schema", PlanConfig)):
+    for name, schema, base in (
+        ("inspect_schema", InspectConfig, TrainConfig),
+        ("plan_schema", PlanConfig, TrainConfig),
+        ("ask_schema", AskConfig, CaptionConfig),
+    ):
         extending = OmegaConf.structured(schema)
-        for key in key_names(TrainConfig):
-            extending[key] = MISSING  # it is merged over what `train` composed, whose values stand
+        for key in key_names(base):
+            extending[key] = MISSING  # it is merged over what the base's verb composed, whose values stand
         store.store(name=name, node=extending)
     store.store(name="prepare_schema", node=OmegaConf.structured(PrepareConfig, flags={"struct": False}))
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)

@@ -50,10 +50,10 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         source = kind(split=split, **arguments)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
-    except Exception as error:
+    except Exception as error:  # of whatever type a class of the user's raises
         if kind.__module__.startswith("visllama."):
             raise
-        told = f"{type(error).__name__}: {error}".splitlines()[0]  # of whatever type a class of the user's raises
+        told = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
             f"{key}._target_={node['_target_']}: cannot be made for split={split} ({told}); a source is made for "
             f"train, and for val unless trainer.val_check_interval=null"

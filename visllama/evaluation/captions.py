@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,12 +88,7 @@ def score_captions(
     metrics: Sequence[str] = METRICS,
     report: Callable[[str], None] = lambda _: None,
 ) -> CaptionScores:
-    """Score one caption an image against its references; `CaptionScorer` has the arguments.
-
-    Raises:
-        ConfigError: If the two do not name the same images, naming the first five that differ.
-    """
-    check_same_ids(predictions, references)
+    """Score one caption an image against its references, as `CaptionScorer` does."""
     return CaptionScorer(references, report).score(predictions, metrics)
 
 
@@ -102,20 +98,22 @@ class CaptionScorer:
     Args:
         references: The references of each image, by its id.
         report: Is called with what is done next, in words.
-
-    Raises:
-        ConfigError: If an image has no reference with a word in it.
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]], report: Callable[[str], None] = lambda _: None) -> None:
-        self._report = report
+        self._references, self._report = references, report
+
+    @cached_property
+    def _tokenised(self) -> dict[str, list[str]]:
+        """The references, sorted by id."""
         self._report("tokenising the references")
-        self._references = tokenise(references)
-        wordless = sorted(key for key, texts in self._references.items() if not any(texts))
+        found = tokenise({key: self._references[key] for key in sorted(self._references)})
+        wordless = [key for key, texts in found.items() if not any(texts)]
         if wordless:
             raise ConfigError(
                 f"{len(wordless)} images have no reference with a word in it, first {', '.join(wordless[:5])}"
             )
+        return found
 
     def score(self, predictions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> CaptionScores:
         """Score one caption an image.
@@ -125,13 +123,13 @@ class CaptionScorer:
             metrics: Of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
 
         Raises:
-            ConfigError: If they are not of the images of the references, naming the first five that differ.
+            ConfigError: If they are not of the images of the references, or an image has no reference with a word in
+                it, naming the first five.
         """
         check_same_ids(predictions, self._references)
-        ids = sorted(self._references)
-        gts = {key: self._references[key] for key in ids}
+        gts = self._tokenised
         self._report("tokenising captions")
-        res = tokenise({key: [predictions[key]] for key in ids})
+        res = tokenise({key: [predictions[key]] for key in gts})
         values: dict[str, float] = {}
         per_image: dict[str, np.ndarray] = {}
         if "BLEU" in metrics:
@@ -153,7 +151,7 @@ class CaptionScorer:
             self._report("CIDEr")
             score, scores = Cider().compute_score(gts, res)
             values["CIDEr"], per_image["CIDEr"] = float(score), scores
-        return CaptionScores(values, per_image, ids)
+        return CaptionScores(values, per_image, list(gts))
 
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:

@@ -90,23 +90,28 @@ def write_gallery(
         if names:
             cards.append(_card(records[i], texts[i], scores[i], metric, names))
 
-    has_answers = "questions" in records[0]
-    options = ["", "worst", "best", "random", *(["right", "wrong"] if has_answers else [])]
-    choices = "".join(f'<option value="{name}">{name or "all"}</option>' for name in options)
-    form = (
-        f"<form><input type=search name=find placeholder='find a word' aria-label='find a word'>"
-        f"<label>show <select name=show>{choices}</select></label>"
-        f"<label>order <select name=sort><option value=worst>worst first</option><option value=best>best first"
-        f"</option><option value=key>by key</option></select></label><output name=count></output></form>"
-    )
     heading = html.escape(title)
-    about = f"{len(cards):,} of {len(records):,}: the {count} worst, best and random ones by {html.escape(metric)}"
-    if len(cards) == len(records):
-        about = f"all {len(records):,}"
+    about = f"all {len(records):,}"
+    if len(cards) < len(records):
+        about = f"{len(cards):,} of {len(records):,}: the {count} worst, best and random ones by {html.escape(metric)}"
+    form = _form(has_answers="questions" in records[0])
     write_whole(
         path,
         f"{_HEAD}<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1><p>{about}</p>{form}"
         f"<section>{''.join(cards)}</section><script>{_SCRIPT}</script></html>",
+    )
+
+
+def _form(has_answers: bool) -> str:
+    """Return what a person sorts and searches by; answers alone are right or wrong."""
+    kinds = ["", "worst", "best", "random", *(["right", "wrong"] if has_answers else [])]
+    orders = {"worst": "worst first", "best": "best first", "key": "by key"}
+    shown = "".join(f'<option value="{kind}">{kind or "all"}</option>' for kind in kinds)
+    sorted_by = "".join(f'<option value="{order}">{label}</option>' for order, label in orders.items())
+    return (
+        "<form><input type=search name=find placeholder='find a word' aria-label='find a word'>"
+        f"<label>show <select name=show>{shown}</select></label>"
+        f"<label>order <select name=sort>{sorted_by}</select></label><output name=count></output></form>"
     )
 
 

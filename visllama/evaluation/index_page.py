@@ -97,9 +97,14 @@ def _row(kind: str, cells: list[str]) -> str:
     return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
 
 
+def _order(path: Path) -> tuple[int, str]:
+    """Return what sorts names as words, and behind them the numbers of a sweep's jobs as numbers."""
+    return int(path.name) + 1 if path.name.isdigit() else 0, path.name
+
+
 def _entries(folder: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield the name, the link and the description of all that lies in a folder."""
-    for path in sorted(folder.iterdir(), key=lambda path: (len(path.name) if path.name.isdigit() else 0, path.name)):
+    for path in sorted(folder.iterdir(), key=_order):
         name = f"{prefix}{path.name}"
         if path.name == "index.html":
             continue

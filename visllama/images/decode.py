@@ -31,7 +31,7 @@ _FORMATS = {
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
 _OF_FILES = {b"GIF8": GifImagePlugin.GifImageFile, b"BM": BmpImagePlugin.BmpImageFile}
-"""What a user may show, and no shard holds."""
+"""Kinds of files that a user may show, and that no shard holds."""
 _TURNED = (b"Exif\0\0", b"tiff:Orientation")  # the two places where an orientation may stand
 _TURNS = "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
 _UPRIGHT = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, 2)}
@@ -140,7 +140,12 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
         content = Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read()
         kind = next((kind for magic, kind in _OF_FILES.items() if content.startswith(magic)), None)
         return open_image(content if kind is None else kind(io.BytesIO(content)))
-    except (BadRecord, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        BadRecord,
+        OSError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:  # Pillow's of a header
         why = getattr(error, "detail", error)
         raise ConfigError(
             f"{name}: not to be read as JPEG, PNG, WEBP, GIF, BMP ({why}): mend the file, or leave it out"

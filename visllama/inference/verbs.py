@@ -52,13 +52,10 @@ def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
     questions = [str(question) for question in as_list(config.question)]
+    rows = []
     if not paths:
         answers = pipeline.ask(None, questions, **config.decoding)
         rows = [{"question": asked, "answer": said} for asked, said in zip(questions, answers, strict=True)]
-        show(rows, config.json)
-        return rows
-
-    rows = []
     for names, pictures in read_pictures(paths, config.batch_size):
         answers = {question: pipeline.ask(pictures, question, **config.decoding) for question in questions}
         for i, name in enumerate(names):
@@ -152,7 +149,7 @@ def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list
             if pictures:
                 yield names, pictures
             progress.update(task, completed=start + batch_size)
-    if len(problems) == len(paths):
+    if paths and len(problems) == len(paths):
         raise ConfigError(f"images: none of {len(paths)} can be read; the first: {problems[0]}")
     if problems:
         print(f"{len(problems)} of {len(paths)} pictures were left out", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 TOLD, REQUEUE = 1, 2
 """What was asked for: to leave (SIGTERM, Ctrl-C), or to leave and be started again (SIGUSR1, SLURM's
@@ -199,9 +200,21 @@ def leave_at_once(what: int) -> None:
 def _exit(message: bytes) -> None:
     """Say why, and end this process in the middle of whatever it does."""
     os.write(2, message)
+    end_now(_state.exit_code)
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process, and leave its interpreter as it is.
+
+    Of a rank whose work is done the interpreter was seen to abort when it was taken down ("terminate called without an
+    active exception"): the rank ended with another code than 0, and the others were ended with it.
+
+    Args:
+        code: The code to exit with.
+    """
     for stream in (sys.stdout, sys.stderr):
         _quietly(stream.flush)
-    os._exit(_state.exit_code)
+    os._exit(code)
 
 
 def _end_children() -> None:

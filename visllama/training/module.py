@@ -174,8 +174,8 @@ class VisLlamaModule(pl.LightningModule):
         last = fit["epoch_loop.batch_progress"]
         if last["is_last_batch"]:  # it was the last step of a run that is to be longer now
             last["is_last_batch"] = False
-            # By it loggers count steps. Lightning saves one too few, and adds one where a step was saved at its end,
-            # but none where it was at its validation.
+            # Loggers number their rows by this count. Lightning saves it one too low, and adds one when it goes on,
+            # unless the step was saved at its validation.
             is_added = last["total"]["completed"] < last["total"]["processed"]
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - is_added
         fit["epoch_progress"]["current"]["processed"] = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.strategies import Strategy
@@ -37,7 +38,7 @@ from visllama.files import write_whole
 from visllama.machine import preemption
 from visllama.machine.devices import find_precision, frozen_dtype
 from visllama.model.sharding import compute_again
-from visllama.model.visllama import part_dtype, part_of
+from visllama.model.visllama import VisLlama, part_dtype, part_of
 from visllama.model.weights import load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
@@ -70,9 +71,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     data = training_data(config, assembly, maker)
     folder = run_folder()
     if config.check_only:
-        dtype = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
-        for name, parameter in model.named_parameters():  # of no memory, and so far in the dtype of its file
-            parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
+        cast_unloaded(model, frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator)))
         say(*startup_tables(config, model, data, folder, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
@@ -144,6 +143,17 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
         *([f"Judge it again, or elsewhere:  visllama evaluate {again}"] if config.evaluation else []),
     )
     return metrics
+
+
+def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
+    """Give a model without weights the dtypes that it would be loaded in, for its table.
+
+    Args:
+        model: The model, on the meta device, in the dtypes of its files.
+        dtype: The dtype of frozen weights.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
 
 
 def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
@@ -267,7 +277,12 @@ def build_trainer(
 
 
 def validation_interval(chosen: float | None, num_steps: int) -> int | None:
-    """Return after how many steps a run validates, which of `trainer.val_check_interval` up to 1 is a part of."""
+    """Return the number of steps between two validations; None validates never.
+
+    Args:
+        chosen: `trainer.val_check_interval`: up to 1 a part of the run, else a number of steps.
+        num_steps: The steps of the run.
+    """
     if chosen is None:
         return None
     steps = round(num_steps * chosen) if chosen <= 1 else int(chosen)

@@ -73,7 +73,8 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
     """Return about how large a checkpoint is: what trains, and what an optimizer of torch's keeps for it."""
     sizes = [p.numel() for name, p in model.named_parameters() if part_of(name) in model.trainable]
-    number = 8 if config.trainer.precision == "64-true" else 4  # what trains is fp32 in all others
+    frozen = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+    number = torch.promote_types(frozen, torch.float32).itemsize  # what trains is fp32 at least
     of_number, of_tensor = 0.0, 0
     if _has_known_state(config):
         of_number, of_tensor, _ = measure_states(config.optim, config.plugins, number)
