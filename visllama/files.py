@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +76,78 @@ def write_whole(path: Path, content: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; what is written there then is the folder `path`, whole or not at all.
+
+    What an earlier process that was killed has left beside it is removed first.
+
+    Args:
+        path: The folder to make: not there yet, or empty.
+
+    Raises:
+        ConfigError: If there is something at `path` already.
+        WriteFailed: If it cannot be written; nothing of it is there.
+    """
+    check_new_folder(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        temporary.mkdir()
+
+        yield temporary
+
+        for file in [*temporary.rglob("*"), temporary]:
+            flush(file)
+        os.replace(temporary, path)
+        flush(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = _reason_of_the_disk(error, temporary)
+        if reason is not None:
+            raise WriteFailed(path, reason) from error
+        raise
+
+
+def check_new_folder(path: Path) -> None:
+    """Check that a folder can be made: there is none yet, or an empty one.
+
+    Raises:
+        ConfigError: If there is something already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path}: something is there already: name a new folder, or remove that one")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary folders of `path` whose process is no more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process_id = left.name.split(".")[-2]
+        if process_id.isdecimal() and not _is_running(int(process_id)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def _reason_of_the_disk(error: BaseException, folder: Path) -> str | None:
+    """Return why a file of `folder` could not be written; None for any other error."""
+    if isinstance(error, SafetensorError) and "I/O error: " in str(error):  # no OSError: it holds the words of one
+        return str(error).rpartition("I/O error: ")[2].partition(" (os error")[0]
+    if not isinstance(error, OSError):
+        return None
+    is_of_the_folder = str(error.filename).startswith(str(folder))
+    return error.strerror if is_of_the_folder or error.errno in (*NO_ROOM, errno.EIO) else None
 
 
 def flush(path: Path) -> None:

@@ -15,7 +15,7 @@ def test_check_only_prints_the_table_and_writes_nothing(compose_config, tmp_path
     for words in (
         "PatchMLPConnector",
         "33,024",
-        "exports to: LlavaForConditionalGeneration",
+        "exports to: hub, llava, language_model",
         "5,334",
         "All checks passed",
     ):

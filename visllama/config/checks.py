@@ -6,6 +6,7 @@ Nothing here needs torch, so it comes first and at once; what does is in `dry_ru
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from visllama.config.check_keys import check_known, check_nodes, check_typed
 from visllama.config.choices import (
     BENCHMARK_SIZES,
     BENCHMARKS,
+    EXPORT_DTYPES,
+    EXPORT_FORMATS,
     READ_BY_CAPTION,
     READ_BY_EVALUATE,
     choose,
@@ -124,6 +127,28 @@ def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
     if "batch_size" in cfg:
         require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_shared(cfg)
+
+
+def check_export(cfg: DictConfig) -> None:
+    """Refuse what `export` cannot write, before any weight is loaded.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    for key in ("weights", "format", "out"):
+        typed = f"weights=RUN/weights format={'|'.join(EXPORT_FORMATS)} out=DIR"
+        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {typed}")
+    check_known(cfg)
+    require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
+    choose("format", cfg.format, EXPORT_FORMATS)
+    choose("dtype", cfg.dtype, EXPORT_DTYPES)
+    size = str(cfg.max_shard_size)
+    require(re.fullmatch(r"[1-9][0-9]*(KB|MB|GB)", size) is not None,
+            f"max_shard_size={size}: give a number and KB, MB or GB, as 5GB")  # fmt: skip
+    for key in ("vision_encoder", "language_model", "push"):
+        name = cfg[key]
+        require(name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
+                f"{key}={name}: give the hub's name of it, as ORGANISATION/NAME")  # fmt: skip
 
 
 def check_benchmark(cfg: DictConfig) -> None:

@@ -210,6 +210,21 @@ class ChatConfig(RunConfig):
 
 
 @dataclass
+class ExportConfig(RunConfig):
+    """Which weights leave, in which format, and where to."""
+
+    weights: str = MISSING
+    format: str = MISSING
+    out: str = MISSING
+    dtype: str = MISSING
+    max_shard_size: str = MISSING
+    vision_encoder: str | None = None
+    language_model: str | None = None
+    push: str | None = None
+    private: bool = True
+
+
+@dataclass
 class PrepareConfig(RunConfig):
     """What every source has.
 
@@ -240,6 +255,7 @@ def register() -> None:
         ("caption_schema", CaptionConfig),
         ("chat_schema", ChatConfig),
         ("benchmark_schema", BenchmarkConfig),
+        ("export_schema", ExportConfig),
     ):
         store.store(name=name, node=schema)
     for name, schema, base in (

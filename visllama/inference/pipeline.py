@@ -91,17 +91,17 @@ class Pipeline(Writer):
     def embed(
         self,
         images: Picture | Sequence[Picture | Sequence[Picture] | None] | None,
-        prompts: str | Sequence[str],
+        prompts: str | Sequence[str] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return what the language model reads when it is asked, for a `generate` of your own.
 
         `language_model.generate(inputs_embeds=..., attention_mask=..., eos_token_id=pipeline.end_ids)` then writes what
-        `ask` does: on `pipeline.model.language_model`, or, where no adapter was trained, on the same language model as
-        transformers itself loads it.
+        `ask` does: on `pipeline.model.language_model`, or on what `visllama export format=language_model` wrote. What
+        an engine that serves it is sent: `visllama.inference.vllm`.
 
         Args:
             images: As of `ask`.
-            prompts: As the questions of `ask`.
+            prompts: As the questions of `ask`. None reads each picture as `caption` does.
 
         Returns:
             `inputs_embeds` `(B, T, D)` and `attention_mask` `(B, T)`, padded on the left, on the model's device.
@@ -109,8 +109,14 @@ class Pipeline(Writer):
         Raises:
             ConfigError: If the lists are of different lengths, or a picture cannot be read.
         """
-        batch = self.batch(self._samples(images, prompts))
+        samples = self._uncaptioned(images) if prompts is None else self._samples(images, prompts)
+        batch = self.batch(samples)
         return self.model.embed(batch["input_ids"], batch["pixel_values"]), batch["attention_mask"]
+
+    def _uncaptioned(self, images: Picture | Sequence[Picture]) -> list[Sample]:
+        """Make a Sample of each picture, to be captioned."""
+        records = [{"key": str(i), "image": image} for i, image in enumerate(self.read(images))]
+        return [self.maker(record, answered=False) for record in records]
 
     def _samples(self, images: object, questions: str | Sequence[str]) -> list[Sample]:
         """Make a Sample of each question, to be answered."""

@@ -3,9 +3,7 @@
 A connector is an `nn.Module` with `__init__(vision_dim, language_dim, ...)`, a class attribute `consumes` ("pooled" or
 "patch") and `forward(features) -> (N, K, D)`. K is the `num_image_tokens` of its YAML, else what it makes of zeros.
 
-It may have class attributes `lr_scale` (how fast it learns beside `optim.lr`, whose published value is an MLP's),
-`exports_to` (what else can hold it) and `exports_with` (the classes of the vision encoders for which that is so;
-without it, any).
+It may have a class attribute `lr_scale`: how fast it learns beside `optim.lr`, whose published value is an MLP's.
 One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
 
 Parameters and persistent buffers are kept in weights and checkpoints. Buffers that a forward pass changes (BatchNorm's
@@ -104,8 +102,6 @@ class PatchMLPConnector(nn.Module):
     """
 
     consumes = "patch"
-    exports_to = "LlavaForConditionalGeneration of transformers"
-    exports_with = ("CLIPVisionEncoder",)
 
     def __init__(
         self, vision_dim: int, language_dim: int, num_image_tokens: int | None, hidden_dim: int | None = None

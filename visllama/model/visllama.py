@@ -76,6 +76,9 @@ class VisLlama(nn.Module):
 
     Attributes:
         token_loss: The loss of each supervised token; None is the cross-entropy.
+        trainable: Names of the parts that learn.
+        lora: Arguments of PEFT's `LoraConfig`; None where there is no adapter, or it was merged.
+        language_model_source: Where the language model comes from.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class VisLlama(nn.Module):
         lora: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._language_model_source, self.trainable, self._lora = language_model, tuple(trainable), lora
+        self.language_model_source, self.trainable, self.lora = language_model, tuple(trainable), lora
         self.token_loss: TokenLoss | None = None
         self.vision_encoder = vision_encoder
         built = language_model.build()
@@ -148,7 +151,7 @@ class VisLlama(nn.Module):
         return frozenset(name for name, gradient in zip(names, gradients, strict=True) if gradient is None)
 
     def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
-        return language_model if self._lora is None else attach_lora(language_model, self._lora)
+        return language_model if self.lora is None else attach_lora(language_model, self.lora)
 
     def _freeze(self) -> None:
         for name, parameter in self.named_parameters():
@@ -168,12 +171,12 @@ class VisLlama(nn.Module):
         """
         of = {part: part_dtype(self, part, dtype) for part in ("vision_encoder", "language_model")}
         self.vision_encoder.load_base_weights("auto" if as_stored else of["vision_encoder"])
-        loaded = self._language_model_source.load("auto" if as_stored else of["language_model"])
+        loaded = self.language_model_source.load("auto" if as_stored else of["language_model"])
         forget_decoding(loaded, self.tokenizer)
         if dtype == torch.float64:
             norm_in_double(loaded)
         # (DoRA's magnitudes are the weights' own: they have to be there.)
-        stands_in = as_stored and not (self._lora or {}).get("use_dora")
+        stands_in = as_stored and not (self.lora or {}).get("use_dora")
         with as_in(loaded, of["language_model"]) if stands_in else nullcontext():
             self.language_model = self._with_lora(loaded)
         embeddings = self.language_model.get_input_embeddings()
@@ -198,7 +201,7 @@ class VisLlama(nn.Module):
     def merge_adapter(self) -> VisLlama:
         """Add the adapter to the language model's weights: the same answers, sooner. It cannot be trained after."""
         merge_lora(self.language_model)
-        self._lora = None
+        self.lora = None
         return self
 
     def encode_images(self, pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "N K D"]:

@@ -42,6 +42,11 @@ class TextEncoder:
         ids = self.tokenizer(f"{self.tokenizer.eos_token}a", add_special_tokens=False)["input_ids"]
         return ids[1:] == self.start("a")
 
+    @property
+    def needs_space_after_special(self) -> bool:
+        """Whether a text that starts behind a special token needs its first space in writing."""
+        return self._has_prefix and not self.starts_after_special
+
     def start(self, text: str) -> list[int]:
         """Return the tokens of a text; what looks like a special token in it is plain text."""
         if self._backend is None:

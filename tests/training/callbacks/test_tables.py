@@ -52,7 +52,7 @@ def test_start_up_table_says_at_what_rate_each_part_learns(make_model):
 def test_llava_is_named_where_it_can_hold_the_model(make_model, tmp_path):
     """With CLIP it can; no other encoder was shown to fit."""
     model = make_model("patch_mlp", dtype=torch.float32)
-    assert "exports to: LlavaForConditionalGeneration" in shown(parts_table(model, OPTIM))
+    assert "exports to: hub, llava, language_model" in shown(parts_table(model, OPTIM))
     parts = tiny_parts("patch_mlp") | {
         "vision_encoder": {
             "kind": "SiglipVisionEncoder",
@@ -60,7 +60,7 @@ def test_llava_is_named_where_it_can_hold_the_model(make_model, tmp_path):
         }
     }
     other = build_model(parts, ("connector", "markers"))
-    assert "exports to: visllama weights alone" in shown(parts_table(other, OPTIM))
+    assert "exports to: hub, language_model" in shown(parts_table(other, OPTIM))
 
 
 def test_data_table(make_model):

@@ -15,11 +15,13 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from visllama.config.choices import EXPORT_FORMATS
 from visllama.config.schema import TrainConfig
 from visllama.console import say
 from visllama.data.datamodule import TrainingData
 from visllama.data.source import count_items
 from visllama.machine.devices import count_ranks, find_device, find_precision, frozen_dtype
+from visllama.model.export_formats import find_obstacle
 from visllama.model.visllama import PARTS, VisLlama, part_of
 from visllama.training.optim import lr_scale, part_rate, warmup_steps
 from visllama.training.optimizer_states import measure_states
@@ -116,11 +118,9 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         inner = getattr(part, "model", part) if name == "vision_encoder" else part
         kind = ["LoRA" if part is None else type(inner).__name__] if is_wide else []
         table.add_row(name, *kind, f"{count:,}", f"{mib:.1f}", dtypes, state)
-    encoder = type(model.vision_encoder).__name__
-    fits = encoder in getattr(model.connector, "exports_with", (encoder,))
-    holder = getattr(model.connector, "exports_to", None) if fits else None
+    formats = [form for form in EXPORT_FORMATS if find_obstacle(model, form) is None]
     rates = [f"{name} {_rate(model, name, optim)}" for name in own if name in model.trainable]
-    table.caption = f"exports to: {holder or 'visllama weights alone'}\nlearning rate: {', '.join(rates)}"
+    table.caption = f"exports to: {', '.join(formats)}\nlearning rate: {', '.join(rates)}"
     return table
 
 

@@ -1,0 +1,60 @@
+"""The format `hub`: the weights as visllama reads them, which name no place of this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from visllama.errors import ConfigError
+from visllama.model.weights import BASE_PARTS, DESCRIPTION_FILE, TENSORS_FILE
+from visllama.release.tokenizer_files import write_json
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return a description whose base models are named so that others find them.
+
+    Args:
+        description: What `visllama.json` says.
+        named: The hub's id of `vision_encoder` and `language_model`, where the user gives one.
+
+    Raises:
+        ConfigError: If a base model is a folder of this machine, and no id was given.
+    """
+    description = deepcopy(dict(description))
+    for part in BASE_PARTS:
+        arguments = description["parts"][part]["arguments"]
+        if named.get(part):
+            arguments["path"] = named[part]
+            arguments.pop("revision", None)
+        path = arguments.get("path")
+        is_portable = path is None or path.startswith("visllama:") or _HUB_ID.fullmatch(path)
+        if not is_portable:
+            raise ConfigError(
+                f"format=hub: the {part} is {path}, a folder of this machine, which nobody else has: name it as the "
+                f"hub has it, by {part}=ORGANISATION/NAME"
+            )
+    return description
+
+
+def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dtype) -> None:
+    """Write the trained tensors and their description.
+
+    Args:
+        folder: An existing empty folder.
+        weights: The run's `weights/`, which was checked.
+        description: As `name_bases` returns it.
+        dtype: Dtype of the tensors there; whole numbers stay as they are.
+    """
+    tensors = load_file(weights / TENSORS_FILE)
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    save_file(cast, folder / TENSORS_FILE, metadata={"format": "pt"})
+    write_json(folder / DESCRIPTION_FILE, json.loads(json.dumps(description)))
