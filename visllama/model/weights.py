@@ -36,7 +36,7 @@ from visllama.text.settings import TextSettings
 from visllama.text.templates import TEMPLATES
 
 FORMAT_VERSION = 3
-_TENSORS, _DESCRIPTION = "visllama.safetensors", "visllama.json"
+TENSORS_FILE, DESCRIPTION_FILE = "visllama.safetensors", "visllama.json"
 _MOST_DESCRIPTION_BYTES = 2**26
 BASE_PARTS = ("vision_encoder", "language_model")
 Parts = Mapping[str, Mapping]
@@ -168,9 +168,9 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
     if not is_first_rank():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / _TENSORS) as temporary:
+    with replacing(folder / TENSORS_FILE) as temporary:
         save_file(tensors, temporary)
-    write_whole(folder / _DESCRIPTION, json.dumps(description, indent=2) + "\n")
+    write_whole(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
 
 
 def read_description(folder: Path) -> dict:
@@ -179,9 +179,9 @@ def read_description(folder: Path) -> dict:
     Raises:
         ConfigError: If the folder is none of ours, of another version, or holds what no run wrote.
     """
-    path = Path(folder) / _DESCRIPTION
+    path = Path(folder) / DESCRIPTION_FILE
     if not path.is_file():
-        raise ConfigError(f"weights={folder}: holds no {_DESCRIPTION}; give the weights/ folder that a run wrote")
+        raise ConfigError(f"weights={folder}: holds no {DESCRIPTION_FILE}; give the weights/ folder that a run wrote")
     try:
         description = json.loads(read_regular(path, _MOST_DESCRIPTION_BYTES))
     except (OSError, ValueError, RecursionError) as error:
@@ -264,7 +264,7 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
     had = set(description["parts"])
     own = trained_tensors(model, description["trained"]).items()
     wanted = {name: tuple(p.shape) for name, p in own if "lora" in had or part_of(name) != ADAPTER}
-    with _opened(folder / _TENSORS) as file:
+    with _opened(folder / TENSORS_FILE) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     _check_same_tensors(folder, wanted, found)
 
@@ -291,7 +291,7 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
             f"{folder}: trained on images made by {description.get('image_transform')}, and here the encoder's "
             f"processor makes {transform}"
         )
-    with _opened(folder / _TENSORS) as file:
+    with _opened(folder / TENSORS_FILE) as file:
         model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=False)  # noqa: SIM118
 
 
