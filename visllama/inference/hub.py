@@ -38,8 +38,8 @@ def is_repository(name: object) -> bool:
 def fetch_weights(repo_id: str, revision: str | None = None) -> Path:
     """Fetch a repository's trained weights into the cache of huggingface_hub, those two files and no other.
 
-    Both are of one commit. A repository's owner can change what a branch or a tag names: pin what you load by a commit's
-    40 digits. What was fetched at a commit is found again without a network.
+    Both are of one commit. A repository's owner can change what a branch or a tag names: pin what you load by the 40
+    digits of a commit. What was fetched at a commit is found again without a network.
 
     Args:
         repo_id: The repository, as `user/name`.
@@ -100,7 +100,8 @@ def _told(repo_id: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ConfigError(
-            f"weights={repo_id}: no such folder here, and no such repository on the hub (or a private one: hf auth login)"
+            f"weights={repo_id}: no such folder here, and no such repository on the hub (a private one needs a log-in: "
+            f"hf auth login)"
         ) from error
     except RevisionNotFoundError as error:
         raise ConfigError(f"weights={repo_id}{at}: the repository has no such commit, branch or tag") from error
@@ -112,6 +113,6 @@ def _told(repo_id: str, revision: str | None) -> Iterator[None]:
 def _out_of_reach(repo_id: str, reason: str) -> str:
     return (
         f"weights={repo_id}: no such folder here, and the hub is out of reach ({printable(reason)}). Where there is a "
-        f"network:  hf download {repo_id} {DESCRIPTION_FILE} {TENSORS_FILE} --local-dir WEIGHTS  and give that folder; what was "
-        f"fetched before is found by its revision=COMMIT"
+        f"network:  hf download {repo_id} {DESCRIPTION_FILE} {TENSORS_FILE} --local-dir WEIGHTS  and give that folder; "
+        f"what was fetched before is found by its revision=COMMIT"
     )
