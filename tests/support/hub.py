@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import threading
 import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -21,11 +24,16 @@ class Hub:
 
     Attributes:
         requests: The number of requests by method and file; a path of the API counts as its last part.
+        commits: The folder of each commit.
+        names: The commit that each branch or tag is at.
+        refusals: An HTTP status and the hub's word for it, which answers all requests of a repository's files, by its name.
     """
 
     def __init__(self, folder: Path, readers: int = 1) -> None:
-        self.folder, self.readers = folder, readers
+        self.readers = readers
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.commits, self.names = {COMMIT: folder}, {"main": COMMIT}
+        self.refusals: dict[str, tuple[int, str]] = {}
 
     def __enter__(self) -> Hub:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -57,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def do_GET(self) -> None:
-        """Send a file."""
+        """Send a file, or what the model's commit is."""
         body = self._answer()
         if body is not None:
             self.wfile.write(body)
@@ -66,12 +74,23 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         name = path.rpartition("/")[2]
         self.hub.requests[self.command, name] += 1
-        file = self.hub.folder / name
-        body = file.read_bytes() if "/resolve/" in path and file.is_file() else None
-        self.send_response(404 if body is None else 200)
-        self.send_header("X-Repo-Commit", COMMIT)
+        asked = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        info = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path)
+        named = unquote((asked or info)[2] or "main") if asked or info else "main"
+        commit = self.hub.names.get(named, named)
+        status, error, body = 404, "EntryNotFound", None
+        if asked and asked[1] in self.hub.refusals:
+            status, error = self.hub.refusals[asked[1]]
+        elif commit not in self.hub.commits:
+            error = "RevisionNotFound"
+        elif info:
+            body = json.dumps({"id": "user/name", "sha": commit, "siblings": [], "tags": []}).encode()
+        elif asked and (self.hub.commits[commit] / asked[3]).is_file():
+            body = (self.hub.commits[commit] / asked[3]).read_bytes()
+        self.send_response(status if body is None else 200)
+        self.send_header("X-Repo-Commit", commit)
         if body is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Error-Code", error)
         else:
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         self.send_header("Content-Length", str(len(body or b"")))

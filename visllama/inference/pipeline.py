@@ -13,6 +13,7 @@ from visllama.data.samples import Sample
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
 from visllama.inference.chat import Chat
+from visllama.inference.hub import fetch_weights, is_repository
 from visllama.inference.writer import Picture, Writer, greedy, is_list
 from visllama.machine.devices import find_device
 from visllama.model.weights import load_weights
@@ -142,27 +143,43 @@ def load(
     dtype: torch.dtype | None = None,
     merge: bool = False,
     device: str | torch.device | None = None,
+    revision: str | None = None,
 ) -> Pipeline:
     """Load trained weights to use them.
 
     Args:
-        weights: The `weights/` folder of a run.
-        plugins: Your packages, where a part of the model is your own.
+        weights: The `weights/` folder of a run, or, where there is no such folder, a repository on the Hugging Face hub
+            that holds one: `user/name`.
+        plugins: Your packages, where a part of the model is your own. A repository names none.
         models: Where base models lie; None is `VISLLAMA_MODELS`, else `models`.
         accelerator: "auto" (cuda, else mps, else cpu), or one of them.
         dtype: Of the frozen weights; None is bf16 on cuda, else fp32.
         merge: Add LoRA, where there is one, to the language model's weights: faster, and up to the dtype's rounding the
             same.
         device: Such as "cuda:1"; None is what `accelerator` finds.
+        revision: Of a repository: the commit to load. Give its 40 digits: the owner can change what a branch or a tag
+            names. None is what the branch `main` holds now.
 
     Raises:
-        ConfigError: If the folder is none of ours, or does not fit its base models.
+        ConfigError: If the folder or the repository is none of ours or not to be had, or does not fit its base models.
     """
+    folder = _find_weights(weights, revision)
     device = find_device(accelerator) if device is None else torch.device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     models = models or os.environ.get("VISLLAMA_MODELS", "models")
-    model, description = load_weights(Path(weights), dtype, plugins=plugins, models=models)
+    model, description = load_weights(folder, dtype, plugins=plugins, models=models)
     if merge:
         model.merge_adapter()
     return Pipeline(model.to(device), TextSettings.from_dict(description["text"]))
+
+
+def _find_weights(weights: str | Path, revision: str | None) -> Path:
+    """Return the folder that holds the weights; a repository's are fetched, where there is no folder of that name."""
+    is_folder = Path(weights).is_dir()
+    if not is_folder and is_repository(weights):
+        return fetch_weights(weights, revision)
+    if revision is not None:
+        found = "a folder" if is_folder else "no repository on the hub"
+        raise ConfigError(f"revision={revision}: weights={weights} is {found}; leave revision out, or give user/name")
+    return Path(weights)

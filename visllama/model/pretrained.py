@@ -28,7 +28,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
     Raises:
         ConfigError: If it cannot be read, with the download command where it is a hub id.
     """
-    if not Path(path).is_dir() and _hub_is_out_of_reach():
+    if not Path(path).is_dir() and hub_is_out_of_reach():
         options["local_files_only"] = True
     try:
         with quietly():
@@ -44,7 +44,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
         ) from error
 
 
-def _hub_is_out_of_reach() -> bool:
+def hub_is_out_of_reach() -> bool:
     """Return whether there is no proxy, and the hub's name is unknown.
 
     The hub's client takes half a minute to find that out.

@@ -1,0 +1,118 @@
+"""Trained weights on the Hugging Face hub: which names are a repository's, and its two files fetched at one commit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from visllama.console import printable
+from visllama.errors import ConfigError
+from visllama.model.pretrained import hub_is_out_of_reach
+from visllama.model.weights import DESCRIPTION_FILE, TENSORS_FILE, read_description
+
+
+def is_repository(name: object) -> bool:
+    """Return whether a text has the form of a repository's name on the hub, `user/name`."""
+    if not isinstance(name, str) or name.count("/") != 1:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def fetch_weights(repo_id: str, revision: str | None = None) -> Path:
+    """Fetch a repository's trained weights into the cache of huggingface_hub, those two files and no other.
+
+    Both are of one commit. A repository's owner can change what a branch or a tag names: pin what you load by the 40
+    digits of a commit. What was fetched at a commit is found again without a network.
+
+    Args:
+        repo_id: The repository, as `user/name`.
+        revision: A commit, branch or tag; None is the commit that `main` is at.
+
+    Returns:
+        The folder in the cache that holds `visllama.json` and `visllama.safetensors`.
+
+    Raises:
+        ConfigError: If the hub is out of reach, the repository or the revision is not there, is not for this user, or
+            holds no weights of ours.
+    """
+    commit = revision if _is_commit(revision) else _find_commit(repo_id, revision)
+    folder = _download(repo_id, DESCRIPTION_FILE, commit).parent
+    read_description(folder)  # what is wrong there is refused before the large file comes
+    _download(repo_id, TENSORS_FILE, commit)
+    return folder
+
+
+def _is_commit(revision: object) -> bool:
+    return isinstance(revision, str) and re.fullmatch("[0-9a-f]{40}", revision) is not None
+
+
+def _find_commit(repo_id: str, revision: str | None) -> str:
+    """Ask the hub which commit a branch or a tag is at."""
+    if hub_is_out_of_reach():
+        raise ConfigError(_out_of_reach(repo_id, "its name is unknown here"))
+    with _told(repo_id, revision):
+        commit = HfApi().model_info(repo_id, revision=revision).sha
+    if not _is_commit(commit):
+        raise ConfigError(f"weights={repo_id}: the hub names no commit of it; give revision=COMMIT")
+    return commit
+
+
+def _download(repo_id: str, name: str, commit: str) -> Path:
+    try:
+        with _told(repo_id, commit):
+            return Path(hf_hub_download(repo_id, name, revision=commit, local_files_only=hub_is_out_of_reach()))
+    except LocalEntryNotFoundError as error:  # no network, and not in the cache
+        raise ConfigError(_out_of_reach(repo_id, "and the cache does not hold it")) from error
+    except EntryNotFoundError as error:
+        raise ConfigError(
+            f"weights={repo_id}: holds no {name}: give a repository that holds the weights/ of a run as they are"
+        ) from error
+
+
+@contextmanager
+def _told(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub's errors into what to do; those of a file are left to who asked for it."""
+    at = "" if revision is None else f" revision={printable(revision)}"
+    try:
+        yield
+    except EntryNotFoundError:
+        raise
+    except GatedRepoError as error:
+        raise ConfigError(
+            f"weights={repo_id}: its owner gives it to those who ask: ask on its page, then log in (hf auth login)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ConfigError(
+            f"weights={repo_id}: no such folder here, and no such repository on the hub (a private one needs a log-in: "
+            f"hf auth login)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ConfigError(f"weights={repo_id}{at}: the repository has no such commit, branch or tag") from error
+    except Exception as error:  # of many types: the hub's, and those of the web client, which differs by its version
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(_out_of_reach(repo_id, reason)) from error
+
+
+def _out_of_reach(repo_id: str, reason: str) -> str:
+    return (
+        f"weights={repo_id}: no such folder here, and the hub is out of reach ({printable(reason)}). Where there is a "
+        f"network:  hf download {repo_id} {DESCRIPTION_FILE} {TENSORS_FILE} --local-dir WEIGHTS  and give that folder; "
+        f"what was fetched before is found by its revision=COMMIT"
+    )

@@ -1,0 +1,52 @@
+"""The lines of Python in a card that use what it is of."""
+
+from __future__ import annotations
+
+from visllama.release.base_models import BaseModel
+from visllama.release.run_facts import RunFacts
+
+_LLAVA = """
+from PIL import Image
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+processor, model = AutoProcessor.from_pretrained("{here}"), LlavaForConditionalGeneration.from_pretrained("{here}")
+text = processor.apply_chat_template([{{"role": "user", "content": [{{"type": "image"}}]}}], add_generation_prompt=True)
+inputs = processor(images=Image.open("photo.jpg"), text=text, return_tensors="pt")
+print(processor.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_special_tokens=True))
+"""
+_ADAPTER = """
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), "{here}")
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+print(tokenizer.decode(model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=40)[0]))
+"""
+_LANGUAGE_MODEL = """
+from transformers import AutoModelForCausalLM, AutoTokenizer
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{here}"), AutoTokenizer.from_pretrained("{here}")
+# A picture comes as embeddings: those that visllama.load(...).embed("photo.jpg", "") returns.
+print(tokenizer.decode(model.generate(inputs_embeds=inputs_embeds, max_new_tokens=40)[0]))
+"""
+
+
+def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: str | None) -> list[str]:
+    """Return at most six lines of Python.
+
+    Args:
+        form: One of `metadata.FORMS`.
+        facts: What is known of the weights.
+        models: The base models.
+        repo_id: The repository on the hub; None is a folder, `FOLDER`.
+    """
+    here = repo_id or "FOLDER"
+    if form != "hub":
+        lines = {"llava": _LLAVA, "adapter": _ADAPTER, "language_model": _LANGUAGE_MODEL}[form]
+        base = models[1].name if models[1].is_on_hub else "BASE_MODEL"
+        return lines.strip().format(here=here, base=base).split("\n")
+    pinned = ', revision="COMMIT")  # the commit that you have looked at' if repo_id else ")"
+    lines = ["import visllama  # pip install visllama", f'model = visllama.load("{here}"{pinned}']
+    tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
+    if "caption" in tasks or "vqa" not in tasks:
+        lines.append('print(model.caption("photo.jpg"))')
+    if "vqa" in tasks:
+        lines.append('print(model.ask("photo.jpg", "What is on the table?"))')
+    return lines
