@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 from rich.table import Table
 
 from visllama.config.schema import ExportConfig
@@ -60,7 +61,7 @@ def assemble(config: ExportConfig) -> dict:
         raise ConfigError(f"format={config.format}: {obstacle}")
     if config.format != "hub":
         return description
-    return name_bases(description, {"vision_encoder": config.vision_encoder, "language_model": config.language_model})
+    return name_bases(description, _named_bases(config))
 
 
 def export(config: ExportConfig, description: Mapping) -> None:
@@ -75,7 +76,8 @@ def export(config: ExportConfig, description: Mapping) -> None:
             exported.write(folder)
             report("reading it back")
             finding = exported.read_back(folder)
-        write_card(build_card(Path(config.weights), config.format, config.push), folder)
+        named = _named_bases(config)
+        write_card(build_card(Path(config.weights), config.format, config.push, named=named), folder)
 
     say(_files_table(out), finding)
     if config.push:
@@ -83,6 +85,11 @@ def export(config: ExportConfig, description: Mapping) -> None:
     else:
         say("Nothing was uploaded: push=ORGANISATION/NAME sends what the table names (HF_TOKEN holds the token).")
     say(f"Wrote {printable(out)}; use it:  {_USED_BY[config.format].format(out=printable(out))}")
+
+
+def _named_bases(config: ExportConfig) -> dict[str, str | None]:
+    """Return the hub's ids of the base models that the user gave."""
+    return {"vision_encoder": config.vision_encoder, "language_model": config.language_model}
 
 
 class _Exported:
@@ -154,9 +161,9 @@ class _Exported:
     def _read_back_hub(self, folder: Path) -> str:
         """Read the description and the shapes that were written; the base models may be on the hub alone."""
         description = read_description(folder)
-        parts = self.description["parts"]
+        trained = read_description(self.weights)
         model = build_model(
-            parts, self.description["trained"], plugins=self.config.plugins, models=self.config.paths["models"]
+            trained["parts"], trained["trained"], plugins=self.config.plugins, models=self.config.paths["models"]
         )
         check_tensors(model, folder, description)
         return "Read back by visllama: every trained tensor is there, in its shape."
@@ -169,7 +176,7 @@ def _exceptions(names: list[str]) -> str:
 def _files_table(folder: Path) -> Table:
     """Show the files of a folder and their sizes: what an upload would send."""
     table = Table("file", title=f"{folder}")
-    table.add_column("MiB", justify="right")
+    table.add_column("size", justify="right")
     for name, size in list_upload(folder):
-        table.add_row(printable(name), f"{size / 2**20:,.2f}")
+        table.add_row(printable(name), decimal(size))
     return table
