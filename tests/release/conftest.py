@@ -1,45 +1,17 @@
-"""Models that leave: tiny, with a connector that learned a little, with LoRA and without."""
+"""What the tests of exported folders share."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import torch
 
-from tests.support.tiny import TINY, tiny_parts
-from visllama.model.visllama import VisLlama
-from visllama.model.weights import build_model, save_weights
-from visllama.text.settings import TextSettings
-from visllama.text.templates import TEMPLATES
-
-LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-VICUNA = TextSettings(prompt="", max_text_tokens=256, template=TEMPLATES["vicuna"])
+from tests.support.exported import save_tiny
 
 
 @pytest.fixture
 def save_model(tmp_path):
     """Write weights of a tiny model, and return the model and the folder."""
 
-    def save(
-        connector: str = "patch_mlp",
-        lora: bool = False,
-        language_model: Path | None = None,
-        vision_encoder: Path | None = None,
-        text: TextSettings = VICUNA,
-        name: str = "weights",
-    ) -> tuple[VisLlama, Path]:
-        parts = tiny_parts(connector) | ({"lora": LORA} if lora else {})
-        for role, path in (("language_model", language_model), ("vision_encoder", vision_encoder)):
-            if path is not None:
-                parts[role] = {"kind": TINY[role]["kind"], "arguments": {"path": str(path)}}
-        torch.manual_seed(0)
-        model = build_model(parts, ("connector", "markers", *(["adapter"] if lora else [])))
-        model.load_base_weights()
-        for parameter in model.parameters():
-            if parameter.requires_grad:  # so that an image and the adapter matter
-                parameter.data += 0.05 * torch.randn_like(parameter)
-        save_weights(model, parts, text, tmp_path / name)
-        return model.eval(), tmp_path / name
+    def save(*arguments, name: str = "weights", **options):
+        return save_tiny(tmp_path / name, *arguments, **options), tmp_path / name
 
     return save

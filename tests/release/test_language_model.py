@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import visllama
-from tests.release.conftest import VICUNA
+from tests.support.exported import VICUNA
 from tests.support.families import save_language_model
 from tests.support.tiny import CONNECTORS
 from visllama.evaluation.runner import sample_maker

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, LlavaForConditionalGeneration
 
-from tests.release.conftest import VICUNA as VICUNA_TEXT
+from tests.support.exported import VICUNA
 from tests.support.families import save_language_model
 from visllama.errors import ConfigError
 from visllama.evaluation.runner import sample_maker
@@ -30,7 +30,7 @@ def export(save_model, tmp_path):
         model.vision_encoder.to(dtype)
         folder = tmp_path / "llava"
         folder.mkdir()
-        write_llava(folder, model, VICUNA_TEXT, [3], 40, max_shard_size)
+        write_llava(folder, model, VICUNA, [3], 40, max_shard_size)
         return model, folder
 
     return write
@@ -41,7 +41,7 @@ def export(save_model, tmp_path):
 def test_its_logits_are_the_models(export, tmp_path, family, lora):
     """Qwen's head is tied to the embeddings. 1e-5: the same sums of fp32, of logits below 30."""
     model, folder = export(lora=lora, language_model=save_language_model(family, tmp_path / family))
-    maker = sample_maker(model, VICUNA_TEXT)
+    maker = sample_maker(model, VICUNA)
     probe = make_probe(model, maker)
     assert read_back_llava(folder, probe, torch.float32) <= 1e-5
     assert same_prompts(folder, maker, probe.logits.shape[-1]) == []
@@ -53,14 +53,14 @@ def test_a_model_that_computes_more_is_noticed(export, tmp_path):
     model, folder = export(language_model=save_language_model("gemma", tmp_path / "gemma"))
     assert "has no place for a GemmaForCausalLM" in find_obstacle(model, "llava")
     with pytest.raises(ConfigError, match="computes something else: its logits differ by up to"):
-        read_back_llava(folder, make_probe(model, sample_maker(model, VICUNA_TEXT)), torch.float32)
+        read_back_llava(folder, make_probe(model, sample_maker(model, VICUNA)), torch.float32)
 
 
 def test_files_of_a_size_and_bf16(export):
     model, folder = export(max_shard_size="200KB", dtype=torch.bfloat16)
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(files) > 3 and (folder / "model.safetensors.index.json").is_file()
-    probe = make_probe(model, sample_maker(model, VICUNA_TEXT))
+    probe = make_probe(model, sample_maker(model, VICUNA))
     read_back_llava(folder, probe, torch.bfloat16)
     assert LlavaForConditionalGeneration.from_pretrained(folder).dtype == torch.bfloat16
     suffixes = {path.suffix for path in folder.iterdir()}

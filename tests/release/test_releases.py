@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 import visllama
-from tests.release.conftest import VICUNA
 from tests.support.commands import ROOT
+from tests.support.exported import VICUNA
 from tests.support.families import save_language_model
 from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.runner import sample_maker
