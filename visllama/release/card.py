@@ -14,7 +14,7 @@ from visllama.release.base_models import BaseModel, base_models, base_models_sec
 from visllama.release.how_trained import data_section, is_scenes, provenance_section, sources_of, training_section
 from visllama.release.markdown import escape, fenced, table
 from visllama.release.metadata import FORMS, TEXT_FORMS, card_data, find_licence, models_of_form
-from visllama.release.results import eval_result_files, results_section
+from visllama.release.results import eval_result_files, main_metric, results_section
 from visllama.release.run_facts import RunFacts, is_number, mapping, read_run
 from visllama.release.samples import Sample, choose_samples
 from visllama.release.usage import usage_lines
@@ -72,7 +72,7 @@ def build_card(
     sections = {
         "": _about(facts, form, models),
         "How to use it": fenced(lines, "python"),
-        "Samples": _samples_section(*samples) if samples else "",
+        "Samples": _samples_section(*samples, main_metric(facts.evaluations[samples[0]])) if samples else "",
         "Results": results_section(facts),
         "Base models": base_models_section(models_of_form(models, form)),
         "Data": data_section(facts),
@@ -131,9 +131,9 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
         about += " The files here hold the language model alone; pictures come to it as embeddings made elsewhere."
     if any(model.is_shipped for model in models):
         about += (
-            "\n\n**It is a toy.** Its base models are tiny ones that come with visllama and know an embedded world alone: "
-            "drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is of no use on "
-            "photographs."
+            "\n\n**It is a toy.** Its base models are tiny ones that come with visllama and know an embedded world "
+            "alone: drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is "
+            "of no use on photographs."
         )
     return about
 
@@ -147,9 +147,9 @@ def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]] | None:
     return None
 
 
-def _samples_section(name: str, samples: list[Sample]) -> str:
+def _samples_section(name: str, samples: list[Sample], metric: str) -> str:
     has_questions = any(sample.question for sample in samples)
-    header = ["", *["question"] * has_questions, "the model", "a reference", "score"]
+    header = ["", *["question"] * has_questions, "the model", "a reference", metric]
     rows = []
     for i, sample in enumerate(samples, 1):
         kind = "bad" if i == len(samples) else "good"
@@ -173,8 +173,8 @@ def _limits(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     ]
     if has_controls:
         limits.append(
-            "Part of a score comes without looking. The controls beside the results, such as another picture in the place "
-            "of the right one, show how much."
+            "Part of a score comes without looking. The controls beside the results, such as another picture in the "
+            "place of the right one, show how much."
         )
     if not _answers(facts):
         limits.append(
@@ -203,11 +203,11 @@ def _licence(models: list[BaseModel]) -> str:
     terms = find_licence(models)
     if terms is None:
         unknown = ", ".join(model.told for model in models if model.terms is None)
-        return f"The terms of the base models bind whoever uses this; those of {unknown} are not known here: see there."
+        return f"The terms of its base models bind whoever uses it; those of {unknown} are not known here: see there."
     if terms.licence == "apache-2.0":
         return "Apache-2.0; its base models may be used by their own terms, named above."
     return (
         f"What was trained here is of use with its base models alone, and these bind whoever uses it: "
-        f"[{terms.name}]({terms.link}) ({terms.told}). Whoever passes it on gives that licence along. The code, visllama, "
-        f"is Apache-2.0."
+        f"[{terms.name}]({terms.link}) ({terms.told}). Whoever passes it on gives that licence along. The code, "
+        f"visllama, is Apache-2.0."
     )
