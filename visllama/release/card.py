@@ -78,7 +78,7 @@ def build_card(
         "Data": data_section(facts),
         "How it was trained": training_section(facts),
         "What made it": provenance_section(facts),
-        "Limits and biases": _limits(facts, form, models),
+        "Limits and biases": _limits(facts, models),
         "Licence": _licence(models_of_form(models, form)),
     }
     told = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text)
@@ -125,10 +125,16 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     about += f" Parameters that training has changed: {', '.join(counts)}."
     if form == "hub":
         about += " The files here hold these alone; the base models are fetched from where they are published."
+        own = [model.told for model in models if not model.is_on_hub and not model.is_shipped]
+        about += f" Not published is {' and '.join(own)}: without it nothing can be loaded." if own else ""
     elif form == "adapter":
         about += " The files here hold the LoRA adapter alone: with it the language model reads text, and no pictures."
+    elif form == "llava":
+        about += " The files here hold all of it, as transformers' LLaVA has it."
     elif form == "language_model":
         about += " The files here hold the language model alone; pictures come to it as embeddings made elsewhere."
+    if form in TEXT_FORMS and facts.evaluations:
+        about += " The results below are those of the whole model."
     if any(model.is_shipped for model in models):
         about += (
             "\n\n**It is a toy.** Its base models are tiny ones that come with visllama and know an embedded world "
@@ -163,7 +169,7 @@ def _samples_section(name: str, samples: list[Sample], metric: str) -> str:
     return f"{told}\n\n{table(header, rows)}"
 
 
-def _limits(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
+def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
     sources = {name: source for run in (facts.first, facts) if run for name, source in sources_of(run).items()}
     is_toy = any(model.is_shipped for model in models)
     has_controls = any(mapping(evaluation, "controls") for evaluation in facts.evaluations.values())
@@ -203,7 +209,7 @@ def _licence(models: list[BaseModel]) -> str:
     terms = find_licence(models)
     if terms is None:
         unknown = ", ".join(model.told for model in models if model.terms is None)
-        return f"The terms of its base models bind whoever uses it; those of {unknown} are not known here: see there."
+        return f"The terms of its base models bind whoever uses it; this card does not know those of {unknown}."
     if terms.licence == "apache-2.0":
         return "Apache-2.0; its base models may be used by their own terms, named above."
     return (

@@ -56,7 +56,8 @@ def _tell_source(name: str, source: Mapping) -> str:
     elif terms := find_data_terms(name):
         told = terms.told
     else:
-        told = f"data of the trainer's own ({escape(without_places(str(source.get('path') or 'no path')))})"
+        path = source.get("path")
+        told = "data of the trainer's own" + (f" ({escape(without_places(path))})" if isinstance(path, str) else "")
     kept = mapping(source, "filter")
     if kept:
         limits = [f"{key} {limit}" for key, limit in kept.items()]
