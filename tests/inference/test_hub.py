@@ -20,7 +20,7 @@ from visllama.errors import ConfigError
 from visllama.inference.hub import is_repository
 from visllama.model.weights import save_weights
 
-NEWER = "f" * 40
+NEWER, BARE = "f" * 40, "e" * 40
 
 
 @pytest.fixture
@@ -70,20 +70,35 @@ def test_what_has_the_form_of_a_repositorys_name():
     assert not any(map(is_repository, (*refused, Path("user/name"))))
 
 
-def test_both_files_are_of_one_commit_and_no_other_file_comes(weights, make_model, tmp_path):
+def test_two_files_of_one_commit_come_or_the_reason_why_not(weights, make_model, tmp_path):
     newer = tmp_path / "newer"
     save_weights(make_model(dtype=torch.float32, seed=1), tiny_parts(), TEXT, newer)
     for name in ("README.md", "pytorch_model.bin", "evil.py", "config.json"):
         (newer / name).write_text("words")
     old, new = sum_of(weights), sum_of(newer)
     assert old != new
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    loads = [
+        ("user/name", "", new),
+        ("user/name", "v1", old),
+        ("user/name", COMMIT, old),
+        ("user/name", BARE, "weights=user/name: holds no visllama.json: give a repository"),
+        ("user/name", "a" * 40, f"weights=user/name revision={'a' * 40}: the repository has no such commit"),
+        ("user/gated", "", "weights=user/gated: its owner gives it to those who ask"),
+        ("user/none", "", "weights=user/none: no such folder here, and no such repository on the hub"),
+    ]
     with Hub(newer) as hub:
-        hub.commits = {COMMIT: weights, NEWER: newer}
+        hub.commits = {COMMIT: weights, NEWER: newer, BARE: bare}
         hub.names = {"main": NEWER, "v1": COMMIT}
-        assert load(hub, tmp_path, "user/name", "", "user/name", "v1", "user/name", COMMIT) == [new, old, old]
+        hub.refusals = {"user/gated": (403, "GatedRepo"), "user/none": (401, "RepoNotFound")}
+        told = load(hub, tmp_path, *(word for name, revision, _ in loads for word in (name, revision)))
+        for line, (name, revision, expected) in zip(told, loads, strict=True):
+            assert line.startswith(expected), (name, revision)
         assert fetched(tmp_path) == {"visllama.json", "visllama.safetensors"}
         asked = {name for _, name in hub.requests}
         assert not asked & {"README.md", "pytorch_model.bin", "evil.py", "config.json"}
+
     # What was fetched at a commit needs no network afterwards.
     words = ("user/name", NEWER, "user/name", "", "user/other", COMMIT)
     again, main, other = load("http://127.0.0.1:9", tmp_path, *words, HF_HUB_OFFLINE="1")
@@ -91,18 +106,6 @@ def test_both_files_are_of_one_commit_and_no_other_file_comes(weights, make_mode
     for line, name in ((main, "user/name"), (other, "user/other")):
         assert "the hub is out of reach" in line
         assert f"hf download {name} visllama.json visllama.safetensors --local-dir WEIGHTS" in line
-
-
-def test_what_cannot_be_had_says_what_to_do(weights, tmp_path):
-    (weights / "visllama.json").rename(weights / "other.json")
-    with Hub(weights) as hub:
-        hub.refusals = {"user/gated": (403, "GatedRepo"), "user/none": (401, "RepoNotFound")}
-        words = ("user/name", "", "user/name", "a" * 40, "user/gated", "", "user/none", "")
-        bare, missing, gated, none = load(hub, tmp_path, *words)
-    assert "weights=user/name: holds no visllama.json: give a repository" in bare
-    assert f"weights=user/name revision={'a' * 40}: the repository has no such commit" in missing
-    assert "weights=user/gated: its owner gives it to those who ask" in gated and "log in" in gated
-    assert "weights=user/none: no such folder here, and no such repository on the hub" in none
 
 
 def test_a_folder_wins_and_has_no_revision(weights, tmp_path, monkeypatch):

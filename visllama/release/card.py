@@ -14,7 +14,7 @@ from visllama.release.base_models import BaseModel, base_models, base_models_sec
 from visllama.release.how_trained import data_section, is_scenes, provenance_section, sources_of, training_section
 from visllama.release.markdown import escape, fenced, table
 from visllama.release.metadata import FORMS, TEXT_FORMS, card_data, find_licence, models_of_form
-from visllama.release.results import eval_result_files, results_section
+from visllama.release.results import eval_result_files, main_metric, results_section
 from visllama.release.run_facts import RunFacts, is_number, mapping, read_run
 from visllama.release.samples import Sample, choose_samples
 from visllama.release.usage import usage_lines
@@ -72,13 +72,13 @@ def build_card(
     sections = {
         "": _about(facts, form, models),
         "How to use it": fenced(lines, "python"),
-        "Samples": _samples_section(*samples) if samples else "",
+        "Samples": _samples_section(*samples, main_metric(facts.evaluations[samples[0]])) if samples else "",
         "Results": results_section(facts),
         "Base models": base_models_section(models_of_form(models, form)),
         "Data": data_section(facts),
         "How it was trained": training_section(facts),
         "What made it": provenance_section(facts),
-        "Limits and biases": _limits(facts, form, models),
+        "Limits and biases": _limits(facts, models),
         "Licence": _licence(models_of_form(models, form)),
     }
     told = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text)
@@ -125,15 +125,21 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     about += f" Parameters that training has changed: {', '.join(counts)}."
     if form == "hub":
         about += " The files here hold these alone; the base models are fetched from where they are published."
+        own = [model.told for model in models if not model.is_on_hub and not model.is_shipped]
+        about += f" Not published is {' and '.join(own)}: without it nothing can be loaded." if own else ""
     elif form == "adapter":
         about += " The files here hold the LoRA adapter alone: with it the language model reads text, and no pictures."
+    elif form == "llava":
+        about += " The files here hold all of it, as transformers' LLaVA has it."
     elif form == "language_model":
         about += " The files here hold the language model alone; pictures come to it as embeddings made elsewhere."
+    if form in TEXT_FORMS and facts.evaluations:
+        about += " The results below are those of the whole model."
     if any(model.is_shipped for model in models):
         about += (
-            "\n\n**It is a toy.** Its base models are tiny ones that come with visllama and know an embedded world alone: "
-            "drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is of no use on "
-            "photographs."
+            "\n\n**It is a toy.** Its base models are tiny ones that come with visllama and know an embedded world "
+            "alone: drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is "
+            "of no use on photographs."
         )
     return about
 
@@ -147,9 +153,9 @@ def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]] | None:
     return None
 
 
-def _samples_section(name: str, samples: list[Sample]) -> str:
+def _samples_section(name: str, samples: list[Sample], metric: str) -> str:
     has_questions = any(sample.question for sample in samples)
-    header = ["", *["question"] * has_questions, "the model", "a reference", "score"]
+    header = ["", *["question"] * has_questions, "the model", "a reference", metric]
     rows = []
     for i, sample in enumerate(samples, 1):
         kind = "bad" if i == len(samples) else "good"
@@ -163,7 +169,7 @@ def _samples_section(name: str, samples: list[Sample]) -> str:
     return f"{told}\n\n{table(header, rows)}"
 
 
-def _limits(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
+def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
     sources = {name: source for run in (facts.first, facts) if run for name, source in sources_of(run).items()}
     is_toy = any(model.is_shipped for model in models)
     has_controls = any(mapping(evaluation, "controls") for evaluation in facts.evaluations.values())
@@ -173,8 +179,8 @@ def _limits(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     ]
     if has_controls:
         limits.append(
-            "Part of a score comes without looking. The controls beside the results, such as another picture in the place "
-            "of the right one, show how much."
+            "Part of a score comes without looking. The controls beside the results, such as another picture in the "
+            "place of the right one, show how much."
         )
     if not _answers(facts):
         limits.append(
@@ -203,11 +209,11 @@ def _licence(models: list[BaseModel]) -> str:
     terms = find_licence(models)
     if terms is None:
         unknown = ", ".join(model.told for model in models if model.terms is None)
-        return f"The terms of the base models bind whoever uses this; those of {unknown} are not known here: see there."
+        return f"The terms of its base models bind whoever uses it; this card does not know those of {unknown}."
     if terms.licence == "apache-2.0":
         return "Apache-2.0; its base models may be used by their own terms, named above."
     return (
         f"What was trained here is of use with its base models alone, and these bind whoever uses it: "
-        f"[{terms.name}]({terms.link}) ({terms.told}). Whoever passes it on gives that licence along. The code, visllama, "
-        f"is Apache-2.0."
+        f"[{terms.name}]({terms.link}) ({terms.told}). Whoever passes it on gives that licence along. The code, "
+        f"visllama, is Apache-2.0."
     )

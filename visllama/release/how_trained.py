@@ -56,7 +56,8 @@ def _tell_source(name: str, source: Mapping) -> str:
     elif terms := find_data_terms(name):
         told = terms.told
     else:
-        told = f"data of the trainer's own ({escape(without_places(str(source.get('path') or 'no path')))})"
+        path = source.get("path")
+        told = "data of the trainer's own" + (f" ({escape(without_places(path))})" if isinstance(path, str) else "")
     kept = mapping(source, "filter")
     if kept:
         limits = [f"{key} {limit}" for key, limit in kept.items()]
@@ -66,6 +67,8 @@ def _tell_source(name: str, source: Mapping) -> str:
 
 def training_section(facts: RunFacts) -> str:
     """Return how the weights were trained, and the commands that repeat it; empty where that is not known."""
+    if facts.folder is None:
+        return ""
     parts = []
     if facts.first is not None:
         parts += ["**First stage**", *_stage(facts.first), "**Second stage**, which began from the first one's weights"]
@@ -78,7 +81,8 @@ def training_section(facts: RunFacts) -> str:
         told = "These commands repeat it" if len(commands) > 1 else "This command repeats it"
         if len(commands) > 1:
             told += "; RUN is the folder that the first one names at its end"
-        parts += [f"{told}. A word in capitals, as PATH, stands for a folder of yours.", fenced(commands, "bash")]
+        told += "; PATH stands for a folder of yours" if any("PATH" in command for command in commands) else ""
+        parts += [f"{told}.", fenced(commands, "bash")]
     return "\n\n".join(parts)
 
 

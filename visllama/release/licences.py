@@ -58,8 +58,8 @@ _TERMS = {
         "llama2",
         "Llama 2 Community License",
         "https://ai.meta.com/llama/license/",
-        f"Vicuna 1.5 is made from Llama 2: {_LLAMA_TOLD}. It was tuned on conversations with ChatGPT, for whose use OpenAI "
-        f"has terms",
+        f"Vicuna 1.5 is made from Llama 2: {_LLAMA_TOLD}. It was tuned on conversations with ChatGPT, for whose use "
+        f"OpenAI has terms",
     ),
     "mistralai/Mistral-7B-v0.1": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
     "Qwen/Qwen2.5-7B": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
@@ -111,7 +111,7 @@ class DataTerms(NamedTuple):
 _WEB = "the pictures are their owners', found on the web"
 _DATA = {
     "coco": DataTerms(
-        "COCO captions (CC BY 4.0), five people's of each picture; the pictures are Flickr's, each under its own licence"
+        "COCO captions (CC BY 4.0), five people's of each picture; the pictures are Flickr's, each with its own licence"
     ),
     "cc3m": DataTerms(
         f"Conceptual Captions 3M: alternative texts of web pages (free to use, Google asks to be named); {_WEB}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def push(folder: Path, repo_id: str, private: bool = True) -> str:
     """
     if not is_repository(repo_id):
         raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
-    names = [name for name, _ in list_upload(folder)]
+    names = [glob.escape(name) for name, _ in list_upload(folder)]
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise ConfigError(
@@ -82,7 +83,7 @@ def push(folder: Path, repo_id: str, private: bool = True) -> str:
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=str(folder), allow_patterns=names, commit_message="Upload by visllama"
+            repo_id=repo_id, folder_path=folder, allow_patterns=names, commit_message="Upload by visllama"
         )
     except Exception as error:  # of many types: the hub's, and those of the web client, which differs by its version
         raise ConfigError(f"push={repo_id}: not uploaded: {_reason(error, token)}") from None
@@ -94,5 +95,5 @@ def _reason(error: Exception, token: str) -> str:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
     if status in (401, 403):
         return f"the hub refuses the token of {TOKEN} ({status}): it needs leave to write there"
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return printable(line.replace(token, f"${TOKEN}"))
+    told = " ".join(str(error).split())[:500] or type(error).__name__
+    return printable(told.replace(token, f"${TOKEN}"))

@@ -16,11 +16,11 @@ _SCORED = {
     "vqa": "Answers are scored by the official VQA accuracy, 0 to 100.",
 }
 _CONTROLS = {
-    "shuffled_images": "each text is asked of another record's picture",
-    "blank_images": "the picture is blank",
-    "no_images": "there is no picture",
-    "majority_answer": "the training data's most frequent answer to such a question",
-    "true_facts": "the language model is told in words what the picture shows",
+    "shuffled_images": "the model is shown another record's picture",
+    "blank_images": "it is shown a blank picture",
+    "no_images": "it is shown none",
+    "majority_answer": "the training data's most frequent answer to such a question, and no model",
+    "true_facts": "it is told in words what the picture shows, and shown none",
 }
 _MAIN = ("CIDEr", "accuracy")
 _MOST_TYPES = 12
@@ -44,13 +44,19 @@ def _one(name: str, evaluation: Mapping, facts: RunFacts) -> str:
     lines = [f"### {escape(name)}", f"{split}n = {_count(evaluation)}", table(header, rows)]
     lines += _by_type(evaluation, controls)
     told = [_SCORED[_task(evaluation)]] if _task(evaluation) in _SCORED else []
-    told += [f"{escape(c.replace('_', ' '))}: {_CONTROLS[c]}." for c in controls if c in _CONTROLS]
+    meant = [f"{escape(c.replace('_', ' '))} ({_CONTROLS[c]})" for c in controls if c in _CONTROLS]
+    told += [f"The controls: {', '.join(meant)}."] if meant else []
     told += [_decoding(evaluation)]
     version = mapping(facts.provenance, "versions").get("pycocoevalcap")
     told += [f"pycocoevalcap {escape(version)}."] if version and _task(evaluation) == "caption" else []
     if "origin" in evaluation:
         told.append(f"{escape(evaluation['origin'])}.")
     return "\n\n".join([*lines, " ".join(filter(None, told))])
+
+
+def main_metric(evaluation: Mapping) -> str:
+    """Return the name of the score by which an evaluation is known, and by which its gallery is sorted."""
+    return "CIDEr x 100" if _factor(evaluation) == 100 else "accuracy"
 
 
 def _task(evaluation: Mapping) -> str:
@@ -109,7 +115,8 @@ def _decoding(evaluation: Mapping) -> str:
     asked = evaluation.get("prompt") or evaluation.get("hint")
     said = f'the prompt "{escape(asked)}"' if asked else "no prompt" if "prompt" in evaluation else ""
     human = mapping(evaluation, "template").get("human")
-    written = f'Asked as "{escape(human)}".' if isinstance(human, str) and human != _PLAIN else ""
+    is_asked = asked or _task(evaluation) == "vqa"  # a caption without a prompt stands behind its picture alone
+    written = f'Asked as "{escape(human)}".' if is_asked and isinstance(human, str) and human != _PLAIN else ""
     return " ".join([f"Decoding: {', '.join([*told, *filter(None, [said])])}." if told else "", written]).strip()
 
 

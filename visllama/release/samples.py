@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import NamedTuple
@@ -76,14 +76,16 @@ class _Figure:
         self.num_pictures = 0
 
 
+_PLACES = {"figcaption": "question", "b": "said", "li": "reference"}
+"""Where a card's texts stand."""
+
+
 class _Gallery(HTMLParser):
     """Read the cards of a gallery: nothing of the page is run, fetched or opened.
 
     Attributes:
         figures: The cards that have a score.
     """
-
-    _PLACES = {"figcaption": "question", "b": "said", "li": "reference"}
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -102,8 +104,8 @@ class _Gallery(HTMLParser):
             self._figure.num_pictures += 1
         elif tag == "li":
             self._place = "" if self._figure.texts["reference"] else "reference"  # the first one
-        elif tag in self._PLACES:
-            self._place = self._PLACES[tag]
+        elif tag in _PLACES:
+            self._place = _PLACES[tag]
         elif tag == "small":
             self._place = ""
 
@@ -112,7 +114,7 @@ class _Gallery(HTMLParser):
             if math.isfinite(self._figure.score):
                 self.figures.append(self._figure)
             self._figure, self._place = None, ""
-        elif tag in self._PLACES:
+        elif tag in _PLACES:
             self._place = ""
 
     def handle_data(self, data: str) -> None:
@@ -127,7 +129,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _samples(figures: Iterable[_Figure]):
+def _samples(figures: Iterable[_Figure]) -> Iterator[Sample]:
     """Yield the figures of one picture, as far as it can be read."""
     for figure in figures:
         picture = _picture(figure.source) if figure.num_pictures == 1 else None
