@@ -210,6 +210,21 @@ class ChatConfig(RunConfig):
 
 
 @dataclass
+class DemoConfig(RunConfig):
+    """Which weights are shown on a page, and to whom."""
+
+    weights: Any = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    user: str | None = None
+    max_upload_mb: float = MISSING
+    requests_per_minute: int = MISSING
+    max_queue: int = MISSING
+    decoding: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+@dataclass
 class PrepareConfig(RunConfig):
     """What every source has.
 
@@ -239,6 +254,7 @@ def register() -> None:
         ("evaluate_schema", EvaluateConfig),
         ("caption_schema", CaptionConfig),
         ("chat_schema", ChatConfig),
+        ("demo_schema", DemoConfig),
         ("benchmark_schema", BenchmarkConfig),
     ):
         store.store(name=name, node=schema)

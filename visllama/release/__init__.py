@@ -1,0 +1,1 @@
+"""How a trained model leaves: shown to others, and written for other programs."""
