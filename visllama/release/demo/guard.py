@@ -24,10 +24,10 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 _GRADIO = "/gradio_api"
-_READ = ("/", "/config", "/theme.css", "/favicon.ico", "/robots.txt", "/manifest.json", "/health") + tuple(
-    f"{_GRADIO}/{name}"
-    for name in ("queue/data", "upload_progress", "startup-events", "info", "theme.css", "app_id", "queue/status")
-)
+_READ = (
+    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/health", f"{_GRADIO}/info",
+    f"{_GRADIO}/queue/data", f"{_GRADIO}/startup-events", f"{_GRADIO}/theme.css", f"{_GRADIO}/upload_progress",
+)  # fmt: skip
 _READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{_GRADIO}/heartbeat/", f"{_GRADIO}/file=")
 _FILE = f"{_GRADIO}/file="
 _JOIN, _UPLOAD = f"{_GRADIO}/queue/join", f"{_GRADIO}/upload"

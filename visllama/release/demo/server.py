@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import socket
 import tempfile
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
@@ -51,12 +53,13 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr  # here: it is an extra, and reads the environment when it is imported
 
-    from visllama.release.demo.page import CSS, FONTS, HEAD, Page
+    from visllama.release.demo.exhibit import Exhibit
+    from visllama.release.demo.page import CSS, FONTS, HEAD, build_page
 
     max_bytes = int(max_mb * 2**20)
     for number, picture in enumerate(examples, 1):
         picture.save(uploads.parent / f"example_{number}.png")
-    blocks = Page(models, examples, uploads, max_bytes).build()
+    blocks = build_page(Exhibit(models, list(examples), uploads, max_bytes))
     blocks.queue(max_size=max_queue, api_open=False)
 
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -97,24 +100,27 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def serve(app: FastAPI, rules: Rules, listening: socket.socket, started: Callable[[], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; both end by KeyboardInterrupt or by the signal's own handler, once all is closed.
+def make_server(app: FastAPI, rules: Rules, started: Callable[[], None]) -> uvicorn.Server:
+    """Return the server of an application, guarded; its `run(sockets=[...])` ends by Ctrl-C, SIGTERM or `should_exit`.
 
     Args:
         app: What `build_app` returned.
         rules: What is served of it.
-        listening: The socket, bound to its address.
         started: It is called when requests are answered.
     """
-    import uvicorn  # here: it comes with the extra
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             started()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Pages that are open are cut off, which is no error of theirs.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets=sockets)
+
     config = uvicorn.Config(
         Guard(app, rules), log_level="error", access_log=False, server_header=False, date_header=False, ws="none",
         proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=2**16,
     )  # fmt: skip
-    Server(config).run(sockets=[listening])
+    return Server(config)

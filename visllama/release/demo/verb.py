@@ -65,7 +65,7 @@ def _end(number: int, frame: object) -> None:
 def _serve(config: DemoConfig, listening: socket.socket) -> None:
     from visllama.release.demo.examples import find_examples  # here: they take seconds to import
     from visllama.release.demo.guard import Rules
-    from visllama.release.demo.server import build_app, own_hosts, serve, upload_folder
+    from visllama.release.demo.server import build_app, make_server, own_hosts, upload_folder
 
     models = load_models(config)
     first = next(iter(models))
@@ -78,7 +78,7 @@ def _serve(config: DemoConfig, listening: socket.socket) -> None:
             config.user, os.environ.get(PASSWORD, ""),
         )  # fmt: skip
         app = build_app(models, examples, uploads, config.max_upload_mb, config.max_queue)
-        serve(app, rules, listening, lambda: say(greeting(host, port)))
+        make_server(app, rules, lambda: say(greeting(host, port))).run(sockets=[listening])
 
 
 def load_models(config: DemoConfig) -> Shelf:
