@@ -50,6 +50,7 @@ def test_every_verb_is_in_the_readme():
         "visllama caption",
         "visllama ask",
         "visllama chat",
+        "visllama demo",
         "visllama prepare",
         "visllama inspect",
         "visllama plan",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     BitImageProcessorPil,
     CLIPImageProcessorPil,
@@ -103,3 +104,25 @@ def test_padding_after_the_first_resize_changes_nothing(monkeypatch, size):
     whole = transform(image).int()
     monkeypatch.setattr("visllama.images.transform.MAX_PIXELS", 10**4)
     assert (whole - transform(image)).abs().max() <= 2
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("resize_px", [None, 32])
+@pytest.mark.parametrize("size", [(90, 60), (60, 90), (64, 64)])
+def test_the_box_that_is_seen_is_what_comes_out(fit, resize_px, size):
+    """A picture of two ramps tells by its colours where each pixel that comes out has been."""
+    width, height = size
+    ramps = np.zeros((height, width, 3), np.uint8)
+    ramps[..., 0] = (2 * np.arange(width) + 20)[None]
+    ramps[..., 1] = (2 * np.arange(height) + 20)[:, None]
+    transform = ImageTransform(24, (0.0,) * 3, (1.0,) * 3, fit, resize_px, "bilinear")
+    seen = transform(Image.fromarray(ramps)).numpy().astype(float)
+    left, top, right, bottom = transform.seen_box(width, height)
+
+    inside = (slice(10, 14), slice(10, 14))  # away from edges and from what was padded
+    columns = left + (np.arange(24) + 0.5) / 24 * (right - left) - 0.5
+    rows = top + (np.arange(24) + 0.5) / 24 * (bottom - top) - 0.5
+    # Colours are whole numbers, two a pixel, and a crop's place is rounded to a resized pixel.
+    pixel = max(right - left, bottom - top) / 24
+    assert np.abs((seen[0][inside] - 20) / 2 - columns[None, 10:14]).max() < 0.75 + pixel / 2
+    assert np.abs((seen[1][inside] - 20) / 2 - rows[10:14, None]).max() < 0.75 + pixel / 2

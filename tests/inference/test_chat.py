@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -190,6 +191,71 @@ def test_what_is_interrupted_was_not_said(pipeline, records):
     hook.remove()
     assert (chat.turns, chat.input_ids) == before
     assert [*answers, *said] == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+def test_what_is_streamed_is_what_is_said(pipeline, records, settings):
+    """Turn by turn the same texts and the same state, in which the next turn reads as little."""
+    said, streamed = pipeline.chat(), pipeline.chat()
+    grew = 0
+    for number, text in enumerate(SAID):
+        images = [record["image"] for record in records[: PICTURES[number]]]
+        decoding = {"max_new_tokens": NUM_TOKENS[number]} | settings
+        expected = said.say(text, images, **decoding)
+        texts = list(streamed.stream(text, images, **decoding))
+        assert texts[-1] == expected
+        assert all(expected.startswith(part) for part in texts)
+        assert texts == sorted(texts, key=len)
+        grew += len(set(texts)) > 2
+        assert (streamed.turns, streamed.input_ids) == (said.turns, said.input_ids)
+        assert streamed._cache.get_seq_length() == said._cache.get_seq_length()
+    assert (grew > 0) == (not settings)
+
+
+def test_a_stream_that_is_left_was_not_said(pipeline, records):
+    expected = list(talk(pipeline.chat(), records))
+    chat = pipeline.chat()
+    said = talk(chat, records)
+    answers = [next(said)]
+    before = list(chat.turns), list(chat.input_ids)
+    left = chat.stream("something else", records[5]["image"], max_new_tokens=400)
+    with positions_read(pipeline.model) as counts:
+        next(left)
+        left.close()
+    assert len(counts) < 400, "generating goes on though nobody listens"
+    assert (chat.turns, chat.input_ids) == before
+    assert [*answers, *said] == expected
+    assert not [thread for thread in threading.enumerate() if thread.name == "visllama-stream"]
+
+
+def test_an_error_inside_a_stream_is_raised_and_nothing_was_said(pipeline, records):
+    expected = list(talk(pipeline.chat(), records))
+    chat, calls = pipeline.chat(), []
+
+    def interrupt(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            raise Interrupt
+
+    hook = pipeline.model.language_model.register_forward_pre_hook(interrupt)
+    with pytest.raises(Interrupt):
+        list(chat.stream("something else", records[5]["image"]))
+    hook.remove()
+    with pytest.raises(ConfigError, match=r"max_new_tokens=510 behind \d+ tokens"):
+        list(chat.stream("there is a", max_new_tokens=510))
+    assert (chat.turns, chat.input_ids) == ([], [])
+    assert list(talk(chat, records)) == expected
+
+
+def test_a_freed_cache_is_read_again(pipeline, records):
+    expected = list(talk(pipeline.chat(), records))
+    chat = pipeline.chat()
+    answers = []
+    for answer in talk(chat, records):
+        answers.append(answer)
+        chat.free_cache()
+        assert chat._cache.get_seq_length() == 0
+    assert answers == expected
 
 
 def test_a_conversation_past_the_positions_is_refused_and_may_go_on(pipeline, records):

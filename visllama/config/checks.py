@@ -108,7 +108,7 @@ def check_plan(cfg: DictConfig) -> None:
 
 
 def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
-    """Refuse what `caption`, `ask` or `chat` cannot do, before any weight is loaded.
+    """Refuse what `caption`, `ask`, `chat` or `demo` cannot do, before any weight is loaded.
 
     Args:
         cfg: The configuration.
@@ -123,7 +123,9 @@ def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
         require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {' '.join(needs)}")
     check_known(cfg)
     check_typed(verb, READ_BY_CAPTION)
-    require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
+    folders = cfg.weights if OmegaConf.is_list(cfg.weights) else [cfg.weights]  # `demo` takes several
+    for folder in folders:
+        require(Path(str(folder)).exists(), f"weights={folder}: no such folder")
     if "batch_size" in cfg:
         require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_shared(cfg)

@@ -225,6 +225,21 @@ class ExportConfig(RunConfig):
 
 
 @dataclass
+class DemoConfig(RunConfig):
+    """Which weights are shown on a page, and to whom."""
+
+    weights: Any = MISSING
+    host: str = MISSING
+    port: int = MISSING
+    user: str | None = None
+    max_upload_mb: float = MISSING
+    requests_per_minute: int = MISSING
+    max_queue: int = MISSING
+    decoding: dict[str, Any] = field(default_factory=dict)
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+
+
+@dataclass
 class PrepareConfig(RunConfig):
     """What every source has.
 
@@ -254,6 +269,7 @@ def register() -> None:
         ("evaluate_schema", EvaluateConfig),
         ("caption_schema", CaptionConfig),
         ("chat_schema", ChatConfig),
+        ("demo_schema", DemoConfig),
         ("benchmark_schema", BenchmarkConfig),
         ("export_schema", ExportConfig),
     ):

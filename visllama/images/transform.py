@@ -82,6 +82,20 @@ class ImageTransform:
         top, left = ((side - self.size_px) // 2 for side in pixels.shape[1:])
         return pixels[:, top : top + self.size_px, left : left + self.size_px].contiguous()
 
+    def seen_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Return which part of a picture comes out: left, top, right and bottom, in pixels of the picture.
+
+        With "pad" it reaches beyond the picture.
+        """
+        share = self.size_px / (self.resize_px or self.size_px)
+        if self.fit == "squash":
+            seen_width, seen_height = width * share, height * share
+        else:
+            side = max(width, height) if self.fit == "pad" else min(width, height)
+            seen_width = seen_height = side * share
+        left, top = (width - seen_width) / 2, (height - seen_height) / 2
+        return left, top, left + seen_width, top + seen_height
+
     def _resize(self, pixels: Tensor, height: int, width: int) -> Tensor:
         if pixels.shape[1:] == (height, width):
             return pixels

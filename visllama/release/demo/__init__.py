@@ -1,0 +1,1 @@
+"""`visllama demo`: a page and a JSON API to talk to trained models."""

@@ -1,0 +1,93 @@
+"""The tab that captions a picture at once, and shows where its words looked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+
+from visllama.errors import ConfigError
+from visllama.release.demo.attention import caption_and_look, has_patches, heat_map
+from visllama.release.demo.controls import decoding_of, on, picture_input
+from visllama.release.demo.exhibit import Exhibit
+from visllama.release.demo.pictures import read_picture
+from visllama.release.demo.sessions import Session
+
+
+class CaptionTab:
+    """The tab that captions a picture at once, and shows where its words looked.
+
+    Args:
+        exhibit: What there is to show.
+    """
+
+    def __init__(self, exhibit: Exhibit) -> None:
+        self.exhibit = exhibit
+
+    def build(self) -> None:
+        """Add the components and what they do to the page that is being built."""
+        model = self.exhibit.model_choice()
+        with gr.Row():
+            with gr.Column(min_width=280):
+                picture = picture_input()
+            with gr.Column(min_width=280):
+                caption = gr.Textbox(label="Caption", lines=2, elem_classes="caption", elem_id="caption")
+                words = gr.Radio([], label="Where did a word look?", visible=False, elem_id="words")
+                heat = gr.Image(label="Where it looked", visible=False, buttons=["fullscreen"], elem_id="heat")
+        with gr.Accordion("Settings", open=False):
+            settings = self.exhibit.settings()
+            again = gr.Button("Caption again")
+        examples = self.exhibit.example_row()
+        outputs, nothing = [caption, words, heat], ("", _hidden_words(), _hidden_heat())
+        on(
+            picture.change, self._caption, [picture, model, *settings], outputs, nothing, trigger_mode="always_last",
+            **self.exhibit.model_line(),
+        )  # fmt: skip
+        on(again.click, self._caption_again, [model, *settings], outputs, **self.exhibit.model_line())
+        on(words.select, self._look, [words], [heat])
+        if examples is not None:
+            on(examples.select, self.exhibit.example, [], [picture])
+
+    def _caption(self, request: gr.Request, file: object, model: object, *settings: object) -> tuple:
+        session = self.exhibit.session(request)
+        session.looked = None
+        if not file:
+            session.pictures.pop("caption", None)
+            return "", _hidden_words(), _hidden_heat()
+        session.pictures["caption"], name = self.exhibit.read_upload(file)
+        return self._write_caption(session, name, model, settings)
+
+    def _caption_again(self, request: gr.Request, model: object, *settings: object) -> tuple:
+        session = self.exhibit.session(request)
+        if "caption" not in session.pictures:
+            raise ConfigError("choose a picture first")
+        return self._write_caption(session, "the picture", model, settings)
+
+    def _write_caption(self, session: Session, name: str, model: object, settings: Sequence) -> tuple:
+        served = self.exhibit.models.choose(model)
+        decoding = decoding_of(served, *settings)
+        picture = read_picture(session.pictures["caption"], name)
+        session.looked = None
+        with served.turn() as pipeline:
+            if not has_patches(pipeline):
+                return pipeline.caption(picture, **decoding), _hidden_words(), _hidden_heat()
+            session.looked = caption_and_look(pipeline, picture, decoding)
+        choices = [(word, number) for number, word in enumerate(session.looked.words)]
+        return session.looked.caption, gr.Radio(choices, value=None, visible=bool(choices)), _hidden_heat()
+
+    def _look(self, request: gr.Request, word: object) -> gr.Image:
+        session = self.exhibit.session(request)
+        looked = session.looked
+        if looked is None or not isinstance(word, int) or not 0 <= word < len(looked.maps):
+            return _hidden_heat()
+        picture = read_picture(session.pictures["caption"], "the picture")
+        seen = heat_map(picture, looked, word)
+        return gr.Image(seen, visible=True, label=f"Where “{looked.words[word]}” looked")
+
+
+def _hidden_words() -> gr.Radio:
+    return gr.Radio([], value=None, visible=False)
+
+
+def _hidden_heat() -> gr.Image:
+    return gr.Image(None, visible=False)

@@ -1,0 +1,62 @@
+"""The page: captions, a chat, and weights side by side, made of gradio's own components.
+
+Handlers take what the page sent as it is (`preprocess=False`): a file is then read by `images.decode` alone, which
+refuses from its header what is too large, and not by gradio first.
+"""
+
+from __future__ import annotations
+
+import html
+
+import gradio as gr
+
+from visllama.release.demo.caption_tab import CaptionTab
+from visllama.release.demo.chat_tab import ChatTab
+from visllama.release.demo.compare_tab import CompareTab
+from visllama.release.demo.exhibit import Exhibit
+
+FONTS = ("system-ui", "sans-serif")
+CSS = """
+.gradio-container {width: 100%; max-width: 60rem !important; margin: 0 auto !important}
+.picture img {width: 100%; height: 100%; object-fit: contain}
+.talk {display: flex; flex-direction: column-reverse; max-height: 28rem; min-height: 8rem; overflow-y: auto; gap: .6rem}
+.talk p {margin: 0; padding: .5rem .8rem; border-radius: .8rem; max-width: 85%; white-space: pre-wrap;
+  overflow-wrap: anywhere; border: 1px solid var(--border-color-primary)}
+.talk .you {align-self: flex-end; background: var(--color-accent-soft)}
+.talk .model {align-self: flex-start; background: var(--background-fill-secondary)}
+.talk img {max-width: 10rem; max-height: 10rem; border-radius: .5rem; margin-right: .4rem; image-rendering: auto}
+.talk .hint {align-self: center; border: none; color: var(--body-text-color-subdued)}
+.caption textarea {font-size: 1.15rem}
+.examples .grid-wrap {height: auto; min-height: 0; max-height: none; overflow: visible; padding-top: 1.6rem}
+.examples .caption-label {display: none}
+"""
+HEAD = """<script>
+document.addEventListener("paste", event => {
+  const files = [...event.clipboardData.files].filter(file => file.type.startsWith("image/"));
+  const inputs = [...document.querySelectorAll(".picture input[type=file]")];
+  const shown = inputs.find(input => input.closest(".picture").offsetParent !== null);
+  if (files.length === 0 || shown === undefined) return;
+  const chosen = new DataTransfer();
+  chosen.items.add(files[0]);
+  shown.files = chosen.files;
+  shown.dispatchEvent(new Event("change", {bubbles: true}));
+});
+</script>"""
+"""A picture that is pasted anywhere on the page goes where it could be dropped; gradio has a button for it alone."""
+
+
+def build_page(exhibit: Exhibit) -> gr.Blocks:
+    """Return gradio's description of the page."""
+    names = exhibit.models.names
+    # An upload is needed from the moment it is chosen until its question is sent, which a person may think about.
+    with gr.Blocks(title="visllama", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
+        gr.Markdown(f"# visllama\n{html.escape(', '.join(names))}")
+        with gr.Tab("Caption"):
+            CaptionTab(exhibit).build()
+        with gr.Tab("Chat"):
+            ChatTab(exhibit).build()
+        if len(names) > 1:
+            with gr.Tab("Compare"):
+                CompareTab(exhibit).build()
+        blocks.unload(exhibit.forget)
+    return blocks

@@ -1,0 +1,153 @@
+"""The verb `demo`: a page and a JSON API to talk to trained models."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.util
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from visllama.config.dry_run import check_decoding, check_machine
+from visllama.config.schema import DemoConfig
+from visllama.console import say, working
+from visllama.errors import ConfigError, require
+from visllama.inference.verbs import as_list, load_pipeline
+from visllama.model.locate import locate
+from visllama.release.demo.served import Served, Shelf, names_of
+
+PASSWORD = "VISLLAMA_DEMO_PASSWORD"
+"""The environment variable that holds the password; it stands in no config and in no log."""
+
+
+def assemble(config: DemoConfig) -> socket.socket:
+    """Check what can be checked without weights, and take the address.
+
+    Returns:
+        A socket that is bound to the address.
+
+    Raises:
+        ConfigError: If gradio is missing, a key is out of its range, a password is needed, or the address is taken.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise ConfigError("visllama demo is an extra, which is not there:  pip install 'visllama[demo]'")
+    require(as_list(config.weights) != [], "weights=[]: give one weights folder, or several to compare")
+    for key in ("max_upload_mb", "requests_per_minute", "max_queue"):
+        value = getattr(config, key)
+        require(value > 0, f"{key}={value}: must be more than 0")
+    require(0 <= config.port < 2**16, f"port={config.port}: must be from 0, which takes a free one, to 65535")
+    _check_password(config)
+    check_machine(config.trainer)
+    check_decoding(config.decoding)
+    return bind(config.host, config.port)
+
+
+def demo(config: DemoConfig, listening: socket.socket) -> None:
+    """Serve the page and the API until Ctrl-C or SIGTERM; nothing that was uploaded stays behind."""
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        _serve(config, listening)
+    except KeyboardInterrupt:
+        say("ended; nothing that was uploaded is kept")
+    finally:
+        listening.close()
+
+
+def _end(number: int, frame: object) -> None:
+    """End the program by an exception, so that what has to be deleted is."""
+    sys.exit(0)
+
+
+def _serve(config: DemoConfig, listening: socket.socket) -> None:
+    from visllama.release.demo.examples import find_examples  # here: they take seconds to import
+    from visllama.release.demo.guard import Rules
+    from visllama.release.demo.server import build_app, make_server, own_hosts, upload_folder
+
+    models = load_models(config)
+    first = next(iter(models))
+    is_of_scenes = getattr(first.pipeline.model.vision_encoder, "path", "") == locate("visllama:clip")
+    examples = find_examples(Path(str(as_list(config.weights)[0])), is_of_scenes)
+    host, port = config.host, listening.getsockname()[1]
+    with upload_folder() as uploads:
+        rules = Rules(
+            own_hosts(host, port), int(config.max_upload_mb * 2**20), config.requests_per_minute, str(uploads),
+            config.user, os.environ.get(PASSWORD, ""),
+        )  # fmt: skip
+        app = build_app(models, examples, uploads, config.max_upload_mb, config.max_queue)
+        make_server(app, rules, lambda: say(greeting(host, port))).run(sockets=[listening])
+
+
+def load_models(config: DemoConfig) -> Shelf:
+    """Load all weights, each under the name of its run."""
+    folders = [str(folder) for folder in as_list(config.weights)]
+    served = []
+    with working() as show:
+        for name, folder in zip(names_of(folders), folders, strict=True):
+            show(f"loading {name}")
+            pipeline = load_pipeline(replace(config, weights=folder))
+            served.append(Served(name, pipeline, config.decoding, config.max_queue))
+    return Shelf(served)
+
+
+def greeting(host: str, port: int) -> str:
+    """Return what is said when the page is there: where it is, how to reach it from elsewhere, and how to end it."""
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    lines = [f"The page: {address}"]
+    if _is_loopback(host):
+        forward = f"ssh -L {port}:{host if ':' not in host else f'[{host}]'}:{port}"
+        lines.append(f"From elsewhere: {forward} {getpass.getuser()}@{socket.gethostname()}, then the same address")
+    lines.append(f"The API: POST {address}/caption and {address}/chat; visllama/release/README.md describes it")
+    lines.append("Ctrl-C ends it")
+    return "\n".join(lines)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket at an address that is free.
+
+    Raises:
+        ConfigError: If it is taken, naming a free port, or this machine has no such address.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise ConfigError(f"host={host}: no address of this machine ({error.strerror})") from error
+    taken = socket.socket(family, kind, protocol)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind(address)
+    except OSError as error:
+        taken.close()
+        if port == 0:
+            raise ConfigError(f"host={host}: cannot be served from here ({error.strerror})") from error
+        with bind(host, 0) as free:
+            other = free.getsockname()[1]
+        raise ConfigError(f"port={port}: cannot be taken ({error.strerror}): port={other} is free") from error
+    return taken
+
+
+def _check_password(config: DemoConfig) -> None:
+    """Refuse to serve others than this machine's own users without a password."""
+    password = os.environ.get(PASSWORD, "")
+    if config.user is not None:
+        require(config.user != "" and ":" not in config.user, f"user={config.user}: a name, without a colon")
+        require(password != "", f"user={config.user}: set the environment variable {PASSWORD} too")
+    elif not _is_loopback(config.host):
+        raise ConfigError(
+            f"host={config.host}: others can reach it: give user=NAME, and the password in the environment variable "
+            f"{PASSWORD}; or leave out host= and forward the port by ssh"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
