@@ -66,7 +66,7 @@ def build_card(
     facts = read_run(weights)
     models = base_models(facts, named or {})
     title = _title(facts, repo_id)
-    samples = [] if form in TEXT_FORMS else _find_samples(facts)
+    samples = None if form in TEXT_FORMS else _find_samples(facts)
     lines = usage.strip("\n").split("\n") if usage.strip() else usage_lines(form, facts, models, repo_id)
 
     sections = {
