@@ -138,6 +138,27 @@ def test_torch_tensors_that_are_counted_and_take_no_memory():
     assert made.shape == (2, 10**6)
 
 
+def test_transformers_which_attention_a_model_has():
+    """`release/demo/attention.py` sets it back after a pass by another one: `set_attn_implementation` is public, and
+    what reads it is not."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1))
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    assert (before, model.config._attn_implementation) == ("sdpa", "eager")
+
+
+def test_gradio_where_its_uploads_lie(tmp_path, monkeypatch):
+    """`release/demo/server.py` names the folder in the environment, as gradio's guide has it; it is read anew for each
+    page, which no guide says."""
+    utils = pytest.importorskip("gradio.utils")
+    for name in ("a", "b"):
+        monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / name))
+        assert utils.get_upload_folder() == str(tmp_path / name)
+
+
 def test_peft_the_words_of_a_target_that_is_not_there():
     """`model/lora.py` knows by them that the targets are wrong: PEFT raises a plain ValueError for this and for more."""
     from peft import LoraConfig, inject_adapter_in_model

@@ -101,7 +101,6 @@ class DemoServer:
         finally:
             connection.close()
 
-
     def upload(self, content: bytes, name: str) -> Answer:
         """Upload a file as the page does."""
         head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()

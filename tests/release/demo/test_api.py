@@ -39,9 +39,7 @@ def test_settings_reach_the_model(demo):
         answer = demo.ask("POST", "/caption", {"image": image, "weights": "pooled"} | settings)
         expected = pipeline.caption(scene(), num_beams=settings.get("num_beams"), max_new_tokens=most)
         assert answer.json["caption"] == expected
-    texts = {
-        demo.ask("POST", "/caption", {"image": image, "temperature": 3.0}).json["caption"] for _ in range(5)
-    }
+    texts = {demo.ask("POST", "/caption", {"image": image, "temperature": 3.0}).json["caption"] for _ in range(5)}
     assert len(texts) > 1, "sampled"
 
 

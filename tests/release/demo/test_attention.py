@@ -38,7 +38,9 @@ def test_the_maps_are_the_attention_of_the_words(pipeline):
     sample = maker({"key": "", "image": scene(), "captions": [""]}, answered=False)
     (written,) = pipeline.write([sample], {"max_new_tokens": 15})
     ids = [*sample.input_ids, *written]
-    assert len(maker.tokenizer.decode(written[:1]).split()) == 1 and len(maker.tokenizer.decode(written[:2]).split()) == 2
+    assert (
+        len(maker.tokenizer.decode(written[:1]).split()) == 1 and len(maker.tokenizer.decode(written[:2]).split()) == 2
+    )
     embeds = model.embed(torch.tensor([ids]), sample.pixel_values[0][None])
     model.language_model.set_attn_implementation("eager")
     with torch.no_grad():
@@ -70,7 +72,9 @@ def _all_but_the_end(pipeline) -> list[int]:
     return [i for i in range(len(pipeline.maker.tokenizer)) if i not in pipeline.end_ids]
 
 
-def _hottest(fit: str, size: tuple[int, int], place: tuple[int, int], resize_px: int | None = None) -> tuple[float, float]:
+def _hottest(
+    fit: str, size: tuple[int, int], place: tuple[int, int], resize_px: int | None = None
+) -> tuple[float, float]:
     """Return where the brightest spot lies on a picture, as shares of its sides."""
     transform = ImageTransform(24, (0.5,) * 3, (0.5,) * 3, fit, resize_px)
     attention = np.zeros((6, 6), np.float32)

@@ -117,7 +117,9 @@ def test_what_the_page_does_not_need_is_not_there(alive, path):
     assert alive.ask("OPTIONS", "/caption").status == 404
 
 
-@pytest.mark.parametrize("name", ["{other}/a.png", "file:///etc/passwd", "/etc/passwd", "{uploads}/../example_1.png", 5])
+@pytest.mark.parametrize(
+    "name", ["{other}/a.png", "file:///etc/passwd", "/etc/passwd", "{uploads}/../example_1.png", 5]
+)
 @pytest.mark.parametrize("key", ["path", "url"])
 def test_files_of_the_page_are_uploads(alive, name, key):
     """gradio itself would download an address in place of a path."""

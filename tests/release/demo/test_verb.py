@@ -115,10 +115,16 @@ def test_nothing_is_left_behind(make_model, tmp_path, number):
         host, port = address.removeprefix("http://").split(":")
         _post(f"{address}/caption", json.dumps({"image": as_base64(scene())}).encode(), "application/json")
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
-        _post(f"{address}/gradio_api/upload", head + as_file(scene()) + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")
+        _post(
+            f"{address}/gradio_api/upload",
+            head + as_file(scene()) + b"\r\n--x--\r\n",
+            "multipart/form-data; boundary=x",
+        )
         assert len(list((tmp_path / "tmp").rglob("a.png"))) == 1, "an upload lies there while it runs"
         with socket.create_connection((host, int(port))) as half:
-            half.sendall(f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 99\r\n\r\nx".encode())
+            half.sendall(
+                f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 99\r\n\r\nx".encode()
+            )
             open_page = urllib.request.urlopen(f"{address}/gradio_api/heartbeat/abc")
             time.sleep(0.2)
             process.send_signal(number)
