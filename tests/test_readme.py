@@ -12,9 +12,10 @@ import pytest
 from tests.support.commands import ROOT
 
 README = (ROOT / "README.md").read_text()
+RELEASE = (ROOT / "visllama" / "release" / "README.md").read_text()
 COMMANDS = [
     line.split(" # ")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", README + RELEASE, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]

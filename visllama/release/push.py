@@ -54,6 +54,26 @@ def _size(path: Path) -> int:
         raise ConfigError(f"{printable(path)}: cannot be read ({error})") from error
 
 
+def read_token(repo_id: str) -> str:
+    """Return the token of the environment variable HF_TOKEN.
+
+    Args:
+        repo_id: The repository that is to be written, as `user/name`.
+
+    Raises:
+        ConfigError: If there is no token, or that is no repository's name.
+    """
+    if not is_repository(repo_id):
+        raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise ConfigError(
+            f"push={repo_id}: the environment variable {TOKEN} is not set: make a token that may write to {repo_id} "
+            f"(huggingface.co/settings/tokens), and  export {TOKEN}=...  Nothing was uploaded"
+        )
+    return token
+
+
 def push(folder: Path, repo_id: str, private: bool = True) -> str:
     """Upload a folder's files as one commit, into a repository that is made where there is none.
 
@@ -70,15 +90,8 @@ def push(folder: Path, repo_id: str, private: bool = True) -> str:
     Raises:
         ConfigError: If a file is refused, the token is missing or has no leave, or the hub is out of reach.
     """
-    if not is_repository(repo_id):
-        raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
+    token = read_token(repo_id)
     names = [glob.escape(name) for name, _ in list_upload(folder)]
-    token = os.environ.get(TOKEN, "").strip()
-    if not token:
-        raise ConfigError(
-            f"push={repo_id}: the environment variable {TOKEN} is not set: make a token that may write to {repo_id} "
-            f"(huggingface.co/settings/tokens), and  export {TOKEN}=...  Nothing was uploaded"
-        )
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)

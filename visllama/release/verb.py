@@ -23,7 +23,7 @@ from visllama.release.card import build_card, write_card
 from visllama.release.hub import name_bases, write_hub
 from visllama.release.language_model import write_adapter, write_language_model
 from visllama.release.llava import write_llava
-from visllama.release.push import list_upload, push
+from visllama.release.push import list_upload, push, read_token
 from visllama.release.read_back import (
     make_probe,
     read_back_adapter,
@@ -51,6 +51,8 @@ def assemble(config: ExportConfig) -> dict:
     """
     weights = Path(config.weights)
     check_new_folder(Path(config.out))
+    if config.push:
+        read_token(config.push)
     description = read_description(weights)
     model = build_model(
         description["parts"], description["trained"], plugins=config.plugins, models=config.paths["models"]
