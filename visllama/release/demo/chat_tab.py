@@ -40,7 +40,10 @@ class ChatTab:
         with gr.Accordion("Settings", open=False):
             settings = self.exhibit.settings()
         examples = self.exhibit.example_row()
-        on(typed.submit, self._say, [typed, model, *settings], [talk, typed], **self.exhibit.model_line())
+        on(
+            typed.submit, self._say, [typed, model, *settings], [talk, typed], trigger_mode="multiple",
+            **self.exhibit.model_line(),
+        )  # fmt: skip
         on(anew.click, self._begin, [], [talk, typed])
         on(model.change, self._begin, [], [talk, typed])
         if examples is not None:
@@ -59,22 +62,25 @@ class ChatTab:
         text, pictures = self._typed(typed)
         served = self.exhibit.models.choose(model)
         decoding = decoding_of(served, *settings)
-        if session.model_name != served.name:
-            session.forget_chat()
-        before = [*session.messages, shown_turn("you", text, pictures)]
-        yield as_page([*before, shown_turn("model", "…")]), {"text": "", "files": []}
+        asked, empty = shown_turn("you", text, pictures), {"text": "", "files": []}
+        yield as_page([*session.messages, asked, shown_turn("model", "…")]), empty
 
-        answer = ""
         try:
             with served.turn() as pipeline:
-                chat = session.chat or pipeline.chat()
+                # Looked up in here: a question that was asked before this one may only now be answered.
+                if session.model_name != served.name:
+                    session.forget_chat()
+                chat, before = session.chat or pipeline.chat(), session.messages
                 for answer in chat.stream(text, pictures, **decoding):
-                    yield as_page([*before, shown_turn("model", answer)]), gr.skip()
+                    if session.messages is not before:  # a new conversation was begun meanwhile
+                        yield as_page(session.messages), gr.skip()
+                        return
+                    said = [*before, asked, shown_turn("model", answer)]
+                    yield as_page(said), gr.skip()
+                session.chat, session.model_name, session.messages = chat, served.name, said
         except ConfigError:
             yield as_page(session.messages), typed  # as it was before the question
             raise
-        session.chat, session.model_name = chat, served.name
-        session.messages = [*before, shown_turn("model", answer)]
         self.exhibit.sessions.free_caches()
 
     def _typed(self, typed: object) -> tuple[str, list[Image.Image]]:

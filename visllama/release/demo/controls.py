@@ -93,7 +93,7 @@ def _friendly(handler: Callable, refused: object) -> Callable:
 
     def tell(error: Exception) -> None:
         if isinstance(error, ConfigError):
-            gr.Warning(html.escape(str(error)), title="Not possible")
+            gr.Warning(html.escape(str(error)))
         else:
             _log.exception("the demo's page")
             raise gr.Error("something went wrong here; the server's terminal says what", print_exception=False)

@@ -51,6 +51,7 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
         max_queue: The largest number of events of the page that wait.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_RUN_HISTORY"] = "False"  # newer ones would keep a visitor's pictures in the browser
     import gradio as gr  # here: it is an extra, and reads the environment when it is imported
 
     from visllama.release.demo.exhibit import Exhibit
@@ -66,7 +67,7 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
     add_api(app, models, max_bytes)
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(
-        app, blocks, path="/", footer_links=[], run_history=False, show_error=False, max_file_size=max_bytes,
+        app, blocks, path="/", footer_links=[], show_error=False, max_file_size=max_bytes,
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme, css=CSS, head=HEAD,
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
     )  # fmt: skip
