@@ -76,5 +76,5 @@ def test_models_are_chosen_by_name():
 
 
 def test_names_are_those_of_the_runs(tmp_path):
-    folders = [tmp_path / "x" / "1" / "weights", tmp_path / "y" / "1" / "weights", tmp_path / "2", tmp_path / "z" / "1"]
-    assert names_of(folders) == ["1", "1 (2)", "2", "1 (3)"]
+    folders = [tmp_path / "x" / "1" / "weights", tmp_path / "y" / "1" / "weights", tmp_path / "2", tmp_path / "z" / "2"]
+    assert names_of([*folders, folders[0]]) == ["x/1", "y/1", "2", "2 (2)", "x/1 (2)"]

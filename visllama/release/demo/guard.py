@@ -11,6 +11,7 @@ import base64
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ _MODEL_WORK = ("/caption", "/chat", _JOIN)
 _SLACK_BYTES = 64 * 2**10
 """Room for what stands around the files of a request."""
 _JOIN_BYTES = 2**20
+_MOST_DISCARDED = 4
+"""Times the largest size of a file: what is larger by no more is read to its end before it is refused."""
 _CONTENT_POLICY = "; ".join(
     [
         "default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
@@ -131,6 +134,8 @@ class Guard:
         except Refused as refused:
             if has_begun:
                 raise
+            if refused.status == 413:
+                await self._discard(scope, receive)
             # "detail" is where gradio's page looks for it.
             content = {"error": refused.reason, "detail": refused.reason}
             answer = JSONResponse(content, refused.status, {"connection": "close", **refused.headers})
@@ -188,6 +193,14 @@ class Guard:
         except (TimeoutError, asyncio.TimeoutError):
             raise Refused(408, "the request came too slowly") from None
 
+    async def _discard(self, scope: Message, receive: Callable) -> None:
+        """Read on over what is refused, so that a client that sends first sees the answer, and no broken connection."""
+        declared = Headers(scope=scope).get("content-length", "")
+        if not declared.isdigit() or int(declared) > _MOST_DISCARDED * self.rules.max_bytes:
+            return
+        with suppress(TimeoutError, asyncio.TimeoutError, Refused):
+            await asyncio.wait_for(_collect(receive, 0, 0, keeps=False), self.rules.body_timeout_s)
+
     def _largest(self, path: str) -> int:
         """Return the largest size of a request's body, in bytes."""
         if path == _UPLOAD:
@@ -207,14 +220,15 @@ class Guard:
             raise Refused(400, foreign)
 
 
-async def _collect(receive: Callable, most: int, max_bytes: int) -> bytes:
+async def _collect(receive: Callable, most: int, max_bytes: int, keeps: bool = True) -> bytes:
+    """Read a body to its end; unless `keeps`, nothing of it is kept, and nothing is too much."""
     body = bytearray()
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "the request broke off")
-        body += message.get("body", b"")
+        body += message.get("body", b"") if keeps else b""
         more = message.get("more_body", False)
         if len(body) > most:
             raise Refused(413, f"too large: at most {max_bytes / 2**20:g} MB")

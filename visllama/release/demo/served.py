@@ -125,11 +125,11 @@ class Shelf:
 
 
 def names_of(folders: Sequence[str | Path]) -> list[str]:
-    """Return a name for each weights folder: that of its run's folder, with a number where it comes again."""
+    """Return a name for each weights folder: NAME/ID of its run, with a number where it comes again."""
     names: list[str] = []
     for folder in folders:
         path = Path(folder).resolve()
-        name = path.parent.name if path.name == "weights" else path.name
+        name = "/".join(path.parts[-3:-1]) if path.name == "weights" else path.name
         taken = sum(each == name or each.startswith(f"{name} (") for each in names)
         names.append(f"{name} ({taken + 1})" if taken else name)
     return names
