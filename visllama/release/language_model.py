@@ -70,13 +70,13 @@ def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
         base_name: How the base model is named there, for example its id on the hub.
     """
     arguments = spelled_out(model.language_model, model.lora)
-    config = lora_config(arguments)
-    config.task_type = "CAUSAL_LM"
+    peft_config = lora_config(arguments)
+    peft_config.task_type = "CAUSAL_LM"
     tensors = {f"base_model.model.{name}": tensor for name, tensor in model.language_model.state_dict().items()}
     with quiet_peft():
-        shapes = get_peft_model(model.language_model_source.build(), config, low_cpu_mem_usage=True)
-        config.base_model_name_or_path = base_name  # PEFT has written the base's folder there
-        config.inference_mode = True
+        shapes = get_peft_model(model.language_model_source.build(), peft_config, low_cpu_mem_usage=True)
+        peft_config.base_model_name_or_path = base_name  # PEFT has written the base's folder there
+        peft_config.inference_mode = True
         shapes.save_pretrained(folder, state_dict=tensors, save_embedding_layers=False)
     # A card of PEFT's own, with nothing in it.
     (folder / "README.md").unlink(missing_ok=True)

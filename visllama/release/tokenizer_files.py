@@ -89,7 +89,7 @@ def write_tokenizer(
     backend.save(str(folder / "tokenizer.json"))
 
     special = {name: str(getattr(tokenizer, name)) for name in _SPECIAL if getattr(tokenizer, name) is not None}
-    config = special | {
+    values = special | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": min(tokenizer.model_max_length, 10**30),
@@ -97,10 +97,10 @@ def write_tokenizer(
         "model_input_names": ["input_ids", "attention_mask"],
     }
     if not adds_bos:
-        config["add_bos_token"] = False
+        values["add_bos_token"] = False
     if processor is not None:
-        config["processor_class"] = processor
-    write_json(folder / "tokenizer_config.json", config)
+        values["processor_class"] = processor
+    write_json(folder / "tokenizer_config.json", values)
     write_json(folder / "special_tokens_map.json", special)
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
