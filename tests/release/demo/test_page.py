@@ -86,7 +86,21 @@ def test_a_picture_is_pasted(page, demo):
 
 def test_an_example_is_clicked(page, demo):
     page.click("document.querySelector('.examples button[aria-label=\"Thumbnail 3 of 3\"]')")
-    assert page.wait_for(CAPTION)
+    assert page.wait_for(CAPTION) == demo.models.choose("patches").pipeline.caption(scene(2), max_new_tokens=12)
+
+
+def test_an_example_is_asked_about(page, demo):
+    """The picture that was clicked stands in the question that is ready to be sent."""
+    open_tab(page, "Chat")
+    page.wait_for("!!document.querySelector('#typed textarea')?.offsetParent")
+    page.click(
+        "[...document.querySelectorAll('.examples button[aria-label=\"Thumbnail 3 of 3\"]')].find(e => e.offsetParent)"
+    )
+    page.wait_for("document.querySelectorAll('#typed img').length === 1")
+    page.run("document.querySelector('#typed textarea').focus()")
+    page.press("Enter")
+    expected = demo.models.choose("patches").pipeline.chat().say("What is in the picture?", scene(2), max_new_tokens=12)
+    page.wait_for(f"({TALK}).endsWith({json.dumps(expected)})")
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class ChatTab:
             on(examples.select, self._example_question, [], [typed])
 
     def _example_question(self, event: gr.SelectData) -> dict[str, Any]:
-        path = self.exhibit.uploads.parent / f"example_{self.exhibit.examples.index(self.exhibit.example(event))}.png"
+        path = self.exhibit.example_file(event)
         return {"text": "What is in the picture?", "files": [str(path)]}
 
     def _begin(self, request: gr.Request) -> tuple[str, dict[str, Any]]:

@@ -59,8 +59,8 @@ def decoding_of(
 def picture_input() -> gr.Image:
     """Return a place for a picture: dropped, pasted or chosen, and neither an address nor a camera."""
     return gr.Image(
-        type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=320, buttons=[],
-        elem_classes="picture", placeholder="Drop a picture here, paste it, or click to choose one",
+        type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=320,
+        buttons=[], elem_classes="picture", placeholder="Drop a picture here, paste it, or click to choose one",
     )  # fmt: skip
 
 

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 from PIL import Image
 
 from visllama.data.scenes.source import ScenesSource
-from visllama.errors import BadRecord
-from visllama.files import read_regular
-from visllama.images.decode import open_image
+from visllama.release.gallery_cards import decode_picture, read_cards
 
 NUM_EXAMPLES = 6
-_MOST_BYTES = 64 * 2**20
-"""A gallery holds some hundred thumbnails of a few kilobytes."""
-_PREFIXES = ("data:image/png;base64,", "data:image/jpeg;base64,")
 
 
 def find_examples(weights: Path, is_of_scenes: bool) -> list[Image.Image]:
@@ -41,48 +32,15 @@ def read_gallery(page: Path, count: int) -> list[Image.Image]:
     """Return at most so many different pictures of a gallery; whatever is odd in it is passed over.
 
     Args:
-        page: The file, which somebody else may have written: it is read as data alone.
+        page: The file, which somebody else may have written.
         count: The largest number of pictures.
     """
-    try:
-        content = read_regular(page, _MOST_BYTES)
-    except (OSError, ValueError):
-        return []
-    parser = _Cards()
-    parser.feed(content)
+    addresses = [address for card in read_cards(page) for address in card.addresses]
     pictures: list[Image.Image] = []
-    for address in dict.fromkeys(parser.addresses):
+    for address in dict.fromkeys(addresses):
         if len(pictures) >= count:
             break
-        pictures += _decoded(address)
+        picture = decode_picture(address)
+        if picture is not None:
+            pictures.append(picture)
     return pictures
-
-
-def _decoded(address: str) -> Iterator[Image.Image]:
-    prefix = next((prefix for prefix in _PREFIXES if address.startswith(prefix)), None)
-    if prefix is None:
-        return
-    try:
-        yield open_image(base64.b64decode(address.removeprefix(prefix), validate=True))
-    except (BadRecord, binascii.Error, ValueError):
-        return
-
-
-class _Cards(HTMLParser):
-    """Collect the addresses of the images that stand in the cards of a gallery."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self._is_in_card = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        if tag == "figure":
-            self._is_in_card = "data-score" in attributes and "data-key" in attributes
-        elif tag == "img" and self._is_in_card:
-            self.addresses.append(attributes.get("src") or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag == "figure":
-            self._is_in_card = False

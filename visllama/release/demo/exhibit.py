@@ -16,6 +16,11 @@ from visllama.release.demo.served import Shelf
 from visllama.release.demo.sessions import Session, Sessions
 
 
+def example_path(uploads: Path, index: int) -> Path:
+    """Return where an example's file lies: beside the folder of uploads."""
+    return uploads.parent / f"example_{index}.png"
+
+
 @dataclass(frozen=True)
 class Exhibit:
     """What the tabs of the page work with.
@@ -71,5 +76,12 @@ class Exhibit:
 
     def example(self, event: gr.SelectData) -> Image.Image:
         """Return the example that was clicked."""
+        return self.examples[self._clicked(event)]
+
+    def example_file(self, event: gr.SelectData) -> Path:
+        """Return the file of the example that was clicked."""
+        return example_path(self.uploads, self._clicked(event))
+
+    def _clicked(self, event: gr.SelectData) -> int:
         is_there = isinstance(event.index, int) and 0 <= event.index < len(self.examples)
-        return self.examples[event.index if is_there else 0]
+        return event.index if is_there else 0

@@ -54,12 +54,12 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
     os.environ["GRADIO_RUN_HISTORY"] = "False"  # newer ones would keep a visitor's pictures in the browser
     import gradio as gr  # here: it is an extra, and reads the environment when it is imported
 
-    from visllama.release.demo.exhibit import Exhibit
+    from visllama.release.demo.exhibit import Exhibit, example_path
     from visllama.release.demo.page import CSS, FONTS, HEAD, build_page
 
     max_bytes = int(max_mb * 2**20)
-    for number, picture in enumerate(examples, 1):
-        picture.save(uploads.parent / f"example_{number}.png")
+    for index, picture in enumerate(examples):
+        picture.save(example_path(uploads, index))
     blocks = build_page(Exhibit(models, list(examples), uploads, max_bytes))
     blocks.queue(max_size=max_queue, api_open=False)
 
