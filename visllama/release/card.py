@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 from huggingface_hub import ModelCard
 
-from visllama.errors import ConfigError
+from visllama.config.choices import EXPORT_FORMATS, choose
 from visllama.files import replacing, write_whole
 from visllama.release.base_models import BaseModel, base_models, base_models_section
 from visllama.release.how_trained import data_section, is_scenes, provenance_section, sources_of, training_section
 from visllama.release.markdown import escape, fenced, table
-from visllama.release.metadata import FORMS, TEXT_FORMS, card_data, find_licence, models_of_form
+from visllama.release.metadata import TEXT_FORMS, card_data, find_licence, models_of_form
 from visllama.release.results import eval_result_files, main_metric, results_section
 from visllama.release.run_facts import RunFacts, is_number, mapping, read_run
 from visllama.release.samples import Sample, choose_samples
@@ -44,7 +44,6 @@ def build_card(
     weights: Path,
     form: str,
     repo_id: str | None = None,
-    usage: str = "",
     named: Mapping[str, str | None] | None = None,
 ) -> Card:
     """Build the card of trained weights, out of their description and of the run whose folder they lie in.
@@ -55,19 +54,17 @@ def build_card(
         weights: A run's `weights/`, or a folder with its two files alone.
         form: What the card is of: "hub" (the weights as they are), "llava", "adapter" or "language_model".
         repo_id: The repository that it is for, as `user/name`.
-        usage: Lines of Python that use it; empty are those of the form.
         named: The hub's id of `vision_encoder` or `language_model`, where the weights name a folder.
 
     Raises:
         ConfigError: If the folder holds no weights of ours, or the form is none.
     """
-    if form not in FORMS:
-        raise ConfigError(f"format={form}: a card is of {', '.join(FORMS)}")
+    choose("format", form, EXPORT_FORMATS)
     facts = read_run(weights)
     models = base_models(facts, named or {})
     title = _title(facts, repo_id)
     samples = None if form in TEXT_FORMS else _find_samples(facts)
-    lines = usage.strip("\n").split("\n") if usage.strip() else usage_lines(form, facts, models, repo_id)
+    lines = usage_lines(form, facts, models, repo_id)
 
     sections = {
         "": _about(facts, form, models),

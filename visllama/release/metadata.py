@@ -10,8 +10,6 @@ from visllama.release.licences import Terms, find_data_terms, licence_of
 from visllama.release.results import eval_results
 from visllama.release.run_facts import RunFacts, mapping
 
-FORMS = ("hub", "llava", "adapter", "language_model")
-"""What a card may be of: the weights as visllama reads them, and what is exported for others."""
 TEXT_FORMS = ("adapter", "language_model")
 """Forms that hold the language model's side alone: they read no picture."""
 _LIBRARIES = {"hub": "visllama", "llava": "transformers", "adapter": "peft", "language_model": "transformers"}
@@ -22,7 +20,7 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
 
     Args:
         facts: What is known of the weights.
-        form: One of `FORMS`.
+        form: One of `EXPORT_FORMATS`.
         models: The base models.
         name: What the model is called.
     """

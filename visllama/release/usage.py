@@ -21,10 +21,11 @@ tokenizer = AutoTokenizer.from_pretrained("{base}")
 print(tokenizer.decode(model.generate(**tokenizer("Hello", return_tensors="pt"), max_new_tokens=40)[0]))
 """
 _LANGUAGE_MODEL = """
+import visllama
 from transformers import AutoModelForCausalLM, AutoTokenizer
 model, tokenizer = AutoModelForCausalLM.from_pretrained("{here}"), AutoTokenizer.from_pretrained("{here}")
-# A picture comes as embeddings: those that visllama.load(...).embed("photo.jpg", "") returns.
-print(tokenizer.decode(model.generate(inputs_embeds=inputs_embeds, max_new_tokens=40)[0]))
+embeds, mask = visllama.load("WEIGHTS").embed("photo.jpg")  # the connector's side; a question is a second argument
+print(tokenizer.decode(model.generate(inputs_embeds=embeds, attention_mask=mask)[0], skip_special_tokens=True))
 """
 
 
@@ -32,7 +33,7 @@ def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: st
     """Return at most six lines of Python.
 
     Args:
-        form: One of `metadata.FORMS`.
+        form: One of `EXPORT_FORMATS`.
         facts: What is known of the weights.
         models: The base models.
         repo_id: The repository on the hub; None is a folder, `FOLDER`.
