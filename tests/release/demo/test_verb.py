@@ -111,7 +111,8 @@ def test_nothing_is_left_behind(make_model, tmp_path, number):
     try:
         address = process.stdout.readline().removeprefix("The page: ").strip()
         assert address.startswith("http://127.0.0.1:"), process.stderr.read()
-        assert json.loads(urllib.request.urlopen(f"{address}/health").read()) == {"weights": ["one", "two"]}
+        served = json.loads(urllib.request.urlopen(f"{address}/health").read())
+        assert served == {"weights": [f"{tmp_path.name}/one", f"{tmp_path.name}/two"]}
         host, port = address.removeprefix("http://").split(":")
         _post(f"{address}/caption", json.dumps({"image": as_base64(scene())}).encode(), "application/json")
         head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
