@@ -109,3 +109,19 @@ def test_a_template_is_text_and_never_code():
     jinja = write_jinja(evil, "", TextEncoder(tokenizer), MARK)
     rendered = tokenizer.apply_chat_template([said("user", "hi")], chat_template=jinja, tokenize=False)
     assert rendered == '<s>" ~ (1 + 1) ~ "{{ 7 * 7 }}{% set x = 1 %}\\\n\'hi'
+
+
+@pytest.mark.parametrize("name", ALL_TOKENIZERS)
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_without_a_mark_texts_are_written_as_by_the_run(template, name):
+    """The language model alone: images are vectors that the caller puts in, and all else is as in training."""
+    tokenizer = copy.deepcopy(ALL_TOKENIZERS[name]())
+    tokenizer.pad_token = tokenizer.eos_token
+    maker = SampleMaker(tokenizer, ImageTransform(8, (0.5,) * 3, (0.5,) * 3), 3, 256, "", TEMPLATES[template])
+    exported = copy.deepcopy(ALL_TOKENIZERS[name]())
+    exported.chat_template = write_jinja(TEMPLATES[template], "", TextEncoder(tokenizer), mark=None)
+    messages = [said("user", "What?"), said("assistant", "A cup."), said("user", "Sure?")]
+    turns = [Turn("human", "What?"), Turn("gpt", "A cup."), Turn("human", "Sure?")]
+    rendered = exported.apply_chat_template(messages, tokenize=False)
+    expected, _ = maker.tokenise(TEMPLATES[template].segments(turns, answered=False))
+    assert exported(rendered, add_special_tokens=False)["input_ids"] == expected, rendered

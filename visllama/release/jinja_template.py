@@ -12,7 +12,7 @@ class ImageMark(NamedTuple):
     """The text that stands for an image in a rendered prompt.
 
     Attributes:
-        boi: The token before an image; "" where an image is vectors that the caller puts in.
+        boi: The token before an image.
         image: The token that the image's vectors replace.
         eoi: The token behind an image.
     """
@@ -25,7 +25,7 @@ class ImageMark(NamedTuple):
         return self.boi + self.image + self.eoi
 
 
-def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: ImageMark) -> str:
+def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: ImageMark | None) -> str:
     """Return a chat template that renders what the run's template writes.
 
     It takes messages as transformers and vLLM do: `content` is a text, or a list of parts of type "image" and "text".
@@ -36,11 +36,11 @@ def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: Ima
         template: The run's template.
         prompt: The text by which the run asked for a caption; "" where a caption follows its image.
         encoder: The encoder of the language model's tokenizer.
-        mark: The text that stands for an image.
+        mark: The text that stands for an image; None where images are vectors that the caller puts in.
     """
     bos = encoder.tokenizer.bos_token or ""
     lines = [
-        f"{{%- set image = {_quoted(str(mark))} -%}}",
+        f"{{%- set image = {_quoted(str(mark or ''))} -%}}",
         f"{{%- set state = namespace(text={_quoted(bos)}, system={_quoted(template.system)}, "
         "is_first=true, is_prompted=false) -%}",
         *_READ_MESSAGE,
@@ -105,7 +105,7 @@ def _human(template: Template, prompt: str, encoder: TextEncoder) -> list[str]:
         "{%- set state.text = state.text ~ written.text -%}",
         # A response that words stand before is written otherwise than one behind its image.
         "{%- if written.text -%}",
-        "{%- set state.is_prompted = not written.text.endswith(image) -%}",
+        '{%- set state.is_prompted = image == "" or not written.text.endswith(image) -%}',
         "{%- endif -%}",
         "{%- set state.is_first = false -%}",
     ]
@@ -126,7 +126,7 @@ def _response(template: Template, end: str) -> list[str]:
     ]
 
 
-def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark) -> list[str]:
+def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark | None) -> list[str]:
     """Return the lines that write the space with which a text starts.
 
     Where a tokenizer writes it by itself only at the very start, a text behind BOS or an image needs it in writing.
@@ -135,21 +135,21 @@ def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark)
     if not encoder.needs_space_after_special:
         return []
     words = "".join(vars(template).values()).replace("{bos}", bos).replace("{eos}", encoder.tokenizer.eos_token)
-    tokens = [mark.boi or mark.image, *(token for token in encoder.special_ids if token in words)]
+    tokens = [token for token in encoder.special_ids if token in words]
+    if mark is not None:
+        tokens.append(mark.boi)
     if encoder.start(" a") == encoder.start("a"):
         tokens.append(" ")  # a text with a space of its own is given no second one
-    eoi = mark.eoi or mark.image
+
     lines = []
     if bos:
-        lines.append(
-            f"{{%- set state.text = {_quoted(bos + ' ')} ~ state.text[{len(bos)}:] -%}}",
-        )
-        lines += [_without_space(bos, token) for token in tokens]
-    lines.append(f"{{%- set state.text = state.text.replace({_quoted(eoi)}, {_quoted(eoi + ' ')}) -%}}")
-    lines += [_without_space(eoi, token) for token in tokens]
-    for end in (eoi, bos) if bos else (eoi,):
+        lines.append(f"{{%- set state.text = {_quoted(bos + ' ')} ~ state.text[{len(bos)}:] -%}}")
+    if mark is not None:
+        lines.append(f"{{%- set state.text = state.text.replace({_quoted(mark.eoi)}, {_quoted(mark.eoi + ' ')}) -%}}")
+    for before in filter(None, (bos, mark and mark.eoi)):
+        lines += [_without_space(before, token) for token in tokens]
         lines += [
-            f"{{%- if state.text.endswith({_quoted(end + ' ')}) -%}}",
+            f"{{%- if state.text.endswith({_quoted(before + ' ')}) -%}}",
             "{%- set state.text = state.text[:-1] -%}",
             "{%- endif -%}",
         ]

@@ -16,13 +16,10 @@ from visllama.model.lora import lora_config, spelled_out
 from visllama.model.pretrained import quietly
 from visllama.model.visllama import VisLlama
 from visllama.release.config_files import portable_config
-from visllama.release.jinja_template import ImageMark, write_jinja
+from visllama.release.jinja_template import write_jinja
 from visllama.release.tokenizer_files import read_tokenizer, write_json, write_tokenizer
 from visllama.text.encode import TextEncoder
 from visllama.text.settings import TextSettings
-
-_NO_IMAGE = ImageMark("", "", "")
-"""An image is vectors that the caller puts in."""
 
 
 def write_language_model(
@@ -53,7 +50,7 @@ def write_language_model(
     write_json(folder / "config.json", config | {"architectures": written["architectures"]})
 
     source = model.language_model_source
-    jinja = write_jinja(text.template, text.prompt, TextEncoder(model.tokenizer), _NO_IMAGE)
+    jinja = write_jinja(text.template, text.prompt, TextEncoder(model.tokenizer), mark=None)
     if isinstance(source, PretrainedLanguageModel):
         write_tokenizer(folder, read_tokenizer(source), jinja, adds_bos=True)
     else:
