@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from visllama.data.record import images_of
 from visllama.files import write_whole
 from visllama.images.decode import open_image
+from visllama.images.inline import data_address
 
 _THUMBNAIL_PX = 160
 _STYLE = """
@@ -153,7 +153,4 @@ def _thumbnail(image: bytes | Image.Image) -> str:
     scale = _THUMBNAIL_PX / max(image.size)
     size = tuple(max(1, round(side * scale)) for side in image.size)
     resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-    buffer = io.BytesIO()
-    image.resize(size, resample).save(buffer, "PNG" if scale > 1 else "JPEG")
-    kind = "png" if scale > 1 else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_address(image.resize(size, resample), "png" if scale > 1 else "jpeg")

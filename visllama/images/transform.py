@@ -14,7 +14,7 @@ from visllama.images.decode import MAX_PIXELS, decode
 _MAX_RATIO = 64  # of the sides; past it, "crop" cuts the longer one before the resize
 
 
-_INTERPOLATIONS = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
+INTERPOLATIONS = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class ImageTransform:
         # Others' `do_pad` pads otherwise: at the right and below, or to the largest of a batch.
         pad = bool(getattr(processor, "do_pad", False))
         known = not pad or type(processor).__name__.removesuffix("Pil") == "LlavaImageProcessor"
-        known = known and int(processor.resample) in _INTERPOLATIONS and square == crop.get("width", square)
+        known = known and int(processor.resample) in INTERPOLATIONS and square == crop.get("width", square)
         if not known or height is None or height != width or not square or square > height:
             found = f"size {size}, crop {crop}, resample {processor.resample}, do_pad {pad}"
             raise ValueError(f"an image processor with {found}")
@@ -62,7 +62,7 @@ class ImageTransform:
             std=tuple(processor.image_std),
             fit="pad" if pad else "crop" if shorter else "squash",
             resize_px=height if height != square else None,
-            interpolation=_INTERPOLATIONS[int(processor.resample)],
+            interpolation=INTERPOLATIONS[int(processor.resample)],
         )
 
     def to_dict(self) -> dict:

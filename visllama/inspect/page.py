@@ -5,9 +5,7 @@ One file that opens offline. What comes from data is escaped, and the page forbi
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from visllama.files import write_whole
+from visllama.images.inline import data_address
 from visllama.inspect.reading import Shown, Token, folded
 from visllama.inspect.tables import HEADERS, Bin, SourceCounts, columns_note
 
@@ -99,9 +98,7 @@ def _spans(token: Token | list[Token]) -> str:
 
 def _picture(pixels: Tensor) -> str:
     """Write `(3, H, W)` uint8 as the address of a PNG: the very pixels that the model sees."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_address(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
 
 
 def _svg(bins: Sequence[Bin]) -> str:

@@ -9,7 +9,7 @@ from visllama.errors import ConfigError
 SHIPPED = Path(__file__).resolve().parents[1] / "data" / "scenes" / "pretrained"
 
 
-_SHIPPED_PREFIX = "visllama:"
+SHIPPED_PREFIX = "visllama:"
 
 
 def locate(path: str, models: Path | str | None = None) -> str:
@@ -23,11 +23,11 @@ def locate(path: str, models: Path | str | None = None) -> str:
     Raises:
         ConfigError: If it is neither a folder nor the form of a hub id, or holds GGUF alone.
     """
-    if path.startswith(_SHIPPED_PREFIX):
-        shipped = SHIPPED / path.removeprefix(_SHIPPED_PREFIX)
+    if path.startswith(SHIPPED_PREFIX):
+        shipped = SHIPPED / path.removeprefix(SHIPPED_PREFIX)
         if not shipped.is_dir():
             names = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
-            raise ConfigError(f"path={path}: there are {', '.join(_SHIPPED_PREFIX + name for name in names)}")
+            raise ConfigError(f"path={path}: there are {', '.join(SHIPPED_PREFIX + name for name in names)}")
         return str(shipped)
     for folder in ([Path(models) / path] if models else []) + [Path(path).expanduser()]:
         if path:

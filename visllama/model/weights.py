@@ -264,7 +264,7 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
     had = set(description["parts"])
     own = trained_tensors(model, description["trained"]).items()
     wanted = {name: tuple(p.shape) for name, p in own if "lora" in had or part_of(name) != ADAPTER}
-    with _opened(folder / TENSORS_FILE) as file:
+    with open_tensors(folder / TENSORS_FILE) as file:
         found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     _check_same_tensors(folder, wanted, found)
 
@@ -291,12 +291,17 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
             f"{folder}: trained on images made by {description.get('image_transform')}, and here the encoder's "
             f"processor makes {transform}"
         )
-    with _opened(folder / TENSORS_FILE) as file:
+    with open_tensors(folder / TENSORS_FILE) as file:
         model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=False)  # noqa: SIM118
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Open a safetensors file that somebody else may have made.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     try:
         open_regular(path).close()
         with safe_open(path, framework="pt") as file:

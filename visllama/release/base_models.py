@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from visllama.inference.hub import is_repository
+from visllama.model.locate import SHIPPED_PREFIX
 from visllama.release.licences import Terms, find_terms
 from visllama.release.markdown import escape, table
 from visllama.release.run_facts import RunFacts, mapping
 
 ROLES = {"vision_encoder": "vision encoder", "language_model": "language model"}
-_SHIPPED = "visllama:"
 
 
 class BaseModel(NamedTuple):
@@ -40,7 +40,7 @@ class BaseModel(NamedTuple):
     @property
     def is_shipped(self) -> bool:
         """Return whether it comes with the package: it is of the embedded world."""
-        return self.name.startswith(_SHIPPED)
+        return self.name.startswith(SHIPPED_PREFIX)
 
     @property
     def told(self) -> str:
@@ -66,7 +66,7 @@ def _base_model(facts: RunFacts, part: str, named: str | None) -> BaseModel:
     path, revision = named or arguments.get("path"), "" if named else arguments.get("revision")
     path = path if isinstance(path, str) else ""
     is_on_hub = is_repository(path) and not Path(path).is_dir()
-    name = path if is_on_hub or path.startswith(_SHIPPED) else Path(path).name or str(described.get("kind"))
+    name = path if is_on_hub or path.startswith(SHIPPED_PREFIX) else Path(path).name or str(described.get("kind"))
     commit = revision if isinstance(revision, str) else ""
     return BaseModel(ROLES[part], name, commit, str(described.get("kind")), is_on_hub)
 

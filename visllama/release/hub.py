@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -13,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from visllama.errors import ConfigError
+from visllama.inference.hub import is_repository
+from visllama.model.locate import SHIPPED_PREFIX
 from visllama.model.weights import BASE_PARTS, DESCRIPTION_FILE, TENSORS_FILE
 from visllama.release.tokenizer_files import write_json
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[st
             arguments["path"] = named[part]
             arguments.pop("revision", None)
         path = arguments.get("path")
-        is_portable = path is None or path.startswith("visllama:") or _HUB_ID.fullmatch(path)
+        is_portable = path is None or path.startswith(SHIPPED_PREFIX) or is_repository(path)
         if not is_portable:
             raise ConfigError(
                 f"format=hub: the {part} is {path}, a folder of this machine, which nobody else has: name it as the "
@@ -57,4 +55,4 @@ def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dt
     tensors = load_file(weights / TENSORS_FILE)
     cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     save_file(cast, folder / TENSORS_FILE, metadata={"format": "pt"})
-    write_json(folder / DESCRIPTION_FILE, json.loads(json.dumps(description)))
+    write_json(folder / DESCRIPTION_FILE, description)

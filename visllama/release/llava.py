@@ -14,16 +14,23 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import LlavaConfig
 
-from visllama.images.transform import ImageTransform
+from visllama.images.transform import INTERPOLATIONS, ImageTransform
 from visllama.model.visllama import VisLlama
 from visllama.release.config_files import portable_config
 from visllama.release.jinja_template import ImageMark, write_jinja
-from visllama.release.tokenizer_files import add_image_tokens, read_tokenizer, write_json, write_tokenizer
+from visllama.release.tokenizer_files import (
+    add_image_tokens,
+    exported_ids,
+    read_tokenizer,
+    write_json,
+    write_tokenizer,
+)
 from visllama.text.encode import TextEncoder
 from visllama.text.settings import TextSettings
+from visllama.text.tokens import PLACEHOLDER_ID
 
-_RESAMPLE = {"bicubic": 3, "bilinear": 2}
-"""Pillow's numbers of the filters."""
+_RESAMPLE = {name: int(number) for number, name in INTERPOLATIONS.items()}
+"""Pillow's numbers of the filters, by name."""
 
 
 def write_llava(
@@ -48,7 +55,7 @@ def write_llava(
     num_embeddings = model.language_model.get_input_embeddings().num_embeddings
     encoder = TextEncoder(model.tokenizer)
     mark, added_ids = add_image_tokens(tokenizer, num_embeddings)
-    image_id = num_embeddings + 2
+    image_id = exported_ids(num_embeddings)[PLACEHOLDER_ID]
 
     write_tokenizer(
         folder,

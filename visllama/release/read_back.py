@@ -17,8 +17,9 @@ from visllama.errors import ConfigError
 from visllama.model.pretrained import read
 from visllama.model.visllama import VisLlama
 from visllama.release.language_model import quiet_peft
+from visllama.release.tokenizer_files import exported_ids
 from visllama.text.template import Turn
-from visllama.text.tokens import BOI_ID, EOI_ID, PLACEHOLDER_ID
+from visllama.text.tokens import PLACEHOLDER_ID
 
 _MOST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Of the norm of the logits: rounding in sums of some thousand terms, and of weights to eight bits."""
@@ -73,11 +74,9 @@ def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
     """
     llava = _loaded(LlavaForConditionalGeneration, folder, dtype)
     num_embeddings = probe.logits.shape[-1]
-    ids = probe.input_ids.clone()
-    ours = (BOI_ID, EOI_ID, PLACEHOLDER_ID)
-    for place, special in enumerate(ours):
-        ids[probe.input_ids == special] = num_embeddings + place
-    logits = llava(input_ids=ids, pixel_values=probe.pixel_values.to(dtype)).logits
+    ids_of = exported_ids(num_embeddings)
+    ids = [ids_of.get(i, i) for i in probe.input_ids[0].tolist()]
+    logits = llava(input_ids=torch.tensor([ids]), pixel_values=probe.pixel_values.to(dtype)).logits
     return _compare("llava", logits[..., :num_embeddings], probe.logits)
 
 
@@ -139,8 +138,8 @@ def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[
         num_embeddings: V; the ids of the markers and of the image are those behind.
     """
     tokenizer = read(AutoTokenizer, str(folder))
-    image = tokenizer.convert_ids_to_tokens(num_embeddings + 2)
-    ids_of = {BOI_ID: num_embeddings, EOI_ID: num_embeddings + 1, PLACEHOLDER_ID: num_embeddings + 2}
+    ids_of = exported_ids(num_embeddings)
+    image = tokenizer.convert_ids_to_tokens(ids_of[PLACEHOLDER_ID])
     different = []
     for name, (messages, turns) in _conversations(maker.prompt).items():
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

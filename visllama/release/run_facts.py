@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from safetensors import SafetensorError, safe_open
 
 from visllama.config.replay import read_config
 from visllama.errors import ConfigError
-from visllama.files import open_regular, read_regular
+from visllama.files import read_regular
 from visllama.model.visllama import part_of
-from visllama.model.weights import TENSORS_FILE, read_description
+from visllama.model.weights import TENSORS_FILE, open_tensors, read_description
 
 _MOST_BYTES = 2**26
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -115,13 +114,9 @@ def _count(path: Path) -> dict[str, int]:
         ConfigError: If it is no safetensors file.
     """
     counts: dict[str, int] = {}
-    try:
-        open_regular(path).close()
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (it is no mapping)
-                counts[part_of(name)] = counts.get(part_of(name), 0) + math.prod(file.get_slice(name).get_shape())
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"{path}: no safetensors file ({error})") from error
+    with open_tensors(path) as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            counts[part_of(name)] = counts.get(part_of(name), 0) + math.prod(file.get_slice(name).get_shape())
     return counts
 
 

@@ -12,6 +12,7 @@ from visllama.errors import ConfigError
 from visllama.model.language_model import PretrainedLanguageModel
 from visllama.model.pretrained import read
 from visllama.release.jinja_template import ImageMark
+from visllama.text.tokens import BOI_ID, EOI_ID, PLACEHOLDER_ID
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -30,6 +31,15 @@ def read_tokenizer(source: PretrainedLanguageModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def exported_ids(num_embeddings: int) -> dict[int, int]:
+    """Return the ids that stand for our markers and the placeholder in an exported tokenizer, by our own ids.
+
+    Args:
+        num_embeddings: Rows of the language model's embeddings (V): the new ids are those behind.
+    """
+    return {special: num_embeddings + place for place, special in enumerate((BOI_ID, EOI_ID, PLACEHOLDER_ID))}
+
+
 def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> tuple[ImageMark, list[int]]:
     """Add the two markers and the image's token, whose ids follow the embeddings that the language model has.
 
@@ -37,7 +47,7 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
 
     Args:
         tokenizer: The tokenizer, which is changed.
-        num_embeddings: Rows of the language model's embeddings (V); the new ids are V, V + 1 and V + 2.
+        num_embeddings: Rows of the language model's embeddings (V); the new ids are those of `exported_ids`.
 
     Returns:
         The names of the new tokens, and all ids that were added.

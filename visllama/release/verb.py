@@ -110,7 +110,7 @@ class _Exported:
         self.model = self._load(self.weights)
         self.maker = sample_maker(self.model, self.text)
         self.decoding = whole_decoding(self.maker, greedy())
-        self.probe = make_probe(self.model, self.maker)
+        self.probe = None if config.format == "hub" else make_probe(self.model, self.maker)
 
     def _load(self, weights: Path) -> VisLlama:
         """Load weights, which also refuses base models that they were not trained with."""
@@ -139,8 +139,11 @@ class _Exported:
         Raises:
             ConfigError: If it cannot be read, or computes something else.
         """
-        probe, source = self.probe, self.model.language_model_source
-        num_embeddings = probe.logits.shape[-1]
+        if self.config.format == "hub":
+            return self._read_back_hub(folder)
+
+        probe = self.probe
+        source = self.model.language_model_source
         self.model = None  # two of them may not fit
         match self.config.format:
             case "llava":
@@ -152,11 +155,9 @@ class _Exported:
             case "adapter":
                 difference = read_back_adapter(folder, probe, lambda: source.load(self.dtype))
                 reader = "PEFT over the base model:"
-            case "hub":
-                return self._read_back_hub(folder)
         finding = f"Read back by {reader} the logits differ by at most {difference:.1g}."
         if self.config.format == "llava":
-            different = same_prompts(folder, self.maker, num_embeddings)
+            different = same_prompts(folder, self.maker, probe.logits.shape[-1])
             finding += f" The chat template makes the run's own ids{_exceptions(different)}."
         return finding
 

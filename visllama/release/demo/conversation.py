@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image
+
+from visllama.images.inline import data_address
 
 _THUMBNAIL_PX = 256
 _HINT = "Ask about pictures: add one or several, and type a question."
@@ -48,7 +48,4 @@ def _paragraph(turn: ShownTurn) -> str:
 def _thumbnail(picture: Image.Image) -> str:
     small = picture.copy()
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    buffer = io.BytesIO()
-    small.save(buffer, "PNG" if max(picture.size) < _THUMBNAIL_PX else "JPEG")
-    kind = "png" if max(picture.size) < _THUMBNAIL_PX else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_address(small, "png" if max(picture.size) < _THUMBNAIL_PX else "jpeg")
