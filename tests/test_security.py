@@ -22,7 +22,8 @@ from visllama.checkpoint.folder import find_damage, read_loader_state
 from visllama.config.replay import read_config, replay
 from visllama.data.shards.manifest import Manifest
 from visllama.errors import ConfigError
-from visllama.evaluation.captions import read_predictions, read_references, score_captions
+from visllama.evaluation.caption_files import read_predictions, read_references
+from visllama.evaluation.captions import score_captions
 from visllama.evaluation.vqa import read_answers
 from visllama.model.weights import load_weights, save_weights
 from visllama.tracking.metrics_csv import keep_metrics

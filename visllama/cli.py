@@ -240,7 +240,7 @@ def _verb(name: str) -> Callable[[], None]:
         register()
         job.__name__ = name
         try:
-            sys.argv[1:] = options_first(replay(sys.argv[1:]) if name == "train" else sys.argv[1:])
+            sys.argv[1:] = options_first(replay(sys.argv[1:], name) if name in _ON_RANKS else sys.argv[1:])
         except ConfigError as error:
             _end(name, str(error))
         except Finished as finished:

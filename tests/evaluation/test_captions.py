@@ -10,7 +10,9 @@ from pycocoevalcap.tokenizer import ptbtokenizer
 
 from tests.support.said_captions import GOOD, REFERENCES
 from visllama.errors import ConfigError
-from visllama.evaluation.captions import one_line, read_predictions, read_references, score_captions, tokenise
+from visllama.evaluation.caption_files import read_predictions, read_references
+from visllama.evaluation.captions import score_captions
+from visllama.evaluation.ptb_tokenizer import one_line, tokenise
 
 BAD = {"one": "a calico cat and a white cat are lying together.", "two": "a black dog wearing a hat looks at the camera as a tabby walks in the background."}  # fmt: skip
 
@@ -24,7 +26,7 @@ BAD = {"one": "a calico cat and a white cat are lying together.", "two": "a blac
 )  # fmt: skip
 def test_published_scores(captions, published):
     """The clipscore repository publishes these for two photos with a good and a bad caption each."""
-    scores = score_captions(captions, REFERENCES).metrics
+    scores = score_captions(captions, REFERENCES).values
     for metric, value in published.items():
         assert round(scores[metric], 4) == value, metric
 
@@ -60,13 +62,13 @@ def test_scores_with_nasty_captions_stand_at_their_images():
     references = {str(i): [f"number {i} is here", f"here is number {i}"] for i in range(len(NASTY))}
     scores = score_captions({str(i): f"number {i} is here {text}" for i, text in enumerate(NASTY)}, references)
     swapped = score_captions({str(i): text for i, text in enumerate(NASTY)}, references, ("CIDEr",))
-    assert scores.ids == sorted(references) and (scores.per_image["CIDEr"] > 1).all()
+    assert scores.ids == sorted(references) and (scores.metrics["CIDEr"].per_image > 1).all()
     assert set(scores.metrics) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr"}
-    assert swapped.metrics["CIDEr"] < 0.1
+    assert swapped.values["CIDEr"] < 0.1
 
 
 def test_all_captions_empty_scores_zero():
-    assert score_captions({"one": "", "two": " "}, REFERENCES, ("CIDEr", "ROUGE-L")).metrics == {
+    assert score_captions({"one": "", "two": " "}, REFERENCES, ("CIDEr", "ROUGE-L")).values == {
         "CIDEr": 0.0,
         "ROUGE-L": 0.0,
     }
@@ -75,7 +77,7 @@ def test_all_captions_empty_scores_zero():
 def test_order_of_images_changes_nothing():
     backwards = dict(reversed(list(GOOD.items())))
     fast = ("BLEU", "ROUGE-L", "CIDEr")
-    assert score_captions(backwards, REFERENCES, fast).metrics == score_captions(GOOD, REFERENCES, fast).metrics
+    assert score_captions(backwards, REFERENCES, fast).values == score_captions(GOOD, REFERENCES, fast).values
 
 
 def test_tokeniser_leaves_no_file_behind():
@@ -151,12 +153,12 @@ class TestTheScorerCanFail:
     """Planted mistakes must change the score: a scorer that cannot be wrong proves nothing."""
 
     def test_swapped_images(self):
-        assert score_captions({"one": GOOD["two"], "two": GOOD["one"]}, REFERENCES, ("CIDEr",)).metrics["CIDEr"] < 0.2
+        assert score_captions({"one": GOOD["two"], "two": GOOD["one"]}, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.2
 
     def test_no_tokenizer(self, monkeypatch):
         loud = {key: text.upper() for key, text in GOOD.items()}
-        assert round(score_captions(loud, REFERENCES, ("CIDEr",)).metrics["CIDEr"], 4) == 0.5637
+        assert round(score_captions(loud, REFERENCES, ("CIDEr",)).values["CIDEr"], 4) == 0.5637
         monkeypatch.setattr(
-            "visllama.evaluation.captions.tokenise", lambda captions: {k: list(v) for k, v in captions.items()}
+            "visllama.evaluation.captions.tokenise", lambda captions, _: {k: list(v) for k, v in captions.items()}
         )
-        assert score_captions(loud, REFERENCES, ("CIDEr",)).metrics["CIDEr"] < 0.1
+        assert score_captions(loud, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.1

@@ -17,7 +17,8 @@ from tests.support.tiny import maker_of
 from tests.support.verbs import prepare
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
-from visllama.evaluation.captions import read_predictions, read_references, score_captions
+from visllama.evaluation.caption_files import read_predictions, read_references
+from visllama.evaluation.captions import score_captions
 from visllama.evaluation.runner import judge
 from visllama.evaluation.verb import score_files
 

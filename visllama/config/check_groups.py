@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -15,6 +16,7 @@ from visllama.config.choices import (
     SCHEDULES,
     SPLITS,
     TASKS,
+    TOKENIZERS,
     TRAINABLE_PARTS,
     choose,
 )
@@ -162,6 +164,16 @@ def check_evaluations(evaluations: DictConfig) -> None:
 
         if evaluation.template is not None:
             check_template(f"{key}.template", evaluation.template)
+        choose(f"{key}.tokenizer", evaluation.tokenizer, TOKENIZERS)
+        frequencies = evaluation.document_frequencies
+        require(
+            frequencies is None or Path(frequencies).is_file(),
+            f"{key}.document_frequencies={frequencies}: no such file: give references, as COCO's annotations",
+        )
+        require(
+            evaluation.num_images is None or evaluation.num_images > 1,
+            f"{key}.num_images={evaluation.num_images}: must be more than 1, or null for all",
+        )
 
 
 def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:

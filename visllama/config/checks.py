@@ -29,6 +29,7 @@ from visllama.config.choices import (
     EXPORT_FORMATS,
     READ_BY_CAPTION,
     READ_BY_EVALUATE,
+    TOKENIZERS,
     choose,
 )
 from visllama.config.objective import find_objective
@@ -184,7 +185,19 @@ def check_evaluate(cfg: DictConfig) -> None:
     else:
         require(not cfg.questions, f"questions={cfg.questions} goes with predictions=FILE references=FILE alone: what "
                  "weights= are asked is chosen by evaluation=")  # fmt: skip
-    for key in ("weights", "predictions", "references", "questions"):
+    choose("tokenizer", cfg.tokenizer, TOKENIZERS)
+    of_captions = {
+        "tokenizer": cfg.tokenizer != "ptb",
+        "document_frequencies": cfg.document_frequencies,
+        "subset": cfg.subset,
+    }
+    given = [key for key, value in of_captions.items() if value]
+    require(
+        not given or (cfg.predictions and not cfg.questions),
+        f"{' and '.join(given)} goes with predictions=FILE references=FILE of captions: what weights= are judged on "
+        f"says it itself, as evaluation.NAME.tokenizer=ptb_keep_punctuation",
+    )
+    for key in ("weights", "predictions", "references", "questions", "document_frequencies"):
         if cfg[key]:
             path = Path(cfg[key])
             require(path.exists(), f"{key}={cfg[key]}: no such file or folder")

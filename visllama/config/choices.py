@@ -9,6 +9,7 @@ from visllama.errors import ConfigError
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
+TOKENIZERS = ("ptb", "ptb_keep_punctuation")
 TASKS = {
     "caption": (METRICS, ("shuffled_images", "blank_images")),
     "vqa": (("accuracy", "accuracy_normalise_all"), ("shuffled_images", "no_images", "majority_answer", "true_facts")),

@@ -56,8 +56,12 @@ class Finished(Exception):
     """There is nothing to go on with: the run is finished."""
 
 
-def replay(arguments: Sequence[str]) -> list[str]:
+def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
     """Put the overrides of the run that `resume=` names before what was typed, which wins; without it, change nothing.
+
+    Args:
+        arguments: What was typed.
+        verb: The verb: `train`, or `evaluate`, whose runs have no checkpoints to find the newest by.
 
     Raises:
         ConfigError: If it names no run's folder.
@@ -69,6 +73,8 @@ def replay(arguments: Sequence[str]) -> list[str]:
         raise ConfigError(
             f"resume={named[-1]} goes on with one run: leave out -m, and resume the jobs of a sweep one by one"
         )
+    if named[-1] in (AUTO, LAST) and verb != "train":
+        raise ConfigError(f"resume={named[-1]}: {verb} goes on in the folder that is named: give resume=RUN")
     if named[-1] in (AUTO, LAST):
         arguments = [word for word in arguments if not word.startswith("resume=")]
         found = find_run(arguments, named[-1])
@@ -88,11 +94,11 @@ def replay(arguments: Sequence[str]) -> list[str]:
     options = [] if names_folder else [word for folder in command.folders for word in (_CONFIG_DIR[0], folder)]
     written = map(_as_named_now, command.overrides)
     kept = [word for word in written if key_of(word) not in typed | {"resume"}]
-    _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments)
+    _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments, verb)
     return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
 
 
-def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Sequence[str]) -> None:
+def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Sequence[str], verb: str) -> None:
     """Refuse words out of a run's folder that choose code, unless this user wrote them there.
 
     Raises:
@@ -102,7 +108,7 @@ def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Se
         raise ConfigError(
             f"resume={printable(run)}: its command would choose which code runs, and bears no seal of yours (somebody "
             f"else wrote it, or it was moved here, or before there were seals): {printable(shlex.join(words))}. If you "
-            f"trust that, type it:  visllama train {printable(shlex.join([*words, *arguments]))}"
+            f"trust that, type it:  visllama {verb} {printable(shlex.join([*words, *arguments]))}"
         )
 
 

@@ -103,6 +103,9 @@ class EvaluationSettings:
     prompt: str | None = None
     template: Any = None
     decoding: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = "ptb"
+    document_frequencies: str | None = None
+    num_images: int | None = None
 
 
 @dataclass
@@ -173,6 +176,10 @@ class EvaluateConfig(RunConfig):
     predictions: str | None = None
     references: str | None = None
     questions: str | None = None
+    tokenizer: str = "ptb"
+    document_frequencies: str | None = None
+    subset: bool = False
+    resume: str | None = None
     evaluation: dict[str, EvaluationSettings] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)

@@ -71,12 +71,22 @@ class Collator:
 
     def generation_batch(self, samples: Sequence[Sample]) -> Batch:
         """Pad on the left, so that all go on from the last position."""
-        longest = max(len(sample.input_ids) for sample in samples)
-        padding = [longest - len(s.input_ids) for s in samples]
-        ids = [[self.pad_token_id] * n + s.input_ids for n, s in zip(padding, samples, strict=True)]
-        mask = [[0] * n + [1] * len(s.input_ids) for n, s in zip(padding, samples, strict=True)]
         pixels = _pixels(samples, self.num_image_tokens, self.size_px)
-        return Batch(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask), pixel_values=pixels)
+        return Batch(**self.pad_left([sample.input_ids for sample in samples]), pixel_values=pixels)
+
+    def pad_left(self, rows: Sequence[list[int]]) -> Batch:
+        """Return the ids of rows that are to be continued, and their mask."""
+        longest = max(map(len, rows))
+        ids = [[self.pad_token_id] * (longest - len(row)) + row for row in rows]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
+        return Batch(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+
+    def stack_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Return images as one tensor `(N 3 H W)`; of none, one of zeros.
+
+        A batch without images gets one of weight zero, so that every trained part runs on every rank at every step.
+        """
+        return torch.stack(list(images)) if images else torch.zeros(1, 3, self.size_px, self.size_px, dtype=torch.uint8)
 
     def step(self, samples: Sequence[Sample]) -> Step:
         """Deal a rank's samples of a step into micro-batches of like length; which samples are in it never changes."""

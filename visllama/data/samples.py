@@ -117,10 +117,16 @@ class SampleMaker:
         shown = input_ids.count(BOI_ID)  # the others stood behind the cut
         return Sample(record["key"], input_ids, labels, [self.transform(image) for image in images[:shown]])
 
-    def prompt_length(self, record: Mapping) -> int:
-        """Return how many tokens are read of a record before its last response is generated; no image is decoded."""
-        input_ids, _ = self.tokenise(self._segments(record, 0, answered=False))
-        return len(input_ids)
+    def prompt_ids(self, record: Mapping, num_images: int) -> list[int]:
+        """Return what is read of a record before its last response is generated; no image is decoded.
+
+        Args:
+            record: The record, with or without its images.
+            num_images: The number of images that are shown with it.
+        """
+        turns = turns_of(record, 0, self.prompt, self.hint, num_images)
+        input_ids, _ = self.tokenise(self.template.segments(turns, answered=False))
+        return input_ids
 
     def _segments(self, record: Mapping, item: int, answered: bool) -> list[Segment]:
         turns = turns_of(record, item, self.prompt, self.hint, len(images_of(record)))

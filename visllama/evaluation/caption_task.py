@@ -2,110 +2,127 @@
 
 from __future__ import annotations
 
-import io
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
-from visllama.console import bars, is_first_rank, say, working
-from visllama.data.order import permutation
-from visllama.data.source import Source
-from visllama.evaluation.captioner import Captioner, image_ids, read_records, write_texts
-from visllama.evaluation.captions import CaptionScorer, coco_references, coco_results
+from visllama.console import is_first_rank, say, working
+from visllama.errors import ConfigError
+from visllama.evaluation.caption_files import coco_references, coco_results, read_references
+from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.captions import CaptionScorer
 from visllama.evaluation.gallery import write_gallery
-from visllama.evaluation.report import scores_table, write_json
-from visllama.evaluation.statistics import intervals
-from visllama.images.decode import open_image
+from visllama.evaluation.generation import generation_bars, write_texts
+from visllama.evaluation.per_image import write_caption_scores
+from visllama.evaluation.prediction_log import Written
+from visllama.evaluation.prompts import Prompts
+from visllama.evaluation.report import FROM_JUDGED_IMAGES, scores_table, write_json
+from visllama.evaluation.statistics import bootstrap_intervals
+from visllama.evaluation.task import Task
 from visllama.model.visllama import VisLlama
 
-
-def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
-    """Return each record the image of another one."""
-    cycle = permutation(len(records), 0).tolist()
-    donor = dict(zip(cycle, cycle[1:] + cycle[:1], strict=True))
-    return [dict(record) | {"image": records[donor[i]]["image"]} for i, record in enumerate(records)]
+_CONTROLS = {"shuffled_images": Prompts.shuffled, "blank_images": Prompts.blank}
 
 
-def blank_images(records: Sequence[Mapping]) -> list[dict]:
-    """Replace each record's image by a gray one of its size; pictures of one size share a file of a few hundred bytes.
+def image_ids(prompts: Prompts, name: str) -> list[int | str]:
+    """Return each record's own id, by which its prediction is written; where it brings none, its key.
 
-    Decoded, the gray pictures of 5,000 photos would take 4.6 GB.
+    Args:
+        prompts: What is judged.
+        name: The name of the evaluation, for the message.
+
+    Raises:
+        ConfigError: If an id comes twice, naming the first five.
     """
-    return [dict(record) | {"image": _gray_file(*open_image(record["image"]).size)} for record in records]
+    ids = [prompt.record.get("image_id", prompt.record["key"]) for prompt in prompts]
+    counts = Counter(map(str, ids))
+    doubled = [image_id for image_id, count in counts.items() if count > 1]
+    if doubled:
+        raise ConfigError(
+            f"evaluation.{name}.source: {len(doubled)} image ids come more than once, first {', '.join(doubled[:5])}: "
+            f"a prediction would not tell its image: prepare each image once, or judge a part of the tars"
+        )
+    return ids
 
 
-@cache
-def _gray_file(width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (width, height), 128).save(file, "PNG", compress_level=1)
-    return file.getvalue()
+def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
+    """Caption a source's images and score it.
 
+    Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations), scores.jsonl and
+    gallery.html.
+    """
+    name, config = task.name, task.config
+    prompts = task.prompts()
+    ids = image_ids(prompts, name)
+    changed = {control: _CONTROLS[control](prompts) for control in config["controls"]}
+    for shown in (prompts, *changed.values()):
+        captioner.check_room(model, shown, f"evaluation.{name}: ")
 
-_CONTROLS = {"shuffled_images": shuffled_images, "blank_images": blank_images}
+    say(f"{name}: writing captions of {len(prompts)} images{_with_controls(changed)}")
+    rows = [{"image_id": image_id} for image_id in ids]
+    started = time.perf_counter()
+    with generation_bars() as progress:
+        written = write_texts(model, captioner, prompts, task.log(rows, "caption"), progress, name)
+        seconds = time.perf_counter() - started
+        blind: dict[str, list[Written]] = {}
+        for control, shown in changed.items():
+            log = task.log(rows, "caption", control)
+            blind[control] = write_texts(model, captioner, shown, log, progress, control)
+    if not is_first_rank():
+        return {}  # it has helped to generate; scores are made and written once
+
+    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
+    metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
+    say(f"{name}: scoring {len(prompts)} captions by {', '.join(metrics)}, then the controls by CIDEr")
+    own_ids = {str(image_id): image_id for image_id in ids}
+    references = {key: prompt.record["captions"] for key, prompt in zip(own_ids, prompts, strict=True)}
+    with working() as report:
+        scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
+        scores = scorer.score(_texts(own_ids, written), metrics)
+        controls = {c: scorer.score(_texts(own_ids, texts), ("CIDEr",)).values for c, texts in blind.items()}
+        report("resampling")
+        intervals = bootstrap_intervals(scores.metrics)
+    result = {
+        "task": config["task"],
+        "split": config["split"],
+        "n": len(prompts),
+        "metrics": scores.values,
+        "intervals": intervals,
+        "controls": controls,
+        "tokenizer": config["tokenizer"],
+        "document_frequencies": config["document_frequencies"] or FROM_JUDGED_IMAGES,
+        "cut_off": sum(each.is_cut_off for each in written),
+        "decoding": dict(captioner.decoding),
+        "prompt": captioner.maker.prompt,
+        "template": asdict(captioner.maker.template),
+        "generation_seconds": round(seconds, 2),
+    }
+    if len(prompts) < len(task.source):
+        result["n_of"] = len(task.source)
+    if task.source.origin:
+        result["origin"] = task.source.origin
+
+    captions = [each.text for each in written]
+    write_json(task.folder / "captions.json", coco_results(ids, captions))
+    write_json(task.folder / "references.json", coco_references(ids, list(references.values())))
+    write_caption_scores(task.folder / "scores.jsonl", own_ids, scores)
+    cider = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
+    title = f"{name}, {config['split']}"
+    write_gallery(task.folder / "gallery.html", title, prompts, captions, [cider[key] for key in own_ids])
+    say(scores_table(name, result))
+    return result
 
 
 def _with_controls(controls: Mapping[str, object]) -> str:
     return f", and again for each control: {', '.join(controls)}" if controls else ""
 
 
-def judge_captions(
-    model: VisLlama, captioner: Captioner, name: str, config: Mapping, source: Source, folder: Path, _: Sequence[str]
-) -> dict:
-    """Caption a source's images and score it.
+def _frequencies_of(config: Mapping) -> dict[str, list[str]] | None:
+    path = config["document_frequencies"]
+    return None if path is None else read_references(Path(path))
 
-    Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations) and gallery.html.
-    """
-    records = read_records(source, name)
-    ids = image_ids(records, name)
-    changed = {control: _CONTROLS[control](records) for control in config["controls"]}
-    for shown in (records, *changed.values()):
-        captioner.check_room(model, shown, f"evaluation.{name}: ")
 
-    rows = [{"image_id": image_id} for image_id in ids]
-    say(f"{name}: writing captions of {len(records)} images{_with_controls(changed)}")
-    started = time.perf_counter()
-    with bars() as progress:
-        captions = write_texts(model, captioner, records, rows, "caption", folder / "predictions.jsonl", progress, name)
-        seconds = time.perf_counter() - started
-        controls = {
-            control: write_texts(model, captioner, shown, rows, "caption", None, progress, control)
-            for control, shown in changed.items()
-        }
-    if not is_first_rank():
-        return {}  # it has helped to generate; scores are made and written once
-
-    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
-    metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
-    say(f"{name}: scoring {len(records)} captions by {', '.join(metrics)}, then the controls by CIDEr")
-    keys = [str(image_id) for image_id in ids]
-    references = {key: record["captions"] for key, record in zip(keys, records, strict=True)}
-    with working() as report:
-        scorer = CaptionScorer(references, report)
-        scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
-        beside = {c: scorer.score(dict(zip(keys, said, strict=True)), ("CIDEr",)) for c, said in controls.items()}
-    result = {
-        "task": config["task"],
-        "split": config["split"],
-        "n": len(records),
-        "metrics": scores.metrics,
-        "intervals": intervals(scores),
-        "controls": {control: blind.metrics for control, blind in beside.items()},
-        "decoding": dict(captioner.decoding),
-        "prompt": captioner.maker.prompt,
-        "template": asdict(captioner.maker.template),
-        "generation_seconds": round(seconds, 2),
-    }
-    if source.origin:
-        result["origin"] = source.origin
-    write_json(folder / "captions.json", coco_results(ids, captions))
-    write_json(folder / "references.json", coco_references(ids, [record["captions"] for record in records]))
-    by_key = dict(zip(scores.ids, scores.per_image["CIDEr"], strict=True))
-    write_gallery(
-        folder / "gallery.html", f"{name}, {config['split']}", records, captions, [by_key[key] for key in keys]
-    )
-    say(scores_table(name, result))
-    return result
+def _texts(keys: Mapping[str, object], written: Sequence[Written]) -> dict[str, str]:
+    return {key: each.text for key, each in zip(keys, written, strict=True)}

@@ -1,27 +1,20 @@
-"""Let a model write on after records: captions of them, or answers to their questions."""
+"""Let a model write on after prompts: captions of pictures, or answers to questions about them."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from pathlib import Path
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
-from rich.progress import Progress
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from visllama.console import is_first_rank
 from visllama.data.collate import Collator
-from visllama.data.record import images_of
 from visllama.data.samples import SampleMaker
-from visllama.data.source import Source
 from visllama.errors import BadRecord, ConfigError
-from visllama.files import replacing
-from visllama.images.decode import open_image
+from visllama.evaluation.prediction_log import Written
+from visllama.evaluation.prompts import Prompts, prompts_of_records
 from visllama.model.visllama import VisLlama
 
 _GREEDY = {
@@ -70,20 +63,22 @@ def check_positions(num_positions: int | None, num_tokens: int, decoding: Mappin
 
 
 class Captioner:
-    """Generate what a record's last response would be: its caption, or the answer to its one question.
+    """Generate what a prompt's last response would be: a caption, or the answer to its one question.
 
     Args:
-        maker: Makes the prompts' Samples.
+        maker: Makes the prompts' ids, and decodes their pictures.
         decoding: As transformers' `generate` takes it: num_beams, max_new_tokens, ...
-        batch_size: Images a batch; it changes speed, not text.
+        batch_size: Prompts a batch; it changes speed, not text.
+        seed: Decides what is drawn where the decoding samples.
 
     Attributes:
         decoding: The whole of it; nothing of the base model's own `generation_config` adds to it.
     """
 
-    def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int) -> None:
-        self.maker, self.batch_size = maker, batch_size
+    def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int, seed: int = 0) -> None:
+        self.maker, self.batch_size, self._seed = maker, batch_size, seed
         self.decoding = whole_decoding(maker, decoding)
+        self._stop_strings = _as_list(self.decoding.get("stop_strings"))
         self.collator = Collator(
             maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, batch_size
         )
@@ -92,21 +87,24 @@ class Captioner:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.maker.tokenizer
 
-    def check_room(self, model: VisLlama, records: Sequence[Mapping], where: str = "") -> None:
-        """Refuse records whose prompt and new tokens do not fit the language model's positions; nothing is generated.
+    def check_room(self, model: VisLlama, prompts: Prompts | Sequence[Mapping], where: str = "") -> None:
+        """Refuse prompts that do not fit the language model's positions with the new tokens; nothing is generated.
 
         Args:
             model: Whose positions are meant.
-            records: To write on after.
+            prompts: To write on after; or records in memory.
             where: The config key that they come from, for the message.
 
         Raises:
             ConfigError: Naming the first such record.
         """
-        for record in records:
-            name = f"{where}record {record['key']}: "
+        if model.num_positions is None:
+            return
+        for prompt in _as_prompts(prompts):
+            name = f"{where}record {prompt.record['key']}: "
             remedy = "shorten its text, or leave the record out"
-            check_positions(model.num_positions, self.maker.prompt_length(record), self.decoding, name, remedy)
+            length = len(self.maker.prompt_ids(prompt.record, prompt.num_images))
+            check_positions(model.num_positions, length, self.decoding, name, remedy)
 
     def has_room(self, model: VisLlama, record: Mapping) -> bool:
         """Return whether a record's prompt and new tokens fit the language model's positions."""
@@ -116,92 +114,114 @@ class Captioner:
             return False
         return True
 
-    def batches(self, model: VisLlama, records: Sequence[Mapping]) -> Iterator[list[str]]:
-        """Yield the texts of each batch of records, each in one line; all ranks share the work, and get all texts."""
-        device = model.markers.device
-        rank, num_ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        for start in range(0, len(records), self.batch_size * num_ranks):
-            own = records[start + rank * self.batch_size :][: self.batch_size]
-            # Sharded, a rank cannot generate alone: one that has nothing left does one that another has too.
-            samples = [self.maker(record, answered=False) for record in own or records[-1:]]
-            batch = {name: tensor.to(device) for name, tensor in self.collator.generation_batch(samples).items()}
-            with torch.inference_mode():
-                ids = model.generate(**batch, **self.decoding)
-            texts = [" ".join(text.split()) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-            yield texts if num_ranks == 1 else _of_all_ranks(texts[: len(own)], num_ranks)
+    def batches(self, model: VisLlama, prompts: Prompts, first: int = 0) -> Iterator[list[Written]]:
+        """Yield the texts of each batch of prompts; all ranks share the work, and get all texts.
+
+        Args:
+            model: With all its weights.
+            prompts: To write on after.
+            first: The number of the prompt to begin with: those before it are written already.
+
+        Raises:
+            ConfigError: If a picture cannot be decoded.
+        """
+        is_shared = dist.is_initialized()
+        rank = dist.get_rank() if is_shared else 0
+        num_ranks = dist.get_world_size() if is_shared else 1
+        batches = prompts.batches(self.batch_size, first)
+        for start in range(0, len(batches), num_ranks):
+            at_once = batches[start : start + num_ranks]
+            has_own = rank < len(at_once)
+            # Sharded, a rank cannot generate alone: one that has nothing left does what another has too.
+            written = self._write(model, prompts, at_once[rank] if has_own else at_once[-1])
+            yield written if num_ranks == 1 else _of_all_ranks(written if has_own else [], num_ranks)
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
-        """Return the text of each record."""
-        return [text for texts in self.batches(model, records) for text in texts]
+        """Return the text of each record, which are in memory."""
+        prompts = prompts_of_records(records)
+        return [written.text for batch in self.batches(model, prompts) for written in batch]
+
+    def _write(self, model: VisLlama, prompts: Prompts, numbers: range) -> list[Written]:
+        """Write on after the prompts of one batch."""
+        rows = [prompts[number] for number in numbers]
+        inputs = self.collator.pad_left([self.maker.prompt_ids(row.record, row.num_images) for row in rows])
+        images, places = self._decode(prompts, numbers)
+        inputs["pixel_values"] = self.collator.stack_images(images)
+        if places:
+            inputs["image_of_span"] = torch.tensor(places)
+
+        device = model.markers.device
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        settings = dict(self.decoding)
+        if self._stop_strings:
+            settings["tokenizer"] = self.tokenizer
+        with torch.inference_mode(), self._dice(numbers.start, device):
+            ids = model.generate(**inputs, **settings)
+        return [self._read(row) for row in ids]
+
+    def _decode(self, prompts: Prompts, numbers: range) -> tuple[list[Tensor], list[int]]:
+        """Decode each picture of a batch once.
+
+        Returns:
+            The pictures, and for each image span of the batch in reading order the number of its picture.
+        """
+        images: list[Tensor] = []
+        places_of: dict[int, list[int]] = {}
+        places: list[int] = []
+        for number in numbers:
+            prompt = prompts[number]
+            if prompt.shown is None:
+                continue
+            if prompt.shown not in places_of:
+                decoded = self._transform(prompts, number)
+                places_of[prompt.shown] = list(range(len(images), len(images) + len(decoded)))
+                images += decoded
+            places += places_of[prompt.shown]
+        return images, places
+
+    def _transform(self, prompts: Prompts, number: int) -> list[Tensor]:
+        try:
+            return [self.maker.transform(picture) for picture in prompts.pictures(prompts[number])]
+        except BadRecord as error:
+            raise ConfigError(f"record {prompts[number].record['key']}: a picture cannot be read: {error}") from error
+
+    @contextmanager
+    def _dice(self, first: int, device: torch.device) -> Iterator[None]:
+        """Let what is sampled depend on the seed and on the batch alone, not on what was sampled before it."""
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=self.decoding["do_sample"]):
+            if self.decoding["do_sample"]:
+                torch.manual_seed(self._seed * 1_000_003 + first)
+            yield
+
+    def _read(self, ids: Tensor) -> Written:
+        """Return what the new tokens of a row say; behind the first end token there is padding."""
+        tokens = ids.tolist()
+        ends = self.decoding["eos_token_id"]
+        last = next((place for place, token in enumerate(tokens) if token in ends), None)
+        is_ended = last is not None
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        for stop in self._stop_strings:
+            head, found, _ = text.partition(stop)
+            if found:
+                text = head
+                is_ended = True
+        most = self.decoding.get("max_new_tokens")
+        is_cut_off = not is_ended and most is not None and len(tokens) >= most
+        return Written(" ".join(text.split()), last if last is not None else len(tokens), is_cut_off)
 
 
-def _of_all_ranks(texts: list[str], num_ranks: int) -> list[str]:
+def _as_prompts(prompts: Prompts | Sequence[Mapping]) -> Prompts:
+    return prompts if isinstance(prompts, Prompts) else prompts_of_records(prompts)
+
+
+def _as_list(value: object) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _of_all_ranks(written: list[Written], num_ranks: int) -> list[Written]:
     gathered: list = [None] * num_ranks
-    dist.all_gather_object(gathered, texts)
+    dist.all_gather_object(gathered, written)
     return [text for of_rank in gathered for text in of_rank]
-
-
-def write_texts(
-    model: VisLlama, captioner: Captioner, records: Sequence[Mapping], rows: Sequence[Mapping], key: str,
-    log: Path | None, progress: Progress, name: str,
-) -> list[str]:  # fmt: skip
-    """Generate with a progress bar, and log each batch as it comes.
-
-    Args:
-        model: With all its weights.
-        captioner: Generates.
-        records: To write on after.
-        rows: What the log says of each record beside its text.
-        key: By which the text goes there.
-        log: JSON lines, there once all are; None keeps none.
-        progress: Shows where it is.
-        name: Of the task there.
-    """
-    task = progress.add_task(name, total=len(records))
-    texts: list[str] = []
-    keeps_log = log is not None and is_first_rank()
-    with replacing(log) if keeps_log else nullcontext(os.devnull) as path, open(path, "w", encoding="utf-8") as file:
-        for batch in captioner.batches(model, records):
-            for row, text in zip(rows[len(texts) :], batch, strict=False):
-                file.write(json.dumps({**row, key: text}) + "\n")
-            file.flush()
-            texts += batch
-            progress.update(task, completed=len(texts))
-    return texts
-
-
-def image_ids(records: Sequence[Mapping], name: str) -> list[int | str]:
-    """Return each record's own id, by which its prediction is written; where it brings none, its key.
-
-    Args:
-        records: That are judged.
-        name: Of the evaluation, for the message.
-
-    Raises:
-        ConfigError: If an id comes twice, naming the first five.
-    """
-    ids = [record.get("image_id", record["key"]) for record in records]
-    counts = Counter(map(str, ids))
-    doubled = [image_id for image_id, count in counts.items() if count > 1]
-    if doubled:
-        raise ConfigError(
-            f"evaluation.{name}.source: {len(doubled)} image ids come more than once, first {', '.join(doubled[:5])}: "
-            f"a prediction would not tell its image: prepare each image once, or judge a part of the tars"
-        )
-    return ids
-
-
-def read_records(source: Source, name: str) -> list[dict]:
-    """Read what is judged, every record of it: a score over fewer would not compare.
-
-    Raises:
-        ConfigError: If one cannot be read.
-    """
-    try:
-        records = [source.read(i) for i in range(len(source))]
-        for record in records:
-            for image in images_of(record):
-                open_image(image)
-        return records
-    except BadRecord as error:
-        raise ConfigError(f"evaluation.{name}.source: a record cannot be read: {error}") from error

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from visllama.data.record import images_of
+from visllama.evaluation.prompts import Prompts
 from visllama.files import write_whole
 from visllama.images.decode import open_image
 from visllama.images.inline import data_address
@@ -61,7 +62,7 @@ _HEAD = f"""<!doctype html><html lang=en><meta charset=utf-8>
 
 
 def write_gallery(
-    path: Path, title: str, records: Sequence[Mapping], texts: Sequence[str], scores: Sequence[float],
+    path: Path, title: str, prompts: Prompts, texts: Sequence[str], scores: Sequence[float],
     metric: str = "CIDEr", count: int = 100,
 ) -> None:  # fmt: skip
     """Write the page: the `count` worst, best and random records by their scores, with their references.
@@ -72,7 +73,7 @@ def write_gallery(
     Args:
         path: Of the page.
         title: Its heading.
-        records: With captions, or each with one question.
+        prompts: What the texts were written on: records with captions, or each with one question.
         texts: What was said of each.
         scores: Of each, as a share of 1.
         metric: What the scores are.
@@ -82,19 +83,19 @@ def write_gallery(
     kinds = {
         "worst": set(ranked[:count]),
         "best": set(ranked[::-1][:count]),
-        "random": set(np.random.default_rng(0).permutation(len(records))[:count].tolist()),
+        "random": set(np.random.default_rng(0).permutation(len(texts))[:count].tolist()),
     }
     cards = []
     for i in ranked:
         names = [name for name, members in kinds.items() if i in members]
         if names:
-            cards.append(_card(records[i], texts[i], scores[i], metric, names))
+            cards.append(_card(prompts.record(i), texts[i], scores[i], metric, names))
 
     heading = html.escape(title)
-    about = f"all {len(records):,}"
-    if len(cards) < len(records):
-        about = f"{len(cards):,} of {len(records):,}: the {count} worst, best and random ones by {html.escape(metric)}"
-    form = _form(has_answers="questions" in records[0])
+    about = f"all {len(texts):,}"
+    if len(cards) < len(texts):
+        about = f"{len(cards):,} of {len(texts):,}: the {count} worst, best and random ones by {html.escape(metric)}"
+    form = _form(has_answers="questions" in prompts[0].record)
     write_whole(
         path,
         f"{_HEAD}<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1><p>{about}</p>{form}"

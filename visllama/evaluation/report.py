@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from visllama.files import write_whole
 
 _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", "pillow")
 _MOST_TYPES = 12
+FROM_JUDGED_IMAGES = "of the images that are judged"
+"""Where CIDEr counts its document frequencies unless a file is given."""
 
 
 def scores_table(name: str, evaluation: Mapping) -> Table:
     """Show one evaluation. Scores are printed x100, as papers do; the files hold pycocoevalcap's own scale."""
     controls = evaluation.get("controls", {})
     table = Table("metric", title=f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)")
-    if "origin" in evaluation:
-        table.caption = Text(evaluation["origin"])
+    table.caption = Text("\n".join(_caption_notes(evaluation)))
     for header in ("score", "95% interval", *[control.replace("_", " ") for control in controls]):
         table.add_column(header, justify="right")
     for metric, value in evaluation["metrics"].items():
@@ -34,12 +35,35 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
     return table
 
 
+def _caption_notes(evaluation: Mapping) -> Iterator[str]:
+    """Yield what has to be known of the scores of captions before they are compared."""
+    if "tokenizer" in evaluation:
+        yield f"tokenizer: {evaluation['tokenizer']}"
+    if evaluation.get("cut_off"):
+        yield cut_off_note(evaluation)
+    if "n_of" in evaluation and evaluation["document_frequencies"] == FROM_JUDGED_IMAGES:
+        yield (
+            f"a part: {evaluation['n']:,} of {evaluation['n_of']:,} images, in which alone CIDEr counts how rare\n"
+            f"a word is: it does not compare to that of all; document_frequencies=FILE takes other references"
+        )
+    if "origin" in evaluation:
+        yield evaluation["origin"]
+
+
+def cut_off_note(evaluation: Mapping) -> str:
+    """Return how many texts `max_new_tokens` has cut off."""
+    most = evaluation["decoding"].get("max_new_tokens")
+    return f"{evaluation['cut_off']:,} of {evaluation['n']:,} were cut off by max_new_tokens={most}"
+
+
 def vqa_table(name: str, evaluation: Mapping) -> Table:
     """Show one evaluation of answers: accuracies on the scale 0-100, whole and by type; many types stay in the file."""
     controls, counts = evaluation.get("controls", {}), evaluation.get("counts", {})
     title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
     by_type = evaluation.get("by_type", {})
     notes = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
+    if evaluation.get("cut_off"):
+        notes.append(cut_off_note(evaluation))
     if "origin" in evaluation:
         notes.append(evaluation["origin"])
     table = Table("metric", title=title, caption=Text("\n".join(notes)) if notes else None, min_width=48)

@@ -12,13 +12,14 @@ import torch
 from visllama.config.schema import EvaluateConfig, TrainConfig
 from visllama.data.samples import SampleMaker
 from visllama.data.source import Source
-from visllama.data.sources import judged_sources
+from visllama.data.sources import fingerprint, judged_sources
 from visllama.evaluation.caption_task import judge_captions
 from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.task import Task
 from visllama.evaluation.vqa_task import judge_answers
 from visllama.machine.devices import find_device, find_precision, frozen_dtype
 from visllama.model.visllama import VisLlama
-from visllama.model.weights import load_weights
+from visllama.model.weights import hash_weights, load_weights
 from visllama.text.settings import TextSettings
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class JudgeSettings:
         decoding: Arguments of transformers' `generate`; an evaluation's own win over them.
         plugins: The user's packages, from which parts and sources may come.
         models: Folder of downloaded base models.
+        seed: Decides what is drawn where a decoding samples.
+        refuses_others: Whether predictions in the folder that other weights, prompts or decodings have made are
+            refused; otherwise they are begun anew.
     """
 
     accelerator: str
@@ -46,6 +50,8 @@ class JudgeSettings:
     decoding: Mapping[str, Any]
     plugins: Sequence[str]
     models: str
+    seed: int = 0
+    refuses_others: bool = False
 
     @classmethod
     def of_config(cls, config: TrainConfig | EvaluateConfig) -> JudgeSettings:
@@ -58,6 +64,8 @@ class JudgeSettings:
             decoding=config.decoding,
             plugins=tuple(config.plugins),
             models=config.paths["models"],
+            seed=config.seed,
+            refuses_others=isinstance(config, EvaluateConfig) and bool(config.resume),
         )
 
 
@@ -81,6 +89,7 @@ def judge(
     sources: Mapping[str, Source],
     settings: JudgeSettings,
     folder: Path,
+    weights_key: str,
 ) -> dict:
     """Run every evaluation, and write `evaluations/<name>/` as each ends.
 
@@ -91,6 +100,8 @@ def judge(
         sources: The source of each evaluation, as `judged_sources` gives them.
         settings: How they are judged.
         folder: The run's folder.
+        weights_key: The hash of the model's weights, as `hash_weights` gives it: predictions of others are not mixed
+            in.
 
     Returns:
         The `evaluations` of metrics.json.
@@ -100,18 +111,38 @@ def judge(
 
     captioners = {}
     for name, config in evaluations.items():  # all of them first: what does not fit is found before anything is judged
-        decoding = dict(settings.decoding) | config.get("decoding", {})
         own = maker.as_judged(config.get("prompt"), config.get("template"))
-        captioners[name] = Captioner(own, decoding, config["batch_size"])
+        captioners[name] = Captioner(own, decoding_of(config, settings), config["batch_size"], settings.seed)
 
     results = {}
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
         for name, config in evaluations.items():
             target = folder / "evaluations" / name
             target.mkdir(parents=True, exist_ok=True)
-            task = _TASKS[config["task"]]
-            results[name] = task(model, captioners[name], name, config, sources[name], target, settings.plugins)
+            made_by = {"weights": weights_key, **texts_made_by(config, sources[name], settings)}
+            task = Task(name, config, sources[name], target, settings.plugins, made_by, settings.refuses_others)
+            results[name] = _TASKS[config["task"]](model, captioners[name], task)
     return results
+
+
+def decoding_of(config: Mapping, settings: JudgeSettings) -> dict[str, Any]:
+    """Return the decoding of an evaluation: its own settings win over those of all."""
+    return {**settings.decoding, **config.get("decoding", {})}
+
+
+def texts_made_by(config: Mapping, source: Source, settings: JudgeSettings) -> dict[str, object]:
+    """Return what decides the texts of an evaluation beside the weights, known before any is loaded."""
+    decoding = decoding_of(config, settings)
+    return {
+        "prompt": config.get("prompt"),
+        "template": config.get("template"),
+        "decoding": decoding,
+        "seed": settings.seed if decoding.get("do_sample") else None,
+        "precision": settings.precision,
+        "split": config["split"],
+        "records": fingerprint(source),
+        "num_images": config.get("num_images"),
+    }
 
 
 def judge_weights(
@@ -141,4 +172,4 @@ def judge_weights(
     if strategy is not None:
         strategy.prepare(model, dtype)
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
-    return judge(model, maker, evaluations, sources, settings, folder)
+    return judge(model, maker, evaluations, sources, settings, folder, hash_weights(weights))

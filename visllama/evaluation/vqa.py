@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from visllama.errors import ConfigError
-from visllama.evaluation.captions import read_json, read_results
+from visllama.evaluation.caption_files import read_json, read_results
+from visllama.evaluation.statistics import CorpusMetric, grouped_metric
 from visllama.evaluation.vqa_text import clean, normalise
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
@@ -30,15 +31,36 @@ class Asked(NamedTuple):
 
 
 class VqaScores(NamedTuple):
-    """Scores over all questions and by type (0-100), and of each question in the order of the ids (0-1)."""
+    """The scores of answers, in the order of the ids of their questions.
 
-    metrics: dict[str, float]
+    Attributes:
+        per_question: Each metric of each question, in [0, 1].
+        by_type: The accuracy (0-100) by the kinds of questions.
+        counts: The number of questions of each kind.
+        ids: The questions' ids, as text.
+        images: The image of each question.
+    """
+
+    per_question: dict[str, np.ndarray]
     by_type: dict[str, dict[str, float]]
     counts: dict[str, dict[str, int]]
-    per_question: np.ndarray
     ids: list[str]
-    groups: list[str]
-    """The image of each question."""
+    images: list[str]
+
+    @property
+    def metrics(self) -> dict[str, CorpusMetric]:
+        """Each metric (0-100) over the images, of each of which all questions are one row."""
+        return {name: grouped_metric(100 * values, self.images) for name, values in self.per_question.items()}
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Each metric (0-100) over all questions."""
+        return {name: 100 * float(values.mean()) for name, values in self.per_question.items()}
+
+    @property
+    def has_intervals(self) -> bool:
+        """Whether the questions are on several images: of one alone nothing can be drawn again."""
+        return len(set(self.images)) > 1
 
 
 def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
@@ -87,8 +109,7 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
         found = [str(value) for value in np.unique(values) if value]
         by_type[kind] = {value: 100 * float(official[values == value].mean()) for value in found}
         counts[kind] = {value: int((values == value).sum()) for value in found}
-    metrics = {name: 100 * float(values.mean()) for name, values in per_question.items()}
-    return VqaScores(metrics, by_type, counts, official, ids, [questions[key].image for key in ids])
+    return VqaScores(per_question, by_type, counts, ids, [questions[key].image for key in ids])
 
 
 def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:

@@ -4,145 +4,160 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
-from visllama.console import bars, is_first_rank, say
-from visllama.data.order import permutation
+from visllama.console import is_first_rank, say
 from visllama.data.source import Source
 from visllama.data.sources import build_source
 from visllama.data.turns import answer_of
 from visllama.errors import require
-from visllama.evaluation.captioner import Captioner, read_records, write_texts
+from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.gallery import write_gallery
+from visllama.evaluation.generation import generation_bars, write_texts
+from visllama.evaluation.per_image import write_answer_scores
+from visllama.evaluation.prompts import Prompt, Prompts
 from visllama.evaluation.report import vqa_table, write_json
-from visllama.evaluation.statistics import vqa_intervals
+from visllama.evaluation.statistics import bootstrap_intervals
+from visllama.evaluation.task import Task
 from visllama.evaluation.vqa import TYPES, Asked, score_answers
 from visllama.model.visllama import VisLlama
 
 _TYPES = ("type", *TYPES)
-_PICTURES = ("image", "images")
 
 
-def one_by_one(records: Sequence[Mapping]) -> list[dict]:
-    """Return a record for each question."""
-    return [dict(record) | {"questions": [asked]} for record in records for asked in record["questions"]]
-
-
-def shuffled_images(records: Sequence[Mapping]) -> list[dict]:
-    """Ask each question about the picture of another record."""
-    keys = list(dict.fromkeys(record["key"] for record in records))
-    cycle = permutation(len(keys), 0).tolist()
-    donor = {keys[i]: keys[j] for i, j in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
-    pictures = {r["key"]: {name: r[name] for name in _PICTURES if name in r} for r in records}
-    return [without_images([record])[0] | pictures[donor[record["key"]]] for record in records]
-
-
-def without_images(records: Sequence[Mapping]) -> list[dict]:
-    """Ask each question about nothing."""
-    return [{name: value for name, value in record.items() if name not in _PICTURES} for record in records]
-
-
-def true_facts(records: Sequence[Mapping]) -> list[dict]:
+def true_facts(prompts: Prompts) -> Prompts:
     """Ask each question about a text that tells what is in the picture: what there is to be seen, once it is known."""
-    return [
-        {
-            "key": record["key"],
-            "conversations": [
-                {"from": "system", "value": record["facts"]},
-                {"from": "human", "value": record["questions"][0]["question"]},
-                {"from": "gpt", "value": ""},
-            ],
-        }
-        for record in records
-    ]
+    told = []
+    for prompt in prompts:
+        turns = [
+            {"from": "system", "value": prompt.record["facts"]},
+            {"from": "human", "value": prompt.record["questions"][0]["question"]},
+            {"from": "gpt", "value": ""},
+        ]
+        told.append(Prompt({"key": prompt.record["key"], "conversations": turns}, None, 0))
+    return Prompts(told, prompts.pictures)
 
 
-_CONTROLS = {"shuffled_images": shuffled_images, "no_images": without_images, "true_facts": true_facts}
+_CONTROLS = {
+    "shuffled_images": Prompts.shuffled,
+    "no_images": Prompts.without_pictures,
+    "true_facts": true_facts,
+}
 
 
-def majority_answers(records: Sequence[Mapping], train: Source) -> list[str]:
+def majority_answers(prompts: Prompts, train: Source) -> list[str]:
     """Answer each question as most training records answer it, or, of an unknown one, its type or any question."""
     counts: defaultdict[tuple, Counter] = defaultdict(Counter)
     for index in range(len(train)):
         for asked in train[index]["questions"]:
             for place in _places(asked):
                 counts[place][answer_of(asked)] += 1
-    asked = [record["questions"][0] for record in records]
-    return [next(counts[place].most_common(1)[0][0] for place in _places(q) if place in counts) for q in asked]
+    answers = []
+    for prompt in prompts:
+        known = next(place for place in _places(prompt.record["questions"][0]) if place in counts)
+        answers.append(counts[known].most_common(1)[0][0])
+    return answers
 
 
 def _places(asked: Mapping) -> tuple[tuple, ...]:
     return (("text", asked["question"]), *(("type", asked[kind]) for kind in _TYPES if kind in asked), ())
 
 
-def judge_answers(
-    model: VisLlama, captioner: Captioner, name: str, config: Mapping, source: Source, folder: Path,
-    plugins: Sequence[str],
-) -> dict:  # fmt: skip
-    """Answer a source's questions and score it; writes predictions.jsonl, answers.json and gallery.html."""
-    records = one_by_one(read_records(source, name))
-    asked = [record["questions"][0] for record in records]
-    given = [question.get("id", f"{r['key']}/{i}") for i, (r, question) in enumerate(zip(records, asked, strict=True))]
-    ids = list(map(str, given))
-    doubled = sorted({i for i, count in Counter(ids).items() if count > 1})
+def question_ids(prompts: Prompts, name: str) -> list[int | str]:
+    """Return the id of each question, by which its answer is written; where it brings none, one made of its record.
+
+    Args:
+        prompts: What is judged.
+        name: The name of the evaluation, for the message.
+
+    Raises:
+        ConfigError: If an id comes twice, naming the first five.
+    """
+    ids = []
+    for number, prompt in enumerate(prompts):
+        ids.append(prompt.record["questions"][0].get("id", f"{prompt.record['key']}/{number}"))
+    counts = Counter(map(str, ids))
+    doubled = sorted(question for question, count in counts.items() if count > 1)
     require(
         not doubled, f"evaluation.{name}.source: {len(doubled)} question ids come twice, first {', '.join(doubled[:5])}"
     )
-    lacking = "true_facts" in config["controls"] and any("facts" not in record for record in records)
+    return ids
+
+
+def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
+    """Answer a source's questions and score it.
+
+    Writes predictions.jsonl, answers.json, scores.jsonl and gallery.html.
+    """
+    name, config = task.name, task.config
+    prompts = task.prompts()
+    ids = question_ids(prompts, name)
+    lacking = "true_facts" in config["controls"] and any("facts" not in prompt.record for prompt in prompts)
     require(not lacking, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
-    rows = [{"question_id": question} for question in given]
     if "majority_answer" in config["controls"]:
-        train = build_source(f"evaluation.{name}.source", config["source"], "train", plugins)
-    changed = {control: _CONTROLS[control](records) for control in config["controls"] if control in _CONTROLS}
-    for shown in (records, *changed.values()):
+        train = build_source(f"evaluation.{name}.source", config["source"], "train", task.plugins)
+    changed = {control: _CONTROLS[control](prompts) for control in config["controls"] if control in _CONTROLS}
+    for shown in (prompts, *changed.values()):
         captioner.check_room(model, shown, f"evaluation.{name}: ")
 
     controls = ", ".join(config["controls"])
     again = f", and again for each control: {controls}" if controls else ""
-    say(f"{name}: answering {len(records)} questions{again}")
+    say(f"{name}: answering {len(prompts)} questions{again}")
+    rows = [{"question_id": question} for question in ids]
     started = time.perf_counter()
-    said: dict[str, list[str]] = {}
-    with bars() as progress:
-        answers = write_texts(model, captioner, records, rows, "answer", folder / "predictions.jsonl", progress, name)
+    blind: dict[str, list[str]] = {}
+    with generation_bars() as progress:
+        written = write_texts(model, captioner, prompts, task.log(rows, "answer"), progress, name)
         seconds = time.perf_counter() - started
         for control in config["controls"]:
             if control == "majority_answer":
-                said[control] = majority_answers(records, train)
-            else:
-                said[control] = write_texts(model, captioner, changed[control], rows, "answer", None, progress, control)
+                blind[control] = majority_answers(prompts, train)
+                continue
+            log = task.log(rows, "answer", control)
+            texts = write_texts(model, captioner, changed[control], log, progress, control)
+            blind[control] = [each.text for each in texts]
     if not is_first_rank():
         return {}  # it has helped to generate; scores are made and written once
 
-    say(f"{name}: scoring {len(records)} answers")
-    questions = {
-        question_id: Asked(
-            q["question"], q["answers"], r["key"], {t: q[t] for t in _TYPES if isinstance(q.get(t), str)}
-        )
-        for question_id, q, r in zip(ids, asked, records, strict=True)
-    }
-    scores = score_answers(dict(zip(ids, answers, strict=True)), questions)
-    beside = {c: score_answers(dict(zip(ids, texts, strict=True)), questions) for c, texts in said.items()}
+    say(f"{name}: scoring {len(prompts)} answers")
+    answers = [each.text for each in written]
+    own_ids = {str(question): question for question in ids}
+    questions = {key: _asked(prompt) for key, prompt in zip(own_ids, prompts, strict=True)}
+    scores = score_answers(dict(zip(own_ids, answers, strict=True)), questions)
+    beside = {c: score_answers(dict(zip(own_ids, texts, strict=True)), questions) for c, texts in blind.items()}
+    metrics = {metric: scores.metrics[metric] for metric in config["metrics"]}
     result = {
         "task": config["task"],
         "split": config["split"],
-        "n": len(records),
-        "metrics": {metric: scores.metrics[metric] for metric in config["metrics"]},
-        "intervals": vqa_intervals(scores),
+        "n": len(prompts),
+        "metrics": {metric: scores.values[metric] for metric in config["metrics"]},
+        "intervals": bootstrap_intervals(metrics) if scores.has_intervals else {},
         "by_type": scores.by_type,
         "counts": scores.counts,
-        "controls": {c: {"accuracy": s.metrics["accuracy"], "by_type": s.by_type} for c, s in beside.items()},
+        "controls": {c: {"accuracy": s.values["accuracy"], "by_type": s.by_type} for c, s in beside.items()},
+        "cut_off": sum(each.is_cut_off for each in written),
         "decoding": dict(captioner.decoding),
         "hint": captioner.maker.hint,
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
-    if source.origin:
-        result["origin"] = source.origin
-    write_json(folder / "answers.json", [{"question_id": q, "answer": a} for q, a in zip(given, answers, strict=True)])
-    by_id = dict(zip(scores.ids, scores.per_question, strict=True))
+    if config["num_images"] is not None and config["num_images"] < len(task.source):
+        result["n_of"] = len(task.source)
+    if task.source.origin:
+        result["origin"] = task.source.origin
+
+    rows = [{"question_id": question, "answer": answer} for question, answer in zip(ids, answers, strict=True)]
+    write_json(task.folder / "answers.json", rows)
+    write_answer_scores(task.folder / "scores.jsonl", own_ids, scores)
+    accuracy = dict(zip(scores.ids, scores.per_question["accuracy"], strict=True))
     title = f"{name}, {config['split']}"
-    write_gallery(folder / "gallery.html", title, records, answers, [by_id[key] for key in ids], "accuracy")
+    write_gallery(task.folder / "gallery.html", title, prompts, answers, [accuracy[key] for key in own_ids], "accuracy")
     say(vqa_table(name, result))
     return result
+
+
+def _asked(prompt: Prompt) -> Asked:
+    question = prompt.record["questions"][0]
+    kinds = {kind: question[kind] for kind in _TYPES if isinstance(question.get(kind), str)}
+    return Asked(question["question"], question["answers"], prompt.record["key"], kinds)

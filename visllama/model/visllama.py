@@ -210,15 +210,28 @@ class VisLlama(nn.Module):
             features = getattr(self.vision_encoder(pixel_values), self.connector.consumes)
         return self.connector(features.to(next(self.connector.parameters()).dtype))
 
-    def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "B T D"]:
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        pixel_values: Num[Tensor, "N C H W"],
+        image_of_span: Int[Tensor, " S"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
         """Embed the text, and put `[boi] image_embeds [eoi]` where the image spans stand.
 
-        Images fill the spans in reading order. Images beyond the last span (the dummy of a batch without images) take
-        part with weight zero.
+        Images beyond the last span (the dummy of a batch without images) take part with weight zero.
+
+        Args:
+            input_ids: Token ids; image spans as in `visllama.text.tokens`.
+            pixel_values: Images, uint8 or already normalised.
+            image_of_span: The number of the image that each span shows, in reading order, where several show the same
+                one; None fills the spans with the images in their order.
         """
-        boi, eoi = self.markers.expand(len(pixel_values), 2, -1).unsqueeze(2).unbind(1)
         with self._without_statistics(input_ids, pixel_values):
-            spans = torch.cat([boi, self.encode_images(pixel_values), eoi], dim=1)
+            image_embeds = self.encode_images(pixel_values)
+        if image_of_span is not None:
+            image_embeds = image_embeds[image_of_span]
+        boi, eoi = self.markers.expand(len(image_embeds), 2, -1).unsqueeze(2).unbind(1)
+        spans = torch.cat([boi, image_embeds, eoi], dim=1)
         text = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         return text.masked_scatter((input_ids < 0).unsqueeze(-1), spans.to(text.dtype))
 
@@ -272,6 +285,7 @@ class VisLlama(nn.Module):
         pixel_values: Num[Tensor, "N C H W"],
         attention_mask: Int[Tensor, "B T"],
         cache: Cache | None = None,
+        image_of_span: Int[Tensor, " S"] | None = None,
         **decoding,
     ) -> Int[Tensor, "B L"]:
         """Write on after left-padded inputs and give the new tokens; `decoding` is of transformers' `generate`.
@@ -281,8 +295,9 @@ class VisLlama(nn.Module):
             pixel_values: Images of the spans in `input_ids`.
             attention_mask: 0 on padding.
             cache: What was read before, of one unpadded row. It grows by `input_ids` and all new tokens but the last.
+            image_of_span: As `embed` takes it: several rows may ask about one image, which is then encoded once.
         """
-        inputs_embeds = self.embed(input_ids, pixel_values)
+        inputs_embeds = self.embed(input_ids, pixel_values, image_of_span)
         if cache is not None:
             # transformers wants all from the start, and cuts off as much as the cache holds: only the length counts.
             held = cache.get_seq_length()

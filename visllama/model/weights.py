@@ -109,6 +109,16 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
     return digest.hexdigest()
 
 
+def hash_weights(folder: Path) -> str:
+    """Return the SHA-256 of a weights folder: of its tensors and of the description that rebuilds the model."""
+    digest = hashlib.sha256()
+    for name in (DESCRIPTION_FILE, TENSORS_FILE):
+        with open_regular(folder / name) as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def frozen_hashes(model: VisLlama) -> dict[str, str]:
     """Return the hash of each part's frozen tensors, bit by bit."""
     hashes = {}

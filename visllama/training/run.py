@@ -39,7 +39,7 @@ from visllama.machine import preemption
 from visllama.machine.devices import find_precision, frozen_dtype
 from visllama.model.sharding import compute_again
 from visllama.model.visllama import VisLlama, part_dtype, part_of
-from visllama.model.weights import load_tensors, save_weights
+from visllama.model.weights import hash_weights, load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
 from visllama.tracking.loggers import build_loggers, closing, log_scores
@@ -106,7 +106,8 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
                 judge_started = time.perf_counter()
                 settings = JudgeSettings.of_config(config)
                 sources = assembly.judged_sources
-                metrics["evaluations"] = judge(model, maker, config.judged_on, sources, settings, folder)
+                key = hash_weights(folder / "weights") if trainer.is_global_zero else ""  # the first rank alone logs
+                metrics["evaluations"] = judge(model, maker, config.judged_on, sources, settings, folder, key)
                 seconds["judge_seconds"] = time.perf_counter() - judge_started
                 log_scores(loggers, metrics["evaluations"], trainer.global_step)
     except preemption.Preempted as left:

@@ -1,0 +1,50 @@
+"""What a task is given when it judges: one evaluation of the configuration, its records, and where its results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visllama.data.source import Source
+from visllama.evaluation.prediction_log import PredictionLog
+from visllama.evaluation.prompts import Prompts, prompts_of_source
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation, as it is judged.
+
+    Attributes:
+        name: The name of the evaluation.
+        config: Its configuration, as plain values.
+        source: Its records.
+        folder: The folder that its results are written to.
+        plugins: The user's packages.
+        made_by: What decides the texts, part by part: weights, precision, prompt, decoding, records.
+        refuses_others: Whether predictions in the folder that something else has made are refused, not overwritten.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    source: Source
+    folder: Path
+    plugins: Sequence[str]
+    made_by: Mapping[str, object]
+    refuses_others: bool
+
+    def prompts(self) -> Prompts:
+        """Read the prompts of the evaluation's records, or of the `num_images` that it is cut down to."""
+        return prompts_of_source(self.source, self.name, self.config.get("num_images"))
+
+    def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
+        """Return the log of what is written, for the evaluation itself or for one of its controls.
+
+        Args:
+            ids: What a line says of its prompt beside the text.
+            key: The key of the text.
+            control: The name of the control; None is the evaluation itself.
+        """
+        path = self.folder / "predictions.jsonl" if control is None else self.folder / "controls" / f"{control}.jsonl"
+        return PredictionLog(path, ids, key, {**self.made_by, "control": control}, self.refuses_others)
