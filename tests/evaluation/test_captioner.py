@@ -8,6 +8,7 @@ import torch
 from tests.support.tiny import maker_of, tiny_parts
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.prompts import Prompts, prompts_of_records
 from visllama.model.locate import locate
 from visllama.model.weights import build_model
 
@@ -21,7 +22,8 @@ def test_batch_size_changes_no_caption(make_model, records):
 
 def test_batches_come_one_by_one(make_model, records):
     model = make_model(dtype=torch.float32).eval()
-    sizes = [len(batch) for batch in Captioner(maker_of(model), {"max_new_tokens": 2}, 4).batches(model, records)]
+    captioner = Captioner(maker_of(model), {"max_new_tokens": 2}, 4)
+    sizes = [len(batch) for batch in captioner.batches(model, prompts_of_records(records))]
     assert sizes == [4, 2]
 
 
@@ -93,3 +95,78 @@ def test_reading_a_prompt_makes_logits_of_its_last_position_alone(make_model, re
     model.language_model.get_output_embeddings().register_forward_hook(lambda *call: made.append(call[-1].shape[1]))
     Captioner(maker_of(model), {"max_new_tokens": 3}, 6)(model, records)
     assert set(made) == {1}
+
+
+def asked(images: list, num_questions: int) -> list[dict]:
+    """Return so many questions on each picture, as records of one question."""
+    return [
+        {"key": f"{n}", "image": image, "questions": [{"question": f"what is at {place}?", "answers": ["a"]}]}
+        for n, image in enumerate(images)
+        for place in ("left", "right", "top", "bottom", "front")[:num_questions]
+    ]
+
+
+class Counted:
+    """Prompts of which several show one picture; counts how often a picture is read."""
+
+    def __init__(self, records: list[dict]) -> None:
+        numbers = {id(record["image"]): number for number, record in reversed(list(enumerate(records)))}
+        of_records = prompts_of_records(records)
+        shared = [prompt._replace(shown=numbers[id(r["image"])]) for prompt, r in zip(of_records, records, strict=True)]
+        self.num_read = 0
+
+        def read(number: int) -> list:
+            self.num_read += 1
+            return [records[number]["image"]]
+
+        self.prompts = Prompts(shared, read)
+
+
+@pytest.mark.parametrize("decoding", [{"max_new_tokens": 5}, {"max_new_tokens": 5, "num_beams": 3}])
+def test_a_picture_is_decoded_and_encoded_once_for_all_its_questions(make_model, records, decoding, monkeypatch):
+    model = make_model(dtype=torch.float32).eval()
+    questions = asked([record["image"] for record in records[:4]], 3)
+    captioner = Captioner(maker_of(model), decoding, 7)
+    one_by_one = captioner(model, questions)
+
+    encoded = []
+    encode = model.encode_images
+    monkeypatch.setattr(model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    counted = Counted(questions)
+    texts = [written.text for batch in captioner.batches(model, counted.prompts) for written in batch]
+    assert texts == one_by_one
+    assert (sum(encoded), counted.num_read) == (4, 4) and encoded == [2, 2]
+
+
+def test_what_max_new_tokens_cuts_off_is_told(make_model, records):
+    """One that may not write its end token is cut off; one that has to write it at last has ended."""
+    model = make_model(dtype=torch.float32).eval()
+    captioner = Captioner(maker_of(model), {"max_new_tokens": 2, "suppress_tokens": [3]}, 6)
+    written = [each for batch in captioner.batches(model, prompts_of_records(records)) for each in batch]
+    assert all(each.is_cut_off and each.num_tokens == 2 for each in written)
+
+    ends = Captioner(maker_of(model), {"max_new_tokens": 2, "forced_eos_token_id": 3}, 6)
+    written = [each for batch in ends.batches(model, prompts_of_records(records)) for each in batch]
+    assert all(not each.is_cut_off and each.num_tokens <= 1 for each in written)
+
+
+def test_a_stop_string_ends_a_text_and_is_no_part_of_it(make_model, records):
+    model = make_model(dtype=torch.float32).eval()
+    whole = Captioner(maker_of(model), {"max_new_tokens": 8}, 1)(model, records[:1])[0]
+    stop = whole.split()[2]
+    captioner = Captioner(maker_of(model), {"max_new_tokens": 8, "stop_strings": [stop]}, 1)
+    (written,) = next(captioner.batches(model, prompts_of_records(records[:1])))
+    assert written.text == whole.partition(stop)[0].strip() and not written.is_cut_off
+
+
+def test_sampling_depends_on_the_seed_and_the_batch_alone(make_model, records):
+    model = make_model(dtype=torch.float32).eval()
+    sampled = {"max_new_tokens": 8, "do_sample": True, "top_k": 0}
+    torch.manual_seed(7)
+    first = Captioner(maker_of(model), sampled, 2, seed=1)(model, records)
+    torch.manual_seed(8)
+    captioner = Captioner(maker_of(model), sampled, 2, seed=1)
+    again = captioner(model, records)
+    assert again == first and Captioner(maker_of(model), sampled, 2, seed=2)(model, records) != first
+    later = [each.text for batch in captioner.batches(model, prompts_of_records(records), 2) for each in batch]
+    assert later == first[2:]

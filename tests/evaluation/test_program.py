@@ -13,7 +13,7 @@ from tests.support.said_captions import GOOD, REFERENCES
 def test_scores_files_with_no_model_loaded(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(GOOD))
     (tmp_path / "r.json").write_text(json.dumps(REFERENCES))
-    ended = evaluate("predictions=p.json", "references=r.json", "hydra.run.dir=out", cwd=tmp_path)
+    ended = evaluate("predictions=p.json", "references=r.json", "metrics=[CIDEr]", "hydra.run.dir=out", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["evaluations"]["predictions"]
     assert round(metrics["metrics"]["CIDEr"], 4) == 0.5637 and metrics["n"] == 2

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from tests.support.judging import SETTINGS
+from tests.support.judging import SETTINGS, evaluation
 from tests.support.tiny import TEXT, maker_of, tiny_parts
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
@@ -11,10 +11,10 @@ from visllama.evaluation.runner import judge, judge_weights, sample_maker
 from visllama.model.weights import save_weights
 
 EVALUATIONS = {
-    "mine": {
-        "task": "caption", "split": "test", "batch_size": 5, "metrics": ["BLEU", "ROUGE-L", "CIDEr"], "controls": ["shuffled_images", "blank_images"],
-        "source": {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 12, "captions_per_record": 5},
-    }
+    "mine": evaluation(
+        task="caption", split="test", batch_size=5, metrics=["BLEU", "ROUGE-L", "CIDEr"], controls=["shuffled_images", "blank_images"],
+        source={"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 12, "captions_per_record": 5},
+    )
 }  # fmt: skip
 
 
@@ -22,7 +22,9 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
     """The run folder as DESIGN 4 has it; the model rebuilt from `weights/` scores to the last digit what the trained one did."""
     model = make_model(dtype=torch.float32)
     maker = maker_of(model)
-    result = judge(model, maker, EVALUATIONS, judged_sources(EVALUATIONS, []), SETTINGS, tmp_path)["mine"]
+    result = judge(model, maker, EVALUATIONS, judged_sources(EVALUATIONS, []), SETTINGS, tmp_path, "these weights")[
+        "mine"
+    ]
     assert result["n"] == 12 and set(result["metrics"]) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     assert (
         set(result["controls"]) == {"shuffled_images", "blank_images"} and "CIDEr" in result["controls"]["blank_images"]
@@ -31,7 +33,8 @@ def test_judging_writes_everything_and_weights_judge_the_same(make_model, tmp_pa
     folder = tmp_path / "evaluations" / "mine"
     said = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
     assert [row["image_id"] for row in said] == [f"test-{i:06d}" for i in range(12)]
-    assert sorted(said, key=lambda row: row["image_id"]) == json.loads((folder / "captions.json").read_text())
+    texts = [{"image_id": row["image_id"], "caption": row["caption"]} for row in said]
+    assert sorted(texts, key=lambda row: row["image_id"]) == json.loads((folder / "captions.json").read_text())
     assert (folder / "gallery.html").stat().st_size > 1000
 
     assert result["decoding"] == {
@@ -58,12 +61,20 @@ def test_a_prompt_past_the_positions_is_refused_before_anything_is_written(make_
     """500 new tokens leave 12 for a question, whose image alone takes as many."""
     model = make_model(dtype=torch.float32)
     source = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 2, "holds": "questions"}
-    config = {
-        "task": "vqa", "split": "test", "batch_size": 4, "metrics": ["accuracy"], "controls": ["true_facts"],
-        "source": source, "decoding": {"max_new_tokens": 500},
-    }  # fmt: skip
+    config = evaluation(
+        task="vqa", split="test", batch_size=4, metrics=["accuracy"], controls=["true_facts"], source=source,
+        decoding={"max_new_tokens": 500},
+    )  # fmt: skip
     with pytest.raises(
         ConfigError, match=r"evaluation\.mine: record test-00000\d: max_new_tokens=500 behind \d+ tokens"
     ):
-        judge(model, maker_of(model), {"mine": config}, judged_sources({"mine": config}, []), SETTINGS, tmp_path)
+        judge(
+            model,
+            maker_of(model),
+            {"mine": config},
+            judged_sources({"mine": config}, []),
+            SETTINGS,
+            tmp_path,
+            "these weights",
+        )
     assert not list((tmp_path / "evaluations" / "mine").iterdir())

@@ -51,7 +51,12 @@ def test_metrics_together_get_the_intervals_that_each_gets_alone():
 def test_a_corpus_metric_is_resampled_as_one():
     """BLEU-4 of a corpus is no mean over images: its interval is that of drawing images and counting anew."""
     rng = np.random.default_rng(0)
-    counts = np.stack([rng.integers(0, 9 - n, 60) for n in range(4)] + [np.full(60, 9 - n) for n in range(4)] + [np.full(60, 9), np.full(60, 10)], axis=1)
+    counts = np.stack(
+        [rng.integers(0, 9 - n, 60) for n in range(4)]
+        + [np.full(60, 9 - n) for n in range(4)]
+        + [np.full(60, 9), np.full(60, 10)],
+        axis=1,
+    )
     counts = counts.astype(float)
     draws = np.random.default_rng(0)
     by_hand = []

@@ -95,22 +95,22 @@ SAID = {"9": "three", "10": "Cat", "11": "Yes", "12": "yes"}
 
 def test_scores_of_a_hand_worked_set():
     scores = score_answers(SAID, ASKED)
-    assert scores.ids == ["10", "11", "12", "9"] and scores.groups == ["1", "1", "2", "2"]
-    assert scores.per_question.tolist() == [0.6, 0, 0.3, 0.9]
-    assert scores.metrics == pytest.approx({"accuracy": 45, "accuracy_normalise_all": 70})
+    assert scores.ids == ["10", "11", "12", "9"] and scores.images == ["1", "1", "2", "2"]
+    assert scores.per_question["accuracy"].tolist() == [0.6, 0, 0.3, 0.9]
+    assert scores.values == pytest.approx({"accuracy": 45, "accuracy_normalise_all": 70})
     assert scores.by_type["answer_type"] == pytest.approx({"number": 90, "other": 60, "yes/no": 15})
     assert scores.by_type["question_type"] == pytest.approx({"how many": 90, "is it": 15, "what is": 60})
     assert scores.counts == {
         "answer_type": {"number": 1, "other": 1, "yes/no": 2},
         "question_type": {"how many": 1, "is it": 2, "what is": 1},
     }
-    assert score_answers(dict(reversed(SAID.items())), dict(reversed(ASKED.items()))).metrics == scores.metrics
+    assert score_answers(dict(reversed(SAID.items())), dict(reversed(ASKED.items()))).values == scores.values
 
 
 def test_our_own_world_has_one_answer_and_its_own_types():
     asked = {"a": Asked("?", ["red"], "1", {"kind": "colour"}), "b": Asked("?", ["blue"], "1", {})}
     scores = score_answers({"a": "red", "b": "Blue"}, asked)
-    assert scores.metrics == {"accuracy": 50, "accuracy_normalise_all": 100}
+    assert scores.values == {"accuracy": 50, "accuracy_normalise_all": 100}
     assert scores.by_type == {"kind": {"colour": 100}} and scores.counts == {"kind": {"colour": 1}}
 
 
@@ -157,7 +157,7 @@ def test_official_files_with_and_without_answer_id(write, with_ids):
     questions, annotations = official(ASKED, with_ids)
     asked = read_questions(write("q.json", questions), write("a.json", annotations))
     assert asked == ASKED
-    assert score_answers(SAID, asked).per_question.tolist() == [0.6, 0, 0.3, 0.9]
+    assert score_answers(SAID, asked).per_question["accuracy"].tolist() == [0.6, 0, 0.3, 0.9]
 
 
 def test_ids_are_numbers_or_strings_and_types_may_be_absent(write):
@@ -292,4 +292,5 @@ def test_scoring_answers_imports_no_model():
 
 def test_all_accuracies_are_doubles_in_the_order_of_ids():
     scores = score_answers(SAID, ASKED)
-    assert scores.per_question.dtype == np.float64 and len(scores.per_question) == len(scores.ids) == len(scores.groups)
+    values = scores.per_question["accuracy"]
+    assert values.dtype == np.float64 and len(values) == len(scores.ids) == len(scores.images)

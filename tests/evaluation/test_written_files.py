@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from webdataset import TarWriter
 
 from tests.prepare.made import picture, put
-from tests.support.judging import SETTINGS
+from tests.support.judging import SETTINGS, evaluation
 from tests.support.tiny import maker_of
 from tests.support.verbs import prepare
 from visllama.data.sources import judged_sources
@@ -33,9 +33,17 @@ def judged(make_model, tmp_path):
     def run(path: Path, task: str = "caption") -> tuple[Path, dict]:
         metrics = {"caption": ["CIDEr"], "vqa": ["accuracy"]}[task]
         source = {"_target_": SHARDS, "path": None, "val_path": str(path)}
-        config = {"task": task, "split": "val", "batch_size": 4, "metrics": metrics, "controls": [], "source": source}
+        config = evaluation(task=task, split="val", batch_size=4, metrics=metrics, source=source)
         evaluations = {"mine": config}
-        result = judge(model, maker_of(model), evaluations, judged_sources(evaluations, []), SETTINGS, tmp_path / "run")
+        result = judge(
+            model,
+            maker_of(model),
+            evaluations,
+            judged_sources(evaluations, []),
+            SETTINGS,
+            tmp_path / "run",
+            "these weights",
+        )
         return tmp_path / "run" / "evaluations" / "mine", result["mine"]
 
     return run
@@ -55,7 +63,7 @@ def cider(folder: Path, references: Path) -> float:
     """Score what an evaluation wrote as `evaluate predictions=` does; both of its files are read, and hold the same."""
     predictions = read_predictions(folder / "captions.json")
     assert read_predictions(folder / "predictions.jsonl") == predictions
-    return score_captions(predictions, read_references(references), ("CIDEr",)).metrics["CIDEr"]
+    return score_captions(predictions, read_references(references), ("CIDEr",)).values["CIDEr"]
 
 
 def coco_layout(folder: Path, name: str, file_names: dict[int, str]) -> Path:
@@ -141,14 +149,14 @@ def test_answers_are_scored_from_both_files(judged, prepared, tmp_path):
     shards = prepared("source=vqa", f"images={tmp_path}/images", f"questions={questions}", f"annotations={annotations}")
     folder, result = judged(shards / "val", "vqa")
     for predictions in ("answers.json", "predictions.jsonl"):
-        again = score_files(folder / predictions, annotations, questions)["predictions"]
+        again = score_files(tmp_path, folder / predictions, annotations, questions)["predictions"]
         assert again["metrics"]["accuracy"] == result["metrics"]["accuracy"]
 
 
 def test_a_broken_line_of_predictions_is_named(tmp_path):
     broken = put(tmp_path / "p.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2, "cap')
     with pytest.raises(ConfigError, match=r"p\.jsonl: line 2: no valid JSON"):
-        score_files(broken, put(tmp_path / "r.json", {"1": ["a"], "2": ["b"]}))
+        score_files(tmp_path, broken, put(tmp_path / "r.json", {"1": ["a"], "2": ["b"]}))
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_7b_on_64_gpus_by_hand(compose_config, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("connector", ["mlp", "mlp_published"])
 @pytest.mark.parametrize("nodes", [1, 8])
-@pytest.mark.parametrize("batch_size", [64, 3840])
+@pytest.mark.parametrize("batch_size", [pytest.param(64, marks=pytest.mark.proof), 3840])
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 @pytest.mark.parametrize("model", ["llama_7b", "llama_13b", "llama_65b"])
 def test_the_published_sizes_on_a100(compose_config, model, stage, batch_size, nodes, connector):

@@ -27,6 +27,7 @@ from visllama.config.choices import (
     BENCHMARKS,
     EXPORT_DTYPES,
     EXPORT_FORMATS,
+    METRICS,
     READ_BY_CAPTION,
     READ_BY_EVALUATE,
     TOKENIZERS,
@@ -186,7 +187,10 @@ def check_evaluate(cfg: DictConfig) -> None:
         require(not cfg.questions, f"questions={cfg.questions} goes with predictions=FILE references=FILE alone: what "
                  "weights= are asked is chosen by evaluation=")  # fmt: skip
     choose("tokenizer", cfg.tokenizer, TOKENIZERS)
+    for metric in cfg.metrics:
+        choose("metrics", metric, METRICS)
     of_captions = {
+        "metrics": list(cfg.metrics) != list(METRICS),
         "tokenizer": cfg.tokenizer != "ptb",
         "document_frequencies": cfg.document_frequencies,
         "subset": cfg.subset,

@@ -176,6 +176,7 @@ class EvaluateConfig(RunConfig):
     predictions: str | None = None
     references: str | None = None
     questions: str | None = None
+    metrics: list[str] = MISSING
     tokenizer: str = "ptb"
     document_frequencies: str | None = None
     subset: bool = False

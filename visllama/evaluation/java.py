@@ -29,12 +29,12 @@ def run_java(folder: Path, max_memory: str, arguments: Sequence[str], lines: Seq
         lines: What it reads from its standard input.
 
     Raises:
-        RuntimeError: If the program fails, with the end of what it has printed as errors.
+        RuntimeError: If the program fails, with the end of what it has printed.
     """
     command = [str(JAVA), f"-Xmx{max_memory}", *_OPTIONS, *arguments]
     content = "".join(f"{line}\n" for line in lines)
     done = subprocess.run(command, cwd=folder, input=content.encode(), capture_output=True)
     if done.returncode != 0:
-        errors = done.stderr.decode(errors="replace").strip()[-500:]
+        errors = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
         raise RuntimeError(f"a Java program of pycocoevalcap ended with {done.returncode}: {errors or 'no message'}")
     return done.stdout.decode().splitlines()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from visllama.config.choices import METRICS
 from visllama.config.invocation import run_folder
 from visllama.config.plain import evaluations as evaluations_of
 from visllama.config.replay import write_command
@@ -41,7 +43,12 @@ def evaluate(config: EvaluateConfig) -> dict | None:
     """
     folder = run_folder()
     if config.predictions:
-        evaluations, facts = score_files(config)
+        keys = ("predictions", "references", "questions", "document_frequencies")
+        facts = {key: getattr(config, key) for key in keys if getattr(config, key)}
+        files = {key: Path(name) for key, name in facts.items()}
+        evaluations = score_files(
+            folder, **files, tokenizer=config.tokenizer, subset=config.subset, metrics=config.metrics
+        )
     else:
         # Imported here: scoring files needs no model, and none of its seconds.
         import torch
@@ -65,34 +72,44 @@ def evaluate(config: EvaluateConfig) -> dict | None:
     return metrics
 
 
-def score_files(config: EvaluateConfig) -> tuple[dict, dict]:
-    """Score any system's captions, or its answers to `questions`.
+def score_files(
+    folder: Path,
+    predictions: Path,
+    references: Path,
+    questions: Path | None = None,
+    tokenizer: str = "ptb",
+    document_frequencies: Path | None = None,
+    subset: bool = False,
+    metrics: Sequence[str] = METRICS,
+) -> dict:
+    """Score any system's captions, or its answers to `questions`, and write `scores.jsonl`.
+
+    Args:
+        folder: The folder that the scores of each image are written to.
+        predictions: The captions or answers.
+        references: The references of the captions, or the annotations of the questions.
+        questions: The questions; None where captions are scored.
+        tokenizer: The tokens of captions: `ptb` or `ptb_keep_punctuation`.
+        document_frequencies: References in which CIDEr counts how rare a word is; None is `references`.
+        metrics: The metrics of captions.
+        subset: Whether references without a prediction are left out, not refused.
 
     Returns:
-        The `evaluations` of metrics.json, and the files that they come from, by key.
+        The `evaluations` of metrics.json.
+
+    Raises:
+        ConfigError: If a file is not what it should be, or they are not of the same images.
     """
-    keys = ("predictions", "references", "questions", "document_frequencies")
-    files = {key: getattr(config, key) for key in keys if getattr(config, key)}
-    if config.questions:
-        result = _score_answers(Path(config.predictions), Path(config.references), Path(config.questions))
-    else:
-        result = _score_captions(config)
-    return {"predictions": result}, files
+    if questions is not None:
+        return {"predictions": _score_answers(folder, predictions, references, questions)}
 
-
-def _score_captions(config: EvaluateConfig) -> dict:
-    captions = read_predictions(Path(config.predictions))
-    references = read_references(Path(config.references))
-    frequencies_of = None
-    if config.document_frequencies:
-        frequencies_of = read_references(Path(config.document_frequencies))
-    num_references = len(references)
-    if config.subset:
-        references = {key: texts for key, texts in references.items() if key in captions}
-
+    captions = read_predictions(predictions)
+    known = read_references(references)
+    frequencies_of = None if document_frequencies is None else read_references(document_frequencies)
+    scored = {key: texts for key, texts in known.items() if key in captions} if subset else known
     with working() as report:
-        scorer = CaptionScorer(references, config.tokenizer, frequencies_of, report)
-        scores = scorer.score(captions)
+        scorer = CaptionScorer(scored, tokenizer, frequencies_of, report)
+        scores = scorer.score(captions, metrics)
         report("resampling")
         intervals = bootstrap_intervals(scores.metrics)
     result = {
@@ -100,17 +117,17 @@ def _score_captions(config: EvaluateConfig) -> dict:
         "n": len(scores.ids),
         "metrics": scores.values,
         "intervals": intervals,
-        "tokenizer": config.tokenizer,
-        "document_frequencies": config.document_frequencies or FROM_JUDGED_IMAGES,
+        "tokenizer": tokenizer,
+        "document_frequencies": str(document_frequencies or FROM_JUDGED_IMAGES),
     }
-    if len(references) < num_references:
-        result["n_of"] = num_references
-    write_caption_scores(run_folder() / "scores.jsonl", {key: key for key in scores.ids}, scores)
+    if len(scored) < len(known):
+        result["n_of"] = len(known)
+    write_caption_scores(folder / "scores.jsonl", {key: key for key in scores.ids}, scores)
     say(scores_table("predictions", result))
-    return result
+    return {"predictions": result}
 
 
-def _score_answers(predictions: Path, references: Path, questions: Path) -> dict:
+def _score_answers(folder: Path, predictions: Path, references: Path, questions: Path) -> dict:
     scores = score_answers(read_answers(predictions), read_questions(questions, references))
     result = {"task": "vqa", "n": len(scores.ids), "metrics": scores.values}
     if scores.has_intervals:
@@ -118,6 +135,6 @@ def _score_answers(predictions: Path, references: Path, questions: Path) -> dict
     if scores.by_type:
         result["by_type"] = scores.by_type
         result["counts"] = scores.counts
-    write_answer_scores(run_folder() / "scores.jsonl", {key: key for key in scores.ids}, scores)
+    write_answer_scores(folder / "scores.jsonl", {key: key for key in scores.ids}, scores)
     say(vqa_table("predictions", result))
     return result
