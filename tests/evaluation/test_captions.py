@@ -57,16 +57,5 @@ def test_images_must_be_the_same():
         score_captions({}, {})
 
 
-class TestTheScorerCanFail:
-    """Planted mistakes must change the score: a scorer that cannot be wrong proves nothing."""
-
-    def test_swapped_images(self):
-        assert score_captions({"one": GOOD["two"], "two": GOOD["one"]}, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.2
-
-    def test_no_tokenizer(self, monkeypatch):
-        loud = {key: text.upper() for key, text in GOOD.items()}
-        assert round(score_captions(loud, REFERENCES, ("CIDEr",)).values["CIDEr"], 4) == 0.5637
-        monkeypatch.setattr(
-            "visllama.evaluation.captions.tokenise", lambda captions, _: {k: list(v) for k, v in captions.items()}
-        )
-        assert score_captions(loud, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.1
+def test_swapped_images():
+    assert score_captions({"one": GOOD["two"], "two": GOOD["one"]}, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.2
