@@ -51,7 +51,10 @@ def test_the_right_caption_scores_above_anothers(whole_clip, scenes):
 def test_it_is_the_papers_formula(whole_clip, scenes):
     scene = scenes[0]
     found = score(whole_clip, [scene], ["a red circle"])
-    tokenizer, model = AutoTokenizer.from_pretrained(whole_clip), CLIPModel.from_pretrained(whole_clip).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(whole_clip),
+        CLIPModel.from_pretrained(whole_clip, dtype=torch.float32).eval(),
+    )
 
     def unit(output):
         vectors = output if isinstance(output, torch.Tensor) else output.pooler_output

@@ -42,7 +42,7 @@ class ClipScorer:
         self._device = device
         self._tokenizer = read(AutoTokenizer, path)
         self._transform = ImageTransform.from_processor(read(CLIPImageProcessorPil, path))
-        model, loaded = read(CLIPModel, path, output_loading_info=True)
+        model, loaded = read(CLIPModel, path, dtype=torch.float32, output_loading_info=True)
         missing = sorted(loaded["missing_keys"])
         if missing:
             raise ConfigError(
@@ -63,8 +63,8 @@ class ClipScorer:
             end = self._model.config.text_config.vocab_size - 1
         if not ids or ids[-1] != end:
             raise ConfigError(
-                f"path={path}: CLIPScore needs a whole CLIP, also its tokenizer: the one there does not end a text with "
-                f"token {end}: put the files of the CLIP's own tokenizer there"
+                f"path={path}: CLIPScore needs a whole CLIP, also its tokenizer: the one there does not end a text "
+                f"with token {end}: put the files of the CLIP's own tokenizer there"
             )
 
     def score(
