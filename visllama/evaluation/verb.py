@@ -10,7 +10,7 @@ from visllama.config.plain import evaluations as evaluations_of
 from visllama.config.replay import write_command
 from visllama.config.schema import EvaluateConfig
 from visllama.console import is_first_rank, say, working
-from visllama.evaluation.caption_files import read_predictions, read_references
+from visllama.evaluation.caption_files import read_json, read_predictions, read_references, references_of, types_of
 from visllama.evaluation.captions import CaptionScorer
 from visllama.evaluation.index_page import write_index
 from visllama.evaluation.per_image import write_answer_scores, write_caption_scores
@@ -82,7 +82,8 @@ def score_files(config: EvaluateConfig) -> tuple[dict, dict]:
 
 def _score_captions(config: EvaluateConfig) -> dict:
     captions = read_predictions(Path(config.predictions))
-    references = read_references(Path(config.references))
+    content = read_json(Path(config.references))
+    references = references_of(content, Path(config.references))
     frequencies_of = None
     if config.document_frequencies:
         frequencies_of = read_references(Path(config.document_frequencies))
@@ -102,6 +103,7 @@ def _score_captions(config: EvaluateConfig) -> dict:
         "intervals": intervals,
         "tokenizer": config.tokenizer,
         "document_frequencies": config.document_frequencies or FROM_JUDGED_IMAGES,
+        **scores.by_type(types_of(content)),
     }
     if len(references) < num_references:
         result["n_of"] = num_references
