@@ -79,7 +79,9 @@ def test_scores_are_read_back_as_they_were_written(tmp_path):
 
 def test_other_answers_are_refused_with_the_first_five():
     colors = {f"q{number}": Asked("Which?", ["red"], "1", {}) for number in range(7)}
-    with pytest.raises(ConfigError, match=r"7 questions have another answer than yes or no, .*first q0, q1, q2, q3, q4$"):
+    with pytest.raises(
+        ConfigError, match=r"7 questions have another answer than yes or no, .*first q0, q1, q2, q3, q4$"
+    ):
         score_yes_no({**SAID, **dict.fromkeys(colors, "no")}, {**ASKED, **colors})
     torn = {"q": Asked("Is it?", ["yes", "no"], "1", {})}
     with pytest.raises(ConfigError, match=r"1 questions .* first q$"):

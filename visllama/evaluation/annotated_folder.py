@@ -69,7 +69,7 @@ class AnnotatedFolder(Source):
         try:
             content = read_image_file(file)
         except OSError as error:
-            raise BadRecord("unreadable", f"{file}: {error.strerror}") from error
+            raise BadRecord("image", f"{file}: {error.strerror}") from error
         return {**self._records[index], "image": content}
 
 
