@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from PIL import Image
 from webdataset import TarWriter
 
 from tests.support.tars import picture, whole
-from visllama.data.record import check_record
+from visllama.data.record import check_record, read_text
 from visllama.data.source import count_items
 from visllama.errors import BadRecord
 from visllama.images.decode import open_image
