@@ -13,13 +13,16 @@ from tests.support.commands import ROOT
 
 README = (ROOT / "README.md").read_text()
 RELEASE = (ROOT / "visllama" / "release" / "README.md").read_text()
+EVALUATION = (ROOT / "visllama" / "evaluation" / "README.md").read_text()
+TABLED = re.findall(r"`((?:visllama|python) [^`]+)` \|$", EVALUATION, re.MULTILINE)
+"""The commands that a table names, one a row."""
 COMMANDS = [
     line.split(" # ")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README + RELEASE, re.DOTALL)
+    for block in re.findall(r"```bash\n(.*?)```", README + RELEASE + EVALUATION, re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
-PROGRAMS = [command for command in COMMANDS if not command.startswith("pip")]
+PROGRAMS = [command for command in COMMANDS if not command.startswith("pip")] + TABLED
 
 
 def test_the_two_first_commands_are_those_of_the_gate():
@@ -42,6 +45,13 @@ def test_every_command_composes(command, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert "seed:" in ended.stdout
+
+
+def test_every_evaluation_stands_in_its_table():
+    table = [line.partition(" | ")[0] for line in EVALUATION.splitlines() if line.startswith("| `")]
+    named = {name for cell in table for name in re.findall(r"`(\w+)`", cell)}
+    there = {path.stem for path in (ROOT / "conf" / "evaluation").glob("*.yaml")}
+    assert named == there - {"none", "vqav2_bare"} and len(TABLED) == 10
 
 
 def test_every_verb_is_in_the_readme():

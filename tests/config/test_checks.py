@@ -229,6 +229,20 @@ OTHER_VERBS = [
     ("evaluate", "weights=FILES +decoding.num_beam=5", "decoding.num_beam=5"),
     ("evaluate", "weights=FILES evaluation.scenes_caption.metrics=[cider]", "evaluation.scenes_caption.metrics CIDEr"),
     ("evaluate", "weights=FILES evaluation=[scenes]", "evaluation=scenes scenes_caption"),
+    ("evaluate", "weights=FILES evaluation=[files] evaluation.files.images=FILES", "evaluation.files.references=PATH"),
+    (
+        "evaluate",
+        "weights=FILES evaluation=[files] evaluation.files.images=FILES evaluation.files.references=a.json "
+        "evaluation.files.questions=q.json",
+        "evaluation.files.questions=q.json files_vqa",
+    ),
+    ("evaluate", "weights=FILES evaluation.scenes_caption.images=FILES", "evaluation.scenes_caption.images files"),
+    ("evaluate", "weights=FILES evaluation=[pope] evaluation.pope.metrics=[f1]", "evaluation.pope.metrics=f1 F1"),
+    (
+        "evaluate",
+        "weights=FILES evaluation=[nocaps] evaluation.nocaps.metrics=[recall]",
+        "evaluation.nocaps.metrics recall",
+    ),
     ("evaluate", "weights=FILES trainer.precision=16", "trainer.precision=16 16-true"),
     *[
         ("evaluate", f"weights=FILES trainer.{key}", f"trainer.{key.partition('=')[0]} trainer.devices")

@@ -10,6 +10,7 @@ import visllama
 from visllama.config import plain as module
 from visllama.config.plain import evaluations, judging, plain, to_dict, to_yaml
 from visllama.config.schema import PrepareConfig
+from visllama.errors import ConfigError
 
 
 def test_every_reference_is_resolved_and_nothing_of_omegaconf_is_left(compose_config):
@@ -39,6 +40,16 @@ def test_rivals_are_judged_on_validation_and_under_a_name_that_says_so(compose_c
     assert {evaluation["split"] for evaluation in config.judged_on.values()} == {split}
     assert config.judged_on[f"coco_karpathy{suffix}"]["source"]["val_path"] == f"d/coco/{split}"
     assert to_dict(config) == OmegaConf.to_container(cfg, resolve=True), "the configuration itself stays"
+
+
+def test_rivals_are_not_selected_by_files_of_another_split(compose_config, monkeypatch):
+    """What a file holds does not follow the split: its test captions would choose the best job."""
+    monkeypatch.setattr(module, "is_selecting", lambda: True)
+    files = ["evaluation=[files]", "evaluation.files.images=d", "evaluation.files.references=r.json"]
+    with pytest.raises(ConfigError, match=r"evaluation\.files\.split=test: .* selected by val"):
+        plain(compose_config("train", *files))
+    config = plain(compose_config("train", *files, "evaluation.files.split=val"))
+    assert config.judged_on["files_val"]["source"]["references"] == "r.json"
 
 
 def test_what_a_run_says_of_judging_is_what_evaluate_reads(compose_config):

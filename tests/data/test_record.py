@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from PIL import Image
 from webdataset import TarWriter
 
 from tests.support.tars import picture, whole
-from visllama.data.record import check_record
+from visllama.data.record import check_record, read_text
 from visllama.data.source import count_items
 from visllama.errors import BadRecord
 from visllama.images.decode import open_image
@@ -90,3 +92,12 @@ def test_what_is_no_record_is_refused_by_its_key(record, message):
     with pytest.raises(BadRecord) as refused:
         check_record(record)
     assert message in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [("near-domain", "near-domain"), (" ", None), (3, None), (["a"], None), ("\ud83d", None)]
+)
+def test_a_type_is_a_text(told, kept):
+    """Numbers stay scores; half an emoji is no text that a file takes."""
+    text = read_text({"json": json.dumps({"captions": ["a"], "type": told}).encode()}, 1)
+    assert text.type == kept and text.scores == ({"type": 3} if told == 3 else {})

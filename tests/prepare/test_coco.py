@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.prepare.made import picture, put, read, skipped
+from visllama.data.shards.source import ShardSource
 from visllama.errors import ConfigError
 
 
@@ -134,3 +135,32 @@ def test_bad_entries_are_counted_by_reason(run, tmp_path):
         ["duplicate", "id", "id", "id", "missing", "no caption", "no image", "no image"]
     )
     assert list(read(out / "val")) == ["000000000005"]
+
+
+def test_nocaps_keeps_the_domain_of_each_image(run, tmp_path):
+    """Its layout is COCO's, its pictures go by Open Images' ids."""
+    domains = {0: "near-domain", 1: "in-domain", 2: "out-domain"}
+    images = [
+        {"id": number, "open_images_id": f"00{number}", "file_name": f"00{number}.jpg", "domain": domain, "license": 0}
+        for number, domain in domains.items()
+    ]
+    for image in images:
+        put(tmp_path / "images" / image["file_name"], picture(image["id"]))
+    annotations = [{"image_id": number % 3, "id": number, "caption": f"caption {number}"} for number in range(30)]
+    file = put(tmp_path / "nocaps_val_4500_captions.json", {"images": images, "annotations": annotations})
+    out = run("source=nocaps", f"images={tmp_path}/images", f"captions={file}")
+    source = ShardSource("val", None, str(out / "val"))
+    assert {source[i]["image_id"]: source[i]["type"] for i in range(3)} == domains
+    assert all(len(source[i]["captions"]) == 10 for i in range(3))
+
+
+def test_flickr30k_is_read_in_karpathys_layout(run, tmp_path, capsys):
+    """Its images have neither `cocoid` nor `filepath`."""
+    put(tmp_path / "flickr30k-images" / "1000092795.jpg", picture(5))
+    image = {"sentids": [0], "imgid": 0, "sentences": [{"raw": "Two young guys.", "imgid": 0}], "split": "test",
+             "filename": "1000092795.jpg"}  # fmt: skip
+    file = put(tmp_path / "dataset_flickr30k.json", {"images": [image], "dataset": "flickr30k"})
+    out = run("source=flickr30k", f"images={tmp_path}/flickr30k-images", f"captions={file}")
+    assert read(out / "test") == {"000000000000": (["Two young guys."], [picture(5)])}
+    assert "type" not in ShardSource("test", None, str(out / "test"))[0]
+    assert "'evaluation=[flickr30k]' evaluation.flickr30k.split=test" in capsys.readouterr().out

@@ -114,3 +114,14 @@ def test_an_image_keeps_its_id(run, tmp_path):
     out = run(*call(tmp_path, *files(tmp_path)))
     source = ShardSource("val", None, str(out / "val"))
     assert [source[i]["image_id"] for i in range(2)] == [42, 7]
+
+
+def test_okvqa_has_the_same_layout_under_other_names(run, tmp_path, capsys):
+    questions, annotations = files(tmp_path)
+    renamed = (
+        put(tmp_path / "OpenEnded_mscoco_val2014_questions.json", questions.read_bytes()),
+        put(tmp_path / "mscoco_val2014_annotations.json", annotations.read_bytes()),
+    )
+    out = run("source=okvqa", *call(tmp_path, *renamed)[1:])
+    assert len(read(out / "val")) == 2
+    assert told(capsys).endswith("'evaluation=[okvqa]' evaluation.okvqa.split=val")

@@ -25,6 +25,9 @@ from visllama.plugins import ALLOWED_TARGETS
 from visllama.signatures import matches_hint, wrong_type
 from visllama.text.templates import OF_TOKENIZER, find_template
 
+_FILES = ("images", "references", "questions")
+"""Keys of an evaluation that name what its source reads."""
+
 
 def check_stage(stage: DictConfig) -> None:
     """Refuse values of `stage` that are out of range, or name a part twice or one that there is not.
@@ -150,6 +153,7 @@ def check_evaluations(evaluations: DictConfig) -> None:
     """
     for name, evaluation in evaluations.items():
         key = f"evaluation.{name}"
+        _check_files(key, evaluation)
         choose(f"{key}.task", evaluation.task, tuple(TASKS))
         choose(f"{key}.split", evaluation.split, SPLITS)
 
@@ -173,6 +177,21 @@ def check_evaluations(evaluations: DictConfig) -> None:
         require(
             evaluation.num_images is None or evaluation.num_images > 1,
             f"{key}.num_images={evaluation.num_images}: must be more than 1, or null for all",
+        )
+
+
+def _check_files(key: str, evaluation: DictConfig) -> None:
+    """Refuse files that an evaluation lacks, or that its source does not read."""
+    source = {} if OmegaConf.is_missing(evaluation, "source") else evaluation.source
+    is_ours = str(source.get("_target_")).startswith("visllama.")  # a class of the user's may do without
+    lacking = [f"{key}.{name}" for name in _FILES if is_ours and name in source and source[name] is None]
+    require(not lacking, f"no value for {', '.join(lacking)}: give {' '.join(f'{name}=PATH' for name in lacking)}")
+    for name in _FILES:
+        value = evaluation[name]
+        require(
+            value is None or source.get(name) == value,
+            f"{key}.{name}={value}: its source reads no such file: evaluation=[files] captions a folder of pictures "
+            f"with images and references, evaluation=[files_vqa] asks questions about it",
         )
 
 

@@ -9,10 +9,15 @@ from visllama.errors import ConfigError
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
+YES_NO_METRICS = ("precision", "recall", "F1", "yes_share")
+"""Metrics of yes/no questions alone; beside them accuracy too is of answers read as yes or no."""
 TOKENIZERS = ("ptb", "ptb_keep_punctuation")
 TASKS = {
     "caption": (METRICS, ("shuffled_images", "blank_images")),
-    "vqa": (("accuracy", "accuracy_normalise_all"), ("shuffled_images", "no_images", "majority_answer", "true_facts")),
+    "vqa": (
+        ("accuracy", "accuracy_normalise_all", *YES_NO_METRICS),
+        ("shuffled_images", "no_images", "majority_answer", "true_facts"),
+    ),
 }
 """What can be judged: each task's metrics, and its controls."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from visllama.config.schema import EvaluateConfig, PrepareConfig, RunConfig, TrainConfig, key_names
 from visllama.config.selection import SELECTING, is_selecting
+from visllama.errors import require
 
 
 def plain(cfg: DictConfig) -> RunConfig:
@@ -56,7 +57,12 @@ def _on_validation(cfg: DictConfig) -> dict[str, dict]:
     The split is changed before references are resolved: the place of an evaluation's data may name it.
     """
     cfg = cfg.copy()
-    for evaluation in cfg.evaluation.values():
+    for name, evaluation in cfg.evaluation.items():
+        require(
+            evaluation.references is None or evaluation.split == SELECTING,
+            f"evaluation.{name}.split={evaluation.split}: the jobs of a sweep are selected by {SELECTING}, and these "
+            f"files hold another split: give those of validation, with evaluation.{name}.split={SELECTING}",
+        )
         evaluation.split = SELECTING
     resolved = OmegaConf.to_container(cfg.evaluation, resolve=True)
     return {f"{name}_{SELECTING}": evaluation for name, evaluation in resolved.items()}

@@ -92,7 +92,7 @@ class TrainerSettings:
 
 @dataclass
 class EvaluationSettings:
-    """What is judged, and how."""
+    """What is judged, and how; `images`, `references` and `questions` are files that its source reads, if it does."""
 
     task: str = MISSING
     split: str = MISSING
@@ -106,6 +106,9 @@ class EvaluationSettings:
     tokenizer: str = "ptb"
     document_frequencies: str | None = None
     num_images: int | None = None
+    images: str | None = None
+    references: str | None = None
+    questions: str | None = None
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """What a record of a shard holds: `KEY.jpg` (or `KEY.0.jpg`, `KEY.1.jpg`; png, webp) beside `KEY.json` or `KEY.txt`.
 
 KEY.json holds one of `captions: [text]`, `questions: [{question, answers, id}]` and `conversations: [{from, value}]`;
-its other keys are metadata: `image_id` is the image's own name, a whole number (as in COCO) or a text (a file's name),
-and other numbers are scores. KEY.txt is one caption, where KEY.json holds none of the three.
+its other keys are metadata: `image_id` is the image's own name, a whole number (as in COCO) or a text (a file's name);
+`type` is a text by which captions are judged apart (nocaps' domain), as a question's own `type` is; and other numbers
+are scores. KEY.txt is one caption, where KEY.json holds none of the three.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ class Text(NamedTuple):
         items: Of that kind; each is one thing to learn, a conversation as a whole.
         scores: Numbers that the record's metadata hold, by name.
         image_id: The image's own name in the data set that it came from; None where the record brings none.
+        type: What the record is one of, as "near-domain"; None where it does not say so.
     """
 
     kind: str
     items: list
     scores: dict[str, float]
     image_id: int | str | None = None
+    type: str | None = None
 
     @property
     def num_pairs(self) -> int:
@@ -105,7 +108,7 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
         # What float32 holds, as it does not NaN and infinity; and of a name, what a file holds.
         if type(value) in _NUMBERS and -_MOST < value < _MOST and name.isprintable() and len(name) <= _SHOWN
     }
-    return Text(kind, _check_items(kind, items, num_images), scores, image_id)
+    return Text(kind, _check_items(kind, items, num_images), scores, image_id, _own_text(described.get("type")))
 
 
 def images_of(record: Mapping) -> list:
@@ -161,11 +164,14 @@ def _check_images(record: Mapping) -> list:
 
 def _own_id(value: object) -> int | str | None:
     """Return a record's own id; what others keep under this name and is none, is metadata."""
-    if isinstance(value, str):
-        has_letters = value.strip() != ""
-        is_whole = value.encode("utf-8", "ignore").decode("utf-8") == value  # no half emoji
-        return value if has_letters and is_whole else None
-    return value if type(value) is int else None
+    return value if type(value) is int else _own_text(value)
+
+
+def _own_text(value: object) -> str | None:
+    if not isinstance(value, str) or value.strip() == "":
+        return None
+    is_whole = value.encode("utf-8", "ignore").decode("utf-8") == value  # no half emoji
+    return value if is_whole else None
 
 
 def _decode(content: bytes) -> str:

@@ -23,7 +23,8 @@ class Source(ABC):
     A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
     `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
     one item. It may hold `image_id`, the image's own name, a whole number or a text, by which predictions are then
-    written. An image is PIL, or the bytes of a JPEG, PNG or WebP file.
+    written, and `type`, a text by which captions are judged apart. An image is PIL, or the bytes of a JPEG, PNG or WebP
+    file.
 
     A class of your own has `__len__` and `__getitem__`, and its `__init__` takes `split` ("train", "val" or "test")
     beside what its YAML says. It may raise `visllama.errors.BadRecord` for a record that it cannot read.

@@ -120,7 +120,11 @@ def read_references(path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: For another layout.
     """
-    content = read_json(path)
+    return references_of(read_json(path), path)
+
+
+def references_of(content: object, path: Path) -> dict[str, list[str]]:
+    """Return the references that the content of a file holds, as `read_references` does."""
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         references: dict[str, list[str]] = {}
         for row in content["annotations"]:
@@ -133,3 +137,11 @@ def read_references(path: Path) -> dict[str, list[str]]:
     ):
         raise ConfigError(f"{path}: expected a COCO captions annotation file or a mapping {{id: [captions]}}")
     return content
+
+
+def types_of(content: object) -> dict[str, str]:
+    """Return the type of each image that has one: the `domain` of nocaps, or the `type` of COCO's `images`."""
+    images = content.get("images") if isinstance(content, dict) else None
+    rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
+    types = {str(row.get("id")): row.get("type", row.get("domain")) for row in rows}
+    return {key: value for key, value in types.items() if isinstance(value, str) and value.strip()}

@@ -47,6 +47,11 @@ def image_ids(prompts: Prompts, name: str) -> list[int | str]:
     return ids
 
 
+def check_images(prompts: Prompts, name: str, config: Mapping) -> None:
+    """Refuse images that cannot be told apart, before any model is loaded, as `image_ids` does."""
+    image_ids(prompts, name)
+
+
 def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     """Caption a source's images and score it.
 
@@ -54,7 +59,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     gallery.html.
     """
     name, config = task.name, task.config
-    prompts = task.prompts()
+    prompts = task.prompts
     ids = image_ids(prompts, name)
     changed = {control: _CONTROLS[control](prompts) for control in config["controls"]}
     for shown in (prompts, *changed.values()):
@@ -99,6 +104,8 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
+    types = {key: prompt.record.get("type") for key, prompt in zip(own_ids, prompts, strict=True)}
+    result |= scores.by_type({key: value for key, value in types.items() if isinstance(value, str)})
     if len(prompts) < len(task.source):
         result["n_of"] = len(task.source)
     if task.source.origin:

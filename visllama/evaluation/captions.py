@@ -32,6 +32,24 @@ class CaptionScores(NamedTuple):
         """Each metric over all images."""
         return {name: metric.value for name, metric in self.metrics.items()}
 
+    def by_type(self, types: Mapping[str, str]) -> dict[str, dict]:
+        """Return `by_type` and `counts` of metrics.json: each metric over the images of each type, and their number.
+
+        All images stay the one corpus in which CIDEr counts its document frequencies.
+
+        Args:
+            types: The type of each image that has one, by its id. Where no image has one, nothing is returned.
+        """
+        of_image = np.array([types.get(key, "") for key in self.ids])
+        scores: dict[str, dict[str, float]] = {}
+        counts: dict[str, int] = {}
+        for value in sorted(set(of_image.tolist()) - {""}):
+            rows = of_image == value
+            counts[value] = int(rows.sum())
+            parts = {name: metric._replace(terms=metric.terms[rows]) for name, metric in self.metrics.items()}
+            scores[value] = {name: part.value for name, part in parts.items()}
+        return {"by_type": {"type": scores}, "counts": {"type": counts}} if scores else {}
+
 
 def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
     """Return BLEU-1 to BLEU-4 of the counts of each image, shape `(images 10)`."""
@@ -130,6 +148,11 @@ def score_captions(
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:
     """Refuse predictions for unknown images, and images without one."""
+    if predictions and references and not predictions.keys() & references.keys():
+        raise ConfigError(
+            f"0 of {len(predictions)} predictions are of one of the {len(references)} images with references, first "
+            f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
+        )
     unknown = sorted(set(predictions) - set(references))
     missing = sorted(set(references) - set(predictions))
     if unknown:

@@ -14,10 +14,12 @@ from visllama.evaluation import bleu, meteor
 from visllama.evaluation.captions import CaptionScores, bleu_metrics, meteor_metric
 from visllama.evaluation.statistics import CorpusMetric, grouped_metric, mean_metric
 from visllama.evaluation.vqa import VqaScores
+from visllama.evaluation.yes_no import NUM_COUNTS as NUM_YES_NO_COUNTS
+from visllama.evaluation.yes_no import counts_of_images, yes_no_metrics
 from visllama.files import read_regular, write_whole
 
 _MOST_BYTES = 2**32
-_COUNTED = {"BLEU": bleu.NUM_COUNTS, "METEOR": meteor.NUM_COUNTS}
+_COUNTED = {"BLEU": bleu.NUM_COUNTS, "METEOR": meteor.NUM_COUNTS, "yes_no": NUM_YES_NO_COUNTS}
 """Metrics that are no mean over images: a row holds the numbers that they count."""
 
 
@@ -60,7 +62,7 @@ def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: Capti
 
 
 def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaScores) -> None:
-    """Write a line for each question: its id, its image, and its accuracies in [0, 1].
+    """Write a line for each question: its id, its image, its accuracies in [0, 1], and what yes and no are counted as.
 
     Args:
         path: The file.
@@ -70,6 +72,8 @@ def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaSco
     rows = []
     for number, (key, image) in enumerate(zip(scores.ids, scores.images, strict=True)):
         values = {name: float(column[number]) for name, column in scores.per_question.items()}
+        if scores.yes_no is not None:
+            values["yes_no"] = scores.yes_no[number].tolist()
         rows.append({"question_id": ids[key], "image_id": image, **values})
     _write(path, rows)
 
@@ -115,6 +119,9 @@ def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
         column = np.array([row[name] for row in rows], dtype=float)
         if column.shape[1:] != ((_COUNTED[name],) if name in _COUNTED else ()):
             raise ValueError(f"{name} has rows of shape {column.shape[1:]}")
+        if name == "yes_no":
+            metrics |= yes_no_metrics(counts_of_images(column, [row["image_id"] for row in rows]))
+            continue
         if "question_id" in rows[0]:
             metrics[name] = grouped_metric(100 * column, [row["image_id"] for row in rows])
             per_row[name] = 100 * column

@@ -32,6 +32,13 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
         interval = "" if low is None else f"{100 * low:.1f} - {100 * high:.1f}"
         beside = [f"{100 * scores[metric]:.1f}" if metric in scores else "" for scores in controls.values()]
         table.add_row(metric, f"{100 * value:.1f}", interval, *beside)
+    counts = evaluation.get("counts", {})
+    for kind, scores in evaluation.get("by_type", {}).items():
+        for value, metrics in scores.items() if len(scores) <= _MOST_TYPES else ():
+            table.add_section()
+            table.add_row(Text(f"{value}, n = {counts[kind][value]}"))
+            for metric, score in metrics.items():
+                table.add_row(Text(f"  {metric}"), f"{100 * score:.1f}")
     return table
 
 
@@ -41,6 +48,7 @@ def _caption_notes(evaluation: Mapping) -> Iterator[str]:
         yield f"tokenizer: {evaluation['tokenizer']}"
     if evaluation.get("cut_off"):
         yield cut_off_note(evaluation)
+    yield from _many_types(evaluation.get("by_type", {}))
     if "n_of" in evaluation and evaluation["document_frequencies"] == FROM_JUDGED_IMAGES:
         yield (
             f"a part: {evaluation['n']:,} of {evaluation['n_of']:,} images, in which alone CIDEr counts how rare\n"
@@ -57,11 +65,11 @@ def cut_off_note(evaluation: Mapping) -> str:
 
 
 def vqa_table(name: str, evaluation: Mapping) -> Table:
-    """Show one evaluation of answers: accuracies on the scale 0-100, whole and by type; many types stay in the file."""
+    """Show one evaluation of answers: scores on the scale 0-100, whole and by type; many types stay in the file."""
     controls, counts = evaluation.get("controls", {}), evaluation.get("counts", {})
     title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
     by_type = evaluation.get("by_type", {})
-    notes = [f"{kind}: {len(scores)}, in metrics.json" for kind, scores in by_type.items() if len(scores) > _MOST_TYPES]
+    notes = list(_many_types(by_type))
     if evaluation.get("cut_off"):
         notes.append(cut_off_note(evaluation))
     if "origin" in evaluation:
@@ -80,9 +88,22 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
         table.add_section()
         table.add_row(kind.replace("_", " "))
         for value, score in scores.items():
-            beside = [_score(control.get("by_type", {}).get(kind, {}).get(value)) for control in controls.values()]
-            table.add_row(Text(f"  {value}"), str(counts.get(kind, {}).get(value, "")), _score(score), "", *beside)
+            num = str(counts.get(kind, {}).get(value, ""))
+            if isinstance(score, Mapping):  # of yes/no questions: every metric
+                table.add_row(Text(f"  {value}"), num)
+                for metric, part in score.items():
+                    table.add_row(f"    {metric.replace('_', ' ')}", "", _score(part))
+            else:
+                beside = [_score(control.get("by_type", {}).get(kind, {}).get(value)) for control in controls.values()]
+                table.add_row(Text(f"  {value}"), num, _score(score), "", *beside)
     return table
+
+
+def _many_types(by_type: Mapping[str, Mapping]) -> Iterator[str]:
+    """Yield the kinds that have more values than a table is to show."""
+    for kind, scores in by_type.items():
+        if len(scores) > _MOST_TYPES:
+            yield f"{kind}: {len(scores)}, in metrics.json"
 
 
 def _score(value: float | None) -> str:

@@ -13,10 +13,11 @@ from visllama.config.schema import EvaluateConfig, TrainConfig
 from visllama.data.samples import SampleMaker
 from visllama.data.source import Source
 from visllama.data.sources import fingerprint, judged_sources
-from visllama.evaluation.caption_task import judge_captions
+from visllama.evaluation.caption_task import check_images, judge_captions
 from visllama.evaluation.captioner import Captioner
+from visllama.evaluation.prompts import Prompts, prompts_of_source
 from visllama.evaluation.task import Task
-from visllama.evaluation.vqa_task import judge_answers
+from visllama.evaluation.vqa_task import check_questions, judge_answers
 from visllama.machine.devices import find_device, find_precision, frozen_dtype
 from visllama.model.visllama import VisLlama
 from visllama.model.weights import hash_weights, load_weights
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from visllama.parallel.strategy import Strategy
 
 _TASKS = {"caption": judge_captions, "vqa": judge_answers}
+_CHECKS = {"caption": check_images, "vqa": check_questions}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,19 @@ def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
     )
 
 
+def read_prompts(evaluations: Mapping[str, Mapping], sources: Mapping[str, Source]) -> dict[str, Prompts]:
+    """Read the texts of every evaluation; it needs no model.
+
+    Raises:
+        ConfigError: If an id comes twice, or an evaluation's metrics are of other records, naming the first five.
+    """
+    prompts = {}
+    for name, config in evaluations.items():
+        prompts[name] = prompts_of_source(sources[name], name, config.get("num_images"))
+        _CHECKS[config["task"]](prompts[name], name, config)
+    return prompts
+
+
 def judge(
     model: VisLlama,
     maker: SampleMaker,
@@ -90,6 +105,7 @@ def judge(
     settings: JudgeSettings,
     folder: Path,
     weights_key: str,
+    prompts: Mapping[str, Prompts] | None = None,
 ) -> dict:
     """Run every evaluation, and write `evaluations/<name>/` as each ends.
 
@@ -102,10 +118,12 @@ def judge(
         folder: The run's folder.
         weights_key: The hash of the model's weights, as `hash_weights` gives it: predictions of others are not mixed
             in.
+        prompts: What `read_prompts` has read; None reads it.
 
     Returns:
         The `evaluations` of metrics.json.
     """
+    prompts = read_prompts(evaluations, sources) if prompts is None else prompts
     device = find_device(settings.accelerator)
     model.to(device).eval()
 
@@ -120,7 +138,8 @@ def judge(
             target = folder / "evaluations" / name
             target.mkdir(parents=True, exist_ok=True)
             made_by = {"weights": weights_key, **texts_made_by(config, sources[name], settings)}
-            task = Task(name, config, sources[name], target, settings.plugins, made_by, settings.refuses_others)
+            shown = prompts[name]
+            task = Task(name, config, sources[name], shown, target, settings.plugins, made_by, settings.refuses_others)
             results[name] = _TASKS[config["task"]](model, captioners[name], task)
     return results
 
@@ -164,6 +183,7 @@ def judge_weights(
     """
     torch.set_num_threads(settings.num_threads)
     sources = judged_sources(evaluations, settings.plugins)
+    prompts = read_prompts(evaluations, sources)
     dtype = frozen_dtype(settings.precision)
     as_stored = strategy is not None and strategy.is_sharded
     model, description = load_weights(
@@ -172,4 +192,4 @@ def judge_weights(
     if strategy is not None:
         strategy.prepare(model, dtype)
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
-    return judge(model, maker, evaluations, sources, settings, folder, hash_weights(weights))
+    return judge(model, maker, evaluations, sources, settings, folder, hash_weights(weights), prompts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from visllama.data.source import Source
 from visllama.evaluation.prediction_log import PredictionLog
-from visllama.evaluation.prompts import Prompts, prompts_of_source
+from visllama.evaluation.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Task:
         name: The name of the evaluation.
         config: Its configuration, as plain values.
         source: Its records.
+        prompts: What is put before the model: the records, or the `num_images` that it is cut down to.
         folder: The folder that its results are written to.
         plugins: The user's packages.
         made_by: What decides the texts, part by part: weights, precision, prompt, decoding, records.
@@ -29,14 +30,11 @@ class Task:
     name: str
     config: Mapping[str, Any]
     source: Source
+    prompts: Prompts
     folder: Path
     plugins: Sequence[str]
     made_by: Mapping[str, object]
     refuses_others: bool
-
-    def prompts(self) -> Prompts:
-        """Read the prompts of the evaluation's records, or of the `num_images` that it is cut down to."""
-        return prompts_of_source(self.source, self.name, self.config.get("num_images"))
 
     def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
         """Return the log of what is written, for the evaluation itself or for one of its controls.

@@ -12,7 +12,7 @@ from visllama.config.plain import evaluations as evaluations_of
 from visllama.config.replay import write_command
 from visllama.config.schema import EvaluateConfig
 from visllama.console import is_first_rank, say, working
-from visllama.evaluation.caption_files import read_predictions, read_references
+from visllama.evaluation.caption_files import read_json, read_predictions, read_references, references_of, types_of
 from visllama.evaluation.captions import CaptionScorer
 from visllama.evaluation.index_page import write_index
 from visllama.evaluation.per_image import write_answer_scores, write_caption_scores
@@ -104,7 +104,8 @@ def score_files(
         return {"predictions": _score_answers(folder, predictions, references, questions)}
 
     captions = read_predictions(predictions)
-    known = read_references(references)
+    content = read_json(references)
+    known = references_of(content, references)
     frequencies_of = None if document_frequencies is None else read_references(document_frequencies)
     scored = {key: texts for key, texts in known.items() if key in captions} if subset else known
     with working() as report:
@@ -119,6 +120,7 @@ def score_files(
         "intervals": intervals,
         "tokenizer": tokenizer,
         "document_frequencies": str(document_frequencies or FROM_JUDGED_IMAGES),
+        **scores.by_type(types_of(content)),
     }
     if len(scored) < len(known):
         result["n_of"] = len(known)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from visllama.errors import ConfigError
 from visllama.evaluation.caption_files import read_json, read_results
 from visllama.evaluation.statistics import CorpusMetric, grouped_metric
 from visllama.evaluation.vqa_text import clean, normalise
+from visllama.evaluation.yes_no import as_yes_or_no, counts_of_images, yes_no_counts, yes_no_metrics
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
 """Each metric's mode of `accuracy`."""
@@ -35,27 +36,35 @@ class VqaScores(NamedTuple):
 
     Attributes:
         per_question: Each metric of each question, in [0, 1].
-        by_type: The accuracy (0-100) by the kinds of questions.
+        by_type: The accuracy (0-100) by the kinds of questions; of yes/no questions every metric by its name.
         counts: The number of questions of each kind.
         ids: The questions' ids, as text.
         images: The image of each question.
+        yes_no: What is counted of each yes/no question, shape `(questions 4)`; None where other questions are asked.
     """
 
     per_question: dict[str, np.ndarray]
-    by_type: dict[str, dict[str, float]]
+    by_type: dict[str, dict[str, Any]]
     counts: dict[str, dict[str, int]]
     ids: list[str]
     images: list[str]
+    yes_no: np.ndarray | None = None
 
     @property
     def metrics(self) -> dict[str, CorpusMetric]:
         """Each metric (0-100) over the images, of each of which all questions are one row."""
-        return {name: grouped_metric(100 * values, self.images) for name, values in self.per_question.items()}
+        metrics = {name: grouped_metric(100 * values, self.images) for name, values in self.per_question.items()}
+        if self.yes_no is not None:
+            metrics |= yes_no_metrics(counts_of_images(self.yes_no, self.images))
+        return metrics
 
     @property
     def values(self) -> dict[str, float]:
         """Each metric (0-100) over all questions."""
-        return {name: 100 * float(values.mean()) for name, values in self.per_question.items()}
+        values = {name: 100 * float(values.mean()) for name, values in self.per_question.items()}
+        if self.yes_no is not None:
+            values |= {name: metric.value for name, metric in yes_no_metrics(self.yes_no).items()}
+        return values
 
     @property
     def has_intervals(self) -> bool:
@@ -112,7 +121,46 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
     return VqaScores(per_question, by_type, counts, ids, [questions[key].image for key in ids])
 
 
+def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
+    """Score one answer a question, read as yes or no by `as_yes_or_no`.
+
+    Raises:
+        ConfigError: As `score_answers` does, or if a question has another answer than yes or no.
+    """
+    check_yes_no(questions)
+    said = {key: as_yes_or_no(answer) for key, answer in predictions.items()}
+    truths = {key: asked.answers[0].strip().lower() for key, asked in questions.items()}
+    scores = score_answers(said, {key: asked._replace(answers=[truths[key]]) for key, asked in questions.items()})
+    counts = np.array([yes_no_counts(said[key], truths[key]) for key in scores.ids], dtype=float)
+
+    by_type: dict[str, dict[str, Any]] = {}
+    for kind, accuracies in scores.by_type.items():
+        values = np.array([questions[key].types.get(kind, "") for key in scores.ids])
+        by_type[kind] = {}
+        for value, right in accuracies.items():
+            metrics = yes_no_metrics(counts[values == value])
+            by_type[kind][value] = {"accuracy": right, **{name: metric.value for name, metric in metrics.items()}}
+    return scores._replace(by_type=by_type, yes_no=counts)
+
+
+def check_yes_no(questions: Mapping[str, Asked]) -> None:
+    """Refuse questions whose answer is not yes or no, or not one of them alone, naming the first five."""
+    others = []
+    for key, asked in questions.items():
+        truths = {answer.strip().lower() for answer in asked.answers}
+        if truths not in ({"yes"}, {"no"}):
+            others.append(key)
+    _refuse(
+        others, "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these"
+    )
+
+
 def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:
+    if predictions and questions and not predictions.keys() & questions.keys():
+        raise ConfigError(
+            f"0 of {len(predictions)} predictions answer one of the {len(questions)} questions, first "
+            f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
+        )
     _refuse(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
     _refuse(questions.keys() - predictions.keys(), "questions have no prediction")
     _refuse([key for key, asked in questions.items() if not asked.answers], "questions have no answers to score by")
@@ -154,8 +202,8 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
     Raises:
         ConfigError: For another layout, an id that comes twice, or one that is in one of the files alone.
     """
-    asked = _rows(questions_path, "questions", ("image_id", "question"))
-    annotated = _rows(annotations_path, "annotations", ("answers",))
+    asked = read_rows(questions_path, "questions", ("image_id", "question"))
+    annotated = read_rows(annotations_path, "annotations", ("answers",))
     _refuse(asked.keys() - annotated.keys(), f"questions of {questions_path} have no annotation in {annotations_path}")
     _refuse(annotated.keys() - asked.keys(), f"annotations of {annotations_path} have no question in {questions_path}")
     images = {key: str(row["image_id"]) for key, row in asked.items()}
@@ -172,8 +220,12 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
     }
 
 
-def _rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
-    """Return a file's list `name` by question id."""
+def read_rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
+    """Read the list `name` of one of VQA's files, by question id as text.
+
+    Raises:
+        ConfigError: If there is none, a row lacks one of `keys`, or an id comes twice.
+    """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get(name), list):
         found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__

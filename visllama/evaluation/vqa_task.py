@@ -7,11 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from visllama.config.choices import YES_NO_METRICS
 from visllama.console import is_first_rank, say
 from visllama.data.source import Source
 from visllama.data.sources import build_source
 from visllama.data.turns import answer_of
-from visllama.errors import require
+from visllama.errors import ConfigError, require
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
@@ -20,7 +21,7 @@ from visllama.evaluation.prompts import Prompt, Prompts
 from visllama.evaluation.report import vqa_table, write_json
 from visllama.evaluation.statistics import bootstrap_intervals
 from visllama.evaluation.task import Task
-from visllama.evaluation.vqa import TYPES, Asked, score_answers
+from visllama.evaluation.vqa import TYPES, Asked, check_yes_no, score_answers, score_yes_no
 from visllama.model.visllama import VisLlama
 
 _TYPES = ("type", *TYPES)
@@ -64,6 +65,30 @@ def _places(asked: Mapping) -> tuple[tuple, ...]:
     return (("text", asked["question"]), *(("type", asked[kind]) for kind in _TYPES if kind in asked), ())
 
 
+def asks_yes_or_no(config: Mapping) -> bool:
+    """Return whether an evaluation has a metric of yes/no questions: then all answers are read as one of the two."""
+    return any(metric in YES_NO_METRICS for metric in config["metrics"])
+
+
+def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
+    """Refuse questions that cannot be scored, before any model is loaded.
+
+    Args:
+        prompts: What is judged.
+        name: The name of the evaluation, for the message.
+        config: Its configuration.
+
+    Raises:
+        ConfigError: If an id comes twice, or the metrics are of other answers, naming the first five.
+    """
+    ids = map(str, question_ids(prompts, name))
+    if asks_yes_or_no(config):
+        try:
+            check_yes_no({key: _asked(prompt) for key, prompt in zip(ids, prompts, strict=True)})
+        except ConfigError as error:
+            raise ConfigError(f"evaluation.{name}.metrics: {error}") from error
+
+
 def question_ids(prompts: Prompts, name: str) -> list[int | str]:
     """Return the id of each question, by which its answer is written; where it brings none, one made of its record.
 
@@ -91,7 +116,7 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     Writes predictions.jsonl, answers.json, scores.jsonl and gallery.html.
     """
     name, config = task.name, task.config
-    prompts = task.prompts()
+    prompts = task.prompts
     ids = question_ids(prompts, name)
     lacking = "true_facts" in config["controls"] and any("facts" not in prompt.record for prompt in prompts)
     require(not lacking, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
@@ -124,8 +149,11 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     answers = [each.text for each in written]
     own_ids = {str(question): question for question in ids}
     questions = {key: _asked(prompt) for key, prompt in zip(own_ids, prompts, strict=True)}
-    scores = score_answers(dict(zip(own_ids, answers, strict=True)), questions)
-    beside = {c: score_answers(dict(zip(own_ids, texts, strict=True)), questions) for c, texts in blind.items()}
+    is_yes_no = asks_yes_or_no(config)
+    score = score_yes_no if is_yes_no else score_answers
+    scores = score(dict(zip(own_ids, answers, strict=True)), questions)
+    beside = {c: score(dict(zip(own_ids, texts, strict=True)), questions) for c, texts in blind.items()}
+    compared = config["metrics"] if is_yes_no else ["accuracy"]
     metrics = {metric: scores.metrics[metric] for metric in config["metrics"]}
     result = {
         "task": config["task"],
@@ -135,7 +163,7 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         "intervals": bootstrap_intervals(metrics) if scores.has_intervals else {},
         "by_type": scores.by_type,
         "counts": scores.counts,
-        "controls": {c: {"accuracy": s.values["accuracy"], "by_type": s.by_type} for c, s in beside.items()},
+        "controls": {c: {m: s.values[m] for m in compared} | {"by_type": s.by_type} for c, s in beside.items()},
         "cut_off": sum(each.is_cut_off for each in written),
         "decoding": dict(captioner.decoding),
         "hint": captioner.maker.hint,

@@ -1,4 +1,4 @@
-"""`source=coco`: COCO captions in Karpathy's split (`dataset_coco.json`), or one of the official files."""
+"""`source=coco` and its like: captions in Karpathy's layout (COCO, Flickr30k) or in COCO's own (COCO, nocaps)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Coco(RawData):
 
     Args:
         images: The folder of images, or the one that holds `train2014` and its like.
-        captions: Karpathy's `dataset_coco.json` (or his `dataset_flickr30k.json`), or `captions_train2017.json`.
+        captions: Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`, or a file in COCO's own layout:
+            `captions_train2017.json`, `nocaps_val_4500_captions.json`. The `domain` of nocaps' images is the `type` of
+            their records.
     """
 
     images: str
@@ -61,7 +63,7 @@ class Coco(RawData):
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
             file, found = entry.get("file_name"), captions.get(entry["id"], []) if is_id(entry.get("id")) else []
-            _add(made, number, entry.get("id"), names_of_both_years(file), found)
+            _add(made, number, entry.get("id"), names_of_both_years(file), found, entry.get("domain"))
         return {split: made}
 
     def _karpathy(self, images: list) -> dict[str, RawSplit]:
@@ -86,7 +88,7 @@ class Coco(RawData):
         return {split: made[split] for split in SPLITS if split in made and self.split in (None, split)}
 
 
-def _add(made: RawSplit, number: int, image: object, names: tuple, captions: list) -> None:
+def _add(made: RawSplit, number: int, image: object, names: tuple, captions: list, domain: object = None) -> None:
     where = f"image {image}" if is_id(image) else f"images[{number}]"
     found = texts(captions)
     if not is_id(image):
@@ -94,7 +96,8 @@ def _add(made: RawSplit, number: int, image: object, names: tuple, captions: lis
     elif not found:
         made.skip(where, "no caption", "it has none")
     else:
-        made.add(RawRecord(f"{image:012d}", (names,), {"captions": found, "image_id": image}, where))
+        kind = {"type": domain} if isinstance(domain, str) else {}
+        made.add(RawRecord(f"{image:012d}", (names,), {"captions": found, "image_id": image, **kind}, where))
 
 
 def names_of_both_years(file: object) -> tuple:

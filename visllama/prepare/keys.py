@@ -15,19 +15,41 @@ from visllama.prepare.adopt import Shards, find
 from visllama.prepare.coco import Coco
 from visllama.prepare.folder import Folder
 from visllama.prepare.instruct import Instruct
+from visllama.prepare.pope import Pope
 from visllama.prepare.raw import SPLITS, RawData
 from visllama.prepare.request import Download
+from visllama.prepare.textvqa import TextVqa
 from visllama.prepare.url_list import read_part
+from visllama.prepare.vizwiz import VizWiz
 from visllama.prepare.vqa import Vqa
 from visllama.signatures import matches_hint, wrong_type
 
-RAW: dict[str, type[RawData]] = {"coco": Coco, "vqa": Vqa, "instruct": Instruct, "folder": Folder}
+RAW: dict[str, type[RawData]] = {
+    "coco": Coco,
+    "vqa": Vqa,
+    "instruct": Instruct,
+    "folder": Folder,
+    "coco2017": Coco,
+    "nocaps": Coco,
+    "flickr30k": Coco,
+    "okvqa": Vqa,
+    "textvqa": TextVqa,
+    "vizwiz": VizWiz,
+    "pope": Pope,
+}
 LISTS = ("cc3m", "coyo")
 _CALLS = {
     "coco": "images=DIR captions=FILE",
     "vqa": "questions=FILE annotations=FILE images=DIR",
     "instruct": "conversations=FILE [images=DIR]",
     "folder": "images=DIR table=FILE.csv",
+    "coco2017": "images=DIR captions=FILE",
+    "nocaps": "images=DIR captions=FILE",
+    "flickr30k": "images=DIR captions=FILE",
+    "okvqa": "questions=FILE annotations=FILE images=DIR",
+    "textvqa": "images=DIR annotations=FILE",
+    "vizwiz": "images=DIR annotations=FILE",
+    "pope": "images=DIR annotations=DIR",
     "shards": "from=PATH_OR_PATTERN",
     "cc3m": "list=FILE.tsv",
     "coyo": "list=DIR",

@@ -159,6 +159,16 @@ class ImageFolder:
         return refused or Skipped("", "missing", f"{names[0]!r} is not there")
 
 
+def read_image_file(path: str) -> bytes:
+    """Return the bytes of a file that an `ImageFolder` has found.
+
+    Raises:
+        OSError: If it cannot be read, or has become a link since: the folder has followed its links already.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        return file.read()
+
+
 def _is_inside(name: object) -> bool:
     if not isinstance(name, str) or not name.strip() or name[0] in "/~" or "\\" in name or "\0" in name:
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from visllama.errors import BadRecord, ConfigError
 from visllama.files import replacing, write_whole
 from visllama.images.decode import open_image
 from visllama.prepare.layout import Placed, encode
-from visllama.prepare.raw import Skipped
+from visllama.prepare.raw import Skipped, read_image_file
 
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
@@ -65,7 +64,7 @@ def _members(placed: Placed) -> dict[str, bytes] | Skipped:
     members = {"json": encode(placed.record.text)}
     for number, (path, size) in enumerate(placed.files):
         try:
-            content = _read(path)
+            content = read_image_file(path)
         except OSError as error:
             return Skipped(placed.record.where, "unreadable", f"{path}: {error.strerror}")
         if len(content) != size:
@@ -77,9 +76,3 @@ def _members(placed: Placed) -> dict[str, bytes] | Skipped:
         suffix = _SUFFIXES[content[:2]]
         members[suffix if len(placed.files) == 1 else f"{number}.{suffix}"] = content
     return members
-
-
-def _read(path: str) -> bytes:
-    # The plan followed its links already: one that came since is not followed.
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        return file.read()

@@ -146,9 +146,7 @@ def _next(config: PrepareConfig, out: Path, made: set[str]) -> list[str]:
     if kinds - {"captions"}:
         return _next_stage_2(config, out, there, kinds)
     if "train" not in there:
-        source = override("evaluation.shards_caption.source.val_path", out / sorted(there)[0])
-        judge_on = f"evaluation=[shards_caption] {shlex.quote(source)}"
-        return [f"Judge on it:  visllama evaluate weights=RUN/weights {judge_on}"]
+        return [_judging("shards_caption", config, out, sorted(there)[0])]
     default = Path(config.paths["data"]).expanduser() / str(config.name) == out
     data = f"data/{config.name}.yaml"
     if not default or not (conf_dir() / data).is_file():
@@ -178,11 +176,7 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
     if "train" not in there:
         if kinds != {"questions"}:
             return []  # nothing judges conversations
-        split = sorted(there)[0]
-        words = ["evaluation=[vqav2]", f"evaluation.vqav2.split={split}"]
-        if not (is_default and config.name == "vqa"):
-            words.append(override("evaluation.vqav2.source.val_path", out / split))
-        return [f"Judge on it:  visllama evaluate weights=RUN/weights {shlex.join(words)}"]
+        return [_judging("vqav2", config, out, sorted(there)[0])]
 
     # Of each source of its own name the config knows the place, and the words behind a question.
     if is_default and (conf_dir() / "data" / "source" / f"{config.name}.yaml").is_file():
@@ -192,6 +186,25 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
     judged = "[vqav2]" if kinds == {"questions"} and "val" in there and config.name == "vqa" and is_default else "none"
     words.append(f"evaluation={judged}")
     return [f"Train on it:  visllama train stage=finetune init_from=RUN/weights {shlex.join(words)}"]
+
+
+def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> str:
+    """Return the command that judges on a split: by the evaluation of the source's own name, if it reads that place.
+
+    Args:
+        evaluation: The evaluation that judges other shards with the same kind of records.
+        config: What was prepared.
+        out: The folder of its splits.
+        split: The name of the split.
+    """
+    is_default = Path(config.paths["data"]).expanduser() / str(config.name) == out
+    own = {"vqa": "vqav2"}.get(config.source, config.source)
+    if is_default and config.name == config.source and (conf_dir() / "evaluation" / f"{own}.yaml").is_file():
+        words = [f"evaluation=[{own}]", f"evaluation.{own}.split={split}"]
+    else:
+        place = override(f"evaluation.{evaluation}.source.val_path", out / split)
+        words = [f"evaluation=[{evaluation}]", f"evaluation.{evaluation}.split={split}", place]
+    return f"Judge on it:  visllama evaluate weights=RUN/weights {shlex.join(words)}"
 
 
 def _coco(config: PrepareConfig) -> Path:

@@ -132,7 +132,7 @@ class ShardSource(Source):
     def __getitem__(self, index: int) -> dict:
         """Return a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
 
-        `image_id`, the image's own name, is there where the record brings one.
+        `image_id`, the image's own name, and `type` are there where the record brings them.
 
         Raises:
             BadRecord: If it cannot be read.
@@ -149,8 +149,9 @@ class ShardSource(Source):
                 "text", f"{self.manifest.shard(shard)}: record {key!r} has captions of {len(images)} images"
             )
         pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
-        own_id = {} if text.image_id is None else {"image_id": text.image_id}
-        return {"key": self._unique(shard, key), **own_id, **pictures, text.kind: text.items}
+        about = {"image_id": text.image_id, "type": text.type}
+        given = {name: value for name, value in about.items() if value is not None}
+        return {"key": self._unique(shard, key), **given, **pictures, text.kind: text.items}
 
     @property
     def is_remote(self) -> bool:

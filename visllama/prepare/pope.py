@@ -1,0 +1,87 @@
+"""`source=pope`: POPE's three files, questions whether an object is in a picture of COCO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visllama.errors import ConfigError, require
+from visllama.prepare.coco import coco_folder, names_of_both_years
+from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
+from visllama.prepare.raw import ImageFolder, Skipped, require_file
+
+KINDS = ("random", "popular", "adversarial")
+"""How the objects that are not there were chosen: each is a file."""
+_LABELS = ("yes", "no")
+
+
+@dataclass(frozen=True)
+class Pope(QuestionFile):
+    """Questions that are answered by yes or no; the file of each becomes its `type`.
+
+    Args:
+        images: The folder of images, or the one that holds `val2014` or `train2017` and its like.
+        annotations: The folder that holds `coco_pope_random.json`, `coco_pope_popular.json` and
+            `coco_pope_adversarial.json`; or one of them.
+
+    Reference:
+        Li et al. 2023, arXiv:2305.10355.
+    """
+
+    FILES = ()
+
+    def check(self) -> None:
+        super().check()
+        for file in self._files().values():
+            require_file("annotations", str(file))
+
+    def folder(self) -> ImageFolder:
+        return coco_folder(self.images)
+
+    def _files(self) -> dict[str, Path]:
+        """Return the files by their kind."""
+        place = Path(self.annotations).expanduser()
+        if place.is_dir():
+            return {kind: place / f"coco_pope_{kind}.json" for kind in KINDS}
+        kinds = [kind for kind in KINDS if kind in place.stem.lower()]
+        require(
+            len(kinds) == 1,
+            f"annotations={self.annotations}: its name tells not which file of POPE it is: give coco_pope_random.json, "
+            f"coco_pope_popular.json or coco_pope_adversarial.json, or the folder that holds all three",
+        )
+        return {kinds[0]: place}
+
+    def rows(self) -> Iterator[QuestionRow | Skipped]:
+        for kind, file in self._files().items():
+            lines = file.read_bytes().splitlines()
+            entries = [(number, _entry(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+            if not any("label" in entry and "text" in entry for _, entry in entries):
+                raise ConfigError(
+                    f"annotations={file}: no file of POPE: no line is a JSON object {{question_id, image, text, label}}"
+                )
+            for number, entry in entries:
+                yield _row(kind, f"{file.name}:{number}", entry)
+
+
+def _row(kind: str, where: str, entry: dict[str, Any]) -> QuestionRow | Skipped:
+    label = entry.get("label")
+    if label not in _LABELS:
+        return Skipped(where, "label", f"label {label!r} is neither yes nor no")
+    image, number = entry.get("image"), entry.get("question_id")
+    # Each file counts its questions from one.
+    own_id = f"{kind}/{number}" if isinstance(number, (int, str)) else None
+    row = question_row(where, image, names_of_both_years(image), own_id, entry.get("text"), [label])
+    if isinstance(row, QuestionRow):
+        row.question["type"] = kind
+    return row
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return entry if isinstance(entry, dict) else {}

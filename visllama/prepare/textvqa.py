@@ -1,0 +1,38 @@
+"""`source=textvqa`: TextVQA's file (`TextVQA_0.5.1_val.json`), questions about texts in pictures of Open Images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
+from visllama.prepare.raw import ImageFolder, Skipped, is_id, listed, read_json
+
+FOLDERS = ("train_images", "test_images")
+"""What TextVQA's own archives unpack to; the pictures of validation lie among those of training."""
+
+
+@dataclass(frozen=True)
+class TextVqa(QuestionFile):
+    """Questions with ten answers each.
+
+    Args:
+        images: The folder of images, or the one that holds `train_images` and `test_images`.
+        annotations: `TextVQA_0.5.1_val.json` and its like.
+
+    Reference:
+        Singh et al. 2019, arXiv:1904.08920.
+    """
+
+    def folder(self) -> ImageFolder:
+        return ImageFolder([self.images, *(Path(self.images).expanduser() / name for name in FOLDERS)])
+
+    def rows(self) -> Iterator[QuestionRow | Skipped]:
+        content = read_json("annotations", self.annotations)
+        for number, entry in enumerate(listed("annotations", self.annotations, content, "data", "TextVQA file")):
+            entry = entry if isinstance(entry, dict) else {}
+            image, question = entry.get("image_id"), entry.get("question_id")
+            where = f"question {question}" if is_id(question) else f"data[{number}]"
+            names = (f"{image}.jpg",)
+            yield question_row(where, image, names, question, entry.get("question"), entry.get("answers"))
