@@ -29,11 +29,13 @@ class ImageScores(NamedTuple):
         metrics: Each metric over the images, which are in the order of their ids as text. Of questions, all on one
             image are one row.
         per_row: Each score by the id of its row: an image's, or a question's; BLEU and METEOR of that caption alone.
+        images: The image of each row, as text.
     """
 
     ids: list[str]
     metrics: dict[str, CorpusMetric]
     per_row: dict[str, np.ndarray]
+    images: list[str]
 
 
 def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: CaptionScores) -> None:
@@ -111,16 +113,19 @@ def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
     names = [name for name in rows[0] if name not in ("question_id", "image_id")]
     metrics: dict[str, CorpusMetric] = {}
     per_row: dict[str, np.ndarray] = {}
+    images = [str(row["image_id"]) for row in rows]
     for name in names:
         column = np.array([row[name] for row in rows], dtype=float)
         if column.shape[1:] != ((_COUNTED[name],) if name in _COUNTED else ()):
             raise ValueError(f"{name} has rows of shape {column.shape[1:]}")
+        if not np.isfinite(column).all():
+            raise ValueError(f"{name} is no number in a line")
         if "question_id" in rows[0]:
-            metrics[name] = grouped_metric(100 * column, [row["image_id"] for row in rows])
+            metrics[name] = grouped_metric(100 * column, images)
             per_row[name] = 100 * column
             continue
         made = {"BLEU": bleu_metrics, "METEOR": lambda counts: {"METEOR": meteor_metric(counts)}}.get(name)
         of_name = made(column) if made else {name: mean_metric(column)}
         metrics |= of_name
         per_row |= {key: metric.per_image for key, metric in of_name.items()}
-    return ImageScores(ids, metrics, per_row)
+    return ImageScores(ids, metrics, per_row, images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visllama.evaluation.gallery import write_gallery
-from visllama.release.gallery_cards import decode_picture, read_cards
+from visllama.evaluation.gallery_cards import decode_picture, read_cards
 
 
 def test_what_was_written_is_read(records, tmp_path):
