@@ -76,7 +76,9 @@ def test_questions_are_compared_by_their_images(tmp_path):
     assert (metric.first, metric.second, metric.difference.value) == (40, 60, 20)
     assert metric.difference.p == 1.0, "one image alone differs: to exchange it gives a difference as large"
     assert (comparison.num_rows, comparison.num_images) == (5, 3)
-    assert [(each.id, each.image, each.difference) for each in most_changed(comparison, 9, set())] == [("q1", "i1", 100)]
+    assert [(each.id, each.image, each.difference) for each in most_changed(comparison, 9, set())] == [
+        ("q1", "i1", 100)
+    ]
 
 
 def test_a_metric_that_one_has_alone_is_named(tmp_path):

@@ -48,10 +48,12 @@ def label_texts(row: TableRow) -> list[str]:
 
 def terminal_table(table: RunTable) -> Table:
     """Return the table for a terminal; a star marks the best, since a file shows no bold."""
-    shown = Table(*[Text(printable(label)) for label in table.labels])
+    shown = Table()
+    for label in table.labels:
+        shown.add_column(Text(printable(label)), overflow="fold")
     shown.add_column(_COUNT, justify="right")
     for header in table.headers:
-        shown.add_column(Text(printable(header)), justify="right")
+        shown.add_column(Text(printable(header)), justify="right", no_wrap=True)
     for row in table.rows:
         cells = [Text(printable(label)) for label in label_texts(row)]
         cells.append(Text(count_text(row)))
