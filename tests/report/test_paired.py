@@ -81,6 +81,21 @@ def test_questions_are_compared_by_their_images(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("images", [["i1", "i2", "i2", "i3", "i3"], ["i1", "i1", "i1", "i3", "i3"]])
+def test_the_same_questions_on_other_images_are_refused(tmp_path, images):
+    asked_run(tmp_path / "a", [1, 0, 0, 1, 0], IMAGES, ["x"] * 5)
+    asked_run(tmp_path / "b", [1, 0, 0, 1, 0], images, ["x"] * 5)
+    with pytest.raises(ConfigError, match="vqa: image ids differ"):
+        compared(tmp_path / "a", tmp_path / "b", mixed=True)
+
+
+def test_images_named_in_another_order_stay_pairs(tmp_path):
+    """Every image won 50, so each resample does too; were "9" not "i1" but "i3", some would win 100 and some nothing."""
+    asked_run(tmp_path / "a", [0, 0.5, 0, 0.5], ["i1", "i2", "i3", "i4"], ["x"] * 4)
+    asked_run(tmp_path / "b", [0.5, 1, 0.5, 1], ["9", "8", "7", "6"], ["x"] * 4)
+    assert compared(tmp_path / "a", tmp_path / "b").metrics["accuracy"].difference.interval == [50, 50]
+
+
 def test_a_metric_that_one_has_alone_is_named(tmp_path):
     captioned_run(tmp_path / "a", CIDER)
     captioned_run(tmp_path / "b", CIDER)

@@ -97,6 +97,7 @@ def read_scores(path: Path) -> ImageScores:
             key = str(row["question_id"] if "question_id" in row else row["image_id"])
             if key in rows:
                 raise ValueError(f"id {key} comes twice")
+            row["image_id"] = str(row["image_id"])
             rows[key] = row
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number}: no scores of an image ({error})") from error
@@ -113,19 +114,19 @@ def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
     names = [name for name in rows[0] if name not in ("question_id", "image_id")]
     metrics: dict[str, CorpusMetric] = {}
     per_row: dict[str, np.ndarray] = {}
-    images = [str(row["image_id"]) for row in rows]
     for name in names:
         column = np.array([row[name] for row in rows], dtype=float)
         if column.shape[1:] != ((_COUNTED[name],) if name in _COUNTED else ()):
             raise ValueError(f"{name} has rows of shape {column.shape[1:]}")
-        if not np.isfinite(column).all():
-            raise ValueError(f"{name} is no number in a line")
         if "question_id" in rows[0]:
-            metrics[name] = grouped_metric(100 * column, images)
+            metrics[name] = grouped_metric(100 * column, [row["image_id"] for row in rows])
             per_row[name] = 100 * column
             continue
         made = {"BLEU": bleu_metrics, "METEOR": lambda counts: {"METEOR": meteor_metric(counts)}}.get(name)
         of_name = made(column) if made else {name: mean_metric(column)}
         metrics |= of_name
         per_row |= {key: metric.per_image for key, metric in of_name.items()}
-    return ImageScores(ids, metrics, per_row, images)
+    for name, metric in metrics.items():
+        if not np.isfinite(metric.terms).all():
+            raise ValueError(f"{name} is no number in a line")
+    return ImageScores(ids, metrics, per_row, [row["image_id"] for row in rows])

@@ -10,7 +10,7 @@ import numpy as np
 from visllama.console import printable
 from visllama.errors import ConfigError, require
 from visllama.evaluation.per_image import ImageScores, read_scores
-from visllama.evaluation.statistics import CorpusMetric, Difference, grouped_metric, paired_difference
+from visllama.evaluation.statistics import CorpusMetric, Difference, paired_difference
 from visllama.report.conditions import check_alike, conditions
 from visllama.report.judged_run import OF_FILES, JudgedRun
 
@@ -162,6 +162,7 @@ def _read_scores(run: JudgedRun, evaluation: str) -> ImageScores:
 def _check_ids(name: str, first_run: str, first: ImageScores, second_run: str, second: ImageScores) -> None:
     """Refuse other images: no choice makes a paired test of them."""
     if first.ids == second.ids:
+        _check_images(name, first_run, first, second_run, second)
         return
     told = []
     for run, only in (
@@ -175,6 +176,22 @@ def _check_ids(name: str, first_run: str, first: ImageScores, second_run: str, s
         f"runs: {name}: image ids differ ({'; '.join(told)}): a paired test is of the same images: judge both on the "
         f"same records"
     )
+
+
+def _check_images(name: str, first_run: str, first: ImageScores, second_run: str, second: ImageScores) -> None:
+    """Refuse the same questions on other images. An image may have another name in another system's file."""
+    names: dict[str, str] = {}
+    for own_id, image, other in zip(first.ids, first.images, second.images, strict=True):
+        if names.setdefault(image, other) != other:
+            raise ConfigError(
+                f"runs: {name}: image ids differ: {printable(own_id)} and another one are of one image in {first_run} "
+                f"and of two in {second_run}: a paired test is of the same images: judge both on the same records"
+            )
+    if len(set(names.values())) < len(names):
+        raise ConfigError(
+            f"runs: {name}: image ids differ: {first_run} has {len(names):,} images, and {second_run} "
+            f"{len(set(names.values())):,}: a paired test is of the same images: judge both on the same records"
+        )
 
 
 def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
@@ -198,32 +215,42 @@ def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
         missing = [name for name in other.metrics if name not in has.metrics]
         if missing:
             lacking[run] = missing
-    main = _MAIN.get(scored.task, "")
-    if main not in metrics:
-        main = next(iter(metrics))
-    rows = zip(
-        scored.first.ids, scored.first.images, scored.first.per_row[main], scored.second.per_row[main], strict=True
-    )
-    images = [ImageDifference(own_id, image, float(one), float(two)) for own_id, image, one, two in rows]
+    main, images = _by_image(scored)
     num_images = len(set(scored.first.images))
-    return Comparison(scored.pair, scored.task, metrics, lacking, len(images), num_images, main, images, scored.mixed)
+    return Comparison(
+        scored.pair,
+        scored.task,
+        metrics,
+        lacking,
+        len(scored.first.ids),
+        num_images,
+        main,
+        images,
+        scored.mixed,
+    )
+
+
+def _by_image(scored: Scored) -> tuple[str, list[ImageDifference]]:
+    """Return the metric by which images are compared, the main one where it is there, and each image in it."""
+    first, second = scored.first, scored.second
+    shared = [name for name in first.per_row if name in second.per_row]
+    if not shared:
+        return "", []
+    main = _MAIN.get(scored.task, "")
+    main = main if main in shared else shared[0]
+    rows = zip(first.ids, first.images, first.per_row[main], second.per_row[main], strict=True)
+    return main, [ImageDifference(own_id, image, float(one), float(two)) for own_id, image, one, two in rows]
 
 
 def _pairs_of_metrics(scored: Scored) -> Iterator[tuple[str, CorpusMetric, CorpusMetric]]:
-    """Yield each metric that both have, over the same images in the same order.
-
-    An image may have another name in another system's file. The questions are the same, so the first system's images
-    group them in both.
-    """
-    is_of_questions = any(scores.images != scores.ids for scores in (scored.first, scored.second))
+    """Yield each metric that both have, over the same images in the same order."""
+    names_in_second = dict(zip(scored.first.images, scored.second.images, strict=True))
+    places = {image: place for place, image in enumerate(sorted(set(scored.second.images)))}
+    order = [places[names_in_second[image]] for image in sorted(names_in_second)]
     for name, metric in scored.first.metrics.items():
-        if name not in scored.second.metrics:
-            continue
-        if is_of_questions:
-            images = scored.first.images
-            yield name, *(grouped_metric(scores.per_row[name], images) for scores in (scored.first, scored.second))
-        else:
-            yield name, metric, scored.second.metrics[name]
+        if name in scored.second.metrics:
+            other = scored.second.metrics[name]
+            yield name, metric, CorpusMetric(other.terms[order], other.combine)
 
 
 def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[ImageDifference]:
