@@ -78,7 +78,7 @@ def test_the_page_sorts_finds_and_fits_a_phone(page):
     first = "document.querySelector('figure:not([hidden])').dataset.id"
     with open_browser() as browser:
         browser.go(page.as_uri())
-        browser.wait_for("document.forms[0].count.value === '9 shown'")
+        browser.wait_for("document.forms.length && document.forms[0].count.value === '9 shown'")
         assert browser.run(first) == "106" and browser.run("document.title") != "run"
         choose = "(form => {{form.sort.value = '{}'; form.dispatchEvent(new Event('input'))}})(document.forms[0])"
         for order, expected in (("lost", "101"), ("won", "106"), ("id", "100")):

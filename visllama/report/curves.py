@@ -50,7 +50,7 @@ def _point(step: object, value: object) -> tuple[int, float] | None:
 
 def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
     """Return what sets each run apart: the values of the keys that they differ in, or its name where none do."""
-    keys = differing_keys(runs)[:_MOST_KEYS]
+    keys = sorted(differing_keys(runs), key=lambda key: key == "seed")[:_MOST_KEYS]  # the seed last
     found = []
     for run in runs:
         parts = zip(labels(keys), [value_at(run, key) for key in keys], strict=True)

@@ -48,7 +48,7 @@ def label_texts(row: TableRow) -> list[str]:
 
 def terminal_table(table: RunTable) -> Table:
     """Return the table for a terminal; a star marks the best, since a file shows no bold."""
-    shown = Table()
+    shown = Table(pad_edge=False)
     for label in table.labels:
         shown.add_column(Text(printable(label)), overflow="fold")
     shown.add_column(_COUNT, justify="right")
