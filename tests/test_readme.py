@@ -65,5 +65,6 @@ def test_every_verb_is_in_the_readme():
         "visllama prepare",
         "visllama inspect",
         "visllama plan",
+        "visllama report",
     ):
         assert verb in README

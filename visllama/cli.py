@@ -26,6 +26,7 @@ from visllama.config import checks
 from visllama.config.check_groups import check_adapter
 from visllama.config.explain import explain, explain_options
 from visllama.config.invocation import invocation, run_folder
+from visllama.config.overrides import lists_of
 from visllama.config.plain import plain
 from visllama.config.replay import Finished, replay, what_is_safe
 from visllama.config.run_folder import check_folder, find_folder
@@ -46,6 +47,7 @@ _VERBS = {
     "prepare": ("visllama.prepare.verb", "make shards with an index out of raw data"),
     "inspect": ("visllama.inspect.verb", "show the batches that train would see, as a person reads them"),
     "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
+    "report": ("visllama.report.verb", "compare runs: a paired test of two, a table of many"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
 """Each verb's module, and what it does. The module holds a function of the verb's name and, where something can be
@@ -60,10 +62,13 @@ _CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "demo": partial(checks.check_inference, verb="demo", needs=["weights=RUN/weights"]),
     "inspect": checks.check_inspect,
     "plan": checks.check_plan,
+    "report": checks.check_report,
     "benchmark": checks.check_benchmark,
 }
 _ON_RANKS = ("train", "evaluate")
 """The verbs that may start further ranks."""
+_LISTS = {"report": ("runs", "evaluations", "rows", "over", "columns")}
+"""The keys of a verb that take several values, which may be typed with commas between them."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
 _WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
@@ -240,7 +245,8 @@ def _verb(name: str) -> Callable[[], None]:
         register()
         job.__name__ = name
         try:
-            sys.argv[1:] = options_first(replay(sys.argv[1:], name) if name in _ON_RANKS else sys.argv[1:])
+            typed = [_as_hydra_reads(word, name) for word in sys.argv[1:]]
+            sys.argv[1:] = options_first(replay(typed, name) if name in _ON_RANKS else typed)
         except ConfigError as error:
             _end(name, str(error))
         except Finished as finished:
@@ -263,6 +269,13 @@ def _verb(name: str) -> Callable[[], None]:
             preemption.end_now(0)
 
     return run
+
+
+def _as_hydra_reads(word: str, verb: str) -> str:
+    """Return an override of a verb with several values as a list, and `evaluation`, a group, as the key of `report`."""
+    if verb == "report" and word.startswith("evaluation="):
+        word = word.replace("evaluation", "evaluations", 1)
+    return lists_of(word, _LISTS.get(verb, ()))
 
 
 def _fail(verb: str, error: Exception) -> NoReturn:

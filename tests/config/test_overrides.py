@@ -1,7 +1,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from visllama.config.overrides import config_dir_options, override
+from visllama.config.overrides import config_dir_options, lists_of, override
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,18 @@ def test_another_command_finds_the_same_configs(compose_config, tmp_path):
     assert config_dir_options() == [f"hydra.searchpath=[file://{tmp_path}]"]
     compose_config("train")
     assert config_dir_options() == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("rows=a.b,c", "rows=[a.b,c]"),
+        ("rows=a", "rows=a"),
+        ("rows=[a,b]", "rows=[a,b]"),
+        ("rows='a,b'", "rows='a,b'"),
+        ("other=a,b", "other=a,b"),
+        ("-m", "-m"),
+    ],
+)
+def test_values_with_commas_are_a_list_where_a_key_takes_one(typed, read):
+    assert lists_of(typed, ("rows",)) == read

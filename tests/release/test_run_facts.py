@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from visllama.errors import ConfigError
-from visllama.release.run_facts import is_number, mapping, numbers, read_run
+from visllama.evaluation.metrics_file import is_number, mapping, numbers
+from visllama.release.run_facts import read_run
 
 
 def test_weights_alone_are_counted_by_part(save_model):

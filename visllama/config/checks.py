@@ -30,6 +30,7 @@ from visllama.config.choices import (
     METRICS,
     READ_BY_CAPTION,
     READ_BY_EVALUATE,
+    REPORT_FORMATS,
     TOKENIZERS,
     choose,
 )
@@ -153,6 +154,30 @@ def check_export(cfg: DictConfig) -> None:
         name = cfg[key]
         require(name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
                 f"{key}={name}: give the hub's name of it, as ORGANISATION/NAME")  # fmt: skip
+
+
+def check_report(cfg: DictConfig) -> None:
+    """Refuse what `report` cannot show, before any run is read.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    require(not OmegaConf.is_missing(cfg, "runs"), "no value for runs: give 'runs=[A,B]', the folders of runs")
+    check_known(cfg)
+    choose("format", cfg.format, REPORT_FORMATS)
+    require(cfg.num_pictures >= 0, f"num_pictures={cfg.num_pictures}: must be 0 or more")
+    for key in ("runs", "evaluations", "rows", "over", "columns"):
+        value = cfg[key]
+        words = list(value) if OmegaConf.is_list(value) else [value]
+        is_list = all(isinstance(word, str) and word for word in words)
+        require(value is None or is_list, f"{key}={value}: give names, as {key}=A,B")
+    require(bool(cfg.runs), "runs=[]: give 'runs=[A,B]', the folders of runs")
+    if cfg.published is not None:
+        require(Path(cfg.published).is_file(), f"published={cfg.published}: no such file")
+    if cfg.out is not None:
+        out = Path(cfg.out)
+        require(not out.is_dir(), f"out={cfg.out}: a folder: give a file, as out={out / 'table.tex'}")
+        require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
 
 
 def check_benchmark(cfg: DictConfig) -> None:

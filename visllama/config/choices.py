@@ -26,6 +26,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 SPLITS = ("train", "val", "test")
 EXPORT_FORMATS = ("hub", "llava", "adapter", "language_model")
 EXPORT_DTYPES = ("fp32", "bf16")
+REPORT_FORMATS = ("text", "markdown", "latex", "csv")
 BENCHMARKS = ("data",)
 BENCHMARK_SIZES = ("small", "full")
 MOST_THREADS = 1024

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -18,6 +19,17 @@ def config_dir_options() -> list[str]:
 def key_of(word: str) -> str:
     """Return the key of an override as it was typed: "optim.lr" of `+optim.lr=1e-3`, `optim` of `~optim`."""
     return word.lstrip("+~").partition("=")[0]
+
+
+def lists_of(word: str, keys: Sequence[str]) -> str:
+    """Return an override with `a,b` written as the list `[a,b]` where its key is one of these; others as they stand.
+
+    Hydra takes values with commas between them as those of a sweep.
+    """
+    key, _, value = word.partition("=")
+    if key not in keys or "," not in value or value.startswith(("[", "'", '"')):
+        return word
+    return f"{key}=[{value}]"
 
 
 def override(key: str, value: object) -> str:

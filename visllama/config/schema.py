@@ -251,6 +251,22 @@ class DemoConfig(RunConfig):
 
 
 @dataclass
+class ReportConfig(RunConfig):
+    """Which runs are compared, and how the result is shown."""
+
+    runs: Any = MISSING
+    evaluations: Any = None
+    rows: Any = None
+    over: Any = None
+    columns: Any = None
+    format: str = MISSING
+    out: str | None = None
+    published: str | None = None
+    mixed: bool = False
+    num_pictures: int = MISSING
+
+
+@dataclass
 class PrepareConfig(RunConfig):
     """What every source has.
 
@@ -283,6 +299,7 @@ def register() -> None:
         ("demo_schema", DemoConfig),
         ("benchmark_schema", BenchmarkConfig),
         ("export_schema", ExportConfig),
+        ("report_schema", ReportConfig),
     ):
         store.store(name=name, node=schema)
     for name, schema, base in (

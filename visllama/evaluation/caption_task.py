@@ -117,7 +117,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     write_caption_scores(task.folder / "scores.jsonl", own_ids, scores)
     cider = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
     title = f"{name}, {config['split']}"
-    write_gallery(task.folder / "gallery.html", title, prompts, captions, [cider[key] for key in own_ids])
+    write_gallery(task.folder / "gallery.html", title, prompts, captions, [cider[key] for key in own_ids], ids=ids)
     say(scores_table(name, result))
     return result
 

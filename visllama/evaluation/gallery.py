@@ -63,7 +63,7 @@ _HEAD = f"""<!doctype html><html lang=en><meta charset=utf-8>
 
 def write_gallery(
     path: Path, title: str, prompts: Prompts, texts: Sequence[str], scores: Sequence[float],
-    metric: str = "CIDEr", count: int = 100,
+    metric: str = "CIDEr", count: int = 100, ids: Sequence[int | str] | None = None,
 ) -> None:  # fmt: skip
     """Write the page: the `count` worst, best and random records by their scores, with their references.
 
@@ -78,6 +78,7 @@ def write_gallery(
         scores: Of each, as a share of 1.
         metric: What the scores are.
         count: How many of a kind are shown.
+        ids: The ids by which the texts are written and scored; None are the records' keys.
     """
     ranked = np.argsort(scores, kind="stable").tolist()
     kinds = {
@@ -89,7 +90,9 @@ def write_gallery(
     for i in ranked:
         names = [name for name, members in kinds.items() if i in members]
         if names:
-            cards.append(_card(prompts.record(i), texts[i], scores[i], metric, names))
+            record = prompts.record(i)
+            own_id = record["key"] if ids is None else ids[i]
+            cards.append(_card(record, own_id, texts[i], scores[i], metric, names))
 
     heading = html.escape(title)
     about = f"all {len(texts):,}"
@@ -116,7 +119,7 @@ def _form(has_answers: bool) -> str:
     )
 
 
-def _card(record: Mapping, text: str, score: float, metric: str, kinds: Sequence[str]) -> str:
+def _card(record: Mapping, own_id: int | str, text: str, score: float, metric: str, kinds: Sequence[str]) -> str:
     if "questions" in record:
         asked = record["questions"][0]
         question, references = html.escape(asked["question"]), asked["answers"]
@@ -129,7 +132,8 @@ def _card(record: Mapping, text: str, score: float, metric: str, kinds: Sequence
     key = html.escape(record["key"])
     pictures = "".join(f'<img src="{_thumbnail(image)}" alt="">' for image in images_of(record))
     return (
-        f'<figure class="{" ".join(kinds)}" data-score="{score:.6g}" data-key="{key}">{pictures}<figcaption>{question}'
+        f'<figure class="{" ".join(kinds)}" data-score="{score:.6g}" data-key="{key}" '
+        f'data-id="{html.escape(str(own_id))}">{pictures}<figcaption>{question}'
         f"<b>{said or '(nothing)'}</b><small>{key} &middot; {metric} {100 * score:.0f}</small><ul>{listed}</ul>"
         f"</figcaption></figure>"
     )

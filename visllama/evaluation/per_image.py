@@ -31,11 +31,13 @@ class ImageScores(NamedTuple):
         metrics: Each metric over the images, which are in the order of their ids as text. Of questions, all on one
             image are one row.
         per_row: Each score by the id of its row: an image's, or a question's; BLEU and METEOR of that caption alone.
+        images: The image of each row, as text.
     """
 
     ids: list[str]
     metrics: dict[str, CorpusMetric]
     per_row: dict[str, np.ndarray]
+    images: list[str]
 
 
 def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: CaptionScores) -> None:
@@ -99,6 +101,7 @@ def read_scores(path: Path) -> ImageScores:
             key = str(row["question_id"] if "question_id" in row else row["image_id"])
             if key in rows:
                 raise ValueError(f"id {key} comes twice")
+            row["image_id"] = str(row["image_id"])
             rows[key] = row
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number}: no scores of an image ({error})") from error
@@ -130,4 +133,7 @@ def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
         of_name = made(column) if made else {name: mean_metric(column)}
         metrics |= of_name
         per_row |= {key: metric.per_image for key, metric in of_name.items()}
-    return ImageScores(ids, metrics, per_row)
+    for name, metric in metrics.items():
+        if not np.isfinite(metric.terms).all():
+            raise ValueError(f"{name} is no number in a line")
+    return ImageScores(ids, metrics, per_row, [row["image_id"] for row in rows])

@@ -180,7 +180,8 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     write_answer_scores(task.folder / "scores.jsonl", own_ids, scores)
     accuracy = dict(zip(scores.ids, scores.per_question["accuracy"], strict=True))
     title = f"{name}, {config['split']}"
-    write_gallery(task.folder / "gallery.html", title, prompts, answers, [accuracy[key] for key in own_ids], "accuracy")
+    in_order = [accuracy[key] for key in own_ids]
+    write_gallery(task.folder / "gallery.html", title, prompts, answers, in_order, "accuracy", ids=ids)
     say(vqa_table(name, result))
     return result
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from visllama.evaluation.metrics_file import mapping
 from visllama.inference.hub import is_repository
+from visllama.markdown import escape, table
 from visllama.model.locate import SHIPPED_PREFIX
 from visllama.release.licences import Terms, find_terms
-from visllama.release.markdown import escape, table
-from visllama.release.run_facts import RunFacts, mapping
+from visllama.release.run_facts import RunFacts
 
 ROLES = {"vision_encoder": "vision encoder", "language_model": "language model"}
 

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from huggingface_hub import ModelCard
 
 from visllama.config.choices import EXPORT_FORMATS, choose
+from visllama.evaluation.metrics_file import is_number, mapping
 from visllama.files import replacing, write_whole
+from visllama.markdown import escape, fenced, table
 from visllama.release.base_models import BaseModel, base_models, base_models_section
 from visllama.release.how_trained import data_section, is_scenes, provenance_section, sources_of, training_section
-from visllama.release.markdown import escape, fenced, table
 from visllama.release.metadata import TEXT_FORMS, card_data, find_licence, models_of_form
 from visllama.release.results import eval_result_files, main_metric, results_section
-from visllama.release.run_facts import RunFacts, is_number, mapping, read_run
+from visllama.release.run_facts import RunFacts, read_run
 from visllama.release.samples import Sample, choose_samples
 from visllama.release.usage import usage_lines
 

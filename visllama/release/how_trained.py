@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping
 
+from visllama.evaluation.metrics_file import is_number, mapping
+from visllama.markdown import escape, fenced, table, without_places
 from visllama.release.licences import find_data_terms, tell_scenes
-from visllama.release.markdown import escape, fenced, table, without_places
-from visllama.release.run_facts import RunFacts, is_number, mapping
+from visllama.release.run_facts import RunFacts
 
 _SCENES_TARGET = "visllama.data.scenes."
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from huggingface_hub import ModelCardData
 
+from visllama.evaluation.metrics_file import mapping
 from visllama.release.base_models import BaseModel
 from visllama.release.how_trained import sources_of
 from visllama.release.licences import Terms, find_data_terms, licence_of
 from visllama.release.results import eval_results
-from visllama.release.run_facts import RunFacts, mapping
+from visllama.release.run_facts import RunFacts
 
 TEXT_FORMS = ("adapter", "language_model")
 """Forms that hold the language model's side alone: they read no picture."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from visllama.release.markdown import escape, table
-from visllama.release.run_facts import RunFacts, is_number, mapping, numbers
+from visllama.evaluation.metrics_file import is_number, mapping, numbers
+from visllama.markdown import escape, table
+from visllama.release.run_facts import RunFacts
 
 _TASKS = {"caption": "image-to-text", "vqa": "visual-question-answering"}
 _SCORED = {

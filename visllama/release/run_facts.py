@@ -6,9 +6,7 @@ absent: a card leaves out what is not known.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,12 +15,10 @@ import yaml
 
 from visllama.config.replay import read_config
 from visllama.errors import ConfigError
+from visllama.evaluation.metrics_file import judged, mapping, read_metrics
 from visllama.files import read_regular
 from visllama.model.visllama import part_of
 from visllama.model.weights import TENSORS_FILE, open_tensors, read_description
-
-_MOST_BYTES = 2**26
-_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 class RunFacts(NamedTuple):
@@ -49,8 +45,7 @@ class RunFacts(NamedTuple):
     @property
     def evaluations(self) -> dict[str, dict]:
         """Return the evaluations that have a score, by name; a name that is no plain file name is none."""
-        found = mapping(self.metrics, "evaluations").items()
-        return {name: one for name, one in found if _NAME.fullmatch(name) and numbers(mapping(one, "metrics"))}
+        return judged(self.metrics)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def _read(weights: Path, with_first: bool) -> RunFacts:
     description = read_description(weights)
     num_parameters = _count(weights / TENSORS_FILE)
     folder = weights.resolve().parent
-    metrics = _or_nothing(lambda: json.loads(read_regular(folder / "metrics.json", _MOST_BYTES)))
+    metrics = _or_nothing(lambda: read_metrics(folder))
     if not mapping(metrics, "provenance"):  # no run of ours has ended there
         return RunFacts(description, num_parameters, None, {}, {}, None, None)
     config = _or_nothing(lambda: read_config(folder / "config.yaml"))
@@ -139,20 +134,3 @@ def _find_first(facts: RunFacts) -> RunFacts | None:
         is_same = first.description["base_sha256"] == facts.description["base_sha256"]
         return first if is_same and first.folder not in (None, facts.folder) else None
     return None
-
-
-def mapping(node: object, *keys: str) -> dict[str, Any]:
-    """Return what lies at keys inside mappings; an empty one where that is nothing, or no mapping."""
-    for key in keys:
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node if isinstance(node, dict) else {}
-
-
-def numbers(node: Mapping) -> dict[str, float]:
-    """Return what of a mapping is a finite number."""
-    return {str(key): value for key, value in node.items() if is_number(value)}
-
-
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

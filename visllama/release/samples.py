@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from visllama.release.gallery_cards import GalleryCard, decode_picture, read_cards
+from visllama.evaluation.gallery_cards import GalleryCard, decode_picture, read_cards
 
 _MOST_PICTURE_PX = 512
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from visllama.data.scenes.source import ScenesSource
-from visllama.release.gallery_cards import decode_picture, read_cards
+from visllama.evaluation.gallery_cards import decode_picture, read_cards
 
 NUM_EXAMPLES = 6
 

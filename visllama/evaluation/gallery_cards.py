@@ -23,16 +23,21 @@ class GalleryCard:
     """A card: pictures, and what was said of them.
 
     Attributes:
+        id: The id by which its text is written and scored.
         key: The record's.
         score: A share of 1, or above it.
         addresses: The addresses of its pictures, as they stand in the page.
         texts: By "question" (empty where a picture was captioned), "said" and "reference", of which it is the first.
+        references: All that are shown.
     """
 
-    def __init__(self, key: str, score: float) -> None:
-        self.key, self.score = key, score
+    def __init__(self, key: str, score: float, own_id: str) -> None:
+        self.id = own_id
+        self.key = key
+        self.score = score
         self.addresses: list[str] = []
         self.texts: dict[str, str] = {"question": "", "said": "", "reference": ""}
+        self.references: list[str] = []
 
 
 def read_cards(page: Path) -> list[GalleryCard]:
@@ -72,13 +77,15 @@ class _Gallery(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
         if tag == "figure":
-            self._card = GalleryCard(found.get("data-key", ""), _number(found.get("data-score", "")))
+            key = found.get("data-key", "")
+            self._card = GalleryCard(key, _number(found.get("data-score", "")), found.get("data-id", key))
         elif self._card is None:
             return
         elif tag == "img":
             self._card.addresses.append(found.get("src", ""))
         elif tag == "li":
-            self._place = "" if self._card.texts["reference"] else "reference"  # the first one
+            self._card.references.append("")
+            self._place = "reference"
         elif tag in _PLACES:
             self._place = _PLACES[tag]
         elif tag == "small":
@@ -93,8 +100,13 @@ class _Gallery(HTMLParser):
             self._place = ""
 
     def handle_data(self, data: str) -> None:
-        if self._card is not None and self._place:
-            self._card.texts[self._place] += data
+        if self._card is None or not self._place:
+            return
+        if self._place == "reference":
+            self._card.references[-1] += data
+            if len(self._card.references) > 1:
+                return  # the texts hold the first one alone
+        self._card.texts[self._place] += data
 
 
 def _number(text: str) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from visllama.evaluation.gallery import write_gallery
-from visllama.release.gallery_cards import decode_picture, read_cards
+from visllama.evaluation.gallery_cards import decode_picture, read_cards
 
 
 def test_what_was_written_is_read(records, tmp_path):
@@ -31,3 +31,12 @@ def test_a_card_without_a_score_is_none(tmp_path, score):
 )
 def test_a_picture_elsewhere_is_none(address):
     assert decode_picture(address) is None
+
+
+def test_a_card_has_the_id_of_its_text_and_all_its_references(tmp_path):
+    """Of a page that was written before cards had ids, the key is the id."""
+    card = '<figure data-score="1" data-key="k"{}><b>said</b><ul><li>one &amp; 1</li><li>two</li></ul></figure>'
+    (tmp_path / "a.html").write_text(card.format(' data-id="7"') + card.format(""))
+    first, second = read_cards(tmp_path / "a.html")
+    assert (first.id, first.key, second.id) == ("7", "k", "k")
+    assert first.references == ["one & 1", "two"] and first.texts["reference"] == "one & 1"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from visllama.release.markdown import escape, fenced, table, without_places
+from visllama.markdown import escape, fenced, table, without_places
 
 
 def shown(markdown: str) -> list[tuple[str, str]]:

@@ -1,0 +1,157 @@
+"""The page `report.html`: the comparison of two runs, and the pictures that changed most.
+
+One file that opens offline. jinja2 escapes all that comes from data, and the page allows itself one script by its hash.
+The template is `report/templates/report.html.jinja`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from visllama.evaluation.statistics import NUM_RESAMPLES
+from visllama.files import write_whole
+from visllama.images.inline import data_address
+from visllama.report.judged_run import JudgedRun
+from visllama.report.paired import Comparison
+from visllama.report.shown import Shown
+
+_SCRIPT = """
+for (const form of document.forms) {
+  const grid = form.nextElementSibling, cards = [...grid.children];
+  const orders = {
+    changed: (a, b) => Math.abs(b.dataset.difference) - Math.abs(a.dataset.difference),
+    won: (a, b) => b.dataset.difference - a.dataset.difference,
+    lost: (a, b) => a.dataset.difference - b.dataset.difference,
+    id: (a, b) => a.dataset.id.localeCompare(b.dataset.id, undefined, {numeric: true}),
+  };
+  const update = () => {
+    const words = form.find.value.toLowerCase();
+    cards.sort(orders[form.sort.value]);
+    for (const card of cards) {
+      card.hidden = !card.textContent.toLowerCase().includes(words);
+      grid.append(card);
+    }
+    form.count.value = cards.filter(card => !card.hidden).length + " shown";
+  };
+  form.addEventListener("input", update);
+  form.addEventListener("submit", event => event.preventDefault());
+  update();
+}
+"""
+_SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+_SURE = 0.05
+
+
+class Row(NamedTuple):
+    """A metric as the page shows it, in words.
+
+    Attributes:
+        metric: The metric.
+        first: The first run's value.
+        second: The second run's value.
+        difference: The difference, with its sign.
+        interval: The interval of that.
+        p: The p-value.
+        kind: "won" or "lost" where p says that the second run differs; else "".
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: str
+    interval: str
+    p: str
+    kind: str
+
+
+class Section(NamedTuple):
+    """An evaluation as the page shows it."""
+
+    comparison: Comparison
+    scale: int
+    rows: list[Row]
+    shown: list[Shown]
+
+
+def scale_of(task: str) -> int:
+    """Return how many times larger scores are shown than files hold them: those of captions x100, as papers do."""
+    return 100 if task == "caption" else 1
+
+
+def rows_of(comparison: Comparison) -> list[Row]:
+    """Return the metrics of a comparison in words."""
+    scale = scale_of(comparison.task)
+    rows = []
+    for name, metric in comparison.metrics.items():
+        value, (low, high), p = metric.difference
+        kind = ""
+        if p < _SURE:
+            kind = "won" if value > 0 else "lost"
+        rows.append(
+            Row(
+                name,
+                f"{scale * metric.first:.1f}",
+                f"{scale * metric.second:.1f}",
+                signed(scale * value),
+                f"{signed(scale * low)} to {signed(scale * high)}",
+                f"{p:.4f}",
+                kind,
+            )
+        )
+    return rows
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign; what is nothing once it is rounded has none."""
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def write_page(
+    path: Path, runs: Sequence[JudgedRun], comparisons: Mapping[str, Comparison],
+    shown: Mapping[str, Sequence[Shown]], curves: Path | None,
+) -> None:  # fmt: skip
+    """Write the page.
+
+    Args:
+        path: The file.
+        runs: The two runs.
+        comparisons: The comparison of each evaluation, by its name.
+        shown: The images that changed most, by the evaluation's name.
+        curves: The plot of both runs' curves; None where there is none.
+    """
+    sections = []
+    for name, comparison in comparisons.items():
+        sections.append(Section(comparison, scale_of(comparison.task), rows_of(comparison), list(shown[name])))
+    environment = Environment(
+        loader=PackageLoader("visllama.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        first=runs[0],
+        second=runs[1],
+        sections=sections,
+        num_resamples=NUM_RESAMPLES,
+        curves=_picture(curves),
+        script=_SCRIPT,
+        script_sha256=_SCRIPT_SHA256,
+        signed=signed,
+    )
+    write_whole(path, page)
+
+
+def _picture(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    with Image.open(path) as image:
+        return data_address(image)
