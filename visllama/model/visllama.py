@@ -211,14 +211,19 @@ class VisLlama(nn.Module):
         return self.connector(features.to(next(self.connector.parameters()).dtype))
 
     def embed(self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "B T D"]:
-        """Embed the text, and put `[boi] image_embeds [eoi]` where the image spans stand.
+        """Embed the text, and put `[boi] image_embeds [eoi]` where the image spans stand."""
+        with self._without_statistics(input_ids, pixel_values):
+            image_embeds = self.encode_images(pixel_values)
+        return self.splice(input_ids, image_embeds)
+
+    def splice(self, input_ids: Int[Tensor, "B T"], image_embeds: Float[Tensor, "N K D"]) -> Float[Tensor, "B T D"]:
+        """Embed the text, and put given image embeds, each image's between the markers, where the image spans stand.
 
         Images fill the spans in reading order. Images beyond the last span (the dummy of a batch without images) take
         part with weight zero.
         """
-        boi, eoi = self.markers.expand(len(pixel_values), 2, -1).unsqueeze(2).unbind(1)
-        with self._without_statistics(input_ids, pixel_values):
-            spans = torch.cat([boi, self.encode_images(pixel_values), eoi], dim=1)
+        boi, eoi = self.markers.expand(len(image_embeds), 2, -1).unsqueeze(2).unbind(1)
+        spans = torch.cat([boi, image_embeds, eoi], dim=1)
         text = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         return text.masked_scatter((input_ids < 0).unsqueeze(-1), spans.to(text.dtype))
 
@@ -282,7 +287,17 @@ class VisLlama(nn.Module):
             attention_mask: 0 on padding.
             cache: What was read before, of one unpadded row. It grows by `input_ids` and all new tokens but the last.
         """
-        inputs_embeds = self.embed(input_ids, pixel_values)
+        return self.write_on(self.embed(input_ids, pixel_values), attention_mask, cache, **decoding)
+
+    @torch.no_grad()
+    def write_on(
+        self,
+        inputs_embeds: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+        cache: Cache | None = None,
+        **decoding,
+    ) -> Int[Tensor, "B L"]:
+        """Write on after what `embed` or `splice` made, and give the new tokens; see `generate`."""
         if cache is not None:
             # transformers wants all from the start, and cuts off as much as the cache holds: only the length counts.
             held = cache.get_seq_length()
