@@ -15,6 +15,7 @@ def test_holds_the_package_and_the_configs_and_nothing_else(wheel):
         "visllama/conf/train.yaml",
         "visllama/conf/model/connector/mlp.yaml",
         "visllama/data/scenes/pretrained/clip/model.safetensors",
+        "visllama/inspect/templates/connector.html.jinja",
     } <= set(names)
     assert wheel.stat().st_size < 8_000_000
 
