@@ -27,8 +27,8 @@ NORMS = {
 
 
 def score(kind: str, vectors: tuple[int, ...], cider: float, spread: float = 0.05) -> AblationScore:
-    """Return a score beside a whole of 1.0."""
-    difference = cider - 1.0
+    """Return a score beside a whole of 1.0, and 0.25 with all at their means."""
+    difference = cider - (0.25 if kind == ALONE else 1.0)
     changed = float(difference != 0)
     return AblationScore(
         Ablation(kind, vectors), cider, difference, [difference - spread, difference + spread], changed

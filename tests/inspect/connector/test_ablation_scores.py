@@ -113,7 +113,7 @@ def test_a_vector_that_never_changes_is_not_missed_at_its_mean(model, reader):
     _, constant, changing, all_frozen, alone = scores
     assert (constant.difference, constant.changed, constant.interval) == (0, 0, [0, 0])
     assert changing.changed > 0
-    assert alone.cider == all_frozen.cider
+    assert alone.cider == all_frozen.cider and alone.difference == 0, "a vector alone is compared with all frozen"
 
 
 @pytest.mark.parametrize(

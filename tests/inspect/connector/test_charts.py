@@ -22,9 +22,12 @@ def test_scores_and_intervals_stand_on_one_axis():
     assert (second.at, second.low, second.width) == pytest.approx(
         [0.6 * per_unit, 0.55 * per_unit, 0.1 * per_unit], abs=0.02
     )
-    assert "95% -45.0 to -35.0; 100% of the captions are others" in second.title
+    assert second.title == (
+        "2 removed: CIDEr 60.0, -40.0 against whole (95%: -45.0 to -35.0); 100% of the captions are not those of the whole"
+    )
     assert not removed.rows[0].is_sure
     assert alone.rows[1].text == "75.0" and alone.start == pytest.approx(0.25 * per_unit, abs=0.01)
+    assert alone.rows[1].low == pytest.approx(0.7 * per_unit, abs=0.02), "an interval of what is added to all frozen"
 
 
 def test_nothing_leaves_the_axis():

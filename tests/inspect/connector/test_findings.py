@@ -18,7 +18,7 @@ def test_all_that_stands_out_is_said():
         "Held at its mean over the pictures, vector 2 costs most: -50.0 (-55.0 to -45.0). 1 of 3 (1), one at a time, can "
         "be held without a measurable loss.",
         "With all vectors held at their means CIDEr is 25.0; let vector 2 alone change with the picture, and it is 75.0 "
-        "of 100.0.",
+        "(+45.0 to +55.0) of 100.0.",
         "Without the two markers: -1.0 (-6.0 to +4.0).",
         "From 2% (vector 1) to 90% (vector 2) of a vector changes with the picture; the rest is the same for all.",
         "The nearest token has a cosine of 0.40 to 0.40. By its five nearest, vector 2 says most: they hold a word of the "

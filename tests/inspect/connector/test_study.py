@@ -12,9 +12,10 @@ def test_it_is_json_that_names_each_figure():
     found = json.loads(json.dumps(study().to_dict(), allow_nan=False))
     assert (found["connector"]["kind"], found["num_image_tokens"], found["n"]) == ("MLPConnector", 3, 100)
     assert found["ablations"][0] == {
-        "kind": "whole", "vectors": [], "CIDEr": 1.0, "difference": 0.0, "interval": [0.0, 0.0], "changed": 0.0,
+        "kind": "whole", "vectors": [], "CIDEr": 1.0, "compared_with": "whole", "difference": 0.0, "interval": [0.0, 0.0], "changed": 0.0,
     }  # fmt: skip
     assert [row["vectors"] for row in found["ablations"] if row["kind"] == "removed"] == [[1], [2], [3]]
+    assert {row["compared_with"] for row in found["ablations"] if row["kind"] == "alone"} == {"all_frozen"}
     second = found["vectors"][1]
     assert (second["vector"], second["varies"], second["nearest"]["own_words"]) == (2, 0.9, 0.6)
     assert second["nearest"]["named"] == [{"word": "red", "right": 9, "times": 10, "base": 0.25}]

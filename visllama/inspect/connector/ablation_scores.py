@@ -30,7 +30,7 @@ class AblationScore:
     Attributes:
         ablation: The ablation.
         cider: CIDEr over all pictures.
-        difference: CIDEr minus that of the whole.
+        difference: CIDEr minus that of the ablation's baseline.
         interval: The paired bootstrap interval of the difference over pictures, 95%.
         changed: The share of captions that are not those of the whole.
     """
@@ -115,17 +115,18 @@ def score_ablations(
     keys: Sequence[str],
     references: Mapping[str, Sequence[str]],
 ) -> AblationResults:
-    """Caption the pictures under each ablation, and compare the captions' CIDEr with that of the whole.
+    """Caption the pictures under each ablation, and compare the captions' CIDEr with that of its baseline.
 
     Args:
         reader: Writes the captions.
-        ablations: What is left out; the first is the whole.
+        ablations: What is left out; baselines come before what is compared with them, and the whole is the first.
         shown: The image vectors, as `changed_inputs` takes them.
         keys: The id of each picture.
         references: The references of each picture, by its id.
     """
     scorer = CaptionScorer(references)
     scores: list[AblationScore] = []
+    per_kind: dict[str, np.ndarray] = {}
     with bars() as progress:
         task = progress.add_task("captions", total=len(ablations))
         for ablation in ablations:
@@ -134,11 +135,11 @@ def score_ablations(
             captions = reader.texts(ids)
             found = scorer.score(dict(zip(keys, captions, strict=True)), ("CIDEr",))
             by_key = dict(zip(found.ids, found.per_image["CIDEr"], strict=True))
-            per_picture = np.array([by_key[key] for key in keys])
+            per_picture = per_kind[ablation.kind] = np.array([by_key[key] for key in keys])
             if ablation.kind == WHOLE:
                 whole = WholeCaptions(captions, ids, per_picture)
             changed = np.mean([a != b for a, b in zip(captions, whole.captions, strict=True)])
-            difference = per_picture - whole.cider
+            difference = per_picture - per_kind[ablation.baseline]
             interval = bootstrap_interval(difference)  # of differences picture by picture: it is paired
             scores.append(
                 AblationScore(ablation, found.metrics["CIDEr"], float(difference.mean()), interval, float(changed))

@@ -36,6 +36,11 @@ class Ablation:
     vectors: tuple[int, ...] = ()
 
     @property
+    def baseline(self) -> str:
+        """Return the kind that it is compared with: a vector alone adds to all at their means, others take away."""
+        return ALL_FROZEN if self.kind == ALONE else WHOLE
+
+    @property
     def name(self) -> str:
         """Return the ablation in words."""
         words = self.kind.replace("_", " ")

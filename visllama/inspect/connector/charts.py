@@ -24,7 +24,7 @@ class Row(NamedTuple):
         at: Where the score stands.
         low: Where the interval begins.
         width: How wide the interval is.
-        is_sure: Whether the interval of the difference leaves zero out.
+        is_sure: Whether the interval of the difference to the baseline leaves zero out.
     """
 
     name: str
@@ -58,9 +58,8 @@ class LossChart:
 
     def __init__(self, study: ConnectorStudy) -> None:
         whole = study.ablations[0]
-        highest = max(whole.cider + max(0.0, score.interval[1]) for score in study.ablations)
+        highest = max(score.cider - score.difference + max(0.0, score.interval[1]) for score in study.ablations)
         self._scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
-        self._whole = whole.cider
         self.whole = self._place(whole.cider)
         frozen = study.of_kind(ALL_FROZEN)[0].cider
         general = [score for score in study.ablations if not score.ablation.vectors]
@@ -85,7 +84,7 @@ class LossChart:
             ),
             Panel(
                 "Each vector alone",
-                f"CIDEr, all others at their means (with all at their means: {cider(frozen)})",
+                f"CIDEr, all others at their means; with all at their means it is {cider(frozen)}: what does it add?",
                 [self._row(score, is_level=True) for score in study.of_kind(ALONE)],
                 self._place(frozen),
             ),
@@ -97,12 +96,14 @@ class LossChart:
     def _row(self, score: AblationScore, is_level: bool = False) -> Row:
         vectors = score.ablation.vectors
         name = place_name(vectors) if vectors else score.ablation.name
-        low, high = (self._place(self._whole + bound) for bound in score.interval)
+        baseline = score.cider - score.difference
+        low, high = (self._place(baseline + bound) for bound in score.interval)
         return Row(
             name=name,
             text=cider(score.cider) if is_level else signed(score.difference),
-            title=f"{score.ablation.name}: CIDEr {cider(score.cider)}, difference {signed(score.difference)}, 95% "
-            f"{interval(score)}; {score.changed:.0%} of the captions are others",
+            title=f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against "
+            f"{score.ablation.baseline.replace('_', ' ')} (95%: {interval(score)}); {score.changed:.0%} of the "
+            "captions are not those of the whole",
             at=self._place(score.cider),
             low=low,
             width=round(high - low, 2),

@@ -103,8 +103,8 @@ def _alone(whole: AblationScore, frozen: AblationScore, scores: Sequence[Ablatio
     best = max(scores, key=lambda score: score.cider)
     return (
         f"With all vectors held at their means CIDEr is {cider(frozen.cider)}; let vector "
-        f"{place_name(best.ablation.vectors)} alone change with the picture, and it is {cider(best.cider)} of "
-        f"{cider(whole.cider)}."
+        f"{place_name(best.ablation.vectors)} alone change with the picture, and it is {cider(best.cider)} "
+        f"({interval(best)}) of {cider(whole.cider)}."
     )
 
 

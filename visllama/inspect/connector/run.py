@@ -89,8 +89,7 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
         "prompt": maker.prompt,
         "template": asdict(maker.template),
     }
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        study = look(model, captioner, pictures, config.samples, about)
+    study = look(model, captioner, pictures, config.samples, about, is_mixed=precision == "bf16-mixed")
     _show(study)
     samples = make_samples(maker, pictures.records[: config.samples])
     if not config.check_only:
@@ -100,7 +99,14 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     return study
 
 
-def look(model: VisLlama, captioner: Captioner, pictures: Pictures, num_shown: int, about: dict) -> ConnectorStudy:
+def look(
+    model: VisLlama,
+    captioner: Captioner,
+    pictures: Pictures,
+    num_shown: int,
+    about: dict,
+    is_mixed: bool = False,
+) -> ConnectorStudy:
     """Return all that is found of a model's connector on some pictures.
 
     Args:
@@ -109,18 +115,21 @@ def look(model: VisLlama, captioner: Captioner, pictures: Pictures, num_shown: i
         pictures: The pictures.
         num_shown: How many of them are shown each by itself.
         about: What was looked at.
+        is_mixed: Whether pictures are encoded and captioned in bf16 by autocast, as an evaluation would.
     """
-    samples = make_samples(captioner.maker, pictures.records)
-    shown = {
-        WHOLE: samples,
-        SHUFFLED: make_samples(captioner.maker, shuffled_images(pictures.records)),
-        BLANK: make_samples(captioner.maker, blank_images(pictures.records)),
-    }
-    embeds = {name: encode(model, captioner.collator, of_name) for name, of_name in shown.items()}
+    maker = captioner.maker
+    collator = captioner.collator
+    samples = make_samples(maker, pictures.records)
     ablations = list_ablations(vector_groups(model.num_image_tokens, has_patches(model)))
     say(f"{pictures.name}: captions of {len(samples)} pictures, {len(ablations)} times")
     reader = AblatedReader(model, captioner, samples)
-    results = score_ablations(reader, ablations, embeds, pictures.keys, pictures.references)
+    with torch.autocast(model.markers.device.type, torch.bfloat16, enabled=is_mixed):
+        embeds = {
+            WHOLE: encode(model, collator, samples),
+            SHUFFLED: encode(model, collator, make_samples(maker, shuffled_images(pictures.records))),
+            BLANK: encode(model, collator, make_samples(maker, blank_images(pictures.records))),
+        }
+        results = score_ablations(reader, ablations, embeds, pictures.keys, pictures.references)
 
     lens = Lens(model)
     read = VectorStudy(embeds[WHOLE], lens, [record["captions"] for record in pictures.records])

@@ -64,7 +64,8 @@ class ConnectorStudy:
         ablations = []
         for score in self.ablations:
             row = asdict(score)
-            ablations.append(row.pop("ablation") | {"CIDEr": row.pop("cider")} | row)
+            row = row.pop("ablation") | {"CIDEr": row.pop("cider"), "compared_with": score.ablation.baseline} | row
+            ablations.append(row)
         return {
             **self.about,
             "findings": self.findings,
