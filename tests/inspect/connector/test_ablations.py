@@ -32,10 +32,10 @@ def test_other_pictures_are_read_whole(kind):
     assert embeds is SHOWN[kind] and kept is None
 
 
-@pytest.mark.parametrize(("vectors", "masked"), [((1,), [1]), ((4,), [4]), ((2, 3), [2, 3])])
-def test_a_removed_vector_is_masked_between_the_markers(vectors, masked):
+@pytest.mark.parametrize(("vectors", "left_out"), [((1,), [1]), ((4,), [4]), ((2, 3), [2, 3])])
+def test_a_removed_vector_is_left_out_between_the_markers(vectors, left_out):
     embeds, kept = changed_inputs(Ablation(REMOVED, vectors), SHOWN)
-    assert embeds is EMBEDS and [place for place, is_kept in enumerate(kept) if not is_kept] == masked
+    assert embeds is EMBEDS and [place for place, is_kept in enumerate(kept) if not is_kept] == left_out
     assert len(kept) == 4 + 2
 
 

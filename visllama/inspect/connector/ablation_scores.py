@@ -87,18 +87,23 @@ class AblatedReader:
 
         Args:
             image_embeds: The vectors of the pictures.
-            kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None is all. The others are masked,
-                and the positions behind them close up.
+            kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None is all. The others are left
+                out, and the positions behind them close up.
         """
-        size, written = self.captioner.batch_size, []
+        size = self.captioner.batch_size
+        device = self.model.markers.device
+        written = []
         for start in range(0, len(self.samples), size):
             batch = self.captioner.collator.generation_batch(self.samples[start : start + size])
-            input_ids, attention_mask = batch["input_ids"], batch["attention_mask"]
+            input_ids, attention_mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+            embeds = self.model.splice(input_ids, image_embeds[start : start + size].to(device))
             if kept is not None:
-                attention_mask[input_ids < 0] = kept.long().repeat(len(input_ids))
-            device = self.model.markers.device
-            embeds = self.model.splice(input_ids.to(device), image_embeds[start : start + size].to(device))
-            ids = self.model.write_on(embeds, attention_mask.to(device), **self.captioner.decoding)
+                # Not by the mask: where `[eoi]` is the last position, the model would write on from what it says.
+                is_read = torch.ones_like(input_ids, dtype=torch.bool)
+                is_read[input_ids < 0] = kept.to(device).repeat(len(input_ids))
+                embeds = embeds[is_read].unflatten(0, (len(input_ids), -1))
+                attention_mask = attention_mask[is_read].unflatten(0, (len(input_ids), -1))
+            ids = self.model.write_on(embeds, attention_mask, **self.captioner.decoding)
             written += ids.tolist()
         return written
 

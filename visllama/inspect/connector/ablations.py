@@ -1,6 +1,6 @@
 """What is left out of the image vectors that the language model reads: a vector, the markers, the picture itself.
 
-The pictures are encoded once; each ablation changes their vectors, or masks positions, so that those behind close up.
+The pictures are encoded once; each ablation changes their vectors, or leaves positions out, and those behind close up.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Ablation:
 
     Attributes:
         kind: `whole` changes nothing; `shuffled_images` and `blank_images` show another picture, or a gray one;
-            `all_frozen` sets each vector to its mean over the pictures; `markers_removed` masks both markers. With
-            vectors: `removed` masks these, `frozen` sets these to their means, `alone` sets all others to theirs.
+            `all_frozen` sets each vector to its mean over the pictures; `markers_removed` leaves both markers out. With
+            vectors: `removed` leaves these out, `frozen` sets these to their means, `alone` sets all others to theirs.
         vectors: Places of the vectors in the span, counted from 1.
     """
 

@@ -67,7 +67,7 @@ def vectors_table(study: ConnectorStudy) -> Table:
 def notes(study: ConnectorStudy) -> str:
     """Return what the columns hold that their names do not say."""
     lines = [
-        "removed: masked, the positions behind close up. at its mean: over the pictures.",
+        "removed: left out, those behind close up. at its mean: over the pictures.",
         "alone: CIDEr with all others at their means. varies: share of the vector that",
         "changes with the picture. own/other: pictures whose own (another picture's)",
         "references have a word among the five nearest tokens. nearest, unembedding: the",
