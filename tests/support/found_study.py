@@ -59,7 +59,8 @@ def facts(vector: int, varies: float, own: float = 0.2, named: tuple[NamedWord, 
 
 
 def vectors() -> list[VectorFacts]:
-    return [facts(1, 0.02), facts(2, 0.9, 0.6, (NamedWord("red", 9, 10, 0.25),)), facts(3, 0.4)]
+    red = NamedWord("red", 9, 10, 0.25)
+    return [facts(1, 0.02), facts(2, 0.9, 0.6, (red,)), facts(3, 0.4)]
 
 
 def study(risky: bool = False) -> ConnectorStudy:

@@ -39,6 +39,15 @@ def test_what_each_vector_is_like():
     assert max(map(len, lines)) <= 80
 
 
+def test_long_tokens_are_cut_and_figures_are_not():
+    found = study()
+    reading = replace(found.vectors[1].nearest, tokens=[("Ġextraordinarily", 1.0)])
+    wide = replace(found.vectors[1], norm=66.4, varies=1.0, nearest=reading, unembedding=reading)
+    lines = printed(vectors_table(replace(found, vectors=[found.vectors[0], wide])))
+    assert cells(lines[3]) == ["2", "66.4", "100%", "60%/20%", "Ġextraordina…", "Ġextraordinari…", "red", "9/10"]
+    assert max(map(len, lines)) <= 80
+
+
 def test_of_many_vectors_those_are_shown_whose_removal_costs_most():
     found = study()
     costs = [score(kind, (k + 1,), 1 - k / 100) for kind in ("removed", "frozen", "alone") for k in range(30)]

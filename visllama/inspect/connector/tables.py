@@ -46,8 +46,8 @@ def loss_table(study: ConnectorStudy) -> Table:
 def vectors_table(study: ConnectorStudy) -> Table:
     """Show what each vector is like, the token that it is read by most often, and the words that it names."""
     table = _table("vector", "norm", "varies", "own/other")
-    for header in ("nearest", "unembedding", "names"):
-        table.add_column(header, overflow="ellipsis", no_wrap=True)
+    for header, width in (("nearest", 13), ("unembedding", 15), ("names", 20)):
+        table.add_column(header, overflow="ellipsis", no_wrap=True, width=width)
     removed = study.of_kind(REMOVED)
     shown = {place for row in _shown(removed) for place in removed[row].ablation.vectors}
     for facts in [facts for facts in study.vectors if facts.vector in shown][:MOST_ROWS]:
@@ -92,7 +92,7 @@ def _first(reading: TokenReading) -> str:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column(first)
+    table.add_column(first, min_width=len(first))
     for header in others:
-        table.add_column(header, justify="right", no_wrap=True)
+        table.add_column(header, justify="right", no_wrap=True, min_width=len(header))
     return table
