@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.support.found_study import study
 from tests.support.judging import SETTINGS
 from tests.support.looked_at import save_loud
 from tests.support.verbs import assemble, inspect
@@ -15,7 +16,7 @@ from visllama.evaluation.runner import judge_weights
 
 SMALL = (
     "num_pictures=6", "samples=2", "evaluation.scenes_caption.source.num_records=6", "trainer=cpu", "trainer.threads=1",
-    "evaluation.scenes_caption.batch_size=4", "decoding.max_new_tokens=12",
+    "evaluation.scenes_caption.batch_size=4", "evaluation.scenes_caption.metrics=[CIDEr]", "decoding.max_new_tokens=12",
 )  # fmt: skip
 
 
@@ -28,22 +29,22 @@ def weights(tmp_path_factory):
 def test_its_whole_and_its_controls_are_those_of_the_evaluation(compose_config, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     cfg = compose_config("inspect", f"weights={weights}", *SMALL)
-    study = inspect(cfg)
+    looked = inspect(cfg)
     said = capsys.readouterr().out.splitlines()
     evaluations = plain(cfg).judged_on
     judged = judge_weights(weights, evaluations, SETTINGS, tmp_path)["scenes_caption"]
-    of_kind = {score.ablation.kind: score.cider for score in study.ablations if not score.ablation.vectors}
+    of_kind = {score.ablation.kind: score.cider for score in looked.ablations if not score.ablation.vectors}
     assert of_kind["whole"] == judged["metrics"]["CIDEr"] > 0
     for control in ("shuffled_images", "blank_images"):
         assert of_kind[control] == judged["controls"][control]["CIDEr"]
     lines = (tmp_path / "evaluations" / "scenes_caption" / "predictions.jsonl").read_text().splitlines()
-    assert [picture.caption for picture in study.pictures] == [json.loads(line)["caption"] for line in lines[:2]]
+    assert [picture.caption for picture in looked.pictures] == [json.loads(line)["caption"] for line in lines[:2]]
 
     found = json.loads((tmp_path / "inspect.json").read_text())
     assert found["weights"] == str(weights) and found["n"] == 6 and "versions" in found["provenance"]
-    assert [row["CIDEr"] for row in found["ablations"]] == [score.cider for score in study.ablations]
-    assert len(study.ablations) == 5 + 3 * 2 and len(study.vectors) == 2
-    for picture in study.pictures:
+    assert [row["CIDEr"] for row in found["ablations"]] == [score.cider for score in looked.ablations]
+    assert len(looked.ablations) == 5 + 3 * 2 and len(looked.vectors) == 2
+    for picture in looked.pictures:
         assert picture.words == picture.caption.split() and len(picture.attention) == len(picture.words)
         assert all(len(row) == 2 and 0 < sum(row) < 1 for row in picture.attention)
     assert "What the connector says" in (tmp_path / "inspect_connector.html").read_text()
@@ -55,9 +56,10 @@ def test_its_whole_and_its_controls_are_those_of_the_evaluation(compose_config, 
     assert any(line.startswith("- Removed, vector ") for line in tables)
 
 
-def test_checking_alone_writes_nothing(compose_config, weights, tmp_path):
-    inspect(compose_config("inspect", f"weights={weights}", *SMALL, "num_pictures=2", "check_only=true"))
-    assert not list(tmp_path.glob("inspect*"))
+def test_checking_alone_shows_and_writes_nothing(compose_config, weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("visllama.inspect.connector.run.look", lambda *_, **__: study())
+    inspect(compose_config("inspect", f"weights={weights}", *SMALL, "check_only=true"))
+    assert "- Removed, vector 2 costs most" in capsys.readouterr().out and not list(tmp_path.glob("inspect*"))
 
 
 def test_the_pictures_are_looked_for_before_any_weight_is_loaded(compose_config, weights, monkeypatch):
@@ -75,8 +77,8 @@ def test_the_pictures_are_looked_for_before_any_weight_is_loaded(compose_config,
 @pytest.mark.slow
 def test_a_vector_for_each_patch(compose_config, tmp_path):
     weights = save_loud(tmp_path / "run" / "weights", "patch_mlp")
-    study = inspect(compose_config("inspect", f"weights={weights}", *SMALL, "decoding.max_new_tokens=3"))
-    assert len(study.vectors) == 36 and study.about["is_patch_grid"]
-    assert len(study.of_kind("removed")) == 36
+    looked = inspect(compose_config("inspect", f"weights={weights}", *SMALL, "decoding.max_new_tokens=3"))
+    assert len(looked.vectors) == 36 and looked.about["is_patch_grid"]
+    assert len(looked.of_kind("removed")) == 36
     text = (tmp_path / "inspect_connector.html").read_text()
-    assert text.count("class=map ") == sum(len(picture.words) for picture in study.pictures) > 0
+    assert text.count("class=map ") == sum(len(picture.words) for picture in looked.pictures) > 0

@@ -13,7 +13,7 @@ from visllama.inspect.connector.tables import MOST_ROWS, ablation_table, loss_ta
 
 def printed(table) -> list[str]:
     console = Console(file=io.StringIO(), width=80)
-    console.print(table, highlight=False)
+    console.print(table, highlight=False, soft_wrap=True)  # as `say` does
     return console.file.getvalue().splitlines()
 
 

@@ -13,10 +13,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-WHOLE, SHUFFLED, BLANK, ALL_FROZEN, NO_MARKERS = (
-    "whole", "shuffled_images", "blank_images", "all_frozen", "markers_removed",
-)  # fmt: skip
-REMOVED, FROZEN, ALONE = "removed", "frozen", "alone"
+WHOLE = "whole"
+SHUFFLED = "shuffled_images"
+BLANK = "blank_images"
+ALL_FROZEN = "all_frozen"
+NO_MARKERS = "markers_removed"
+REMOVED = "removed"
+FROZEN = "frozen"
+ALONE = "alone"
 _MOST_GROUPS = 40
 """Of more vectors several are left out at once, so that the work stays within bounds."""
 

@@ -57,7 +57,8 @@ class Lens:
         # Through the module: some (Gemma 3) scale their embeddings.
         self.embeddings = module(torch.arange(num_tokens, device=module.weight.device)).float()
         self._directions = F.normalize(self.embeddings, dim=-1)
-        self._norm, self._head = final_norm(model.language_model), model.language_model.get_output_embeddings()
+        self._norm = final_norm(model.language_model)
+        self._head = model.language_model.get_output_embeddings()
 
     @property
     def can_unembed(self) -> bool:

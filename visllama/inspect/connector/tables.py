@@ -91,7 +91,7 @@ def _first(reading: TokenReading) -> str:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column(first, min_width=len(first))
     for header in others:
         table.add_column(header, justify="right", no_wrap=True, min_width=len(header))

@@ -76,7 +76,8 @@ class VectorStudy:
         self._vectors = image_embeds.float()
         self._num_pictures, self._num_vectors, _ = image_embeds.shape
         flat = self._vectors.flatten(0, 1)
-        self._nearest, self._unembedded = lens.nearest(flat), lens.unembed(flat)
+        self._nearest = lens.nearest(flat)
+        self._unembedded = lens.unembed(flat)
         self._mean_nearest = lens.nearest(self._vectors.mean(0))
         self._references = ReferenceWords(references)
 
