@@ -78,7 +78,7 @@ def test_the_pictures_are_looked_for_before_any_weight_is_loaded(compose_config,
 def test_a_vector_for_each_patch(compose_config, tmp_path):
     weights = save_loud(tmp_path / "run" / "weights", "patch_mlp")
     looked = inspect(compose_config("inspect", f"weights={weights}", *SMALL, "decoding.max_new_tokens=3"))
-    assert len(looked.vectors) == 36 and looked.about["is_patch_grid"]
-    assert len(looked.of_kind("removed")) == 36
+    assert len(looked.vectors) == 9 and looked.about["is_patch_grid"]
+    assert len(looked.of_kind("removed")) == 9
     text = (tmp_path / "inspect_connector.html").read_text()
     assert text.count("class=map ") == sum(len(picture.words) for picture in looked.pictures) > 0
