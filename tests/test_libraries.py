@@ -139,7 +139,7 @@ def test_torch_tensors_that_are_counted_and_take_no_memory():
 
 
 def test_transformers_which_attention_a_model_has():
-    """`release/demo/attention.py` sets it back after a pass by another one: `set_attn_implementation` is public, and
+    """`inference/attention.py` sets it back after a pass by another one: `set_attn_implementation` is public, and
     what reads it is not."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -148,6 +148,21 @@ def test_transformers_which_attention_a_model_has():
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     assert (before, model.config._attn_implementation) == ("sdpa", "eager")
+
+
+def test_transformers_what_families_call_their_last_norm():
+    """`inspect/connector/lens.py` finds it by these names: `get_output_embeddings` is public, the norm before has no door."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
+
+    from visllama.inspect.connector.lens import final_norm
+
+    sizes = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, intermediate_size=8, num_key_value_heads=1))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=1))
+    opt = OPTForCausalLM(OPTConfig(**sizes, ffn_dim=8, word_embed_proj_dim=8, max_position_embeddings=8))
+    assert final_norm(llama) is llama.model.norm
+    assert final_norm(gpt2) is gpt2.transformer.ln_f
+    assert final_norm(opt) is opt.model.decoder.final_layer_norm
 
 
 def test_gradio_where_its_uploads_lie(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ def test_holds_the_package_and_the_configs_and_nothing_else(wheel):
         "visllama/conf/model/connector/mlp.yaml",
         "visllama/data/scenes/pretrained/clip/model.safetensors",
         "visllama/report/templates/report.html.jinja",
+        "visllama/inspect/templates/connector.html.jinja",
     } <= set(names)
     assert wheel.stat().st_size < 8_000_000
 

@@ -45,7 +45,7 @@ _VERBS = {
     "export": ("visllama.release.verb", "write weights for other libraries, with a model card"),
     "demo": ("visllama.release.demo.verb", "show weights on a page, with an API, to talk to them"),
     "prepare": ("visllama.prepare.verb", "make shards with an index out of raw data"),
-    "inspect": ("visllama.inspect.verb", "show the batches that train would see, as a person reads them"),
+    "inspect": ("visllama.inspect.verb", "show the batches that train would see, or what a trained connector says"),
     "plan": ("visllama.plan.verb", "say what a job costs, before it is queued: memory, time, GPU hours"),
     "report": ("visllama.report.verb", "compare runs: a paired test of two, a table of many"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from visllama.config.check_keys import check_known, check_nodes, check_typed
+from visllama.config.check_keys import check_groups_typed, check_known, check_nodes, check_not_typed, check_typed
 from visllama.errors import ConfigError
 
 
@@ -31,3 +31,25 @@ def test_a_typed_key_that_the_verb_does_not_read_is_refused(compose_config):
     compose_config("caption", "trainer.devices=2")
     with pytest.raises(ConfigError, match=r"trainer\.devices: caption does not read it.*trainer\.precision"):
         check_typed("caption", ("precision",))
+
+
+@pytest.mark.parametrize("typed", ["optim.lr=1", "model/connector=mlp", "data.num_workers=1"])
+def test_a_typed_group_that_a_mode_does_not_read_is_refused(compose_config, typed):
+    compose_config("train", "seed=2", "evaluation=none", typed)
+    key = typed.partition("=")[0]
+    with pytest.raises(
+        ConfigError, match=f"{key}: this does not read it, for a reason: leave it out. It reads seed, eval"
+    ):
+        check_groups_typed("this", ("seed", "evaluation", "hydra"), "for a reason")
+
+
+def test_typed_groups_that_a_mode_reads_are_taken(compose_config):
+    compose_config("train", "seed=2", "evaluation/decoding=beam5", "+evaluation.scenes_caption.prompt=x")
+    check_groups_typed("this", ("seed", "evaluation"), "for a reason")
+
+
+def test_a_key_that_is_of_another_mode_is_refused_where_it_is_typed(compose_config):
+    compose_config("train", "seed=2")
+    check_not_typed("name", "is not read")
+    with pytest.raises(ConfigError, match="seed: is not read: leave it out"):
+        check_not_typed("seed", "is not read")

@@ -25,7 +25,7 @@ from visllama.errors import ConfigError
 )
 def test_it_takes_the_config_that_train_takes(compose_config, overrides):
     ours, theirs = compose_config("inspect", *overrides), compose_config("train", *overrides)
-    own = {"name": "inspect", "samples": 8, "num_samples": 256}
+    own = {"name": "inspect", "samples": 8, "num_samples": 256, "weights": None, "num_pictures": 100}
     assert OmegaConf.to_container(ours) == OmegaConf.to_container(theirs) | own
     assert OmegaConf.get_type(ours.stage) is OmegaConf.get_type(theirs.stage) is not dict
 
@@ -42,6 +42,7 @@ def test_values_for_one_triple_reach_it_too(compose_config, tmp_path):
     [
         ("samples=0", "samples=0: must be more than 0"),
         ("num_samples=-1", "num_samples=-1: must be more than 0"),
+        ("num_pictures=9", "num_pictures: is read with weights= alone; num_samples= is how many samples are counted"),
         ("optim.lr=-1", "optim.lr=-1"),
         ("stage.template=vicunna", "stage.template=vicunna"),
     ],
@@ -49,6 +50,45 @@ def test_values_for_one_triple_reach_it_too(compose_config, tmp_path):
 def test_what_train_refuses_is_refused(compose_config, typed, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         inspect(compose_config("inspect", typed))
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("weights=nowhere", "weights=nowhere: holds no visllama.json: give the weights/ folder of a run"),
+        ("num_pictures=1", "num_pictures=1: must be 2 or more"),
+        ("samples=0", "samples=0: must be more than 0"),
+        (
+            "evaluation=[scenes_vqa]",
+            "evaluation=[scenes_vqa]: its task is vqa: a connector is looked at on pictures with",
+        ),
+        (
+            "evaluation=none",
+            "evaluation=[]: a connector is looked at on the pictures of one caption evaluation: name one",
+        ),
+        ("evaluation=[scenes_caption,shards_caption]", "evaluation=[scenes_caption,shards_caption]: a connector is"),
+        ("optim.lr=1", "optim.lr: inspect weights= does not read it, since the model is described inside the weights"),
+        ("model/connector=mlp", "model/connector: inspect weights= does not read it"),
+        ("stage=finetune", "It reads weights, evaluation, decoding, num_pictures, samples, trainer, paths,"),
+        ("num_samples=9", "num_samples: inspect weights= does not read it"),
+        ("trainer.max_steps=9", "trainer.max_steps: inspect weights= does not read it"),
+        ("+decoding.do_sample=true", "decoding.do_sample=true: captions would differ by chance: leave it out"),
+        ("trainer.accelerator=tpu", "trainer.accelerator=tpu"),
+        ("decoding.num_beams=0", "num_beams"),
+    ],
+)
+def test_what_cannot_be_asked_of_weights_is_refused_before_they_are_loaded(compose_config, tmp_path, typed, says):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "visllama.json").write_text("{}")
+    words = [typed] if typed.startswith("weights=") else [f"weights={tmp_path}/weights", typed]
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        inspect(compose_config("inspect", *words))
+
+
+def test_a_folder_that_holds_no_weights_of_ours_is_refused(compose_config, tmp_path):
+    (tmp_path / "visllama.json").write_text("{}")
+    with pytest.raises(ConfigError, match="format_version=None"):
+        inspect(compose_config("inspect", f"weights={tmp_path}"))
 
 
 def test_a_run_is_not_resumed(compose_config, tmp_path):

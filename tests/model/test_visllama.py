@@ -76,6 +76,28 @@ def test_embeds_are_the_published_sequence(make_model, records):
 
 
 @pytest.mark.parametrize("connector", CONNECTORS)
+def test_given_image_embeds_are_spliced_as_the_models_own(make_model, records, connector):
+    model = make_model(connector)
+    batch = collator_of(model).generation_batch([maker_of(model)(r, answered=False) for r in records[:3]])
+    embeds = model.splice(batch["input_ids"], model.encode_images(batch["pixel_values"]))
+    assert torch.equal(embeds, model.embed(batch["input_ids"], batch["pixel_values"]))
+    decoding = {"max_new_tokens": 5, "do_sample": False}
+    written = model.write_on(embeds, batch["attention_mask"], **decoding)
+    assert torch.equal(written, model.generate(**batch, **decoding))
+
+
+def test_a_span_of_fewer_places_takes_as_many_vectors(make_model, records):
+    model = make_model()
+    batch = collator_of(model).training_batch([maker_of(model)(records[0], 0)])
+    image = model.encode_images(batch["pixel_values"])
+    ids = batch["input_ids"]
+    fourth = (ids[0] == PLACEHOLDER_ID).nonzero()[3, 0]
+    is_kept = torch.arange(ids.shape[1]) != fourth
+    embeds = model.splice(ids[:, is_kept], torch.cat([image[:, :3], image[:, 4:]], dim=1))
+    assert torch.equal(embeds, model.splice(ids, image)[:, is_kept])
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
 def test_right_padded_batch_equals_one_by_one(make_model, records, connector):
     """Also with a mask, and in micro-batches of any size: loss and gradients."""
     model = make_model(connector)

@@ -24,13 +24,45 @@ def check_typed(verb: str, read: Sequence[str]) -> None:
     Raises:
         ConfigError: Naming the key and those that are read.
     """
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for word in typed:
+    for word in _typed():
         key = key_of(word)
         group, *names = re.split(r"[./]", key)
         if group == "trainer" and names and names[0] not in read:
             known = ", ".join(f"trainer.{name}" for name in read) or "none of trainer.*, since no model is loaded"
             raise ConfigError(f"{key}: {verb} does not read it: leave it out. It reads {known}")
+
+
+def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
+    """Refuse keys and groups that were typed and that one mode of a verb does not read.
+
+    Args:
+        mode: The words that choose the mode, for the message.
+        read: The first names of the keys that it reads.
+        reason: Why it does not read the others.
+
+    Raises:
+        ConfigError: Naming the key and those that are read.
+    """
+    for word in _typed():
+        key = key_of(word)
+        if re.split(r"[./@]", key)[0] not in read:
+            known = ", ".join(name for name in read if name != "hydra")
+            raise ConfigError(f"{key}: {mode} does not read it, {reason}: leave it out. It reads {known}")
+
+
+def check_not_typed(key: str, reason: str) -> None:
+    """Refuse a key that was typed where nothing reads it.
+
+    Raises:
+        ConfigError: Naming the key and the reason.
+    """
+    if key in map(key_of, _typed()):
+        raise ConfigError(f"{key}: {reason}: leave it out")
+
+
+def _typed() -> list[str]:
+    """Return the overrides that were typed."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def check_known(node: DictConfig, prefix: str = "") -> None:

@@ -21,7 +21,7 @@ from visllama.config.check_groups import (
     check_stage,
     check_trainer,
 )
-from visllama.config.check_keys import check_known, check_nodes, check_typed
+from visllama.config.check_keys import check_groups_typed, check_known, check_nodes, check_not_typed, check_typed
 from visllama.config.choices import (
     BENCHMARK_SIZES,
     BENCHMARKS,
@@ -29,6 +29,7 @@ from visllama.config.choices import (
     EXPORT_FORMATS,
     METRICS,
     READ_BY_CAPTION,
+    READ_BY_CONNECTOR,
     READ_BY_EVALUATE,
     REPORT_FORMATS,
     TOKENIZERS,
@@ -71,17 +72,44 @@ def check_train(cfg: DictConfig) -> None:
 
 
 def check_inspect(cfg: DictConfig) -> None:
-    """Refuse what `train` would, and to look at nothing.
+    """Refuse what `train` would, and to look at nothing; with `weights=`, what cannot be asked of weights.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
+    if cfg.weights is not None:
+        _check_inspected_weights(cfg)
+        return
     check_train(cfg)
     require(
         not cfg.resume, f"resume={cfg.resume}: inspect shows a run from its first step: give what the run was given"
     )
     for key in ("samples", "num_samples"):
         require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
+    check_not_typed("num_pictures", "is read with weights= alone; num_samples= is how many samples are counted")
+
+
+def _check_inspected_weights(cfg: DictConfig) -> None:
+    """Refuse to look at the connector of what is no weights folder, or on what are no pictures with captions."""
+    check_known(cfg)
+    check_groups_typed("inspect weights=", READ_BY_CONNECTOR, "since the model is described inside the weights")
+    check_typed("inspect weights=", READ_BY_CAPTION)
+    require((Path(str(cfg.weights)) / "visllama.json").is_file(),
+            f"weights={cfg.weights}: holds no visllama.json: give the weights/ folder of a run")  # fmt: skip
+    require(cfg.num_pictures >= 2, f"num_pictures={cfg.num_pictures}: must be 2 or more: what changes with the picture "
+            "is looked at")  # fmt: skip
+    require(cfg.samples > 0, f"samples={cfg.samples}: must be more than 0")
+    _check_shared(cfg)
+
+    names = list(cfg.evaluation)
+    require(len(names) == 1, f"evaluation=[{','.join(names)}]: a connector is looked at on the pictures of one caption "
+            "evaluation: name one, as 'evaluation=[scenes_caption]'")  # fmt: skip
+    task = cfg.evaluation[names[0]].task
+    require(task == "caption", f"evaluation=[{names[0]}]: its task is {task}: a connector is looked at on "
+            "pictures with captions: name a caption evaluation, as 'evaluation=[scenes_caption]'")  # fmt: skip
+    settings = {"decoding": cfg.decoding, f"evaluation.{names[0]}.decoding": cfg.evaluation[names[0]].decoding}
+    for key, decoding in settings.items():
+        require(not decoding.get("do_sample"), f"{key}.do_sample=true: captions would differ by chance: leave it out")
 
 
 def check_plan(cfg: DictConfig) -> None:

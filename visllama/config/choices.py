@@ -33,6 +33,11 @@ MOST_THREADS = 1024
 READ_BY_EVALUATE = ("accelerator", "devices", "num_nodes", "precision", "strategy", "threads", "timeout_s")
 READ_BY_CAPTION = ("accelerator", "precision", "threads")
 """Keys of `trainer` that mean something where nothing is trained."""
+READ_BY_CONNECTOR = (
+    "weights", "evaluation", "decoding", "num_pictures", "samples", "trainer", "paths", "plugins", "name", "seed",
+    "check_only", "hydra",
+)  # fmt: skip
+"""The keys and groups that `inspect weights=` reads: the model is described inside the weights."""
 OPTIM_TYPES = {
     "lr": float, "weight_decay": float, "schedule": str | Mapping, "warmup_fraction": float, "clip_norm": float | None,
     "lr_by_part": Mapping,

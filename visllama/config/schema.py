@@ -153,10 +153,12 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class InspectConfig(TrainConfig):
-    """What `train` has, and how much is looked at."""
+    """What `train` has, and how much is looked at; or the weights whose connector is."""
 
     samples: int = MISSING
     num_samples: int = MISSING
+    weights: str | None = None
+    num_pictures: int = MISSING
 
 
 @dataclass

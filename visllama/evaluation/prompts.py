@@ -66,6 +66,10 @@ class Prompts:
         prompt = self._prompts[index]
         return {**prompt.record, "images": self.pictures(prompt)}
 
+    def records(self) -> list[dict]:
+        """Return every prompt's record with the pictures that are shown with it, all of them in memory."""
+        return [self.record(index) for index in range(len(self))]
+
     def batches(self, batch_size: int, first: int = 0) -> list[range]:
         """Return the numbers of the prompts of each batch, from prompt `first` on.
 

@@ -1,4 +1,7 @@
-"""The verb `inspect`: everything is checked as `train` checks it; no weight is loaded."""
+"""The verb `inspect`: batches as `train` would see them, or with `weights=` what a trained connector says.
+
+For batches everything is checked as `train` checks it, and no weight is loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,46 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from visllama.config.dry_run import check_decodings, check_machine
 from visllama.config.schema import InspectConfig
+from visllama.plugins import import_plugins
 from visllama.training.assembly import Assembly, build_assembly
 
 if TYPE_CHECKING:
+    from visllama.inspect.connector.run import Chosen
+    from visllama.inspect.connector.study import ConnectorStudy
     from visllama.inspect.run import Inspected
 
 
-def assemble(config: InspectConfig) -> Assembly:
-    """Build what `train` would, with all of the model's parts on the meta device.
+def assemble(config: InspectConfig) -> Assembly | Chosen:
+    """Build what `train` would, all of the model's parts on the meta device; with `weights=`, the pictures' source.
 
     Raises:
-        ConfigError: If `train` would refuse the config.
+        ConfigError: If `train` would refuse the config, or the weights or the pictures are not there.
     """
+    if config.weights is not None:
+        from visllama.inspect.connector.run import choose_source  # here: batches need none of it
+
+        import_plugins(config.plugins)
+        check_machine(config.trainer)
+        check_decodings(config)
+        return choose_source(config)
     torch.set_num_threads(config.trainer.threads)
     return build_assembly(replace(config, check_only=True))
 
 
-def inspect(config: InspectConfig, assembly: Assembly) -> Inspected:
-    """Show the first batches that `train` would see with this config, and write `inspect.html`.
+def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | ConnectorStudy:
+    """Show the first batches that `train` would see with this config, or what the connector of `weights=` says.
+
+    Writes `inspect.html`, or `inspect_connector.html` and `inspect.json`.
 
     Raises:
-        ConfigError: If a step has nothing to learn.
+        ConfigError: If a step has nothing to learn, or the weights cannot be loaded.
     """
+    if config.weights is not None:
+        from visllama.inspect.connector.run import inspect_connector
+
+        return inspect_connector(config, assembled)
     from visllama.inspect.run import inspect_batches  # here: slow to import, and the config may be refused before
 
-    return inspect_batches(config, assembly)
+    return inspect_batches(config, assembled)

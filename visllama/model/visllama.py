@@ -218,8 +218,6 @@ class VisLlama(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Embed the text, and put `[boi] image_embeds [eoi]` where the image spans stand.
 
-        Images beyond the last span (the dummy of a batch without images) take part with weight zero.
-
         Args:
             input_ids: Token ids; image spans as in `visllama.text.tokens`.
             pixel_values: Images, uint8 or already normalised.
@@ -230,6 +228,14 @@ class VisLlama(nn.Module):
             image_embeds = self.encode_images(pixel_values)
         if image_of_span is not None:
             image_embeds = image_embeds[image_of_span]
+        return self.splice(input_ids, image_embeds)
+
+    def splice(self, input_ids: Int[Tensor, "B T"], image_embeds: Float[Tensor, "N K D"]) -> Float[Tensor, "B T D"]:
+        """Embed the text, and put given image embeds, each image's between the markers, where the image spans stand.
+
+        Images fill the spans in reading order. Images beyond the last span (the dummy of a batch without images) take
+        part with weight zero.
+        """
         boi, eoi = self.markers.expand(len(image_embeds), 2, -1).unsqueeze(2).unbind(1)
         spans = torch.cat([boi, image_embeds, eoi], dim=1)
         text = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
@@ -298,6 +304,17 @@ class VisLlama(nn.Module):
             image_of_span: As `embed` takes it: several rows may ask about one image, which is then encoded once.
         """
         inputs_embeds = self.embed(input_ids, pixel_values, image_of_span)
+        return self.write_on(inputs_embeds, attention_mask, cache, **decoding)
+
+    @torch.no_grad()
+    def write_on(
+        self,
+        inputs_embeds: Float[Tensor, "B T D"],
+        attention_mask: Int[Tensor, "B T"],
+        cache: Cache | None = None,
+        **decoding,
+    ) -> Int[Tensor, "B L"]:
+        """Write on after what `embed` or `splice` made, and give the new tokens; see `generate`."""
         if cache is not None:
             # transformers wants all from the start, and cuts off as much as the cache holds: only the length counts.
             held = cache.get_seq_length()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import gradio as gr
 
 from visllama.errors import ConfigError
-from visllama.release.demo.attention import caption_and_look, has_patches, heat_map
+from visllama.inference.attention import caption_and_look, has_patches, heat_map
 from visllama.release.demo.controls import decoding_of, on, picture_input
 from visllama.release.demo.exhibit import Exhibit
 from visllama.release.demo.pictures import read_picture
@@ -69,7 +69,7 @@ class CaptionTab:
         picture = read_picture(session.pictures["caption"], name)
         session.looked = None
         with served.turn() as pipeline:
-            if not has_patches(pipeline):
+            if not has_patches(pipeline.model):
                 return pipeline.caption(picture, **decoding), _hidden_words(), _hidden_heat()
             session.looked = caption_and_look(pipeline, picture, decoding)
         choices = [(word, number) for number, word in enumerate(session.looked.words)]

@@ -6,8 +6,8 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from visllama.inference.attention import Looked
 from visllama.inference.chat import Chat
-from visllama.release.demo.attention import Looked
 from visllama.release.demo.conversation import ShownTurn
 
 _MOST_SESSIONS, _MOST_CACHES = 64, 4

@@ -9,7 +9,15 @@ from PIL import Image
 
 from tests.support.demo_server import scene, tiny_pipeline
 from visllama.images.transform import ImageTransform
-from visllama.release.demo.attention import Looked, caption_and_look, has_patches, heat_map
+from visllama.inference.attention import (
+    Looked,
+    _words,
+    attention_of_words,
+    caption_and_look,
+    has_patches,
+    heat_map,
+    heat_overlay,
+)
 from visllama.text.tokens import PLACEHOLDER_ID
 
 
@@ -19,8 +27,8 @@ def pipeline():
 
 
 def test_a_model_with_a_token_for_each_patch_can_be_asked(pipeline):
-    assert has_patches(pipeline)
-    assert not any(has_patches(tiny_pipeline(name)) for name in ("mlp", "resampler"))
+    assert has_patches(pipeline.model)
+    assert not any(has_patches(tiny_pipeline(name).model) for name in ("mlp", "resampler"))
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}])
@@ -70,6 +78,33 @@ def test_silence_has_no_words(pipeline):
 
 def _all_but_the_end(pipeline) -> list[int]:
     return [i for i in range(len(pipeline.maker.tokenizer)) if i not in pipeline.end_ids]
+
+
+@pytest.mark.parametrize("connector", ["mlp", "resampler"])
+def test_words_attend_to_vectors_that_are_no_patches_too(connector):
+    reader = tiny_pipeline(connector)
+    sample = reader.maker({"key": "", "image": scene(), "captions": [""]}, answered=False)
+    (written,) = reader.write([sample], {"max_new_tokens": 15})
+    words, shares = attention_of_words(reader.model, sample, written, reader.end_ids)
+    assert words == reader.caption(scene(), max_new_tokens=15).split()
+    assert shares.shape == (len(words), 10) and (shares > 0).all() and (shares.sum(1) < 1).all()
+
+
+def test_words_that_one_token_begins_share_it():
+    """Of every three tokens here one is two words."""
+
+    class Tokenizer:
+        def decode(self, ids, skip_special_tokens):
+            return "".join({0: "a", 1: " b c", 2: "d"}[i] for i in ids)
+
+    assert _words(Tokenizer(), [0, 1, 2]) == (["a", "b", "cd"], [range(0, 1), range(1, 3), range(2, 3)])
+
+
+def test_an_overlay_has_a_pixel_for_each_patch():
+    overlay = np.asarray(heat_overlay(np.array([[0.1, 0.2], [0.3, 0.5]], np.float32)))
+    assert overlay.shape == (2, 2, 4)
+    assert overlay[..., 3].ravel().tolist() == [89, 114, 140, 191], "0.35 to 0.75 of 255, by the attention"
+    assert np.ptp(np.asarray(heat_overlay(np.ones((2, 2), np.float32)))[..., :3].reshape(4, 3), axis=0).max() == 0
 
 
 def _hottest(

@@ -1,0 +1,155 @@
+"""What stands out of the figures, in sentences of plain words. CIDEr is x100 here, as papers print it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from visllama.inspect.connector.ablation_scores import AblationScore
+from visllama.inspect.connector.ablations import (
+    ALL_FROZEN,
+    ALONE,
+    BLANK,
+    FROZEN,
+    NO_MARKERS,
+    REMOVED,
+    SHUFFLED,
+    WHOLE,
+    place_name,
+)
+from visllama.inspect.connector.vectors import VectorFacts
+
+_MOST_LISTED = 12
+_MOST_WORDS = 6
+
+
+def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms: Mapping[str, Any]) -> list[str]:
+    """Return the findings, the weightiest first.
+
+    Args:
+        scores: The score of each ablation.
+        vectors: What each vector is like.
+        norms: As `vectors.norm_quantiles` gives them.
+    """
+    by_kind: dict[str, list[AblationScore]] = {}
+    for score in scores:
+        by_kind.setdefault(score.ablation.kind, []).append(score)
+    (whole,), (frozen,) = by_kind[WHOLE], by_kind[ALL_FROZEN]
+    return [
+        _sight(whole, by_kind[SHUFFLED][0], by_kind[BLANK][0]),
+        _removed(by_kind[REMOVED]),
+        _fixed(by_kind[FROZEN]),
+        _alone(whole, frozen, by_kind[ALONE]),
+        _markers(by_kind[NO_MARKERS][0]),
+        _varies(vectors),
+        _tokens(vectors),
+        _named(vectors),
+        _length(norms),
+    ]
+
+
+def cider(value: float) -> str:
+    """Return CIDEr as it is printed, x100."""
+    return f"{100 * value:.1f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference of CIDEr as it is printed, x100, with its sign."""
+    rounded = round(100 * value, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
+def interval(score: AblationScore) -> str:
+    """Return the interval of a difference as it is printed."""
+    low, high = score.interval
+    return f"{signed(low)} to {signed(high)}"
+
+
+def _sight(whole: AblationScore, shuffled: AblationScore, blank: AblationScore) -> str:
+    return (
+        f"CIDEr is {cider(whole.cider)} with the pictures, {cider(shuffled.cider)} with shuffled ones and "
+        f"{cider(blank.cider)} with blank ones."
+    )
+
+
+def _removed(scores: Sequence[AblationScore]) -> str:
+    return f"Removed, {_worst(scores)} {_count_spared(scores)} can be removed without a measurable loss."
+
+
+def _fixed(scores: Sequence[AblationScore]) -> str:
+    text = f"Held at its mean over the pictures, {_worst(scores)}"
+    return f"{text} {_count_spared(scores)} can be held without a measurable loss."
+
+
+def _worst(scores: Sequence[AblationScore]) -> str:
+    worst = min(scores, key=lambda score: score.difference)
+    place = place_name(worst.ablation.vectors)
+    return f"vector {place} costs most: {signed(worst.difference)} ({interval(worst)})."
+
+
+def _count_spared(scores: Sequence[AblationScore]) -> str:
+    spared = [score for score in scores if score.interval[1] >= 0]
+    if not spared:
+        return "None"
+    if len(spared) == len(scores):
+        return "Each of them, one at a time,"
+    if len(spared) > _MOST_LISTED:
+        return f"{len(spared)} of {len(scores)}, one at a time,"
+    listed = ", ".join(place_name(score.ablation.vectors) for score in spared)
+    return f"{len(spared)} of {len(scores)} ({listed}), one at a time,"
+
+
+def _alone(whole: AblationScore, frozen: AblationScore, scores: Sequence[AblationScore]) -> str:
+    best = max(scores, key=lambda score: score.cider)
+    return (
+        f"With all vectors held at their means CIDEr is {cider(frozen.cider)}; let vector "
+        f"{place_name(best.ablation.vectors)} alone change with the picture, and it is {cider(best.cider)} "
+        f"({interval(best)}) of {cider(whole.cider)}."
+    )
+
+
+def _markers(score: AblationScore) -> str:
+    return f"Without the two markers: {signed(score.difference)} ({interval(score)})."
+
+
+def _varies(vectors: Sequence[VectorFacts]) -> str:
+    least = min(vectors, key=lambda facts: facts.varies)
+    most = max(vectors, key=lambda facts: facts.varies)
+    return (
+        f"From {least.varies:.0%} (vector {least.vector}) to {most.varies:.0%} (vector {most.vector}) of a vector "
+        "changes with the picture; the rest is the same for all."
+    )
+
+
+def _tokens(vectors: Sequence[VectorFacts]) -> str:
+    best = max(vectors, key=lambda facts: facts.nearest.words.own - facts.nearest.words.other)
+    cosines = [facts.nearest.mean_score for facts in vectors]
+    words = best.nearest.words
+    low, high = (100 * bound for bound in words.interval)
+    return (
+        f"The nearest token has a cosine of {min(cosines):.2f} to {max(cosines):.2f}. By its five nearest, vector "
+        f"{best.vector} says most: they hold a word of the picture's own references in {words.own:.0%} of the "
+        f"pictures, of others' in {words.other:.0%} (95% of the difference: {low:+.0f} to {high:+.0f} points)."
+    )
+
+
+def _named(vectors: Sequence[VectorFacts]) -> str:
+    found: dict[str, tuple[float, str]] = {}
+    for facts in vectors:
+        for reading in (facts.nearest, facts.unembedding):
+            for word in reading.words.named if reading is not None else []:
+                beyond_chance = word.right - word.times * word.base
+                text = f"{word.word} by vector {facts.vector} ({word.right} right of {word.times})"
+                found[word.word] = max(found.get(word.word, (0.0, "")), (beyond_chance, text))
+    if not found:
+        return "No vector names a word of the references more often than chance would have it."
+    best = sorted(found.values(), reverse=True)[:_MOST_WORDS]
+    return f"Named more often than by chance: {', '.join(text for _, text in best)}."
+
+
+def _length(norms: Mapping[str, Any]) -> str:
+    middle = len(norms["quantiles"]) // 2
+    image, text = norms["image_vectors"][middle], norms["text_embeddings"][middle]
+    return (
+        f"An image vector is {image / text:.1f} times as long as a text embedding (medians {image:.2f} and {text:.2f})."
+    )
