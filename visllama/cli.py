@@ -244,6 +244,7 @@ def _verb(name: str) -> Callable[[], None]:
                 logging.getLogger("visllama").exception("failed")
             if invocation().is_of_sweep:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
+                traceback.clear_frames(raised.__traceback__)  # they hold the model, on a GPU that the next job needs
                 return error  # the sweep goes on, and its table shows it
             if isinstance(error, ConfigError) and not _WANTS_TRACEBACK:
                 _end(name, str(error))

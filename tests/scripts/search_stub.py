@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import weakref
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -16,11 +17,26 @@ from hydra.core.hydra_config import HydraConfig
 from visllama import cli
 
 
+class Model:
+    """What a job holds in memory."""
+
+
+_models: list[weakref.ref] = []
+
+
 def compute(verb: str, cfg) -> dict:
     """Return what a run of training would, and note that it was run."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     ran = folder.parent / "ran.jsonl"
-    values = {"lr": cfg.optim.lr, "warmup": cfg.optim.warmup_fraction, "job": HydraConfig.get().job.num}
+    held = [found for found in _models if found() is not None]
+    model = Model()
+    _models.append(weakref.ref(model))
+    values = {
+        "lr": cfg.optim.lr,
+        "warmup": cfg.optim.warmup_fraction,
+        "job": HydraConfig.get().job.num,
+        "held": len(held),
+    }
     with ran.open("a") as file:
         file.write(json.dumps(values) + "\n")
     if len(ran.read_text().splitlines()) == int(os.environ.get("STUB_KILL_AT", 0)):

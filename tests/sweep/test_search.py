@@ -62,6 +62,19 @@ def test_a_search_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_pat
     assert more.returncode == 0 and len(ran(folder)) == 7, "one trial more"
 
 
+def test_values_that_take_the_search_down_three_times_are_listed_as_failed(tmp_path):
+    """As a job that runs out of memory may: the search would never end."""
+    search("search=tpe", "search.n_trials=2", *SHORT, cwd=tmp_path, kill_at=1)
+    for start in (2, 3):
+        search(f"resume={folder_of(tmp_path)}", cwd=tmp_path, kill_at=start)
+    ended = search(f"resume={folder_of(tmp_path)}", cwd=tmp_path)
+    assert ended.returncode == 1 and "its values were stopped 3 times" in ended.stdout
+    jobs = ran(folder_of(tmp_path))
+    assert len({job["lr"] for job in jobs[:3]}) == 1 and len(jobs) == 4
+    sweep = json.loads((folder_of(tmp_path) / "sweep.json").read_text())
+    assert [row["job"] for row in sweep["jobs"]] == [3, 2] and "error" in sweep["jobs"][1]
+
+
 def test_failed_trials_are_listed_and_stop_no_others(tmp_path):
     ended = search("search=random", "search.n_trials=4", "search.ranges.optim.lr.low=0.03", *SHORT, cwd=tmp_path)
     sweep = json.loads((folder_of(tmp_path) / "sweep.json").read_text())
@@ -69,6 +82,7 @@ def test_failed_trials_are_listed_and_stop_no_others(tmp_path):
     assert len(sweep["jobs"]) == 4 and 0 < len(failed) < 4, "rates above 0.05 fail"
     assert all(row["error"] == "diverged" and row["swept"]["optim.lr"] > 0.05 for row in failed)
     assert ended.returncode == 1 and f"{len(failed)} of 4 jobs failed" in ended.stdout
+    assert {job["held"] for job in ran(folder_of(tmp_path))} == {0}, "a failed job leaves its memory to the next"
     best = sweep["jobs"][0]["swept"]
     line = f"evaluation=none name=s optim.lr={best['optim.lr']} optim.warmup_fraction={best['optim.warmup_fraction']}"
     assert sweep["best"] == f"visllama train {line}"

@@ -79,6 +79,14 @@ def test_a_search_that_was_killed_draws_what_it_would_have_drawn(open_trials, ki
     assert after.stopped() == [] and len(after.rows()) == 6
 
 
+def test_starts_of_the_same_values_are_counted(open_trials):
+    for starts in (1, 2, 3):
+        trials = open_trials()
+        (asked,) = trials.ask(1)
+        assert trials.num_starts(asked.number) == starts
+        trials.run_again(asked.number)
+
+
 def test_a_batch_has_consecutive_numbers_also_with_trials_that_run_again(open_trials):
     first = open_trials()
     asked = first.ask(3)

@@ -28,7 +28,7 @@ from visllama.errors import ConfigError
 from visllama.files import locked, read_regular, write_whole
 from visllama.sweep.jobs import PRUNE, compose_job, without_hydra
 from visllama.sweep.table import SweepTable
-from visllama.sweep.trials import Trials
+from visllama.sweep.trials import MAX_STARTS, Trials
 
 SWEEPER = "hydra_plugins.visllama.SearchSweeper"
 """What `conf/hydra/sweeper/search.yaml` names: Hydra takes sweepers from a package of its own name alone."""
@@ -89,12 +89,15 @@ class SearchSweeper(Sweeper):
         for number, words in trials.stopped():
             job = self._compose([*shared, *words], number)
             result = _read_result(Path(job.hydra.runtime.output_dir))
-            if result is None:
+            if result is None and trials.num_starts(number) < MAX_STARTS:
                 trials.run_again(number)
                 say(f"Trial {number} was stopped, and is run again: {' '.join(words)}")
-            else:  # its job has ended, and nobody was there to see it
-                self.table.add(job.hydra, without_hydra(job), result)
-                trials.tell(number, self.table.rows[-1])
+                continue
+            if result is None:
+                result = ConfigError(f"its values were stopped {MAX_STARTS} times, and are not tried again")
+            # Otherwise the job has ended, and nobody was there to see it.
+            self.table.add(job.hydra, without_hydra(job), result)
+            trials.tell(number, self.table.rows[-1])
         if trials.rows():
             say(f"Going on with {folder}: {len(trials.rows())} trials are there")
 

@@ -20,6 +20,10 @@ from visllama.tracking.study import NAME, cut_broken_line, find_trial, open_jour
 
 _ROW = "row"
 """The attribute of a trial that ended: its job's row in the table of the sweep."""
+_STARTS = "starts"
+"""The attribute of a trial that is run again: how often its values were started."""
+MAX_STARTS = 3
+"""Values whose job took the search down so often are not tried again: the search would never end."""
 _MIN_COMPLETE = 10
 """Fewer trials say nothing of which key mattered."""
 
@@ -77,11 +81,15 @@ class Trials:
         """Return the trials that were running when the search was killed."""
         return [self._asked(trial) for trial in self._of_states(TrialState.RUNNING)]
 
+    def num_starts(self, number: int) -> int:
+        """Return how often the values of a trial have been started, this trial included."""
+        return find_trial(self.storage, number).user_attrs.get(_STARTS, 1)
+
     def run_again(self, number: int) -> None:
         """Give up a trial that was killed, and let another with the same values be asked for next."""
         trial = find_trial(self.storage, number)
         self.study.tell(number, state=TrialState.FAIL)
-        self.study.enqueue_trial(trial.params)
+        self.study.enqueue_trial(trial.params, user_attrs={_STARTS: self.num_starts(number) + 1})
 
     def ask(self, count: int) -> list[Asked]:
         """Return trials that are to run, with consecutive numbers: first those that are to run again."""
