@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from visllama.config.objective import PRUNED, VAL_LOSS, Objective
 from visllama.config.ranges import Range
+from visllama.errors import ConfigError
 from visllama.sweep.trials import Asked, Trials
 
 RANGES = [Range("optim.lr", 1e-5, 1e-1, is_log=True), Range("n", 1, 8), Range("model/connector", choices=("mlp", "x"))]
@@ -107,7 +108,7 @@ def test_what_came_of_a_trial_is_kept_in_the_journal(open_trials):
     for asked, found in zip(trials.ask(4), rows, strict=True):
         trials.tell(asked.number, found)
     again = open_trials()
-    assert again.rows() == rows and again.stopped() == []
+    assert [found for _, found in again.rows()] == rows and again.stopped() == []
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.FAIL, TrialState.PRUNED]
     assert [trial.state for trial in again.study.get_trials()] == states
     assert again.study.best_value == 0.5
@@ -143,3 +144,12 @@ def test_what_mattered_is_told_of_ten_trials_and_two_keys(open_trials):
     single = open_trials([RANGES[0]], name="single")
     search(single, 12)
     assert single.importances() == {}
+
+
+def test_the_journal_of_somebody_else_brings_no_words(open_trials, tmp_path):
+    """A choice becomes an override of a job: it would choose what runs."""
+    choices = [Range("x", choices=("a", "evil"))]
+    drawn = {tuple(asked.words) for asked in open_trials(choices, name="theirs").ask(12)}
+    assert drawn == {("x=a",), ("x=evil",)}
+    with pytest.raises(ConfigError, match="has x=evil, which is no choice of this search"):
+        open_trials([Range("x", choices=("a", "b"))], name="theirs").stopped()

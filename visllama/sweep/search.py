@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,8 +84,10 @@ class SearchSweeper(Sweeper):
     def _go_on(self, trials: Trials, shared: Sequence[str], folder: Path) -> None:
         """Bring the rows of earlier trials into the table; those that were killed are run again."""
         self.table.compose = lambda row: without_hydra(self._compose(row["overrides"], row["job"]))
-        for row in trials.rows():
-            row["folder"] = str(folder / Path(row["folder"]).name)  # the search may have been moved
+        for (number, words), row in trials.rows():
+            # The search may have been moved, or be somebody else's, whose journal chooses neither words nor a folder.
+            name = Path(os.path.normpath(row["folder"])).name
+            row |= {"job": number, "overrides": [*shared, *words], "folder": str(folder / name)}
             self.table.rows.append(row)
         for number, words in trials.stopped():
             job = self._compose([*shared, *words], number)

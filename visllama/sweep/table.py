@@ -102,7 +102,7 @@ class SweepTable(Callback):
         say(f"Wrote {folder}: sweep.json; index.html shows and links all jobs")
         failed = [row for row in self.rows if "error" in row]
         if failed:
-            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {failed[0]['error']}")
+            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {printable(failed[0]['error'])}")
         if best_line:
             say(f"The best as a run of its own:  {best_line}")
         if ranked and are_rivals(keys):

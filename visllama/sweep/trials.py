@@ -16,6 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from visllama.config.objective import PRUNED, Objective
 from visllama.config.ranges import Range
+from visllama.console import printable
+from visllama.errors import ConfigError
 from visllama.tracking.study import NAME, cut_broken_line, find_trial, open_journal, trial_id
 
 _ROW = "row"
@@ -58,6 +60,7 @@ class Trials:
         self, journal: Path, ranges: Sequence[Range], objective: Objective, sampler: str, num_startup: int, seed: int
     ) -> None:
         cut_broken_line(journal)
+        self.journal = journal
         self.ranges = {each.key: each for each in ranges}
         self.distributions = {each.key: distribution(each) for each in ranges}
         self.objective = objective
@@ -73,9 +76,10 @@ class Trials:
             if _ROW in trial.user_attrs:  # it was killed between the two halves of `tell`
                 self._finish(trial.number, trial.user_attrs[_ROW])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of the trials that have ended, in their order."""
-        return [dict(trial.user_attrs[_ROW]) for trial in self._of_states() if _ROW in trial.user_attrs]
+    def rows(self) -> list[tuple[Asked, dict[str, Any]]]:
+        """Return the trials that have ended, in their order, each with the row of its job."""
+        ended = [trial for trial in self._of_states() if _ROW in trial.user_attrs]
+        return [(self._asked(trial), dict(trial.user_attrs[_ROW])) for trial in ended]
 
     def stopped(self) -> list[Asked]:
         """Return the trials that were running when the search was killed."""
@@ -130,6 +134,18 @@ class Trials:
         return self.study.get_trials(states=states or None)
 
     def _asked(self, trial: FrozenTrial) -> Asked:
+        """Return a trial with its overrides.
+
+        Raises:
+            ConfigError: If the journal, which may be somebody else's, names a choice that the search does not have.
+        """
+        for key, each in self.ranges.items():
+            value = trial.params[key]
+            if each.choices and value not in each.choices:
+                raise ConfigError(
+                    f"{self.journal}: trial {trial.number} has {key}={printable(value)}, which is no choice of this "
+                    f"search: begin another one"
+                )
         words = [each.word(trial.params[key]) for key, each in self.ranges.items()]
         return Asked(trial.number, words)
 
