@@ -224,7 +224,7 @@ def test_a_job_that_fails_on_all_ranks_stops_no_other_job(tmp_path):
                 "+callbacks.fails._target_=failing.Fails", "optim.schedule=constant", "optim.warmup_fraction=0",
                 "optim.lr=1.0,1e-3", *SMALL),
         cwd=tmp_path, capture_output=True, text=True, timeout=400,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "lab")},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "lab"), str(ROOT)])},
     )  # fmt: skip
     assert ended.returncode == 1, "one job has failed"
     (folder,) = (tmp_path / "outputs" / "lr").iterdir()
