@@ -27,7 +27,7 @@ def begin(journal, direction: str, others: int) -> int:
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_a_loss_above_the_median_ends_a_trial_whatever_the_search_is_for(journal, direction):
     number = begin(journal, direction, 5)
-    assert not report(journal, number, 9.0, 3, STEPS), "the first third is never ended"
+    assert not report(journal, number, 9.0, 4, STEPS), "the first half is never ended"
     assert not report(journal, number, 0.5, 5, STEPS)
     other = begin_another(journal)
     assert report(journal, other, 2.0, 5, STEPS)

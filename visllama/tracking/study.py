@@ -16,8 +16,8 @@ NAME = "search"
 """The study's name; a journal holds one."""
 _NUM_UNPRUNED = 5
 """So many trials are never ended early: a median of fewer says little."""
-_UNPRUNED_PART = 3
-"""One part in so many of each run is never ended: what warms up slowly is behind there."""
+_UNPRUNED_PART = 2
+"""One part in so many of each run is never ended: what warms up slowly, or has a lower rate, is behind there."""
 
 
 def open_journal(path: Path) -> JournalStorage:

@@ -40,13 +40,13 @@ def fit(model, prune: Prune, **more) -> pl.Trainer:
     return trainer
 
 
-def test_it_ends_behind_the_first_third(make_model, journal):
+def test_it_ends_behind_the_first_half(make_model, journal):
     prune = Prune(str(journal), 5)
     trainer = fit(make_model(), prune)
-    # The first third, two steps, is never ended: the pruner asks from step 2 on.
-    assert trainer.global_step == prune.step == 2
+    # The first half is never ended: the pruner is asked from step 3 on.
+    assert trainer.global_step == prune.step == 3
     reported = find_trial(open_journal(journal), 5).intermediate_values
-    assert list(reported) == [1, 2] and all(loss > 0 for loss in reported.values())
+    assert list(reported) == [1, 2, 3] and all(loss > 0 for loss in reported.values())
 
 
 def test_a_trial_that_is_not_behind_trains_to_its_end(make_model, tmp_path):
