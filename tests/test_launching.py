@@ -205,6 +205,35 @@ def test_a_sweep_trains_each_job_on_all_ranks_with_the_same_overrides(tmp_path):
     assert sorted(found.name for found in (tmp_path / "outputs").rglob("metrics.json")) == ["metrics.json"] * 3
 
 
+FAILING = """
+from lightning.pytorch.callbacks import Callback
+
+class Fails(Callback):
+    def on_train_batch_end(self, trainer, module, *_):
+        if module.optimizers().param_groups[0]["lr"] > 0.5:
+            raise RuntimeError("out of luck")
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_fails_on_all_ranks_stops_no_other_job(tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "failing.py").write_text(FAILING)
+    ended = subprocess.run(
+        command("-m", "trainer=cpu", "trainer.devices=2", "trainer.max_steps=3", "name=lr", "plugins=[failing]",
+                "+callbacks.fails._target_=failing.Fails", "optim.schedule=constant", "optim.warmup_fraction=0",
+                "optim.lr=1.0,1e-3", *SMALL),
+        cwd=tmp_path, capture_output=True, text=True, timeout=400,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "lab"), str(ROOT)])},
+    )  # fmt: skip
+    assert ended.returncode == 1, "one job has failed"
+    (folder,) = (tmp_path / "outputs" / "lr").iterdir()
+    rows = json.loads((folder / "sweep.json").read_text())["jobs"]
+    errors = {row["swept"]["optim.lr"]: row.get("error") for row in rows}
+    assert errors == {1.0: "out of luck", 1e-3: None}
+    assert json.loads((folder / "1" / "metrics.json").read_text())["provenance"]["num_ranks"] == 2
+
+
 @pytest.mark.slow
 def test_a_sweep_in_slurms_queue(tmp_path):
     """Two jobs of two ranks and one that judges, all by sbatch; the second is told that its time ends, and goes on."""

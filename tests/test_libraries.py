@@ -189,3 +189,22 @@ def test_wandb_the_reader_of_its_files():
 
     assert callable(DataStore().open_for_scan) and callable(DataStore().scan_data)
     assert {"run", "config", "summary", "history", "exit"} <= set(Record.DESCRIPTOR.fields_by_name)
+
+
+def test_optuna_what_its_storages_and_pruners_are_asked(tmp_path):
+    """`tracking/study.py` and `sweep/trials.py` report to a trial by its number from another process. Optuna's guides
+    have a `Trial` for it, which only the process that asked for the trial gets; the methods are those of its base classes."""
+    optuna = pytest.importorskip("optuna")
+    from optuna.storages import BaseStorage, JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    study = optuna.create_study(storage=storage, study_name="a")
+    study.sampler = optuna.samplers.RandomSampler(seed=1)  # anew for each trial
+    number = study.ask().number
+    found = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name("a"), number)
+    storage.set_trial_intermediate_value(found, 3, 0.5)
+    storage.set_trial_user_attr(found, "row", {"a": 1})
+    trial = storage.get_trial(found)
+    assert trial.intermediate_values == {3: 0.5} and trial.user_attrs == {"row": {"a": 1}}
+    assert isinstance(storage, BaseStorage) and not optuna.pruners.MedianPruner().prune(study, trial)

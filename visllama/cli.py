@@ -19,7 +19,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import env_override
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
@@ -166,7 +166,7 @@ def _name_folder(config: DictConfig) -> None:
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Refuse a sweep that several ranks have been started for, or that cannot be queued.
+    """Refuse a sweep that several ranks have been started for, or that cannot be queued; or a search without Optuna.
 
     Raises:
         ConfigError: Naming what to type.
@@ -189,6 +189,29 @@ def check_sweep(config: DictConfig) -> None:
             raise ConfigError("launch=slurm is an extra, which is not there:  pip install 'visllama[slurm]'") from error
 
         use_launcher(config.hydra.runtime.choices.get("launch"), config.get("trainer"))
+    if config.hydra.runtime.choices.get("hydra/sweeper") == "search":
+        _prepare_search(config)
+
+
+def _prepare_search(config: DictConfig) -> None:
+    """Let Hydra ask for the jobs of a search.
+
+    Raises:
+        ConfigError: If it is no search of `train`, if a grid is chosen too, or if Optuna is not there.
+    """
+    choices = config.hydra.runtime.choices
+    if config.hydra.job.config_name != "train":
+        raise ConfigError(f"search={choices.get('search')}: only train searches: leave it out")
+    if choices.get("sweep"):
+        raise ConfigError(f"sweep={choices['sweep']} search={choices.get('search')}: a grid or a search: leave one out")
+    try:
+        from visllama.sweep.search import use_sweeper  # here: it is an extra
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise ConfigError("search= is an extra, which is not there:  pip install 'visllama[search]'") from error
+
+    use_sweeper()
 
 
 def check_single(config: DictConfig) -> None:
@@ -226,6 +249,7 @@ def _verb(name: str) -> Callable[[], None]:
                 logging.getLogger("visllama").exception("failed")
             if invocation().is_of_sweep:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
+                traceback.clear_frames(raised.__traceback__)  # they hold the model, on a GPU that the next job needs
                 return error  # the sweep goes on, and its table shows it
             if isinstance(error, ConfigError) and not _WANTS_TRACEBACK:
                 _end(name, str(error))
@@ -290,7 +314,8 @@ def _fail(verb: str, error: Exception) -> NoReturn:
             own = place.tb_next or place
         place = place.tb_next
     traceback.print_exception(type(error), error, own)
-    if HydraConfig.initialized() and (run_folder() / "log.txt").is_file():
+    has_folder = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
+    if has_folder and (run_folder() / "log.txt").is_file():  # what fails between the jobs of a sweep has none
         print(f"visllama {verb}: stopped by this error; {run_folder()}/log.txt has it too", file=sys.stderr, flush=True)
     sys.exit(1)
 

@@ -6,7 +6,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import read_write
 
 from tests.support.written_runs import write_command_file
-from visllama.config.replay import Finished, differing_keys, find_run, replay, words_to_go_on
+from visllama.config.command import words_to_go_on
+from visllama.config.replay import Finished, differing_keys, find_run, replay
 from visllama.config.schema import register
 from visllama.errors import ConfigError
 

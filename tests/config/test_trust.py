@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.support.written_runs import write_command_file, write_hydra
-from visllama.config.replay import replay, write_command
+from visllama.config.command import write_command
+from visllama.config.replay import replay
 from visllama.errors import ConfigError
 
 CODE = [

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 
 from visllama.config.selection import swept_keys
 from visllama.errors import ConfigError
-from visllama.sweep.table import SweepTable, unseen_evaluations
+from visllama.sweep.best import unseen_evaluations
+from visllama.sweep.table import SweepTable
 
 
 def written(folder, *overrides: str):
@@ -38,16 +39,20 @@ def judged(cider: float, split: str = "val", loss: float = 1.0) -> dict:
     return {"evaluations": {name: evaluation}, "train": {"val/loss": loss}}
 
 
-def end(folder, config, results: dict[str, object], monkeypatch, key: str = "optim.lr") -> list[tuple[int, list[str]]]:
+def end(
+    folder, config, results: dict[str, object], monkeypatch, key: str = "optim.lr", table: SweepTable | None = None
+) -> list[tuple[int, list[str]]]:
     """End a sweep of jobs that returned so much; gives which was chosen, and the evaluations that it is judged on."""
-    table, chosen = SweepTable(), []
+    table, chosen = table or SweepTable(), []
     for job, (value, result) in enumerate(results.items()):
         add(table, config, job, [f"{key}={value}"], result)
     monkeypatch.setattr(
         "visllama.sweep.table.judge_unseen",
         lambda run, cfg: chosen.append((int(run.name), list(unseen_evaluations(cfg)))),
     )
-    single = OmegaConf.create({"runtime": {"choices": {"hydra/launcher": "basic"}}})
+    single = OmegaConf.create(
+        {"runtime": {"choices": {"hydra/launcher": "basic"}, "config_sources": []}, "overrides": {"hydra": []}}
+    )
     monkeypatch.setattr(HydraConfig, "get", lambda: single)
     table.on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
     return chosen
@@ -208,3 +213,52 @@ def test_jobs_that_train_nothing_leave_a_row_only_when_they_fail(compose_config,
     table = SweepTable()
     add(table, compose_config("train"), 0, [], result)
     assert len(table.rows) == rows
+
+
+def test_a_pruned_job_has_no_rank_though_it_has_a_loss(tmp_path, compose_config, monkeypatch, capsys):
+    folder, config = written(tmp_path, "optim.lr=1e-4,4e-3"), compose_config("train", "evaluation=none")
+    pruned = {"evaluations": {}, "train": {"val/loss": 0.1, "pruned_step": 40}}
+    end(folder, config, {"1e-4": pruned, "4e-3": {"evaluations": {}, "train": {"val/loss": 0.7}}}, monkeypatch)
+    jobs = json.loads((folder / "sweep.json").read_text())["jobs"]
+    assert [row["job"] for row in jobs] == [1, 0] and jobs[1]["pruned_step"] == 40 and "pruned_step" not in jobs[0]
+    said = capsys.readouterr().out
+    assert "pruned" in said and "failed" not in said
+
+
+def test_the_best_is_a_line_to_copy(tmp_path, compose_config, monkeypatch, capsys):
+    folder, config = written(tmp_path, "optim.lr=1e-4,4e-3"), compose_config("train")
+    end(folder, config, {"1e-4": judged(0.5), "4e-3": judged(2.5)}, monkeypatch)
+    assert json.loads((folder / "sweep.json").read_text())["best"] == "visllama train optim.lr=4e-3"
+    assert "The best as a run of its own:  visllama train optim.lr=4e-3" in capsys.readouterr().out
+
+
+def test_repeats_have_no_best(tmp_path, compose_config, monkeypatch):
+    folder, config = written(tmp_path, "seed=1,2"), compose_config("train")
+    end(folder, config, {"1": judged(0.5, "test"), "2": judged(0.6, "test")}, monkeypatch, "seed")
+    assert json.loads((folder / "sweep.json").read_text())["best"] is None
+
+
+def test_intervals_stand_beside_the_scores(compose_config):
+    table, result = SweepTable(), judged(0.5)
+    result["evaluations"]["scenes_caption_val"]["intervals"] = {"CIDEr": [0.4, 0.6]}
+    add(table, compose_config("train"), 0, [], result)
+    assert table.rows[0]["intervals"] == {"scenes_caption/CIDEr": [0.4, 0.6]}
+
+
+def test_jobs_of_an_earlier_start_are_ranked_with_the_others(tmp_path, compose_config, monkeypatch, capsys):
+    """Their configs are composed again, and only where they are needed."""
+    folder, config = written(tmp_path, "optim.lr=1e-4,4e-3"), compose_config("train")
+    table, composed = SweepTable(), []
+
+    def compose(row):
+        composed.append(row["job"])
+        return config
+
+    add(table, config, 7, ["optim.lr=1e-4"], judged(2.5))
+    table.configs.clear()  # another process ran it
+    table.compose, table.importances = compose, {"optim.lr": 1.0}
+    chosen = end(folder, config, {"4e-3": judged(0.5)}, monkeypatch, table=table)
+    assert [job for job, _ in chosen] == [7] and composed == [7]
+    sweep = json.loads((folder / "sweep.json").read_text())
+    assert [row["job"] for row in sweep["jobs"]] == [7, 0] and sweep["importances"] == {"optim.lr": 1.0}
+    assert "What sets the jobs apart (importance, PED-ANOVA): optim.lr 1.00" in capsys.readouterr().out

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from visllama.config.overrides import config_dir_options
+from visllama.config.overrides import config_dir_options, key_of
 
 
 class Invocation(NamedTuple):
@@ -16,7 +16,7 @@ class Invocation(NamedTuple):
 
     verb: str
     overrides: list[str]
-    """The words `key=value` that were typed, and those that a sweep added for this job."""
+    """The words `key=value` that were typed, and those that a sweep added for this job; `sweep=` itself is none."""
     options: list[str]
     """The options that another command needs to find the same configs, as `--config-dir DIR`."""
     is_of_sweep: bool
@@ -32,7 +32,7 @@ def invocation() -> Invocation:
     hydra = HydraConfig.get()
     return Invocation(
         verb=hydra.job.config_name,
-        overrides=list(hydra.overrides.task),
+        overrides=[word for word in hydra.overrides.task if key_of(word) != "sweep"],
         options=config_dir_options(),
         is_of_sweep=hydra.mode == RunMode.MULTIRUN,
     )

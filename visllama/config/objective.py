@@ -9,6 +9,8 @@ from omegaconf import DictConfig
 from visllama.errors import ConfigError
 
 VAL_LOSS = "val/loss"
+PRUNED = "pruned_step"
+"""The fact in metrics.json's `train` that a trial of a search was ended early, and after which step."""
 _MAIN_METRIC = {"caption": "CIDEr", "vqa": "accuracy"}
 _CAPTION_SCALE = 100
 """Caption metrics are printed so many times larger, as papers do; the files hold pycocoevalcap's own scale."""

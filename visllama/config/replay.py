@@ -1,40 +1,35 @@
 """`resume=RUN`: the command line that goes on with a run, from what was written down of the one that began it.
 
-What lies in a folder chooses no code: `plugins`, `--config-dir`, `hydra.*` and a `_target_` that is not ours are taken
-from there only if this user wrote them there (`trust.py`).
-
 `resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
 same, each by itself: it changes only when all of them train. `resume=last` is the same of all runs below
 `paths.outputs`, whatever their name, and has to find one.
+
+A search (`search=`) is named by the folder that its jobs lie in, and goes on as a whole (`replay_search.py`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from visllama.config.invocation import invocation
+from visllama.config.command import COMMAND, check_code, check_files, config_dirs, read_command, split_words
 from visllama.config.overrides import key_of, override
+from visllama.config.replay_search import is_search, newest_search, replay_search
 from visllama.config.schema import conf_dir
-from visllama.config.trust import chooses_code, is_sealed, seal
+from visllama.config.trust import chooses_code
 from visllama.console import printable
 from visllama.errors import ConfigError
-from visllama.files import read_regular, write_whole
+from visllama.files import read_regular
 
-_UNDER, _SEARCHPATH = "hydra.run.dir", "hydra.searchpath"
-_CONFIG_DIR = ("--config-dir", "-cd")
-COMMAND = "command.yaml"
+_UNDER = "hydra.run.dir"
 AUTO, LAST = "auto", "last"
 _RENAMED = {"trainer.val_fraction": "trainer.val_check_interval"}
 """Keys that a run of an earlier version may have been given, and what they are called now."""
@@ -69,69 +64,43 @@ def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
     named = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
     if not named or named[-1] in ("", "null"):
         return list(arguments)
-    if "-m" in arguments or "--multirun" in arguments:
-        raise ConfigError(
-            f"resume={named[-1]} goes on with one run: leave out -m, and resume the jobs of a sweep one by one"
-        )
     if named[-1] in (AUTO, LAST) and verb != "train":
         raise ConfigError(f"resume={named[-1]}: {verb} goes on in the folder that is named: give resume=RUN")
+    is_multirun = "-m" in arguments or "--multirun" in arguments
+    starts_search = any(key_of(word) == "search" for word in arguments)
     if named[-1] in (AUTO, LAST):
         arguments = [word for word in arguments if not word.startswith("resume=")]
         found = find_run(arguments, named[-1])
-        if found is None:
+        if found is None and (starts_search or not is_multirun):
             return arguments
+        if found is None:
+            raise _is_no_sweep(named[-1])
         arguments = [*arguments, override("resume", found)]
         named = [str(found)]
     run = Path(named[-1].strip("'\"")).expanduser()
-    command = _read(run)
+    if is_search(run):
+        return replay_search(run, arguments)
+    if is_multirun:
+        raise _is_no_sweep(named[-1])
+    command = read_command(run)
     if not command.is_own:
-        _check_files(run)
+        check_files(run)
     typed = {key_of(word) for word in arguments}
     places = [word.partition("=")[2].strip("'") for word in arguments if key_of(word) == _UNDER]
     if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
         raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
-    names_folder = any(word.partition("=")[0] in _CONFIG_DIR for word in arguments)
-    options = [] if names_folder else [word for folder in command.folders for word in (_CONFIG_DIR[0], folder)]
+    options = config_dirs(command, arguments)
     written = map(_as_named_now, command.overrides)
-    kept = [word for word in written if key_of(word) not in typed | {"resume"}]
-    _check_code(run, command, [*options, *filter(chooses_code, kept)], arguments, verb)
+    kept = [word for word in written if key_of(word) not in typed | {"resume", "sweep"}]
+    check_code(run, command, [*options, *filter(chooses_code, kept)], arguments, verb)
     return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
 
 
-def _check_code(run: Path, command: Command, words: Sequence[str], arguments: Sequence[str], verb: str) -> None:
-    """Refuse words out of a run's folder that choose code, unless this user wrote them there.
-
-    Raises:
-        ConfigError: With the command to type, which accepts them.
-    """
-    if words and not command.is_own:
-        raise ConfigError(
-            f"resume={printable(run)}: its command would choose which code runs, and bears no seal of yours (somebody "
-            f"else wrote it, or it was moved here, or before there were seals): {printable(shlex.join(words))}. If you "
-            f"trust that, type it:  visllama {verb} {printable(shlex.join([*words, *arguments]))}"
-        )
-
-
-def _check_files(run: Path) -> None:
-    """Refuse a folder of somebody else's in which a file is a link: what the run writes would go elsewhere.
-
-    Raises:
-        ConfigError: Naming the link, or what else is no file, as a pipe that would be waited for.
-    """
-    for folder, folders, files in os.walk(run):
-        for name in [*folders, *files]:
-            path = Path(folder) / name
-            try:
-                mode = path.lstat().st_mode
-            except FileNotFoundError:  # another rank's temporary file, which is gone again
-                continue
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise ConfigError(
-                    f"resume={printable(run)}: {printable(path)} is a link, or no regular file, and the run bears no "
-                    f"seal of yours: put the file itself there, or begin anew from its weights/ by init_from="
-                )
-        if Path(folder) == run and "wandb" in folders:
-            folders.remove("wandb")  # whose links are its own, and made anew
+def _is_no_sweep(named: str) -> ConfigError:
+    return ConfigError(
+        f"resume={named} goes on with one run: leave out -m, and resume the jobs of a sweep one by one; a search goes "
+        f"on as a whole, by its own folder"
+    )
 
 
 def find_run(arguments: Sequence[str], which: str) -> Path | None:
@@ -149,6 +118,8 @@ def find_run(arguments: Sequence[str], which: str) -> Path | None:
         composed = _compose(arguments)
     except Exception:  # what does not compose is refused in a moment, with what is wrong
         return None
+    if composed.search is not None and which == AUTO:
+        return newest_search(composed)
     if which == AUTO:
         found = _newest(Path(composed.hydra.run.dir).parent.glob(f"*/{COMMAND}"))
     else:
@@ -156,7 +127,13 @@ def find_run(arguments: Sequence[str], which: str) -> Path | None:
         found = _newest([*outputs.glob(f"*/*/{COMMAND}"), *outputs.glob(f"*/*/*/{COMMAND}")])  # the latter of sweeps
         if found is None:
             raise ConfigError(f"resume=last: there is no run with a checkpoint in paths.outputs={outputs}")
-    if found is not None and _is_finished(found) and set(_split(arguments)[0]) <= set(_read(found).overrides):
+        if is_search(found.parent):  # the run is one of its trials
+            return found.parent
+    if (
+        found is not None
+        and _is_finished(found)
+        and set(split_words(arguments)[0]) <= set(read_command(found).overrides)
+    ):
         advice = "give another name=, or leave out resume=auto" if which == AUTO else "leave out resume=last"
         raise Finished(f"{found} is finished: nothing to do. Another run: {advice}")
     return found
@@ -169,17 +146,6 @@ def _newest(commands: Iterable[Path]) -> Path | None:
     return max((run for run in runs if newest[run]), key=newest.get, default=None)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Return the overrides among arguments, and the folders that `--config-dir` names."""
-    words, folders = [], []
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if before in _CONFIG_DIR:
-            folders.append(Path(word).resolve())
-        elif not word.startswith("-"):
-            words.append(word)
-    return words, folders
-
-
 def _as_named_now(word: str) -> str:
     """Return an override of an earlier version's run with the key's name of today."""
     key = key_of(word)
@@ -188,7 +154,9 @@ def _as_named_now(word: str) -> str:
 
 def _compose(arguments: Sequence[str]) -> DictConfig:
     """Return the configuration, with `hydra`, of the run that these arguments would start."""
-    words, folders = _split(arguments)
+    words, folders = split_words(arguments)
+    # Hydra composes no word of several values; none of them names a folder.
+    words = [word for word in words if "=" not in word or not _is_of_several(word)]
     if folders:
         words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
     GlobalHydra.instance().clear()
@@ -197,6 +165,11 @@ def _compose(arguments: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     HydraConfig.instance().set_config(composed)
     return composed
+
+
+def _is_of_several(word: str) -> bool:
+    """Return whether an override is a sweep's, of several values."""
+    return OverridesParser.create().parse_override(word).is_sweep_override()
 
 
 def _is_finished(run: Path) -> bool:
@@ -245,72 +218,3 @@ def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> l
     free += ("model.",) if now.get("init_from") else ()  # which brings the model
     known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
     return sorted(key for key, value in known.items() if before.get(key) != value and not key.startswith(free))
-
-
-class Command(NamedTuple):
-    """The command line of a run, as it lies in the run's folder."""
-
-    overrides: list[str]
-    """What was typed, `hydra.searchpath` with it."""
-    folders: list[str]
-    """The user's config folders, as `--config-dir` named them."""
-    is_own: bool
-    """Whether this user wrote it: else its words choose no code."""
-
-
-def _read(run: Path) -> Command:
-    """Read a run's command line.
-
-    Raises:
-        ConfigError: If the folder holds none.
-    """
-    try:
-        command = _read_ours(run) if (run / COMMAND).is_file() else _read_hydras(run / ".hydra")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"resume={printable(run)}: no folder of a run ({printable(error)}): give the one that holds its .hydra/"
-        ) from error
-    return command
-
-
-def _read_ours(run: Path) -> Command:
-    written = yaml.safe_load(read_regular(run / COMMAND))
-    overrides, options = _texts(written["overrides"]), _texts(written["options"])
-    folders = []
-    while options[:1] == ["--config-dir"]:
-        _, folder, *options = options
-        folders.append(folder)
-    if not all(key_of(word) == _SEARCHPATH for word in options):
-        raise ValueError(f"options: {options}")
-    is_own = is_sealed(run, [written["overrides"], written["options"]], written.get("seal"))
-    return Command([*options, *overrides], folders, is_own)
-
-
-def _read_hydras(folder: Path) -> Command:
-    """Read what Hydra wrote, of a run that was killed before `command.yaml` was there; it bears no seal."""
-    overrides = _texts(yaml.safe_load(read_regular(folder / "overrides.yaml")))
-    hydra = yaml.safe_load(read_regular(folder / "hydra.yaml"))["hydra"]
-    folders = [s["path"] for s in hydra["runtime"]["config_sources"] if s["provider"] == "command-line"]
-    searched = [word for word in _texts(hydra["overrides"]["hydra"]) if key_of(word) == _SEARCHPATH]
-    return Command([*searched, *overrides], _texts(folders), is_own=False)
-
-
-def _texts(found: object) -> list[str]:
-    if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-        raise ValueError("it holds no list of words")
-    return found
-
-
-def words_to_go_on(run: Path) -> list[str]:
-    """Return what to type to go on with the running job: its folder, and where the user's own configs and code are."""
-    running = invocation()
-    plugins = [word for word in running.overrides if key_of(word) == "plugins"]
-    return [*running.options, *plugins, override("resume", run)]
-
-
-def write_command(run: Path) -> None:
-    """Write down the running job's command line, whole or not at all: Hydra's own files are not, when it is killed."""
-    running = invocation()
-    sealed = seal(run, [running.overrides, running.options])
-    written = {"overrides": running.overrides, "options": running.options, "seal": sealed}
-    write_whole(run / COMMAND, yaml.safe_dump(written))

@@ -148,6 +148,7 @@ class TrainConfig(RunConfig):
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     profiler: Any = None
+    search: Any = None
     judged_on: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
 
 

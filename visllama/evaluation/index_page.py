@@ -33,6 +33,8 @@ _DESCRIPTIONS = {
     "references.json": "the references as COCO annotations",
     "scores.jsonl": "every score of each image, to compare systems by",
     "stacks": "what each rank was doing when the run hung",
+    "multirun.yaml": "the configuration of the sweep",
+    "search.journal": "the trials of the search, as Optuna keeps them",
     "sweep.json": "the jobs of the sweep and their scores",
     "sweep.png": "the score over what was swept",
     "wandb": "what wandb keeps on this machine",

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from visllama.config.choices import METRICS
+from visllama.config.command import write_command
 from visllama.config.invocation import run_folder
 from visllama.config.plain import evaluations as evaluations_of
-from visllama.config.replay import write_command
 from visllama.config.schema import EvaluateConfig
 from visllama.console import is_first_rank, say, working
 from visllama.evaluation.caption_files import read_json, read_predictions, read_references, references_of, types_of

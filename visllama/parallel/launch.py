@@ -29,6 +29,10 @@ _RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MAST
 _EVERY_S = 0.2
 GRACE_S = 30
 """How long the others have to leave by themselves when one rank has left as it was told to."""
+_LAST_WORDS_S = 5
+"""How long the other ranks of a job that has failed have to say why they did."""
+_OF_FAILED_JOBS: set[int] = set()
+"""The process ids of the ranks of a sweep's jobs that have failed: the sweep goes on, whatever they end with."""
 T = TypeVar("T")
 
 
@@ -126,6 +130,11 @@ def watch(children: list[subprocess.Popen]) -> None:
 def _watch(children: list[subprocess.Popen], terminal: int) -> None:
     while None in (codes := [child.poll() for child in children]) or any(codes):
         for rank, code in enumerate(codes, start=1):
+            is_of_failed_job = children[rank - 1].pid in _OF_FAILED_JOBS
+            if code and code != preemption.exit_code() and is_of_failed_job:
+                _end(children)
+                os.close(terminal)
+                return
             if code:
                 _follow(rank, code, children, terminal)
         time.sleep(_EVERY_S)
@@ -143,9 +152,9 @@ def _follow(rank: int, code: int, children: list[subprocess.Popen], terminal: in
     os._exit(code if code > 0 else 128 - code)  # as a shell tells of a signal
 
 
-def wait_for_ranks() -> None:
-    """Wait for the ranks that were started here; those that do not end are killed."""
-    until = time.monotonic() + GRACE_S
+def wait_for_ranks(grace_s: float = GRACE_S) -> None:
+    """Wait for the ranks that were started here; those that do not end in so many seconds are killed."""
+    until = time.monotonic() + grace_s
     for child in preemption.watched():
         try:
             child.wait(max(0.1, until - time.monotonic()))
@@ -161,11 +170,20 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 
 def forget_ranks() -> None:
-    """Leave the process group and its environment, so that the next job of a sweep starts afresh."""
+    """Leave the process group and its environment, so that the next job of a sweep starts afresh.
+
+    Where this job has failed, its other ranks are ended, and do not take the sweep with them.
+    """
+    of_sweep = invocation().is_of_sweep
+    has_failed = isinstance(sys.exc_info()[1], Exception)
+    if of_sweep and has_failed:
+        _OF_FAILED_JOBS.update(child.pid for child in preemption.watched())
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         if isinstance(sys.exc_info()[1], RuntimeError):  # so torch tells of a rank that is gone
             preemption.wait_to_be_told()
         torch.distributed.destroy_process_group()
-    if invocation().is_of_sweep:
+    if of_sweep and has_failed:
+        wait_for_ranks(_LAST_WORDS_S)
+    if of_sweep:
         for variable in _RANK_VARIABLES:
             os.environ.pop(variable, None)

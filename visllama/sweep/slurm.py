@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import submitit
@@ -16,11 +15,12 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama.config.checks import check_train
 from visllama.console import say
 from visllama.errors import ConfigError
+from visllama.sweep.jobs import compose_job, without_hydra
 from visllama.sweep.queue import executor, take_over_signals
 from visllama.sweep.table import SweepTable
 
@@ -63,7 +63,10 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """Check all jobs here, queue them, and give what they return; a job that is lost fails alone."""
         numbers, before = range(initial_job_idx, initial_job_idx + len(job_overrides)), HydraConfig.instance().cfg
-        configs = [self._compose(overrides, number) for number, overrides in zip(numbers, job_overrides, strict=True)]
+        configs = [
+            compose_job(self.hydra_context, self.config, overrides, number)
+            for number, overrides in zip(numbers, job_overrides, strict=True)
+        ]
         for config in configs:
             self._check(config)
         HydraConfig.instance().cfg = before
@@ -108,16 +111,6 @@ class SweepLauncher(Launcher):
             hydra_context=self.hydra_context,
         )
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(config):
-            config.hydra.job.num, config.hydra.job.id = number, f"job_id_for_{number}"
-        HydraConfig.instance().set_config(config)  # its folder may be named after what it chose
-        folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
-        with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.runtime.output_dir = str(folder)
-        return config
-
     def _check(self, config: DictConfig) -> None:
         """Find before the queue what each job would find behind it.
 
@@ -127,7 +120,7 @@ class SweepLauncher(Launcher):
         if config.hydra.job.config_name != "train":
             return
         HydraConfig.instance().set_config(config)
-        check_train(_without_hydra(config))
+        check_train(without_hydra(config))
         found, asked = config.trainer, (self.params["nodes"], self.params["tasks_per_node"])
         if (found.num_nodes, found.devices) not in (asked, ("auto", "auto")):
             raise ConfigError(
@@ -148,13 +141,6 @@ def going_on(function: Callable[[DictConfig], object]) -> Callable[[DictConfig],
     return job
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
-    cfg = config.copy()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
-
-
 def _returned(job: submitit.Job, config: DictConfig) -> JobReturn:
     """Return what a job's first rank has returned; the error where it is lost, as a job that fails gives it."""
     try:
@@ -163,6 +149,6 @@ def _returned(job: submitit.Job, config: DictConfig) -> JobReturn:
         last = str(error).strip().splitlines()[-1]
         lost = ConfigError(f"SLURM's job {job.job_id} ended as {job.state}, without a result: {last}")
     hydra_cfg = OmegaConf.masked_copy(config, "hydra")
-    returned = JobReturn(config.hydra.overrides.task, _without_hydra(config), hydra_cfg, status=JobStatus.COMPLETED)
+    returned = JobReturn(config.hydra.overrides.task, without_hydra(config), hydra_cfg, status=JobStatus.COMPLETED)
     returned.return_value = lost
     return returned

@@ -18,11 +18,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
 from visllama.config.choices import READ_BY_EVALUATE
+from visllama.config.command import write_command
 from visllama.config.instantiate import build
 from visllama.config.invocation import invocation, run_folder
+from visllama.config.objective import PRUNED
 from visllama.config.overrides import key_of, override
 from visllama.config.plain import to_dict, to_yaml
-from visllama.config.replay import write_command
 from visllama.config.schema import TrainConfig
 from visllama.config.selection import SELECTING
 from visllama.console import is_first_rank, say
@@ -50,6 +51,7 @@ from visllama.training.callbacks.curves import Curves
 from visllama.training.callbacks.keep_best import KeepBest
 from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
+from visllama.training.callbacks.prune import Prune
 from visllama.training.callbacks.tables import startup_tables
 from visllama.training.module import VisLlamaModule
 
@@ -102,7 +104,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
                 save_weights(model, parts, text, folder / "weights")
             metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
             rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
-            if config.judge and config.judged_on:
+            if config.judge and config.judged_on and PRUNED not in metrics["train"]:
                 judge_started = time.perf_counter()
                 settings = JudgeSettings.of_config(config)
                 sources = assembly.judged_sources
@@ -301,6 +303,8 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
     for callback in trainer.callbacks:
         if isinstance(callback, KeepBest):
             facts["weights_of_step"] = callback.step
+        if isinstance(callback, Prune) and callback.step is not None:
+            facts[PRUNED] = callback.step
     watch = find_callback(trainer, FrozenWeights)
     facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
     bad = find_callback(trainer, BadRecords)

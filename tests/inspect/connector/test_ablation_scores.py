@@ -86,7 +86,7 @@ def test_scores_are_paired_differences(reader, embeds):
     whole, shuffled, _ = results.scores
     assert (whole.difference, whole.interval, whole.changed) == (0, [0, 0], 0)
     captions = dict(zip(PICTURES.keys, results.whole.captions, strict=True))
-    assert whole.cider == score_captions(captions, PICTURES.references, ["CIDEr"]).metrics["CIDEr"]
+    assert whole.cider == score_captions(captions, PICTURES.references, ["CIDEr"]).values["CIDEr"]
     assert shuffled.cider - whole.cider == pytest.approx(shuffled.difference, abs=1e-9)
     assert shuffled.interval[0] <= shuffled.difference <= shuffled.interval[1]
     moved = np.mean(np.array(results.whole.captions) != np.roll(results.whole.captions, 1))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import Callback
 
+from visllama.config.command import words_to_go_on
 from visllama.config.instantiate import build
 from visllama.config.plain import to_yaml
-from visllama.config.replay import words_to_go_on
 from visllama.config.schema import TrainConfig
 from visllama.evaluation.captioner import Captioner
 from visllama.training.callbacks.bad_records import BadRecords

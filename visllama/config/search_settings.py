@@ -1,0 +1,75 @@
+"""The group `search`: how many trials there are, and who draws them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from visllama.config.choices import choose
+from visllama.errors import ConfigError
+
+SAMPLERS = ("tpe", "random")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The settings of a search.
+
+    Attributes:
+        sampler: "tpe" or "random".
+        n_trials: The trials that the search ends with.
+        n_startup_trials: How many of them TPE draws at random first.
+        batch: The trials that are asked for at once; None lets the launcher decide.
+        prune: Whether a trial that is behind is ended early.
+        ranges: The plain values of `search.ranges`.
+    """
+
+    sampler: str
+    n_trials: int
+    n_startup_trials: int
+    batch: int | None
+    prune: bool
+    ranges: dict[str, Any]
+
+
+def read_settings(config: DictConfig) -> SearchSettings:
+    """Return the settings of a search, once they are right.
+
+    Args:
+        config: The configuration of the sweep.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and what to do.
+    """
+    if not OmegaConf.is_dict(config.search):
+        raise ConfigError(f"search={config.search}: choose an option of the group: search=tpe or search=random")
+    values = OmegaConf.to_container(config.search, resolve=True)
+    names = [field.name for field in fields(SearchSettings)]
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"search.{name}: there is no such key; there are {', '.join(names)}")
+    for name in names:
+        if name not in values:
+            raise ConfigError(
+                f"no value for search.{name}: give it, or let the YAML begin with  defaults: [tpe, _self_]"
+            )
+    settings = SearchSettings(**values)
+    choose("search.sampler", settings.sampler, SAMPLERS)
+    for name in ("n_trials", "n_startup_trials", "batch"):
+        _check_count(f"search.{name}", values[name], may_be_null=name == "batch")
+    if not isinstance(settings.prune, bool):
+        raise ConfigError(f"search.prune={settings.prune}: must be true or false")
+    if not isinstance(settings.ranges, dict):
+        raise ConfigError(f"search.ranges={settings.ranges}: give keys with their ranges, as conf/search/tpe.yaml does")
+    return settings
+
+
+def _check_count(key: str, value: object, may_be_null: bool) -> None:
+    if value is None and may_be_null:
+        return
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if not is_count:
+        or_null = ", or null" if may_be_null else ""
+        raise ConfigError(f"{key}={value}: must be a whole number of 1 or more{or_null}")

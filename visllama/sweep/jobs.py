@@ -1,0 +1,41 @@
+"""The configuration of one job of a sweep, as Hydra will compose it where the job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+PRUNE = "+callbacks.prune"
+"""How the overrides begin by which a job reports to its trial."""
+
+
+def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
+    """Return a job's configuration, with `hydra`, which is Hydra's current one from then on.
+
+    Args:
+        context: Hydra's loader of configs.
+        sweep: The configuration of the sweep.
+        overrides: The overrides of the job.
+        number: The place of the job in the sweep.
+    """
+    config = context.config_loader.load_sweep_config(sweep, list(overrides))
+    with open_dict(config):
+        config.hydra.job.num = number
+        config.hydra.job.id = f"job_id_for_{number}"
+    HydraConfig.instance().set_config(config)  # its folder may be named after what it chose
+    folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.runtime.output_dir = str(folder)
+    return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a job's configuration as the job itself is given it."""
+    cfg = config.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
