@@ -27,6 +27,15 @@ class WandbRun(NamedTuple):
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
     exit_code: int | None
+    files: Path
+    """The folder of the run's own files: tables, pictures and pages."""
+    artifacts: list[str]
+    """Names of the artifacts that the run has made by itself, those of its tables left out."""
+
+    def table(self, row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        """Return the rows of a table that a row of the history holds, each by its columns."""
+        content = json.loads((self.files / row[name]["path"]).read_text())
+        return [dict(zip(content["columns"], values, strict=True)) for values in content["data"]]
 
 
 def read_wandb_run(folder: Path) -> WandbRun:
@@ -42,7 +51,7 @@ def read_wandb_runs(folder: Path) -> list[WandbRun]:
 
 def _read(path: Path) -> WandbRun:
     config, summary, rows = {}, {}, []
-    run, exit_code = None, None
+    run, exit_code, artifacts = None, None, []
     for record in _records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
@@ -56,7 +65,14 @@ def _read(path: Path) -> WandbRun:
             rows.append(_values(record.history.item))
         elif kind == "exit":
             exit_code = record.exit.exit_code
-    return WandbRun(run.run_id, run.display_name, run.run_group, list(run.tags), config, summary, rows, exit_code)
+        elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
+            artifacts.append(record.request.log_artifact.artifact.name)
+        elif kind == "artifact":
+            artifacts.append(record.artifact.name)
+    files = path.parent / "files"
+    own = [name for name in artifacts if not name.startswith("run-")]
+    about = run.run_id, run.display_name, run.run_group, list(run.tags)
+    return WandbRun(*about, config, summary, rows, exit_code, files, own)
 
 
 def _records(path: Path):

@@ -135,7 +135,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     """Judge the weights of a job on what they have not been chosen by; adds it to its `metrics.json` and trackers."""
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import JudgeSettings, judge_weights
-    from visllama.tracking.loggers import build_trackers, closing, log_scores
+    from visllama.tracking.loggers import build_trackers, closing, log_results
 
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = JudgeSettings.of_config(judging(config))
@@ -146,7 +146,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
 
     trackers = build_trackers(read_config(folder / "config.yaml")["logger"], config.plugins)
     with closing(trackers):
-        log_scores(trackers, scores, metrics["train"]["steps"])
+        log_results(trackers, scores, folder, metrics["train"]["steps"])
 
 
 def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:
