@@ -11,6 +11,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from PIL import Image
 
 from tests.support.commands import ROOT
 from tests.support.wandb_files import read_wandb_run, read_wandb_runs
@@ -68,12 +69,13 @@ def test_all_that_a_run_logs_is_in_its_file(tmp_path):
     first, second = run.table(row, "val/pictures")
     assert row["trainer/global_step"] == 2 and second["picture"] is None
     assert (first["text"], first["reference"], first["picture"]["caption"]) == ("a cat", "a dog", "a cat")
-    assert (run.files / first["picture"]["path"]).is_file() and first["picture"]["width"] == 7
+    assert Image.open(first["picture"]["file"]).size == (7, 5)
+    assert first["picture"]["file"].is_relative_to(tmp_path / "wandb"), "with the run, not in a home"
     (row,) = [row for row in run.rows if "scores" in row]
     assert run.table(row, "scores") == [{"metric": "CIDEr", "score": 1.13}]
     (row,) = [row for row in run.rows if "scenes_caption/gallery" in row]
     assert "a gallery" in (run.files / row["scenes_caption/gallery"]["path"]).read_text()
-    assert run.artifacts == ["weights-run-1"]
+    assert run.own_artifacts == {"weights-run-1": {"visllama.json"}}
 
 
 @pytest.mark.slow
@@ -81,7 +83,7 @@ def test_a_run_that_goes_on_is_the_same_run_and_no_step_comes_twice(tmp_path):
     assert track(tmp_path).returncode == 0
     assert track(tmp_path, go_on=1, steps=[1, 2, 3, 4]).returncode == 0
     first, second = read_wandb_runs(tmp_path)
-    assert first.run_id == second.run_id and first.artifacts == []
+    assert first.run_id == second.run_id and first.own_artifacts == {}
     steps = [row["trainer/global_step"] for run in (first, second) for row in run.rows if "train/loss" in row]
     assert steps == [0, 1, 2, 3, 4]
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 KEY = "WANDB_API_KEY"
 _STEP = "trainer/global_step"
+_DATA = "WANDB_DATA_DIR"
+_USERS_DATA = os.environ.get(_DATA)
 _INIT_S = 20.0
 """Seconds that wandb has to begin a run online, after its server was reached."""
 
@@ -146,6 +148,8 @@ def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
     """
     # Before wandb is imported: it reports its own errors to a server of its maker's, offline too.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if _USERS_DATA is None:  # wandb keeps the pictures of tables in the user's home, where `wandb sync` would miss them
+        os.environ[_DATA] = str(Path(arguments["dir"], "wandb", "data").absolute())
     import wandb  # here: it takes a second, and most runs do not need it
 
     if not offline:

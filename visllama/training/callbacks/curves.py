@@ -77,7 +77,7 @@ class Curves(Callback):
         for draw_panel, axes in zip(panels, places, strict=False):
             draw_panel(axes, self.points)
             axes.grid(alpha=0.3)
-            axes.set(xlabel="step")
+            axes.set(xlabel="step", xlim=(0, None))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize="small")
         for axes in places[len(panels) :]:
