@@ -45,12 +45,15 @@ def test_pictures_are_images_and_a_table_in_which_nothing_is_markup(tracker, tmp
 
 
 def test_a_run_that_goes_on_writes_its_later_steps_anew(tracker, tmp_path):
-    tracker.log_pictures("val/pictures", [Picture("s", "k", None, "", "before", "")], 4)
+    said = Picture("s", "k", Image.new("RGB", (2, 2)), "", "a cat", "a dog")
+    tracker.log_pictures("val/pictures", [said], 4)
     tracker.close(1)
     again = TensorBoardTracker(str(tmp_path))
-    again.go_on(3, {})
+    again.go_on(3, {3: {"train/loss"}, 4: {"train/loss", "val/loss"}})
     for step in range(3, 8):
         again.log_metrics({"train/loss": float(step)}, step)
+        if step % 2 == 0:
+            again.log_pictures("val/pictures", [said], step)
     again.close(0)
     events = read_events(tmp_path)
     assert events.scalars["train/loss"] == [
@@ -59,4 +62,5 @@ def test_a_run_that_goes_on_writes_its_later_steps_anew(tracker, tmp_path):
         (2, 2.0),
         *[(step, float(step)) for step in range(3, 8)],
     ]
-    assert "val/pictures" not in events.texts, "that validation comes again"
+    for shown in (events.images["val/pictures/s/k"], events.texts["val/pictures"]):
+        assert [step for step, _ in shown] == [4, 6], "once each"

@@ -18,8 +18,8 @@ from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
 class TensorBoardTracker(Tracker):
     """Write what a run logs as TensorBoard's event files.
 
-    A run that goes on writes a file of its own beside the first one, which tells TensorBoard to drop all that the
-    first one holds of the checkpoint's step and later ones.
+    A run that goes on writes a file of its own beside the first one, which tells TensorBoard to drop the figures and
+    pictures that the first one holds of the checkpoint's step and later ones. Texts it keeps.
 
     Args:
         save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so the jobs of a sweep
@@ -30,6 +30,7 @@ class TensorBoardTracker(Tracker):
         super().__init__()
         self._folder = save_dir
         self._inner = self._make(purge_step=None)
+        self._steps_with_texts: set[int] = set()
 
     def _make(self, purge_step: int | None) -> TensorBoardLogger:
         return TensorBoardLogger(self._folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
@@ -49,6 +50,7 @@ class TensorBoardTracker(Tracker):
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
         self._inner = self._make(purge_step=first_step)
+        self._steps_with_texts = {step for step, names in logged.items() if "val/loss" in names}
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
@@ -74,6 +76,8 @@ class TensorBoardTracker(Tracker):
             if picture.image is not None:
                 pixels = np.asarray(picture.image.convert("RGB"))
                 self.experiment.add_image(f"{name}/{picture.source}/{picture.key}", pixels, step, dataformats="HWC")
+        if step in self._steps_with_texts:
+            return
         columns = [column for column in PICTURE_COLUMNS if column != "picture"]
         self.log_rows(name, columns, [[getattr(picture, c) for c in columns] for picture in pictures], step)
 
