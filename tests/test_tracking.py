@@ -23,6 +23,8 @@ ALL = "logger=[csv,wandb,tensorboard,trackio]"
 SHORT = ["trainer=cpu", "stage.global_batch_size=8", "data.num_val_records=8", "trainer.log_every_steps=1", "trainer.max_steps=4",
          "trainer.val_check_interval=2", "evaluation.scenes_caption.source.num_records=12", "evaluation.scenes_caption.metrics=[CIDEr]",
          "model.connector.hidden_dim=64"]  # fmt: skip
+SIZE = (48, 48)
+"""The size of a scene's picture."""
 WEIGHTS = ["logger.wandb.log_weights=true", "logger.trackio.log_weights=true"]
 BREAKS = """
 import os
@@ -89,7 +91,7 @@ def test_wandb_holds_the_run(tracked):
         assert len(pictures) == 3
         for picture in pictures:
             assert picture["picture"]["caption"] == picture["text"] and picture["reference"]
-            assert Image.open(picture["picture"]["file"]).size == (64, 64)
+            assert Image.open(picture["picture"]["file"]).size == SIZE
     scores = json.loads((tracked / "metrics.json").read_text())["evaluations"]["scenes_caption"]
     (row,) = [row for row in run.rows if "scores" in row]
     table = {(score["pictures"], score["metric"]): score["score"] for score in run.table(row, "scores")}
@@ -114,7 +116,7 @@ def test_tensorboard_holds_the_run(tracked):
     assert len(pictures) == 3
     for images in pictures.values():
         assert [step for step, _ in images] == [1, 3]
-        assert Image.open(io.BytesIO(images[0][1])).size == (64, 64)
+        assert Image.open(io.BytesIO(images[0][1])).size == SIZE
     assert "| scenes\\_caption | test | 12 | true | CIDEr |" in events.texts["scores"][0][1]
     assert "gallery.html" in events.texts["scenes_caption/gallery"][0][1]
 
@@ -130,7 +132,7 @@ def test_trackio_holds_the_run(tracked):
     for _, table in run.values("val/pictures"):
         for row in table["_value"]:
             assert row["picture"]["caption"] == row["text"]
-            assert Image.open(tracked / "trackio" / "media" / row["picture"]["file_path"]).size == (64, 64)
+            assert Image.open(tracked / "trackio" / "media" / row["picture"]["file_path"]).size == SIZE
     assert len(run.values("scores")) == len(run.values("scenes_caption/gallery")) == 1
     assert run.artifacts == ["weights"]
 

@@ -63,7 +63,6 @@ class WandbTracker(Tracker):
             "tags": list(tags),
             "dir": save_dir,
             "id": id,
-            "resume": "allow",
             "entity": entity,
             "notes": notes,
         }
@@ -157,14 +156,14 @@ def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
         if obstacle is None:
             try:
                 settings = wandb.Settings(init_timeout=_INIT_S)
-                return wandb.init(**arguments, mode="online", settings=settings)
+                return wandb.init(**arguments, mode="online", resume="allow", settings=settings)
             except (wandb.Error, OSError) as error:
                 obstacle = _without_key(str(error) or type(error).__name__)
         say(
             f"logger.wandb.offline=false: wandb cannot be used now ({obstacle}): the run is kept offline in "
             f"{arguments['dir']}/wandb, and `wandb sync` sends it later"
         )
-    return wandb.init(**arguments, mode="offline")
+    return wandb.init(**arguments, mode="offline")  # where parts of one run have one id, and `resume` means nothing
 
 
 def finish(exit_code: int) -> None:
