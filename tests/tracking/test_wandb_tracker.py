@@ -119,6 +119,7 @@ def test_without_a_network_there_is_one_warning_and_the_run_is_kept_offline(tmp_
     ended = track(tmp_path, environment, offline=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert ended.stdout.count("wandb cannot be used now") == 1, ended.stdout
+    assert "\x1b" not in ended.stdout + ended.stderr, "no colour in a file"
     assert "the run is kept offline in" in ended.stdout and KEY not in ended.stdout + ended.stderr
     run = read_wandb_run(tmp_path)
     assert run.exit_code == 0 and len([row for row in run.rows if "train/loss" in row]) == 3

@@ -22,7 +22,7 @@ KEY = "WANDB_API_KEY"
 _STEP = "trainer/global_step"
 _DATA = "WANDB_DATA_DIR"
 _USERS_DATA = os.environ.get(_DATA)
-_INIT_S = 20.0
+_INIT_S = 12.0
 """Seconds that wandb has to begin a run online, after its server was reached."""
 
 
@@ -155,10 +155,14 @@ def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
         obstacle = find_obstacle(wandb.setup().settings.base_url)
         if obstacle is None:
             try:
-                settings = wandb.Settings(init_timeout=_INIT_S)
-                return wandb.init(**arguments, mode="online", resume="allow", settings=settings)
+                # Silent: where it fails, what it prints is coloured in a file too.
+                settings = wandb.Settings(init_timeout=_INIT_S, silent=True)
+                run = wandb.init(**arguments, mode="online", resume="allow", settings=settings)
+                say(f"wandb: {run.url}")
+                return run
             except (wandb.Error, OSError) as error:
                 obstacle = _without_key(str(error) or type(error).__name__)
+                wandb.teardown()  # its service holds the identity of the run that could not begin
         say(
             f"logger.wandb.offline=false: wandb cannot be used now ({obstacle}): the run is kept offline in "
             f"{arguments['dir']}/wandb, and `wandb sync` sends it later"
