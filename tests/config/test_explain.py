@@ -70,7 +70,7 @@ TYPED = [
     ("logger=tensorboard", WORKS),
     ("logger=none", "leave it out"),
     ("logger=csv", WORKS),
-    ("logger=false", "logger=wandb"),
+    ("logger=false", "logger=csv, tensorboard, trackio, wandb"),
     ("resume=x", "resume"),
     ("ckpt_path=x", "Did you mean resume?"),
     ("resume_from_checkpoint=x", "Did you mean resume?"),
@@ -219,7 +219,7 @@ def test_options_of_hydra_work(tmp_path, typed, told):
         ("--config-name x", "--config-name x"),
         ("--config-dir nowhere", "nowhere"),
         ("-m seed=1,2,3 --cfg job", "Only one of --run, --multirun, --cfg"),
-        ("logger=null", "logger=wandb"),
+        ("logger=null", "logger=csv, tensorboard, trackio, wandb"),
         ("train", "an override is key=value"),
     ],
 )

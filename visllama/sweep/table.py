@@ -136,6 +136,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import JudgeSettings, judge_weights
     from visllama.tracking.loggers import build_trackers, closing, log_results
+    from visllama.tracking.tracker import Tracker
 
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = JudgeSettings.of_config(judging(config))
@@ -144,8 +145,12 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
 
-    trackers = build_trackers(read_config(folder / "config.yaml")["logger"], config.plugins)
+    written = read_config(folder / "config.yaml")
+    trackers = build_trackers(written["logger"], config.plugins)
     with closing(trackers):
+        for tracker in trackers:
+            if isinstance(tracker, Tracker):  # trackio would forget it, where it is not told again
+                tracker.log_hyperparams(written | {"provenance": metrics["provenance"]})
         log_results(trackers, scores, folder, metrics["train"]["steps"])
 
 

@@ -30,6 +30,7 @@ class TensorBoardTracker(Tracker):
         super().__init__()
         self._folder = save_dir
         self._inner = self._make(purge_step=None)
+        self._first_step = 0
         self._steps_with_texts: set[int] = set()
 
     def _make(self, purge_step: int | None) -> TensorBoardLogger:
@@ -50,14 +51,18 @@ class TensorBoardTracker(Tracker):
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
         self._inner = self._make(purge_step=first_step)
+        self._first_step = first_step
         self._steps_with_texts = {step for step, names in logged.items() if "val/loss" in names}
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        if not self._first_step and Path(self._folder, "hparams.yaml").is_file():
+            return  # a run that is judged once more, whose configuration is there
+
         self._inner.log_hyperparams(dict(params))
         text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
         indented = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it as it stands
-        self.experiment.add_text("config", indented, 0)
+        self.experiment.add_text("config", indented, self._first_step)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
