@@ -4,7 +4,7 @@ import pytest
 from rich.table import Table
 
 from visllama import console
-from visllama.console import say
+from visllama.console import number, say
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +53,11 @@ def test_the_log_gets_what_the_terminal_gets_once(capsys, tmp_path):
     said, log = capsys.readouterr(), (tmp_path / "log.txt").read_text()
     assert said.out.count("CIDEr") == 1 and "CIDEr" not in said.err
     assert log.count("CIDEr") == 1 and "a/b/c evaluation=[scenes]" in log and "\x1b" not in log
+
+
+@pytest.mark.parametrize(
+    ("count", "written"),
+    [(27, "27"), (12_288, "12,288"), (999_999, "999,999"), (1e6, "1.00e6"), (6_738_415_616, "6.74e9")],
+)
+def test_a_count_is_written_in_three_digits(count, written):
+    assert number(count) == written

@@ -7,6 +7,7 @@ release moves one, this file says which; `pyproject.toml` bounds these libraries
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 
@@ -19,6 +20,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from tests.support.trackio_files import read_trackio_run
 from visllama.config.schema import conf_dir, register
 
 
@@ -130,7 +132,7 @@ def test_torch_the_words_of_a_loading_process_that_was_killed():
 
 
 def test_torch_tensors_that_are_counted_and_take_no_memory():
-    """`plan/counted.py` runs a connector with them: unlike tensors on `meta` they have a device, by which autocast chooses."""
+    """`model/counted.py` runs a connector with them: unlike tensors on `meta` they have a device, by which autocast chooses."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
@@ -188,7 +190,7 @@ def test_wandb_the_reader_of_its_files():
     from wandb.sdk.internal.datastore import DataStore
 
     assert callable(DataStore().open_for_scan) and callable(DataStore().scan_data)
-    assert {"run", "config", "summary", "history", "exit"} <= set(Record.DESCRIPTOR.fields_by_name)
+    assert {"run", "config", "summary", "history", "exit", "artifact"} <= set(Record.DESCRIPTOR.fields_by_name)
 
 
 def test_optuna_what_its_storages_and_pruners_are_asked(tmp_path):
@@ -208,3 +210,16 @@ def test_optuna_what_its_storages_and_pruners_are_asked(tmp_path):
     trial = storage.get_trial(found)
     assert trial.intermediate_values == {3: 0.5} and trial.user_attrs == {"row": {"a": 1}}
     assert isinstance(storage, BaseStorage) and not optuna.pruners.MedianPruner().prune(study, trial)
+
+
+def test_trackio_the_tables_of_its_database(tmp_path):
+    """`tests/support/trackio_files.py` reads a run back: trackio has no public reader of what was logged."""
+    pytest.importorskip("trackio")
+    command = "import trackio; trackio.init('p', name='r', embed=False, auto_log_cpu=False, auto_log_gpu=False)"
+    command += "; trackio.log({'x': 1.5}, step=3); trackio.finish()"
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert read_trackio_run(tmp_path).rows == [(3, {"x": 1.5})]

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from visllama import console  # first: it looks at the clock
 from visllama.config import checks
 from visllama.config.check_groups import check_adapter
+from visllama.config.check_loggers import check_secrets
 from visllama.config.explain import explain, explain_options
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.overrides import lists_of
@@ -94,6 +95,7 @@ def understand(verb: str, cfg: DictConfig) -> Understood:
     """
     if verb == "train":
         preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
+    check_secrets(cfg)
     if verb in _CHECKS:  # what `prepare` is given, only its own `assemble` can check: each source has other keys
         _CHECKS[verb](cfg)
     if cfg.get("init_from"):
@@ -166,11 +168,15 @@ def _name_folder(config: DictConfig) -> None:
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Refuse a sweep that several ranks have been started for, or that cannot be queued; or a search without Optuna.
+    """Refuse a sweep that several ranks have been started for, that cannot be queued or run, or that holds a key.
 
     Raises:
         ConfigError: Naming what to type.
     """
+    cfg = config.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    check_secrets(cfg, config.hydra.overrides.task)
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
         from visllama.machine.devices import started_ranks  # here: it imports torch
 

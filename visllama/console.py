@@ -56,6 +56,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def number(count: float) -> str:
+    """Write a count as short as three digits allow: 6.74e9, 12,288, 27."""
+    return f"{count:,.0f}" if count < 1e6 else f"{count:.2e}".replace("e+0", "e").replace("e+", "e")
+
+
 def is_terminal() -> bool:
     """Return whether what is said goes to a terminal, where a line can be drawn again."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

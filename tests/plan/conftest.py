@@ -7,9 +7,10 @@ import pytest
 from tests.support.families import save_encoder, save_language_model
 from tests.support.plans import job
 from tests.support.real_steps import tracked
+from visllama.model.shapes import read_shapes
 from visllama.plan.lines import LOSS, MOMENTS
 from visllama.plan.memory import memory
-from visllama.plan.model import build_shapes, read_shapes
+from visllama.plan.model import build_shapes
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,9 @@ import pytest
 
 from tests.support.plans import job
 from tests.support.real_steps import ALL, QV, STAGE_1, STAGE_2
+from visllama.model.shapes import read_shapes
 from visllama.plan.memory import memory
-from visllama.plan.model import build_shapes, read_shapes
+from visllama.plan.model import build_shapes
 
 
 @pytest.mark.parametrize(("lora", "trainable"), [(None, STAGE_1), (QV, STAGE_2)], ids=["pretrain", "finetune"])

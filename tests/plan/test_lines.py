@@ -1,10 +1,10 @@
-"""What takes memory: lines that add up at each moment, and counts as they are written."""
+"""What takes memory: lines that add up at each moment."""
 
 from __future__ import annotations
 
 import pytest
 
-from visllama.plan.lines import GIB, LOSS, MOMENTS, UPDATE, Line, Memory, number
+from visllama.plan.lines import GIB, LOSS, MOMENTS, UPDATE, Line, Memory
 
 LINES = [
     Line("weights", 4 * GIB, "4 B x 1.07e9"),
@@ -25,11 +25,3 @@ def test_the_card_has_to_have_more_than_is_counted(num_ranks, fixed_gib):
     held = Memory(LINES, num_ranks)
     assert held.allowance == round((fixed_gib + 0.05 * 6) * GIB)
     assert held.peak == 6 * GIB + held.allowance
-
-
-@pytest.mark.parametrize(
-    ("count", "written"),
-    [(27, "27"), (12_288, "12,288"), (999_999, "999,999"), (1e6, "1.00e6"), (6_738_415_616, "6.74e9")],
-)
-def test_a_count_is_written_in_three_digits(count, written):
-    assert number(count) == written

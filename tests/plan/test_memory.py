@@ -12,12 +12,13 @@ from tests.support.families import save_encoder, save_language_model
 from tests.support.plans import job
 from tests.support.real_steps import ADAMW, ALL, QV, STAGE_1, STAGE_2, batch, real_model, take_step
 from tests.support.tiny import TINY, tiny_parts
+from visllama.model.shapes import read_shapes
 from visllama.model.sharding import shard
 from visllama.model.weights import build_model
 from visllama.plan.job import Job, Precision
 from visllama.plan.lines import CONNECTOR, ENCODE
 from visllama.plan.memory import memory
-from visllama.plan.model import build_shapes, read_shapes
+from visllama.plan.model import build_shapes
 from visllama.training.optim import build_optimizer
 
 

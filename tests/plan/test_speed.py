@@ -9,8 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.plans import CLUSTER, lines
 from tests.support.real_steps import ALL, STAGE_1, STAGE_2, batch, real_model
 from tests.support.verbs import plan
-from visllama.plan.model import build_shapes, read_shapes
-from visllama.plan.speed import flops
+from visllama.model.flops import flops
+from visllama.model.shapes import read_shapes
+from visllama.plan.model import build_shapes
 
 
 @pytest.mark.parametrize(

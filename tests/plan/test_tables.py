@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from visllama.machine.cards import CARDS
+from visllama.model.flops import Flops
 from visllama.plan.job import Job, Precision
 from visllama.plan.lines import GIB, LOSS, UPDATE, Line, Memory
-from visllama.plan.speed import Flops
 from visllama.plan.tables import flops_table, gib, memory_table, rate
 
 

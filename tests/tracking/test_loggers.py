@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.commands import ROOT
 from tests.support.wandb_files import read_wandb_run, read_wandb_runs
-from visllama.tracking.loggers import flat_scores
+from visllama.tracking.results import flat_scores
 
 SHORT = [
     "trainer=cpu", "trainer.max_steps=4", "stage.global_batch_size=8", "data.num_val_records=8", "trainer.log_every_steps=1",
@@ -51,14 +51,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
     while not path.exists():
         assert process.poll() is None and time.monotonic() < until, process.communicate()[0][-2000:]
         time.sleep(0.05)
-
-
-def test_scores_have_names_that_say_of_what_they_are():
-    evaluations = {
-        "coco": {"metrics": {"CIDEr": 1.13}, "controls": {"blank_images": {"CIDEr": 0.1}}},
-        "vqa": {"metrics": {"accuracy": 63.0}},
-    }
-    assert flat_scores(evaluations) == {"coco/CIDEr": 1.13, "coco/blank_images/CIDEr": 0.1, "vqa/accuracy": 63.0}
 
 
 @pytest.mark.slow

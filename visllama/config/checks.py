@@ -22,6 +22,7 @@ from visllama.config.check_groups import (
     check_trainer,
 )
 from visllama.config.check_keys import check_groups_typed, check_known, check_nodes, check_not_typed, check_typed
+from visllama.config.check_loggers import check_loggers
 from visllama.config.choices import (
     BENCHMARK_SIZES,
     BENCHMARKS,
@@ -51,6 +52,7 @@ def check_train(cfg: DictConfig) -> None:
         raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
     check_known(cfg)
     check_nodes(cfg)
+    check_loggers(cfg)
     _check_shared(cfg)
     require(cfg.trainer.precision != "16-true",
             "trainer.precision=16-true: gradients vanish or overflow in a language model in fp16: train by "

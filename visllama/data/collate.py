@@ -30,6 +30,10 @@ class Step(TypedDict):
     num_targets: int
     """Supervised tokens of all micro-batches."""
     num_samples: int
+    num_tokens: int
+    """Tokens of all samples, image spans included, and padding left out."""
+    num_images: int
+    """Images of all samples."""
     sources: list[list[str]]
     """Of each micro-batch's samples, in their order: which source each is of."""
     keys: list[str]
@@ -97,6 +101,8 @@ class Collator:
             dummy=self.training_batch([masked_sample()]),
             num_targets=sum(sample.num_targets for sample in samples),
             num_samples=len(samples),
+            num_tokens=sum(len(sample.input_ids) for sample in samples),
+            num_images=sum(len(sample.pixel_values) for sample in samples),
             sources=[[sample.source for sample in group] for group in groups],
             keys=[sample.key for sample in samples],
             faults=[sample.fault and (sample.source, sample.fault.reason, sample.fault.detail) for sample in samples],

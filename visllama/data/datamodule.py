@@ -134,6 +134,9 @@ class StepLoader:
         rank, num_ranks: Which share of each global batch is this rank's.
         allow_reorder: Go on with another order than the one before; items may then come twice, or late. The batch is
             the same all the same: steps are counted in it.
+
+    Attributes:
+        waited_s: Seconds that the training has waited for Steps so far.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class StepLoader:
         self.samples, self.collator, self.num_steps, self.num_workers = samples, collator, num_steps, num_workers
         self.order, self.rank, self.num_ranks, self.allow_reorder = samples.order, rank, num_ranks, allow_reorder
         self.step = self._first = 0
+        self.waited_s = 0.0
 
     def __len__(self) -> int:
         return self.num_steps
@@ -154,7 +158,12 @@ class StepLoader:
         # Forks the workers: before there is another thread, whose locks they would inherit held.
         steps = iter(Loader(self.samples, batches, self.collator, self.num_workers))
         with self._fetching_ahead():
-            for step in steps:
+            while True:
+                started = time.perf_counter()
+                step = next(steps, None)
+                self.waited_s += time.perf_counter() - started
+                if step is None:
+                    return
                 self.step += 1
                 yield step
 

@@ -29,6 +29,17 @@ class Card(NamedTuple):
         return 1e12 * {2: self.half_tflops, 4: self.single_tflops, 8: self.double_tflops}[compute_bytes]
 
 
+_NAMES = {
+    "NVIDIA A100-SXM4-40GB": "a100_40g",
+    "NVIDIA A100-PCIE-40GB": "a100_40g",
+    "NVIDIA A100-SXM4-80GB": "a100_80g",
+    "NVIDIA A100 80GB PCIe": "a100_80g",
+    "NVIDIA H100 80GB HBM3": "h100_80g",
+    "NVIDIA H200": "h200_141g",
+    "NVIDIA L40S": "l40s_48g",
+    "NVIDIA GeForce RTX 4090": "rtx4090_24g",
+}
+"""CUDA's names of the cards; others of the same make (H100 PCIe, H100 NVL) are slower, and are not here."""
 CARDS = {
     "a100_40g": Card(39.4, 312, 19.5, 19.5, 1555, 300),
     "a100_80g": Card(79.1, 312, 19.5, 19.5, 2039, 300),
@@ -37,3 +48,9 @@ CARDS = {
     "l40s_48g": Card(44.4, 362, 91.6, 1.4, 864, 32),
     "rtx4090_24g": Card(23.5, 165, 82.6, 1.3, 1008, 32),
 }
+
+
+def find_card(device_name: str) -> Card | None:
+    """Return the card of a name that CUDA gives; None where its data sheet is not here."""
+    name = _NAMES.get(device_name)
+    return None if name is None else CARDS[name]

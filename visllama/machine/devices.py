@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -33,6 +35,14 @@ def find_precision(precision: str, accelerator: str) -> str:
 def frozen_dtype(precision: str) -> torch.dtype:
     """Return the dtype in which frozen weights are loaded under a precision."""
     return {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the most memory that was held at once: tensors on a CUDA device, elsewhere the whole of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 
 
 def started_ranks() -> tuple[str, int, int] | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from visllama.console import number
+from visllama.model.shapes import Shapes, Transformer
 from visllama.plan.job import Job, Precision
-from visllama.plan.lines import CONNECTOR, ENCODE, FIRST_BLOCK, LAST_BLOCK, LOSS, Line, number
-from visllama.plan.model import Shapes, Transformer
+from visllama.plan.lines import CONNECTOR, ENCODE, FIRST_BLOCK, LAST_BLOCK, LOSS, Line
 
 _BEFORE_BLOCKS = (LOSS, LAST_BLOCK)
 _BLOCKS = (LAST_BLOCK, FIRST_BLOCK)

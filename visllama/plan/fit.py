@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from visllama.machine.cards import Card
+from visllama.model.shapes import Shapes
 from visllama.plan.job import Job
 from visllama.plan.lines import GIB
 from visllama.plan.memory import memory
-from visllama.plan.model import Shapes
 
 MOST_RANKS = 1024
 

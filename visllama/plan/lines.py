@@ -61,8 +61,3 @@ class Memory(NamedTuple):
     def peak(self) -> int:
         """Bytes that the card has to have."""
         return self.counted + self.allowance
-
-
-def number(count: float) -> str:
-    """Write a count as short as three digits allow: 6.74e9, 12,288, 27."""
-    return f"{count:,.0f}" if count < 1e6 else f"{count:.2e}".replace("e+0", "e").replace("e+", "e")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from visllama.console import number
+from visllama.model.shapes import Shapes
 from visllama.plan.activations import activations
 from visllama.plan.job import Job
-from visllama.plan.lines import CONNECTOR, FIRST_BLOCK, MOMENTS, UPDATE, Line, Memory, number
-from visllama.plan.model import Shapes
+from visllama.plan.lines import CONNECTOR, FIRST_BLOCK, MOMENTS, UPDATE, Line, Memory
 
 _BLOCKS_AT_ONCE = 3
 """Under FSDP: one computes, the next one is whole, and what it was gathered in is not yet free."""

@@ -10,12 +10,13 @@ from visllama.data.source import count_items
 from visllama.data.sources import build_sources, source_class
 from visllama.errors import ConfigError
 from visllama.machine.cards import CARDS
+from visllama.model.flops import Flops, flops
+from visllama.model.shapes import Shapes
 from visllama.plan.fit import find_switches
 from visllama.plan.job import Job, job_of, strategy_of
 from visllama.plan.lines import GIB, Memory
 from visllama.plan.memory import memory
-from visllama.plan.model import Shapes
-from visllama.plan.speed import Flops, Rates, StepTime, flops, step_time
+from visllama.plan.speed import Rates, StepTime, step_time
 from visllama.text.tokens import sample_length
 from visllama.training.assembly import count_steps
 

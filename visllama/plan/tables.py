@@ -8,9 +8,10 @@ from rich import box
 from rich.table import Table
 
 from visllama.machine.cards import Card
+from visllama.model.flops import Flops
 from visllama.plan.job import Job
 from visllama.plan.lines import CONTEXT_GIB, FRAGMENTED, GIB, NCCL_GIB, Memory
-from visllama.plan.speed import Flops, Rates, StepTime
+from visllama.plan.speed import Rates, StepTime
 
 _SHORT = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False, "title_justify": "left"}
 

@@ -16,8 +16,9 @@ from visllama.config.invocation import invocation
 from visllama.config.schema import PlanConfig
 from visllama.console import say
 from visllama.files import write_whole
+from visllama.model.shapes import read_shapes
 from visllama.plan.lines import GIB
-from visllama.plan.model import build_shapes, read_shapes
+from visllama.plan.model import build_shapes
 from visllama.plan.planned import Plan, make_plan
 from visllama.plan.tables import flops_table, memory_table, time_notes, time_table
 from visllama.training.assembly import check_positions, model_parts

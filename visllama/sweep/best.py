@@ -46,7 +46,8 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     """Judge the weights of a job on what they have not been chosen by; adds it to its `metrics.json` and trackers."""
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import JudgeSettings, judge_weights
-    from visllama.tracking.loggers import build_trackers, closing, log_scores
+    from visllama.tracking.loggers import build_trackers, closing, log_results
+    from visllama.tracking.tracker import Tracker
 
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = JudgeSettings.of_config(judging(config))
@@ -55,6 +56,10 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
 
-    trackers = build_trackers(read_config(folder / "config.yaml")["logger"], config.plugins)
+    written = read_config(folder / "config.yaml")
+    trackers = build_trackers(written["logger"], config.plugins)
     with closing(trackers):
-        log_scores(trackers, scores, metrics["train"]["steps"])
+        for tracker in trackers:
+            if isinstance(tracker, Tracker):  # trackio would forget it, where it is not told again
+                tracker.log_hyperparams(written | {"provenance": metrics["provenance"]})
+        log_results(trackers, scores, folder, metrics["train"]["steps"])

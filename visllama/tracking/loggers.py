@@ -1,18 +1,19 @@
-"""The loggers of a run: `metrics.csv`, and those that the configuration names."""
+"""The loggers of a run: `metrics.csv`, and the trackers and other loggers that the configuration names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.config.instantiate import build
 from visllama.machine import preemption
-from visllama.tracking.metrics_csv import keep_metrics
+from visllama.tracking.metrics_csv import keep_metrics, logged_names
+from visllama.tracking.results import SCORE_COLUMNS, flat_scores, score_rows
+from visllama.tracking.tracker import Picture, Tracker
 
 
 def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: Path, first_step: int) -> list[Logger]:
@@ -24,9 +25,13 @@ def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: 
         folder: The run's folder.
         first_step: The step of the checkpoint that the run goes on from; 0 for a new run.
     """
+    others = build_trackers(nodes, plugins)
+    trackers = [logger for logger in others if isinstance(logger, Tracker)]
+    if first_step and trackers:
+        rank_zero_only(_go_on)(trackers, folder, first_step)
     table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)  # so that a killed run keeps its rows
     rank_zero_only(keep_metrics)(table, folder, first_step)
-    return [table, *build_trackers(nodes, plugins)]
+    return [table, *others]
 
 
 def build_trackers(nodes: Mapping[str, Mapping], plugins: Sequence[str]) -> list[Logger]:
@@ -39,32 +44,63 @@ def build_trackers(nodes: Mapping[str, Mapping], plugins: Sequence[str]) -> list
     return [build(node, plugins) for node in nodes.values()]
 
 
+def _go_on(trackers: Sequence[Tracker], folder: Path, first_step: int) -> None:
+    """Let trackers continue a run that was stopped, and take no figure twice."""
+    logged = logged_names(folder, first_step)
+    for tracker in trackers:
+        tracker.go_on(first_step, logged)
+
+
 @rank_zero_only
-def log_scores(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], step: int) -> None:
-    """Give the scores of a run, and those of its controls, to its loggers; `metrics.json` holds them anyway.
+def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: int) -> None:
+    """Give pictures of validation, with what the model writes about them, to the trackers of a run.
+
+    Args:
+        loggers: The loggers of a run.
+        pictures: The pictures.
+        step: The step of the validation, as its figures have it.
+    """
+    for logger in loggers:
+        if isinstance(logger, Tracker) and "val/loss" not in logger.logged.get(step, ()):
+            logger.log_pictures("val/pictures", pictures, step)
+
+
+@rank_zero_only
+def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], folder: Path, step: int) -> None:
+    """Give the scores of a run, those of its controls, and its galleries to its loggers; its folder holds them anyway.
 
     Args:
         loggers: The loggers of a run. `metrics.csv` has a row for each step, and takes no scores.
         evaluations: The scores, as `metrics.json` has them below `evaluations`.
+        folder: The run's folder.
         step: The last step of the run.
     """
-    scores = flat_scores(evaluations)
+    scores, rows = flat_scores(evaluations), score_rows(evaluations)
     for logger in loggers:
-        if scores and not isinstance(logger, CSVLogger):
-            logger.log_metrics(scores, step)
-            logger.save()
+        if not scores or isinstance(logger, CSVLogger):
+            continue
+
+        logger.log_metrics(scores, step)
+        if isinstance(logger, Tracker):
+            logger.log_rows("scores", SCORE_COLUMNS, rows, step)
+            for name in evaluations:
+                page = folder / "evaluations" / name / "gallery.html"
+                if page.is_file():
+                    logger.log_page(f"{name}/gallery", page, step)
+        logger.save()
 
 
-def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return each score by `EVALUATION/METRIC`, and each of a control by `EVALUATION/CONTROL/METRIC`."""
-    scores = {}
-    for name, evaluation in evaluations.items():
-        for metric, value in evaluation["metrics"].items():
-            scores[f"{name}/{metric}"] = value
-        for control, values in evaluation.get("controls", {}).items():
-            for metric, value in values.items():
-                scores[f"{name}/{control}/{metric}"] = value
-    return scores
+@rank_zero_only
+def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
+    """Give the trained weights to the trackers that are to keep them.
+
+    Args:
+        loggers: The loggers of a run.
+        folder: The run's `weights/`.
+    """
+    for logger in loggers:
+        if isinstance(logger, Tracker):
+            logger.log_weights(folder)
 
 
 @contextmanager
@@ -95,10 +131,10 @@ def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
         loggers: The loggers of `build_loggers`.
         exit_code: The code that the tracker shows for the run; 0 where it has ended well.
     """
-    if not any(isinstance(logger, WandbLogger) for logger in loggers):
-        return
+    for logger in loggers:
+        if isinstance(logger, Tracker):
+            logger.close(exit_code)
+        elif isinstance(logger, WandbLogger):  # of Lightning's, which a YAML of the user's names
+            from visllama.tracking.wandb_tracker import finish
 
-    import wandb  # here: it takes a second, and most runs do not need it
-
-    if wandb.run is not None:
-        wandb.finish(exit_code=exit_code)
+            finish(exit_code)

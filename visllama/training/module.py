@@ -33,6 +33,9 @@ class VisLlamaModule(pl.LightningModule):
 
     Attributes:
         num_samples: Samples of the last Step, training's or validation's, over all ranks.
+        num_targets: Supervised tokens of that Step, over all ranks.
+        num_tokens: All tokens of that Step, image spans included and padding left out, over all ranks.
+        num_images: Images of that Step, over all ranks.
         num_bad: Those of them that are masked.
         is_finite: Of the last step: one where its loss and gradients were finite, and it was taken; on the device.
     """
@@ -64,6 +67,7 @@ class VisLlamaModule(pl.LightningModule):
     def training_step(self, step: Step, batch_idx: int) -> None:
         self._seed_dropout(batch_idx)
         num_targets, rounds = self._agree(step)
+        self.num_targets = num_targets
         if num_targets == 0 and self.num_unread == 0:
             raise ConfigError(
                 f"step {batch_idx}: none of its samples has a supervised token ({', '.join(step['keys'][:5])}): raise "
@@ -97,10 +101,12 @@ class VisLlamaModule(pl.LightningModule):
         num_unread = len(reasons) - reasons.count("no_target")
         num_rounds = len(step["micro_batches"])
         counts = [num_rounds, step["num_targets"], step["num_samples"], len(reasons), num_unread]
+        counts += [step["num_tokens"], step["num_images"]]
         if self.trainer.world_size > 1:
             rounds_of_ranks, *others = zip(*self.trainer.strategy.gather(counts), strict=True)
             counts = [max(rounds_of_ranks), *map(sum, others)]
-        most_rounds, num_targets, self.num_samples, self.num_bad, self.num_unread = counts
+        most_rounds, num_targets, self.num_samples, self.num_bad, self.num_unread, *sizes = counts
+        self.num_tokens, self.num_images = sizes
 
         rounds = list(zip(step["micro_batches"], step["sources"], strict=True))
         return num_targets, rounds + [(step["dummy"], [])] * (most_rounds - num_rounds)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import DoublePrecision
 from lightning.pytorch.strategies import Strategy
@@ -26,7 +27,7 @@ from visllama.config.overrides import key_of, override
 from visllama.config.plain import to_dict, to_yaml
 from visllama.config.schema import TrainConfig
 from visllama.config.selection import SELECTING
-from visllama.console import is_first_rank, say
+from visllama.console import is_first_rank, log, say
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData, check_order
 from visllama.data.loading import explain_killed
@@ -38,12 +39,13 @@ from visllama.evaluation.runner import JudgeSettings, judge, sample_maker
 from visllama.files import write_whole
 from visllama.machine import preemption
 from visllama.machine.devices import find_precision, frozen_dtype
+from visllama.model.shapes import Shapes, read_shapes
 from visllama.model.sharding import compute_again
 from visllama.model.visllama import VisLlama, part_dtype, part_of
 from visllama.model.weights import hash_weights, load_tensors, save_weights
 from visllama.parallel import launch
 from visllama.parallel.strategy import build_strategy
-from visllama.tracking.loggers import build_loggers, closing, log_scores
+from visllama.tracking.loggers import build_loggers, closing, log_results, log_weights
 from visllama.training.assembly import Assembly
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.build import build_callbacks
@@ -53,6 +55,7 @@ from visllama.training.callbacks.last_validation import LastValidation
 from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.prune import Prune
 from visllama.training.callbacks.tables import startup_tables
+from visllama.training.callbacks.throughput import Throughput
 from visllama.training.module import VisLlamaModule
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
@@ -85,13 +88,14 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     module = VisLlamaModule(model, config.optim, num_steps, config.plugins, weights_loader(config, assembly, strategy))
     captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
     loggers = build_loggers(config.logger, config.plugins, folder, checkpoint.step if checkpoint else 0)
-    trainer = build_trainer(config, strategy, num_steps, folder, captioners, loggers)
+    callbacks = build_callbacks(config, folder, captioners, count_sizes(model))
+    trainer = build_trainer(config, strategy, num_steps, folder, callbacks, loggers)
     fit_started = time.perf_counter()
     seconds = {"setup_seconds": fit_started - started}
     try:
         with closing(loggers):
             for logger in loggers:
-                logger.log_hyperparams(to_dict(config))
+                logger.log_hyperparams(to_dict(config) | {"provenance": provenance()})
             trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
             if trainer.interrupted:
                 raise KeyboardInterrupt
@@ -102,6 +106,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
             seconds["fit_seconds"] = time.perf_counter() - fit_started
             if trainer.is_global_zero or strategy.is_sharded:
                 save_weights(model, parts, text, folder / "weights")
+            log_weights(loggers, folder / "weights")
             metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
             rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
             if config.judge and config.judged_on and PRUNED not in metrics["train"]:
@@ -111,7 +116,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
                 key = hash_weights(folder / "weights") if trainer.is_global_zero else ""  # the first rank alone logs
                 metrics["evaluations"] = judge(model, maker, config.judged_on, sources, settings, folder, key)
                 seconds["judge_seconds"] = time.perf_counter() - judge_started
-                log_scores(loggers, metrics["evaluations"], trainer.global_step)
+                log_results(loggers, metrics["evaluations"], folder, trainer.global_step)
     except preemption.Preempted as left:
         launch.wait_for_ranks()
         preemption.requeue(left.what)
@@ -173,6 +178,19 @@ def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) 
         strategy.prepare(model, dtype)
 
     return load
+
+
+def count_sizes(model: VisLlama) -> Shapes | None:
+    """Return the sizes by which a model's arithmetic is counted; None where parts of the user's own do not show them.
+
+    Args:
+        model: The model, before a strategy has cut it into parts.
+    """
+    try:
+        return read_shapes(model)
+    except Exception as error:  # of whatever type a class of somebody else's raises
+        log(f"The model's arithmetic is not counted: {type(error).__name__}: {error}")
+        return None
 
 
 def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
@@ -243,7 +261,7 @@ def build_trainer(
     strategy: Strategy,
     num_steps: int,
     folder: Path,
-    captioners: Mapping[str, Captioner],
+    callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
 ) -> pl.Trainer:
     """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
@@ -269,7 +287,7 @@ def build_trainer(
         logger=list(loggers),
         profiler=build(config.profiler, config.plugins) if config.profiler else None,
         plugins=plugins,
-        callbacks=build_callbacks(config, folder, captioners),
+        callbacks=list(callbacks),
         default_root_dir=folder,
     )
     # Lightning answers SIGTERM by a collective inside its handler, where ranks hang, and asks the GPU each step whether
@@ -298,8 +316,9 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
     logged = {name: values[-1][1] for name, values in points.items()}  # also those before a resume
     logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
     facts = {"steps": trainer.global_step, "samples": trainer.global_step * config.stage.global_batch_size}
-    if "train/samples_per_second" in logged:
-        facts["samples_per_second"] = round(logged["train/samples_per_second"], 1)
+    rate = find_callback(trainer, Throughput).samples_per_second
+    if rate is not None:
+        facts["samples_per_second"] = round(rate, 1)
     for callback in trainer.callbacks:
         if isinstance(callback, KeepBest):
             facts["weights_of_step"] = callback.step

@@ -13,7 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from tests.support.optimizer_config import OPTIM
 from tests.support.scenes_data import data_of
 from visllama.console import say
-from visllama.training.callbacks.progress import StepProgress, Throughput
+from visllama.training.callbacks.progress import StepProgress
+from visllama.training.callbacks.throughput import Throughput
 from visllama.training.module import VisLlamaModule
 
 

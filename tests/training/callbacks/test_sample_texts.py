@@ -12,7 +12,7 @@ def test_sample_captions_are_shown(make_model, capsys, monkeypatch):
     logged = []
     monkeypatch.setattr("visllama.training.callbacks.sample_texts.log", logged.append)
     model = make_model(dtype=torch.float32).eval()
-    trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7, max_steps=9)
+    trainer = SimpleNamespace(datamodule=data_of(model), is_global_zero=True, global_step=7, max_steps=9, loggers=[])
     trainer.callback_metrics = {"val/loss": 1.25}
     SampleTexts({"scenes": Captioner(maker_of(model), {"max_new_tokens": 5}, 2)}, 2).on_validation_end(
         trainer, SimpleNamespace(model=model)

@@ -13,20 +13,25 @@ from visllama.config.instantiate import build
 from visllama.config.plain import to_yaml
 from visllama.config.schema import TrainConfig
 from visllama.evaluation.captioner import Captioner
+from visllama.machine.devices import find_precision
+from visllama.model.shapes import Shapes
 from visllama.training.callbacks.bad_records import BadRecords
 from visllama.training.callbacks.consumed import ConsumedKeys
 from visllama.training.callbacks.curves import Curves
 from visllama.training.callbacks.guard import NonFinite
 from visllama.training.callbacks.hang import HangWatch
 from visllama.training.callbacks.last_validation import LastValidation
-from visllama.training.callbacks.progress import StepProgress, Throughput
+from visllama.training.callbacks.progress import StepProgress
 from visllama.training.callbacks.proofs import FrozenWeights, SameEverywhere
 from visllama.training.callbacks.sample_texts import SampleTexts
 from visllama.training.callbacks.saving import Saving
 from visllama.training.callbacks.tables import StartupTable
+from visllama.training.callbacks.throughput import Throughput
 
 
-def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner]) -> list[Callback]:
+def build_callbacks(
+    config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner], shapes: Shapes | None = None
+) -> list[Callback]:
     """Return a run's callbacks, the user's own among them.
 
     Saving comes last: a checkpoint holds what the others count.
@@ -35,6 +40,7 @@ def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, 
         config: The configuration of the run.
         folder: The run's folder.
         captioners: For each source of data, what writes the sample captions shown at validation.
+        shapes: Sizes of the model, by which its arithmetic is counted; None counts none.
     """
     trainer = config.trainer
     return [
@@ -42,7 +48,7 @@ def build_callbacks(config: TrainConfig, folder: Path, captioners: Mapping[str, 
         HangWatch(folder, trainer.timeout_s),
         StartupTable(config, folder),
         BadRecords(config.data.max_bad_fraction, config.data.max_consecutive_bad),
-        Throughput(),
+        Throughput(shapes, find_precision(trainer.precision, trainer.accelerator)),
         StepProgress(),  # it shows what Throughput has logged
         SampleTexts(captioners),
         FrozenWeights(),

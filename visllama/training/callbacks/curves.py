@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -11,12 +13,21 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.files import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 Points = list[tuple[int, float]]
 """The steps and values of one figure."""
+_CIDER = "val/CIDEr"
+_WIDE_RANGE = 30
+"""How many times its least value a gradient norm has to reach to be drawn on a logarithmic axis."""
 
 
 class Curves(Callback):
-    """Remember losses and learning rates, and draw them at each validation and at the end.
+    """Remember what is logged, and draw it at each validation and at the end.
+
+    That is losses, learning rates, the gradient norm and the throughput; and CIDEr at validations where a callback
+    logs it, as `val/CIDEr` and, of a control, `val/CIDEr/CONTROL`.
 
     Args:
         path: The picture.
@@ -57,27 +68,75 @@ class Curves(Callback):
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
-        figure, (losses, rates) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-        for number, (source, points) in enumerate(sorted(losses_by_source(self.points).items())):
-            color = f"C{number}"
-            width = 1 if source else 2  # that of all sources together stands out
-            for kind, style in (("train", {"linestyle": "-"}), ("val", {"linestyle": "--", "marker": "o"})):
-                if kind in points:
-                    label = " ".join([kind, source or "loss"])
-                    losses.plot(*zip(*points[kind], strict=True), color=color, linewidth=width, label=label, **style)
-        losses.set(xlabel="step", ylabel="loss (nats a token)", title="Loss")
-
-        for label, points in equal_rates(self.points):
-            rates.plot(*zip(*points, strict=True), label=label)
-        rates.set(xlabel="step", title="Learning rate", ylim=(0, None))
-
-        for axes in (losses, rates):
+        panels = [_draw_losses, _draw_rates, _draw_norms, _draw_speed]
+        if any(is_cider(name) for name in self.points):
+            panels.append(_draw_cider)
+        num_rows = -(-len(panels) // 2)
+        figure, grid = plt.subplots(num_rows, 2, figsize=(11, 3.6 * num_rows), layout="constrained", squeeze=False)
+        places = list(grid.flat)
+        for draw_panel, axes in zip(panels, places, strict=False):
+            draw_panel(axes, self.points)
             axes.grid(alpha=0.3)
+            axes.set(xlabel="step", xlim=(0, None))
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(fontsize="small")
+        for axes in places[len(panels) :]:
+            axes.axis("off")
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
         plt.close(figure)
+
+
+def _draw_losses(axes: Axes, points: Mapping[str, Points]) -> None:
+    for number, (source, kinds) in enumerate(sorted(losses_by_source(points).items())):
+        width = 1 if source else 2  # that of all sources together stands out
+        for kind, style in (("train", {"linestyle": "-"}), ("val", {"linestyle": "--", "marker": "o"})):
+            if kind in kinds:
+                label = " ".join([kind, source or "loss"])
+                axes.plot(*_columns(kinds[kind]), color=f"C{number}", linewidth=width, label=label, **style)
+    axes.set(ylabel="loss (nats a token)", title="Loss")
+
+
+def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
+    for label, values in equal_rates(points):
+        axes.plot(*_columns(values), label=label)
+    axes.set(title="Learning rate", ylim=(0, None))
+
+
+def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
+    values = [(step, value) for step, value in points.get("train/gradient_norm", []) if math.isfinite(value)]
+    if values:
+        axes.plot(*_columns(values))
+    positive = [value for _, value in values if value > 0]
+    if positive and max(positive) > _WIDE_RANGE * min(positive):
+        axes.set_yscale("log")
+    axes.set(title="Gradient norm, before clipping", ylabel="L2 norm")
+
+
+def _draw_speed(axes: Axes, points: Mapping[str, Points]) -> None:
+    values = points.get("train/samples_per_second", [])
+    if values:
+        axes.plot(*_columns(values))
+    axes.set(title="Throughput", ylabel="samples a second", ylim=(0, None))
+
+
+def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
+    for name in sorted(filter(is_cider, points)):
+        control = name.removeprefix(_CIDER).lstrip("/")
+        label = control.replace("_", " ") or "CIDEr"
+        style = {"linestyle": "--"} if control else {"linewidth": 2}
+        axes.plot(*_columns(points[name]), marker="o", label=label, **style)
+    axes.set(title="CIDEr at validations", ylabel="CIDEr")
+
+
+def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Return the steps and the values of points."""
+    return [point[0] for point in points], [point[1] for point in points]
+
+
+def is_cider(name: str) -> bool:
+    """Return whether a figure is CIDEr at validations, `val/CIDEr`, or that of a control, `val/CIDEr/CONTROL`."""
+    return name == _CIDER or name.startswith(f"{_CIDER}/")
 
 
 def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points]]:

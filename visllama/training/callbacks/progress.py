@@ -1,4 +1,4 @@
-"""How far a run is, and how fast."""
+"""How far a run is."""
 
 from __future__ import annotations
 
@@ -14,26 +14,6 @@ from visllama.console import bars, is_terminal, log, say
 
 _DRAW_EVERY_S = 0.2
 _TELL_EVERY_S = 10.0
-
-
-class Throughput(Callback):
-    """Log samples a second over all ranks, validation left out, and the learning rate that each group's step took."""
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.seconds, self.samples = 0.0, 0.0
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
-        self._start = time.perf_counter()
-        # The module sets the next step's rates at the end of a step, before this is asked to log.
-        self.rates = {group["name"]: group["lr"] for group in module.optimizers().param_groups}
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
-        self.seconds += time.perf_counter() - self._start
-        self.samples += module.num_samples
-        if trainer.global_step % trainer.log_every_n_steps == 0:
-            module.log("train/samples_per_second", self.samples / self.seconds)
-            for name, rate in self.rates.items():
-                module.log(f"lr/{name.replace(', ', '_').replace(' ', '_')}", rate)
 
 
 class StepProgress(Callback):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from visllama.plan.counted import count_connector
+from visllama.model.counted import count_connector
 
 
 class TwoLayers(nn.Module):

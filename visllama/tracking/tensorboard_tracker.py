@@ -1,0 +1,107 @@
+"""The tracker of TensorBoard: its files lie in the run's folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
+
+
+class TensorBoardTracker(Tracker):
+    """Write what a run logs as TensorBoard's event files.
+
+    A run that goes on writes a file of its own beside the first one, which tells TensorBoard to drop the figures and
+    pictures that the first one holds of the checkpoint's step and later ones. Texts it keeps.
+
+    Args:
+        save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so the jobs of a sweep
+            are one group where that is the sweep's folder.
+    """
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__()
+        self._folder = save_dir
+        self._inner = self._make(purge_step=None)
+        self._first_step = 0
+        self._steps_with_texts: set[int] = set()
+
+    def _make(self, purge_step: int | None) -> TensorBoardLogger:
+        return TensorBoardLogger(self._folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
+
+    @property
+    def name(self) -> str:
+        return "tensorboard"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def experiment(self) -> Any:
+        """The `SummaryWriter` of torch."""
+        return self._inner.experiment
+
+    def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
+        self._inner = self._make(purge_step=first_step)
+        self._first_step = first_step
+        self._steps_with_texts = {step for step, names in logged.items() if "val/loss" in names}
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        if not self._first_step and Path(self._folder, "hparams.yaml").is_file():
+            return  # a run that is judged once more, whose configuration is there
+
+        self._inner.log_hyperparams(dict(params))
+        text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
+        indented = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it as it stands
+        self.experiment.add_text("config", indented, self._first_step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._inner.log_metrics(metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        self._inner.save()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self._inner.finalize(status)
+
+    def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        for picture in pictures:
+            if picture.image is not None:
+                pixels = np.asarray(picture.image.convert("RGB"))
+                self.experiment.add_image(f"{name}/{picture.source}/{picture.key}", pixels, step, dataformats="HWC")
+        if step in self._steps_with_texts:
+            return
+        columns = [column for column in PICTURE_COLUMNS if column != "picture"]
+        self.log_rows(name, columns, [[getattr(picture, c) for c in columns] for picture in pictures], step)
+
+    def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        lines = [columns, ["---"] * len(columns), *rows]
+        table = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+        self.experiment.add_text(name, table, step)
+
+    def log_page(self, name: str, path: Path, step: int) -> None:
+        self.experiment.add_text(name, f"TensorBoard shows no pages; this one is the file `{path}`", step)
+
+    def log_weights(self, folder: Path) -> None:
+        """Keep nothing: TensorBoard has no place for files."""
+
+    def close(self, exit_code: int) -> None:
+        self._inner.finalize("success" if exit_code == 0 else "failed")
+
+
+def _cell(value: object) -> str:
+    """Return a value as a cell of a Markdown table, where nothing in it is taken for Markdown or HTML."""
+    text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))

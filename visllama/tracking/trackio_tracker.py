@@ -1,0 +1,176 @@
+"""The tracker of trackio, of which nothing leaves this machine.
+
+trackio reads where its database lies when it is imported, asks the Hugging Face hub who the user is, and prints. So it
+runs in a process of its own for each run, without the user's tokens, offline, and silent (`trackio_writer.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+
+from visllama.console import say
+from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
+
+_END_S = 30.0
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+
+
+class TrackioTracker(Tracker):
+    """Give trackio what a run logs; its database is in the run's folder.
+
+    Args:
+        project: The project that the run belongs to.
+        name: The name of the run.
+        save_dir: The folder of trackio's database and pictures.
+        group: The name that the jobs of a sweep share.
+        id: The identity of the run; its end is added to the name, by which a resumed run goes on in it.
+        log_weights: Whether the trained weights become an artifact, which is a copy in `save_dir`.
+    """
+
+    def __init__(
+        self,
+        project: str,
+        name: str,
+        save_dir: str,
+        group: str | None = None,
+        id: str | None = None,
+        log_weights: bool = False,
+    ) -> None:
+        super().__init__()
+        self._project, self._group, self._folder = project, group, Path(save_dir)
+        self._run_name = " ".join([name.replace("/", "_"), *([id[-8:]] if id else [])])
+        self._keeps_weights = log_weights
+        self._params: dict[str, Any] = {}
+        self._writer: _Writer | None = None
+
+    @property
+    def name(self) -> str:
+        return self._project
+
+    @property
+    def version(self) -> str:
+        return self._run_name
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        self._params |= params
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        new = {name: float(value) for name, value in self.without_logged(metrics, step).items()}
+        if new:
+            self._send("figures", values=new, step=step)
+
+    def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        rows = [list(picture._replace(image=_encode(picture.image))) for picture in pictures]
+        self._send("table", name=name, columns=PICTURE_COLUMNS, rows=rows, step=step)
+
+    def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        self._send("table", name=name, columns=list(columns), rows=[list(row) for row in rows], step=step)
+
+    def log_page(self, name: str, path: Path, step: int) -> None:
+        self._send("page", name=name, path=str(path.absolute()), step=step)
+
+    def log_weights(self, folder: Path) -> None:
+        if self._keeps_weights:
+            self._send("weights", path=str(folder.absolute()))
+
+    def close(self, exit_code: int) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _send(self, kind: str, **content: object) -> None:
+        if self._writer is None:
+            self._writer = _Writer(self._folder)
+            identity = {"project": self._project, "name": self._run_name, "group": self._group}
+            self._writer.send({"kind": "begin", **identity, "config": self._params})
+        self._writer.send({"kind": kind, **content})
+
+
+class _Writer:
+    """The process that writes for trackio, and the thread that hands it what it writes: training waits for neither.
+
+    Args:
+        folder: The folder of trackio's database.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "visllama.tracking.trackio_writer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=writer_environment(folder),
+            text=True,
+            encoding="utf-8",
+        )
+        self._messages: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._hand_over, daemon=True, name="trackio")
+        self._thread.start()
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Give the process something to write, in its turn."""
+        self._messages.put(dict(message))
+
+    def close(self) -> None:
+        """Wait until all is written; the process ends when there is nothing more to read."""
+        self._messages.put(None)
+        self._thread.join(_END_S)
+        try:
+            code = self._process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code != 0:
+            say(f"logger.trackio: its process has ended with code {code}: what it shows of this run is not whole")
+
+    def _hand_over(self) -> None:
+        try:
+            with self._process.stdin as pipe:
+                while (message := self._messages.get()) is not None:
+                    pipe.write(json.dumps(message) + "\n")
+                    pipe.flush()
+        except OSError:  # the process is gone, which `close` reports
+            pass
+
+
+def writer_environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the process that writes: no token, no server, and no question to the hub.
+
+    Args:
+        folder: The folder of trackio's database.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _SECRETS and not name.startswith(("TRACKIO_", "SPACE_"))
+    }
+    return kept | {
+        "TRACKIO_DIR": str(folder.absolute()),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_TOKEN_PATH": os.devnull,
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }
+
+
+def _encode(image: Image.Image | None) -> dict[str, str] | None:
+    """Return a picture as text."""
+    if image is None:
+        return None
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "png")
+    return {"png": base64.b64encode(buffer.getvalue()).decode()}
