@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
-from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, CLIPModel
 
+from tests.support.whole_clip import write_whole_clip
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.evaluation.clip_score import ClipScorer
@@ -20,14 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def whole_clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clip")
-    shutil.copytree(locate("visllama:clip"), folder, dirs_exist_ok=True)
-    tokenizer = AutoTokenizer.from_pretrained(locate("visllama:llama"))
-    specials = [("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
-    around = TemplateProcessing(single="<s> $A </s>", special_tokens=specials)  # as a CLIP's own does
-    tokenizer.backend_tokenizer.post_processor = around
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    return write_whole_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

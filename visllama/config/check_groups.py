@@ -174,10 +174,28 @@ def check_evaluations(evaluations: DictConfig) -> None:
             frequencies is None or Path(frequencies).is_file(),
             f"{key}.document_frequencies={frequencies}: no such file: give references, as COCO's annotations",
         )
+        _check_picture_metrics(key, evaluation)
         require(
             evaluation.num_images is None or evaluation.num_images > 1,
             f"{key}.num_images={evaluation.num_images}: must be more than 1, or null for all",
         )
+
+
+def _check_picture_metrics(key: str, evaluation: DictConfig) -> None:
+    """Refuse CHAIR without what was drawn in the pictures, and files that no metric reads."""
+    has_chair = "CHAIR" in evaluation.metrics
+    require(
+        not has_chair or evaluation.instances is not None,
+        f"{key}.metrics names CHAIR: give {key}.instances=FILE, COCO's instance annotations of the split",
+    )
+    for name in ("instances", "object_names"):
+        value = evaluation[name]
+        require(value is None or has_chair, f"{key}.{name}={value}: only CHAIR reads it: name it in {key}.metrics")
+        require(value is None or Path(value).is_file(), f"{key}.{name}={value}: no such file")
+    require(
+        evaluation.clip is None or "CLIPScore" in evaluation.metrics,
+        f"{key}.clip={evaluation.clip}: only CLIPScore reads it: name it in {key}.metrics",
+    )
 
 
 def _check_files(key: str, evaluation: DictConfig) -> None:

@@ -9,11 +9,13 @@ from visllama.errors import ConfigError
 
 TRAINABLE_PARTS = ("connector", "markers", "adapter", "language_model", "vision_encoder")
 METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
+PICTURE_METRICS = ("CLIPScore", "CHAIR")
+"""Metrics of captions that look at the pictures, or at what was drawn in them."""
 YES_NO_METRICS = ("precision", "recall", "F1", "yes_share")
 """Metrics of yes/no questions alone; beside them accuracy too is of answers read as yes or no."""
 TOKENIZERS = ("ptb", "ptb_keep_punctuation")
 TASKS = {
-    "caption": (METRICS, ("shuffled_images", "blank_images")),
+    "caption": ((*METRICS, *PICTURE_METRICS), ("shuffled_images", "blank_images")),
     "vqa": (
         ("accuracy", "accuracy_normalise_all", *YES_NO_METRICS),
         ("shuffled_images", "no_images", "majority_answer", "true_facts"),

@@ -74,7 +74,9 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
     for name, evaluation in cfg.evaluation.items() if cfg.judge else ():
         parts = [part for metric in _metrics(evaluation) for part in _parts(metric)]
         scale = _CAPTION_SCALE if evaluation.task == "caption" else 1
-        measured += [Objective(f"{name}/{part}", scale=scale) for part in parts]
+        for part in parts:
+            is_better = not part.startswith("CHAIR")  # it counts what is not there
+            measured.append(Objective(f"{name}/{part}", is_better, scale=scale))
     if cfg.trainer.val_check_interval:
         measured.append(Objective(VAL_LOSS, is_higher_better=False, digits=3))
     return measured
@@ -105,4 +107,10 @@ def _metrics(evaluation: DictConfig) -> list[str]:
 
 
 def _parts(metric: str) -> list[str]:
-    return [f"BLEU-{n}" for n in range(1, 5)] if metric == "BLEU" else [metric]
+    """Return the names under which a metric's figures stand."""
+    several = {
+        "BLEU": [f"BLEU-{n}" for n in range(1, 5)],
+        "CLIPScore": ["CLIPScore", "RefCLIPScore"],
+        "CHAIR": ["CHAIRs", "CHAIRi"],
+    }
+    return several.get(metric, [metric])

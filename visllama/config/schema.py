@@ -106,6 +106,9 @@ class EvaluationSettings:
     tokenizer: str = "ptb"
     document_frequencies: str | None = None
     num_images: int | None = None
+    clip: str | None = None
+    instances: str | None = None
+    object_names: str | None = None
     images: str | None = None
     references: str | None = None
     questions: str | None = None

@@ -16,6 +16,7 @@ from visllama.evaluation.captions import CaptionScorer
 from visllama.evaluation.gallery import write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_caption_scores
+from visllama.evaluation.picture_scores import chair_scores, check_instances, clip_scores, load_clip
 from visllama.evaluation.prediction_log import Written
 from visllama.evaluation.prompts import Prompts
 from visllama.evaluation.report import FROM_JUDGED_IMAGES, scores_table, write_json
@@ -48,8 +49,12 @@ def image_ids(prompts: Prompts, name: str) -> list[int | str]:
 
 
 def check_images(prompts: Prompts, name: str, config: Mapping) -> None:
-    """Refuse images that cannot be told apart, before any model is loaded, as `image_ids` does."""
-    image_ids(prompts, name)
+    """Refuse images that cannot be told apart, or that a metric knows nothing of, before any model is loaded.
+
+    Raises:
+        ConfigError: Naming the first five.
+    """
+    check_instances(image_ids(prompts, name), name, config)
 
 
 def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
@@ -64,6 +69,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     changed = {control: _CONTROLS[control](prompts) for control in config["controls"]}
     for shown in (prompts, *changed.values()):
         captioner.check_room(model, shown, f"evaluation.{name}: ")
+    clip = load_clip(model, name, config) if is_first_rank() else None
 
     say(f"{name}: writing captions of {len(prompts)} images{_with_controls(changed)}")
     rows = [{"image_id": image_id} for image_id in ids]
@@ -87,6 +93,14 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
         scores = scorer.score(_texts(own_ids, written), metrics)
         controls = {c: scorer.score(_texts(own_ids, texts), ("CIDEr",)).values for c, texts in blind.items()}
+    captions = [each.text for each in written]
+    numbers = {key: number for number, key in enumerate(own_ids)}
+    order = [numbers[key] for key in scores.ids]
+    if clip is not None:
+        scores.metrics.update(clip_scores(clip, prompts, order, captions))
+    if "CHAIR" in metrics:
+        scores.metrics.update(chair_scores(config, ids, prompts, order, captions))
+    with working() as report:
         report("resampling")
         intervals = bootstrap_intervals(scores.metrics)
     result = {
@@ -111,7 +125,6 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     if task.source.origin:
         result["origin"] = task.source.origin
 
-    captions = [each.text for each in written]
     write_json(task.folder / "captions.json", coco_results(ids, captions))
     write_json(task.folder / "references.json", coco_references(ids, list(references.values())))
     write_caption_scores(task.folder / "scores.jsonl", own_ids, scores)

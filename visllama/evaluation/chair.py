@@ -118,17 +118,29 @@ def read_objects(path: Path, names: ObjectNames) -> dict[str, frozenset[str]]:
     return {image: frozenset(categories) for image, categories in drawn.items()}
 
 
+NUM_COUNTS = 2
+"""What CHAIR counts in a caption: the names of absent objects, and all names of objects."""
+
+
 class Hallucinations(NamedTuple):
     """What captions say that is not there.
 
     Attributes:
-        metrics: CHAIRs, the share of captions that name an absent object, and CHAIRi, the share of all names; lower is
-            better.
+        counts: What is counted in each caption, shape `(images 2)`.
         absent: The absent categories that each caption names.
     """
 
-    metrics: dict[str, CorpusMetric]
+    counts: np.ndarray
     absent: list[list[str]]
+
+
+def chair_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
+    """Return CHAIRs, the share of captions that name an absent object, and CHAIRi, the share of all names.
+
+    Args:
+        counts: What is counted in each caption, shape `(images 2)`. Lower figures are better.
+    """
+    return {"CHAIRs": mean_metric(counts[:, 0] > 0), "CHAIRi": CorpusMetric(counts, _share)}
 
 
 def chair(
@@ -152,9 +164,8 @@ def chair(
         named = names.mentioned(caption)
         absent.append([category for category in named if category not in there | told])
         num_named.append(len(named))
-    num_absent = np.array([len(categories) for categories in absent], dtype=float)
-    share_of_names = CorpusMetric(np.stack([num_absent, np.array(num_named, dtype=float)], axis=1), _share)
-    return Hallucinations({"CHAIRs": mean_metric(num_absent > 0), "CHAIRi": share_of_names}, absent)
+    num_absent = [len(categories) for categories in absent]
+    return Hallucinations(np.stack([num_absent, num_named], axis=1).astype(float), absent)
 
 
 def _share(sums: np.ndarray) -> np.ndarray:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from visllama.errors import ConfigError
-from visllama.evaluation import bleu, meteor
+from visllama.evaluation import bleu, chair, meteor
 from visllama.evaluation.captions import CaptionScores, bleu_metrics, meteor_metric
 from visllama.evaluation.statistics import CorpusMetric, grouped_metric, mean_metric
 from visllama.evaluation.vqa import VqaScores
@@ -19,8 +19,21 @@ from visllama.evaluation.yes_no import counts_of_images, yes_no_metrics
 from visllama.files import read_regular, write_whole
 
 _MOST_BYTES = 2**32
-_COUNTED = {"BLEU": bleu.NUM_COUNTS, "METEOR": meteor.NUM_COUNTS, "yes_no": NUM_YES_NO_COUNTS}
+_COUNTED = {
+    "CHAIR": chair.NUM_COUNTS,
+    "BLEU": bleu.NUM_COUNTS,
+    "METEOR": meteor.NUM_COUNTS,
+    "yes_no": NUM_YES_NO_COUNTS,
+}
 """Metrics that are no mean over images: a row holds the numbers that they count."""
+
+
+_OF_COUNTS: dict[str, Callable[[np.ndarray], dict[str, CorpusMetric]]] = {
+    "BLEU": bleu_metrics,
+    "METEOR": lambda counts: {"METEOR": meteor_metric(counts)},
+    "CHAIR": chair.chair_metrics,
+}
+"""The metrics of what is counted in each caption."""
 
 
 class ImageScores(NamedTuple):
@@ -52,6 +65,10 @@ def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: Capti
     for name, metric in scores.metrics.items():
         if name.startswith("BLEU"):
             columns["BLEU"] = metric.terms
+        elif name == "CHAIRi":
+            columns["CHAIR"] = metric.terms
+        elif name == "CHAIRs":
+            continue  # it follows from what CHAIRi counts
         elif name in _COUNTED:
             columns[name] = metric.terms
         else:
@@ -129,8 +146,7 @@ def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
             metrics[name] = grouped_metric(100 * column, [row["image_id"] for row in rows])
             per_row[name] = 100 * column
             continue
-        made = {"BLEU": bleu_metrics, "METEOR": lambda counts: {"METEOR": meteor_metric(counts)}}.get(name)
-        of_name = made(column) if made else {name: mean_metric(column)}
+        of_name = _OF_COUNTS[name](column) if name in _OF_COUNTS else {name: mean_metric(column)}
         metrics |= of_name
         per_row |= {key: metric.per_image for key, metric in of_name.items()}
     for name, metric in metrics.items():
