@@ -47,6 +47,16 @@ def test_those_that_are_named(runs):
     assert names(find_columns(runs, ["CIDEr"], ["scenes"])) == ["scenes/CIDEr"]
 
 
+def test_of_several_evaluations_the_one_that_all_runs_have(tmp_path):
+    """Of a sweep the best job is judged on test too."""
+    val, test = caption_evaluation({"CIDEr": 1.0}, split="val"), caption_evaluation({"CIDEr": 2.0})
+    write_run(tmp_path / "best", {"scenes_val": val, "scenes": test})
+    write_run(tmp_path / "other", {"scenes_val": val})
+    runs = read_runs([tmp_path / "best", tmp_path / "other"])
+    assert names(find_columns(runs, ["CIDEr"], None)) == ["scenes_val/CIDEr"]
+    assert names(find_columns(runs, ["CIDEr"], ["scenes"])) == ["scenes/CIDEr"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "evaluations", "says"),
     [

@@ -62,7 +62,7 @@ def find_columns(
     """
     possible = _possible(runs, evaluations)
     if wanted is not None:
-        return [_find(name, possible) for name in wanted]
+        return [_find(name, possible, runs) for name in wanted]
     chosen = []
     for column in possible:
         task = _task(runs, column)
@@ -98,11 +98,17 @@ def _task(runs: Sequence[JudgedRun], column: Column) -> str:
     return str(next(iter(tasks), ""))
 
 
-def _find(name: str, possible: Sequence[Column]) -> Column:
+def _find(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun]) -> Column:
+    """Return the column of a name; of several evaluations that have it, the one that all runs were judged on.
+
+    Of a sweep all jobs were judged on validation, and the best alone on test.
+    """
     matching = [column for column in possible if name in (column.name, column.metric)]
     exact = [column for column in matching if column.name == name]
-    if len(exact or matching) == 1:
-        return (exact or matching)[0]
+    shared = [column for column in matching if all(column.value_of(run) is not None for run in runs)]
+    for found in (exact, matching, shared):
+        if len(found) == 1:
+            return found[0]
     if matching:
         choices = ", ".join(column.name for column in matching)
         raise ConfigError(f"columns={printable(name)}: several evaluations have it: choose of {choices}")
