@@ -15,6 +15,8 @@ def test_holds_the_package_and_the_configs_and_nothing_else(wheel):
         "visllama/conf/train.yaml",
         "visllama/conf/model/connector/mlp.yaml",
         "visllama/data/scenes/pretrained/clip/model.safetensors",
+        "visllama/evaluation/object_names.txt",
+        "visllama/evaluation/templates/gallery.html.jinja",
         "visllama/report/templates/report.html.jinja",
         "visllama/inspect/templates/connector.html.jinja",
     } <= set(names)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from visllama.evaluation.gallery import write_gallery
+from tests.support.galleries import write_gallery_of
 from visllama.evaluation.gallery_cards import decode_picture, read_cards
 
 
 def test_what_was_written_is_read(records, tmp_path):
     """Markup in a text is text again."""
     texts = [f"caption <b>{i}</b> & more" for i in range(len(records))]
-    write_gallery(tmp_path / "a.html", "a", records, texts, [0.1 * i for i in range(len(records))])
+    write_gallery_of(tmp_path / "a.html", "a", records, texts, [0.1 * i for i in range(len(records))])
     cards = {card.key: card for card in read_cards(tmp_path / "a.html")}
     for i, record in enumerate(records):
         card = cards[record["key"]]

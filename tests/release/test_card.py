@@ -13,9 +13,9 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from tests.support.galleries import write_gallery_of
 from tests.support.tiny import TEXT, tiny_parts
 from visllama.errors import ConfigError
-from visllama.evaluation.gallery import write_gallery
 from visllama.model.weights import save_weights
 from visllama.release.card import build_card, write_card
 
@@ -75,7 +75,7 @@ def run(make_model, records, tmp_path):
     write_run(run, ["name=lr-sweep", "data.sources.mine.path=/home/bob/photos/a.tar"])
     (run / "evaluations" / "coco").mkdir(parents=True)
     texts = [f"text {i}" for i in range(len(records))]
-    write_gallery(run / "evaluations/coco/gallery.html", "coco", records, texts, [0.1, 0.9, 0.8, 0.2, 0.05, 0.7])
+    write_gallery_of(run / "evaluations/coco/gallery.html", "coco", records, texts, [0.1, 0.9, 0.8, 0.2, 0.05, 0.7])
     return run
 
 
@@ -251,7 +251,7 @@ def test_all_that_a_run_says_is_data(run, records):
     for record in asked:
         del record["captions"]
     scores = [0.1 * i for i in range(len(asked))]
-    write_gallery(run / "evaluations/coco/gallery.html", NASTY, asked, [f"{NASTY} {i}" for i in range(6)], scores)
+    write_gallery_of(run / "evaluations/coco/gallery.html", NASTY, asked, [f"{NASTY} {i}" for i in range(6)], scores)
 
     card = build_card(run / "weights", "hub")
     assert set(card.files) == {"samples/1.png", "samples/2.png", "samples/3.png", ".eval_results/coco.yaml"}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from visllama.evaluation.caption_files import coco_references, coco_results
 from visllama.evaluation.captions import CaptionScores, bleu_metrics
-from visllama.evaluation.gallery import write_gallery
+from visllama.evaluation.gallery import Shown, write_gallery
 from visllama.evaluation.per_image import write_answer_scores, write_caption_scores
 from visllama.evaluation.prompts import Prompt, Prompts
 from visllama.evaluation.statistics import mean_metric
@@ -105,7 +105,8 @@ def captioned_run(
         record = {"key": f"r{number}", "captions": references[number], "image_id": ids[number]}
         prompts.append(Prompt(record, number, 1))
     shown = Prompts(prompts, lambda number: [Image.new("RGB", (8, 8), (number % 256, 0, 0))])
-    write_gallery(place / "gallery.html", "scenes", shown, captions, list(cider), count=num_shown, ids=ids)
+    texts = Shown(captions, {"CIDEr": list(cider)}, ids)
+    write_gallery(place / "gallery.html", "scenes", shown, texts, count=num_shown)
     return folder
 
 
@@ -132,5 +133,6 @@ def asked_run(folder: Path, accuracy: Sequence[float], images: Sequence[str], an
         question = {"question": f"what is <{number}>?", "answers": ["yes"]}
         prompts.append(Prompt({"key": image, "questions": [question]}, number, 1))
     shown = Prompts(prompts, lambda number: [Image.new("RGB", (8, 8))])
-    write_gallery(place / "gallery.html", "vqa", shown, answers, list(accuracy), "accuracy", ids=ids)
+    texts = Shown(answers, {"accuracy": list(accuracy)}, ids)
+    write_gallery(place / "gallery.html", "vqa", shown, texts)
     return folder

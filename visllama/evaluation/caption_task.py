@@ -7,16 +7,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from visllama.console import is_first_rank, say, working
 from visllama.errors import ConfigError
 from visllama.evaluation.caption_files import coco_references, coco_results, read_references
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.captions import CaptionScorer
-from visllama.evaluation.gallery import write_gallery
+from visllama.evaluation.chair import chair_metrics
+from visllama.evaluation.gallery import Shown, write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_caption_scores
-from visllama.evaluation.picture_scores import chair_scores, check_instances, clip_scores, load_clip
+from visllama.evaluation.picture_scores import check_instances, clip_scores, find_hallucinations, load_clip
 from visllama.evaluation.prediction_log import Written
 from visllama.evaluation.prompts import Prompts
 from visllama.evaluation.report import FROM_JUDGED_IMAGES, scores_table, write_json
@@ -24,6 +26,9 @@ from visllama.evaluation.statistics import bootstrap_intervals
 from visllama.evaluation.task import Task
 from visllama.model.visllama import VisLlama
 
+T = TypeVar("T")
+_SHOWN = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "CLIPScore", "CHAIRi")
+"""Metrics that the gallery shows of each caption; it ranks by the first."""
 _CONTROLS = {"shuffled_images": Prompts.shuffled, "blank_images": Prompts.blank}
 
 
@@ -98,8 +103,11 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     order = [numbers[key] for key in scores.ids]
     if clip is not None:
         scores.metrics.update(clip_scores(clip, prompts, order, captions))
+    absent: list[list[str]] = []
     if "CHAIR" in metrics:
-        scores.metrics.update(chair_scores(config, ids, prompts, order, captions))
+        found = find_hallucinations(config, ids, prompts, order, captions)
+        scores.metrics.update(chair_metrics(found.counts))
+        absent = _in_order_of_prompts(found.absent, order)
     with working() as report:
         report("resampling")
         intervals = bootstrap_intervals(scores.metrics)
@@ -128,11 +136,18 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     write_json(task.folder / "captions.json", coco_results(ids, captions))
     write_json(task.folder / "references.json", coco_references(ids, list(references.values())))
     write_caption_scores(task.folder / "scores.jsonl", own_ids, scores)
-    cider = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
     title = f"{name}, {config['split']}"
-    write_gallery(task.folder / "gallery.html", title, prompts, captions, [cider[key] for key in own_ids], ids=ids)
+    ranked_by = {name: scores.metrics[name].per_image for name in _SHOWN if name in scores.metrics}
+    in_order = {name: _in_order_of_prompts(values, order) for name, values in ranked_by.items()}
+    write_gallery(task.folder / "gallery.html", title, prompts, Shown(captions, in_order, ids, absent))
     say(scores_table(name, result))
     return result
+
+
+def _in_order_of_prompts(values: Sequence[T], order: Sequence[int]) -> list[T]:
+    """Return values of the images, which are in the order of their ids, in the order of the prompts."""
+    by_number = dict(zip(order, values, strict=True))
+    return [by_number[number] for number in range(len(order))]
 
 
 def _with_controls(controls: Mapping[str, object]) -> str:

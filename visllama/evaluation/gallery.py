@@ -1,15 +1,20 @@
-"""A page of pictures with what was said of them, to be sorted and searched. One file, which opens offline."""
+"""A page of pictures with what was said of them, to be sorted and searched. One file, which opens offline.
+
+jinja2 escapes all that comes from data, and the page allows itself one script by its hash. The template is
+`evaluation/templates/gallery.html.jinja`.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from visllama.data.record import images_of
@@ -19,30 +24,21 @@ from visllama.images.decode import open_image
 from visllama.images.inline import data_address
 
 _THUMBNAIL_PX = 160
-_STYLE = """
-body{font:15px/1.4 system-ui,sans-serif;margin:2rem;max-width:80rem;color:#222;background:#fff}
-form{display:flex;flex-wrap:wrap;gap:.7rem;align-items:center;margin:1rem 0}
-input,select{font:inherit;padding:.2rem .4rem}
-section{display:grid;grid-template-columns:repeat(auto-fill,minmax(15rem,1fr));gap:1rem}
-figure{margin:0;padding:.7rem;border:1px solid #ddd;border-left:5px solid #ddd;border-radius:6px}
-figure.right{border-left-color:#2e8b3d}figure.wrong{border-left-color:#c0392b}
-figure[hidden]{display:none}
-img{width:160px;height:160px;object-fit:contain}
-figcaption b{display:block;margin:.4rem 0;overflow-wrap:anywhere}
-.right b,b .found{color:#1d6b2b}.wrong b,b .other{color:#b03024}
-ul{margin:.3rem 0;padding-left:1.1rem;color:#555;font-size:13px}
-small,output{color:#666;overflow-wrap:anywhere}
-"""
+_HALLUCINATED = "hallucinated"
+_LOWER_IS_BETTER = ("CHAIRs", "CHAIRi")
 _SCRIPT = """
 const form = document.forms[0], grid = document.querySelector("section"), cards = [...grid.children];
-const orders = {
-  worst: (a, b) => a.dataset.score - b.dataset.score,
-  best: (a, b) => b.dataset.score - a.dataset.score,
-  key: (a, b) => a.dataset.key.localeCompare(b.dataset.key, undefined, {numeric: true}),
-};
+const scores = new Map(cards.map(card => [card, JSON.parse(card.dataset.scores)]));
+const lower = ["CHAIRs", "CHAIRi"];
+function order(a, b) {
+  const chosen = form.sort.value, name = chosen.slice(1);
+  if (chosen === "") return a.dataset.key.localeCompare(b.dataset.key, undefined, {numeric: true});
+  const sign = (chosen[0] === "+") !== lower.includes(name) ? -1 : 1;
+  return sign * (scores.get(a)[name] - scores.get(b)[name]);
+}
 function update() {
   const words = form.find.value.toLowerCase(), kind = form.show.value;
-  cards.sort(orders[form.sort.value]);
+  cards.sort(order);
   for (const card of cards) {
     const found = card.textContent.toLowerCase().includes(words);
     card.hidden = !found || (kind !== "" && !card.classList.contains(kind));
@@ -54,99 +50,112 @@ form.addEventListener("input", update);
 form.addEventListener("submit", event => event.preventDefault());
 update();
 """
-_SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-_HEAD = f"""<!doctype html><html lang=en><meta charset=utf-8>
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{_SCRIPT_SHA256}'">
-<meta name=viewport content="width=device-width">"""
 
 
-def write_gallery(
-    path: Path, title: str, prompts: Prompts, texts: Sequence[str], scores: Sequence[float],
-    metric: str = "CIDEr", count: int = 100, ids: Sequence[int | str] | None = None,
-) -> None:  # fmt: skip
-    """Write the page: the `count` worst, best and random records by their scores, with their references.
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of an evaluation's texts.
 
-    A caption's words are green where a reference has them, and red where none has; an answer is green where at least
-    half of the score is given for it.
+    Attributes:
+        texts: The text that was written on each prompt.
+        scores: Each metric of each text, by the metric's name, as a share of 1; the first one ranks them.
+        ids: The ids by which the texts are written and scored; None are the records' keys.
+        absent: The objects that each caption names and that are not there; empty where that was not measured.
+    """
+
+    texts: Sequence[str]
+    scores: Mapping[str, Sequence[float]]
+    ids: Sequence[int | str] | None = None
+    absent: Sequence[Sequence[str]] = field(default_factory=tuple)
+
+
+def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count: int = 100) -> None:
+    """Write the page: the `count` worst, best and random texts by their first score, with their references.
+
+    Where absent objects are known, the captions that name most of them are shown too. A caption's words are green where
+    a reference has them, and red where none has; an answer is green where at least half of the score is given for it.
 
     Args:
-        path: Of the page.
+        path: The path of the page.
         title: Its heading.
         prompts: What the texts were written on: records with captions, or each with one question.
-        texts: What was said of each.
-        scores: Of each, as a share of 1.
-        metric: What the scores are.
+        shown: The texts and their scores.
         count: How many of a kind are shown.
-        ids: The ids by which the texts are written and scored; None are the records' keys.
     """
-    ranked = np.argsort(scores, kind="stable").tolist()
-    kinds = {
+    metric = next(iter(shown.scores))
+    ranked = np.argsort(shown.scores[metric], kind="stable").tolist()
+    if metric in _LOWER_IS_BETTER:
+        ranked.reverse()
+    chosen = {
         "worst": set(ranked[:count]),
         "best": set(ranked[::-1][:count]),
-        "random": set(np.random.default_rng(0).permutation(len(texts))[:count].tolist()),
+        "random": set(np.random.default_rng(0).permutation(len(shown.texts))[:count].tolist()),
     }
+    if any(shown.absent):
+        num_absent = [len(objects) for objects in shown.absent]
+        most = np.argsort(num_absent, kind="stable")[::-1][:count].tolist()
+        chosen[_HALLUCINATED] = {number for number in most if num_absent[number] > 0}
+
     cards = []
-    for i in ranked:
-        names = [name for name, members in kinds.items() if i in members]
-        if names:
-            record = prompts.record(i)
-            own_id = record["key"] if ids is None else ids[i]
-            cards.append(_card(record, own_id, texts[i], scores[i], metric, names))
+    for number in ranked:
+        kinds = [name for name, members in chosen.items() if number in members]
+        if kinds:
+            cards.append(_card(prompts.record(number), shown, number, kinds))
 
-    heading = html.escape(title)
-    about = f"all {len(texts):,}"
-    if len(cards) < len(texts):
-        about = f"{len(cards):,} of {len(texts):,}: the {count} worst, best and random ones by {html.escape(metric)}"
-    form = _form(has_answers="questions" in prompts[0].record)
-    write_whole(
-        path,
-        f"{_HEAD}<title>{heading}</title><style>{_STYLE}</style><h1>{heading}</h1><p>{about}</p>{form}"
-        f"<section>{''.join(cards)}</section><script>{_SCRIPT}</script></html>",
+    num_texts = len(shown.texts)
+    about = f"all {num_texts:,}"
+    if len(cards) < num_texts:
+        about = f"{len(cards):,} of {num_texts:,}: the {count} worst, best and random ones by {metric}"
+    has_answers = "questions" in prompts[0].record
+    environment = Environment(
+        loader=PackageLoader("visllama.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-
-
-def _form(has_answers: bool) -> str:
-    """Return what a person sorts and searches by; answers alone are right or wrong."""
-    kinds = ["", "worst", "best", "random", *(["right", "wrong"] if has_answers else [])]
-    orders = {"worst": "worst first", "best": "best first", "key": "by key"}
-    shown = "".join(f'<option value="{kind}">{kind or "all"}</option>' for kind in kinds)
-    sorted_by = "".join(f'<option value="{order}">{label}</option>' for order, label in orders.items())
-    return (
-        "<form><input type=search name=find placeholder='find a word' aria-label='find a word'>"
-        f"<label>show <select name=show>{shown}</select></label>"
-        f"<label>order <select name=sort>{sorted_by}</select></label><output name=count></output></form>"
+    page = environment.get_template("gallery.html.jinja").render(
+        title=title,
+        about=about,
+        kinds=["", *chosen, *(["right", "wrong"] if has_answers else [])],
+        metrics=list(shown.scores),
+        cards=cards,
+        script=_SCRIPT,
+        script_sha256=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
     )
+    write_whole(path, page)
 
 
-def _card(record: Mapping, own_id: int | str, text: str, score: float, metric: str, kinds: Sequence[str]) -> str:
+def _card(record: Mapping, shown: Shown, number: int, kinds: list[str]) -> dict:
+    """Return what the template shows of one text."""
+    text = shown.texts[number]
+    scores = {name: float(values[number]) for name, values in shown.scores.items()}
+    score = next(iter(scores.values()))
     if "questions" in record:
         asked = record["questions"][0]
-        question, references = html.escape(asked["question"]), asked["answers"]
+        question, references, words = asked["question"], asked["answers"], []
         kinds = [*kinds, "right" if score >= 0.5 else "wrong"]
-        said = html.escape(text)
     else:
         question, references = "", record["captions"]
-        said = _coloured(text, references)
-    listed = "".join(f"<li>{html.escape(reference)}</li>" for reference in dict.fromkeys(references))
-    key = html.escape(record["key"])
-    pictures = "".join(f'<img src="{_thumbnail(image)}" alt="">' for image in images_of(record))
-    return (
-        f'<figure class="{" ".join(kinds)}" data-score="{score:.6g}" data-key="{key}" '
-        f'data-id="{html.escape(str(own_id))}">{pictures}<figcaption>{question}'
-        f"<b>{said or '(nothing)'}</b><small>{key} &middot; {metric} {100 * score:.0f}</small><ul>{listed}</ul>"
-        f"</figcaption></figure>"
-    )
+        words = _words_of_caption(text, references)
+    return {
+        "kinds": kinds,
+        "score": score,
+        "scores": scores,
+        "key": record["key"],
+        "id": record["key"] if shown.ids is None else shown.ids[number],
+        "pictures": [_thumbnail(image) for image in images_of(record)],
+        "question": question,
+        "text": text,
+        "words": words,
+        "absent": list(dict.fromkeys(shown.absent[number])) if any(shown.absent) else [],
+        "references": list(dict.fromkeys(references)),
+    }
 
 
-def _coloured(caption: str, references: Sequence[str]) -> str:
-    """Return a caption as HTML, in which each word says whether a reference has it."""
+def _words_of_caption(caption: str, references: Sequence[str]) -> list[dict[str, str]]:
+    """Return each word of a caption, and whether a reference has it."""
     known = {word for reference in references for word in _words(reference)}
-    spans = []
+    found = []
     for word in caption.split():
-        kind = "found" if known.issuperset(_words(word)) else "other"
-        spans.append(f'<span class="{kind}">{html.escape(word)}</span>')
-    return " ".join(spans)
+        found.append({"text": word, "kind": "found" if known.issuperset(_words(word)) else "other"})
+    return found
 
 
 def _words(text: str) -> list[str]:

@@ -93,6 +93,7 @@ class _Gallery(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "figure" and self._card is not None:
+            self._card.texts = {place: text.strip() for place, text in self._card.texts.items()}
             if math.isfinite(self._card.score):
                 self.cards.append(self._card)
             self._card, self._place = None, ""

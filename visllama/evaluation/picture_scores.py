@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from visllama.errors import ConfigError
-from visllama.evaluation.chair import chair, chair_metrics, check_objects, object_names, read_objects
+from visllama.evaluation.chair import Hallucinations, chair, check_objects, object_names, read_objects
 from visllama.evaluation.clip_score import ClipScorer
 from visllama.evaluation.generation import generation_bars
 from visllama.evaluation.prompts import Prompts
@@ -76,10 +76,10 @@ def check_instances(ids: Sequence[object], name: str, config: Mapping) -> None:
         check_objects(ids, drawn, f"evaluation.{name}.instances={path}")
 
 
-def chair_scores(
+def find_hallucinations(
     config: Mapping, ids: Sequence[object], prompts: Prompts, order: Sequence[int], captions: Sequence[str]
-) -> dict[str, CorpusMetric]:
-    """Return CHAIRs and CHAIRi of captions.
+) -> Hallucinations:
+    """Return what captions name that is not there; the images are in the order of `order`.
 
     Args:
         config: The configuration of the evaluation.
@@ -90,10 +90,9 @@ def chair_scores(
     """
     names = object_names(config["object_names"])
     drawn = read_objects(Path(config["instances"]), names)
-    found = chair(
+    return chair(
         [captions[number] for number in order],
         [prompts[number].record["captions"] for number in order],
         [drawn[str(ids[number])] for number in order],
         names,
     )
-    return chair_metrics(found.counts)

@@ -14,7 +14,7 @@ from visllama.data.sources import build_source
 from visllama.data.turns import answer_of
 from visllama.errors import ConfigError, require
 from visllama.evaluation.captioner import Captioner
-from visllama.evaluation.gallery import write_gallery
+from visllama.evaluation.gallery import Shown, write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_answer_scores
 from visllama.evaluation.prompts import Prompt, Prompts
@@ -181,7 +181,7 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     accuracy = dict(zip(scores.ids, scores.per_question["accuracy"], strict=True))
     title = f"{name}, {config['split']}"
     in_order = [accuracy[key] for key in own_ids]
-    write_gallery(task.folder / "gallery.html", title, prompts, answers, in_order, "accuracy", ids=ids)
+    write_gallery(task.folder / "gallery.html", title, prompts, Shown(answers, {"accuracy": in_order}, ids))
     say(vqa_table(name, result))
     return result
 

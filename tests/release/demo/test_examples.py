@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.demo_server import as_file, scene
-from visllama.evaluation.gallery import write_gallery
+from tests.support.galleries import write_gallery_of
 from visllama.release.demo.examples import find_examples, read_gallery
 
 
@@ -23,7 +23,7 @@ def test_pictures_of_the_runs_galleries(tmp_path, records):
     """The gallery that `evaluate` writes; each picture once, six at most."""
     folder = tmp_path / "evaluations" / "mine"
     folder.mkdir(parents=True)
-    write_gallery(folder / "gallery.html", "mine", records, ["a"] * 6, [0.1 * i for i in range(6)])
+    write_gallery_of(folder / "gallery.html", "mine", records, ["a"] * 6, [0.1 * i for i in range(6)])
     found = find_examples(tmp_path / "weights", is_of_scenes=False)
     assert len(found) == 6 and all(max(picture.size) == 160 for picture in found)
     (tmp_path / "evaluations" / "again").mkdir()
