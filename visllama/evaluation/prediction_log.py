@@ -59,17 +59,24 @@ class PredictionLog:
         Raises:
             ConfigError: If they were made by something else, naming what differs, or the file is not what was written.
         """
-        before = self._read_key()
-        if before is None or not self.path.is_file():
-            return []
-        if before != self._made_by:
-            self._refuse(before)
+        if not self.path.is_file() or not self.check_key():
             return []
         lines = self._whole_lines()
         rows = [self._parse(number, line) for number, line in enumerate(lines)]
         if len(rows) > len(self._ids):
             raise ConfigError(f"{self.path}: holds {len(rows)} predictions, and {len(self._ids)} are judged")
         return rows
+
+    def check_key(self) -> bool:
+        """Return whether the texts that are there, if any, were made by the same.
+
+        Raises:
+            ConfigError: If they were not, and others are refused, naming what differs.
+        """
+        before = self._read_key()
+        if before is not None and before != self._made_by:
+            self._refuse(before)
+        return before == self._made_by
 
     def begin(self, written: Sequence[Written]) -> None:
         """Open the file to go on behind these texts."""

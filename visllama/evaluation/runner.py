@@ -135,13 +135,24 @@ def judge(
     results = {}
     with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
         for name, config in evaluations.items():
-            target = folder / "evaluations" / name
-            target.mkdir(parents=True, exist_ok=True)
-            made_by = {"weights": weights_key, **texts_made_by(config, sources[name], settings)}
-            shown = prompts[name]
-            task = Task(name, config, sources[name], shown, target, settings.plugins, made_by, settings.refuses_others)
+            task = _make_task(name, config, sources[name], prompts[name], settings, folder, weights_key)
+            task.folder.mkdir(parents=True, exist_ok=True)
             results[name] = _TASKS[config["task"]](model, captioners[name], task)
     return results
+
+
+def _make_task(
+    name: str,
+    config: Mapping,
+    source: Source,
+    prompts: Prompts,
+    settings: JudgeSettings,
+    folder: Path,
+    weights_key: str,
+) -> Task:
+    made_by = {"weights": weights_key, **texts_made_by(config, source, settings)}
+    target = folder / "evaluations" / name
+    return Task(name, config, source, prompts, target, settings.plugins, made_by, settings.refuses_others)
 
 
 def decoding_of(config: Mapping, settings: JudgeSettings) -> dict[str, Any]:
@@ -184,6 +195,9 @@ def judge_weights(
     torch.set_num_threads(settings.num_threads)
     sources = judged_sources(evaluations, settings.plugins)
     prompts = read_prompts(evaluations, sources)
+    weights_key = hash_weights(weights)
+    for name, config in evaluations.items():
+        _make_task(name, config, sources[name], prompts[name], settings, folder, weights_key).check_logs()
     dtype = frozen_dtype(settings.precision)
     as_stored = strategy is not None and strategy.is_sharded
     model, description = load_weights(
@@ -192,4 +206,4 @@ def judge_weights(
     if strategy is not None:
         strategy.prepare(model, dtype)
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
-    return judge(model, maker, evaluations, sources, settings, folder, hash_weights(weights), prompts)
+    return judge(model, maker, evaluations, sources, settings, folder, weights_key, prompts)

@@ -36,6 +36,15 @@ class Task:
     made_by: Mapping[str, object]
     refuses_others: bool
 
+    def check_logs(self) -> None:
+        """Refuse what an earlier judgement has left here, if something else made it; nothing is loaded or written.
+
+        Raises:
+            ConfigError: Naming what differs.
+        """
+        for control in (None, *self.config["controls"]):
+            self.log([], "", control).check_key()
+
     def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
         """Return the log of what is written, for the evaluation itself or for one of its controls.
 

@@ -56,8 +56,8 @@ def evaluate(config: EvaluateConfig) -> dict | None:
         from visllama.evaluation.runner import JudgeSettings, judge_weights
         from visllama.parallel.launch import on_all_ranks
 
-        if is_first_rank():
-            write_command(folder)  # so that resume= goes on here
+        if is_first_rank() and not config.resume:
+            write_command(folder)  # so that resume= goes on here; what is typed beside that may yet be refused
         torch.manual_seed(config.seed)
         settings = JudgeSettings.of_config(config)
         judge = partial(judge_weights, Path(config.weights), evaluations_of(config), settings, folder)
