@@ -118,7 +118,7 @@ def captions_of(tmp_path_factory):
     "num_ranks",
     [
         pytest.param(2, marks=pytest.mark.proof),
-        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.proof),
         pytest.param(4, marks=pytest.mark.proof),
     ],
 )
