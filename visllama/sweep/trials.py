@@ -90,7 +90,7 @@ class Trials:
         return find_trial(self.storage, number).user_attrs.get(_STARTS, 1)
 
     def run_again(self, number: int) -> None:
-        """Give up a trial that was killed, and let another with the same values be asked for next."""
+        """Mark a trial that was killed as failed, and let another with the same values be asked for next."""
         trial = find_trial(self.storage, number)
         self.study.tell(number, state=TrialState.FAIL)
         self.study.enqueue_trial(trial.params, user_attrs={_STARTS: self.num_starts(number) + 1})

@@ -53,7 +53,7 @@ def _go_on(trackers: Sequence[Tracker], folder: Path, first_step: int) -> None:
 
 @rank_zero_only
 def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: int) -> None:
-    """Give pictures of validation, with what the model writes about them, to the trackers of a run.
+    """Send pictures of validation, with what the model writes about them, to the trackers of a run.
 
     Args:
         loggers: The loggers of a run.
@@ -67,7 +67,7 @@ def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: i
 
 @rank_zero_only
 def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], folder: Path, step: int) -> None:
-    """Give the scores of a run, those of its controls, and its galleries to its loggers; its folder holds them anyway.
+    """Send the scores of a run, those of its controls, and its galleries to its loggers; its folder holds them anyway.
 
     Args:
         loggers: The loggers of a run. `metrics.csv` has a row for each step, and takes no scores.
@@ -92,7 +92,7 @@ def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], f
 
 @rank_zero_only
 def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
-    """Give the trained weights to the trackers that are to keep them.
+    """Send the trained weights to the trackers that are to keep them.
 
     Args:
         loggers: The loggers of a run.

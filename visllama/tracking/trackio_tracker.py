@@ -29,7 +29,7 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 
 
 class TrackioTracker(Tracker):
-    """Give trackio what a run logs; its database is in the run's folder.
+    """Send trackio what a run logs; its database is in the run's folder.
 
     Args:
         project: The project that the run belongs to.
@@ -122,7 +122,7 @@ class _Writer:
         self._thread.start()
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Give the process something to write, in its turn."""
+        """Hand the process something to write, in its turn."""
         self._messages.put(dict(message))
 
     def close(self) -> None:

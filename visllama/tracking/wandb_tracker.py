@@ -27,7 +27,7 @@ _INIT_S = 12.0
 
 
 class WandbTracker(Tracker):
-    """Give wandb what a run logs. The key is read by wandb itself, from the environment or from netrc.
+    """Send wandb what a run logs. The key is read by wandb itself, from the environment or from netrc.
 
     Args:
         project: The project that the run belongs to.

@@ -175,7 +175,7 @@ def _shown_pictures(
 
 
 def _show(study: ConnectorStudy) -> None:
-    """Say what is found: sentences first, then the tables."""
+    """Print what is found: sentences first, then the tables."""
     kind, count, n = study.about["connector"]["kind"], study.about["num_image_tokens"], study.about["n"]
     say(f"\nWhat the {count} vectors of {kind} say, over {n} pictures of {study.about['evaluation']}\n")
     for finding in study.findings:
