@@ -51,6 +51,9 @@ def test_the_run_folder_is_as_the_design_says(run):
     assert expected <= {path.name for path in folder.iterdir()}
     assert {path.name for path in (folder / "evaluations" / "scenes_caption").iterdir()} == {
         "predictions.jsonl",
+        "predictions.key.json",
+        "controls",
+        "scores.jsonl",
         "captions.json",
         "references.json",
         "gallery.html",

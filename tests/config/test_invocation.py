@@ -13,5 +13,5 @@ def test_it_holds_what_was_typed_and_where_the_configs_are(compose_config, tmp_p
 
 def test_a_job_knows_nothing_of_the_grid_that_it_is_of(compose_config):
     """Another rank, or the job when it goes on, would be a sweep again."""
-    compose_config("train", "sweep=lr", "optim.lr=0.5")
+    compose_config("train", "sweep=optim_lr", "optim.lr=0.5")
     assert invocation().overrides == ["optim.lr=0.5"]

@@ -63,7 +63,7 @@ def test_auto_finds_the_newest_search_of_the_name_and_last_the_search_of_the_new
 def test_a_job_of_a_search_goes_on_alone_where_its_own_folder_is_named(tmp_path):
     job = write_search(tmp_path / "s") / "0"
     job.mkdir()
-    words = ["optim.lr=1e-3", "sweep=lr"]
+    words = ["optim.lr=1e-3", "sweep=optim_lr"]
     (job / "command.yaml").write_text(
         yaml.safe_dump({"overrides": words, "options": [], "seal": seal(job, [words, []])})
     )

@@ -6,7 +6,7 @@ import pytest
 
 from visllama.sweep.best import best_command, is_judged
 
-WORDS = ["name=a b", "sweep=lr", "optim.lr=0.004", "+callbacks.prune._target_=x", "+callbacks.prune.trial=3"]
+WORDS = ["name=a b", "sweep=optim_lr", "optim.lr=0.004", "+callbacks.prune._target_=x", "+callbacks.prune.trial=3"]
 
 
 @pytest.mark.parametrize(("program", "expected"), [("train.py", ["python", "train.py"]), ("x", ["visllama", "train"])])

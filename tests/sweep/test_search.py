@@ -118,7 +118,7 @@ def test_what_is_typed_is_fixed_or_searched_in_batches_and_what_mattered_is_told
         ),
         ("model/connector=mlp,qformer", "search.ranges.model/connector: model/connector=qformer: there is no such"),
         ("trainer.val_check_interval=null", "nothing is measured that trials could be ranked by"),
-        ("sweep=lr", "sweep=lr search=tpe: a grid or a search: leave one out"),
+        ("sweep=optim_lr", "sweep=optim_lr search=tpe: a grid or a search: leave one out"),
     ],
 )
 def test_a_wrong_search_is_refused_before_anything_runs(tmp_path, word, says):

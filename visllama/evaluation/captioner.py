@@ -69,13 +69,13 @@ class Captioner:
         maker: Makes the prompts' ids, and decodes their pictures.
         decoding: As transformers' `generate` takes it: num_beams, max_new_tokens, ...
         batch_size: Prompts a batch; it changes speed, not text.
-        seed: Decides what is drawn where the decoding samples.
+        seed: Decides what is drawn where the decoding samples; None lets torch's generator decide, as it stands.
 
     Attributes:
         decoding: The whole of it; nothing of the base model's own `generation_config` adds to it.
     """
 
-    def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int, seed: int | None = None) -> None:
         self.maker, self.batch_size, self._seed = maker, batch_size, seed
         self.decoding = whole_decoding(maker, decoding)
         self._stop_strings = _as_list(self.decoding.get("stop_strings"))
@@ -187,10 +187,11 @@ class Captioner:
 
     @contextmanager
     def _dice(self, first: int, device: torch.device) -> Iterator[None]:
-        """Let what is sampled depend on the seed and on the batch alone, not on what was sampled before it."""
+        """Let what is sampled depend on a seed and on the batch alone, not on what was sampled before it."""
+        is_seeded = self.decoding["do_sample"] and self._seed is not None
         devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=self.decoding["do_sample"]):
-            if self.decoding["do_sample"]:
+        with torch.random.fork_rng(devices=devices, enabled=is_seeded):
+            if is_seeded:
                 torch.manual_seed(self._seed * 1_000_003 + first)
             yield
 

@@ -12,11 +12,11 @@ class Flops(NamedTuple):
     """Floating-point operations of a sample, forward and backward, of one part."""
 
     name: str
-    count: float
+    count: float | int
     formula: str
 
 
-def flops(shapes: Shapes, tokens: float, recomputes: bool, images: float = 1.0) -> list[Flops]:
+def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float | int = 1) -> list[Flops]:
     """Count a sample's arithmetic: two operations a weight a token, and again for each gradient that is due.
 
     A frozen weight has a forward pass and gives the gradient of its input; one that trains has its own gradient too.
