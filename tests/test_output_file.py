@@ -38,14 +38,14 @@ def test_what_is_a_control_character():
     assert control_characters("a\rb\tc\x1b[0m") == {"\r", "\t", "\x1b"}
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_the_default_run_says_little(tmp_path):
     written = output_of(tmp_path)
     assert len(written.splitlines()) < MOST_LINES and control_characters(written) == set()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("logger", ["[csv,tensorboard]", "[csv,trackio]", "[csv,wandb]"])
+@pytest.mark.parametrize("logger", ["[csv,tensorboard,trackio,wandb]"])
 def test_trackers_add_few_lines_and_no_control_characters(tmp_path, logger):
     """Each step is logged here, and the lines of the steps go to the log."""
     written = output_of(tmp_path, *SHORT, f"logger={logger}")

@@ -31,6 +31,8 @@ import os
 
 from lightning.pytorch.callbacks import Callback
 
+pytestmark = pytest.mark.proof  # minutes: tests/tracking has each tracker by itself
+
 
 class Breaks(Callback):
     def on_train_batch_end(self, trainer, *_):

@@ -29,13 +29,13 @@ def scored():
     }
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_system_beside_itself(scored):
     for metric in scored["first"].values():
         assert paired_difference(metric, metric) == (0.0, [0.0, 0.0], 1.0)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_a_lost_last_word_in_a_tenth_of_the_captions_is_found(scored):
     """Each system's own interval holds the other's value, so that they overlap by far; the paired test is sure."""
     whole, cut = scored["first"]["CIDEr"], scored["cut"]["CIDEr"]

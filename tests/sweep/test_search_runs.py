@@ -12,7 +12,7 @@ import pytest
 from tests.support.runs import RUN, finish, kill, start
 from tests.support.slurm_cluster import Slurm
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]  # minutes: test_search.py has the same on a stub
 # Six steps with three validations, and a judgement of eight captions.
 SHORT = [word for word in RUN if not word.startswith(("judge", "data.log_consumed", "trainer.val_check_interval"))]
 SHORT += ["trainer.max_steps=6", "trainer.val_check_interval=2", "evaluation.scenes_caption.source.num_records=8",
