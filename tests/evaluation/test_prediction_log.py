@@ -20,7 +20,7 @@ def log_at(folder, made_by=MADE_BY, refuses_others=True, ids=IDS) -> PredictionL
 def written(tmp_path):
     """A folder with a log of all three texts."""
     log = log_at(tmp_path)
-    log.begin([])
+    log.begin(0)
     log.add(TEXTS[:1])
     log.add(TEXTS[1:])
     log.close()
@@ -40,7 +40,7 @@ def test_there_is_nothing_before_the_first(tmp_path):
 
 def test_each_batch_is_there_as_soon_as_it_is_done(tmp_path):
     log = log_at(tmp_path)
-    log.begin([])
+    log.begin(0)
     log.add(TEXTS[:2])
     assert log_at(tmp_path).read() == TEXTS[:2]
 
@@ -53,7 +53,10 @@ def test_a_line_that_was_cut_is_written_again(written, num_bytes):
     log = log_at(written)
     found = log.read()
     assert found == TEXTS[:2]
-    log.begin(found)
+    log.begin(len(found))
+    assert path.read_bytes() == content[: content.rindex(b"\n", 0, -1) + 1], (
+        "nothing that was written is lost meanwhile"
+    )
     log.add(TEXTS[2:])
     log.close()
     assert path.read_bytes() == content
@@ -76,7 +79,7 @@ def test_what_something_else_made_is_refused_by_name(written, changed, says):
 def test_training_judges_its_new_weights_anew(written):
     log = log_at(written, MADE_BY | {"weights": "b"}, refuses_others=False)
     assert log.read() == []
-    log.begin([])
+    log.begin(0)
     log.close()
     assert (written / "predictions.jsonl").read_text() == ""
 

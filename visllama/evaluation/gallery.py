@@ -25,7 +25,6 @@ from visllama.images.inline import data_address
 
 _THUMBNAIL_PX = 160
 _HALLUCINATED = "hallucinated"
-_LOWER_IS_BETTER = ("CHAIRs", "CHAIRi")
 _SCRIPT = """
 const form = document.forms[0], grid = document.querySelector("section"), cards = [...grid.children];
 const scores = new Map(cards.map(card => [card, JSON.parse(card.dataset.scores)]));
@@ -58,7 +57,8 @@ class Shown:
 
     Attributes:
         texts: The text that was written on each prompt.
-        scores: Each metric of each text, by the metric's name, as a share of 1; the first one ranks them.
+        scores: Each metric of each text, by the metric's name, as a share of 1. The first one ranks the texts, and more
+            of it is better.
         ids: The ids by which the texts are written and scored; None are the records' keys.
         absent: The objects that each caption names and that are not there; empty where that was not measured.
     """
@@ -84,8 +84,6 @@ def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count:
     """
     metric = next(iter(shown.scores))
     ranked = np.argsort(shown.scores[metric], kind="stable").tolist()
-    if metric in _LOWER_IS_BETTER:
-        ranked.reverse()
     chosen = {
         "worst": set(ranked[:count]),
         "best": set(ranked[::-1][:count]),

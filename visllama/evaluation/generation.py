@@ -49,7 +49,7 @@ def write_texts(
     if num_before:
         say(f"{name}: {num_before:,} of {len(prompts):,} were written before: going on behind them")
     if is_first_rank():
-        log.begin(written)
+        log.begin(num_before)
 
     task = progress.add_task(name, total=len(prompts), completed=num_before, rate="")
     started = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from visllama.errors import ConfigError
@@ -71,9 +72,16 @@ def check_instances(ids: Sequence[object], name: str, config: Mapping) -> None:
         ConfigError: Naming the first five that are not.
     """
     if "CHAIR" in config["metrics"]:
-        path = config["instances"]
-        drawn = read_objects(Path(path), object_names(config["object_names"]))
-        check_objects(ids, drawn, f"evaluation.{name}.instances={path}")
+        check_objects(ids, _drawn_objects(config), f"evaluation.{name}.instances={config['instances']}")
+
+
+def _drawn_objects(config: Mapping) -> dict[str, frozenset[str]]:
+    return _read_once(config["instances"], config["object_names"])
+
+
+@lru_cache(maxsize=1)  # COCO's file is 150 MB, and is asked for before and after the captions are written
+def _read_once(instances: str, names: str | None) -> dict[str, frozenset[str]]:
+    return read_objects(Path(instances), object_names(names))
 
 
 def find_hallucinations(
@@ -89,7 +97,7 @@ def find_hallucinations(
         captions: The caption of each prompt, in the order of the prompts.
     """
     names = object_names(config["object_names"])
-    drawn = read_objects(Path(config["instances"]), names)
+    drawn = _drawn_objects(config)
     return chair(
         [captions[number] for number in order],
         [prompts[number].record["captions"] for number in order],

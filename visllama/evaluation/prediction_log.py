@@ -52,6 +52,7 @@ class PredictionLog:
         self._key_path = path.with_suffix(".key.json")
         self._made_by = json.loads(json.dumps(made_by))  # as it will be read again
         self._refuses_others = refuses_others
+        self._num_bytes = 0
 
     def read(self) -> list[Written]:
         """Return the texts that are there already, without a line that was cut by a kill.
@@ -63,6 +64,7 @@ class PredictionLog:
             return []
         lines = self._whole_lines()
         rows = [self._parse(number, line) for number, line in enumerate(lines)]
+        self._num_bytes = len("".join(f"{line}\n" for line in lines).encode())
         if len(rows) > len(self._ids):
             raise ConfigError(f"{self.path}: holds {len(rows)} predictions, and {len(self._ids)} are judged")
         return rows
@@ -78,14 +80,17 @@ class PredictionLog:
             self._refuse(before)
         return before == self._made_by
 
-    def begin(self, written: Sequence[Written]) -> None:
-        """Open the file to go on behind these texts."""
+    def begin(self, num_written: int) -> None:
+        """Open the file to go on behind the texts that `read` has found; they stay where they are, whatever happens.
+
+        Args:
+            num_written: How many there are.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("", encoding="utf-8")
-        write_whole(self._key_path, json.dumps(self._made_by, indent=2) + "\n")
-        self._num_lines = 0
         self._file = self.path.open("a", encoding="utf-8")
-        self.add(written)
+        self._file.truncate(self._num_bytes)
+        write_whole(self._key_path, json.dumps(self._made_by, indent=2) + "\n")
+        self._num_lines = num_written
 
     def add(self, written: Sequence[Written]) -> None:
         """Write the texts of the next prompts, and hand them to the operating system."""
