@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from visllama.console import is_first_rank, say, working
 from visllama.errors import ConfigError
 from visllama.evaluation.caption_files import coco_references, coco_results, read_references
 from visllama.evaluation.captioner import Captioner
-from visllama.evaluation.captions import CaptionScorer
+from visllama.evaluation.captions import CaptionScorer, CaptionScores
 from visllama.evaluation.chair import chair_metrics
+from visllama.evaluation.clip_score import ClipScorer
 from visllama.evaluation.gallery import Shown, write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_caption_scores
@@ -89,35 +90,15 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     if not is_first_rank():
         return {}  # it has helped to generate; scores are made and written once
 
-    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
-    metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
-    say(f"{name}: scoring {len(prompts)} captions by {', '.join(metrics)}, then the controls by CIDEr")
-    own_ids = {str(image_id): image_id for image_id in ids}
-    references = {key: prompt.record["captions"] for key, prompt in zip(own_ids, prompts, strict=True)}
-    with working() as report:
-        scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
-        scores = scorer.score(_texts(own_ids, written), metrics)
-        controls = {c: scorer.score(_texts(own_ids, texts), ("CIDEr",)).values for c, texts in blind.items()}
     captions = [each.text for each in written]
-    numbers = {key: number for number, key in enumerate(own_ids)}
-    order = [numbers[key] for key in scores.ids]
-    if clip is not None:
-        scores.metrics.update(clip_scores(clip, prompts, order, captions))
-    absent: list[list[str]] = []
-    if "CHAIR" in metrics:
-        found = find_hallucinations(config, ids, prompts, order, captions)
-        scores.metrics.update(chair_metrics(found.counts))
-        absent = _in_order_of_prompts(found.absent, order)
-    with working() as report:
-        report("resampling")
-        intervals = bootstrap_intervals(scores.metrics)
+    scored = _score(task, ids, captions, blind, clip)
     result = {
         "task": config["task"],
         "split": config["split"],
         "n": len(prompts),
-        "metrics": scores.values,
-        "intervals": intervals,
-        "controls": controls,
+        "metrics": scored.scores.values,
+        "intervals": scored.intervals,
+        "controls": scored.controls,
         "tokenizer": config["tokenizer"],
         "document_frequencies": config["document_frequencies"] or FROM_JUDGED_IMAGES,
         "cut_off": sum(each.is_cut_off for each in written),
@@ -126,22 +107,87 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         "template": asdict(captioner.maker.template),
         "generation_seconds": round(seconds, 2),
     }
-    types = {key: prompt.record.get("type") for key, prompt in zip(own_ids, prompts, strict=True)}
-    result |= scores.by_type({key: value for key, value in types.items() if isinstance(value, str)})
+    result |= scored.scores.by_type(_types(ids, prompts))
     if len(prompts) < len(task.source):
         result["n_of"] = len(task.source)
     if task.source.origin:
         result["origin"] = task.source.origin
 
     write_json(task.folder / "captions.json", coco_results(ids, captions))
-    write_json(task.folder / "references.json", coco_references(ids, list(references.values())))
-    write_caption_scores(task.folder / "scores.jsonl", own_ids, scores)
+    write_json(task.folder / "references.json", coco_references(ids, [prompt.record["captions"] for prompt in prompts]))
+    write_caption_scores(task.folder / "scores.jsonl", {str(image_id): image_id for image_id in ids}, scored.scores)
     title = f"{name}, {config['split']}"
-    ranked_by = {name: scores.metrics[name].per_image for name in _SHOWN if name in scores.metrics}
-    in_order = {name: _in_order_of_prompts(values, order) for name, values in ranked_by.items()}
-    write_gallery(task.folder / "gallery.html", title, prompts, Shown(captions, in_order, ids, absent))
+    write_gallery(task.folder / "gallery.html", title, prompts, Shown(captions, scored.shown, ids, scored.absent))
     say(scores_table(name, result))
     return result
+
+
+class _Scored(NamedTuple):
+    """What captions are worth.
+
+    Attributes:
+        scores: Each metric, over the images in the order of their ids as text.
+        intervals: The interval of each metric.
+        controls: The scores of each control.
+        shown: The metrics that the gallery shows, of each caption in the order of the prompts.
+        absent: The objects that each caption names and that are not there, in that order; empty if not measured.
+    """
+
+    scores: CaptionScores
+    intervals: dict[str, list[float]]
+    controls: dict[str, dict[str, float]]
+    shown: dict[str, list[float]]
+    absent: list[list[str]]
+
+
+def _score(
+    task: Task,
+    ids: Sequence[int | str],
+    captions: Sequence[str],
+    blind: Mapping[str, Sequence[Written]],
+    clip: ClipScorer | None,
+) -> _Scored:
+    """Score captions and those of the controls.
+
+    Args:
+        task: The task.
+        ids: The id of each prompt's image.
+        captions: The caption of each prompt.
+        blind: The captions of each control.
+        clip: The CLIP of CLIPScore; None measures none.
+    """
+    config, prompts = task.config, task.prompts
+    keys = [str(image_id) for image_id in ids]
+    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
+    metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
+    say(f"{task.name}: scoring {len(prompts)} captions by {', '.join(metrics)}, then the controls by CIDEr")
+    references = {key: prompt.record["captions"] for key, prompt in zip(keys, prompts, strict=True)}
+    controls = {}
+    with working() as report:
+        scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
+        scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
+        for control, written in blind.items():
+            texts = [each.text for each in written]
+            controls[control] = scorer.score(dict(zip(keys, texts, strict=True)), ("CIDEr",)).values
+
+    numbers = {key: number for number, key in enumerate(keys)}
+    order = [numbers[key] for key in scores.ids]
+    absent: list[list[str]] = []
+    if clip is not None:
+        scores.metrics.update(clip_scores(clip, prompts, order, captions))
+    if "CHAIR" in metrics:
+        found = find_hallucinations(config, ids, prompts, order, captions)
+        scores.metrics.update(chair_metrics(found.counts))
+        absent = _in_order_of_prompts(found.absent, order)
+    with working() as report:
+        report("resampling")
+        intervals = bootstrap_intervals(scores.metrics)
+
+    shown = {}
+    for name in _SHOWN:
+        if name in scores.metrics:
+            shown[name] = _in_order_of_prompts(scores.metrics[name].per_image, order)
+    return _Scored(scores, intervals, controls, shown, absent)
 
 
 def _in_order_of_prompts(values: Sequence[T], order: Sequence[int]) -> list[T]:
@@ -159,5 +205,7 @@ def _frequencies_of(config: Mapping) -> dict[str, list[str]] | None:
     return None if path is None else read_references(Path(path))
 
 
-def _texts(keys: Mapping[str, object], written: Sequence[Written]) -> dict[str, str]:
-    return {key: each.text for key, each in zip(keys, written, strict=True)}
+def _types(ids: Sequence[int | str], prompts: Prompts) -> dict[str, str]:
+    """Return the type of each image that has one, by its id as text."""
+    types = {str(image_id): prompt.record.get("type") for image_id, prompt in zip(ids, prompts, strict=True)}
+    return {key: value for key, value in types.items() if isinstance(value, str)}

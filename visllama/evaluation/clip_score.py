@@ -90,11 +90,16 @@ class ClipScorer:
             texts = self._embed_texts([captions[number] for number in numbers])
             scores = _SCALE * (images * texts).sum(1).clamp(min=0)
             alone += scores.tolist()
-            for row, number in enumerate(numbers):
-                nearest = float((self._embed_texts(references[number]) @ texts[row]).max().clamp(min=0))
-                with_references.append(_harmonic_mean(float(scores[row]), nearest))
+            nearest = self._nearest(texts, [references[number] for number in numbers])
+            with_references += [_harmonic_mean(one, other) for one, other in zip(scores.tolist(), nearest, strict=True)]
             advance(len(numbers))
         return {"CLIPScore": mean_metric(np.array(alone)), "RefCLIPScore": mean_metric(np.array(with_references))}
+
+    def _nearest(self, texts: Float[Tensor, "N D"], references: Sequence[Sequence[str]]) -> list[float]:
+        """Return how near each caption is to the nearest of its references, at least 0; all are embedded at once."""
+        embedded = self._embed_texts([reference for several in references for reference in several])
+        of_each = embedded.split([len(several) for several in references])
+        return [float((own @ text).max().clamp(min=0)) for own, text in zip(of_each, texts, strict=True)]
 
     @torch.inference_mode()
     def _embed_images(self, pictures: Sequence[ImageFile]) -> Float[Tensor, "N D"]:

@@ -37,7 +37,7 @@ def true_facts(prompts: Prompts) -> Prompts:
             {"from": "gpt", "value": ""},
         ]
         told.append(Prompt({"key": prompt.record["key"], "conversations": turns}, None, 0))
-    return Prompts(told, prompts.pictures)
+    return Prompts(told, lambda _: [])  # none of them shows a picture
 
 
 _CONTROLS = {
