@@ -28,7 +28,7 @@ from visllama.config.check_loggers import check_secrets
 from visllama.config.explain import explain, explain_options
 from visllama.config.invocation import invocation, run_folder
 from visllama.config.overrides import lists_of
-from visllama.config.plain import plain
+from visllama.config.plain import plain, without_hydra
 from visllama.config.replay import Finished, replay, what_is_safe
 from visllama.config.run_folder import check_folder, find_folder
 from visllama.config.schema import RunConfig, conf_dir, register
@@ -137,9 +137,7 @@ class BeforeTheFolder(Callback):
         if config_name not in _VERBS:
             _end(f"--config-name {config_name}", "a verb chooses its config by itself: leave this out")
         HydraConfig.instance().set_config(config)
-        cfg = config.copy()
-        with open_dict(cfg):
-            del cfg["hydra"]
+        cfg = without_hydra(config)
         if config_name == "train":  # before `understand` does, since torch may be imported first, which takes seconds
             preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
         try:
@@ -173,10 +171,7 @@ def check_sweep(config: DictConfig) -> None:
     Raises:
         ConfigError: Naming what to type.
     """
-    cfg = config.copy()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    check_secrets(cfg, config.hydra.overrides.task)
+    check_secrets(without_hydra(config), config.hydra.overrides.task)
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
         from visllama.machine.devices import started_ranks  # here: it imports torch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama.config.schema import EvaluateConfig, PrepareConfig, RunConfig, TrainConfig, key_names
 from visllama.config.selection import SELECTING, is_selecting
@@ -20,6 +20,14 @@ def plain(cfg: DictConfig) -> RunConfig:
     if isinstance(config, TrainConfig):
         config.judged_on = _on_validation(cfg) if is_selecting() else evaluations(config)
     return config
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a copy of a whole configuration as the verb is given it, without the node `hydra`."""
+    cfg = config.copy()
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

@@ -31,11 +31,3 @@ def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[st
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.runtime.output_dir = str(folder)
     return config
-
-
-def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a job's configuration as the job itself is given it."""
-    cfg = config.copy()
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg

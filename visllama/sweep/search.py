@@ -20,6 +20,7 @@ from visllama.config.command import write_command
 from visllama.config.explain import explain
 from visllama.config.objective import Objective, find_objective
 from visllama.config.overrides import config_dir_options, key_of, override
+from visllama.config.plain import without_hydra
 from visllama.config.ranges import RANGES, Range, job_words, searched_ranges
 from visllama.config.replay_search import JOURNAL
 from visllama.config.search_settings import SearchSettings, read_settings
@@ -27,7 +28,7 @@ from visllama.config.selection import MULTIRUN
 from visllama.console import say
 from visllama.errors import ConfigError
 from visllama.files import locked, read_regular, write_whole
-from visllama.sweep.jobs import PRUNE, compose_job, without_hydra
+from visllama.sweep.jobs import PRUNE, compose_job
 from visllama.sweep.table import SweepTable
 from visllama.sweep.trials import MAX_STARTS, Trials
 

@@ -18,9 +18,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from visllama.config.checks import check_train
+from visllama.config.plain import without_hydra
 from visllama.console import say
 from visllama.errors import ConfigError
-from visllama.sweep.jobs import compose_job, without_hydra
+from visllama.sweep.jobs import compose_job
 from visllama.sweep.queue import executor, take_over_signals
 from visllama.sweep.table import SweepTable
 
