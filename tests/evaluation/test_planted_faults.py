@@ -18,7 +18,7 @@ from tests.support.tiny import maker_of
 from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.captions import CaptionScorer, score_captions
-from visllama.evaluation.cider import DocumentFrequencies, cider_scores
+from visllama.evaluation.cider import ReferenceNgrams, cider_scores
 from visllama.evaluation.runner import judge
 from visllama.evaluation.verb import score_files
 from visllama.evaluation.vqa import accuracy
@@ -46,11 +46,16 @@ def judged(make_model, tmp_path):
     return run
 
 
+def cider(references: dict, captions: dict, frequencies_of: dict | None = None) -> np.ndarray:
+    others = None if frequencies_of is None else ReferenceNgrams(frequencies_of)
+    return cider_scores(ReferenceNgrams(references), [captions[key][0] for key in references], others)
+
+
 def test_1_arguments_swapped(corpus):
     """Captions and references exchanged give a plausible figure; the files of the two are no layout of each other."""
     references, captions = corpus
-    right = cider_scores(references, captions).mean()
-    swapped = cider_scores(captions, {key: texts[:1] for key, texts in references.items()}).mean()
+    right = cider(references, captions).mean()
+    swapped = cider(captions, {key: texts[:1] for key, texts in references.items()}).mean()
     assert 0.3 * right < swapped != pytest.approx(right, rel=0.02)
 
 
@@ -74,20 +79,20 @@ def test_3_ids_shifted_by_one(corpus):
     references, captions = corpus
     keys = list(captions)
     shifted = dict(zip(keys, [captions[key] for key in keys[1:] + keys[:1]], strict=True))
-    assert cider_scores(references, shifted).mean() < 0.3 * cider_scores(references, captions).mean()
+    assert cider(references, shifted).mean() < 0.3 * cider(references, captions).mean()
 
 
 def test_4_one_reference_only(corpus):
     references, captions = corpus
     one = {key: texts[:1] for key, texts in references.items()}
-    assert cider_scores(one, captions).mean() != pytest.approx(cider_scores(references, captions).mean(), rel=0.02)
+    assert cider(one, captions).mean() != pytest.approx(cider(references, captions).mean(), rel=0.02)
 
 
 def test_5_frequencies_of_a_subset(corpus, judged):
     references, captions = corpus
     part = {key: references[key] for key in list(references)[:20]}
-    of_part = cider_scores(part, captions).mean()
-    of_all = cider_scores(part, captions, DocumentFrequencies(references)).mean()
+    of_part = cider(part, captions).mean()
+    of_all = cider(part, captions, references).mean()
     assert of_part != pytest.approx(of_all, rel=0.01)
     assert judged(num_images=6)["n_of"] == 12 and "n_of" not in judged()  # the table warns by it
 

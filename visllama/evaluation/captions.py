@@ -15,7 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from visllama.config.choices import METRICS
 from visllama.errors import ConfigError
 from visllama.evaluation.bleu import MOST_WORDS, bleu_counts, bleu_of_counts
-from visllama.evaluation.cider import DocumentFrequencies, cider_scores
+from visllama.evaluation.cider import ReferenceNgrams, cider_scores
 from visllama.evaluation.meteor import meteor_counts, meteor_of_counts
 from visllama.evaluation.ptb_tokenizer import tokenise
 from visllama.evaluation.statistics import CorpusMetric, mean_metric
@@ -98,11 +98,16 @@ class CaptionScorer:
         return tokenised
 
     @cached_property
-    def _frequencies(self) -> DocumentFrequencies:
+    def _ngrams(self) -> ReferenceNgrams:
+        return ReferenceNgrams(self._tokenised)
+
+    @cached_property
+    def _ngrams_of_others(self) -> ReferenceNgrams | None:
+        """The n-grams of the references in which document frequencies are counted; None where they are those scored."""
         if self._frequencies_of is None:
-            return DocumentFrequencies(self._tokenised)
+            return None
         self._report("counting document frequencies")
-        return DocumentFrequencies(tokenise(self._frequencies_of, self._tokenizer))
+        return ReferenceNgrams(tokenise(self._frequencies_of, self._tokenizer))
 
     def score(self, predictions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> CaptionScores:
         """Score one caption an image.
@@ -132,7 +137,8 @@ class CaptionScorer:
             scored["ROUGE-L"] = mean_metric(Rouge().compute_score(references, captions)[1])
         if "CIDEr" in metrics:
             self._report("CIDEr")
-            scored["CIDEr"] = mean_metric(cider_scores(references, captions, self._frequencies))
+            in_order = [captions[key][0] for key in references]
+            scored["CIDEr"] = mean_metric(cider_scores(self._ngrams, in_order, self._ngrams_of_others))
         return CaptionScores(scored, list(references))
 
 

@@ -9,17 +9,21 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from pycocoevalcap.cider.cider_scorer import CiderScorer
+from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 
 
-class DocumentFrequencies:
-    """In how many images' references each n-gram comes.
+class ReferenceNgrams:
+    """The n-grams of references, counted once however many captionings are scored against them.
 
     Args:
         references: The tokenised references of each image, by its id.
+
+    Attributes:
+        of_images: The n-grams of each reference of each image.
+        frequencies: In how many images' references each n-gram comes.
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
@@ -27,21 +31,21 @@ class DocumentFrequencies:
         for texts in references.values():
             counter += (None, list(texts))
         counter.compute_doc_freq()
-        self.counts = counter.document_frequency
-        self.num_images = len(references)
+        self.of_images = counter.crefs
+        self.frequencies = counter.document_frequency
 
 
-class _ScorerOfOtherImages(CiderScorer):
+class _ScorerWithFrequencies(CiderScorer):
     """pycocoevalcap's scorer, whose document frequencies are given.
 
     Args:
-        frequencies: The document frequencies.
+        frequencies_of: The references that they are counted in.
     """
 
-    def __init__(self, frequencies: DocumentFrequencies) -> None:
-        self._log_num_images = np.log(float(frequencies.num_images))
+    def __init__(self, frequencies_of: ReferenceNgrams) -> None:
+        self._log_num_images = np.log(float(len(frequencies_of.of_images)))
         super().__init__()
-        self.document_frequency = frequencies.counts.copy()
+        self.document_frequency = frequencies_of.frequencies.copy()  # the scorer adds the n-grams that it looks up
 
     @property
     def ref_len(self) -> float:
@@ -54,18 +58,18 @@ class _ScorerOfOtherImages(CiderScorer):
 
 
 def cider_scores(
-    references: Mapping[str, Sequence[str]],
-    captions: Mapping[str, Sequence[str]],
-    frequencies: DocumentFrequencies | None = None,
+    references: ReferenceNgrams, captions: Iterable[str], frequencies_of: ReferenceNgrams | None = None
 ) -> np.ndarray:
-    """Return the CIDEr-D of each image on pycocoevalcap's scale, in the order of `references`.
+    """Return the CIDEr-D of each image on pycocoevalcap's scale.
 
     Args:
-        references: The tokenised references of each image, by its id.
-        captions: A list of its one tokenised caption, by the same ids.
-        frequencies: The document frequencies; None counts those of `references`.
+        references: The references of the images.
+        captions: The tokenised caption of each image, in the order of the references.
+        frequencies_of: The references that the document frequencies are counted in; None is `references`.
     """
-    scorer = _ScorerOfOtherImages(frequencies or DocumentFrequencies(references))
-    for key, texts in references.items():
-        scorer += (captions[key][0], list(texts))
+    scorer = _ScorerWithFrequencies(frequencies_of or references)
+    scorer.crefs = references.of_images
+    scorer.ctest = [cook_test(caption) for caption in captions]
+    if len(scorer.ctest) != len(scorer.crefs):
+        raise ValueError(f"{len(scorer.ctest)} captions for {len(scorer.crefs)} images")
     return np.array(scorer.compute_cider(), dtype=float)
