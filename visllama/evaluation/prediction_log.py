@@ -49,8 +49,7 @@ class PredictionLog:
         self.path = path
         self._ids = ids
         self._name = name
-        self._key_path = path.with_suffix(".key.json")
-        self._made_by = json.loads(json.dumps(made_by))  # as it will be read again
+        self._made_by = made_by
         self._refuses_others = refuses_others
         self._num_bytes = 0
 
@@ -60,7 +59,11 @@ class PredictionLog:
         Raises:
             ConfigError: If they were made by something else, naming what differs, or the file is not what was written.
         """
-        if not self.path.is_file() or not self.check_key():
+        if not self.path.is_file():
+            return []
+        if self._refuses_others:
+            refuse_other_key(self.path, self._made_by)
+        if _read_key(self.path) != _as_read(self._made_by):
             return []
         lines = self._whole_lines()
         rows = [self._parse(number, line) for number, line in enumerate(lines)]
@@ -68,17 +71,6 @@ class PredictionLog:
         if len(rows) > len(self._ids):
             raise ConfigError(f"{self.path}: holds {len(rows)} predictions, and {len(self._ids)} are judged")
         return rows
-
-    def check_key(self) -> bool:
-        """Return whether the texts that are there, if any, were made by the same.
-
-        Raises:
-            ConfigError: If they were not, and others are refused, naming what differs.
-        """
-        before = self._read_key()
-        if before is not None and before != self._made_by:
-            self._refuse(before)
-        return before == self._made_by
 
     def begin(self, num_written: int) -> None:
         """Open the file to go on behind the texts that `read` has found; they stay where they are, whatever happens.
@@ -89,7 +81,7 @@ class PredictionLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", encoding="utf-8")
         self._file.truncate(self._num_bytes)
-        write_whole(self._key_path, json.dumps(self._made_by, indent=2) + "\n")
+        write_whole(_key_path(self.path), json.dumps(self._made_by, indent=2) + "\n")
         self._num_lines = num_written
 
     def add(self, written: Sequence[Written]) -> None:
@@ -106,26 +98,6 @@ class PredictionLog:
         os.fsync(self._file.fileno())
         self._file.close()
 
-    def _read_key(self) -> dict | None:
-        if not self._key_path.is_file():
-            return None
-        try:
-            key = json.loads(read_regular(self._key_path))
-        except (OSError, ValueError, RecursionError):
-            return None
-        return key if isinstance(key, dict) else None
-
-    def _refuse(self, before: Mapping) -> None:
-        if not self._refuses_others:
-            return
-        names = [*self._made_by, *(name for name in before if name not in self._made_by)]
-        differing = [name for name in names if before.get(name) != self._made_by.get(name)]
-        shown = ", ".join(f"{name}={before.get(name)} there, {self._made_by.get(name)} now" for name in differing[:3])
-        raise ConfigError(
-            f"{self.path}: was written by another {' and '.join(differing)} ({shown}): results of both would not be "
-            f"one: leave out resume= and begin in a new folder"
-        )
-
     def _whole_lines(self) -> list[str]:
         content = read_regular(self.path, _MOST_BYTES)
         return content[: content.rfind("\n") + 1].split("\n")[:-1]
@@ -141,3 +113,44 @@ class PredictionLog:
             raise ConfigError(
                 f"{self.path}: line {number + 1} is not as it was written ({error}): remove the file, and judge again"
             ) from error
+
+
+def refuse_other_key(path: Path, made_by: Mapping[str, object]) -> None:
+    """Refuse a log that was made by something else; without a log there is nothing to refuse.
+
+    Args:
+        path: The file of the log.
+        made_by: What would make its texts now, part by part, as plain values.
+
+    Raises:
+        ConfigError: Naming what differs.
+    """
+    before = _read_key(path)
+    now = _as_read(made_by)
+    if before is None or before == now:
+        return
+    names = [*now, *(name for name in before if name not in now)]
+    differing = [name for name in names if before.get(name) != now.get(name)]
+    shown = ", ".join(f"{name}={before.get(name)} there, {now.get(name)} now" for name in differing[:3])
+    raise ConfigError(
+        f"{path}: was written by another {' and '.join(differing)} ({shown}): results of both would not be one: leave "
+        f"out resume= and begin in a new folder"
+    )
+
+
+def _key_path(path: Path) -> Path:
+    return path.with_suffix(".key.json")
+
+
+def _as_read(made_by: Mapping[str, object]) -> dict:
+    """Return values as they are read back from JSON, where a tuple is a list."""
+    return json.loads(json.dumps(made_by))
+
+
+def _read_key(path: Path) -> dict | None:
+    """Return what made the texts of a log; None where that is not there, or is no key."""
+    try:
+        key = json.loads(read_regular(_key_path(path)))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return key if isinstance(key, dict) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from visllama.data.source import Source
-from visllama.evaluation.prediction_log import PredictionLog
+from visllama.evaluation.prediction_log import PredictionLog, refuse_other_key
 from visllama.evaluation.prompts import Prompts
 
 
@@ -42,8 +42,9 @@ class Task:
         Raises:
             ConfigError: Naming what differs.
         """
-        for control in (None, *self.config["controls"]):
-            self.log([], "", control).check_key()
+        if self.refuses_others:
+            for control in (None, *self.config["controls"]):
+                refuse_other_key(self._log_path(control), self._made_by(control))
 
     def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
         """Return the log of what is written, for the evaluation itself or for one of its controls.
@@ -53,5 +54,10 @@ class Task:
             key: The key of the text.
             control: The name of the control; None is the evaluation itself.
         """
-        path = self.folder / "predictions.jsonl" if control is None else self.folder / "controls" / f"{control}.jsonl"
-        return PredictionLog(path, ids, key, {**self.made_by, "control": control}, self.refuses_others)
+        return PredictionLog(self._log_path(control), ids, key, self._made_by(control), self.refuses_others)
+
+    def _log_path(self, control: str | None) -> Path:
+        return self.folder / ("predictions.jsonl" if control is None else f"controls/{control}.jsonl")
+
+    def _made_by(self, control: str | None) -> dict[str, object]:
+        return {**self.made_by, "control": control}
