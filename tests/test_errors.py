@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from visllama.errors import REASONS, BadRecord
+from visllama.errors import REASONS, BadRecord, ConfigError, refuse_ids
 
 
 def test_it_survives_the_way_out_of_a_worker():
@@ -14,3 +14,9 @@ def test_only_known_reasons_are_counted():
     assert all(BadRecord(reason, "").reason == reason for reason in REASONS)
     with pytest.raises(ValueError, match="choose from header, cut"):
         BadRecord("bad luck", "")
+
+
+def test_ids_are_refused_with_their_number_and_the_first_five():
+    refuse_ids([], "are wrong")
+    with pytest.raises(ConfigError, match="^6 are wrong, first a, b, c, d, e$"):
+        refuse_ids("fbcdea", "are wrong")

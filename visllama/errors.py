@@ -1,4 +1,6 @@
-"""Errors that a user can mend, and records that cannot be used. Everything may import this: it imports nothing."""
+"""Errors that a user can mend, and records that cannot be used. Everything may import this: it imports none of ours."""
+
+from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
@@ -36,3 +38,18 @@ class BadRecord(ValueError):
 
     def __reduce__(self):  # workers hand exceptions to the main process
         return type(self), (self.reason, self.detail)
+
+
+def refuse_ids(ids: Iterable[str], reason: str) -> None:
+    """Refuse ids, if there are any.
+
+    Args:
+        ids: The ids of what is wrong.
+        reason: What is wrong with them, as it stands behind their number.
+
+    Raises:
+        ConfigError: With their number, the reason and the first five.
+    """
+    wrong = sorted(ids)
+    if wrong:
+        raise ConfigError(f"{len(wrong)} {reason}, first {', '.join(wrong[:5])}")

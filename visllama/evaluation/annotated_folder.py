@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from visllama.data.source import Source
-from visllama.errors import BadRecord, ConfigError, require
+from visllama.errors import BadRecord, ConfigError, refuse_ids, require
 from visllama.evaluation.caption_files import read_json, references_of, types_of
 from visllama.evaluation.vqa import read_questions, read_rows
 from visllama.prepare.coco import FOLDERS, coco_folder, names_of_both_years
@@ -84,11 +83,11 @@ def _captioned(path: Path) -> list[_Annotated]:
         own_ids = {str(row["image_id"]): row["image_id"] for row in content["annotations"]}
         entries = _images_of(content, path)
     if entries:
-        _refuse(
+        refuse_ids(
             references.keys() - entries.keys(),
             f"images of references={path} have captions, and no entry in its 'images'",
         )
-        _refuse(entries.keys() - references.keys(), f"images of references={path} have no caption")
+        refuse_ids(entries.keys() - references.keys(), f"images of references={path} have no caption")
 
     types = types_of(content)
     annotated = []
@@ -107,7 +106,7 @@ def _images_of(content: dict, path: Path) -> dict[str, dict]:
     listed = content.get("images")
     rows = [row for row in listed if isinstance(row, dict) and "id" in row] if isinstance(listed, list) else []
     counts = Counter(str(row["id"]) for row in rows)
-    _refuse(
+    refuse_ids(
         (key for key, count in counts.items() if count > 1),
         f"ids stand more than once in 'images' of references={path}",
     )
@@ -162,8 +161,3 @@ def _find(images: str, annotated: list[_Annotated]) -> list[tuple[str, int]]:
             f"{', '.join(FOLDERS)} in it; the first:{told}"
         )
     return files
-
-
-def _refuse(keys: Iterable[str], says: str) -> None:
-    wrong = sorted(keys)
-    require(not wrong, f"{len(wrong)} {says}, first {', '.join(wrong[:_MOST_SHOWN])}")

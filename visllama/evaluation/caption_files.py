@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,9 +34,7 @@ def _read_file(path: Path) -> str:
 def _parse(content: str, where: object) -> object:
     def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
         keys = [key for key, _ in pairs]
-        doubled = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
-        if doubled:
-            raise ConfigError(f"{where}: ids stand more than once: {', '.join(doubled[:5])}")
+        _refuse_doubled(keys, where)
         return dict(pairs)
 
     try:
@@ -47,6 +46,13 @@ def _parse(content: str, where: object) -> object:
             raise
         raise ConfigError(f"{where}: no valid JSON: {error}") from error
     return found
+
+
+def _refuse_doubled(ids: Sequence[str], where: object) -> None:
+    if len(set(ids)) == len(ids):
+        return
+    doubled = sorted(key for key, count in Counter(ids).items() if count > 1)
+    raise ConfigError(f"{where}: ids stand more than once: {', '.join(doubled[:5])}")
 
 
 def read_results(path: Path) -> object:
@@ -79,9 +85,7 @@ def read_predictions(path: Path) -> dict[str, str]:
         if len(rows) != len(content):
             raise ConfigError(f"{path}: {len(content) - len(rows)} rows are not {{'image_id', 'caption'}}")
         ids = [key for key, _ in rows]
-        doubled = sorted({key for key in ids if ids.count(key) > 1}) if len(set(ids)) < len(ids) else []
-        if doubled:
-            raise ConfigError(f"{path}: ids stand more than once: {', '.join(doubled[:5])}")
+        _refuse_doubled(ids, path)
         content = dict(rows)
     if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
         raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")

@@ -13,7 +13,7 @@ import numpy as np
 from pycocoevalcap.rouge.rouge import Rouge
 
 from visllama.config.choices import METRICS
-from visllama.errors import ConfigError
+from visllama.errors import ConfigError, refuse_ids
 from visllama.evaluation.bleu import MOST_WORDS, bleu_counts, bleu_of_counts
 from visllama.evaluation.cider import ReferenceNgrams, cider_scores
 from visllama.evaluation.meteor import meteor_counts, meteor_of_counts
@@ -91,10 +91,7 @@ class CaptionScorer:
         self._report("tokenising the references")
         tokenised = tokenise({key: self._references[key] for key in sorted(self._references)}, self._tokenizer)
         wordless = [key for key, texts in tokenised.items() if not any(texts)]
-        if wordless:
-            raise ConfigError(
-                f"{len(wordless)} images have no reference with a word in it, first {', '.join(wordless[:5])}"
-            )
+        refuse_ids(wordless, "images have no reference with a word in it")
         return tokenised
 
     @cached_property
@@ -159,13 +156,7 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
             f"0 of {len(predictions)} predictions are of one of the {len(references)} images with references, first "
             f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
         )
-    unknown = sorted(set(predictions) - set(references))
-    missing = sorted(set(references) - set(predictions))
-    if unknown:
-        raise ConfigError(
-            f"{len(unknown)} predictions are of images without references, first {', '.join(unknown[:5])}"
-        )
-    if missing:
-        raise ConfigError(f"{len(missing)} images have no prediction, first {', '.join(missing[:5])}")
+    refuse_ids(set(predictions) - set(references), "predictions are of images without references")
+    refuse_ids(set(references) - set(predictions), "images have no prediction")
     if not references:
         raise ConfigError("there are no references")

@@ -5,13 +5,13 @@ The scale is 0-100 wherever a number is written or printed; a single question's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from visllama.errors import ConfigError
+from visllama.errors import ConfigError, refuse_ids
 from visllama.evaluation.caption_files import read_json, read_results
 from visllama.evaluation.statistics import CorpusMetric, grouped_metric
 from visllama.evaluation.vqa_text import clean, normalise
@@ -150,7 +150,7 @@ def check_yes_no(questions: Mapping[str, Asked]) -> None:
         truths = {answer.strip().lower() for answer in asked.answers}
         if truths not in ({"yes"}, {"no"}):
             others.append(key)
-    _refuse(
+    refuse_ids(
         others, "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these"
     )
 
@@ -161,17 +161,11 @@ def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -
             f"0 of {len(predictions)} predictions answer one of the {len(questions)} questions, first "
             f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
         )
-    _refuse(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
-    _refuse(questions.keys() - predictions.keys(), "questions have no prediction")
-    _refuse([key for key, asked in questions.items() if not asked.answers], "questions have no answers to score by")
+    refuse_ids(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
+    refuse_ids(questions.keys() - predictions.keys(), "questions have no prediction")
+    refuse_ids([key for key, asked in questions.items() if not asked.answers], "questions have no answers to score by")
     if not questions:
         raise ConfigError("there are no questions")
-
-
-def _refuse(ids: Iterable[str], says: str) -> None:
-    wrong = sorted(ids)
-    if wrong:
-        raise ConfigError(f"{len(wrong)} {says}, first {', '.join(wrong[:5])}")
 
 
 # ------------------------------------------------------------------------------------------------------------ files
@@ -204,11 +198,15 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
     """
     asked = read_rows(questions_path, "questions", ("image_id", "question"))
     annotated = read_rows(annotations_path, "annotations", ("answers",))
-    _refuse(asked.keys() - annotated.keys(), f"questions of {questions_path} have no annotation in {annotations_path}")
-    _refuse(annotated.keys() - asked.keys(), f"annotations of {annotations_path} have no question in {questions_path}")
+    refuse_ids(
+        asked.keys() - annotated.keys(), f"questions of {questions_path} have no annotation in {annotations_path}"
+    )
+    refuse_ids(
+        annotated.keys() - asked.keys(), f"annotations of {annotations_path} have no question in {questions_path}"
+    )
     images = {key: str(row["image_id"]) for key, row in asked.items()}
     moved = [key for key, image in images.items() if str(annotated[key].get("image_id", image)) != image]
-    _refuse(moved, f"questions of {questions_path} are about another image in {annotations_path}")
+    refuse_ids(moved, f"questions of {questions_path} are about another image in {annotations_path}")
     return {
         key: Asked(
             str(row["question"]),
@@ -244,7 +242,7 @@ def _by_id(path: Path, rows: list, keys: Sequence[str]) -> dict[str, dict]:
         if key in by_id:
             doubled.add(key)
         by_id[key] = row
-    _refuse(doubled, f"question ids stand more than once in {path}")
+    refuse_ids(doubled, f"question ids stand more than once in {path}")
     return by_id
 
 
