@@ -18,5 +18,5 @@ def test_only_known_reasons_are_counted():
 
 def test_ids_are_refused_with_their_number_and_the_first_five():
     refuse_ids([], "are wrong")
-    with pytest.raises(ConfigError, match="^6 are wrong, first a, b, c, d, e$"):
+    with pytest.raises(ConfigError, match=r"^6 are wrong, first a, b, c, d, e$"):
         refuse_ids("fbcdea", "are wrong")
