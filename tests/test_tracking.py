@@ -19,6 +19,7 @@ pytest.importorskip("trackio")
 from tests.support.tensorboard_files import read_events
 from tests.support.trackio_files import read_trackio_run
 
+pytestmark = pytest.mark.proof  # minutes: tests/tracking has each tracker by itself
 ALL = "logger=[csv,wandb,tensorboard,trackio]"
 SHORT = ["trainer=cpu", "stage.global_batch_size=8", "data.num_val_records=8", "trainer.log_every_steps=1", "trainer.max_steps=4",
          "trainer.val_check_interval=2", "evaluation.scenes_caption.source.num_records=12", "evaluation.scenes_caption.metrics=[CIDEr]",
@@ -30,8 +31,6 @@ BREAKS = """
 import os
 
 from lightning.pytorch.callbacks import Callback
-
-pytestmark = pytest.mark.proof  # minutes: tests/tracking has each tracker by itself
 
 
 class Breaks(Callback):

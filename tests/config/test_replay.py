@@ -99,6 +99,8 @@ def test_auto_does_nothing_for_what_is_finished_unless_more_is_asked(runs, tmp_p
     )
     with pytest.raises(Finished, match="is finished: nothing to do"):
         find_run(words, "auto")
+    with pytest.raises(ConfigError, match="resume=auto goes on with one run: leave out -m"):
+        replay([*words, "resume=auto", "-m"])
     assert find_run([*words, "trainer.max_steps=9"], "auto") == tmp_path / "a" / "one"
 
 

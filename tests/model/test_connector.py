@@ -63,6 +63,12 @@ def test_resampler_looks_at_every_patch_and_its_queries_differ():
     assert (image_embeds[0, 0] - image_embeds[0, 1]).norm() > 1e-3
 
 
+def test_resampler_normalises_its_heads_in_the_dtype_of_its_weights_under_autocast():
+    norm = ResamplerConnector(vision_dim=8, language_dim=6, num_image_tokens=3, hidden_dim=16).blocks[0].norm_head_query
+    with torch.autocast("cpu", torch.bfloat16):
+        assert norm(torch.randn(2, 2, dtype=torch.bfloat16)).dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("kind", "consumes"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import nn
 
@@ -34,3 +36,14 @@ def test_each_patch_counts():
     assert of_three.kept_bytes == 3 * of_one.kept_bytes
     assert of_three.flops == 3 * of_one.flops
     assert of_three.copied_bytes_mixed == of_one.copied_bytes_mixed
+
+
+class Complains(TwoLayers):
+    def forward(self, features):
+        warnings.warn("this dtype has no fast way", stacklevel=1)
+        return super().forward(features)
+
+
+def test_what_a_module_says_of_a_slow_way_is_not_said(recwarn):
+    assert count_connector(Complains(), (6,)).flops
+    assert not recwarn.list

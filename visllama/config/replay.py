@@ -69,12 +69,12 @@ def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
     is_multirun = "-m" in arguments or "--multirun" in arguments
     starts_search = any(key_of(word) == "search" for word in arguments)
     if named[-1] in (AUTO, LAST):
+        if is_multirun and not starts_search:
+            raise _is_no_sweep(named[-1])
         arguments = [word for word in arguments if not word.startswith("resume=")]
         found = find_run(arguments, named[-1])
-        if found is None and (starts_search or not is_multirun):
-            return arguments
         if found is None:
-            raise _is_no_sweep(named[-1])
+            return arguments
         arguments = [*arguments, override("resume", found)]
         named = [str(found)]
     run = Path(named[-1].strip("'\"")).expanduser()

@@ -120,6 +120,13 @@ def _check_heads(hidden_dim: int, num_heads: int) -> None:
         raise ValueError(f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}")
 
 
+class _HeadNorm(nn.RMSNorm):
+    """An RMSNorm that computes in the dtype of its weight, as autocast on CUDA has it; that on the CPU would not."""
+
+    def forward(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class _CrossAttentionBlock(nn.Module):
     """Queries look at the patches and at each other, then think: pre-norm attention and a GELU MLP.
 
@@ -134,7 +141,7 @@ class _CrossAttentionBlock(nn.Module):
         self.num_heads = num_heads
         self.norm_queries, self.norm_patches, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query, self.key_value, self.output = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.norm_head_query, self.norm_head_key = nn.RMSNorm(dim // num_heads), nn.RMSNorm(dim // num_heads)
+        self.norm_head_query, self.norm_head_key = _HeadNorm(dim // num_heads), _HeadNorm(dim // num_heads)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
 
     def forward(self, queries: Float[Tensor, "N K H"], patches: Float[Tensor, "N P H"]) -> Float[Tensor, "N K H"]:
