@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 
@@ -20,11 +20,13 @@ from visllama.data.collate import Collator, Step
 from visllama.data.items import ItemPlace
 from visllama.data.loading import Loader
 from visllama.data.order import Order, item_shown, rank_share
+from visllama.data.record import images_of
 from visllama.data.samples import Sample, SampleMaker, masked_sample
 from visllama.data.source import Source
 from visllama.data.sources import fingerprint
 from visllama.data.turns import num_items
 from visllama.errors import BadRecord, ConfigError
+from visllama.images.decode import open_image
 
 _AHEAD_STEPS = 64
 """How far before their turn remote shards are fetched."""
@@ -102,6 +104,16 @@ class ValidationSamples(Dataset):
         """Return a record, which may raise `BadRecord`."""
         name, place = self.places[index]
         return self.sources[name].read(place)
+
+    def readable(self, source: str) -> Iterator[dict]:
+        """Yield the records of a source that can be read, with pictures that can be decoded."""
+        for index, (name, _) in enumerate(self.places):
+            if name == source:
+                with suppress(BadRecord):
+                    record = self.record(index)
+                    for image in images_of(record):
+                        open_image(image)
+                    yield record
 
     def __getitem__(self, index: int) -> Sample:
         name, place = self.places[index]

@@ -21,7 +21,7 @@ from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_caption_scores
 from visllama.evaluation.picture_scores import check_instances, clip_scores, find_hallucinations, load_clip
 from visllama.evaluation.prediction_log import Written
-from visllama.evaluation.prompts import Prompts
+from visllama.evaluation.prompts import CONTROLS, Prompts
 from visllama.evaluation.report import FROM_JUDGED_IMAGES, scores_table, write_json
 from visllama.evaluation.statistics import bootstrap_intervals
 from visllama.evaluation.task import Task
@@ -30,7 +30,6 @@ from visllama.model.visllama import VisLlama
 T = TypeVar("T")
 _SHOWN = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "CLIPScore", "CHAIRi")
 """Metrics that the gallery shows of each caption; it ranks by the first."""
-_CONTROLS = {"shuffled_images": Prompts.shuffled, "blank_images": Prompts.blank}
 
 
 def image_ids(prompts: Prompts, name: str) -> list[int | str]:
@@ -72,7 +71,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     name, config = task.name, task.config
     prompts = task.prompts
     ids = image_ids(prompts, name)
-    changed = {control: _CONTROLS[control](prompts) for control in config["controls"]}
+    changed = {control: CONTROLS[control](prompts) for control in config["controls"]}
     for shown in (prompts, *changed.values()):
         captioner.check_room(model, shown, f"evaluation.{name}: ")
     clip = load_clip(model, name, config) if is_first_rank() else None

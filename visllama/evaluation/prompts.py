@@ -122,6 +122,10 @@ class Prompts:
         return Prompts([Prompt(prompt.record, None, 0) for prompt in self], self._read_pictures)
 
 
+CONTROLS = {"shuffled_images": Prompts.shuffled, "blank_images": Prompts.blank}
+"""What shows how much of a caption is seen, by name."""
+
+
 @lru_cache(maxsize=64)
 def _gray_file(width: int, height: int) -> bytes:
     file = io.BytesIO()

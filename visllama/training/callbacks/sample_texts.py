@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from itertools import islice
 
 import lightning.pytorch as pl
@@ -12,10 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 
 from visllama.console import STARTED, is_terminal, log, say
-from visllama.data.datamodule import TrainingData
 from visllama.data.record import images_of
 from visllama.data.turns import turns_of
-from visllama.errors import BadRecord
 from visllama.evaluation.captioner import Captioner
 from visllama.images.decode import open_image
 from visllama.tracking.loggers import log_pictures
@@ -34,7 +31,7 @@ class SampleTexts(Callback):
         # Every rank generates, though one prints: under sharding all of them are needed.
         lines, pictures = [], []
         for name, captioner in self.captioners.items():
-            readable = _readable(trainer.datamodule, name)
+            readable = trainer.datamodule.val.readable(name)
             fitting = (record for record in readable if captioner.has_room(module.model, record))
             records = list(islice(fitting, self.num_records))
             for record, said in zip(records, captioner(module.model, records), strict=True):
@@ -60,14 +57,3 @@ def _thumbnail(record: Mapping) -> Image.Image | None:
         image.thumbnail((_MOST_PX, _MOST_PX))
         return image
     return None
-
-
-def _readable(data: TrainingData, source: str) -> Iterator[dict]:
-    """Yield the validation records of a source that can be read."""
-    for index, (name, _) in enumerate(data.val.places):
-        if name == source:
-            with suppress(BadRecord):
-                record = data.val.record(index)
-                for image in images_of(record):
-                    open_image(image)
-                yield record
