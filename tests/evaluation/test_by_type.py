@@ -11,6 +11,7 @@ from tests.support.verbs import evaluate
 from visllama.evaluation.caption_files import types_of
 from visllama.evaluation.captions import score_captions
 from visllama.evaluation.report import scores_table
+from visllama.evaluation.statistics import bootstrap_intervals
 
 SUBJECTS = {"1": "a red cat on a mat", "2": "a dog in the park", "3": "two birds on a wire", "4": "a boat on the sea"}
 REFERENCES = {key: [text, f"{text} today", f"there is {text}"] for key, text in SUBJECTS.items()}
@@ -36,6 +37,15 @@ def test_a_part_is_scored_by_the_words_of_the_whole_corpus():
     assert by_type["in-domain"]["CIDEr"] != pytest.approx(alone.values["CIDEr"], rel=1e-3), "other frequencies"
 
 
+def test_a_part_of_several_images_has_intervals_which_are_those_of_the_part_alone():
+    scores = score_captions(PREDICTIONS, REFERENCES, ("BLEU",))
+    intervals = scores.by_type(TYPES)["intervals_by_type"]["type"]
+    part = {key: PREDICTIONS[key] for key in ("1", "2")}
+    alone = score_captions(part, {key: REFERENCES[key] for key in part}, ("BLEU",))
+    assert intervals == {"in-domain": bootstrap_intervals(alone.metrics)}, "of one image nothing can be drawn again"
+    assert intervals["in-domain"]["BLEU-1"][0] < intervals["in-domain"]["BLEU-1"][1]
+
+
 def test_images_without_a_type_make_no_part():
     scores = score_captions(PREDICTIONS, REFERENCES, ("CIDEr",))
     assert scores.by_type({}) == {} and scores.by_type({"unknown": "in-domain"}) == {}
@@ -56,6 +66,8 @@ def test_the_table_has_a_part_for_each_type_and_fits():
     assert len(parts) == 2
     cider = [line for line in lines[parts[0] : parts[1]] if "CIDEr" in line]
     assert f"{100 * result['by_type']['type']['in-domain']['CIDEr']:.1f}" in cider[0]
+    low, high = result["intervals_by_type"]["type"]["in-domain"]["CIDEr"]
+    assert f"{100 * low:.1f} - {100 * high:.1f}" in cider[0]
 
     many = {f"kind {number}": {"CIDEr": 1.0} for number in range(13)}
     lines = shown(result | {"by_type": {"type": many}})

@@ -104,6 +104,10 @@ def test_scores_of_a_hand_worked_set():
         "answer_type": {"number": 1, "other": 1, "yes/no": 2},
         "question_type": {"how many": 1, "is it": 2, "what is": 1},
     }
+    by_type = scores.intervals_by_type()
+    assert by_type["question_type"] == {"is it": [0, 30]} and by_type["answer_type"] == {"yes/no": [0, 30]}, (
+        "of questions on one image nothing can be drawn again"
+    )
     assert score_answers(dict(reversed(SAID.items())), dict(reversed(ASKED.items()))).values == scores.values
 
 

@@ -52,6 +52,7 @@ def test_metrics_of_a_hand_worked_set():
         {"accuracy": 100 / 3, "precision": 50, "recall": 50, "F1": 50, "yes_share": 200 / 3}, rel=1e-12
     )
     assert scores.by_type["type"]["popular"]["recall"] == 100
+    assert set(scores.intervals_by_type()["type"]["random"]) == set(expected)
 
 
 def test_intervals_draw_images_and_not_questions():

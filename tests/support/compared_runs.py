@@ -120,7 +120,7 @@ def asked_run(folder: Path, accuracy: Sequence[float], images: Sequence[str], an
         answers: The answers.
     """
     ids = [f"q{number}" for number in range(len(images))]
-    scores = VqaScores({"accuracy": np.asarray(accuracy, dtype=float)}, {}, {}, ids, list(images))
+    scores = VqaScores({"accuracy": np.asarray(accuracy, dtype=float)}, {}, ids, list(images))
     evaluation = {"task": "vqa", "split": "test", "n": len(ids), "metrics": scores.values, "decoding": DECODING}
     write_run(folder, {"vqa": evaluation})
     place = folder / "evaluations" / "vqa"

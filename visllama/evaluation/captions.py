@@ -18,7 +18,7 @@ from visllama.evaluation.bleu import MOST_WORDS, bleu_counts, bleu_of_counts
 from visllama.evaluation.cider import ReferenceNgrams, cider_scores
 from visllama.evaluation.meteor import meteor_counts, meteor_of_counts
 from visllama.evaluation.ptb_tokenizer import tokenise
-from visllama.evaluation.statistics import CorpusMetric, mean_metric
+from visllama.evaluation.statistics import CorpusMetric, bootstrap_intervals, mean_metric
 
 
 class CaptionScores(NamedTuple):
@@ -33,7 +33,7 @@ class CaptionScores(NamedTuple):
         return {name: metric.value for name, metric in self.metrics.items()}
 
     def by_type(self, types: Mapping[str, str]) -> dict[str, dict]:
-        """Return `by_type` and `counts` of metrics.json: each metric over the images of each type, and their number.
+        """Return what metrics.json says of each type of image: `by_type`, each metric; `intervals_by_type`; `counts`.
 
         All images stay the one corpus in which CIDEr counts its document frequencies.
 
@@ -42,13 +42,18 @@ class CaptionScores(NamedTuple):
         """
         of_image = np.array([types.get(key, "") for key in self.ids])
         scores: dict[str, dict[str, float]] = {}
+        intervals: dict[str, dict[str, list[float]]] = {}
         counts: dict[str, int] = {}
         for value in sorted(set(of_image.tolist()) - {""}):
             rows = of_image == value
             counts[value] = int(rows.sum())
             parts = {name: metric._replace(terms=metric.terms[rows]) for name, metric in self.metrics.items()}
             scores[value] = {name: part.value for name, part in parts.items()}
-        return {"by_type": {"type": scores}, "counts": {"type": counts}} if scores else {}
+            if counts[value] > 1:  # of one image alone nothing can be drawn again
+                intervals[value] = bootstrap_intervals(parts)
+        if not scores:
+            return {}
+        return {"by_type": {"type": scores}, "intervals_by_type": {"type": intervals}, "counts": {"type": counts}}
 
 
 def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,8 +28,7 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
     for header in ("score", "95% interval", *[control.replace("_", " ") for control in controls]):
         table.add_column(header, justify="right")
     for metric, value in evaluation["metrics"].items():
-        low, high = evaluation.get("intervals", {}).get(metric, (None, None))
-        interval = "" if low is None else f"{100 * low:.1f} - {100 * high:.1f}"
+        interval = _interval(evaluation.get("intervals", {}).get(metric), 100)
         beside = [f"{100 * scores[metric]:.1f}" if metric in scores else "" for scores in controls.values()]
         table.add_row(metric, f"{100 * value:.1f}", interval, *beside)
     counts = evaluation.get("counts", {})
@@ -37,8 +36,9 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
         for value, metrics in scores.items() if len(scores) <= _MOST_TYPES else ():
             table.add_section()
             table.add_row(Text(f"{value}, n = {counts[kind][value]}"))
+            intervals = _of_type(evaluation, kind, value)
             for metric, score in metrics.items():
-                table.add_row(Text(f"  {metric}"), f"{100 * score:.1f}")
+                table.add_row(Text(f"  {metric}"), f"{100 * score:.1f}", _interval(intervals.get(metric), 100))
     return table
 
 
@@ -78,8 +78,7 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
     for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
         table.add_column(header, justify="right", no_wrap=True)
     for metric, value in evaluation["metrics"].items():
-        low, high = evaluation.get("intervals", {}).get(metric, (None, None))
-        interval = "" if low is None else f"{low:.1f} - {high:.1f}"
+        interval = _interval(evaluation.get("intervals", {}).get(metric))
         beside = [_score(scores.get(metric)) for scores in controls.values()]
         table.add_row(metric.replace("_", " "), str(evaluation["n"]), _score(value), interval, *beside)
     for kind, scores in by_type.items():
@@ -89,13 +88,14 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
         table.add_row(kind.replace("_", " "))
         for value, score in scores.items():
             num = str(counts.get(kind, {}).get(value, ""))
+            intervals = _of_type(evaluation, kind, value)
             if isinstance(score, Mapping):  # of yes/no questions: every metric
                 table.add_row(Text(f"  {value}"), num)
                 for metric, part in score.items():
-                    table.add_row(f"    {metric.replace('_', ' ')}", "", _score(part))
+                    table.add_row(f"    {metric.replace('_', ' ')}", "", _score(part), _interval(intervals.get(metric)))
             else:
                 beside = [_score(control.get("by_type", {}).get(kind, {}).get(value)) for control in controls.values()]
-                table.add_row(Text(f"  {value}"), num, _score(score), "", *beside)
+                table.add_row(Text(f"  {value}"), num, _score(score), _interval(intervals or None), *beside)
     return table
 
 
@@ -104,6 +104,15 @@ def _many_types(by_type: Mapping[str, Mapping]) -> Iterator[str]:
     for kind, scores in by_type.items():
         if len(scores) > _MOST_TYPES:
             yield f"{kind}: {len(scores)}, in metrics.json"
+
+
+def _of_type(evaluation: Mapping, kind: str, value: str) -> Mapping[str, Sequence[float]] | Sequence[float]:
+    """Return the intervals of a type's scores by the name of the metric, or that of its one score; empty is none."""
+    return evaluation.get("intervals_by_type", {}).get(kind, {}).get(value, {})
+
+
+def _interval(bounds: Sequence[float] | None, scale: int = 1) -> str:
+    return "" if bounds is None else f"{scale * bounds[0]:.1f} - {scale * bounds[1]:.1f}"
 
 
 def _score(value: float | None) -> str:

@@ -136,6 +136,7 @@ def _score_answers(folder: Path, predictions: Path, references: Path, questions:
         result["intervals"] = bootstrap_intervals(scores.metrics)
     if scores.by_type:
         result["by_type"] = scores.by_type
+        result["intervals_by_type"] = scores.intervals_by_type()
         result["counts"] = scores.counts
     write_answer_scores(folder / "scores.jsonl", {key: key for key in scores.ids}, scores)
     say(vqa_table("predictions", result))

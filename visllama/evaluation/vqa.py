@@ -6,14 +6,17 @@ The scale is 0-100 wherever a number is written or printed; a single question's 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from visllama.config.choices import YES_NO_METRICS
 from visllama.errors import ConfigError, refuse_ids
 from visllama.evaluation.caption_files import read_json, read_results
-from visllama.evaluation.statistics import CorpusMetric, grouped_metric
+from visllama.evaluation.statistics import CorpusMetric, bootstrap_intervals, grouped_metric
 from visllama.evaluation.vqa_text import clean, normalise
 from visllama.evaluation.yes_no import as_yes_or_no, counts_of_images, yes_no_counts, yes_no_metrics
 
@@ -31,21 +34,20 @@ class Asked(NamedTuple):
     types: dict[str, str]
 
 
-class VqaScores(NamedTuple):
+@dataclass(frozen=True)
+class VqaScores:
     """The scores of answers, in the order of the ids of their questions.
 
     Attributes:
         per_question: Each metric of each question, in [0, 1].
-        by_type: The accuracy (0-100) by the kinds of questions; of yes/no questions every metric by its name.
-        counts: The number of questions of each kind.
+        types: What each question is by the kinds of types (`answer_type`: yes/no); "" is none.
         ids: The questions' ids, as text.
         images: The image of each question.
         yes_no: What is counted of each yes/no question, shape `(questions 4)`; None where other questions are asked.
     """
 
     per_question: dict[str, np.ndarray]
-    by_type: dict[str, dict[str, Any]]
-    counts: dict[str, dict[str, int]]
+    types: dict[str, np.ndarray]
     ids: list[str]
     images: list[str]
     yes_no: np.ndarray | None = None
@@ -70,6 +72,52 @@ class VqaScores(NamedTuple):
     def has_intervals(self) -> bool:
         """Whether the questions are on several images: of one alone nothing can be drawn again."""
         return len(set(self.images)) > 1
+
+    @cached_property
+    def _parts(self) -> dict[str, dict[str, VqaScores]]:
+        """The scores of the questions of each type."""
+        parts: dict[str, dict[str, VqaScores]] = {}
+        for kind, values in self.types.items():
+            found = [str(value) for value in np.unique(values) if value]
+            parts[kind] = {value: self._of(values == value) for value in found}
+        return parts
+
+    def _of(self, rows: np.ndarray) -> VqaScores:
+        """Return the scores of some of the questions."""
+        per_question = {name: values[rows] for name, values in self.per_question.items()}
+        ids = [self.ids[row] for row in np.flatnonzero(rows)]
+        images = [self.images[row] for row in np.flatnonzero(rows)]
+        return VqaScores(per_question, {}, ids, images, None if self.yes_no is None else self.yes_no[rows])
+
+    @property
+    def by_type(self) -> dict[str, dict[str, Any]]:
+        """The accuracy (0-100) of each type of question; of yes/no questions every metric by its name."""
+        return {
+            kind: {value: self._shown_of_type(part.values) for value, part in parts.items()}
+            for kind, parts in self._parts.items()
+        }
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The number of questions of each type."""
+        return {kind: {value: len(part.ids) for value, part in parts.items()} for kind, parts in self._parts.items()}
+
+    def intervals_by_type(self) -> dict[str, dict[str, Any]]:
+        """Return the 95% interval of what `by_type` holds, of each type whose questions are on several images."""
+        return {
+            kind: {
+                value: self._shown_of_type(bootstrap_intervals(part.metrics))
+                for value, part in parts.items()
+                if part.has_intervals
+            }
+            for kind, parts in self._parts.items()
+        }
+
+    def _shown_of_type(self, values: Mapping[str, Any]) -> Any:
+        """Return what is told of a type: the accuracy, and of yes/no questions every metric by its name."""
+        if self.yes_no is None:
+            return values["accuracy"]
+        return {name: values[name] for name in ("accuracy", *YES_NO_METRICS)}
 
 
 def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
@@ -110,15 +158,9 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
         name: np.array([accuracy(predictions[key], questions[key].answers, mode) for key in ids])
         for name, mode in MODES.items()
     }
-    official = per_question["accuracy"]
-    by_type: dict[str, dict[str, float]] = {}
-    counts: dict[str, dict[str, int]] = {}
-    for kind in sorted({kind for asked in questions.values() for kind in asked.types}):
-        values = np.array([questions[key].types.get(kind, "") for key in ids])
-        found = [str(value) for value in np.unique(values) if value]
-        by_type[kind] = {value: 100 * float(official[values == value].mean()) for value in found}
-        counts[kind] = {value: int((values == value).sum()) for value in found}
-    return VqaScores(per_question, by_type, counts, ids, [questions[key].image for key in ids])
+    kinds = sorted({kind for asked in questions.values() for kind in asked.types})
+    types = {kind: np.array([questions[key].types.get(kind, "") for key in ids]) for kind in kinds}
+    return VqaScores(per_question, types, ids, [questions[key].image for key in ids])
 
 
 def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
@@ -132,15 +174,7 @@ def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked])
     truths = {key: asked.answers[0].strip().lower() for key, asked in questions.items()}
     scores = score_answers(said, {key: asked._replace(answers=[truths[key]]) for key, asked in questions.items()})
     counts = np.array([yes_no_counts(said[key], truths[key]) for key in scores.ids], dtype=float)
-
-    by_type: dict[str, dict[str, Any]] = {}
-    for kind, accuracies in scores.by_type.items():
-        values = np.array([questions[key].types.get(kind, "") for key in scores.ids])
-        by_type[kind] = {}
-        for value, right in accuracies.items():
-            metrics = yes_no_metrics(counts[values == value])
-            by_type[kind][value] = {"accuracy": right, **{name: metric.value for name, metric in metrics.items()}}
-    return scores._replace(by_type=by_type, yes_no=counts)
+    return replace(scores, yes_no=counts)
 
 
 def check_yes_no(questions: Mapping[str, Asked]) -> None:

@@ -162,6 +162,7 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         "metrics": {metric: scores.values[metric] for metric in config["metrics"]},
         "intervals": bootstrap_intervals(metrics) if scores.has_intervals else {},
         "by_type": scores.by_type,
+        "intervals_by_type": scores.intervals_by_type(),
         "counts": scores.counts,
         "controls": {c: {m: s.values[m] for m in compared} | {"by_type": s.by_type} for c, s in beside.items()},
         "cut_off": sum(each.is_cut_off for each in written),
