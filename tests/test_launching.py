@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 from tests.support.commands import ROOT
 from tests.support.slurm_cluster import Slurm
 
-SBATCH = re.search(r"```sh\n(#!/bin/bash.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+SBATCH = re.search(
+    r"```sh\n(#!/bin/bash.*?)```", (ROOT / "visllama" / "training" / "README.md").read_text(), re.DOTALL
+)[1]
 SMALL = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.threads=1", "judge=false", "trainer.val_check_interval=null",
          "stage.global_batch_size=16", "trainer.log_every_steps=1"]  # fmt: skip
 
@@ -38,7 +40,7 @@ def command(*words: str) -> list[str]:
 
 
 class Batch:
-    """The batch script of the README on a cluster of two nodes with one CPU each, where what the job says is kept."""
+    """The batch script of the page on a cluster of two nodes with one CPU each, where what the job says is kept."""
 
     def __init__(self, folder: Path, slurm: Slurm) -> None:
         self.folder, self.slurm, self.script = folder, slurm, folder / "job.sh"
