@@ -13,15 +13,14 @@ os.environ.setdefault("WANDB_MODE", "offline")
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from tests.support.commands import ROOT
+from tests.support.composed import compose_fast, compose_whole
 from tests.support.tiny import tiny_parts
 from visllama.config.plain import plain
-from visllama.config.schema import conf_dir, register
 from visllama.data.scenes.source import ScenesSource
 from visllama.model.weights import build_model
 
@@ -57,11 +56,10 @@ def compose_config(tmp_path):
     """Compose a verb's config as Hydra would from a command line, with any config folders of the user's own."""
 
     def run(verb: str, *overrides: str, config_dir=None):
-        register()
-        GlobalHydra.instance().clear()
-        extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            cfg = compose(verb, [*overrides, *extra], return_hydra_config=True)
+        if config_dir is None:
+            cfg = compose_fast(verb, *overrides)
+        else:  # what lies in the user's folder may change between two calls
+            cfg = compose_whole(verb, *overrides, f"hydra.searchpath=[file://{config_dir}]")
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(tmp_path)
             HydraConfig.instance().set_config(cfg.copy())
