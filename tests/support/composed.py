@@ -28,8 +28,8 @@ def compose_fast(verb: str, *words: str) -> DictConfig:
     """Return what `compose_whole` returns, but for `hydra.job.override_dirname`; what that refuses, this refuses alike."""
     values = [word for word in words if _is_value(word)]
     others = tuple(word for word in words if word not in values)
-    config = _composed_once(verb, others, str(conf_dir())).copy()
-    if not _put(config, values):
+    config = _composed_with(verb, others, values)
+    if config is None:
         return compose_whole(verb, *words)  # Hydra itself says what is wrong
     with open_dict(config):
         config.hydra.overrides.task = [word for word in words if not word.startswith("hydra.")]
@@ -37,14 +37,15 @@ def compose_fast(verb: str, *words: str) -> DictConfig:
     return config
 
 
-def _put(config: DictConfig, values: list[str]) -> bool:
-    """Put values into a configuration; return whether it took them all."""
+def _composed_with(verb: str, others: tuple[str, ...], values: list[str]) -> DictConfig | None:
+    """Return the configuration of some words with values put into it; None where a word is refused."""
     try:
+        config = _composed_once(verb, others, str(conf_dir())).copy()
         for override in OverridesParser.create().parse_overrides(values):
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     except Exception:
-        return False
-    return True
+        return None
+    return config
 
 
 @lru_cache(maxsize=64)
