@@ -88,6 +88,7 @@ def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
     by_key = read_ranges(ranges)
     for parsed in OverridesParser.create().parse_overrides(list(typed)):
         key = parsed.key_or_group
+        # `~key` neither fixes nor searches it.
         if parsed.is_sweep_override():
             by_key[key] = _typed_range(parsed)
         elif not parsed.is_delete():
@@ -135,6 +136,7 @@ def read_ranges(ranges: Mapping) -> dict[str, Range]:
     """
     by_key: dict[str, Range] = {}
     for key, value in _leaves(ranges):
+        # YAML allows `optim.lr:` beside `optim: {lr:}`: these are one key to Hydra.
         if key in by_key:
             raise ConfigError(f"{RANGES}.{key}: there are two of it, one below a dotted key: leave one out")
         by_key[key] = _read_range(key, value)
@@ -213,6 +215,7 @@ def _text(value: object) -> str:
 def _typed_range(parsed: Override) -> Range:
     """Return the range that was typed as one of Hydra's sweeps: `a,b`, `range(a,b)`, `interval(a,b)`."""
     key = parsed.key_or_group
+    # `a,b`, `choice(a,b)` and `range(a,b)` are all lists of values to Hydra.
     if parsed.is_discrete_sweep():
         return Range(key, choices=tuple(parsed.sweep_string_iterator()))
 

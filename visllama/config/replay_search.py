@@ -61,6 +61,7 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
         ConfigError: If what was typed would make other trials than those that are there.
     """
     command = read_command(folder)
+    # Somebody else's folder may hold links, which lead elsewhere what is written.
     if not command.is_own:
         check_files(folder)
 
@@ -73,6 +74,7 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
                 f"another search; {', '.join(_FREE)} may differ"
             )
 
+    # The folder is where it lies now, which may be another place than where it began.
     replaced_keys = {key_of(word) for word in typed} | {"resume", _UNDER}
     kept = [word for word in command.overrides if key_of(word) not in replaced_keys]
     options = config_dirs(command, typed)

@@ -61,6 +61,7 @@ class StageSettings:
     num_samples: int | None = None
     max_text_tokens: int = MISSING
     prompt: str = MISSING
+    # A name, or the strings of a template.
     template: Any = MISSING
 
 
@@ -83,7 +84,9 @@ class TrainerSettings:
     """The group `trainer`: where and how long a run computes."""
 
     accelerator: str = MISSING
+    # A number, a list of indices, or "auto".
     devices: Any = MISSING
+    # A number, or "auto".
     num_nodes: Any = MISSING
     precision: str = MISSING
     max_steps: int | None = None
@@ -97,6 +100,7 @@ class TrainerSettings:
     requeue: bool = False
     activation_checkpointing: bool = False
     threads: int = MISSING
+    # "auto", or a node with a `_target_`.
     strategy: Any = MISSING
 
 
@@ -117,6 +121,7 @@ class EvaluationSettings:
     controls: list[str] = field(default_factory=list)
     batch_size: int = MISSING
     prompt: str | None = None
+    # A name, or the strings of a template; null takes the one that the weights were trained with.
     template: Any = None
     decoding: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "ptb"
@@ -162,6 +167,7 @@ class TrainConfig(RunConfig):
     decoding: dict[str, Any] = field(default_factory=dict)
     stage: StageSettings = field(default_factory=StageSettings)
     optim: dict[str, Any] = MISSING
+    # Nodes with a `_target_`, or null: OmegaConf knows no `dict | None`.
     loss: Any = None
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -216,6 +222,7 @@ class CaptionConfig(RunConfig):
     """The configuration of `caption`: the pictures, and the weights that caption them."""
 
     weights: str = MISSING
+    # A file, a folder, or a list of them.
     images: Any = MISSING
     json: bool = False
     batch_size: int = 32
@@ -261,6 +268,7 @@ class ExportConfig(RunConfig):
 class DemoConfig(RunConfig):
     """The configuration of `demo`: the weights, and the page that shows them."""
 
+    # A folder, or a list of them.
     weights: Any = MISSING
     host: str = MISSING
     port: int = MISSING
@@ -276,6 +284,7 @@ class DemoConfig(RunConfig):
 class ReportConfig(RunConfig):
     """The configuration of `report`: the runs to compare, and the form of the table."""
 
+    # Each is one name, or a list of them.
     runs: Any = MISSING
     evaluations: Any = None
     rows: Any = None
