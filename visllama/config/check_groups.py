@@ -44,7 +44,7 @@ def check_stage(stage: DictConfig) -> None:
         )
     require(
         len(set(trainable)) == len(trainable),
-        f"stage.trainable={trainable}: a part comes twice",
+        f"stage.trainable={trainable}: names a part twice: name each once",
     )
     require(
         len(trainable) > 0,
@@ -125,8 +125,8 @@ def check_adapter(cfg: DictConfig) -> None:
     # An adapter starts as the identity: one that does not train would cost memory and change nothing.
     require(
         "adapter" in trainable,
-        f"model.lora is given, and stage.trainable={trainable} would leave it as nothing: name adapter there, or "
-        f"choose model/lora=none",
+        f"model.lora adds an adapter, which stage.trainable={trainable} does not train: name adapter there, or choose "
+        f"model/lora=none",
     )
     require(
         "language_model" not in trainable,

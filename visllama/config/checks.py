@@ -117,7 +117,7 @@ def _check_inspected_weights(cfg: DictConfig) -> None:
     )
     require(
         cfg.num_pictures >= 2,
-        f"num_pictures={cfg.num_pictures}: must be 2 or more: what changes with the picture is looked at",
+        f"num_pictures={cfg.num_pictures}: must be 2 or more: captions of different pictures are compared",
     )
     require(cfg.samples > 0, f"samples={cfg.samples}: must be more than 0")
     _check_shared(cfg)
@@ -241,7 +241,7 @@ def check_export(cfg: DictConfig) -> None:
         name = cfg[key]
         require(
             name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
-            f"{key}={name}: give the hub's name of it, as ORGANISATION/NAME",
+            f"{key}={name}: give its name on the hub, as ORGANISATION/NAME",
         )
 
 
@@ -309,8 +309,8 @@ def check_evaluate(cfg: DictConfig) -> None:
     else:
         require(
             not cfg.questions,
-            f"questions={cfg.questions} goes with predictions=FILE references=FILE alone: what weights= are asked is "
-            f"chosen by evaluation=",
+            f"questions={cfg.questions} is read with predictions=FILE references=FILE alone: with weights=, what is "
+            f"asked is chosen by evaluation=",
         )
 
     choose("tokenizer", cfg.tokenizer, TOKENIZERS)
@@ -345,8 +345,8 @@ def _check_caption_keys(cfg: DictConfig) -> None:
     scores_captions = cfg.predictions and not cfg.questions
     require(
         not changed_keys or scores_captions,
-        f"{' and '.join(changed_keys)} goes with predictions=FILE references=FILE of captions: what weights= are "
-        f"judged on says it itself, as evaluation.NAME.tokenizer=ptb_keep_punctuation",
+        f"{' and '.join(changed_keys)} is read with predictions=FILE references=FILE of captions alone: with weights=, "
+        f"each evaluation has its own, as evaluation.NAME.tokenizer=ptb_keep_punctuation",
     )
 
 

@@ -68,7 +68,7 @@ def _read_ours(run: Path) -> Command:
     options = _texts(written["options"])
     is_own = is_sealed(run, [overrides, options], written.get("seal"))
 
-    # `--config-dir DIR` comes once or more, then overrides of the search path.
+    # `--config-dir DIR` comes first, once for each folder, then overrides of the search path.
     folders = []
     while options[:1] == ["--config-dir"]:
         _, folder, *options = options

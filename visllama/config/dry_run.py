@@ -139,7 +139,7 @@ def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
         )
         # Some settings return an object in place of a tensor, or several texts an image.
         if not isinstance(ids, torch.Tensor) or len(ids) != 2:
-            raise ValueError("must give one text an image")
+            raise ValueError("must give one text for each image")
 
     # The user's random state stays as it is: a run draws the same with and without this check.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly(), warnings.catch_warnings():
@@ -176,7 +176,7 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
     cls = _class_of("optim", optim, plugins)
     require(
         issubclass(cls, torch.optim.Optimizer),
-        f"optim._target_={optim['_target_']} is no optimizer of torch's kind",
+        f"optim._target_={optim['_target_']} is no torch.optim.Optimizer: name a class that derives from it",
     )
 
     def construct(arguments: dict[str, Any]) -> object:
@@ -214,7 +214,7 @@ def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
 
         require(
             isinstance(share, (int, float)) and 0 <= share < math.inf,
-            f"optim.schedule: {cls.__name__} gives {share} at {progress}: a schedule is called with how much of the "
+            f"optim.schedule: {cls.__name__} returns {share} at {progress}: a schedule is called with how much of the "
             f"steps is done, from 0 to 1, and returns a share of the rate, 0 or more",
         )
 
@@ -251,7 +251,7 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
     has_shape = isinstance(losses, torch.Tensor) and losses.shape == (3,)
     require(
         has_shape and bool(torch.isfinite(losses).all()),
-        f"loss: of logits (3, 7) and targets (3,) {cls.__name__} makes {getattr(losses, 'shape', losses)}: a loss "
+        f"loss: for logits (3, 7) and targets (3,) {cls.__name__} returns {getattr(losses, 'shape', losses)}: a loss "
         f"returns a finite number for each token, (3,)",
     )
 
@@ -268,7 +268,7 @@ def _check_kind(key: str, node: Mapping[str, Any], base: str, plugins: Sequence[
     cls = _class_of(key, node, plugins)
     # This comes before the arguments: those of a wrong class help nobody.
     if not issubclass(cls, resolve(base)):
-        raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
+        raise ConfigError(f"{key}._target_={node['_target_']}: does not derive from {base}: name a class that does")
     check_arguments(key, cls, _arguments(node), set())
 
 

@@ -138,7 +138,7 @@ def read_ranges(ranges: Mapping) -> dict[str, Range]:
     for key, value in _leaves(ranges):
         # YAML allows `optim.lr:` beside `optim: {lr:}`: these are one key to Hydra.
         if key in by_key:
-            raise ConfigError(f"{RANGES}.{key}: there are two of it, one below a dotted key: leave one out")
+            raise ConfigError(f"{RANGES}.{key}: is given twice, once below a dotted key: leave one out")
         by_key[key] = _read_range(key, value)
     return by_key
 
@@ -159,7 +159,7 @@ def _read_range(key: str, value: object) -> Range:
     """Return the range that a plain value describes."""
     advice = "give {low: A, high: B}, {low: A, high: B, log: true} or {choices: [A, B]}"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{RANGES}.{key}={value}: no range: {advice}")
+        raise ConfigError(f"{RANGES}.{key}={value}: is no range: {advice}")
 
     names = set(value)
     if names == _CHOICES:
