@@ -165,7 +165,8 @@ def check_nodes(cfg: DictConfig) -> None:
 def _places(cfg: DictConfig) -> Iterator[_Place]:
     """Yield the places of a configuration that options of groups fill in."""
     for role in ROLES:
-        yield _Place(f"model.{role}", f"model/{role}", cfg.model.get(role))
+        node = cfg.model.get(role)
+        yield _Place(f"model.{role}", f"model/{role}", node)
     for name, node in cfg.data.sources.items():
         yield _Place(f"data.sources.{name}", "data", node)
     for name, evaluation in cfg.evaluation.items():

@@ -268,6 +268,7 @@ def check_report(cfg: DictConfig) -> None:
         words = list(value) if OmegaConf.is_list(value) else [value]
         are_names = all(isinstance(word, str) and word for word in words)
         require(are_names, f"{key}={value}: give names, as {key}=A,B")
+    # `runs=null` and `runs=[]` hold nothing to compare.
     require(bool(cfg.runs), "runs=[]: give 'runs=[A,B]', the folders of runs")
 
     if cfg.published is not None:

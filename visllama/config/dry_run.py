@@ -183,7 +183,9 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
         number = torch.zeros(1, requires_grad=True)
         return cls([number], **arguments)
 
-    arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
+    arguments = _arguments(optim)
+    for name in OWN_OPTIM_KEYS:
+        arguments.pop(name, None)
     try:
         find_refused("optim", construct, arguments)
     except ConfigError as error:

@@ -92,7 +92,12 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
 
     cfg = known_config(verb, _source(arguments))
     keys = list(_dotted(cfg))
-    candidates = [key] if key in keys else _candidates(key, value, known_groups(arguments), keys)
+    if key in keys:
+        candidates = [key]
+    else:
+        groups = known_groups(arguments)
+        candidates = _candidates(key, value, groups, keys)
+
     overrides = []
     for candidate in candidates[:3]:
         # A group's candidate has its option already.
@@ -332,8 +337,12 @@ def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[st
         return f"{key}: {'; '.join(lines)}"
 
     if "source" in cfg:
-        # As a list: OmegaConf's `in` is false for a key whose value is missing.
-        sources = [source for source in groups["source"] if key in list(known_config("prepare", source))]
+        sources = []
+        for source in groups["source"]:
+            # As a list: OmegaConf's `in` is false for a key whose value is missing.
+            keys_of_source = list(known_config("prepare", source))
+            if key in keys_of_source:
+                sources.append(source)
         if sources:
             return f"{key}: source={cfg.source} has no such key; source={', '.join(sources)} has: choose one of them"
 
@@ -342,8 +351,8 @@ def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[st
         return f"{key}: there is no such key. Instead: {KEYS[name]}"
 
     # A plain dictionary, as the arguments of a class, takes any key.
-    is_free = bool(parent) and OmegaConf.get_type(OmegaConf.select(cfg, parent)) is dict
-    how_to_add = f" +{key}=VALUE adds one." if is_free else ""
+    parent_type = OmegaConf.get_type(OmegaConf.select(cfg, parent)) if parent else None
+    how_to_add = f" +{key}=VALUE adds one." if parent_type is dict else ""
     candidates = _candidates(key, value, groups, keys)
     if candidates:
         return f"{key}: there is no such key. Did you mean {' or '.join(candidates[:4])}?{how_to_add}"

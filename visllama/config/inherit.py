@@ -76,7 +76,12 @@ def _node(role: str, part: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]
 
 def _is_asked_for(role: str, key: str) -> bool:
     """Return whether the command line chooses an argument of a part: by itself, or by an option that holds it."""
-    choosing_keys = ("model", f"model/{role}", f"model.{role}", f"model.{role}.{key}")
+    choosing_keys = (
+        "model",
+        f"model/{role}",
+        f"model.{role}",
+        f"model.{role}.{key}",
+    )
     experiment = HydraConfig.get().runtime.choices.get("experiment")
 
     for word in invocation().overrides:

@@ -58,7 +58,9 @@ def judging(cfg: DictConfig) -> EvaluateConfig:
         cfg: The configuration of a run of `train`.
     """
     names = ("plugins", "paths", "evaluation", "decoding", "trainer")
-    values: dict[str, Any] = {name: OmegaConf.to_object(cfg[name]) for name in names}
+    values: dict[str, Any] = {}
+    for name in names:
+        values[name] = OmegaConf.to_object(cfg[name])
     return EvaluateConfig(name=cfg.name, seed=cfg.seed, **values)
 
 

@@ -148,8 +148,9 @@ def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in node.items():
         key = f"{prefix}{name}"
         # An empty mapping is a range too, and a wrong one: the error message names it.
-        is_nested = isinstance(value, Mapping) and value and set(value).isdisjoint(_NUMBERS | _CHOICES)
-        if is_nested:
+        if not isinstance(value, Mapping) or not value:
+            yield key, value
+        elif set(value).isdisjoint(_NUMBERS | _CHOICES):
             yield from _leaves(value, f"{key}.")
         else:
             yield key, value

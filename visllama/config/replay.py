@@ -103,10 +103,15 @@ def _replay_run(run: Path, arguments: Sequence[str], verb: str) -> list[str]:
     if not command.is_own:
         check_files(run)
 
-    # The launcher gives a further rank of the run its folder; anybody else has no need to.
-    folders = [word.partition("=")[2].strip("'") for word in arguments if key_of(word) == _UNDER]
-    if any(Path(folder).resolve() != run.resolve() for folder in folders):
-        raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
+    # The launcher names the folder to a further rank of the run; anybody else has no need to.
+    names_folder = False
+    for word in arguments:
+        if key_of(word) != _UNDER:
+            continue
+        names_folder = True
+        folder = Path(word.partition("=")[2].strip("'"))
+        if folder.resolve() != run.resolve():
+            raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
 
     replaced_keys = {key_of(word) for word in arguments} | {"resume", "sweep"}
     earlier = [_as_named_now(word) for word in command.overrides]
@@ -115,7 +120,7 @@ def _replay_run(run: Path, arguments: Sequence[str], verb: str) -> list[str]:
     code_words = [*options, *filter(chooses_code, kept)]
     check_code(run, command, code_words, arguments, verb)
 
-    folder_words = [] if folders else [override(_UNDER, run)]
+    folder_words = [] if names_folder else [override(_UNDER, run)]
     return [*options, *kept, *folder_words, *arguments]
 
 
@@ -205,7 +210,8 @@ def _compose(arguments: Sequence[str]) -> DictConfig:
     # Hydra composes no word of several values; none of them names a folder.
     words = [word for word in words if "=" not in word or not _is_of_several(word)]
     if folders:
-        words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
+        paths = ",".join(str(folder) for folder in folders)
+        words.append(f"hydra.searchpath=[{paths}]")
 
     # Hydra keeps one state for the whole process, which the verb itself initializes later.
     GlobalHydra.instance().clear()

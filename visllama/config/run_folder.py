@@ -84,7 +84,10 @@ def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
     if not differing:
         return
 
-    differences = [f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3]]
+    # Three are enough to see what changed: another config may differ in a hundred keys.
+    differences = []
+    for key in sorted(differing)[:3]:
+        differences.append(f"{key}={before.get(key)} there, {now[key]} now")
     shown = printable(", ".join(differences))
     if is_resumed:
         raise ConfigError(

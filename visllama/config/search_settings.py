@@ -76,7 +76,8 @@ def _check_count(key: str, value: object, may_be_null: bool = False) -> None:
     if value is None and may_be_null:
         return
 
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if not is_count:
+    # bool is a subclass of int: `true` would pass as 1.
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < 1:
         or_null = ", or null" if may_be_null else ""
         raise ConfigError(f"{key}={value}: must be a whole number of 1 or more{or_null}")

@@ -56,7 +56,7 @@ def swept_keys(folder: Path) -> list[str]:
     params = OmegaConf.select(sweep_config, "hydra.sweeper.params") or {}
     words = [f"{key}={values}" for key, values in params.items()]
     # What was typed comes last: it wins over the params of `sweep=`.
-    words += list(sweep_config.hydra.overrides.task)
+    words += sweep_config.hydra.overrides.task
 
     overrides = {}
     for parsed in OverridesParser.create().parse_overrides(words):

@@ -46,7 +46,8 @@ def chooses_code(word: str) -> bool:
         return True
     try:
         parsed = OverridesParser.create().parse_override(word)
-        value = None if parsed.is_delete() or parsed.is_sweep_override() else parsed.value()
+        has_value = not parsed.is_delete() and not parsed.is_sweep_override()
+        value = parsed.value() if has_value else None
     except Exception:
         # Hydra accepts no word that does not parse, so this one was not written by a run.
         return True
@@ -54,6 +55,8 @@ def chooses_code(word: str) -> bool:
     key = parsed.key_or_group
     if parsed.is_sweep_override() or not _KEY.fullmatch(key) or _CODE.fullmatch(key):
         return True
+
+    # `group@hydra=option` would put the option's plain values where they choose code.
     package = parsed.package
     if package is not None and (not _PACKAGE.fullmatch(package) or _CODE.fullmatch(package)):
         return True
@@ -146,8 +149,9 @@ def _state_folder() -> Path:
     """Return the folder of what visllama keeps for this user."""
     configured = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification says that a relative path is ignored.
-    base = Path(configured) if os.path.isabs(configured) else Path.home() / ".local" / "state"
-    return base / "visllama"
+    if os.path.isabs(configured):
+        return Path(configured) / "visllama"
+    return Path.home() / ".local" / "state" / "visllama"
 
 
 def _make_secret(place: Path) -> None:
