@@ -184,7 +184,7 @@ def test_a_sweep_ranks_on_validation_also_when_one_job_fails(tmp_path):
     [
         ("lr=1e-3", "Did you mean optim.lr?"),
         ("stage=pretrian", "pretrian"),
-        ("model/lora=qv", "would leave it as nothing"),
+        ("model/lora=qv", "does not train: name adapter there"),
         ("stage.global_batch_size=many", "stage.global_batch_size"),
         ("stage.epochs=0.001", "makes no whole batch"),
     ],

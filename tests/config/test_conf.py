@@ -110,7 +110,7 @@ def test_the_embedded_world_has_values_of_its_own_size(compose_config):
     ("overrides", "says"),
     [
         (["stage=finetune", "model/lora=none"], "'adapter', but the model has none: choose one, as model/lora=qv"),
-        (["model/lora=qv"], "would leave it as nothing"),
+        (["model/lora=qv"], "does not train: name adapter there"),
         (
             ["stage=finetune", "stage.trainable=[connector,markers,adapter,language_model]"],
             "language_model beside model",

@@ -90,10 +90,10 @@ def own(tmp_path, monkeypatch):
     ("check", "name", "message"),
     [
         (check_schedule, "Falling", None),
-        (check_schedule, "Negative", r"optim\.schedule: Negative gives -0\.5 at 0\.5: a schedule is called with"),
+        (check_schedule, "Negative", r"optim\.schedule: Negative returns -0\.5 at 0\.5: a schedule is called with"),
         (check_schedule, "Breaks", r"optim\.schedule: Breaks fails at 0\.0: of mine"),
         (check_loss, "Each", None),
-        (check_loss, "Mean", r"loss: of logits \(3, 7\) and targets \(3,\) Mean makes torch\.Size\(\[\]\)"),
+        (check_loss, "Mean", r"loss: for logits \(3, 7\) and targets \(3,\) Mean returns torch\.Size\(\[\]\)"),
         (check_loss, "Breaks", "loss: Breaks fails on the logits of three tokens: of mine"),
         (check_loss, "Trained", "loss: Trained holds tensors, which are neither trained nor saved"),
     ],

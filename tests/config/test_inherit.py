@@ -117,7 +117,7 @@ def test_what_a_stage_before_has_trained_is_kept_when_it_is_frozen(compose_confi
 def test_no_adapter_where_the_weights_have_one_is_an_error_that_says_so(compose_config, tmp_path):
     lora = {"r": 3, "lora_alpha": 6, "target_modules": ["o_proj"]}
     folder = weights(tmp_path / "w", lora=lora, trained=("connector", "markers", "adapter"))
-    with pytest.raises(ConfigError, match=r"model\.lora is given, and stage\.trainable=.* would leave it as nothing"):
+    with pytest.raises(ConfigError, match=r"model\.lora adds an adapter, which stage\.trainable=.* does not train"):
         assemble("train", compose_config("train", *SMALL, f"init_from={folder}"))
 
 

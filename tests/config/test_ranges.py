@@ -33,7 +33,7 @@ def test_choices_are_written_as_overrides():
         ({"low": 1, "high": 2, "step": 1}, "found low, high, step: give"),
         ({"choices": [1]}, "choices=.1.: must be a list of two values or more"),
         ({}, "found nothing: give"),
-        (3, "search.ranges.optim.lr=3: no range: give"),
+        (3, "search.ranges.optim.lr=3: is no range: give"),
     ],
 )
 def test_what_is_no_range_is_refused_by_its_key(value, says):
@@ -42,7 +42,7 @@ def test_what_is_no_range_is_refused_by_its_key(value, says):
 
 
 def test_a_key_has_one_range():
-    with pytest.raises(ConfigError, match=r"search.ranges.optim.lr: there are two of it"):
+    with pytest.raises(ConfigError, match=r"search.ranges.optim.lr: is given twice"):
         read_ranges({"optim": {"lr": LR}, "optim.lr": LR})
 
 

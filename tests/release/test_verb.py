@@ -120,7 +120,7 @@ def test_a_folder_that_holds_something_is_refused(save_model, run, tmp_path):
         (["format=lava"], "format=lava: did you mean llava"),
         (["dtype=fp16"], "dtype=fp16: .*choose fp32 or bf16"),
         (["max_shard_size=5"], "max_shard_size=5: give a number and KB, MB or GB"),
-        (["push=mine"], "push=mine: give the hub's name of it, as ORGANISATION/NAME"),
+        (["push=mine"], "push=mine: give its name on the hub, as ORGANISATION/NAME"),
         (["weights=nowhere"], "weights=nowhere: no such folder"),
         (["push=lab/model"], "HF_TOKEN"),
     ],

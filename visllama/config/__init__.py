@@ -1,1 +1,1 @@
-"""The configuration: how a command line is understood."""
+"""The configuration: how a command line is read, composed, checked and written down."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -26,127 +27,212 @@ from visllama.signatures import matches_hint, wrong_type
 from visllama.text.templates import OF_TOKENIZER, find_template
 
 _FILES = ("images", "references", "questions")
-"""Keys of an evaluation that name what its source reads."""
+"""The keys of an evaluation that name what its source reads."""
 
 
 def check_stage(stage: DictConfig) -> None:
-    """Refuse values of `stage` that are out of range, or name a part twice or one that there is not.
+    """Check that the values of `stage` are in their ranges, and that the parts to train exist and are named once.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to give.
     """
-    for name in stage.trainable:
-        require(name in TRAINABLE_PARTS, f"stage.trainable names {name!r}: choose from {', '.join(TRAINABLE_PARTS)}")
-    require(len(set(stage.trainable)) == len(stage.trainable), f"stage.trainable={stage.trainable}: a part comes twice")
-    require(len(stage.trainable) > 0, "stage.trainable=[] trains nothing: name at least the connector")
+    trainable = stage.trainable
+    for name in trainable:
+        require(
+            name in TRAINABLE_PARTS,
+            f"stage.trainable names {name!r}: choose from {', '.join(TRAINABLE_PARTS)}",
+        )
+    require(
+        len(set(trainable)) == len(trainable),
+        f"stage.trainable={trainable}: names a part twice: name each once",
+    )
+    require(
+        len(trainable) > 0,
+        "stage.trainable=[] trains nothing: name at least the connector",
+    )
 
     check_template("stage.template", stage.template)
+
     for name in ("global_batch_size", "epochs", "max_text_tokens"):
-        require(0 < stage[name] < math.inf, f"stage.{name}={stage[name]}: must be more than 0, and finite")
-    budget = stage.num_samples
-    require(budget is None or budget > 0, f"stage.num_samples={budget}: must be more than 0, or null for stage.epochs")
+        value = stage[name]
+        require(
+            0 < value < math.inf,
+            f"stage.{name}={value}: must be more than 0, and finite",
+        )
+    num_samples = stage.num_samples
+    require(
+        num_samples is None or num_samples > 0,
+        f"stage.num_samples={num_samples}: must be more than 0, or null for stage.epochs",
+    )
 
 
 def check_data(data: DictConfig) -> None:
-    """Refuse values of `data` that are out of range, and sources without a share or with a prompt that is no text.
+    """Check that the values of `data` are in their ranges, and that each source's weight and prompt can be used.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to give.
     """
-    require(len(data.sources) > 0, "data.sources={} holds no data: choose one, as data=scenes")
+    require(
+        len(data.sources) > 0,
+        "data.sources={} holds no data: choose one, as data=scenes",
+    )
     for name, node in data.sources.items():
-        key = f"data.sources.{name}"
-        weight = node.get("weight", 1.0)
-        require(
-            matches_hint(weight, float) and 0 < weight < math.inf,
-            f"{key}.weight={weight}: must be a number more than 0: the share of the samples beside other sources",
-        )
-        prompt = node.get("prompt")
-        require(prompt is None or isinstance(prompt, str), wrong_type(f"{key}.prompt", prompt, str | None))
+        _check_source(f"data.sources.{name}", node)
 
-    require(data.num_workers >= 0, f"data.num_workers={data.num_workers}: must be 0 or more")
-    num_val = data.num_val_records
-    require(num_val is None or num_val > 0, f"data.num_val_records={num_val}: must be more than 0, or null for all")
+    num_workers = data.num_workers
+    require(num_workers >= 0, f"data.num_workers={num_workers}: must be 0 or more")
+    num_records = data.num_val_records
+    require(
+        num_records is None or num_records > 0,
+        f"data.num_val_records={num_records}: must be more than 0, or null for all",
+    )
     fraction = data.max_bad_fraction
     require(0 <= fraction <= 1, f"data.max_bad_fraction={fraction}: must be in [0, 1]")
     for name in ("max_consecutive_bad", "window_shards"):
-        require(data[name] > 0, f"data.{name}={data[name]}: must be more than 0")
+        value = data[name]
+        require(value > 0, f"data.{name}={value}: must be more than 0")
+
+
+def _check_source(key: str, node: DictConfig) -> None:
+    """Check the two arguments of a data source that visllama itself reads."""
+    weight = node.get("weight", 1.0)
+    is_weight = matches_hint(weight, float) and 0 < weight < math.inf
+    require(
+        is_weight,
+        f"{key}.weight={weight}: must be a number more than 0: the share of the samples beside other sources",
+    )
+    prompt = node.get("prompt")
+    require(
+        prompt is None or isinstance(prompt, str),
+        wrong_type(f"{key}.prompt", prompt, str | None),
+    )
 
 
 def check_adapter(cfg: DictConfig) -> None:
-    """Refuse an adapter that does not train, or trains and is not there.
+    """Check that an adapter trains if there is one, and that the language model does not train beside it.
 
     Raises:
         ConfigError: Naming the keys and what to do.
     """
-    has_lora, trainable = cfg.model.get("lora") is not None, cfg.stage.trainable
-    require(has_lora or "adapter" not in trainable,
-            "stage.trainable names 'adapter', but the model has none: choose one, as model/lora=qv")  # fmt: skip
-    require(not has_lora or "adapter" in trainable,
-            f"model.lora is given, and stage.trainable={list(trainable)} would leave it as nothing: name adapter "
-            f"there, or choose model/lora=none")  # fmt: skip
-    require(not has_lora or "language_model" not in trainable,
-            "stage.trainable names language_model beside model.lora: train it whole (model/lora=none), or by its "
-            "adapter")  # fmt: skip
+    trainable = list(cfg.stage.trainable)
+    if cfg.model.get("lora") is None:
+        require(
+            "adapter" not in trainable,
+            "stage.trainable names 'adapter', but the model has none: choose one, as model/lora=qv",
+        )
+        return
+
+    # An adapter starts as the identity: one that does not train would cost memory and change nothing.
+    require(
+        "adapter" in trainable,
+        f"model.lora adds an adapter, which stage.trainable={trainable} does not train: name adapter there, or choose "
+        f"model/lora=none",
+    )
+    require(
+        "language_model" not in trainable,
+        "stage.trainable names language_model beside model.lora: train it whole (model/lora=none), or by its adapter",
+    )
 
 
 def check_template(key: str, template: object) -> None:
-    """Refuse a template that has neither a known name nor the strings of one.
+    """Check that a template is a known name, or holds the strings of a template.
+
+    Args:
+        key: The key that the template was given to.
+        template: The value that was found.
 
     Raises:
         ConfigError: Naming the key and what there is.
     """
-    chosen = OmegaConf.to_container(template, resolve=True) if isinstance(template, DictConfig) else template
-    require(isinstance(chosen, (str, dict)), f"{key}={chosen}: give a template's name, or its strings")
-    if chosen == OF_TOKENIZER:  # the tokenizer is not there yet
+    if isinstance(template, DictConfig):
+        template = OmegaConf.to_container(template, resolve=True)
+    if not isinstance(template, (str, dict)):
+        raise ConfigError(f"{key}={template}: give a template's name, or its strings")
+
+    # The tokenizer's own template is checked when the tokenizer is loaded.
+    if template == OF_TOKENIZER:
         return
 
     try:
-        find_template(chosen)
+        find_template(cast("str | Mapping[str, str]", template))
     except ConfigError as error:
-        raise ConfigError(f"{key.rpartition('.')[0]}.{error}") from error
+        # The message begins with the last name of the key.
+        parent = key.rpartition(".")[0]
+        raise ConfigError(f"{parent}.{error}") from error
 
 
 def check_trainer(trainer: DictConfig) -> None:
-    """Refuse values of `trainer` that no machine could have.
+    """Check that the values of `trainer` are possible on some machine.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to give.
     """
     choose("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     choose("trainer.precision", trainer.precision, PRECISIONS)
+    _check_devices(trainer)
 
-    devices = trainer.devices
-    is_count = matches_hint(devices, int) and (devices > 0 or devices == -1)
-    is_list = isinstance(devices, ListConfig) and len(devices) > 0 and all(matches_hint(d, int) for d in devices)
+    for name in ("log_every_steps", "keep_checkpoints", "max_skipped_steps", "timeout_s", "threads"):
+        value = trainer[name]
+        require(
+            0 < value < math.inf,
+            f"trainer.{name}={value}: must be more than 0, and finite",
+        )
+    threads = trainer.threads
     require(
-        is_count or is_list or devices == "auto",
+        threads <= MOST_THREADS,
+        f"trainer.threads={threads}: must be at most {MOST_THREADS}",
+    )
+    # An exit code has eight bits, and 0 would tell the scheduler that the run is finished.
+    exit_code = trainer.preempted_exit_code
+    require(
+        0 < exit_code < 256,
+        f"trainer.preempted_exit_code={exit_code}: must be in [1, 255]",
+    )
+
+    # null: a checkpoint at each validation alone, and as many steps as the stage has.
+    for name in ("checkpoint_every_steps", "max_steps"):
+        steps = trainer[name]
+        require(
+            steps is None or steps > 0,
+            f"trainer.{name}={steps}: must be more than 0, or null",
+        )
+
+    interval = trainer.val_check_interval
+    if interval is not None:
+        is_part_of_run = 0 < interval <= 1
+        is_whole_steps = 1 < interval < math.inf and interval == int(interval)
+        require(
+            is_part_of_run or is_whole_steps,
+            f"trainer.val_check_interval={interval}: must be a part of the run in (0, 1], a whole number of steps, or "
+            f"null",
+        )
+
+
+def _check_devices(trainer: DictConfig) -> None:
+    """Check that devices and nodes are counted or listed in one of the ways that there are."""
+    devices = trainer.devices
+    # -1 means all devices of the machine.
+    is_count = matches_hint(devices, int) and (devices > 0 or devices == -1)
+    is_list = isinstance(devices, ListConfig) and len(devices) > 0
+    are_indices = is_list and all(matches_hint(index, int) for index in devices)
+    require(
+        is_count or are_indices or devices == "auto",
         f"trainer.devices={devices}: give a number of devices, a list of their indices, or auto",
     )
+
     nodes = trainer.num_nodes
+    is_count = matches_hint(nodes, int) and nodes > 0
     require(
-        nodes == "auto" or (matches_hint(nodes, int) and nodes > 0),
+        is_count or nodes == "auto",
         f"trainer.num_nodes={nodes}: give a number, or auto",
     )
 
-    for name in ("log_every_steps", "keep_checkpoints", "max_skipped_steps", "timeout_s", "threads"):
-        require(0 < trainer[name] < math.inf, f"trainer.{name}={trainer[name]}: must be more than 0, and finite")
-    require(trainer.threads <= MOST_THREADS, f"trainer.threads={trainer.threads}: must be at most {MOST_THREADS}")
-    code = trainer.preempted_exit_code
-    require(0 < code < 256, f"trainer.preempted_exit_code={code}: must be in [1, 255]")
 
-    for name in ("checkpoint_every_steps", "max_steps"):
-        steps = trainer[name]
-        require(steps is None or steps > 0, f"trainer.{name}={steps}: must be more than 0, or null")
-    interval = trainer.val_check_interval
-    require(
-        interval is None or 0 < interval <= 1 or (1 < interval < math.inf and interval == int(interval)),
-        f"trainer.val_check_interval={interval}: must be a part of the run in (0, 1], a whole number of steps, or null",
-    )
+def check_evaluations(evaluations: Mapping[str, DictConfig]) -> None:
+    """Check that each evaluation's task, split, metrics, controls, template and files exist.
 
-
-def check_evaluations(evaluations: DictConfig) -> None:
-    """Refuse evaluations whose task, split, metrics, controls or template do not exist.
+    Args:
+        evaluations: The nodes below `evaluation`, by their names.
 
     Raises:
         ConfigError: Naming the key, the value found, and what there is.
@@ -156,15 +242,7 @@ def check_evaluations(evaluations: DictConfig) -> None:
         _check_files(key, evaluation)
         choose(f"{key}.task", evaluation.task, tuple(TASKS))
         choose(f"{key}.split", evaluation.split, SPLITS)
-
-        metrics, controls = TASKS[evaluation.task]
-        for metric in evaluation.metrics:
-            others = [task for task, (known, _) in TASKS.items() if metric in known and task != evaluation.task]
-            require(not others, f"{key}.task={evaluation.task}: {key}.metrics names {metric}, which is of "
-                     f"{''.join(others)}: it has {', '.join(metrics)}")  # fmt: skip
-            choose(f"{key}.metrics", metric, metrics)
-        for control in evaluation.controls:
-            choose(f"{key}.controls", control, controls)
+        _check_metrics(key, evaluation)
 
         if evaluation.template is not None:
             check_template(f"{key}.template", evaluation.template)
@@ -174,36 +252,72 @@ def check_evaluations(evaluations: DictConfig) -> None:
             frequencies is None or Path(frequencies).is_file(),
             f"{key}.document_frequencies={frequencies}: no such file: give references, as COCO's annotations",
         )
+
         _check_picture_metrics(key, evaluation)
+        num_images = evaluation.num_images
         require(
-            evaluation.num_images is None or evaluation.num_images > 1,
-            f"{key}.num_images={evaluation.num_images}: must be more than 1, or null for all",
+            num_images is None or num_images > 1,
+            f"{key}.num_images={num_images}: must be more than 1, or null for all",
         )
 
 
+def _check_metrics(key: str, evaluation: DictConfig) -> None:
+    """Check that an evaluation's metrics and controls are those of its task."""
+    task = evaluation.task
+    metrics, controls = TASKS[task]
+    for metric in evaluation.metrics:
+        # A metric of another task is no misspelling: the task itself may be the mistake.
+        for other_task, (other_metrics, _) in TASKS.items():
+            require(
+                other_task == task or metric not in other_metrics,
+                f"{key}.task={task}: {key}.metrics names {metric}, which is a metric of the task {other_task}: the "
+                f"task {task} has {', '.join(metrics)}",
+            )
+        choose(f"{key}.metrics", metric, metrics)
+
+    for control in evaluation.controls:
+        choose(f"{key}.controls", control, controls)
+
+
 def _check_picture_metrics(key: str, evaluation: DictConfig) -> None:
-    """Refuse CHAIR without what was drawn in the pictures, and files that no metric reads."""
+    """Check that CHAIR has the objects in the pictures, and that no file is named which no metric reads."""
     has_chair = "CHAIR" in evaluation.metrics
     require(
         not has_chair or evaluation.instances is not None,
         f"{key}.metrics names CHAIR: give {key}.instances=FILE, COCO's instance annotations of the split",
     )
+
     for name in ("instances", "object_names"):
         value = evaluation[name]
-        require(value is None or has_chair, f"{key}.{name}={value}: only CHAIR reads it: name it in {key}.metrics")
-        require(value is None or Path(value).is_file(), f"{key}.{name}={value}: no such file")
+        if value is None:
+            continue
+        require(
+            has_chair,
+            f"{key}.{name}={value}: only CHAIR reads it: name it in {key}.metrics",
+        )
+        require(Path(value).is_file(), f"{key}.{name}={value}: no such file")
+
+    clip = evaluation.clip
     require(
-        evaluation.clip is None or "CLIPScore" in evaluation.metrics,
-        f"{key}.clip={evaluation.clip}: only CLIPScore reads it: name it in {key}.metrics",
+        clip is None or "CLIPScore" in evaluation.metrics,
+        f"{key}.clip={clip}: only CLIPScore reads it: name it in {key}.metrics",
     )
 
 
 def _check_files(key: str, evaluation: DictConfig) -> None:
-    """Refuse files that an evaluation lacks, or that its source does not read."""
+    """Check that an evaluation has the files that its source needs, and none that its source does not read."""
     source = {} if OmegaConf.is_missing(evaluation, "source") else evaluation.source
-    is_ours = str(source.get("_target_")).startswith("visllama.")  # a class of the user's may do without
-    lacking = [f"{key}.{name}" for name in _FILES if is_ours and name in source and source[name] is None]
-    require(not lacking, f"no value for {', '.join(lacking)}: give {' '.join(f'{name}=PATH' for name in lacking)}")
+
+    # A source of the user's own may do without a file that it has an argument for.
+    is_ours = str(source.get("_target_")).startswith("visllama.")
+    missing = []
+    for name in _FILES:
+        if is_ours and name in source and source[name] is None:
+            missing.append(f"{key}.{name}")
+    if missing:
+        advice = " ".join(f"{name}=PATH" for name in missing)
+        raise ConfigError(f"no value for {', '.join(missing)}: give {advice}")
+
     for name in _FILES:
         value = evaluation[name]
         require(
@@ -214,61 +328,94 @@ def _check_files(key: str, evaluation: DictConfig) -> None:
 
 
 def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
-    """Refuse values of `optim` that are of a wrong type, out of range, or about a part that does not train.
+    """Check that the values of `optim` have the right types, are in their ranges, and speak of parts that train.
+
+    Args:
+        optim: The node `optim`.
+        trainable: The value of `stage.trainable`.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to give.
     """
+    # The node is an optimizer's, whose arguments no schema knows: the types are checked here.
     for name, hint in OPTIM_TYPES.items():
         require(name in optim, f"no value for optim.{name}: give it as optim.{name}=VALUE")
-        require(matches_hint(optim[name], hint), wrong_type(f"optim.{name}", optim[name], hint))
-    require(0 < optim.lr < math.inf, f"optim.lr={optim.lr}: must be more than 0, and finite")
+        value = optim[name]
+        require(matches_hint(value, hint), wrong_type(f"optim.{name}", value, hint))
+
+    require(
+        0 < optim.lr < math.inf,
+        f"optim.lr={optim.lr}: must be more than 0, and finite",
+    )
     if isinstance(optim.schedule, str):
         choose("optim.schedule", optim.schedule, SCHEDULES)
-    require(0 <= optim.warmup_fraction < 1, f"optim.warmup_fraction={optim.warmup_fraction}: must be in [0, 1)")
-    norm, decay = optim.clip_norm, optim.weight_decay
-    require(norm is None or norm > 0, f"optim.clip_norm={norm}: must be more than 0, or null")
-    require(decay >= 0, f"optim.weight_decay={decay}: must be 0 or more")
+    warmup = optim.warmup_fraction
+    require(0 <= warmup < 1, f"optim.warmup_fraction={warmup}: must be in [0, 1)")
+    clip_norm = optim.clip_norm
+    require(
+        clip_norm is None or clip_norm > 0,
+        f"optim.clip_norm={clip_norm}: must be more than 0, or null",
+    )
+    weight_decay = optim.weight_decay
+    require(weight_decay >= 0, f"optim.weight_decay={weight_decay}: must be 0 or more")
+
     for part, lr in optim.lr_by_part.items():
+        # null stands for optim.lr, times the scale that the part has of its own.
+        if lr is None:
+            continue
         require(
-            lr is None or (matches_hint(lr, float) and lr > 0),
+            matches_hint(lr, float) and lr > 0,
             f"optim.lr_by_part.{part}={lr}: must be a number more than 0, or null",
         )
         require(
-            lr is None or part in trainable,
+            part in trainable,
             f"optim.lr_by_part names {part!r}, which does not train: stage.trainable={list(trainable)}",
         )
 
 
 def check_counts(cfg: DictConfig) -> None:
-    """Refuse counts and widths of our own classes that are no positive whole numbers; their names tell which they are.
+    """Check that counts and widths of our own classes are positive whole numbers.
+
+    An argument's name shows whether it is one: `num_`, `_dim` and the like.
 
     Raises:
         ConfigError: Naming the key and the value found.
     """
     groups = ("model", "data", "evaluation", "decoding", "logger", "callbacks")
     for key, value in _leaves(OmegaConf.to_container(cfg), groups):
-        if _is_count(key) and value is not None and not str(value).startswith("${"):
-            require(matches_hint(value, int) and value > 0, f"{key}={value}: must be a whole number, more than 0")
+        is_reference = str(value).startswith("${")
+        if value is None or is_reference or not _names_count(key):
+            continue
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        require(
+            is_whole and value > 0,
+            f"{key}={value}: must be a whole number, more than 0",
+        )
 
 
 def _leaves(node: object, names: Sequence[str], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the values below these keys, but for the arguments of a user's own classes, whose names are theirs."""
-    if isinstance(node, dict) and not str(node.get("_target_", ALLOWED_TARGETS[0])).startswith(ALLOWED_TARGETS):
-        return
-    if isinstance(node, dict):
-        for name, value in node.items():
-            if prefix or name in names:
-                yield from _leaves(value, names, f"{prefix}.{name}".lstrip("."))
-    else:
+    """Yield the values below these keys with their dotted keys, except the arguments of a user's own classes."""
+    if not isinstance(node, dict):
         yield prefix, node
+        return
+
+    # What `num_x` means in a user's class is the user's to say.
+    target = str(node.get("_target_", ALLOWED_TARGETS[0]))
+    if not target.startswith(ALLOWED_TARGETS):
+        return
+    for name, value in node.items():
+        if prefix or name in names:
+            key = f"{prefix}.{name}".lstrip(".")
+            yield from _leaves(value, names, key)
 
 
-def _is_count(key: str) -> bool:
+def _names_count(key: str) -> bool:
     """Return whether a key's name says that it holds a count or a width."""
     name = key.rpartition(".")[2]
     if key.startswith("decoding."):
         return name in ("num_beams", "max_new_tokens")
-    if name == "num_workers":  # none are a number of them too
+
+    # 0 workers are a number of them too.
+    if name == "num_workers":
         return False
     return name.startswith("num_") or name.endswith(("_dim", "batch_size", "_per_record", "_steps"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -19,7 +20,13 @@ from visllama.plugins import ROLES, check_target
 
 
 def check_typed(verb: str, read: Sequence[str]) -> None:
-    """Refuse keys of `trainer` that were typed and that a verb does not read; groups and conf/local may hold them.
+    """Check that a verb reads every key of `trainer` that was typed.
+
+    Keys that come from groups and from conf/local may be there without being read.
+
+    Args:
+        verb: The verb, for the message.
+        read: The keys below `trainer` that it reads.
 
     Raises:
         ConfigError: Naming the key and those that are read.
@@ -33,47 +40,71 @@ def check_typed(verb: str, read: Sequence[str]) -> None:
 
 
 def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
-    """Refuse keys and groups that were typed and that one mode of a verb does not read.
+    """Check that one mode of a verb reads every key and group that was typed.
 
     Args:
         mode: The words that choose the mode, for the message.
         read: The first names of the keys that it reads.
-        reason: Why it does not read the others.
+        reason: Why it does not read the others, for the message.
 
     Raises:
         ConfigError: Naming the key and those that are read.
     """
     for word in _typed():
         key = key_of(word)
-        if re.split(r"[./@]", key)[0] not in read:
+        first_name = re.split(r"[./@]", key)[0]
+        if first_name not in read:
             known = ", ".join(name for name in read if name != "hydra")
             raise ConfigError(f"{key}: {mode} does not read it, {reason}: leave it out. It reads {known}")
 
 
 def check_not_typed(key: str, reason: str) -> None:
-    """Refuse a key that was typed where nothing reads it.
+    """Check that a key was not typed, where nothing reads it.
+
+    Args:
+        key: The key.
+        reason: Why nothing reads it, for the message.
 
     Raises:
         ConfigError: Naming the key and the reason.
     """
-    if key in map(key_of, _typed()):
+    typed_keys = map(key_of, _typed())
+    if key in typed_keys:
         raise ConfigError(f"{key}: {reason}: leave it out")
 
 
 def _typed() -> list[str]:
-    """Return the overrides that were typed."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    """Return the overrides that were typed; none outside of a job of Hydra's."""
+    if not HydraConfig.initialized():
+        return []
+    return list(HydraConfig.get().overrides.task)
 
 
 def check_known(node: DictConfig, prefix: str = "") -> None:
-    """Refuse keys that `+` added where every key is known: nothing would read them."""
+    """Check that `+` added no key where the schema knows every key: nothing would read it.
+
+    Args:
+        node: The configuration, or a node of it.
+        prefix: The node's own key with a dot behind it; empty for the whole configuration.
+
+    Raises:
+        ConfigError: Naming the key and those that are known.
+    """
     schema = OmegaConf.get_type(node)
-    fields = key_names(schema) if is_dataclass(schema) else None
+    # A node without a class, as that of a source, takes any key.
+    known = key_names(schema) if is_dataclass(schema) else None
+
     for name in node:
-        if fields is not None and name not in fields:
-            close = get_close_matches(name, fields, 1)
-            here = f"Did you mean {prefix}{close[0]}?" if close else f"Here are {', '.join(prefix + f for f in fields)}"
-            raise ConfigError(f"{prefix}{name}: there is no such key, and nothing would read it. {here}")
+        if known is not None and name not in known:
+            close = get_close_matches(name, known, 1)
+            if close:
+                hint = f"Did you mean {prefix}{close[0]}?"
+            else:
+                listed = ", ".join(prefix + other for other in known)
+                hint = f"Here are {listed}"
+            raise ConfigError(f"{prefix}{name}: there is no such key, and nothing would read it. {hint}")
+
+        # Reading the value of one of these would fail, or leave the node.
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         child = node[name]
@@ -81,40 +112,94 @@ def check_known(node: DictConfig, prefix: str = "") -> None:
             check_known(child, f"{prefix}{name}.")
 
 
+class _Place(NamedTuple):
+    """A key whose value an option of a group fills in.
+
+    Attributes:
+        key: The key.
+        group: The group.
+        node: What stands at the key.
+    """
+
+    key: str
+    group: str
+    node: object
+
+
 def check_nodes(cfg: DictConfig) -> None:
-    """Check that what an option of a group fills in is there, where a value was typed in its place."""
+    """Check that each node holds what an option of its group fills in, and not a value that was typed in its place.
+
+    Every `_target_` has to be one that a config may name, and the model's folders have to exist.
+
+    Args:
+        cfg: The configuration of a run of `train`.
+
+    Raises:
+        ConfigError: Naming the key, the value found, and how to choose an option.
+    """
     for name in cfg.model:
-        require(name in (*ROLES, "lora"), f"model.{name}: a model's parts are {', '.join(ROLES)} and lora")
+        require(
+            name in (*ROLES, "lora"),
+            f"model.{name}: a model's parts are {', '.join(ROLES)} and lora",
+        )
     lora = cfg.model.get("lora")
-    require(lora is None or isinstance(lora, DictConfig),
-            f"model.lora={lora}: an option of a group is chosen with slashes: model/lora={lora}")  # fmt: skip
-    nodes = [(f"model.{role}", f"model/{role}", cfg.model.get(role)) for role in ROLES]
-    nodes += [(f"data.sources.{name}", "data", node) for name, node in cfg.data.sources.items()]
-    nodes += [(f"evaluation.{name}.source", "evaluation", e.source) for name, e in cfg.evaluation.items()]
-    nodes.append(("optim", "optim", cfg.optim))
-    nodes += [(group, group, cfg[group]) for group in ("loss", "profiler") if cfg[group] is not None]
-    if isinstance(cfg.optim.get("schedule"), DictConfig):
-        nodes.append(("optim.schedule", "optim/schedule", cfg.optim.schedule))
-    for group in ("logger", "callbacks"):
-        nodes += [(f"{group}.{name}", group, node) for name, node in cfg[group].items()]
-    if cfg.trainer.strategy != "auto":
-        nodes.append(("trainer.strategy", "trainer/strategy", cfg.trainer.strategy))
-    for key, group, node in nodes:
+    require(
+        lora is None or isinstance(lora, DictConfig),
+        f"model.lora={lora}: an option of a group is chosen with slashes: model/lora={lora}",
+    )
+
+    for place in _places(cfg):
+        node = place.node
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            name = key.rpartition(".")[2]
-            require(
-                name != "_target_", f"{group}: the YAML of {node} has to begin with the line  # @package {group}.NAME"
-            )
-            require(not key.startswith("data.sources.") or not isinstance(node, DictConfig),
-                    f"{key}={node}: no such source is chosen: name it in data/source=[..,{name}], or take it out by "
-                    f"'~{key}'")  # fmt: skip
-            option = node if isinstance(node, str) else "OPTION"
-            how = "an option of a group is chosen with slashes: " if "/" in group else "choose an option of a group: "
-            require(False, f"{key}={node}: {how}{group}={option}")
+            raise _is_no_option(place)
+
         try:
             for target in targets(OmegaConf.to_container(node)):
                 check_target(target, cfg.plugins)
-            if key.startswith("model.") and isinstance(node.get("path"), str):
+            if place.key.startswith("model.") and isinstance(node.get("path"), str):
                 locate(node.path, cfg.paths.models)
         except ConfigError as error:
-            raise ConfigError(f"{key}.{error}") from error
+            raise ConfigError(f"{place.key}.{error}") from error
+
+
+def _places(cfg: DictConfig) -> Iterator[_Place]:
+    """Yield the places of a configuration that options of groups fill in."""
+    for role in ROLES:
+        node = cfg.model.get(role)
+        yield _Place(f"model.{role}", f"model/{role}", node)
+    for name, node in cfg.data.sources.items():
+        yield _Place(f"data.sources.{name}", "data", node)
+    for name, evaluation in cfg.evaluation.items():
+        yield _Place(f"evaluation.{name}.source", "evaluation", evaluation.source)
+
+    yield _Place("optim", "optim", cfg.optim)
+    for group in ("loss", "profiler"):
+        if cfg[group] is not None:
+            yield _Place(group, group, cfg[group])
+    # A schedule that is a string is one of ours, and a strategy "auto" is Lightning's: neither is a class.
+    if isinstance(cfg.optim.get("schedule"), DictConfig):
+        yield _Place("optim.schedule", "optim/schedule", cfg.optim.schedule)
+    for group in ("logger", "callbacks"):
+        for name, node in cfg[group].items():
+            yield _Place(f"{group}.{name}", group, node)
+    if cfg.trainer.strategy != "auto":
+        yield _Place("trainer.strategy", "trainer/strategy", cfg.trainer.strategy)
+
+
+def _is_no_option(place: _Place) -> ConfigError:
+    """Return the error of a place that holds something else than a node with a `_target_`."""
+    key, group, node = place
+    name = key.rpartition(".")[2]
+
+    # Without its package line, the keys of an option's YAML stand where the names of options belong.
+    if name == "_target_":
+        return ConfigError(f"{group}: the YAML of {node} has to begin with the line  # @package {group}.NAME")
+    # Overrides of a source that is not chosen make a node without a class.
+    if key.startswith("data.sources.") and isinstance(node, DictConfig):
+        return ConfigError(
+            f"{key}={node}: no such source is chosen: name it in data/source=[..,{name}], or take it out by '~{key}'"
+        )
+
+    option = node if isinstance(node, str) else "OPTION"
+    how = "an option of a group is chosen with slashes: " if "/" in group else "choose an option of a group: "
+    return ConfigError(f"{key}={node}: {how}{group}={option}")

@@ -21,12 +21,14 @@ _PACKAGES = {
 _WANDB = "visllama.tracking.wandb_tracker."
 _SECRET_NAME = re.compile(r"(?i)(^|[_.])(api_?key|access_?key|token|secret|password|passwd|credentials?)$")
 _SECRET_VALUE = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bwandb_v\d+_\w{20,}")
-_OF_A_LOGGER = re.compile(r"(local-)?[0-9a-f]{40}|[a-z]+://[^/\s:@]+:[^/\s@]+@.*")
-"""What is a key of wandb's where it stands in a logger, and a commit elsewhere; or an address with a password."""
+_LOGGER_SECRET = re.compile(r"(local-)?[0-9a-f]{40}|[a-z]+://[^/\s:@]+:[^/\s@]+@.*")
+"""A key of wandb's, or an address with a password. Elsewhere than in a logger, 40 such digits are a commit."""
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Refuse loggers whose package is not there, and wandb online without a key; nothing is imported.
+    """Check that each logger's package is installed, and that wandb has a key where it is online.
+
+    Nothing is imported.
 
     Raises:
         ConfigError: Naming the logger and what to type.
@@ -40,49 +42,64 @@ def check_loggers(cfg: DictConfig) -> None:
                 f"logger={name}: the package {package} is an extra, which is not there:  pip install "
                 f"'visllama[trackers]'",
             )
-        if target.startswith(_WANDB) and node.get("offline") is False:
-            require(
-                _has_wandb_key(),
+
+        is_online_wandb = target.startswith(_WANDB) and node.get("offline") is False
+        if is_online_wandb and not _has_wandb_key():
+            raise ConfigError(
                 f"logger.{name}.offline=false: wandb has no key: export WANDB_API_KEY=..., or type `wandb login` once; "
-                f"without, logger.{name}.offline=true keeps the run on this machine",
+                f"without, logger.{name}.offline=true keeps the run on this machine"
             )
 
 
 def check_secrets(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Refuse a configuration that holds what looks like a key: it would be written into each run's folder.
+    """Check that a configuration holds nothing that looks like a key or a password.
 
-    The value is in no message.
+    The configuration is written into each run's folder, which people share. No message holds the value.
 
     Args:
         cfg: The configuration.
-        overrides: The words that were typed, of which a sweep's are in no configuration yet.
+        overrides: The words that were typed: those of a sweep are in no configuration yet.
 
     Raises:
         ConfigError: Naming the key of the configuration and the environment variable.
     """
-    found = list(_leaves(OmegaConf.to_container(cfg)))
-    found += [(key_of(word), word.partition("=")[2]) for word in overrides]
-    for key, value in found:
+    values = list(_leaves(OmegaConf.to_container(cfg)))
+    for word in overrides:
+        typed_value = word.partition("=")[2]
+        values.append((key_of(word), typed_value))
+
+    for key, value in values:
         if value in (None, "", "null"):
             continue
         text = str(value).strip("'\"")
-        is_of_logger = key.startswith("logger.")
-        is_named = is_of_logger and _SECRET_NAME.search(key) is not None
-        is_key = is_of_logger and _OF_A_LOGGER.fullmatch(text) is not None
-        if is_named or is_key or _SECRET_VALUE.search(text):
-            variable = "HF_TOKEN" if "hf_" in text else "WANDB_API_KEY"
-            raise ConfigError(
-                f"{key}: holds what looks like a key or a password, which would be written into the run's folder: "
-                f"leave it out. Keys are read from the environment (export {variable}=...) or from netrc; and make a "
-                f"new key where this one was typed into a file or a shell's history"
-            )
+        if not _is_secret(key, text):
+            continue
+
+        variable = "HF_TOKEN" if "hf_" in text else "WANDB_API_KEY"
+        raise ConfigError(
+            f"{key}: holds what looks like a key or a password, which would be written into the run's folder: "
+            f"leave it out. Keys are read from the environment (export {variable}=...) or from netrc; and make a "
+            f"new key where this one was typed into a file or a shell's history"
+        )
+
+
+def _is_secret(key: str, text: str) -> bool:
+    """Return whether a value looks like a key or a password, by its form or by the name that it has in a logger."""
+    if _SECRET_VALUE.search(text):
+        return True
+
+    # Outside of the loggers such names are common: a tokenizer has tokens, and a commit has 40 digits.
+    if not key.startswith("logger."):
+        return False
+    return _SECRET_NAME.search(key) is not None or _LOGGER_SECRET.fullmatch(text) is not None
 
 
 def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield each value of a plain configuration with its key."""
     if isinstance(node, dict):
         for name, value in node.items():
-            yield from _leaves(value, f"{prefix}.{name}".lstrip("."))
+            key = f"{prefix}.{name}".lstrip(".")
+            yield from _leaves(value, key)
     elif isinstance(node, list):
         for value in node:
             yield from _leaves(value, prefix)
@@ -91,9 +108,12 @@ def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _has_wandb_key() -> bool:
-    """Return whether wandb may find a key; which server it is for, wandb knows."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
-        return True
+    """Return whether wandb may find a key in the environment or in netrc."""
+    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
+        if os.environ.get(variable):
+            return True
+
+    # Any host counts: wandb alone knows the name of its server.
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     try:
         return bool(netrc.netrc(path).hosts)

@@ -1,6 +1,6 @@
 """What is refused before any weight is loaded: contradictions, wrong types and ranges, files that are not there.
 
-Nothing here needs torch, so it comes first and at once; what does is in `dry_run.py`.
+Nothing here needs torch, so that an error comes at once; the checks that need it are in `dry_run.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from visllama.machine.cards import CARDS
 
 
 def check_train(cfg: DictConfig) -> None:
-    """Refuse contradictions before any weight is loaded.
+    """Check the configuration of `train`, before any weight is loaded.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
@@ -50,23 +50,34 @@ def check_train(cfg: DictConfig) -> None:
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}: give it as {missing[0]}=VALUE")
+
+    # Keys come before values: a misspelt key explains a value that is wrong.
     check_known(cfg)
     check_nodes(cfg)
     check_loggers(cfg)
     _check_shared(cfg)
-    require(cfg.trainer.precision != "16-true",
-            "trainer.precision=16-true: gradients vanish or overflow in a language model in fp16: train by "
-            "trainer.precision=bf16-true, or bf16-mixed; fp16 is for evaluate, caption and visllama.load")  # fmt: skip
-    require(not cfg.resume or (Path(cfg.resume) / ".hydra").is_dir(),
-            f"resume={cfg.resume}: no folder of a run: give the one that holds its .hydra/")  # fmt: skip
-    require(0 <= cfg.seed < 2**32, f"seed={cfg.seed}: must be 0 or more, and less than 2**32")
-    require(not cfg.init_from or (Path(cfg.init_from) / "visllama.json").is_file(),
-            f"init_from={cfg.init_from}: holds no visllama.json: give the weights/ folder of a run")  # fmt: skip
+
+    require(
+        cfg.trainer.precision != "16-true",
+        "trainer.precision=16-true: gradients vanish or overflow in a language model in fp16: train by "
+        "trainer.precision=bf16-true, or bf16-mixed; fp16 is for evaluate, caption and visllama.load",
+    )
+    require(
+        not cfg.resume or (Path(cfg.resume) / ".hydra").is_dir(),
+        f"resume={cfg.resume}: no folder of a run: give the one that holds its .hydra/",
+    )
+    _check_seed(cfg.seed)
+    require(
+        not cfg.init_from or _is_weights_folder(cfg.init_from),
+        f"init_from={cfg.init_from}: holds no visllama.json: give the weights/ folder of a run",
+    )
+
     check_stage(cfg.stage)
     check_adapter(cfg)
+    micro_batch_size = cfg.micro_batch_size
     require(
-        0 < cfg.micro_batch_size < math.inf,
-        f"micro_batch_size={cfg.micro_batch_size}: must be more than 0, and finite",
+        0 < micro_batch_size < math.inf,
+        f"micro_batch_size={micro_batch_size}: must be more than 0, and finite",
     )
     check_data(cfg.data)
     check_optim(cfg.optim, cfg.stage.trainable)
@@ -74,7 +85,7 @@ def check_train(cfg: DictConfig) -> None:
 
 
 def check_inspect(cfg: DictConfig) -> None:
-    """Refuse what `train` would, and to look at nothing; with `weights=`, what cannot be asked of weights.
+    """Check the configuration of `inspect`: that of a run, or that of weights whose connector is shown.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
@@ -82,9 +93,12 @@ def check_inspect(cfg: DictConfig) -> None:
     if cfg.weights is not None:
         _check_inspected_weights(cfg)
         return
+
+    # Without weights, inspect builds the model that a run would train.
     check_train(cfg)
     require(
-        not cfg.resume, f"resume={cfg.resume}: inspect shows a run from its first step: give what the run was given"
+        not cfg.resume,
+        f"resume={cfg.resume}: inspect shows a run from its first step: give what the run was given",
     )
     for key in ("samples", "num_samples"):
         require(cfg[key] > 0, f"{key}={cfg[key]}: must be more than 0")
@@ -92,181 +106,279 @@ def check_inspect(cfg: DictConfig) -> None:
 
 
 def _check_inspected_weights(cfg: DictConfig) -> None:
-    """Refuse to look at the connector of what is no weights folder, or on what are no pictures with captions."""
+    """Check that there are weights whose connector can be shown, and one caption evaluation to show it on."""
     check_known(cfg)
     check_groups_typed("inspect weights=", READ_BY_CONNECTOR, "since the model is described inside the weights")
     check_typed("inspect weights=", READ_BY_CAPTION)
-    require((Path(str(cfg.weights)) / "visllama.json").is_file(),
-            f"weights={cfg.weights}: holds no visllama.json: give the weights/ folder of a run")  # fmt: skip
-    require(cfg.num_pictures >= 2, f"num_pictures={cfg.num_pictures}: must be 2 or more: what changes with the picture "
-            "is looked at")  # fmt: skip
+
+    require(
+        _is_weights_folder(str(cfg.weights)),
+        f"weights={cfg.weights}: holds no visllama.json: give the weights/ folder of a run",
+    )
+    require(
+        cfg.num_pictures >= 2,
+        f"num_pictures={cfg.num_pictures}: must be 2 or more: captions of different pictures are compared",
+    )
     require(cfg.samples > 0, f"samples={cfg.samples}: must be more than 0")
     _check_shared(cfg)
 
     names = list(cfg.evaluation)
-    require(len(names) == 1, f"evaluation=[{','.join(names)}]: a connector is looked at on the pictures of one caption "
-            "evaluation: name one, as 'evaluation=[scenes_caption]'")  # fmt: skip
-    task = cfg.evaluation[names[0]].task
-    require(task == "caption", f"evaluation=[{names[0]}]: its task is {task}: a connector is looked at on "
-            "pictures with captions: name a caption evaluation, as 'evaluation=[scenes_caption]'")  # fmt: skip
-    settings = {"decoding": cfg.decoding, f"evaluation.{names[0]}.decoding": cfg.evaluation[names[0]].decoding}
+    require(
+        len(names) == 1,
+        f"evaluation=[{','.join(names)}]: a connector is looked at on the pictures of one caption evaluation: name "
+        f"one, as 'evaluation=[scenes_caption]'",
+    )
+    name = names[0]
+    evaluation = cfg.evaluation[name]
+    require(
+        evaluation.task == "caption",
+        f"evaluation=[{name}]: its task is {evaluation.task}: a connector is looked at on pictures with captions: name "
+        f"a caption evaluation, as 'evaluation=[scenes_caption]'",
+    )
+
+    # Sampled captions would differ between two pictures even if the connector gave the same for both.
+    settings = {"decoding": cfg.decoding, f"evaluation.{name}.decoding": evaluation.decoding}
     for key, decoding in settings.items():
-        require(not decoding.get("do_sample"), f"{key}.do_sample=true: captions would differ by chance: leave it out")
+        require(
+            not decoding.get("do_sample"),
+            f"{key}.do_sample=true: captions would differ by chance: leave it out",
+        )
 
 
 def check_plan(cfg: DictConfig) -> None:
-    """Refuse what `train` would, but for the machine and the data, which need not be here.
+    """Check the configuration of `plan`: that of a run, except for the machine and the data, which need not be here.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
     check_train(cfg)
-    require(not cfg.resume, f"resume={cfg.resume}: plan computes a run from its config: give what the run was given")
-    choose("gpu", cfg.gpu, tuple(CARDS))
-    share, network, text, longest = cfg.utilisation, cfg.network_gb_s, cfg.text_tokens, cfg.stage.max_text_tokens
-    require(0 < share <= 1, f"utilisation={share}: must be more than 0, and at most 1")
-    require(0 < network < math.inf, f"network_gb_s={network}: must be more than 0, and finite")
-    require(text is None or 0 < text < math.inf, f"text_tokens={text}: must be more than 0, or null")
     require(
-        text is None or text <= longest,
-        f"text_tokens={text}: more than stage.max_text_tokens={longest}, at which texts are cut: lower one, or raise "
-        f"the other",
+        not cfg.resume,
+        f"resume={cfg.resume}: plan computes a run from its config: give what the run was given",
     )
-    samples = cfg.samples
-    require(samples is None or samples > 0, f"samples={samples}: must be more than 0, or null to count them")
+
+    choose("gpu", cfg.gpu, tuple(CARDS))
+    share = cfg.utilisation
+    require(0 < share <= 1, f"utilisation={share}: must be more than 0, and at most 1")
+    network = cfg.network_gb_s
+    require(
+        0 < network < math.inf,
+        f"network_gb_s={network}: must be more than 0, and finite",
+    )
+
+    num_tokens = cfg.text_tokens
+    if num_tokens is not None:
+        most_tokens = cfg.stage.max_text_tokens
+        require(
+            0 < num_tokens < math.inf,
+            f"text_tokens={num_tokens}: must be more than 0, or null",
+        )
+        require(
+            num_tokens <= most_tokens,
+            f"text_tokens={num_tokens}: more than stage.max_text_tokens={most_tokens}, at which texts are cut: lower "
+            f"one, or raise the other",
+        )
+
+    num_samples = cfg.samples
+    require(
+        num_samples is None or num_samples > 0,
+        f"samples={num_samples}: must be more than 0, or null to count them",
+    )
     if cfg.out is not None:
-        out = Path(cfg.out)
-        require(not out.is_dir(), f"out={cfg.out}: a folder: give a file, as out={out / 'plan.json'}")
-        require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
+        _check_out_file(cfg.out, "plan.json")
 
 
 def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
-    """Refuse what `caption`, `ask`, `chat` or `demo` cannot do, before any weight is loaded.
+    """Check the configuration of `caption`, `ask`, `chat` or `demo`, before any weight is loaded.
 
     Args:
         cfg: The configuration.
-        verb: Which of them it is.
-        needs: The words that have to be typed.
+        verb: The verb.
+        needs: The words that have to be typed, as "weights=RUN/weights".
 
     Raises:
         ConfigError: Naming the key and what to do.
     """
     for word in needs:
         key = word.partition("=")[0]
-        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {' '.join(needs)}")
+        require(
+            not OmegaConf.is_missing(cfg, key),
+            f"no value for {key}: give {' '.join(needs)}",
+        )
+
     check_known(cfg)
     check_typed(verb, READ_BY_CAPTION)
-    folders = cfg.weights if OmegaConf.is_list(cfg.weights) else [cfg.weights]  # `demo` takes several
+
+    # `demo` takes several.
+    folders = cfg.weights if OmegaConf.is_list(cfg.weights) else [cfg.weights]
     for folder in folders:
         require(Path(str(folder)).exists(), f"weights={folder}: no such folder")
+    # `chat` and `demo` answer one at a time.
     if "batch_size" in cfg:
         require(cfg.batch_size > 0, f"batch_size={cfg.batch_size}: must be more than 0")
     _check_shared(cfg)
 
 
 def check_export(cfg: DictConfig) -> None:
-    """Refuse what `export` cannot write, before any weight is loaded.
+    """Check the configuration of `export`, before any weight is loaded.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
     for key in ("weights", "format", "out"):
-        typed = f"weights=RUN/weights format={'|'.join(EXPORT_FORMATS)} out=DIR"
-        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {typed}")
+        needed = f"weights=RUN/weights format={'|'.join(EXPORT_FORMATS)} out=DIR"
+        require(not OmegaConf.is_missing(cfg, key), f"no value for {key}: give {needed}")
+
     check_known(cfg)
     require(Path(cfg.weights).exists(), f"weights={cfg.weights}: no such folder")
     choose("format", cfg.format, EXPORT_FORMATS)
     choose("dtype", cfg.dtype, EXPORT_DTYPES)
+
     size = str(cfg.max_shard_size)
-    require(re.fullmatch(r"[1-9][0-9]*(KB|MB|GB)", size) is not None,
-            f"max_shard_size={size}: give a number and KB, MB or GB, as 5GB")  # fmt: skip
+    is_size = re.fullmatch(r"[1-9][0-9]*(KB|MB|GB)", size) is not None
+    require(is_size, f"max_shard_size={size}: give a number and KB, MB or GB, as 5GB")
     for key in ("vision_encoder", "language_model", "push"):
         name = cfg[key]
-        require(name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
-                f"{key}={name}: give the hub's name of it, as ORGANISATION/NAME")  # fmt: skip
+        require(
+            name is None or re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None,
+            f"{key}={name}: give its name on the hub, as ORGANISATION/NAME",
+        )
 
 
 def check_report(cfg: DictConfig) -> None:
-    """Refuse what `report` cannot show, before any run is read.
+    """Check the configuration of `report`, before any run is read.
 
     Raises:
         ConfigError: Naming the key, the value found, and what to do.
     """
-    require(not OmegaConf.is_missing(cfg, "runs"), "no value for runs: give 'runs=[A,B]', the folders of runs")
+    require(
+        not OmegaConf.is_missing(cfg, "runs"),
+        "no value for runs: give 'runs=[A,B]', the folders of runs",
+    )
     check_known(cfg)
     choose("format", cfg.format, REPORT_FORMATS)
-    require(cfg.num_pictures >= 0, f"num_pictures={cfg.num_pictures}: must be 0 or more")
+    num_pictures = cfg.num_pictures
+    require(num_pictures >= 0, f"num_pictures={num_pictures}: must be 0 or more")
+
     for key in ("runs", "evaluations", "rows", "over", "columns"):
         value = cfg[key]
+        if value is None:
+            continue
+        # A single name needs no brackets.
         words = list(value) if OmegaConf.is_list(value) else [value]
-        is_list = all(isinstance(word, str) and word for word in words)
-        require(value is None or is_list, f"{key}={value}: give names, as {key}=A,B")
+        are_names = all(isinstance(word, str) and word for word in words)
+        require(are_names, f"{key}={value}: give names, as {key}=A,B")
+    # `runs=null` and `runs=[]` hold nothing to compare.
     require(bool(cfg.runs), "runs=[]: give 'runs=[A,B]', the folders of runs")
+
     if cfg.published is not None:
         require(Path(cfg.published).is_file(), f"published={cfg.published}: no such file")
     if cfg.out is not None:
-        out = Path(cfg.out)
-        require(not out.is_dir(), f"out={cfg.out}: a folder: give a file, as out={out / 'table.tex'}")
-        require(out.parent.is_dir(), f"out={cfg.out}: there is no folder {out.parent}: make it, or give another file")
+        _check_out_file(cfg.out, "table.tex")
 
 
 def check_benchmark(cfg: DictConfig) -> None:
-    """Refuse what is not measured, before anything is.
+    """Check the configuration of `benchmark`, before anything is measured.
 
     Raises:
         ConfigError: Naming the key, the value found, and what there is.
     """
     check_known(cfg)
-    require(
-        cfg.what in BENCHMARKS,
-        f"what={cfg.what}: this version measures {', '.join(f'what={name}' for name in BENCHMARKS)}",
-    )
+    options = ", ".join(f"what={name}" for name in BENCHMARKS)
+    require(cfg.what in BENCHMARKS, f"what={cfg.what}: this version measures {options}")
     choose("size", cfg.size, BENCHMARK_SIZES)
-    require(0 <= cfg.seed < 2**32, f"seed={cfg.seed}: must be 0 or more, and less than 2**32")
+    _check_seed(cfg.seed)
 
 
 def check_evaluate(cfg: DictConfig) -> None:
-    """Refuse a call that says neither, or both, of what to judge.
+    """Check the configuration of `evaluate`, which judges either weights or predictions.
 
     Raises:
         ConfigError: Naming the key and what to do.
     """
     check_known(cfg)
-    given = [key for key in ("weights", "predictions") if cfg[key]]
-    require(len(given) == 1, "give one of weights=RUN/weights and predictions=FILE (with references=FILE); "
-             f"found {' and '.join(given) or 'neither'}")  # fmt: skip
+    judged_keys = [key for key in ("weights", "predictions") if cfg[key]]
+    require(
+        len(judged_keys) == 1,
+        f"give one of weights=RUN/weights and predictions=FILE (with references=FILE); found "
+        f"{' and '.join(judged_keys) or 'neither'}",
+    )
+
     if cfg.predictions:
-        what = "answers are scored against annotations" if cfg.questions else "captions are scored against references"
-        require(bool(cfg.references), f"references=FILE is missing: {what}")
+        kind = "answers are scored against annotations" if cfg.questions else "captions are scored against references"
+        require(bool(cfg.references), f"references=FILE is missing: {kind}")
     else:
-        require(not cfg.questions, f"questions={cfg.questions} goes with predictions=FILE references=FILE alone: what "
-                 "weights= are asked is chosen by evaluation=")  # fmt: skip
+        require(
+            not cfg.questions,
+            f"questions={cfg.questions} is read with predictions=FILE references=FILE alone: with weights=, what is "
+            f"asked is chosen by evaluation=",
+        )
+
     choose("tokenizer", cfg.tokenizer, TOKENIZERS)
     for metric in cfg.metrics:
         choose("metrics", metric, METRICS)
-    of_captions = {
+    _check_caption_keys(cfg)
+
+    for key in ("weights", "predictions", "references", "questions", "document_frequencies"):
+        if not cfg[key]:
+            continue
+        path = Path(cfg[key])
+        require(path.exists(), f"{key}={cfg[key]}: no such file or folder")
+        require(
+            key == "weights" or not path.is_dir(),
+            f"{key}={cfg[key]}: a folder: give a file",
+        )
+
+    check_typed("evaluate", READ_BY_EVALUATE if cfg.weights else ())
+    _check_shared(cfg)
+
+
+def _check_caption_keys(cfg: DictConfig) -> None:
+    """Check that keys which set how predicted captions are scored are changed only where captions are predicted."""
+    # A key that has its default value counts as untouched.
+    is_changed = {
         "metrics": list(cfg.metrics) != list(METRICS),
         "tokenizer": cfg.tokenizer != "ptb",
         "document_frequencies": cfg.document_frequencies,
         "subset": cfg.subset,
     }
-    given = [key for key, value in of_captions.items() if value]
+    changed_keys = [key for key, value in is_changed.items() if value]
+    scores_captions = cfg.predictions and not cfg.questions
     require(
-        not given or (cfg.predictions and not cfg.questions),
-        f"{' and '.join(given)} goes with predictions=FILE references=FILE of captions: what weights= are judged on "
-        f"says it itself, as evaluation.NAME.tokenizer=ptb_keep_punctuation",
+        not changed_keys or scores_captions,
+        f"{' and '.join(changed_keys)} is read with predictions=FILE references=FILE of captions alone: with weights=, "
+        f"each evaluation has its own, as evaluation.NAME.tokenizer=ptb_keep_punctuation",
     )
-    for key in ("weights", "predictions", "references", "questions", "document_frequencies"):
-        if cfg[key]:
-            path = Path(cfg[key])
-            require(path.exists(), f"{key}={cfg[key]}: no such file or folder")
-            require(key == "weights" or not path.is_dir(), f"{key}={cfg[key]}: a folder: give a file")
-    check_typed("evaluate", READ_BY_EVALUATE if cfg.weights else ())
-    _check_shared(cfg)
 
 
 def _check_shared(cfg: DictConfig) -> None:
-    """Check the keys that every verb has which loads a model."""
+    """Check the keys that all verbs have which load a model."""
     check_trainer(cfg.trainer)
     check_evaluations(cfg.get("evaluation", {}))
     check_counts(cfg)
+
+
+def _check_seed(seed: int) -> None:
+    """Check that a seed is one that every random generator takes."""
+    # numpy's takes 32 bits; torch's would take more.
+    require(0 <= seed < 2**32, f"seed={seed}: must be 0 or more, and less than 2**32")
+
+
+def _check_out_file(out: str, example: str) -> None:
+    """Check that a file can be written at `out`.
+
+    Args:
+        out: The value of the key `out`.
+        example: A name for the file, for the message where `out` is a folder.
+    """
+    path = Path(out)
+    require(not path.is_dir(), f"out={out}: a folder: give a file, as out={path / example}")
+    require(
+        path.parent.is_dir(),
+        f"out={out}: there is no folder {path.parent}: make it, or give another file",
+    )
+
+
+def _is_weights_folder(folder: str) -> bool:
+    """Return whether a folder holds weights that a run wrote."""
+    return (Path(folder) / "visllama.json").is_file()

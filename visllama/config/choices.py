@@ -12,16 +12,19 @@ METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr")
 PICTURE_METRICS = ("CLIPScore", "CHAIR")
 """Metrics of captions that look at the pictures, or at what was drawn in them."""
 YES_NO_METRICS = ("precision", "recall", "F1", "yes_share")
-"""Metrics of yes/no questions alone; beside them accuracy too is of answers read as yes or no."""
+"""Metrics of yes/no questions alone; beside them `accuracy` too is computed on answers read as yes or no."""
 TOKENIZERS = ("ptb", "ptb_keep_punctuation")
 TASKS = {
-    "caption": ((*METRICS, *PICTURE_METRICS), ("shuffled_images", "blank_images")),
+    "caption": (
+        (*METRICS, *PICTURE_METRICS),
+        ("shuffled_images", "blank_images"),
+    ),
     "vqa": (
         ("accuracy", "accuracy_normalise_all", *YES_NO_METRICS),
         ("shuffled_images", "no_images", "majority_answer", "true_facts"),
     ),
 }
-"""What can be judged: each task's metrics, and its controls."""
+"""What can be judged: the metrics and the controls of each task."""
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 PRECISIONS = ("auto", "32-true", "64-true", "bf16-mixed", "bf16-true", "16-true")
 SCHEDULES = ("cosine", "linear", "constant")
@@ -33,33 +36,59 @@ BENCHMARKS = ("data",)
 BENCHMARK_SIZES = ("small", "full")
 MOST_THREADS = 1024
 READ_BY_EVALUATE = ("accelerator", "devices", "num_nodes", "precision", "strategy", "threads", "timeout_s")
+"""Keys of `trainer` that `evaluate` reads, which trains nothing."""
 READ_BY_CAPTION = ("accelerator", "precision", "threads")
-"""Keys of `trainer` that mean something where nothing is trained."""
+"""Keys of `trainer` that the verbs read which run on one device."""
 READ_BY_CONNECTOR = (
-    "weights", "evaluation", "decoding", "num_pictures", "samples", "trainer", "paths", "plugins", "name", "seed",
-    "check_only", "hydra",
-)  # fmt: skip
+    "weights",
+    "evaluation",
+    "decoding",
+    "num_pictures",
+    "samples",
+    "trainer",
+    "paths",
+    "plugins",
+    "name",
+    "seed",
+    "check_only",
+    "hydra",
+)
 """The keys and groups that `inspect weights=` reads: the model is described inside the weights."""
 OPTIM_TYPES = {
-    "lr": float, "weight_decay": float, "schedule": str | Mapping, "warmup_fraction": float, "clip_norm": float | None,
+    "lr": float,
+    "weight_decay": float,
+    "schedule": str | Mapping,
+    "warmup_fraction": float,
+    "clip_norm": float | None,
     "lr_by_part": Mapping,
-}  # fmt: skip
+}
 """The keys of `optim` that visllama itself reads, with their types."""
 OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
 """The keys of `optim` that no optimizer takes as an argument."""
 
 
 def choose(key: str, value: object, options: Sequence[str]) -> None:
-    """Refuse a value that is none of some options.
+    """Check that a value is one of some options.
+
+    Args:
+        key: The key that the value was given to.
+        value: The value that was found.
+        options: What may stand there.
 
     Raises:
-        ConfigError: Naming the key, the value, the options, and those that were probably meant.
+        ConfigError: If it is another value. The message names the key, the value, the options, and those that were
+            probably meant.
     """
     if value in options:
         return
+
     text = str(value)
-    by_lower = {option.lower(): option for option in options}
     close = [option for option in options if text and option.startswith(text)]
-    close = close or [by_lower[lower] for lower in get_close_matches(text.lower(), by_lower, 2)]
+    if not close:
+        # Without regard to case: difflib counts "PTB" and "ptb" as wholly different.
+        by_lower = {option.lower(): option for option in options}
+        close = [by_lower[lower] for lower in get_close_matches(text.lower(), by_lower, 2)]
+
     meant = f"did you mean {' or '.join(close)}? " if close else ""
-    raise ConfigError(f"{key}={value}: {meant}choose {', '.join(options[:-1])} or {options[-1]}")
+    listed = f"{', '.join(options[:-1])} or {options[-1]}"
+    raise ConfigError(f"{key}={value}: {meant}choose {listed}")

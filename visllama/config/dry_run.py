@@ -1,4 +1,7 @@
-"""What is tried before any weight is loaded: classes on their signatures, decoding and optimizer on a tiny tensor."""
+"""What is tried before any weight is loaded: classes on their signatures, decoding and optimizer on a tiny tensor.
+
+torch, transformers and Lightning take seconds to import: functions import them, after the checks that need none.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,16 @@ from visllama.errors import ConfigError, require
 from visllama.plugins import class_of_target, import_plugins, resolve
 from visllama.signatures import check_arguments, find_refused
 
+_BASES = {
+    "logger": "lightning.pytorch.loggers.Logger",
+    "callbacks": "lightning.pytorch.callbacks.Callback",
+    "profiler": "lightning.pytorch.profilers.Profiler",
+}
+"""The class of Lightning's that the classes of each group derive from."""
+
 
 def check_parts(config: TrainConfig) -> None:
-    """Check the arguments of every class that the config names against its signature, and whether this machine has it.
+    """Check every class that the config names against its arguments, and the trainer against this machine.
 
     Raises:
         ConfigError: Naming the key, the value found, and what is expected.
@@ -27,35 +37,45 @@ def check_parts(config: TrainConfig) -> None:
     if config.model.get("lora") is not None:
         from visllama.model.lora import lora_config
 
+        # The settings are checked where PEFT's object is made of them.
         lora_config(config.model["lora"])
-    for role in ("connector", "vision_encoder", "language_model"):  # the quick one to import first
-        node = config.model[role]
-        try:
-            found = class_of_target(role, node["_target_"], config.plugins)
-        except ConfigError as error:
-            raise ConfigError(f"model.{role}.{error}") from error
-        added = {"vision_dim", "language_dim"} if role == "connector" else set()
-        check_arguments(f"model.{role}", found, _arguments(node), added)
+
+    _check_model(config)
     check_decodings(config)
     _check_optimizer(config.optim, config.plugins)
     if config.loss is not None:
         check_loss(config.loss, config.plugins)
     if isinstance(config.optim["schedule"], Mapping):
         check_schedule(config.optim["schedule"], config.plugins)
-    for group, nodes, base in (
-        ("logger", config.logger, "lightning.pytorch.loggers.Logger"),
-        ("callbacks", config.callbacks, "lightning.pytorch.callbacks.Callback"),
-    ):
-        for name, node in nodes.items():
-            _check_kind(f"{group}.{name}", node, base, config.plugins)
+
+    for name, node in config.logger.items():
+        _check_kind(f"logger.{name}", node, _BASES["logger"], config.plugins)
+    for name, node in config.callbacks.items():
+        _check_kind(f"callbacks.{name}", node, _BASES["callbacks"], config.plugins)
     if config.profiler is not None:
-        _check_kind("profiler", config.profiler, "lightning.pytorch.profilers.Profiler", config.plugins)
+        _check_kind("profiler", config.profiler, _BASES["profiler"], config.plugins)
     if isinstance(config.trainer.strategy, Mapping):
         _checked_class("trainer.strategy", config.trainer.strategy, config.plugins)
 
 
+def _check_model(config: TrainConfig) -> None:
+    """Check that the classes of the model's parts exist and take their arguments."""
+    # The connector is the quickest to import: an error in it is shown soonest.
+    for role in ("connector", "vision_encoder", "language_model"):
+        key = f"model.{role}"
+        node = config.model[role]
+        try:
+            cls = class_of_target(role, node["_target_"], config.plugins)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
+
+        # The widths are those of the encoder and the language model, and come when these are loaded.
+        added_later = {"vision_dim", "language_dim"} if role == "connector" else set()
+        check_arguments(key, cls, _arguments(node), added_later)
+
+
 def check_machine(trainer: TrainerSettings) -> None:
-    """Refuse an accelerator, devices or a precision that this machine does not have.
+    """Check that this machine has the accelerator and the devices of `trainer`.
 
     Raises:
         ConfigError: Naming the key and what there is.
@@ -64,25 +84,38 @@ def check_machine(trainer: TrainerSettings) -> None:
 
     from visllama.machine.devices import find_device
 
-    kind, devices = find_device(trainer.accelerator).type, trainer.devices
+    kind = find_device(trainer.accelerator).type
+    devices = trainer.devices
+    num_cuda_devices = torch.cuda.device_count()
     if trainer.accelerator in ("gpu", "cuda", "mps"):
         require(
             kind != "cpu",
             f"trainer.accelerator={trainer.accelerator}: torch {torch.__version__} finds no such device here (CUDA "
-            f"devices: {torch.cuda.device_count()}): trainer=cpu takes the CPU, trainer.accelerator=auto what there is",
+            f"devices: {num_cuda_devices}): trainer=cpu takes the CPU, trainer.accelerator=auto what there is",
         )
+
+    names_devices = isinstance(devices, list) or devices == -1
     require(
-        kind == "cuda" or not (isinstance(devices, list) or devices == -1),
+        kind == "cuda" or not names_devices,
         f"trainer.devices={devices}: lists and -1 are for CUDA devices; on {kind} give a number, or auto",
     )
-    there = {"cuda": torch.cuda.device_count(), "mps": 1}.get(kind)
-    if there is not None and devices != "auto":
-        most = max(devices) + 1 if isinstance(devices, list) else devices
-        require(most <= there, f"trainer.devices={devices}: this machine has {there} of them")
+
+    # A CPU has no number of devices: each rank is a process.
+    num_devices = {"cuda": num_cuda_devices, "mps": 1}.get(kind)
+    if num_devices is not None and devices != "auto":
+        num_needed = max(devices) + 1 if isinstance(devices, list) else devices
+        require(
+            num_needed <= num_devices,
+            f"trainer.devices={devices}: this machine has {num_devices} of them",
+        )
 
 
 def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
-    """Try the settings of `generate`, which stand at `key`, on a language model of one tiny layer.
+    """Try the settings of `generate` on a language model of one tiny layer.
+
+    Args:
+        decoding: The settings.
+        key: The key that they stand at.
 
     Raises:
         ConfigError: Naming the setting that is refused.
@@ -94,25 +127,37 @@ def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
 
     for name in ("custom_generate", "trust_remote_code"):
         require(name not in decoding, f"{key}.{name}: code from elsewhere is not run")
-    sizes = dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size"), 8)
-    ones = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 1)
 
     def generate(settings: dict[str, Any]) -> None:
+        defaults = {"do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+        # Two tokens are enough to fail: the real number would take long.
         short = {"max_new_tokens": min(settings.get("max_new_tokens", 2), 2)}
-        inputs = {"inputs_embeds": torch.zeros(2, 3, 8), "attention_mask": torch.ones(2, 3, dtype=torch.long)}
-        fixed = {"do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
-        ids = model.generate(**inputs, **(fixed | settings | short))
+        ids = model.generate(
+            inputs_embeds=torch.zeros(2, 3, 8),
+            attention_mask=torch.ones(2, 3, dtype=torch.long),
+            **(defaults | settings | short),
+        )
+        # Some settings return an object in place of a tensor, or several texts an image.
         if not isinstance(ids, torch.Tensor) or len(ids) != 2:
-            raise ValueError("must give one text an image")
+            raise ValueError("must give one text for each image")
 
+    # The user's random state stays as it is: a run draws the same with and without this check.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = LlamaForCausalLM(LlamaConfig(**sizes, **ones)).eval()
+        tiny_config = LlamaConfig(
+            vocab_size=8,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+        )
+        model = LlamaForCausalLM(tiny_config).eval()
         find_refused(key, generate, dict(decoding))
 
 
 def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
-    """Try the settings of `generate` that a verb has, and those that its evaluations have of their own.
+    """Try the settings of `generate` that a verb has, and those that single evaluations have of their own.
 
     Raises:
         ConfigError: Naming the setting that is refused.
@@ -120,21 +165,31 @@ def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
     check_decoding(config.decoding)
     for name, evaluation in evaluations(config).items():
         if evaluation["decoding"]:
-            check_decoding(config.decoding | evaluation["decoding"], f"evaluation.{name}.decoding")
+            merged = config.decoding | evaluation["decoding"]
+            check_decoding(merged, f"evaluation.{name}.decoding")
 
 
 def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """Try the optimizer on one number."""
     import torch
 
-    found = _class_of("optim", optim, plugins)
+    cls = _class_of("optim", optim, plugins)
     require(
-        issubclass(found, torch.optim.Optimizer), f"optim._target_={optim['_target_']} is no optimizer of torch's kind"
+        issubclass(cls, torch.optim.Optimizer),
+        f"optim._target_={optim['_target_']} is no torch.optim.Optimizer: name a class that derives from it",
     )
-    arguments = {name: value for name, value in _arguments(optim).items() if name not in OWN_OPTIM_KEYS}
+
+    def construct(arguments: dict[str, Any]) -> object:
+        number = torch.zeros(1, requires_grad=True)
+        return cls([number], **arguments)
+
+    arguments = _arguments(optim)
+    for name in OWN_OPTIM_KEYS:
+        arguments.pop(name, None)
     try:
-        find_refused("optim", lambda given: found([torch.zeros(1, requires_grad=True)], **given), arguments)
+        find_refused("optim", construct, arguments)
     except ConfigError as error:
+        # visllama sets this one itself, by parameter group: the user cannot leave it out.
         if "unexpected keyword argument 'weight_decay'" in str(error):
             raise ConfigError(f"{error}: an optimizer's constructor takes params, lr and weight_decay") from error
         raise
@@ -143,19 +198,25 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
 def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """Try a schedule of the user's at its beginning, middle and end.
 
+    Args:
+        schedule: The node `optim.schedule`.
+        plugins: The user's packages.
+
     Raises:
-        ConfigError: Naming the class, what it gives, and what a schedule is.
+        ConfigError: Naming the class, the value that it returns, and what a schedule is.
     """
-    found = _checked_class("optim.schedule", schedule, plugins)
+    cls = _checked_class("optim.schedule", schedule, plugins)
     shape = build(schedule, plugins)
+
     for progress in (0.0, 0.5, 1.0):
         try:
             share = shape(progress)
-        except Exception as error:  # of whatever type a class of somebody else's raises
-            raise ConfigError(f"optim.schedule: {found.__name__} fails at {progress}: {error}") from error
+        except Exception as error:  # the user's class may raise any type
+            raise ConfigError(f"optim.schedule: {cls.__name__} fails at {progress}: {error}") from error
+
         require(
             isinstance(share, (int, float)) and 0 <= share < math.inf,
-            f"optim.schedule: {found.__name__} gives {share} at {progress}: a schedule is called with how much of the "
+            f"optim.schedule: {cls.__name__} returns {share} at {progress}: a schedule is called with how much of the "
             f"steps is done, from 0 to 1, and returns a share of the rate, 0 or more",
         )
 
@@ -163,54 +224,65 @@ def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
 def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """Try a loss of the user's on three tokens.
 
+    Args:
+        loss: The node `loss`.
+        plugins: The user's packages.
+
     Raises:
-        ConfigError: Naming the class, what it gives, and what a loss is.
+        ConfigError: Naming the class, what it returns, and what a loss is.
     """
     import torch
 
-    found = _checked_class("loss", loss, plugins)
+    cls = _checked_class("loss", loss, plugins)
     token_loss = build(loss, plugins)
+
     if isinstance(token_loss, torch.nn.Module):
         tensors = [*token_loss.parameters(), *token_loss.buffers()]
         require(
             not tensors,
-            f"loss: {found.__name__} holds tensors, which are neither trained nor saved: compute them in its forward",
+            f"loss: {cls.__name__} holds tensors, which are neither trained nor saved: compute them in its forward",
         )
+
+    logits = torch.zeros(3, 7)
+    targets = torch.tensor([0, 3, 6])
     try:
-        losses = token_loss(torch.zeros(3, 7), torch.tensor([0, 3, 6]))
-    except Exception as error:  # of whatever type a class of somebody else's raises
-        raise ConfigError(f"loss: {found.__name__} fails on the logits of three tokens: {error}") from error
-    is_loss = isinstance(losses, torch.Tensor) and losses.shape == (3,) and bool(torch.isfinite(losses).all())
+        losses = token_loss(logits, targets)
+    except Exception as error:  # the user's class may raise any type
+        raise ConfigError(f"loss: {cls.__name__} fails on the logits of three tokens: {error}") from error
+
+    has_shape = isinstance(losses, torch.Tensor) and losses.shape == (3,)
     require(
-        is_loss,
-        f"loss: of logits (3, 7) and targets (3,) {found.__name__} makes {getattr(losses, 'shape', losses)}: a loss "
+        has_shape and bool(torch.isfinite(losses).all()),
+        f"loss: for logits (3, 7) and targets (3,) {cls.__name__} returns {getattr(losses, 'shape', losses)}: a loss "
         f"returns a finite number for each token, (3,)",
     )
 
 
 def _check_kind(key: str, node: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:
-    """Check that what a node names derives from a class, and takes the arguments that it is given.
+    """Check that the class of a node derives from another class, and takes the node's arguments.
 
     Args:
-        key: Where the node stands.
+        key: The key that the node stands at.
         node: The node.
-        base: The path of the class.
+        base: The path of the other class.
         plugins: The user's packages.
     """
-    found = _class_of(key, node, plugins)
-    if not issubclass(found, resolve(base)):  # before its arguments: those of a wrong class help nobody
-        raise ConfigError(f"{key}._target_={node['_target_']}: derives from no {base}: let it derive from that")
-    check_arguments(key, found, _arguments(node), set())
+    cls = _class_of(key, node, plugins)
+    # This comes before the arguments: those of a wrong class help nobody.
+    if not issubclass(cls, resolve(base)):
+        raise ConfigError(f"{key}._target_={node['_target_']}: does not derive from {base}: name a class that does")
+    check_arguments(key, cls, _arguments(node), set())
 
 
 def _checked_class(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
-    """Return the class that a node names, once it takes the arguments that stand there."""
-    found = _class_of(key, node, plugins)
-    check_arguments(key, found, _arguments(node), set())
-    return found
+    """Return the class of a node, after a check that it takes the node's arguments."""
+    cls = _class_of(key, node, plugins)
+    check_arguments(key, cls, _arguments(node), set())
+    return cls
 
 
 def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
+    """Return the class that a node names; the error message of a wrong name begins with the node's key."""
     try:
         return resolve(node["_target_"], plugins)
     except ConfigError as error:
@@ -218,4 +290,5 @@ def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type
 
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a node: all its values but `_target_`."""
     return {name: value for name, value in node.items() if name != "_target_"}

@@ -23,93 +23,146 @@ from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
 
 _NAMED_BELOW = {"data/source": "data.sources", "logger": "logger", "callbacks": "callbacks", "evaluation": "evaluation"}
-"""The groups of which several options may be chosen, and below which key each stands by its name."""
+"""The groups of which several options may be chosen, and the key below which each option stands by its name."""
 
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
     """Return what is wrong with a command line, and what would be right; None for an error that is not about it.
 
     Args:
-        error: What Hydra raised.
+        error: The error that Hydra raised.
         arguments: What was typed, without the program and the verb.
-        verb: Whose config it is.
+        verb: The verb, whose config was composed.
     """
-    said = _lines(error)
-    told = next((cause for cause in (error, error.__cause__) if isinstance(cause, ConfigError)), None)
-    if told or "Only one of --run" in said[0]:
-        return str(told or error)
+    lines = _lines(error)
+    for cause in (error, error.__cause__):
+        if isinstance(cause, ConfigError):
+            return str(cause)
+    if "Only one of --run" in lines[0]:
+        return str(error)
+
     groups = known_groups(arguments)
-    if said[0].startswith("Config group override must be"):
+    # Hydra raises this one as a plain error of Python's.
+    if lines[0].startswith("Config group override must be"):
         return _about_options(arguments, groups)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     if isinstance(error, MissingConfigException):
-        return _about_option(error, said, groups, arguments)
-    composed = re.match(r"In '([\w/]+)/(\w+)'", said[0])
-    if composed and _lacks_package(*composed.groups(), arguments):
-        group, option = composed.groups()
-        line = f"# @package {_NAMED_BELOW[group]}.{option}"
-        return f"{group}={option}: its YAML has to begin with the line  {line}  ({said[-1]})"
+        return _about_option(error, lines, groups, arguments)
+
+    option_of_group = re.match(r"In '([\w/]+)/(\w+)'", lines[0])
+    if option_of_group:
+        group, option = option_of_group.groups()
+        if _lacks_package(group, option, arguments):
+            line = f"# @package {_NAMED_BELOW[group]}.{option}"
+            return f"{group}={option}: its YAML has to begin with the line  {line}  ({lines[-1]})"
     if isinstance(error, OverrideParseException):
-        return _about_grammar(error.override, said)
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key = getattr(cause, "full_key", None) or next(iter(re.findall(r"override '([^']*)'", said[0])), "")
-    key = key.partition("@")[0]
-    if (said[0].startswith("Could not override") or "is not in struct" in said[0] or " not in '" in said[0]) and key:
-        return _about_key(key, _value(arguments, key), said, groups, known_config(verb, _source(arguments)))
-    if said[0].startswith("Ambiguous value"):
-        typed = re.findall(r"'(.*?)'", said[0])[0]
-        key, _, values = typed.partition("=")
-        return f"{typed}: several values are a sweep:  -m {typed}  (one list is {key}=[{values}])"
-    return _about_value(key, said, arguments)
+        return _about_grammar(error.override, lines)
+
+    key = _key_in(error, lines)
+    if key and _is_about_key(lines[0]):
+        cfg = known_config(verb, _source(arguments))
+        return _about_key(key, _value(arguments, key), lines, groups, cfg)
+    if lines[0].startswith("Ambiguous value"):
+        return _about_several(lines[0])
+    return _about_value(key, lines, arguments)
 
 
 def explain_options(arguments: Sequence[str], verb: str) -> str | None:
-    """Return what is meant by a key that was typed as an option (`--lr 1e-3`); None where all options are Hydra's."""
+    """Return what is meant by a key that was typed as an option (`--lr 1e-3`); None where all options are Hydra's.
+
+    Args:
+        arguments: What was typed, without the program and the verb.
+        verb: The verb.
+    """
     _, unknown = get_args_parser().parse_known_args(arguments)
     if not unknown:
         return None
-    typed, _, value = unknown[0].partition("=")
-    if not typed.startswith("-"):
-        return f"{unknown[0]}: an override is key=value"
-    if not value and typed in arguments[:-1]:
-        value = arguments[arguments.index(typed) + 1]
-    key = typed.lstrip("-").replace("-", "_")
+    word = unknown[0]
+    option, _, value = word.partition("=")
+    if not option.startswith("-"):
+        return f"{word}: an override is key=value"
+
+    # `--lr 1e-3`: the value is the next word.
+    if not value and option in arguments[:-1]:
+        value = arguments[arguments.index(option) + 1]
+    key = option.lstrip("-").replace("-", "_")
+    if key in KEYS:
+        return f"{word}: there is no such key. Instead: {KEYS[key]}"
+
     cfg = known_config(verb, _source(arguments))
     keys = list(_dotted(cfg))
-    if key in KEYS:
-        return f"{unknown[0]}: there is no such key. Instead: {KEYS[key]}"
-    found = [key] if key in keys else _candidates(key, value, known_groups(arguments), keys)
-    meant = " or ".join(name if "=" in name else f"{name}={value or 'VALUE'}" for name in found[:3])
-    return f"{unknown[0]}: a key is typed without dashes, as key=value. " + (
-        f"Did you mean {meant}?" if found else "--help shows all."
-    )
+    if key in keys:
+        candidates = [key]
+    else:
+        groups = known_groups(arguments)
+        candidates = _candidates(key, value, groups, keys)
+
+    overrides = []
+    for candidate in candidates[:3]:
+        # A group's candidate has its option already.
+        has_value = "=" in candidate
+        overrides.append(candidate if has_value else f"{candidate}={value or 'VALUE'}")
+
+    advice = f"Did you mean {' or '.join(overrides)}?" if overrides else "--help shows all."
+    return f"{word}: a key is typed without dashes, as key=value. {advice}"
 
 
-def _key(typed: str) -> str:
-    return key_of(typed).partition("@")[0]
+def _key(word: str) -> str:
+    """Return the key of an override, without its package."""
+    return key_of(word).partition("@")[0]
+
+
+def _last_name(key: str) -> str:
+    """Return the last name of a key or of a group: "lr" of "optim.lr", "lora" of "model/lora"."""
+    return re.split(r"[./]", key)[-1]
 
 
 def _value(arguments: Sequence[str], key: str) -> str:
-    """Return what was typed as a key's value."""
-    return next((typed.partition("=")[2] for typed in arguments if _key(typed) == key), "")
+    """Return the value that was typed for a key; an empty string where it was not typed."""
+    for word in arguments:
+        if _key(word) == key:
+            return word.partition("=")[2]
+    return ""
 
 
 def _source(arguments: Sequence[str]) -> str:
-    """Return the source that was chosen, if it is one of ours."""
+    """Return the source that was chosen; an empty string where it is none of ours."""
     chosen = _value(arguments, "source")
-    return chosen if (conf_dir() / "source" / f"{chosen}.yaml").is_file() and re.fullmatch(r"\w+", chosen) else ""
+    is_ours = (conf_dir() / "source" / f"{chosen}.yaml").is_file()
+    is_name = re.fullmatch(r"\w+", chosen) is not None
+    return chosen if is_ours and is_name else ""
 
 
 def _lines(error: Exception) -> list[str]:
+    """Return the lines of an error's message, then those of its cause; the error's type where there are none."""
     text = f"{error}\n{error.__cause__ or ''}"
-    return [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line] or [type(error).__name__]
+
+
+def _key_in(error: Exception, lines: Sequence[str]) -> str:
+    """Return the key that an error of Hydra's is about; an empty string where it names none."""
+    # OmegaConf knows the key, where it is what Hydra failed on.
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = getattr(cause, "full_key", None)
+    if not key:
+        match = re.search(r"override '([^']*)'", lines[0])
+        key = match[1] if match else ""
+    return key.partition("@")[0]
+
+
+def _is_about_key(line: str) -> bool:
+    """Return whether the first line of an error says that a key is not there."""
+    if line.startswith("Could not override"):
+        return True
+    return "is not in struct" in line or " not in '" in line
 
 
 def _own_folder(arguments: Sequence[str]) -> Path | None:
     """Return the folder of the user's own configs, as `--config-dir` names it."""
-    typed = get_args_parser().parse_known_args(arguments)[0].config_dir
-    return Path(typed) if typed else None
+    options, _ = get_args_parser().parse_known_args(arguments)
+    return Path(options.config_dir) if options.config_dir else None
 
 
 def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
@@ -122,13 +175,19 @@ def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
 
 
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return each config group's options, those of a `--config-dir` too."""
-    own = _own_folder(arguments)
-    folders = [conf_dir()] if own is None else [conf_dir(), own]
+    """Return the options of each config group, those of the user's own configs included.
+
+    Args:
+        arguments: What was typed; `--config-dir` names the folder of the user's own configs.
+    """
+    own_folder = _own_folder(arguments)
+    folders = [conf_dir()] if own_folder is None else [conf_dir(), own_folder]
+
     groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
             group = path.parent.relative_to(folder).as_posix()
+            # "." holds the verbs' configs, and "local" this machine's: neither is chosen on a command line.
             if group not in (".", "local"):
                 groups.setdefault(group, set()).add(path.stem)
     return {group: sorted(options) for group, options in groups.items()}
@@ -136,16 +195,24 @@ def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
 
 @cache
 def known_config(verb: str, source: str = "") -> DictConfig:
-    """Return a verb's config as it is when nothing is typed; that of `prepare` with a source's own keys."""
+    """Return a verb's config as it is when nothing is typed.
+
+    Args:
+        verb: The verb.
+        source: For `prepare`, the source whose own keys are wanted too.
+    """
+    words = [f"source={source}"] if source and verb == "prepare" else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(verb, [f"source={source}"] if source and verb == "prepare" else [])
+        return compose(verb, words)
 
 
 def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
+    """Yield the dotted keys of a configuration, nodes and values alike."""
     for name in node:
         key = f"{prefix}{name}"
         yield key
+        # Reading the value of one of these would fail, or leave the node.
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         if OmegaConf.is_dict(node[name]):
@@ -153,112 +220,230 @@ def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
 
 
 def _about_option(
-    error: MissingConfigException, said: list[str], groups: dict[str, list[str]], arguments: Sequence[str]
+    error: MissingConfigException, lines: list[str], groups: dict[str, list[str]], arguments: Sequence[str]
 ) -> str:
-    """Explain an option that a group does not have."""
-    missing = re.search(r"'([^']*)'", said[0])
-    group, _, option = (error.missing_cfg_file or (missing[1] if missing else "")).rpartition("/")
+    """Return the explanation of an option that a group does not have."""
+    quoted = re.search(r"'([^']*)'", lines[0])
+    quoted_name = quoted[1] if quoted else ""
+    path = error.missing_cfg_file or quoted_name
+    group, _, option = path.rpartition("/")
     if group not in groups:
-        primary = said[0].startswith("Cannot find primary config")
-        return f"--config-name {option}: a verb chooses its config by itself; leave this out" if primary else said[0]
+        if lines[0].startswith("Cannot find primary config"):
+            return f"--config-name {option}: a verb chooses its config by itself; leave this out"
+        return lines[0]
+
     typed = f"{group}={option}"
     if typed in OPTIONS:
         return f"{typed}: there is no such option. Instead: {OPTIONS[typed]}"
-    elsewhere = [f"{other}={option}" for other, options in groups.items() if option in options]
-    close = [f"{group}={name}" for name in get_close_matches(option, groups[group], 2)]
-    hint = f"did you mean {' or '.join(elsewhere + close)}? " if elsewhere or close else ""
-    own = "" if _own_folder(arguments) else "; one of your own is found by --config-dir DIR"
-    return f"{group}={option}: {hint}There are {group}={', '.join(groups[group])}{own}"
+
+    candidates = []
+    for other, options in groups.items():
+        if option in options:
+            candidates.append(f"{other}={option}")
+    for close_option in get_close_matches(option, groups[group], 2):
+        candidates.append(f"{group}={close_option}")
+
+    hint = f"did you mean {' or '.join(candidates)}? " if candidates else ""
+    listed = ", ".join(groups[group])
+    about_own = "" if _own_folder(arguments) else "; one of your own is found by --config-dir DIR"
+    return f"{typed}: {hint}There are {group}={listed}{about_own}"
 
 
 def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> str:
-    """Explain a group that was given something else than the names of its options."""
-    for typed in arguments:
-        group = _key(typed)
-        if group in groups and not isinstance(OverridesParser.create().parse_override(typed).value(), (str, list)):
-            return f"{typed}: choose an option of the group: {group}={', '.join(groups[group])}"
-    return f"{' '.join(arguments)}: a group is given an option's name"
+    """Return the explanation of a group that was given something else than the names of its options."""
+    for word in arguments:
+        group = _key(word)
+        if group not in groups:
+            continue
+        value = OverridesParser.create().parse_override(word).value()
+        if not isinstance(value, (str, list)):
+            listed = ", ".join(groups[group])
+            return f"{word}: choose an option of the group: {group}={listed}"
+
+    command_line = " ".join(arguments)
+    return f"{command_line}: a group is given an option's name"
 
 
-def _about_value(key: str, said: list[str], arguments: Sequence[str]) -> str:
+def _about_several(line: str) -> str:
+    """Return the explanation of a value with commas in it, which only a sweep takes."""
+    typed = re.findall(r"'(.*?)'", line)[0]
+    key, _, values = typed.partition("=")
+    return f"{typed}: several values are a sweep:  -m {typed}  (one list is {key}=[{values}])"
+
+
+def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
     """Return Hydra's own words about a value, behind what was typed."""
-    told = [line for line in said if "_type" not in line and "full_key" not in line] or said[:1]
+    # These lines name classes and internal paths.
+    plain_lines = [line for line in lines if "_type" not in line and "full_key" not in line]
+    if not plain_lines:
+        plain_lines = lines[:1]
+
     merging = "Error merging override "
-    if told[0].startswith(merging) and len(told) > 1:
-        typed = told[0].removeprefix(merging)
+    first_line, *further_lines = plain_lines
+    if first_line.startswith(merging) and further_lines:
+        typed = first_line.removeprefix(merging)
         name, _, value = typed.partition("=")
-        as_list = f"; a list is written {name}=[{value}]" if "is not a ListConfig" in told[1] else ""
-        return f"{typed}: {'; '.join(told[1:])}{as_list}"
-    text = "; ".join(told)
+        wants_list = "is not a ListConfig" in further_lines[0]
+        as_list = f"; a list is written {name}=[{value}]" if wants_list else ""
+        reasons = "; ".join(further_lines)
+        return f"{typed}: {reasons}{as_list}"
+
+    text = "; ".join(plain_lines)
     if key:
-        return text if key in told[0] else f"{key}: {text}"
-    overrides = [typed for typed in arguments if "=" in typed or typed.startswith("~")]
-    is_named = any((typed if typed.startswith("~") else _key(typed)) in text for typed in overrides)
-    return text if is_named or not overrides else f"{' '.join(overrides)}: {text}"
+        return text if key in first_line else f"{key}: {text}"
+
+    # Hydra names no key: show all that was typed, unless its words hold one of the overrides.
+    overrides = [word for word in arguments if "=" in word or word.startswith("~")]
+    for word in overrides:
+        name = word if word.startswith("~") else _key(word)
+        if name in text:
+            return text
+    return f"{' '.join(overrides)}: {text}" if overrides else text
 
 
-def _about_grammar(typed: str, said: list[str]) -> str:
-    """Explain an override that does not parse: most often its value needs quotes."""
+def _about_grammar(typed: str, lines: list[str]) -> str:
+    """Return the explanation of an override that does not parse: most often its value needs quotes."""
     key, equals, value = typed.partition("=")
     if not equals:
         return f"{typed}: an override is key=value"
     if not re.fullmatch(r"[+~]*[\w@./-]+", key):
-        return f"{typed}: {key!r} is no key ({said[-1]})"
-    quoted = override(key, value)
-    quoted = f'"{quoted}"' if not re.search(r'["$`\\!]', quoted) else shlex.quote(quoted)
-    return f"{typed}: does not parse: Hydra wants such a value quoted:  {quoted}"
+        return f"{typed}: {key!r} is no key ({lines[-1]})"
+
+    # Two pairs of quotes: the shell takes off the outer ones, Hydra the inner ones.
+    for_hydra = override(key, value)
+    is_plain = re.search(r'["$`\\!]', for_hydra) is None
+    for_shell = f'"{for_hydra}"' if is_plain else shlex.quote(for_hydra)
+    return f"{typed}: does not parse: Hydra wants such a value quoted:  {for_shell}"
 
 
-def _about_key(key: str, value: str, said: list[str], groups: dict[str, list[str]], cfg: DictConfig) -> str:
-    """Explain a key that is not there."""
-    keys = [*_dotted(cfg), "hydra.run.dir"]
+def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[str]], cfg: DictConfig) -> str:
+    """Return the explanation of a key that is not there.
+
+    Args:
+        key: The key that was typed.
+        value: The value that was typed.
+        lines: The lines of Hydra's message.
+        groups: The options of each config group.
+        cfg: The verb's configuration as it is when nothing is typed.
+    """
     group = key.replace(".", "/")
     if group in groups and group.partition("/")[0] not in cfg:
-        why = "the model is described inside the weights" if group.startswith("model") else "leave it out"
-        if group == "source":
-            why = f"data={value or 'NAME'} chooses what is learned from" if "data" in cfg else why
-        return f"{key}={value}: this verb has no {group}, {'prepare' if group == 'source' else 'train'} does: {why}"
-    if key in keys or (key in groups and key.replace("/", ".") not in keys):
-        return f"{key}: {'; '.join(said)}"  # the key is right: Hydra's own words say what is not
-    elsewhere = [s for s in groups["source"] if "source" in cfg and key in list(known_config("prepare", s))]
-    if elsewhere:
-        return f"{key}: source={cfg.source} has no such key; source={', '.join(elsewhere)} has: choose one of them"
-    name = key.rpartition(".")[2]
+        return _about_other_verb(group, key, value, cfg)
+
+    # The key is right: Hydra's own words say what is not.
+    keys = [*_dotted(cfg), "hydra.run.dir"]
+    is_group_alone = key in groups and key.replace("/", ".") not in keys
+    if key in keys or is_group_alone:
+        return f"{key}: {'; '.join(lines)}"
+
+    if "source" in cfg:
+        sources = []
+        for source in groups["source"]:
+            # As a list: OmegaConf's `in` is false for a key whose value is missing.
+            keys_of_source = list(known_config("prepare", source))
+            if key in keys_of_source:
+                sources.append(source)
+        if sources:
+            return f"{key}: source={cfg.source} has no such key; source={', '.join(sources)} has: choose one of them"
+
+    parent, _, name = key.rpartition(".")
     if name in KEYS:
         return f"{key}: there is no such key. Instead: {KEYS[name]}"
-    parent = key.rpartition(".")[0]
-    is_free = bool(parent) and OmegaConf.get_type(OmegaConf.select(cfg, parent)) is dict
-    adds = f" +{key}=VALUE adds one." if is_free else ""
-    found = _candidates(key, value, groups, keys)
-    if found:
-        return f"{key}: there is no such key. Did you mean {' or '.join(found[:4])}?{adds}"
-    beside = [other for other in keys if other.rpartition(".")[0] == parent]
-    listed = f" Here are {', '.join(beside)}." if beside else ""
-    return f"{key}: there is no such key.{listed} --help shows all.{adds}"
+
+    # A plain dictionary, as the arguments of a class, takes any key.
+    parent_type = OmegaConf.get_type(OmegaConf.select(cfg, parent)) if parent else None
+    how_to_add = f" +{key}=VALUE adds one." if parent_type is dict else ""
+    candidates = _candidates(key, value, groups, keys)
+    if candidates:
+        return f"{key}: there is no such key. Did you mean {' or '.join(candidates[:4])}?{how_to_add}"
+
+    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
+    listed = f" Here are {', '.join(siblings)}." if siblings else ""
+    return f"{key}: there is no such key.{listed} --help shows all.{how_to_add}"
+
+
+def _about_other_verb(group: str, key: str, value: str, cfg: DictConfig) -> str:
+    """Return the explanation of a group that another verb has."""
+    verb_with_group = "prepare" if group == "source" else "train"
+    if group == "source" and "data" in cfg:
+        advice = f"data={value or 'NAME'} chooses what is learned from"
+    elif group.startswith("model"):
+        advice = "the model is described inside the weights"
+    else:
+        advice = "leave it out"
+    return f"{key}={value}: this verb has no {group}, {verb_with_group} does: {advice}"
 
 
 def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
-    """Return what may have been meant by a key that is not there, most likely first."""
-    name = re.split(r"[./]", key)[-1]
-    dotted, slashed = key.replace("/", "."), key.replace(".", "/")
+    """Return what may have been meant by a key that is not there, most likely first.
+
+    Args:
+        key: The key that was typed.
+        value: The value that was typed.
+        groups: The options of each config group.
+        keys: The dotted keys that there are.
+    """
+    # Dots and slashes were mixed up.
+    dotted = key.replace("/", ".")
     if dotted in keys and dotted != key:
         return [dotted]
+    slashed = key.replace(".", "/")
     if slashed in groups:
         return [f"{slashed}={{{','.join(groups[slashed])}}}"]
-    named = [group for group in groups if group.rpartition("/")[2] == name]
-    chosen = [f"{group}={value}" for group in named if value in groups[group]]
-    if chosen:
-        return chosen
-    found = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in keys else []
-    found += [f"{group}=OPTION" for group in named]
-    found += [other for other in keys if other.rpartition(".")[2] == name and other != key]
-    found += [f"{group}={name}" for group, options in groups.items() if name in options]
-    if not found:
-        by_name: dict[str, list[str]] = {}
-        for other in keys:
-            by_name.setdefault(other.rpartition(".")[2], []).append(other)
-        close = [k for near in get_close_matches(name, by_name, 2) for k in by_name[near]]
-        alike = [g for g in groups if value in groups[g] and get_close_matches(name, [g.rpartition("/")[2]])]
-        found = [f"{group}={value}" for group in alike] or get_close_matches(key, keys, 2, 0.8) or close
-        found += [f"{group}=OPTION" for group in get_close_matches(slashed, list(groups), 1, 0.8)]
-    return list(dict.fromkeys(found))
+
+    # The last name is a group's, and the group has the option that was typed.
+    name = _last_name(key)
+    groups_of_name = [group for group in groups if _last_name(group) == name]
+    choices = [f"{group}={value}" for group in groups_of_name if value in groups[group]]
+    if choices:
+        return choices
+
+    # The last name is right, and something before it is not; or another trainer calls it so.
+    candidates = []
+    other_name = OTHER_NAMES.get(name)
+    if other_name in keys:
+        candidates.append(other_name)
+    for group in groups_of_name:
+        candidates.append(f"{group}=OPTION")
+    for other in keys:
+        if _last_name(other) == name and other != key:
+            candidates.append(other)
+
+    # The name is an option's, and its group was left out.
+    for group, options in groups.items():
+        if name in options:
+            candidates.append(f"{group}={name}")
+
+    if not candidates:
+        candidates = _misspelt(key, value, groups, keys)
+    return list(dict.fromkeys(candidates))
+
+
+def _misspelt(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
+    """Return groups and keys whose spelling is close to that of a key that is not there, most likely first."""
+    name = _last_name(key)
+    slashed = key.replace(".", "/")
+    close_groups = get_close_matches(slashed, list(groups), 1, 0.8)
+    similar_groups = [f"{group}=OPTION" for group in close_groups]
+
+    # A group that has the option which was typed is the surest.
+    choices = []
+    for group, options in groups.items():
+        has_close_name = bool(get_close_matches(name, [_last_name(group)]))
+        if value in options and has_close_name:
+            choices.append(f"{group}={value}")
+    if choices:
+        return choices + similar_groups
+
+    whole_keys = get_close_matches(key, keys, 2, 0.8)
+    if whole_keys:
+        return whole_keys + similar_groups
+
+    # The last name alone is compared: the names before it may be missing.
+    by_name: dict[str, list[str]] = {}
+    for other in keys:
+        by_name.setdefault(_last_name(other), []).append(other)
+    keys_of_close_names = []
+    for close_name in get_close_matches(name, by_name, 2):
+        keys_of_close_names += by_name[close_name]
+    return keys_of_close_names + similar_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 OTHER_NAMES = {
+    # The batch.
     "batch_size": "stage.global_batch_size",
     "train_batch_size": "stage.global_batch_size",
     "per_device_train_batch_size": "micro_batch_size",
@@ -10,6 +11,7 @@ OTHER_NAMES = {
     "gradient_accumulation_steps": "micro_batch_size",
     "gradient_accumulation": "micro_batch_size",
     "grad_accum": "micro_batch_size",
+    # The length of the run.
     "epochs": "stage.epochs",
     "max_epochs": "stage.epochs",
     "num_train_epochs": "stage.epochs",
@@ -20,6 +22,7 @@ OTHER_NAMES = {
     "max_iters": "trainer.max_steps",
     "num_steps": "trainer.max_steps",
     "train_steps": "trainer.max_steps",
+    # The optimizer.
     "learning_rate": "optim.lr",
     "warmup_ratio": "optim.warmup_fraction",
     "warmup_steps": "optim.warmup_fraction",
@@ -34,6 +37,7 @@ OTHER_NAMES = {
     "adam_beta2": "optim.betas",
     "mm_projector_lr": "optim.lr_by_part.connector",
     "mm_vision_tower_lr": "optim.lr_by_part.vision_encoder",
+    # The machine.
     "gpus": "trainer.devices",
     "world_size": "trainer.devices",
     "num_processes": "trainer.devices",
@@ -49,6 +53,7 @@ OTHER_NAMES = {
     "torch_dtype": "trainer.precision",
     "mixed_precision": "trainer.precision",
     "ddp_timeout": "trainer.timeout_s",
+    # Validation, and what is logged.
     "val_fraction": "trainer.val_check_interval",
     "check_val_every_n_epoch": "trainer.val_check_interval",
     "eval_interval": "trainer.val_check_interval",
@@ -59,12 +64,14 @@ OTHER_NAMES = {
     "log_every_n_steps": "trainer.log_every_steps",
     "logging_steps": "trainer.log_every_steps",
     "log_interval": "trainer.log_every_steps",
+    # Checkpoints and memory.
     "save_steps": "trainer.checkpoint_every_steps",
     "save_interval": "trainer.checkpoint_every_steps",
     "every_n_train_steps": "trainer.checkpoint_every_steps",
     "save_total_limit": "trainer.keep_checkpoints",
     "save_top_k": "trainer.keep_checkpoints",
     "gradient_checkpointing": "trainer.activation_checkpointing",
+    # Data and texts.
     "workers": "data.num_workers",
     "dataloader_num_workers": "data.num_workers",
     "max_length": "stage.max_text_tokens",
@@ -75,6 +82,7 @@ OTHER_NAMES = {
     "max_eval_samples": "data.num_val_records",
     "prompt": "stage.prompt",
     "template": "stage.template",
+    # What trains, and from which weights it starts.
     "freeze": "stage.trainable",
     "freeze_vision": "stage.trainable",
     "freeze_vision_tower": "stage.trainable",
@@ -91,6 +99,7 @@ OTHER_NAMES = {
     "pretrain_mm_mlp_adapter": "init_from",
     "pretrained": "init_from",
     "load_from_checkpoint": "init_from",
+    # Folders and names.
     "output_dir": "hydra.run.dir",
     "default_root_dir": "hydra.run.dir",
     "out": "hydra.run.dir",
@@ -100,16 +109,19 @@ OTHER_NAMES = {
     "wandb_run_name": "name",
     "experiment_name": "name",
     "exp_name": "name",
+    # What a run starts from.
     "checkpoint": "weights",
     "resume_from_checkpoint": "resume",
     "ckpt_path": "resume",
     "seed_everything": "seed",
+    # The model, and how it writes.
     "mm_vision_select_layer": "model.vision_encoder.feature_layer",
     "num_beams": "decoding.num_beams",
     "max_new_tokens": "decoding.max_new_tokens",
 }
-"""Each name, and the key of ours that means the same."""
+"""The key of ours that means the same as a name of another trainer."""
 
+# Advice that several names share.
 _LORA = "model/lora=qv stage.trainable=[connector,markers,adapter], as stage=finetune has both"
 _LORA_KEY = "a model with LoRA (stage=finetune, or model/lora=qv) has it as model.lora."
 _BY_DATA = (
@@ -124,6 +136,7 @@ _BEST = "callbacks=keep_best, and callbacks.keep_best.monitor=val/loss"
 _SEEDED = "leave it out: seed= fixes all that is drawn"
 _NOT_NEEDED = "leave it out: there is nothing to choose"
 _SORTED = "leave it out: the samples of a step are sorted by length anyway"
+
 KEYS = {
     "deepspeed": "trainer/strategy=fsdp is what shards a model over ranks here",
     "fsdp": "trainer/strategy=fsdp",
@@ -240,10 +253,11 @@ KEYS = {
     "use_flash_attn": "a class of your own chooses it: visllama/README.md, Language model",
     "hub_token": "leave it out: `hf auth login` keeps it",
 }
-"""Names that mean several words of ours, or nothing: what to type instead."""
+"""What to type in place of a key that stands for several words of ours, or for none."""
 
 _ONE_GPU = "one GPU is taken by trainer=auto, which is the default; all of this machine by trainer=node"
 _SGD = "optim._target_=torch.optim.SGD '~optim.betas' +optim.momentum=0.9"
+
 OPTIONS = {
     "trainer=gpu": _ONE_GPU,
     "trainer=cuda": _ONE_GPU,
@@ -263,4 +277,4 @@ OPTIONS = {
     "model=vicuna": "model=real model/language_model=vicuna_7b",
     "model=llava": "experiment=llava15_pretrain, then experiment=llava15_finetune",
 }
-"""Options that a group does not have: what to type instead."""
+"""What to type in place of an option that a group does not have."""

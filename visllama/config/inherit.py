@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,7 +19,10 @@ from visllama.plugins import ROLES, part_class
 def inherit_model(cfg: DictConfig) -> None:
     """Put the model that `init_from` describes into the config.
 
-    What the weights do not hold, as an adapter, stays as it is configured.
+    A part that the weights do not hold, as an adapter, stays as it is configured.
+
+    Args:
+        cfg: The configuration of a run, whose `model` is changed in place.
 
     Raises:
         ConfigError: If the command line asks for another model, showing both; or if the stage would freeze a base model
@@ -25,20 +30,23 @@ def inherit_model(cfg: DictConfig) -> None:
     """
     folder = Path(cfg.init_from)
     description = read_description(folder)
-    differing, configured = [], OmegaConf.to_container(cfg.model, resolve=True)
+    configured = cast("dict[str, Any]", OmegaConf.to_container(cfg.model, resolve=True))
+
+    differences = []
     for role in (*ROLES, "lora"):
         part = description["parts"].get(role)
         if part is None:
             continue
-        theirs = dict(part) if role == "lora" else _node(role, part, cfg)
-        ours = configured.get(role) or {}
-        keys = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key) and _is_asked_for(role, key)]
-        differing += [f"model.{role}.{key}={ours.get(key)} here, {theirs.get(key)} there" for key in keys]
+
+        # LoRA is described by its arguments alone: it has no class to choose.
+        described = dict(part) if role == "lora" else _node(role, part, cfg)
+        differences += _differences(role, configured.get(role) or {}, described)
         with open_dict(cfg):
-            cfg.model[role] = theirs
-    if differing:
+            cfg.model[role] = described
+
+    if differences:
         raise ConfigError(
-            f"init_from={folder}: its model is another one ({'; '.join(differing)}): leave these out to go on with it"
+            f"init_from={folder}: its model is another one ({'; '.join(differences)}): leave these out to go on with it"
         )
     for part in BASE_PARTS:
         if part in description["trained"] and part not in cfg.stage.trainable:
@@ -48,28 +56,60 @@ def inherit_model(cfg: DictConfig) -> None:
             )
 
 
-def _node(role: str, part: dict, cfg: DictConfig) -> dict:
-    found = part_class(role, part["kind"], cfg.plugins)
-    return {"_target_": f"{found.__module__}.{found.__qualname__}", **part["arguments"]}
+def _differences(role: str, configured: Mapping[str, Any], described: Mapping[str, Any]) -> list[str]:
+    """Return what the command line asks of a part that the weights have otherwise, as the error message shows it."""
+    differences = []
+    for key in {**configured, **described}:
+        here = configured.get(key)
+        there = described.get(key)
+        # Defaults of the config that nobody typed give way to the weights.
+        if here != there and _is_asked_for(role, key):
+            differences.append(f"model.{role}.{key}={here} here, {there} there")
+    return differences
+
+
+def _node(role: str, part: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
+    """Return the config node of a part that the weights describe."""
+    cls = part_class(role, part["kind"], cfg.plugins)
+    return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **part["arguments"]}
 
 
 def _is_asked_for(role: str, key: str) -> bool:
-    """Return whether the command line speaks of an argument of a part: by itself, or by a choice that holds it."""
-    holding = ("model", f"model/{role}", f"model.{role}", f"model.{role}.{key}")
-    experiment = HydraConfig.get().runtime.choices.get("experiment")
-    return any(
-        word in holding or word.startswith(f"model.{role}.{key}.") or (word == "experiment" and _has(role, experiment))
-        for word in map(key_of, invocation().overrides)
+    """Return whether the command line chooses an argument of a part: by itself, or by an option that holds it."""
+    choosing_keys = (
+        "model",
+        f"model/{role}",
+        f"model.{role}",
+        f"model.{role}.{key}",
     )
+    experiment = HydraConfig.get().runtime.choices.get("experiment")
+
+    for word in invocation().overrides:
+        typed_key = key_of(word)
+        if typed_key in choosing_keys or typed_key.startswith(f"model.{role}.{key}."):
+            return True
+        if typed_key == "experiment" and _chooses_part(role, experiment):
+            return True
+    return False
 
 
-def _has(role: str, experiment: str) -> bool:
+def _chooses_part(role: str, experiment: str | None) -> bool:
     """Return whether an experiment chooses a part of the model, and not the data or a rate alone."""
     for source in HydraConfig.get().runtime.config_sources:
         path = Path(source.path) / "experiment" / f"{experiment}.yaml"
-        if path.is_file():
-            content = OmegaConf.to_container(OmegaConf.load(path))
-            entries = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
-            chosen = {str(key).removeprefix("override ") for entry in entries for key in entry}
-            return role in (content.get("model") or {}) or bool(chosen & {"/model", f"/model/{role}"})
+        if not path.is_file():
+            continue
+
+        content = cast("dict[str, Any]", OmegaConf.to_container(OmegaConf.load(path)))
+        groups = set()
+        for entry in content.get("defaults", []):
+            # Entries that are no mapping are names of configs, as `_self_`.
+            if isinstance(entry, dict):
+                groups |= {str(key).removeprefix("override ") for key in entry}
+
+        has_values = role in (content.get("model") or {})
+        has_choice = not groups.isdisjoint({"/model", f"/model/{role}"})
+        return has_values or has_choice
+
+    # The file was not found: it may choose anything.
     return True

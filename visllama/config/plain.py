@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,17 +13,26 @@ from visllama.errors import require
 
 
 def plain(cfg: DictConfig) -> RunConfig:
-    """Return a verb's configuration as an object of its class in `schema.py`, with every reference resolved."""
+    """Return a verb's configuration as an object of its class in `schema.py`, with every reference resolved.
+
+    Args:
+        cfg: What Hydra composed, without the node `hydra`.
+
+    Raises:
+        ConfigError: If jobs of a sweep would be selected on files that do not hold the validation split.
+    """
     if OmegaConf.get_type(cfg) is PrepareConfig:
         return _plain_prepare(cfg)
-    config = OmegaConf.to_object(cfg)
+
+    # OmegaConf makes the class that the verb's schema was registered with.
+    config = cast("RunConfig", OmegaConf.to_object(cfg))
     if isinstance(config, TrainConfig):
         config.judged_on = _on_validation(cfg) if is_selecting() else evaluations(config)
     return config
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a whole configuration as the verb is given it, without the node `hydra`."""
+    """Return a copy of a whole configuration without the node `hydra`, as a verb reads it."""
     cfg = config.copy()
     with open_dict(cfg):
         del cfg["hydra"]
@@ -31,20 +40,28 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration's keys and values, without what is no key."""
+    """Return a configuration's keys and values, without the fields that are no keys."""
     values = asdict(config)
     return {key: values[key] for key in key_names(type(config))}
 
 
 def to_yaml(config: RunConfig) -> str:
     """Return a configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+    values = OmegaConf.create(to_dict(config))
+    return OmegaConf.to_yaml(values)
 
 
 def judging(cfg: DictConfig) -> EvaluateConfig:
-    """Return what a run's configuration says of judging, as `evaluate` would be given it."""
+    """Return the configuration of the `evaluate` that judges a run, taken from the run's own.
+
+    Args:
+        cfg: The configuration of a run of `train`.
+    """
     names = ("plugins", "paths", "evaluation", "decoding", "trainer")
-    return EvaluateConfig(name=cfg.name, seed=cfg.seed, **{name: OmegaConf.to_object(cfg[name]) for name in names})
+    values: dict[str, Any] = {}
+    for name in names:
+        values[name] = OmegaConf.to_object(cfg[name])
+    return EvaluateConfig(name=cfg.name, seed=cfg.seed, **values)
 
 
 def evaluations(config: TrainConfig | EvaluateConfig) -> dict[str, dict]:
@@ -53,17 +70,20 @@ def evaluations(config: TrainConfig | EvaluateConfig) -> dict[str, dict]:
 
 
 def _plain_prepare(cfg: DictConfig) -> PrepareConfig:
-    """Return the configuration of `prepare`, with the keys that its source's YAML brings set apart."""
-    values = OmegaConf.to_container(cfg, resolve=True)
-    common = {key: values.pop(key) for key in key_names(PrepareConfig) if key in values}
+    """Return the configuration of `prepare`, with the keys that its source's YAML brings in `keys`."""
+    values = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
+    common = {}
+    for key in key_names(PrepareConfig):
+        if key in values:
+            common[key] = values.pop(key)
+
+    # What is left is the source's own.
     return PrepareConfig(**common, keys=values)
 
 
 def _on_validation(cfg: DictConfig) -> dict[str, dict]:
-    """Return the evaluations of a run on validation instead, under names that say so.
-
-    The split is changed before references are resolved: the place of an evaluation's data may name it.
-    """
+    """Return the evaluations of a run with the validation split in place of theirs, under names that say so."""
+    # The split is changed before references are resolved: the place of an evaluation's data may name it.
     cfg = cfg.copy()
     for name, evaluation in cfg.evaluation.items():
         require(
@@ -72,5 +92,6 @@ def _on_validation(cfg: DictConfig) -> dict[str, dict]:
             f"files hold another split: give those of validation, with evaluation.{name}.split={SELECTING}",
         )
         evaluation.split = SELECTING
-    resolved = OmegaConf.to_container(cfg.evaluation, resolve=True)
+
+    resolved = cast("dict[str, dict]", OmegaConf.to_container(cfg.evaluation, resolve=True))
     return {f"{name}_{SELECTING}": evaluation for name, evaluation in resolved.items()}

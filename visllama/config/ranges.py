@@ -15,7 +15,9 @@ from visllama.errors import ConfigError
 RANGES = "search.ranges"
 _OF_SWEEP = ("search", "sweep")
 _NUMBERS = {"low", "high", "log"}
+"""The keys of a range of numbers."""
 _CHOICES = {"choices"}
+"""The keys of a range of choices."""
 
 
 class Range(NamedTuple):
@@ -24,8 +26,8 @@ class Range(NamedTuple):
     Attributes:
         key: The key, or the group, as in an override.
         low: The least value; None for choices.
-        high: The greatest value; an `int` beside an `int` as `low` means whole numbers.
-        is_log: Whether each decade is drawn alike.
+        high: The greatest value; None for choices. Where both ends are `int`, all values are whole numbers.
+        is_log: Whether values are drawn evenly on a logarithmic scale.
         choices: The values to choose from, each as it is written in an override; empty for numbers.
     """
 
@@ -42,19 +44,33 @@ class Range(NamedTuple):
 
     @property
     def ends(self) -> list[str]:
-        """The overrides that give the key its least and its greatest value, or each of the choices."""
-        values = self.choices or (self.low, self.high)
-        return [self.word(value) for value in values]
+        """The overrides that set the key to its least and its greatest value, or to each of the choices."""
+        if self.choices:
+            return [self.word(choice) for choice in self.choices]
+        low, high = self._bounds()
+        return [self.word(low), self.word(high)]
 
     def word(self, value: float | str) -> str:
-        """Return the override that gives this key a value: a number with four digits, so that a person can type it."""
+        """Return the override that sets this key to a value.
+
+        A number has four significant digits, so that a person can type it.
+        """
         if self.choices:
             return f"{self.key}={value}"
         if self.is_whole:
             return f"{self.key}={int(value)}"
-        rounded = float(f"{value:.4g}")
-        is_inside = self.low <= rounded <= self.high
-        return f"{self.key}={rounded if is_inside else float(value)!r}"
+
+        exact = float(value)
+        rounded = float(f"{exact:.4g}")
+        low, high = self._bounds()
+        # Rounding may leave the range by its last digit: then all digits are written.
+        is_inside = low <= rounded <= high
+        return f"{self.key}={rounded if is_inside else exact!r}"
+
+    def _bounds(self) -> tuple[float, float]:
+        """Return both ends of a range of numbers."""
+        assert self.low is not None and self.high is not None, f"{self.key} has choices in place of numbers"
+        return self.low, self.high
 
 
 def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
@@ -69,92 +85,120 @@ def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
     Raises:
         ConfigError: Naming the key, if a range is wrong or none is left.
     """
-    found = read_ranges(ranges)
+    by_key = read_ranges(ranges)
     for parsed in OverridesParser.create().parse_overrides(list(typed)):
         key = parsed.key_or_group
+        # `~key` neither fixes nor searches it.
         if parsed.is_sweep_override():
-            found[key] = _typed_range(parsed)
+            by_key[key] = _typed_range(parsed)
         elif not parsed.is_delete():
-            found.pop(key, None)
-    if not found:
+            by_key.pop(key, None)
+
+    if not by_key:
         raise ConfigError(
             f"{RANGES}: no key is left to search: give one, as  '+{RANGES}.optim.lr={{low: 1e-5, high: 0.1}}'"
         )
-    return list(found.values())
+    return list(by_key.values())
 
 
 def job_words(typed: Sequence[str]) -> list[str]:
-    """Return the overrides that all jobs of a search share: neither its own, nor those that it gives values to."""
-    parsed = OverridesParser.create().parse_overrides(list(typed))
-    return [
-        word
-        for word, each in zip(typed, parsed, strict=True)
-        if not each.is_sweep_override() and not is_of_sweep(each.key_or_group)
-    ]
+    """Return the overrides that all jobs of a search share.
+
+    These are neither the search's own, nor those of the keys that it varies.
+
+    Args:
+        typed: The overrides of the command line.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(typed))
+
+    words = []
+    for word, parsed in zip(typed, overrides, strict=True):
+        if parsed.is_sweep_override() or is_of_sweep(parsed.key_or_group):
+            continue
+        words.append(word)
+    return words
 
 
 def is_of_sweep(key: str) -> bool:
     """Return whether a key chooses the sweep, or the search, that jobs come from: it means nothing to a job."""
-    return key.partition(".")[0] in _OF_SWEEP
+    first_name = key.partition(".")[0]
+    return first_name in _OF_SWEEP
 
 
 def read_ranges(ranges: Mapping) -> dict[str, Range]:
-    """Read the plain values of `search.ranges`, nested as the config is or below dotted keys.
+    """Return the ranges that `search.ranges` holds, by their keys.
+
+    Args:
+        ranges: Its plain values, nested as the config is or below dotted keys.
 
     Raises:
         ConfigError: Naming the key, what was found, and what a range is.
     """
-    found: dict[str, Range] = {}
+    by_key: dict[str, Range] = {}
     for key, value in _leaves(ranges):
-        if key in found:
-            raise ConfigError(f"{RANGES}.{key}: there are two of it, one below a dotted key: leave one out")
-        found[key] = _read_range(key, value)
-    return found
+        # YAML allows `optim.lr:` beside `optim: {lr:}`: these are one key to Hydra.
+        if key in by_key:
+            raise ConfigError(f"{RANGES}.{key}: is given twice, once below a dotted key: leave one out")
+        by_key[key] = _read_range(key, value)
+    return by_key
 
 
 def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the keys that have a range, with what stands there."""
+    """Yield each key that has a range, and what was written as its range."""
     for name, value in node.items():
         key = f"{prefix}{name}"
-        is_range = not isinstance(value, Mapping) or not value or bool((_NUMBERS | _CHOICES) & set(value))
-        if is_range:
+        # An empty mapping is a range too, and a wrong one: the error message names it.
+        if not isinstance(value, Mapping) or not value:
             yield key, value
-        else:
+        elif set(value).isdisjoint(_NUMBERS | _CHOICES):
             yield from _leaves(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def _read_range(key: str, value: object) -> Range:
-    how = "give {low: A, high: B}, {low: A, high: B, log: true} or {choices: [A, B]}"
+    """Return the range that a plain value describes."""
+    advice = "give {low: A, high: B}, {low: A, high: B, log: true} or {choices: [A, B]}"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{RANGES}.{key}={value}: no range: {how}")
-    if set(value) == _CHOICES:
+        raise ConfigError(f"{RANGES}.{key}={value}: is no range: {advice}")
+
+    names = set(value)
+    if names == _CHOICES:
         return _choices(key, value["choices"])
-    if not {"low", "high"} <= set(value) <= _NUMBERS:
-        raise ConfigError(f"{RANGES}.{key}: found {', '.join(map(str, value)) or 'nothing'}: {how}")
+    if not {"low", "high"} <= names <= _NUMBERS:
+        listed = ", ".join(map(str, value)) or "nothing"
+        raise ConfigError(f"{RANGES}.{key}: found {listed}: {advice}")
     return _numbers(key, value["low"], value["high"], value.get("log", False))
 
 
 def _numbers(key: str, low: object, high: object, is_log: object) -> Range:
-    """Return a range of numbers, once it is one."""
-    for name, end in (("low", low), ("high", high)):
-        is_number = isinstance(end, int | float) and not isinstance(end, bool)
-        if not is_number or not math.isfinite(end):
-            raise ConfigError(f"{RANGES}.{key}.{name}={end}: must be a number, and finite")
+    """Return a range of numbers, after a check that it is one."""
+    least = _checked_number(f"{RANGES}.{key}.low", low)
+    greatest = _checked_number(f"{RANGES}.{key}.high", high)
     if not isinstance(is_log, bool):
         raise ConfigError(f"{RANGES}.{key}.log={is_log}: must be true or false")
-    if low >= high:
+
+    if least >= greatest:
         raise ConfigError(f"{RANGES}.{key}: low={low} must be less than high={high}")
-    if is_log and low <= 0:
+    if is_log and least <= 0:
         raise ConfigError(f"{RANGES}.{key}.low={low}: must be more than 0 with log: true: a logarithm has no 0")
-    return Range(key, low, high, is_log)
+    return Range(key, least, greatest, is_log)
+
+
+def _checked_number(key: str, value: object) -> int | float:
+    """Return a value, after a check that it is a finite number."""
+    # bool is a subclass of int: `low: true` would pass as 1.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: must be a number, and finite")
+    return value
 
 
 def _choices(key: str, values: object) -> Range:
-    """Return a range of choices, once there are several."""
-    is_list = isinstance(values, list)
-    if not is_list or len(values) < 2:
+    """Return a range of choices, after a check that there are several."""
+    if not isinstance(values, list) or len(values) < 2:
         raise ConfigError(f"{RANGES}.{key}.choices={values}: must be a list of two values or more")
-    return Range(key, choices=tuple(_text(value) for value in values))
+    texts = [_text(value) for value in values]
+    return Range(key, choices=tuple(texts))
 
 
 def _text(value: object) -> str:
@@ -164,15 +208,18 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(_text(each) for each in value)}]"
+        texts = [_text(each) for each in value]
+        return f"[{','.join(texts)}]"
     return override("", value).removeprefix("=")
 
 
 def _typed_range(parsed: Override) -> Range:
     """Return the range that was typed as one of Hydra's sweeps: `a,b`, `range(a,b)`, `interval(a,b)`."""
     key = parsed.key_or_group
+    # `a,b`, `choice(a,b)` and `range(a,b)` are all lists of values to Hydra.
     if parsed.is_discrete_sweep():
         return Range(key, choices=tuple(parsed.sweep_string_iterator()))
+
     interval = parsed.value()
     if not isinstance(interval, IntervalSweep):
         raise ConfigError(f"{parsed.input_line}: a search takes A,B or interval(A,B) or tag(log, interval(A,B))")

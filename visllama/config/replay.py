@@ -1,8 +1,8 @@
-"""`resume=RUN`: the command line that goes on with a run, from what was written down of the one that began it.
+"""`resume=RUN`: the command line that goes on with a run, from what was written down when it began.
 
 `resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
-same, each by itself: it changes only when all of them train. `resume=last` is the same of all runs below
-`paths.outputs`, whatever their name, and has to find one.
+same, each by itself: it changes only when all of them train. `resume=last` looks at all runs below `paths.outputs`,
+whatever their name, and has to find one.
 
 A search (`search=`) is named by the folder that its jobs lie in, and goes on as a whole (`replay_search.py`).
 """
@@ -32,7 +32,7 @@ from visllama.files import read_regular
 _UNDER = "hydra.run.dir"
 AUTO, LAST = "auto", "last"
 _RENAMED = {"trainer.val_fraction": "trainer.val_check_interval"}
-"""Keys that a run of an earlier version may have been given, and what they are called now."""
+"""Keys that a run of an earlier version may have been given, and their names of today."""
 FREE = (
     "trainer.",
     "logger.",
@@ -43,62 +43,91 @@ FREE = (
     "data.allow_reorder",
     "resume",
 )
-"""What a run that goes on may have otherwise: how it computes, and not what."""
+"""Beginnings of the keys that may change when a run goes on: how it computes, and not what."""
 _FREE_REORDERED = ("seed", "data.")
+"""Beginnings of the keys that may change too, with `data.allow_reorder=true`."""
+_MOST_METRICS_BYTES = 2**28
 
 
 class Finished(Exception):
-    """There is nothing to go on with: the run is finished."""
+    """Raised when the run to go on with is finished: there is nothing to do."""
 
 
 def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
-    """Put the overrides of the run that `resume=` names before what was typed, which wins; without it, change nothing.
+    """Return the arguments that go on with the run that `resume=` names.
+
+    These are the overrides that the run began with, then what was typed, which wins. Without `resume=`, the arguments
+    are returned as they are.
 
     Args:
         arguments: What was typed.
         verb: The verb: `train`, or `evaluate`, whose runs have no checkpoints to find the newest by.
 
     Raises:
-        ConfigError: If it names no run's folder.
+        ConfigError: If `resume=` names no run's folder, or what was typed beside it does not fit.
+        Finished: If `resume=auto` or `resume=last` finds a run that is finished.
     """
-    named = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
-    if not named or named[-1] in ("", "null"):
+    resumed = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
+    # Of several, Hydra takes the last.
+    place = resumed[-1] if resumed else ""
+    if place in ("", "null"):
         return list(arguments)
-    if named[-1] in (AUTO, LAST) and verb != "train":
-        raise ConfigError(f"resume={named[-1]}: {verb} goes on in the folder that is named: give resume=RUN")
+
     is_multirun = "-m" in arguments or "--multirun" in arguments
-    starts_search = any(key_of(word) == "search" for word in arguments)
-    if named[-1] in (AUTO, LAST):
+    if place in (AUTO, LAST):
+        if verb != "train":
+            raise ConfigError(f"resume={place}: {verb} goes on in the folder that is named: give resume=RUN")
+        starts_search = any(key_of(word) == "search" for word in arguments)
         if is_multirun and not starts_search:
-            raise _is_no_sweep(named[-1])
+            raise _is_no_sweep(place)
+
         arguments = [word for word in arguments if not word.startswith("resume=")]
-        found = find_run(arguments, named[-1])
-        if found is None:
+        newest = find_run(arguments, place)
+        if newest is None:
             return arguments
-        arguments = [*arguments, override("resume", found)]
-        named = [str(found)]
-    run = Path(named[-1].strip("'\"")).expanduser()
+        arguments = [*arguments, override("resume", newest)]
+        place = str(newest)
+
+    run = Path(place.strip("'\"")).expanduser()
     if is_search(run):
         return replay_search(run, arguments)
     if is_multirun:
-        raise _is_no_sweep(named[-1])
+        raise _is_no_sweep(place)
+    return _replay_run(run, arguments, verb)
+
+
+def _replay_run(run: Path, arguments: Sequence[str], verb: str) -> list[str]:
+    """Return the arguments that go on with a single run."""
     command = read_command(run)
+    # Somebody else's folder may hold links, which lead elsewhere what is written.
     if not command.is_own:
         check_files(run)
-    typed = {key_of(word) for word in arguments}
-    places = [word.partition("=")[2].strip("'") for word in arguments if key_of(word) == _UNDER]
-    if any(Path(place).resolve() != run.resolve() for place in places):  # another rank of the run is given its folder
-        raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
+
+    # The launcher names the folder to a further rank of the run; anybody else has no need to.
+    names_folder = False
+    for word in arguments:
+        if key_of(word) != _UNDER:
+            continue
+        names_folder = True
+        folder = Path(word.partition("=")[2].strip("'"))
+        if folder.resolve() != run.resolve():
+            raise ConfigError(f"resume={run} goes on in that folder: leave out {_UNDER}")
+
+    replaced_keys = {key_of(word) for word in arguments} | {"resume", "sweep"}
+    earlier = [_as_named_now(word) for word in command.overrides]
+    kept = [word for word in earlier if key_of(word) not in replaced_keys]
     options = config_dirs(command, arguments)
-    written = map(_as_named_now, command.overrides)
-    kept = [word for word in written if key_of(word) not in typed | {"resume", "sweep"}]
-    check_code(run, command, [*options, *filter(chooses_code, kept)], arguments, verb)
-    return [*options, *kept, *([] if places else [override(_UNDER, run)]), *arguments]
+    code_words = [*options, *filter(chooses_code, kept)]
+    check_code(run, command, code_words, arguments, verb)
+
+    folder_words = [] if names_folder else [override(_UNDER, run)]
+    return [*options, *kept, *folder_words, *arguments]
 
 
-def _is_no_sweep(named: str) -> ConfigError:
+def _is_no_sweep(place: str) -> ConfigError:
+    """Return the error of a multirun beside `resume=`."""
     return ConfigError(
-        f"resume={named} goes on with one run: leave out -m, and resume the jobs of a sweep one by one; a search goes "
+        f"resume={place} goes on with one run: leave out -m, and resume the jobs of a sweep one by one; a search goes "
         f"on as a whole, by its own folder"
     )
 
@@ -112,38 +141,61 @@ def find_run(arguments: Sequence[str], which: str) -> Path | None:
 
     Raises:
         ConfigError: If `last` finds none.
-        Finished: If it has nothing left to do.
+        Finished: If the run has nothing left to do.
     """
     try:
         composed = _compose(arguments)
-    except Exception:  # what does not compose is refused in a moment, with what is wrong
+    except Exception:
+        # The verb composes the same arguments in a moment, and then says what is wrong with them.
         return None
-    if composed.search is not None and which == AUTO:
+
+    if which == LAST:
+        run = _newest_of_all(Path(composed.paths.outputs))
+        if is_search(run.parent):
+            return run.parent
+    elif composed.search is not None:
         return newest_search(composed)
-    if which == AUTO:
-        found = _newest(Path(composed.hydra.run.dir).parent.glob(f"*/{COMMAND}"))
     else:
-        outputs = Path(composed.paths.outputs)
-        found = _newest([*outputs.glob(f"*/*/{COMMAND}"), *outputs.glob(f"*/*/*/{COMMAND}")])  # the latter of sweeps
-        if found is None:
-            raise ConfigError(f"resume=last: there is no run with a checkpoint in paths.outputs={outputs}")
-        if is_search(found.parent):  # the run is one of its trials
-            return found.parent
-    if (
-        found is not None
-        and _is_finished(found)
-        and set(split_words(arguments)[0]) <= set(read_command(found).overrides)
-    ):
+        runs_of_name = Path(composed.hydra.run.dir).parent
+        run = _newest(runs_of_name.glob(f"*/{COMMAND}"))
+
+    if run is not None and _is_finished(run) and _asks_nothing_new(arguments, run):
         advice = "give another name=, or leave out resume=auto" if which == AUTO else "leave out resume=last"
-        raise Finished(f"{found} is finished: nothing to do. Another run: {advice}")
-    return found
+        raise Finished(f"{run} is finished: nothing to do. Another run: {advice}")
+    return run
+
+
+def _newest_of_all(outputs: Path) -> Path:
+    """Return the run with the newest checkpoint of all below a folder, whatever their names."""
+    single_runs = outputs.glob(f"*/*/{COMMAND}")
+    jobs_of_sweeps = outputs.glob(f"*/*/*/{COMMAND}")
+    newest = _newest([*single_runs, *jobs_of_sweeps])
+    if newest is None:
+        raise ConfigError(f"resume=last: there is no run with a checkpoint in paths.outputs={outputs}")
+    return newest
 
 
 def _newest(commands: Iterable[Path]) -> Path | None:
-    """Return, of the runs that these command lines began, the one with the newest checkpoint."""
-    runs = [path.parent for path in commands]
-    newest = {run: max((p.stat().st_mtime for p in (run / "checkpoints").glob("step_*")), default=0) for run in runs}
-    return max((run for run in runs if newest[run]), key=newest.get, default=None)
+    """Return the run with the newest checkpoint; None where no run has one.
+
+    Args:
+        commands: The files `command.yaml` in the runs' folders.
+    """
+    newest_run = None
+    newest_time = 0.0
+    for path in commands:
+        checkpoints = (path.parent / "checkpoints").glob("step_*")
+        times = [checkpoint.stat().st_mtime for checkpoint in checkpoints]
+        if times and max(times) > newest_time:
+            newest_run = path.parent
+            newest_time = max(times)
+    return newest_run
+
+
+def _asks_nothing_new(arguments: Sequence[str], run: Path) -> bool:
+    """Return whether all overrides that were typed are those that a run began with."""
+    words, _ = split_words(arguments)
+    return set(words) <= set(read_command(run).overrides)
 
 
 def _as_named_now(word: str) -> str:
@@ -158,29 +210,41 @@ def _compose(arguments: Sequence[str]) -> DictConfig:
     # Hydra composes no word of several values; none of them names a folder.
     words = [word for word in words if "=" not in word or not _is_of_several(word)]
     if folders:
-        words.append(f"hydra.searchpath=[{','.join(map(str, folders))}]")
+        paths = ",".join(str(folder) for folder in folders)
+        words.append(f"hydra.searchpath=[{paths}]")
+
+    # Hydra keeps one state for the whole process, which the verb itself initializes later.
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose("train", words, return_hydra_config=True)
     GlobalHydra.instance().clear()
+
+    # The resolvers in paths and names ask HydraConfig for the job.
     HydraConfig.instance().set_config(composed)
     return composed
 
 
 def _is_of_several(word: str) -> bool:
-    """Return whether an override is a sweep's, of several values."""
-    return OverridesParser.create().parse_override(word).is_sweep_override()
+    """Return whether an override has several values, as those of a sweep."""
+    parsed = OverridesParser.create().parse_override(word)
+    return parsed.is_sweep_override()
 
 
 def _is_finished(run: Path) -> bool:
+    """Return whether a run has written its result."""
     try:
-        return "provenance" in json.loads(read_regular(run / "metrics.json", 2**28))
+        metrics = json.loads(read_regular(run / "metrics.json", _MOST_METRICS_BYTES))
+        # It is the last entry that a run adds.
+        return "provenance" in metrics
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
 def read_config(path: Path) -> dict:
     """Read the `config.yaml` of a run as plain data.
+
+    Args:
+        path: The file, which may be anybody's.
 
     Raises:
         ConfigError: If no run wrote it.
@@ -189,32 +253,53 @@ def read_config(path: Path) -> dict:
         content = read_regular(path)
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
             raise ValueError("it has aliases, which can make it endless")
-        written = OmegaConf.to_container(OmegaConf.create(content))
-        if not isinstance(written, dict) or not written:
+
+        values = OmegaConf.to_container(OmegaConf.create(content))
+        if not isinstance(values, dict) or not values:
             raise ValueError("it holds no keys")
-    except Exception as error:  # YAML's and OmegaConf's differ by what is wrong
+    except Exception as error:  # YAML and OmegaConf raise many types, with no common one
         raise ConfigError(
             f"{printable(path)}: no config of a run ({printable(error)}): give another name= or hydra.run.dir="
         ) from error
-    return written
+    return values
 
 
 def what_is_safe(run: Path) -> str:
-    """Return which checkpoint a run that could not write goes on from, and what to type."""
-    if (run / "weights" / "visllama.json").is_file():
-        return (
-            f"the trained weights are safe: mend that, and judge them by  visllama evaluate weights={run / 'weights'}"
-        )
-    saved = [path.name for path in (run / "checkpoints").glob("step_*")]
-    if not saved:
+    """Return which results a run that could not write has kept, and what to type to go on from them.
+
+    Args:
+        run: The folder of the run.
+    """
+    weights = run / "weights"
+    if (weights / "visllama.json").is_file():
+        return f"the trained weights are safe: mend that, and judge them by  visllama evaluate weights={weights}"
+
+    names = [path.name for path in (run / "checkpoints").glob("step_*")]
+    if not names:
         return "no checkpoint is written yet: mend that, and begin again"
-    newest = max(saved, key=lambda name: (len(name), name))
+    # Names have eight digits: a longer one is a later step.
+    newest = max(names, key=lambda name: (len(name), name))
     return f"{newest} is safe in its checkpoints/: mend that, and go on by  {override('resume', run)}"
 
 
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Name the keys that a run may not differ in when it goes on; `before` and `now` are flat configs."""
-    free = FREE + (_FREE_REORDERED if now.get("data.allow_reorder") else ())
-    free += ("model.",) if now.get("init_from") else ()  # which brings the model
-    known = {key: value for key, value in now.items() if "${" not in str(value)}  # others hold the folder's name
-    return sorted(key for key, value in known.items() if before.get(key) != value and not key.startswith(free))
+    """Return the keys that differ and may not, when a run goes on.
+
+    Args:
+        before: The values that the run began with, by their dotted keys.
+        now: The values that it would go on with, by their dotted keys.
+    """
+    free = FREE
+    if now.get("data.allow_reorder"):
+        free += _FREE_REORDERED
+    # init_from brings the model: the config that was written has its values, the one that was typed may not.
+    if now.get("init_from"):
+        free += ("model.",)
+
+    differing = []
+    for key, value in now.items():
+        # A value that still holds a reference holds the folder's name, which changes with each run.
+        is_resolved = "${" not in str(value)
+        if is_resolved and before.get(key) != value and not key.startswith(free):
+            differing.append(key)
+    return sorted(differing)

@@ -30,7 +30,7 @@ _FREE = (
     "data.num_workers",
     "plugins",
 )
-"""What a search that goes on may have otherwise: how many trials, and how they compute."""
+"""Beginnings of the keys that may change when a search goes on: how many trials there are, and how they compute."""
 
 
 def is_search(folder: Path) -> bool:
@@ -39,34 +39,45 @@ def is_search(folder: Path) -> bool:
 
 
 def newest_search(composed: DictConfig) -> Path | None:
-    """Return the newest search of the name that a configuration has; None where there is none.
+    """Return the folder of the newest search with a configuration's name; None where there is none.
 
     Args:
         composed: The configuration of a search that would begin, with `hydra`.
     """
-    journals = Path(composed.hydra.sweep.dir).parent.glob(f"*/{JOURNAL}")
+    searches = Path(composed.hydra.sweep.dir).parent
+    journals = searches.glob(f"*/{JOURNAL}")
     newest = max(journals, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.parent
 
 
 def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
-    """Put the overrides of a search before what was typed beside `resume=`, which no job of it is given.
+    """Return the arguments that go on with a search: the overrides that it began with, then what was typed.
+
+    Args:
+        folder: The folder of the search.
+        arguments: What was typed; `resume=` is left out, since no job of a search reads it.
 
     Raises:
         ConfigError: If what was typed would make other trials than those that are there.
     """
     command = read_command(folder)
+    # Somebody else's folder may hold links, which lead elsewhere what is written.
     if not command.is_own:
         check_files(folder)
+
     typed = [word for word in arguments if key_of(word) != "resume"]
-    for word in split_words(typed)[0]:
+    typed_words, _ = split_words(typed)
+    for word in typed_words:
         if not key_of(word).startswith(_FREE) and word not in command.overrides:
             raise ConfigError(
                 f"resume={printable(folder)}: {printable(word)}: a search goes on as it began: leave it out, or begin "
                 f"another search; {', '.join(_FREE)} may differ"
             )
-    keys = {key_of(word) for word in typed}
+
+    # The folder is where it lies now, which may be another place than where it began.
+    replaced_keys = {key_of(word) for word in typed} | {"resume", _UNDER}
+    kept = [word for word in command.overrides if key_of(word) not in replaced_keys]
     options = config_dirs(command, typed)
-    kept = [word for word in command.overrides if key_of(word) not in keys | {"resume", _UNDER}]
-    check_code(folder, command, [*options, *filter(chooses_code, kept)], arguments)
+    code_words = [*options, *filter(chooses_code, kept)]
+    check_code(folder, command, code_words, arguments)
     return [*options, *kept, override(_UNDER, folder), *typed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,61 +20,103 @@ _FIRST_FILES_BYTES = 2**17
 def find_folder(config: DictConfig) -> Path:
     """Return the folder of a single run.
 
+    Args:
+        config: The whole configuration, with `hydra`.
+
     Raises:
-        ConfigError: If its name rests on what is not there.
+        ConfigError: If the folder's name refers to a key that is not there.
     """
     try:
         return Path(config.hydra.run.dir).absolute()
     except InterpolationResolutionError as error:
-        raise ConfigError(f"hydra.run.dir: {str(error).splitlines()[0]}") from error
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"hydra.run.dir: {first_line}") from error
 
 
 def check_folder(config: DictConfig, cfg: DictConfig, make: bool = True) -> None:
-    """Refuse a run folder that cannot be written, or that holds a run of another config.
+    """Check that the run's folder can be written, and holds no run of another config.
 
     Args:
         config: The whole configuration, with `hydra`.
         cfg: The same without `hydra`.
-        make: Whether the folder is made; otherwise nothing of the trial stays.
+        make: Whether the folder is made; otherwise nothing is left behind.
 
     Raises:
         ConfigError: Naming the folder, what differs, and what to give.
     """
     folder = Path(config.hydra.run.dir)
+    # Hydra makes no folder for a verb that writes none, or for a rank of a run whose first rank has checked it.
     if config.hydra.output_subdir is None:
-        return  # a verb that writes no folder, or a rank of a run whose first rank has looked
+        return
+
+    _check_writable(folder, make)
+
+    config_file = folder / "config.yaml"
+    if config_file.is_file():
+        _check_same_config(config_file, cfg)
+
+
+def _check_writable(folder: Path, make: bool) -> None:
+    """Check that a folder can be made and takes the first files of a run, by writing as many bytes."""
     try:
         if make:
             folder.mkdir(parents=True, exist_ok=True)
-        place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        with tempfile.TemporaryFile(dir=place) as trial:  # its name is gone before anybody sees it
+        candidates = (folder, *folder.absolute().parents)
+        nearest = next(path for path in candidates if path.exists())
+
+        # A temporary file has no name: nobody sees it, and it is gone even if we are killed.
+        with tempfile.TemporaryFile(dir=nearest) as trial:
             trial.write(bytes(_FIRST_FILES_BYTES))
     except OSError as error:
         raise ConfigError(
             f"hydra.run.dir={folder}: cannot be written ({error.strerror}): give another name=, paths.outputs= or "
             f"hydra.run.dir="
         ) from error
-    written = folder / "config.yaml"
-    if written.is_file():
-        before, now = _flat(read_config(written)), _flat(OmegaConf.to_container(cfg))
-        differing = differing_keys(before, now) if cfg.get("resume") else [k for k in now if _differs(before, now, k)]
-        told = printable(", ".join(f"{key}={before.get(key)} there, {now[key]} now" for key in sorted(differing)[:3]))
-        if differing and cfg.get("resume"):
-            raise ConfigError(
-                f"resume={folder}: {told}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
-                f"data.allow_reorder=true seed and data.* too"
-            )
-        if differing:
-            raise ConfigError(
-                f"hydra.run.dir={folder}: holds a run of another config ({told}): give another name= or hydra.run.dir="
-            )
 
 
-def _differs(before: dict, now: dict, key: str) -> bool:
-    return "${" not in str(now[key]) and before.get(key) != now[key]  # what is not resolved holds the folder's name
+def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
+    """Check that a folder's earlier run has the config of this one, but for what a resumed run may change."""
+    folder = config_file.parent
+    before = _flat(read_config(config_file))
+    now = _flat(OmegaConf.to_container(cfg))
+    is_resumed = bool(cfg.get("resume"))
+    differing = differing_keys(before, now) if is_resumed else _all_differing_keys(before, now)
+    if not differing:
+        return
+
+    # Three are enough to see what changed: another config may differ in a hundred keys.
+    differences = []
+    for key in sorted(differing)[:3]:
+        differences.append(f"{key}={before.get(key)} there, {now[key]} now")
+    shown = printable(", ".join(differences))
+    if is_resumed:
+        raise ConfigError(
+            f"resume={folder}: {shown}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
+            f"data.allow_reorder=true seed and data.* too"
+        )
+    raise ConfigError(
+        f"hydra.run.dir={folder}: holds a run of another config ({shown}): give another name= or hydra.run.dir="
+    )
+
+
+def _all_differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the keys that have another value than before."""
+    keys = []
+    for key, value in now.items():
+        # A value that still holds a reference holds the folder's name, which changes with each run.
+        is_resolved = "${" not in str(value)
+        if is_resolved and before.get(key) != value:
+            keys.append(key)
+    return keys
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
+    """Return the values of a plain configuration by their dotted keys."""
     if not isinstance(node, dict):
         return {prefix: node}
-    return {key: v for name, value in node.items() for key, v in _flat(value, f"{prefix}.{name}".lstrip(".")).items()}
+
+    flat: dict[str, object] = {}
+    for name, value in node.items():
+        key = f"{prefix}.{name}".lstrip(".")
+        flat |= _flat(value, key)
+    return flat

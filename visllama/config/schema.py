@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
@@ -20,30 +20,40 @@ from visllama.machine.ranks import on_first_rank, run_id, run_key
 def conf_dir() -> Path:
     """Return the folder of YAML files: `visllama/conf` in a wheel, `conf/` beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
+    in_wheel = package / "conf"
+    in_checkout = package.parent / "conf"
+    return in_wheel if in_wheel.is_dir() else in_checkout
 
 
 def read_conf(path: str) -> dict[str, Any]:
-    """Read one of our YAML files as plain values, references left as they are written.
+    """Read one of our YAML files as plain values, with references as they are written.
 
     Args:
         path: Path of the file below `conf/`.
     """
-    return OmegaConf.to_container(OmegaConf.load(conf_dir() / path))
+    content = OmegaConf.load(conf_dir() / path)
+    return cast("dict[str, Any]", OmegaConf.to_container(content))
 
 
 _NO_KEY = {"omegaconf_ignore": True}
-"""Metadata of a field that is no key: Hydra does not know it."""
+"""The metadata of a field that is no key: OmegaConf leaves it out of the schema."""
 
 
 def key_names(schema: type) -> list[str]:
-    """Return the names of the keys of one of the classes below."""
+    """Return the names of the keys of one of the classes below.
+
+    Args:
+        schema: The class.
+    """
     return [each.name for each in fields(schema) if each.metadata != _NO_KEY]
+
+
+# What each key means stands as a comment beside its default, in the YAML files of `conf/`.
 
 
 @dataclass
 class StageSettings:
-    """What a stage is: values only."""
+    """The group `stage`: what is trained in a phase, on how much."""
 
     trainable: list[str] = MISSING
     global_batch_size: int = MISSING
@@ -51,12 +61,13 @@ class StageSettings:
     num_samples: int | None = None
     max_text_tokens: int = MISSING
     prompt: str = MISSING
+    # A name, or the strings of a template.
     template: Any = MISSING
 
 
 @dataclass
 class DataSettings:
-    """Where records come from."""
+    """The group `data`: the sources of records, and how they are loaded."""
 
     sources: dict[str, Any] = field(default_factory=dict)
     num_workers: int = MISSING
@@ -70,10 +81,12 @@ class DataSettings:
 
 @dataclass
 class TrainerSettings:
-    """Where and how long a run computes."""
+    """The group `trainer`: where and how long a run computes."""
 
     accelerator: str = MISSING
+    # A number, a list of indices, or "auto".
     devices: Any = MISSING
+    # A number, or "auto".
     num_nodes: Any = MISSING
     precision: str = MISSING
     max_steps: int | None = None
@@ -87,12 +100,19 @@ class TrainerSettings:
     requeue: bool = False
     activation_checkpointing: bool = False
     threads: int = MISSING
+    # "auto", or a node with a `_target_`.
     strategy: Any = MISSING
 
 
 @dataclass
 class EvaluationSettings:
-    """What is judged, and how; `images`, `references` and `questions` are files that its source reads, if it does."""
+    """One evaluation: what is judged, and how.
+
+    Attributes:
+        images: A folder of pictures, for a source that reads one.
+        references: A file of reference captions or answers, for a source that reads one.
+        questions: A file of questions, for a source that reads one.
+    """
 
     task: str = MISSING
     split: str = MISSING
@@ -101,6 +121,7 @@ class EvaluationSettings:
     controls: list[str] = field(default_factory=list)
     batch_size: int = MISSING
     prompt: str | None = None
+    # A name, or the strings of a template; null takes the one that the weights were trained with.
     template: Any = None
     decoding: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "ptb"
@@ -116,7 +137,7 @@ class EvaluationSettings:
 
 @dataclass
 class RunConfig:
-    """What every verb has."""
+    """The keys that every verb has."""
 
     name: str = MISSING
     seed: int = 1
@@ -126,12 +147,12 @@ class RunConfig:
 
 @dataclass
 class TrainConfig(RunConfig):
-    """What a run of training is made of.
+    """The configuration of `train`.
 
     Attributes:
-        judged_on: The evaluations as this run is judged on them, by the name under which its scores are written: those
-            of `evaluation`, but on validation where the run is one of rivals in a sweep. This is no key: `plain` fills
-            it in.
+        judged_on: The evaluations that this run is judged by, as plain dictionaries, under the names that its scores
+            are written by. They are those of `evaluation`, on validation where the run is one of rivals in a sweep.
+            This field is no key: `plain` fills it in.
     """
 
     micro_batch_size: int = MISSING
@@ -146,6 +167,7 @@ class TrainConfig(RunConfig):
     decoding: dict[str, Any] = field(default_factory=dict)
     stage: StageSettings = field(default_factory=StageSettings)
     optim: dict[str, Any] = MISSING
+    # Nodes with a `_target_`, or null: OmegaConf knows no `dict | None`.
     loss: Any = None
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -157,7 +179,7 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class InspectConfig(TrainConfig):
-    """What `train` has, and how much is looked at; or the weights whose connector is."""
+    """The configuration of `inspect`: that of `train`, and how much is shown; or weights, to see their connector."""
 
     samples: int = MISSING
     num_samples: int = MISSING
@@ -167,7 +189,7 @@ class InspectConfig(TrainConfig):
 
 @dataclass
 class PlanConfig(TrainConfig):
-    """What `train` has, and where it would run."""
+    """The configuration of `plan`: that of `train`, and the machine that the run would have."""
 
     gpu: str = MISSING
     utilisation: float = MISSING
@@ -179,7 +201,7 @@ class PlanConfig(TrainConfig):
 
 @dataclass
 class EvaluateConfig(RunConfig):
-    """What is judged: weights, or predictions beside their references."""
+    """The configuration of `evaluate`, which judges weights, or predictions against references."""
 
     weights: str | None = None
     predictions: str | None = None
@@ -197,9 +219,10 @@ class EvaluateConfig(RunConfig):
 
 @dataclass
 class CaptionConfig(RunConfig):
-    """Which pictures are captioned, and by which weights."""
+    """The configuration of `caption`: the pictures, and the weights that caption them."""
 
     weights: str = MISSING
+    # A file, a folder, or a list of them.
     images: Any = MISSING
     json: bool = False
     batch_size: int = 32
@@ -209,7 +232,7 @@ class CaptionConfig(RunConfig):
 
 @dataclass
 class AskConfig(CaptionConfig):
-    """What is asked about which pictures."""
+    """The configuration of `ask`: that of `caption`, and the question."""
 
     images: Any = None
     question: Any = MISSING
@@ -217,7 +240,7 @@ class AskConfig(CaptionConfig):
 
 @dataclass
 class ChatConfig(RunConfig):
-    """Which weights are talked with, and about which pictures."""
+    """The configuration of `chat`: the weights, and the pictures that the talk is about."""
 
     weights: str = MISSING
     images: Any = None
@@ -228,7 +251,7 @@ class ChatConfig(RunConfig):
 
 @dataclass
 class ExportConfig(RunConfig):
-    """Which weights leave, in which format, and where to."""
+    """The configuration of `export`: the weights, the format to write, and the place."""
 
     weights: str = MISSING
     format: str = MISSING
@@ -243,8 +266,9 @@ class ExportConfig(RunConfig):
 
 @dataclass
 class DemoConfig(RunConfig):
-    """Which weights are shown on a page, and to whom."""
+    """The configuration of `demo`: the weights, and the page that shows them."""
 
+    # A folder, or a list of them.
     weights: Any = MISSING
     host: str = MISSING
     port: int = MISSING
@@ -258,8 +282,9 @@ class DemoConfig(RunConfig):
 
 @dataclass
 class ReportConfig(RunConfig):
-    """Which runs are compared, and how the result is shown."""
+    """The configuration of `report`: the runs to compare, and the form of the table."""
 
+    # Each is one name, or a list of them.
     runs: Any = MISSING
     evaluations: Any = None
     rows: Any = None
@@ -274,13 +299,14 @@ class ReportConfig(RunConfig):
 
 @dataclass
 class PrepareConfig(RunConfig):
-    """What every source has.
+    """The configuration of `prepare`: the keys that every source has.
 
     Attributes:
-        keys: The source's own keys, which come with its YAML; `prepare/keys.py` checks them. It is no key itself.
+        keys: The source's own keys, which come with its YAML; `prepare/keys.py` checks them. This field is no key
+            itself.
     """
 
-    name: str | None = None
+    name: str | None = None  # pyrefly: ignore[bad-override]  prepare starts no run, which alone needs a name
     source: str = MISSING
     out: str | None = None
     keys: dict[str, Any] = field(default_factory=dict, metadata=_NO_KEY)
@@ -288,7 +314,7 @@ class PrepareConfig(RunConfig):
 
 @dataclass
 class BenchmarkConfig(RunConfig):
-    """What is measured, and for how long."""
+    """The configuration of `benchmark`: what is measured, and at which size."""
 
     what: str = MISSING
     size: str = MISSING
@@ -296,6 +322,16 @@ class BenchmarkConfig(RunConfig):
 
 def register() -> None:
     """Make schemas and resolvers known to Hydra; calling it again changes nothing."""
+    _store_schemas()
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
+    OmegaConf.register_new_resolver("run_key", run_key, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    OmegaConf.register_new_resolver("add", _add, replace=True)
+
+
+def _store_schemas() -> None:
+    """Store each verb's schema under the name by which its YAML asks for it."""
     store = ConfigStore.instance()
     for name, schema in (
         ("train_schema", TrainConfig),
@@ -308,6 +344,9 @@ def register() -> None:
         ("report_schema", ReportConfig),
     ):
         store.store(name=name, node=schema)
+
+    # A verb that extends another is merged over what the other's YAML composed: its schema has no defaults for the
+    # keys that it inherits, so that the composed values stand.
     for name, schema, base in (
         ("inspect_schema", InspectConfig, TrainConfig),
         ("plan_schema", PlanConfig, TrainConfig),
@@ -315,11 +354,14 @@ def register() -> None:
     ):
         extending = OmegaConf.structured(schema)
         for key in key_names(base):
-            extending[key] = MISSING  # it is merged over what the base's verb composed, whose values stand
+            extending[key] = MISSING
         store.store(name=name, node=extending)
-    store.store(name="prepare_schema", node=OmegaConf.structured(PrepareConfig, flags={"struct": False}))
-    OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
-    OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
-    OmegaConf.register_new_resolver("run_key", run_key, replace=True)
-    OmegaConf.register_new_resolver("job_name", job_name, replace=True)
-    OmegaConf.register_new_resolver("add", lambda *numbers: sum(numbers), replace=True)
+
+    # A source's YAML brings keys of its own, which no schema knows.
+    prepare_schema = OmegaConf.structured(PrepareConfig, flags={"struct": False})
+    store.store(name="prepare_schema", node=prepare_schema)
+
+
+def _add(*numbers: float) -> float:
+    """Return the sum of numbers, for `${add:...}` in a YAML."""
+    return sum(numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,9 +19,9 @@ class SearchSettings:
 
     Attributes:
         sampler: "tpe" or "random".
-        n_trials: The trials that the search ends with.
-        n_startup_trials: How many of them TPE draws at random first.
-        batch: The trials that are asked for at once; None lets the launcher decide.
+        n_trials: The number of trials that the search ends with.
+        n_startup_trials: The number of trials that TPE draws at random first.
+        batch: The number of trials that are drawn and run at once; None lets the launcher decide.
         prune: Whether a trial that is behind is ended early.
         ranges: The plain values of `search.ranges`.
     """
@@ -35,7 +35,7 @@ class SearchSettings:
 
 
 def read_settings(config: DictConfig) -> SearchSettings:
-    """Return the settings of a search, once they are right.
+    """Return the settings of a search, after a check of each.
 
     Args:
         config: The configuration of the sweep.
@@ -45,7 +45,8 @@ def read_settings(config: DictConfig) -> SearchSettings:
     """
     if not OmegaConf.is_dict(config.search):
         raise ConfigError(f"search={config.search}: choose an option of the group: search=tpe or search=random")
-    values = OmegaConf.to_container(config.search, resolve=True)
+
+    values = cast("dict[str, Any]", OmegaConf.to_container(config.search, resolve=True))
     names = [field.name for field in fields(SearchSettings)]
     for name in values:
         if name not in names:
@@ -55,10 +56,14 @@ def read_settings(config: DictConfig) -> SearchSettings:
             raise ConfigError(
                 f"no value for search.{name}: give it, or let the YAML begin with  defaults: [tpe, _self_]"
             )
+
     settings = SearchSettings(**values)
     choose("search.sampler", settings.sampler, SAMPLERS)
-    for name in ("n_trials", "n_startup_trials", "batch"):
-        _check_count(f"search.{name}", values[name], may_be_null=name == "batch")
+    _check_count("search.n_trials", settings.n_trials)
+    _check_count("search.n_startup_trials", settings.n_startup_trials)
+    _check_count("search.batch", settings.batch, may_be_null=True)
+
+    # A search's YAML has no schema: any value may stand there, whatever the class says.
     if not isinstance(settings.prune, bool):
         raise ConfigError(f"search.prune={settings.prune}: must be true or false")
     if not isinstance(settings.ranges, dict):
@@ -66,10 +71,13 @@ def read_settings(config: DictConfig) -> SearchSettings:
     return settings
 
 
-def _check_count(key: str, value: object, may_be_null: bool) -> None:
+def _check_count(key: str, value: object, may_be_null: bool = False) -> None:
+    """Check that a value is a positive whole number, or null where that is allowed."""
     if value is None and may_be_null:
         return
-    is_count = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    if not is_count:
+
+    # bool is a subclass of int: `true` would pass as 1.
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < 1:
         or_null = ", or null" if may_be_null else ""
         raise ConfigError(f"{key}={value}: must be a whole number of 1 or more{or_null}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,20 +16,25 @@ from visllama.config.ranges import Range, searched_ranges
 SELECTING = "val"
 """The split that rivals are compared on."""
 MULTIRUN = "multirun.yaml"
-"""The file in a sweep's folder in which its whole configuration is written down."""
+"""The file in a sweep's folder that holds the sweep's whole configuration."""
 
 
 def is_selecting() -> bool:
     """Return whether this job is one of rivals, from which the best will be chosen.
 
-    Several seeds of one setting are repeats, not rivals: each is judged on test. A further rank of a job, and a job
-    that goes on by itself, are told by the folder above theirs.
+    Several seeds of one setting are repeats, not rivals: each is judged on test.
     """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        return are_rivals(swept_keys(Path(hydra.sweep.dir)))
+        sweep_folder = Path(hydra.sweep.dir)
+        return are_rivals(swept_keys(sweep_folder))
+
+    # A further rank of a job, and a job that is resumed by itself, run outside the sweep: the folder above theirs
+    # shows whether they belong to one.
     folder = Path(hydra.runtime.output_dir).parent
-    return (folder / MULTIRUN).is_file() and are_rivals(swept_keys(folder))
+    if not (folder / MULTIRUN).is_file():
+        return False
+    return are_rivals(swept_keys(folder))
 
 
 def are_rivals(keys: list[str]) -> bool:
@@ -37,33 +43,55 @@ def are_rivals(keys: list[str]) -> bool:
 
 
 def swept_keys(folder: Path) -> list[str]:
-    """Name the keys that a sweep varies, from the configuration in its folder."""
+    """Return the keys that a sweep varies.
+
+    Args:
+        folder: The sweep's folder, which holds its configuration.
+    """
     searched = ranges_in(folder)
     if searched:
         return [each.key for each in searched]
-    written = OmegaConf.load(folder / MULTIRUN)
-    params = OmegaConf.select(written, "hydra.sweeper.params") or {}
+
+    sweep_config = OmegaConf.load(folder / MULTIRUN)
+    params = OmegaConf.select(sweep_config, "hydra.sweeper.params") or {}
     words = [f"{key}={values}" for key, values in params.items()]
-    words += list(written.hydra.overrides.task)  # what was typed wins over the params of sweep=
-    overrides = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(words)}
-    return [key for key, each in overrides.items() if each.is_sweep_override()]
+    # What was typed comes last: it wins over the params of `sweep=`.
+    words += sweep_config.hydra.overrides.task
+
+    overrides = {}
+    for parsed in OverridesParser.create().parse_overrides(words):
+        overrides[parsed.key_or_group] = parsed
+    return [key for key, parsed in overrides.items() if parsed.is_sweep_override()]
 
 
 def ranges_in(folder: Path) -> list[Range]:
-    """Return what a search varies, from the configuration in its folder; nothing for a sweep that is a grid."""
-    written = OmegaConf.load(folder / MULTIRUN)
-    search = OmegaConf.select(written, "search")
+    """Return what a search varies; an empty list for a sweep that is a grid.
+
+    Args:
+        folder: The folder of the search, which holds its configuration.
+    """
+    sweep_config = OmegaConf.load(folder / MULTIRUN)
+    search = OmegaConf.select(sweep_config, "search")
     if search is None:
         return []
-    typed = list(written.hydra.overrides.task)
-    return searched_ranges(typed, OmegaConf.to_container(search.ranges, resolve=True))
+
+    typed = list(sweep_config.hydra.overrides.task)
+    ranges = cast("dict[str, Any]", OmegaConf.to_container(search.ranges, resolve=True))
+    return searched_ranges(typed, ranges)
 
 
 def job_name(name: str) -> str:
-    """Return the name of a run; of a sweep's job with what was swept, as "lr optim.lr=1e-3". A resolver."""
+    """Return the name of a run, and for a sweep's job what was swept, as "lr optim.lr=1e-3".
+
+    This is a resolver, which YAML files call.
+
+    Args:
+        name: The value of `name`.
+    """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return name
+
     keys = swept_keys(Path(hydra.sweep.dir))
     words = [word for word in hydra.overrides.task if key_of(word) in keys]
     return " ".join([name, *words])

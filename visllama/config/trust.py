@@ -1,4 +1,4 @@
-"""What is believed of a command that lies in a folder: plain values always, what chooses code only from this user.
+"""Which words of a command in a folder are believed: plain values always, those that choose code only from this user.
 
 A folder may be anybody's, also one that this user unpacked and therefore owns. So a command that this user's visllama
 writes bears a seal: an HMAC of the command and its folder, with a secret that lies in the user's home and nowhere else.
@@ -28,40 +28,57 @@ _KEY = re.compile(r"[A-Za-z_][\w-]*([./][\w-]+)*")
 _PACKAGE = re.compile(r"[A-Za-z]\w*(\.\w+)*")
 _OPTION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 _CODE = re.compile(r"(hydra|plugins)([./].*)?")
+"""Keys and packages below which a value chooses what runs."""
 _TARGET = "_target_"
 
 
 def chooses_code(word: str) -> bool:
     """Return whether an override may choose what runs, or read what the config does not hold.
 
-    That is all but plain values: `plugins`, every `hydra.*`, a `_target_` that is not ours, a YAML from outside our
-    groups, `${...}` (which reads environment variables), and what is no override at all, as an option of Hydra's.
+    False is returned for plain values alone. True is returned for `plugins`, every `hydra.*`, a `_target_` that is not
+    ours, a YAML from outside our groups, `${...}` (which reads environment variables), and for a word that is no
+    override, as an option of Hydra's.
+
+    Args:
+        word: A word of a command line.
     """
     if word.startswith("-") or "${" in word:
         return True
     try:
         parsed = OverridesParser.create().parse_override(word)
-        value = None if parsed.is_delete() or parsed.is_sweep_override() else parsed.value()
-    except Exception:  # whatever does not parse is nothing that Hydra accepted
+        has_value = not parsed.is_delete() and not parsed.is_sweep_override()
+        value = parsed.value() if has_value else None
+    except Exception:
+        # Hydra accepts no word that does not parse, so this one was not written by a run.
         return True
-    key, package = parsed.key_or_group, parsed.package
+
+    key = parsed.key_or_group
     if parsed.is_sweep_override() or not _KEY.fullmatch(key) or _CODE.fullmatch(key):
         return True
+
+    # `group@hydra=option` would put the option's plain values where they choose code.
+    package = parsed.package
     if package is not None and (not _PACKAGE.fullmatch(package) or _CODE.fullmatch(package)):
         return True
-    strings = list(_strings(key.rpartition(".")[2], value))
-    if any(name == _TARGET and not text.startswith(ALLOWED_TARGETS) for name, text in strings):
-        return True
+
+    last_name = key.rpartition(".")[2]
+    strings = list(_strings(last_name, value))
+    for name, text in strings:
+        if name == _TARGET and not text.startswith(ALLOWED_TARGETS):
+            return True
+
     # A group's option is a path, which Hydra follows wherever it leads.
-    return _is_group(key) and not all(_OPTION.fullmatch(text) for _, text in strings)
+    is_plain_option = all(_OPTION.fullmatch(text) for _, text in strings)
+    return _is_group(key) and not is_plain_option
 
 
 def _is_group(key: str) -> bool:
+    """Return whether a key names a group of configs, whose options are files."""
     return "/" in key or key == "local" or (conf_dir() / key).is_dir()
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield each value below a key, as text, with the name that it stands under."""
+    """Yield each value inside a plain value, as text, with the name of the key that holds it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _strings(str(key), inner)
@@ -73,18 +90,36 @@ def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def seal(folder: Path, command: object) -> str | None:
-    """Return this user's seal on a command that is kept in a folder; None where the user's secret cannot be kept."""
+    """Return this user's seal on a command: an HMAC in hexadecimal digits.
+
+    Args:
+        folder: The folder that the command is kept in.
+        command: The command, as plain values.
+
+    Returns:
+        The seal, or None where the user's secret cannot be kept.
+    """
     secret = _secret()
     if secret is None:
         return None
+
+    # The folder is sealed too: a command that is copied elsewhere would otherwise keep its seal.
     content = json.dumps([str(folder.resolve()), command])
     return hmac.new(secret, content.encode(), hashlib.sha256).hexdigest()
 
 
-def is_sealed(folder: Path, command: object, found: object) -> bool:
-    """Return whether this user wrote a command for the very folder that it lies in."""
+def is_sealed(folder: Path, command: object, written_seal: object) -> bool:
+    """Return whether this user wrote a command for the very folder that it lies in.
+
+    Args:
+        folder: The folder that the command lies in.
+        command: The command, as plain values.
+        written_seal: What was read as its seal, of whatever type.
+    """
     expected = seal(folder, command)
-    return expected is not None and isinstance(found, str) and hmac.compare_digest(expected.encode(), found.encode())
+    if expected is None or not isinstance(written_seal, str):
+        return False
+    return hmac.compare_digest(expected.encode(), written_seal.encode())
 
 
 def _secret() -> bytes | None:
@@ -93,29 +128,41 @@ def _secret() -> bytes | None:
         place = _state_folder() / "key"
         if not place.exists():
             _make_secret(place)
+
+        # No link is followed, and no pipe is waited for: either could be another user's.
         descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             secret = file.read(_SECRET_BYTES + 1)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
+    except (OSError, RuntimeError):
+        # pathlib raises RuntimeError where the user has no home.
         return None
-    is_own = status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-    return secret if is_own and len(secret) == _SECRET_BYTES else None
+
+    is_own = status.st_uid == os.geteuid()
+    is_shared = bool(status.st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+    if not is_own or is_shared or len(secret) != _SECRET_BYTES:
+        return None
+    return secret
 
 
 def _state_folder() -> Path:
-    named = os.environ.get("XDG_STATE_HOME", "")
-    home = Path(named) if os.path.isabs(named) else Path.home() / ".local" / "state"
-    return home / "visllama"
+    """Return the folder of what visllama keeps for this user."""
+    configured = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification says that a relative path is ignored.
+    if os.path.isabs(configured):
+        return Path(configured) / "visllama"
+    return Path.home() / ".local" / "state" / "visllama"
 
 
 def _make_secret(place: Path) -> None:
-    """Write a secret whole, readable by this user alone; of several processes that do, the first one's stands."""
+    """Write a new secret, readable by this user alone, unless another process has written one meanwhile."""
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=place.parent)
     try:
         with open(descriptor, "wb") as file:
             file.write(secrets.token_bytes(_SECRET_BYTES))
+
+        # A link is made whole or not at all, and never over a file that is there.
         with suppress(FileExistsError):
             os.link(temporary, place)
     finally:
