@@ -108,11 +108,13 @@ def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
     if "conversations" not in entry:
         return [], _alpaca(entry)
 
-    image = entry.get("image", [])
-    # LLaVA's own files name a single image; null is as good as no image.
-    images = image if isinstance(image, list) else [image]
+    image = entry.get("image")
     if image is None:
         images = []
+    elif isinstance(image, list):
+        images = image
+    else:
+        images = [image]
     if not all(isinstance(name, str) for name in images):
         raise ValueError("layout", f"'image' is {image!r}: a file's name, or a list of them")
 

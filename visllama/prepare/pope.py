@@ -51,7 +51,8 @@ class Pope(QuestionFile):
         require(
             len(kinds) == 1,
             f"annotations={self.annotations}: its name does not say which file of POPE it is: give "
-            f"coco_pope_random.json, coco_pope_popular.json or coco_pope_adversarial.json, or the folder that holds all three",
+            f"coco_pope_random.json, coco_pope_popular.json or coco_pope_adversarial.json, or the folder that holds "
+            f"all three",
         )
         return {kinds[0]: place}
 
