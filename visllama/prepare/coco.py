@@ -46,7 +46,7 @@ class Coco(RawData):
 
         if not any(isinstance(image, dict) and "sentences" in image for image in images):
             raise ConfigError(
-                f"captions={self.captions}: no COCO captions file: neither 'annotations' beside 'images', as "
+                f"captions={self.captions}: not a COCO captions file: neither 'annotations' beside 'images', as "
                 f"captions_train2017.json has, nor 'sentences' in each image, as Karpathy's dataset_coco.json has"
             )
         return self._karpathy(images)
@@ -58,7 +58,7 @@ class Coco(RawData):
         """Return the split of a file in COCO's own layout, whose captions stand apart from the images."""
         split = self.split or split_of_name(self.captions)
         if split is None:
-            raise ConfigError(f"captions={self.captions}: its name tells no split: give split={', '.join(SPLITS)}")
+            raise unknown_split("captions", self.captions)
 
         raw_split = RawSplit()
         captions = _captions_by_image(images, annotations, raw_split)
@@ -75,33 +75,45 @@ class Coco(RawData):
         splits: dict[str, RawSplit] = {}
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
-
             split_name = str(entry.get("split"))
             split = _KARPATHY.get(split_name)
             # An image of an unknown split is counted as skipped, and has to be counted somewhere.
             raw_split = splits.setdefault(split or self.split or "train", RawSplit())
             if split is None:
-                raw_split.skip(f"images[{number}]", "split", f"split {split_name!r} is none of {', '.join(_KARPATHY)}")
+                detail = f"split {split_name!r} is none of {', '.join(_KARPATHY)}"
+                raw_split.skip(f"images[{number}]", "split", detail)
                 continue
-
-            file = entry.get("filename")
-            names = names_of_both_years(file)
-            subfolder = entry.get("filepath")
-            if isinstance(subfolder, str) and subfolder:
-                names = (f"{subfolder}/{file}", *names)
-
-            sentences = entry.get("sentences")
-            captions = []
-            if isinstance(sentences, list):
-                captions = [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
 
             # Flickr30k's images have no COCO id.
             image_id = entry.get("cocoid", entry.get("imgid"))
+            names = _karpathy_names(entry)
+            captions = _karpathy_captions(entry)
             _add(raw_split, number, image_id, names, captions)
 
-        if self.split is not None and self.split not in splits:
+        if self.split is None:
+            return {split: splits[split] for split in SPLITS if split in splits}
+        if self.split not in splits:
             raise ConfigError(f"split={self.split}: {self.captions} holds {', '.join(splits)}")
-        return {split: splits[split] for split in SPLITS if split in splits and self.split in (None, split)}
+        return {self.split: splits[self.split]}
+
+
+def _karpathy_names(entry: dict) -> tuple:
+    """Return the names that the file of an image in Karpathy's layout may have."""
+    file = entry.get("filename")
+    names = names_of_both_years(file)
+    # COCO's own archives have a folder for each of their parts; Flickr30k's has none.
+    subfolder = entry.get("filepath")
+    if isinstance(subfolder, str) and subfolder:
+        return (f"{subfolder}/{file}", *names)
+    return names
+
+
+def _karpathy_captions(entry: dict) -> list:
+    """Return the captions of an image in Karpathy's layout."""
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list):
+        return []
+    return [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
 
 
 def _captions_by_image(images: list, annotations: list, raw_split: RawSplit) -> dict[int, list]:
@@ -169,5 +181,17 @@ def coco_folder(images: str | Path) -> ImageFolder:
 def split_of_name(file: str) -> str | None:
     """Return the split that a file's name contains, as in `captions_train2017.json`; None if it has none or several."""
     stem = Path(file).stem.lower()
+    # Not a part of a word, such as "training" or "latest".
     splits = set(re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", stem))
     return splits.pop() if len(splits) == 1 else None
+
+
+def unknown_split(key: str, file: str) -> ConfigError:
+    """Return the error for a file whose name does not show its split.
+
+    Args:
+        key: The key that names the file.
+        file: The file.
+    """
+    choices = ", ".join(f"split={split}" for split in SPLITS)
+    return ConfigError(f"{key}={file}: its file name does not show which split it is: give one of {choices}")

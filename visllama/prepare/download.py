@@ -152,8 +152,12 @@ def _num_parts(spec: Download, work: Path) -> int:
 
 def _move(sources: list[Path], out: Path) -> None:
     """Move tars, numbering them; those of a move that was cut short are there already."""
-    width = max(5, len(str(len(sources) - 1)))
-    moves = {out / f"{number:0{width}d}.tar": source for number, source in enumerate(sources)}
+    last_number = str(len(sources) - 1)
+    width = max(5, len(last_number))
+    moves = {}
+    for number, source in enumerate(sources):
+        target = out / f"{number:0{width}d}.tar"
+        moves[target] = source
 
     # A tar that is there belongs to us if it is a target whose source has gone: an earlier call has moved it.
     foreign = {tar for tar in out.glob("*.tar") if tar not in moves or moves[tar].exists()}

@@ -50,6 +50,7 @@ class Instruct(RawData):
 
             if len(turns) < len(entry.get("conversations", turns)):
                 num_greetings += 1
+            # Each image has one name that its file may have.
             names = tuple((name,) for name in images)
             record = RawRecord(f"{number:08d}", names, {"conversations": turns}, where)
             raw_split.add(record)
@@ -79,7 +80,7 @@ class Instruct(RawData):
 
         if not isinstance(entries, list) or not any(_has_known_layout(entry) for entry in entries):
             raise ConfigError(
-                f"conversations={self.conversations}: no list of conversations: entries are "
+                f"conversations={self.conversations}: not a list of conversations: entries are "
                 f"{{instruction, input, output}} (Alpaca) or {{image, conversations: [{{from, value}}]}} (LLaVA)"
             )
         return entries
@@ -122,6 +123,7 @@ def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
     if not isinstance(raw_turns, list) or not raw_turns or not all(isinstance(turn, dict) for turn in raw_turns):
         raise ValueError("layout", "'conversations' is no list of {from, value}")
 
+    # An unknown speaker becomes an empty one, which `_check_turns` refuses.
     turns = []
     for turn in raw_turns:
         speaker = _SPEAKERS.get(str(turn.get("from")), "")

@@ -119,31 +119,14 @@ def check_prepare(config: PrepareConfig) -> None:
     """Refuse wrong keys, values and files before anything is read or written.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If something is wrong; the message names the key, the value found, and what to do.
     """
     source = config.source
     call = f"visllama prepare source={source} {_CALLS.get(source, '')}".strip()
     require(source in _CALLS, f"source={source}: choose from {', '.join(_CALLS)}")
 
-    known = hints(source)
-    _check_keys(config, known)
-    values = to_dict(config) | config.keys
-    missing = sorted(key for key, value in values.items() if value == MISSING)
-    require(not missing, f"no value for {', '.join(missing)}: {call}")
-    absent = sorted(key for key in known if key not in values)
-    require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
-    require(config.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
-
-    for key, value in arguments(config).items():
-        hint = known[key]
-        require(matches_hint(value, hint), wrong_type(key, value, hint))
-    _check_name(config.name)
-    workers = config.keys.get("workers")
-    require(
-        workers is None or 0 < workers <= _MOST_WORKERS,
-        f"workers={workers}: must be from 1 to {_MOST_WORKERS}, or null",
-    )
-
+    _check_keys(config, call)
+    _check_values(config)
     if source == "scenes":
         require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
     elif source in LISTS:
@@ -158,22 +141,55 @@ def check_prepare(config: PrepareConfig) -> None:
         raw_spec(config).check()
 
 
-def _check_keys(config: PrepareConfig, known: Mapping[str, Any]) -> None:
-    """Refuse keys that the source does not have."""
+def _check_keys(config: PrepareConfig, call: str) -> None:
+    """Refuse keys that the source does not have, and a source without all of its keys.
+
+    Args:
+        config: The configuration of `prepare`.
+        call: The command with what has to be given, for the error message.
+    """
+    source = config.source
+    known = hints(source)
     for key in config.keys:
         if key in known:
             continue
         name = str(key)  # pyrefly: ignore[unnecessary-type-conversion]  a key in YAML may be a number
         close = get_close_matches(name, [*known, *to_dict(config)], 1)
         hint = f"did you mean {close[0]}?" if close else f"here are {', '.join(known)}"
-        raise ConfigError(f"{key}: source={config.source} has no such key, and nothing would read it; {hint}")
+        raise ConfigError(f"{key}: source={source} has no such key, and nothing would read it; {hint}")
+
+    values = to_dict(config) | config.keys
+    missing = sorted(key for key, value in values.items() if value == MISSING)
+    require(not missing, f"no value for {', '.join(missing)}: {call}")
+    # `~key` on the command line takes a key away.
+    absent = sorted(key for key in known if key not in values)
+    require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
+
+
+def _check_values(config: PrepareConfig) -> None:
+    """Refuse values of another type, and a wrong name or number of workers."""
+    source = config.source
+    # Tars that lie somewhere can be indexed there.
+    require(config.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
+
+    known = hints(source)
+    for key, value in arguments(config).items():
+        hint = known[key]
+        require(matches_hint(value, hint), wrong_type(key, value, hint))
+
+    _check_name(config.name)
+    workers = config.keys.get("workers")
+    require(
+        workers is None or 0 < workers <= _MOST_WORKERS,
+        f"workers={workers}: must be from 1 to {_MOST_WORKERS}, or null",
+    )
 
 
 def _check_name(name: str | None) -> None:
     """Refuse a name that would lead out of the data folder, or that a shell or an override would misread."""
     require(
         name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII) is not None,
-        f"name={name}: letters, digits, _, - and . make a name: it becomes a folder's",
+        f"name={name}: a name consists of letters, digits, _, - and ., since a folder gets it",
     )
 
 

@@ -64,7 +64,7 @@ class Pope(QuestionFile):
 
             if not any("label" in entry and "text" in entry for _, entry in entries):
                 raise ConfigError(
-                    f"annotations={file}: no file of POPE: no line is a JSON object {{question_id, image, text, label}}"
+                    f"annotations={file}: not a POPE file: no line is a JSON object {{question_id, image, text, label}}"
                 )
             for number, entry in entries:
                 yield _row(kind, f"{file.name}:{number}", entry)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from visllama.errors import ConfigError
-from visllama.prepare.coco import split_of_name
-from visllama.prepare.raw import SPLITS, RawData, RawRecord, RawSplit, Skipped, is_id, most_frequent, texts
+from visllama.prepare.coco import split_of_name, unknown_split
+from visllama.prepare.raw import RawData, RawRecord, RawSplit, Skipped, is_id, most_frequent, texts
 
 
 class QuestionRow(NamedTuple):
@@ -52,9 +51,7 @@ class QuestionFile(RawData):
     def read(self) -> dict[str, RawSplit]:
         split = self.split or split_of_name(self.annotations)
         if split is None:
-            raise ConfigError(
-                f"annotations={self.annotations}: its name tells no split: give split={', '.join(SPLITS)}"
-            )
+            raise unknown_split("annotations", self.annotations)
 
         raw_split = RawSplit()
         by_image = self._rows_by_image(raw_split)
@@ -77,7 +74,7 @@ class QuestionFile(RawData):
             # An id that is a number, and the same id as a text, are one id.
             question_id = str(row.question["id"])
             if question_id in known_ids:
-                raw_split.skip(row.where, "duplicate", "it was there before")
+                raw_split.skip(row.where, "duplicate", "its id was there before")
                 continue
             known_ids.add(question_id)
             by_image.setdefault(row.image, []).append(row)

@@ -247,7 +247,7 @@ def read_json(key: str, value: str) -> Any:
     except OSError as error:
         raise ConfigError(f"{key}={value}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{key}={value}: no JSON file ({error}): is it unpacked, and whole?") from error
+        raise ConfigError(f"{key}={value}: not a JSON file ({error}): is it unpacked, and whole?") from error
 
 
 def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
@@ -264,15 +264,17 @@ def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
         ConfigError: If there is no such list, saying what is there instead.
     """
     if not isinstance(content, dict) or not isinstance(content.get(name), list):
-        raise ConfigError(f"{key}={value}: no {what}: it has no list {name!r}, but {_describe(content)}")
+        raise ConfigError(f"{key}={value}: not a {what}: it has no list {name!r}, but {_describe(content)}")
     return content[name]
 
 
 def _describe(content: Any) -> str:
     if not isinstance(content, dict):
         return f"is a {type(content).__name__}"
+    if not content:
+        return "no keys"
     keys = [repr(key) for key in content]
-    return f"the keys {', '.join(keys[:8]) or 'of none'}"
+    return f"the keys {', '.join(keys[:8])}"
 
 
 def texts(values: Iterable[Any]) -> list[str]:

@@ -50,7 +50,10 @@ def prepare(config: PrepareConfig) -> dict:
 
     started = time.perf_counter()
     # Both processes read the tokenizer that they share from here.
-    llama.train_tokenizer(recipe["vocab_size"]).save_pretrained(out / "llama")
+    tokenizer = llama.train_tokenizer(recipe["vocab_size"])
+    tokenizer.save_pretrained(out / "llama")
+
+    # The manager is a process of its own, and would outlive this one.
     manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
     manager.start(end_with_parent)
     with manager, executor(2) as pool:
@@ -66,6 +69,7 @@ def prepare(config: PrepareConfig) -> dict:
         measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"], folder / "gate")
     gates_s = time.perf_counter() - trained
 
+    # The keys are sorted, so that their order in the YAML does not change the hash.
     recipe_json = json.dumps(recipe, sort_keys=True)
     result = {
         "world_version": WORLD_VERSION,

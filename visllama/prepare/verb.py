@@ -18,7 +18,7 @@ from visllama.errors import ConfigError
 from visllama.prepare import adopt, download
 from visllama.prepare.keys import LISTS, check_prepare, download_spec, raw_spec, shards_spec, split_folder
 from visllama.prepare.layout import SplitLayout, lay_out, refuse_too_many_bad
-from visllama.prepare.raw import RawData
+from visllama.prepare.raw import SPLITS, RawData
 from visllama.prepare.writer import find_bad_records, write_split
 
 _MB = 10**6
@@ -152,12 +152,19 @@ def _download(config: PrepareConfig) -> dict:
         say(f"Part {keys['part']} is done. When all are:  visllama prepare {shlex.join(_merge_overrides())}")
         return {"downloaded": summary, "out": str(spec.out)}
 
-    tars = sorted(spec.out.glob("*.tar"))
-    indexes = index_tars(tars, [tar.with_name(f"{tar.name}.idx") for tar in tars])
-    manifest = Manifest.of(str(spec.out), [tar.name for tar in tars], indexes)
-    manifest.save()
+    manifest = _index_folder(spec.out)
     counts = {keys["split"]: adopt.counts(manifest, started)}
     return _report(config, counts) | {"downloaded": summary}
+
+
+def _index_folder(folder: Path) -> Manifest:
+    """Index all tars of a folder, and write their manifest beside them."""
+    tars = sorted(folder.glob("*.tar"))
+    homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
+    rows = index_tars(tars, homes)
+    manifest = Manifest.of(str(folder), [tar.name for tar in tars], rows)
+    manifest.save()
+    return manifest
 
 
 def _merge_overrides() -> list[str]:
@@ -184,17 +191,19 @@ def _next(config: PrepareConfig, out: Path, written: set[str]) -> list[str]:
         out: The folder of the splits.
         written: The splits that were written just now; others may be there already.
     """
-    there = {split for split in ("train", "val", "test") if (out / split / "manifest.json").is_file()}
+    there = {split for split in SPLITS if (out / split / "manifest.json").is_file()}
     kinds = set()
     for split in written:
         manifest = Manifest.parse(str(out / split), (out / split / "manifest.json").read_bytes())
         kinds.update(manifest.kinds)
 
+    # Questions and conversations are learned in the second stage.
     if kinds - {"captions"}:
         return _next_stage_2(config, out, there, kinds)
     if "train" not in there:
         return [_judging("shards_caption", config, out, min(there))]
 
+    # A name without a config of its own, or with another place, is read by the config for any shards.
     data = f"data/{config.name}.yaml"
     if not _is_default_place(config, out) or not (conf_dir() / data).is_file():
         words = _as_shards(out / "train", out / "val" if "val" in there else None)

@@ -35,7 +35,7 @@ class VizWiz(QuestionFile):
         entries = read_json("annotations", self.annotations)
         if not isinstance(entries, list) or not any(_has_layout(entry) for entry in entries):
             raise ConfigError(
-                f"annotations={self.annotations}: no VizWiz-VQA file: no list of {{image, question, answers}}"
+                f"annotations={self.annotations}: not a VizWiz-VQA file: no list of {{image, question, answers}}"
             )
 
         for number, entry in enumerate(entries):

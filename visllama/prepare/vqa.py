@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from visllama.errors import ConfigError
-from visllama.prepare.coco import coco_folder, split_of_name
+from visllama.prepare.coco import coco_folder, split_of_name, unknown_split
 from visllama.prepare.raw import (
-    SPLITS,
     ImageFolder,
     RawData,
     RawRecord,
@@ -98,7 +97,7 @@ class Vqa(RawData):
                 if is_id(question_id):
                     malformed.add(question_id)
             elif question_id in joined:
-                raw_split.skip(where, "duplicate", "it was there before")
+                raw_split.skip(where, "duplicate", "its id was there before")
             elif question_id in faulty:
                 # Its annotation was counted already: this is one fault, not two.
                 continue
@@ -124,14 +123,15 @@ class Vqa(RawData):
         file_splits = {split_of_name(name) for name in (self.questions, self.annotations)} - {None}
         if len(file_splits) > 1:
             raise ConfigError(
-                f"questions={self.questions} annotations={self.annotations}: their names tell different splits: "
+                f"questions={self.questions} annotations={self.annotations}: their names show different splits: "
                 f"give the two files of one"
             )
 
         split = self.split or next(iter(file_splits), None) or split_of_name(data_subtype)
         if split is None:
-            raise ConfigError(f"questions={self.questions}: its name tells no split: give split={', '.join(SPLITS)}")
+            raise unknown_split("questions", self.questions)
 
+        # For example "train2014": the older images have it in their names.
         subtypes = re.findall(r"(?:train|val|test)20\d\d", f"{Path(self.questions).stem} {data_subtype}")
         subtype = subtypes[0] if subtypes else _SUBTYPES[split]
         return split, subtype
@@ -153,7 +153,7 @@ class Vqa(RawData):
             if not is_id(question_id):
                 raw_split.skip(where, "id", f"question_id {question_id!r} is no whole number")
             elif question_id in answers_by_id:
-                raw_split.skip(where, "duplicate", "it was there before")
+                raw_split.skip(where, "duplicate", "its id was there before")
             elif not answer_texts or len(answer_texts) < len(answers):
                 raw_split.skip(where, "no answer", f"{len(answer_texts)} of its {len(answers)} answers are texts")
                 faulty.add(question_id)

@@ -171,25 +171,19 @@ def _finish(
     started: float,
 ) -> None:
     """Write the index, the manifest and, last, the counts."""
-    # A tar whose records were all bad is empty, and is no shard.
-    tars = []
-    for number, records in enumerate(plan.shards):
-        tar = part / f"{number:05d}.tar"
-        report = json.loads(report_of(tar).read_text(encoding="utf-8"))
-        if len(report) < len(records):
-            tars.append(tar)
-
     lines = [json.dumps(record._asdict(), ensure_ascii=False) + "\n" for record in skipped]
     write_whole(part / SKIPPED, "".join(lines))
 
+    tars = _tars_with_records(part, plan)
     homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
     rows = index_tars(tars, homes, num_workers)
     manifest = Manifest.of(str(part), [tar.name for tar in tars], rows)
     expected = plan.num_records - len(skipped)
     indexed = manifest.num_records.sum()
     if indexed != expected or manifest.faults:
-        raise RuntimeError(f"{part}: {expected} records were written, and found are {indexed}")
+        raise RuntimeError(f"{part}: {expected} records were written, but {indexed} can be read back")
 
+    # The folder is taken as done from the moment at which these counts are in its plan.
     reasons = Counter(record.reason for record in skipped)
     done = {
         "records": expected,
@@ -202,6 +196,17 @@ def _finish(
     }
     manifest.save()
     write_whole(part / PLAN, json.dumps(description | {"done": done}, indent=2) + "\n")
+
+
+def _tars_with_records(part: Path, plan: SplitLayout) -> list[Path]:
+    """Return the tars that hold a record: where all records of a tar were bad, it is empty, and is no shard."""
+    tars = []
+    for number, records in enumerate(plan.shards):
+        tar = part / f"{number:05d}.tar"
+        report = json.loads(report_of(tar).read_text(encoding="utf-8"))
+        if len(report) < len(records):
+            tars.append(tar)
+    return tars
 
 
 def _publish(part: Path, folder: Path) -> dict:
