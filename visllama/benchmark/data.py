@@ -152,11 +152,15 @@ def make_photo(seed: int) -> bytes:
 def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
     """Write a shard of photos, whose records are numbered from `first`."""
     path.parent.mkdir(exist_ok=True)
-    captions = [f"a {size} red circle is to the left of a small blue square" for size in ("small", "large")]
+    captions = [
+        "a small red circle is to the left of a small blue square",
+        "a large red circle is to the left of a small blue square",
+    ]
     with webdataset.TarWriter(str(path)) as tar:
         for number, photo in enumerate(photos, first):
             text = {"captions": captions, "width": WIDTH_PX, "height": HEIGHT_PX, "id": number}
-            tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": json.dumps(text).encode()})
+            content = json.dumps(text).encode()
+            tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": content})
 
 
 # ---------------------------------------------------------------------------------------------------- loading
@@ -272,13 +276,14 @@ def _bare(photos: Sequence[bytes], decode: Callable[[bytes], np.ndarray]) -> int
 def _shorten(pixels: Float[Tensor, "3 H W"] | UInt8[Tensor, "3 H W"]) -> Tensor:
     """Return an image resized to CLIP's size, and cropped to the square in its middle."""
     width = SIZE_PX * WIDTH_PX // HEIGHT_PX
-    resized = F.interpolate(pixels[None], (SIZE_PX, width), mode="bicubic", antialias=True)[0]
+    resized = F.interpolate(pixels[None], (SIZE_PX, width), mode="bicubic", antialias=True)
     left = (width - SIZE_PX) // 2
-    return resized[:, :, left : left + SIZE_PX].contiguous()
+    return resized[0, :, :, left : left + SIZE_PX].contiguous()
 
 
 def _decode_by_pillow(photo: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(photo)).convert("RGB"))
+    image = Image.open(io.BytesIO(photo))
+    return np.array(image.convert("RGB"))
 
 
 def _without_simplejpeg(load: Callable[[], int]) -> Callable[[], int]:

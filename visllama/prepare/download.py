@@ -160,9 +160,10 @@ def _move(sources: list[Path], out: Path) -> None:
         moves[target] = source
 
     # A tar that is there belongs to us if it is a target whose source has gone: an earlier call has moved it.
-    foreign = {tar for tar in out.glob("*.tar") if tar not in moves or moves[tar].exists()}
+    foreign = [tar for tar in out.glob("*.tar") if tar not in moves or moves[tar].exists()]
     if foreign:
-        raise ConfigError(f"{out} holds tars of something else, such as {min(foreign).name}; choose another")
+        first = min(foreign)
+        raise ConfigError(f"{out} holds tars of something else, such as {first.name}: give another out=")
 
     lost = [source for target, source in moves.items() if not source.exists() and not target.exists()]
     if lost:
@@ -192,7 +193,7 @@ def _hold_to(spec: Download, folder: Path) -> None:
         if before != value:
             changes.append("another list" if key == "list" else f"{key}={before}, now {value}")
     if changes:
-        raise ConfigError(f"{folder} was begun with {', '.join(changes)}; put it back, or choose another out")
+        raise ConfigError(f"{folder} was begun with {', '.join(changes)}; put it back, or give another out=")
 
 
 def _work(spec: Download) -> Path:

@@ -41,13 +41,15 @@ class Folder(RawData):
         require(suffix in _SUFFIXES, f"table={self.table}: must be a {known}, not {suffix!r}")
 
     def read(self) -> dict[str, RawSplit]:
-        rows = self._rows(self._read_text())
         raw_split = RawSplit()
         captions: dict[str, list[str]] = {}
         first_rows: dict[str, tuple[int, str]] = {}
 
+        # The rows of an image need not follow one another.
+        table_name = Path(self.table).name
+        rows = self._rows(self._read_text())
         for number, (line, row) in enumerate(rows, start=1):
-            where = f"{Path(self.table).name}:{line}"
+            where = f"{table_name}:{line}"
             if isinstance(row, str):
                 raw_split.skip(where, "row", row)
                 continue

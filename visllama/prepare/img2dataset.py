@@ -40,10 +40,10 @@ def find_command(command: str) -> str:
     Raises:
         ConfigError: If it is absent, with how to install it.
     """
-    found = shutil.which(os.path.expanduser(command))
-    if found is None:
+    path = shutil.which(os.path.expanduser(command))
+    if path is None:
         raise ConfigError(f"command={command}: no such command; {_HOW}")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
 def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list[str]:

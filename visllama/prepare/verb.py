@@ -140,20 +140,22 @@ def _download(config: PrepareConfig) -> dict:
     """Download a URL list, or a part of it, or merge the parts."""
     started = time.perf_counter()
     spec = download_spec(config)
-    keys = config.keys
-    if keys["check_only"]:
-        say(f"list={keys['list']}: is there; it would be downloaded to {spec.out}")
+    if config.keys["check_only"]:
+        say(f"list={spec.list}: is there; it would be downloaded to {spec.out}")
         return {}
 
-    summary = download.merge(spec) if keys["merge"] else download.download(spec)
+    is_merge = config.keys["merge"]
+    summary = download.merge(spec) if is_merge else download.download(spec)
     totals = [f"{key} {value}" for key, value in summary.items() if not isinstance(value, dict)]
     say(f"{config.source}: {', '.join(totals)}")
-    if keys["part"] and not keys["merge"]:
-        say(f"Part {keys['part']} is done. When all are:  visllama prepare {shlex.join(_merge_overrides())}")
+    # The shards of a part get their names, and their index, when all parts are merged.
+    if spec.part and not is_merge:
+        command = shlex.join(_merge_overrides())
+        say(f"Part {spec.part} is done. When all are:  visllama prepare {command}")
         return {"downloaded": summary, "out": str(spec.out)}
 
     manifest = _index_folder(spec.out)
-    counts = {keys["split"]: adopt.counts(manifest, started)}
+    counts = {config.keys["split"]: adopt.counts(manifest, started)}
     return _report(config, counts) | {"downloaded": summary}
 
 

@@ -147,7 +147,8 @@ class Vqa(RawData):
             answers = entry.get("answers")
             if not isinstance(answers, list):
                 answers = []
-            answer_texts = texts(answer.get("answer") for answer in answers if isinstance(answer, dict))
+            raw_answers = [answer.get("answer") for answer in answers if isinstance(answer, dict)]
+            answer_texts = texts(raw_answers)
             where = f"annotation {question_id}" if is_id(question_id) else f"annotations[{number}]"
 
             if not is_id(question_id):
@@ -155,6 +156,7 @@ class Vqa(RawData):
             elif question_id in answers_by_id:
                 raw_split.skip(where, "duplicate", "its id was there before")
             elif not answer_texts or len(answer_texts) < len(answers):
+                # A score counts how many of all annotators agree, so that none of them may be left out.
                 raw_split.skip(where, "no answer", f"{len(answer_texts)} of its {len(answers)} answers are texts")
                 faulty.add(question_id)
             else:

@@ -105,6 +105,10 @@ def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[
         intervals = row.get("intervals", {})
         low, high = intervals.get(objective.name, (score, score))
         # A percentile interval of few samples may lie beside the score.
-        below.append(objective.scale * max(0.0, score - low))
-        above.append(objective.scale * max(0.0, high - score))
-    return [below, above] if any(below) or any(above) else None
+        distance_below = max(0.0, score - low)
+        distance_above = max(0.0, high - score)
+        below.append(objective.scale * distance_below)
+        above.append(objective.scale * distance_above)
+
+    has_intervals = any(below) or any(above)
+    return [below, above] if has_intervals else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class SearchSweeper(Sweeper):
 
     def _go_on(self, trials: Trials, shared: Sequence[str], folder: Path) -> None:
         """Bring the rows of earlier trials into the table; trials that were killed are run again."""
-        self.table.compose = lambda row: without_hydra(self._compose(row["overrides"], row["job"]))
+        self.table.compose = self._compose_row
         for (number, words), row in trials.rows():
             # The search may have been moved, or be somebody else's, whose journal chooses neither words nor a folder.
             name = Path(os.path.normpath(row["folder"])).name
@@ -120,8 +120,9 @@ class SearchSweeper(Sweeper):
             self.table.add(job.hydra, without_hydra(job), outcome)
             trials.tell(number, self.table.rows[-1])
 
-        if trials.rows():
-            say(f"Going on with {folder}: {len(trials.rows())} trials are there")
+        num_trials = len(trials.rows())
+        if num_trials > 0:
+            say(f"Going on with {folder}: {num_trials} trials are there")
 
     def _run(self, trials: Trials, shared: Sequence[str], folder: Path, settings: SearchSettings) -> None:
         """Ask for trials, run their jobs, and tell the trials the results, until all have ended."""
@@ -185,6 +186,11 @@ class SearchSweeper(Sweeper):
                 raise
             raise ConfigError(f"{prefix}{message}") from error
         return cfg
+
+    def _compose_row(self, row: Mapping[str, Any]) -> DictConfig:
+        """Return the configuration of an earlier job from its row in the table."""
+        config = self._compose(row["overrides"], row["job"])
+        return without_hydra(config)
 
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
         """Return a job's configuration, and leave Hydra's current one as it is."""

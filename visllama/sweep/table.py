@@ -148,12 +148,15 @@ class SweepTable(Callback):
         """Print how far the seeds of one setting differ."""
         if not trained:
             return
-        for objective in main_objectives(self._config(trained[0])):
+        config = self._config(trained[0])
+        for objective in main_objectives(config):
             scores = [row["scores"].get(objective.name) for row in trained]
             values = [score for score in scores if score is not None]
             # One value has no standard deviation.
             if len(values) > 1:
-                spread = f"mean {objective.show(mean(values))}, standard deviation {objective.show(stdev(values))}"
+                shown_mean = objective.show(mean(values))
+                shown_stdev = objective.show(stdev(values))
+                spread = f"mean {shown_mean}, standard deviation {shown_stdev}"
                 say(f"{objective.title} over {len(values)} seeds: {spread}")
 
     def _judge_best(self, best: dict) -> None:

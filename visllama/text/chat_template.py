@@ -93,10 +93,14 @@ def _cut_at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[st
     """
     added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special = {*added, *tokenizer.all_special_tokens}
-    places = [(text.index(token), token) for token in special if token in text]
-    if not places or text[: min(places)[0]].strip(" "):
+    candidates = [token for token in special if token in text]
+    if not candidates:
         raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")
 
     # One token may begin with another one: the longest counts, as for the tokenizer.
-    place, token = min(places, key=lambda candidate: (candidate[0], -len(candidate[1])))
-    return text[:place], token, text[place + len(token) :]
+    candidates.sort(key=len, reverse=True)
+    token = min(candidates, key=text.index)
+    before, _, behind = text.partition(token)
+    if before.strip(" "):
+        raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")
+    return before, token, behind

@@ -55,7 +55,8 @@ class TextEncoder:
 
     def _is_fresh_after_special(self) -> bool:
         """Return whether a text behind a special token has the ids that it has at the start of a text."""
-        ids = self.tokenizer(f"{self.tokenizer.eos_token}a", add_special_tokens=False)["input_ids"]
+        text = f"{self.tokenizer.eos_token}a"
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids[1:] == self.start("a")
 
     @property
