@@ -97,7 +97,7 @@ def test_the_image_folder_may_hold_links_to_cocos_own_folders(run, tmp_path):
 
 def test_a_name_that_tells_no_split_needs_the_key(run, tmp_path):
     file = official(tmp_path, "mine.json", "images")
-    with pytest.raises(ConfigError, match="give split="):
+    with pytest.raises(ConfigError, match="give one of split=train"):
         run("source=coco", f"images={tmp_path}/images", f"captions={file}")
     out = run("source=coco", f"images={tmp_path}/images", f"captions={file}", "split=train", "name=mine")
     assert out.name == "mine" and len(read(out / "train")) == 2
@@ -106,7 +106,7 @@ def test_a_name_that_tells_no_split_needs_the_key(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("{", "no JSON file"),
+        ("{", "not a JSON file"),
         ([], "is a list"),
         ({"info": 1}, "'info'"),
         ({"images": [{"id": 1}]}, "neither 'annotations'"),

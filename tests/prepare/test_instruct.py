@@ -100,7 +100,7 @@ def test_images_without_their_folder_and_other_files_are_refused(run, tmp_path):
     file = put(tmp_path / "a.json", [{"image": "a.jpg", "conversations": turns("<image>", "x")}])
     with pytest.raises(ConfigError, match="images is not given, and 1 entries"):
         run("source=instruct", f"conversations={file}")
-    with pytest.raises(ConfigError, match="no list of conversations"):
+    with pytest.raises(ConfigError, match="not a list of conversations"):
         run("source=instruct", f"conversations={put(tmp_path / 'b.json', {'images': []})}")
 
 

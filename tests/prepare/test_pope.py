@@ -55,10 +55,10 @@ def test_what_is_missing_or_of_another_layout_is_refused(run, tmp_path):
     found = published(tmp_path, random=lines("yes"), popular=lines("yes"))
     with pytest.raises(ConfigError, match=r"coco_pope_adversarial.json: no such file"):
         run(*found, f"annotations={tmp_path}/pope")
-    with pytest.raises(ConfigError, match="its name tells not which file of POPE it is"):
+    with pytest.raises(ConfigError, match="its name does not say which file of POPE it is"):
         run(*found, f"annotations={put(tmp_path / 'pope.json', lines('yes'))}")
     put(tmp_path / "pope" / "coco_pope_adversarial.json", [{"label": "yes"}])
-    with pytest.raises(ConfigError, match=r"coco_pope_adversarial.json: no file of POPE"):
+    with pytest.raises(ConfigError, match=r"coco_pope_adversarial.json: not a POPE file"):
         run(*found, f"annotations={tmp_path}/pope")
 
 

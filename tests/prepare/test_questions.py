@@ -43,7 +43,9 @@ def test_an_id_that_comes_twice_is_left_out_and_counted(run, tmp_path):
 
 def test_a_name_that_tells_no_split_asks_for_one(run, tmp_path):
     found = call(tmp_path, rows((1, "a", ["x"])), "questions.json")
-    with pytest.raises(ConfigError, match="its name tells no split: give split=train, val, test"):
+    with pytest.raises(
+        ConfigError, match="its file name does not show which split it is: give one of split=train, split=val"
+    ):
         run(*found)
     assert (run(*found, "split=test") / "test" / "manifest.json").is_file()
 

@@ -50,5 +50,5 @@ def test_a_name_that_leads_out_of_the_folder_is_never_read(run, tmp_path):
 def test_another_layout_is_refused(run, tmp_path, content):
     (tmp_path / "images").mkdir()
     file = put(tmp_path / "TextVQA_0.5.1_val.json", json.dumps(content))
-    with pytest.raises(ConfigError, match="no TextVQA file: it has no list 'data'"):
+    with pytest.raises(ConfigError, match="not a TextVQA file: it has no list 'data'"):
         run("source=textvqa", f"images={tmp_path}/images", f"annotations={file}")

@@ -35,5 +35,5 @@ def test_the_published_layout_is_read(run, tmp_path):
 def test_another_layout_is_refused(run, tmp_path, content):
     (tmp_path / "images").mkdir()
     file = put(tmp_path / "val.json", content)
-    with pytest.raises(ConfigError, match=r"no VizWiz-VQA file: no list of \{image, question, answers\}"):
+    with pytest.raises(ConfigError, match=r"not a VizWiz-VQA file: no list of \{image, question, answers\}"):
         run("source=vizwiz", f"images={tmp_path}/images", f"annotations={file}")

@@ -76,7 +76,7 @@ def test_files_of_two_splits_or_in_the_wrong_place_are_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="different splits"):
         run(*call(tmp_path, questions, other))
     with pytest.raises(
-        ConfigError, match="no VQA questions file: it has no list 'questions', but the keys 'annotations'"
+        ConfigError, match="not a VQA questions file: it has no list 'questions', but the keys 'annotations'"
     ):
         run(*call(tmp_path, annotations, questions))
 

@@ -78,6 +78,6 @@ def test_a_lost_job_fails_alone(compose_config):
     def results():
         raise UncompletedJobError("Job 7 has not produced any output\nslurmstepd: Exceeded job memory limit")
 
-    returned = queue._returned(SimpleNamespace(results=results, job_id="7", state="OUT_OF_MEMORY"), with_hydra)
+    returned = queue._job_return(SimpleNamespace(results=results, job_id="7", state="OUT_OF_MEMORY"), with_hydra)
     assert "OUT_OF_MEMORY, without a result: slurmstepd: Exceeded" in str(returned.return_value)
     assert returned.cfg.optim.lr == 0.5 and list(returned.hydra_cfg.hydra.overrides.task) == ["optim.lr=0.5"]

@@ -1,1 +1,1 @@
-"""What things cost, measured beside what others do."""
+"""Measure what things cost, beside what the same costs elsewhere."""

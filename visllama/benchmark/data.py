@@ -1,4 +1,4 @@
-"""What loading, the index and the order cost, beside webdataset, bare decoding, and Python's `tarfile`."""
+"""Measure what loading, the index and the order cost, beside webdataset, bare decoding, and Python's `tarfile`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import multiprocessing
 import tarfile
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 import webdataset
+from jaxtyping import Float, UInt8
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPImageProcessorPil
+from transformers import AutoTokenizer, CLIPImageProcessorPil, PreTrainedTokenizerBase
 
 from visllama.benchmark.figures import Figure, faster, time_in_turns
 from visllama.benchmark.scale import measure_order, write_manifest
@@ -38,10 +39,15 @@ from visllama.images import decode as images
 from visllama.images.transform import ImageTransform
 from visllama.model.locate import locate
 
-NUM_IMAGE_TOKENS, MAX_TEXT_TOKENS, BATCH_SIZE = 10, 256, 32
-WIDTH_PX, HEIGHT_PX, SIZE_PX = 640, 480, 224
+NUM_IMAGE_TOKENS = 10
+MAX_TEXT_TOKENS = 256
+BATCH_SIZE = 32
+WIDTH_PX = 640
+HEIGHT_PX = 480
+SIZE_PX = 224
+"""The size of the images that CLIP gets."""
 _OCTAVES = ((4, 40.0), (10, 25.0), (24, 16.0), (60, 10.0), (150, 7.0), (WIDTH_PX, 4.0))
-"""Cells across, and how strongly they differ: as in a photo, the finer the less."""
+"""Cells across the image, and how strongly they differ: the finer they are the less, as in a photo."""
 _NUM_SHARDS = 4
 
 
@@ -49,11 +55,12 @@ class Size(NamedTuple):
     """How much is measured.
 
     Attributes:
-        images: Loaded in a round, a multiple of the batch.
-        loading_rounds, index_rounds: How often each runs.
-        records: Of the shard that is indexed.
-        shards: Of the manifest whose order is measured.
-        starts: How often that is.
+        images: The number of images that a round loads, a multiple of the batch size.
+        loading_rounds: The number of rounds of loading.
+        records: The number of records of the shard that is indexed.
+        index_rounds: The number of rounds of indexing.
+        shards: The number of shards of the manifest whose order is measured.
+        starts: The number of times that the order is measured.
     """
 
     images: int
@@ -71,39 +78,71 @@ SIZES = {
 
 
 def measure(size: str, seed: int) -> tuple[list[Figure], dict[str, object]]:
-    """Measure all there is about data; gives the figures, and what they rest on."""
-    chosen, threads = SIZES[size], torch.get_num_threads()
+    """Measure loading, the index and the order, in one thread.
+
+    Args:
+        size: A key of `SIZES`.
+        seed: The seed of the photos and of the order.
+
+    Returns:
+        The figures, and the facts that they depend on: how much was measured, and the versions of packages.
+    """
+    chosen_size = SIZES[size]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+
+    # The others have one thread too, so that the seconds of all are comparable.
+    num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     try:
-        with tempfile.TemporaryDirectory(prefix="visllama-benchmark-") as name, Progress(
-            *columns, transient=True
-        ) as progress:  # fmt: skip
+        with (
+            tempfile.TemporaryDirectory(prefix="visllama-benchmark-") as name,
+            Progress(*columns, transient=True) as progress,
+        ):
             folder = Path(name)
-            photos = [make_photo(seed + i) for i in progress.track(range(chosen.images), description="making photos")]
+            seeds = range(seed, seed + chosen_size.images)
+            photos = [make_photo(each) for each in progress.track(seeds, description="making photos")]
             figures = [
-                *_loading(folder / "loading", photos, chosen, seed, progress),
-                *_index(folder / "index", photos, chosen, progress),
-                *_order(folder / "order", chosen, seed, progress),
+                *_loading(folder / "loading", photos, chosen_size, seed, progress),
+                *_index(folder / "index", photos, chosen_size, progress),
+                *_order(folder / "order", chosen_size, seed, progress),
             ]
     finally:
-        torch.set_num_threads(threads)
-    packages = ("torch", "transformers", "pillow", "webdataset", *(("simplejpeg",) if images.simplejpeg else ()))
-    facts = {"measured": chosen._asdict(), "bytes_a_photo": sum(map(len, photos)) // len(photos)}
-    return figures, facts | {"packages": {package: version(package) for package in packages}}
+        torch.set_num_threads(num_threads)
+
+    packages = ["torch", "transformers", "pillow", "webdataset"]
+    if images.simplejpeg:
+        packages.append("simplejpeg")
+    num_bytes = sum(len(photo) for photo in photos)
+    facts: dict[str, object] = {
+        "measured": chosen_size._asdict(),
+        "bytes_a_photo": num_bytes // len(photos),
+        "packages": {package: version(package) for package in packages},
+    }
+    return figures, facts
 
 
 # ---------------------------------------------------------------------------------------------------- what is loaded
 
 
 def make_photo(seed: int) -> bytes:
-    """Make a JPEG (quality 90, 4:2:0) that costs what a photo does: noise that is coarse more than fine."""
+    """Return a JPEG (quality 90, 4:2:0) that costs as much to decode as a photo: noise that is coarse more than fine.
+
+    Args:
+        seed: The seed of the noise.
+    """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.full((1, 3, HEIGHT_PX, WIDTH_PX), 128.0)
     for across, strength in _OCTAVES:
         shape = (across * HEIGHT_PX // WIDTH_PX, across)
-        light, colour = (torch.randn(1, n, *shape, generator=generator) for n in (1, 3))
+        light = torch.randn(1, 1, *shape, generator=generator)
+        colour = torch.randn(1, 3, *shape, generator=generator)
+        # In a photo the channels differ less than light and dark do.
         pixels += strength * F.interpolate(light + 0.4 * colour, pixels.shape[2:], mode="bicubic")
+
     array = pixels[0].clamp(0, 255).byte().permute(1, 2, 0).numpy()
     file = io.BytesIO()
     Image.fromarray(array).save(file, "jpeg", quality=90, subsampling="4:2:0")
@@ -111,28 +150,44 @@ def make_photo(seed: int) -> bytes:
 
 
 def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
+    """Write a shard of photos, whose records are numbered from `first`."""
     path.parent.mkdir(exist_ok=True)
-    captions = [f"a {size} red circle is to the left of a small blue square" for size in ("small", "large")]
+    captions = [
+        "a small red circle is to the left of a small blue square",
+        "a large red circle is to the left of a small blue square",
+    ]
     with webdataset.TarWriter(str(path)) as tar:
         for number, photo in enumerate(photos, first):
             text = {"captions": captions, "width": WIDTH_PX, "height": HEIGHT_PX, "id": number}
-            tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": json.dumps(text).encode()})
+            content = json.dumps(text).encode()
+            tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": content})
 
 
 # ---------------------------------------------------------------------------------------------------- loading
 
 
 def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progress: Progress) -> list[Figure]:
+    """Measure loading: ours, webdataset's, and decoding without any loader."""
     for shard in range(_NUM_SHARDS):
-        begin, end = (len(photos) * i // _NUM_SHARDS for i in (shard, shard + 1))
+        begin = len(photos) * shard // _NUM_SHARDS
+        end = len(photos) * (shard + 1) // _NUM_SHARDS
         _write_shard(folder / f"{shard:05d}.tar", photos[begin:end], begin)
+
+    # Where simplejpeg is installed we decode by it; what Pillow does is then measured beside it.
     processor = CLIPImageProcessorPil()
-    ours, theirs = _our_loader(folder, processor, seed), _webdataset(folder, processor)
-    jobs = {"ours": ours, "webdataset": theirs, "bare": partial(_bare, photos, _decode_by_pillow)}
+    ours = _our_loader(folder, processor, seed)
+    jobs = {
+        "ours": ours,
+        "webdataset": _webdataset(folder, processor),
+        "bare": partial(_bare, photos, _decode_by_pillow),
+    }
     if images.simplejpeg:
         jobs |= {"ours_pillow": _without_simplejpeg(ours), "bare_pillow": jobs["bare"]}
         jobs["bare"] = partial(_bare, photos, images.simplejpeg.decode_jpeg)
-    task = progress.add_task("loading", total=len(jobs) * (size.loading_rounds + 1))
+
+    # Each runs once more than it is timed.
+    num_runs = len(jobs) * (size.loading_rounds + 1)
+    task = progress.add_task("loading", total=num_runs)
     spent = time_in_turns(jobs, size.loading_rounds, partial(progress.advance, task))
 
     decoder = "simplejpeg" if images.simplejpeg else "Pillow"
@@ -143,6 +198,7 @@ def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progr
         "ours_pillow": "visllama (Pillow)",
         "bare_pillow": "bare decoding (Pillow)",
     }
+    # Name, label, the two jobs, and the least that is asked of their ratio.
     ratios = [
         ("over_webdataset", "visllama / webdataset", "ours", "webdataset", 2.2),
         ("over_bare", "visllama / bare decoding", "ours", "bare", 0.75),
@@ -152,20 +208,23 @@ def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progr
             ("pillow_over_webdataset", "visllama / webdataset, both Pillow", "ours_pillow", "webdataset", None),
             ("pillow_over_bare", "visllama / bare, both Pillow", "ours_pillow", "bare_pillow", None),
         ]
+
     figure = partial(Figure, f"Loading {WIDTH_PX}x{HEIGHT_PX} JPEG, to {SIZE_PX} px")
-    return [
-        *(figure(f"loading_{job}", labels[job], 1 / median(spent[job]), "images/s") for job in jobs),
-        *(
-            figure(f"loading_{name}", label, faster(spent[a], spent[b]), "x", least)
-            for name, label, a, b, least in ratios
-        ),
-    ]
+    figures = []
+    for job in jobs:
+        images_per_s = 1 / median(spent[job])
+        figures.append(figure(f"loading_{job}", labels[job], images_per_s, "images/s"))
+    for name, label, job, other, least in ratios:
+        ratio = faster(spent[job], spent[other])
+        figures.append(figure(f"loading_{name}", label, ratio, "x", least))
+    return figures
 
 
 def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Callable[[], int]:
-    """Load by what training uses, from the shards to batches."""
+    """Return a job that loads as training does, from the shards to batches."""
     source = ShardSource("train", str(folder), val_fraction=None)
     tokenizer = AutoTokenizer.from_pretrained(locate("visllama:llama"))
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
     transform = ImageTransform.from_processor(processor)
     maker = SampleMaker(tokenizer, transform, NUM_IMAGE_TOKENS, MAX_TEXT_TOKENS, "")
     order = Order({"shards": source.shard_items}, {"shards": 1.0}, BATCH_SIZE, seed)
@@ -173,48 +232,63 @@ def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Ca
     collator = Collator(0, NUM_IMAGE_TOKENS, transform.size_px, BATCH_SIZE)
 
     def load() -> int:
-        loader = StepLoader(samples, {}, collator, len(source) // BATCH_SIZE, num_workers=0, rank=0, num_ranks=1)
-        steps = [(step["num_samples"], step["faults"]) for step in loader]
-        faults = [fault for _, found in steps for fault in found if fault]
-        if faults:  # what is masked costs nothing
+        num_steps = len(source) // BATCH_SIZE
+        loader = StepLoader(samples, {}, collator, num_steps, num_workers=0, rank=0, num_ranks=1)
+        num_samples = 0
+        faults = []
+        for step in loader:
+            num_samples += step["num_samples"]
+            faults += [fault for fault in step["faults"] if fault]
+
+        # A record that is masked would cost nothing, and the figure would be too good.
+        if faults:
             raise RuntimeError(f"records that the benchmark wrote cannot be read: {faults[0]}")
-        return sum(count for count, _ in steps)
+        return num_samples
 
     return load
 
 
 def _webdataset(folder: Path, processor: CLIPImageProcessorPil) -> Callable[[], int]:
-    """Load as webdataset's own documents do, with the encoder's own processor."""
+    """Return a job that loads as webdataset's own documents do, with the encoder's own processor."""
     shards = [str(tar) for tar in sorted(folder.glob("*.tar"))]
 
     def load() -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pipeline = webdataset.WebDataset(shards, shardshuffle=False).decode("pil").to_tuple("jpg", "json")
-            return sum(len(processor(images=image, return_tensors="pt")["pixel_values"]) for image, _ in pipeline)
+            num_images = 0
+            for image, _ in cast(Iterable[tuple[Image.Image, object]], pipeline):
+                pixel_values = processor(images=image, return_tensors="pt")["pixel_values"]
+                num_images += len(pixel_values)
+            return num_images
 
     return load
 
 
 def _bare(photos: Sequence[bytes], decode: Callable[[bytes], np.ndarray]) -> int:
-    """Decode, resize and crop what is in memory, and nothing else: no loader is faster."""
+    """Decode, resize and crop photos in memory, and nothing else: no loader is faster."""
     for photo in photos:
-        _shorten(torch.from_numpy(decode(photo)).permute(2, 0, 1))
+        pixels = torch.from_numpy(decode(photo))
+        _shorten(pixels.permute(2, 0, 1))
     return len(photos)
 
 
-def _shorten(pixels: Tensor) -> Tensor:
+def _shorten(pixels: Float[Tensor, "3 H W"] | UInt8[Tensor, "3 H W"]) -> Tensor:
+    """Return an image resized to CLIP's size, and cropped to the square in its middle."""
     width = SIZE_PX * WIDTH_PX // HEIGHT_PX
-    resized = F.interpolate(pixels[None], (SIZE_PX, width), mode="bicubic", antialias=True)[0]
+    resized = F.interpolate(pixels[None], (SIZE_PX, width), mode="bicubic", antialias=True)
     left = (width - SIZE_PX) // 2
-    return resized[:, :, left : left + SIZE_PX].contiguous()
+    return resized[0, :, :, left : left + SIZE_PX].contiguous()
 
 
 def _decode_by_pillow(photo: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(photo)).convert("RGB"))
+    image = Image.open(io.BytesIO(photo))
+    return np.array(image.convert("RGB"))
 
 
 def _without_simplejpeg(load: Callable[[], int]) -> Callable[[], int]:
+    """Return a job as it runs where simplejpeg is not installed."""
+
     def run() -> int:
         with _pillow_alone():
             return load()
@@ -223,52 +297,69 @@ def _without_simplejpeg(load: Callable[[], int]) -> Callable[[], int]:
 
 
 @contextmanager
-def _pillow_alone() -> Iterator[None]:
-    found, images.simplejpeg = images.simplejpeg, None
+def _pillow_alone() -> Generator[None, None, None]:
+    simplejpeg = images.simplejpeg
+    images.simplejpeg = None
     try:
         yield
     finally:
-        images.simplejpeg = found
+        images.simplejpeg = simplejpeg
 
 
 # ---------------------------------------------------------------------------------------------------- index
 
 
 def _index(folder: Path, photos: Sequence[bytes], size: Size, progress: Progress) -> list[Figure]:
+    """Measure indexing: ours, and a walk over the shard by Python's `tarfile`."""
     tar = folder / "00000.tar"
     _write_shard(tar, [photos[i % len(photos)] for i in range(size.records)], 0)
+
     jobs = {
         "ours": lambda: index_shard(tar).num_records,
         "tarfile": lambda: _walk(tar, reads_text=False),
         "tarfile_text": lambda: _walk(tar, reads_text=True),
     }
-    task = progress.add_task("indexing", total=len(jobs) * (size.index_rounds + 1))
+    # Each runs once more than it is timed.
+    num_runs = len(jobs) * (size.index_rounds + 1)
+    task = progress.add_task("indexing", total=num_runs)
     spent = time_in_turns(jobs, size.index_rounds, partial(progress.advance, task))
+
     sidecar = tar.with_name(f"{tar.name}.idx")
-    index_shard(tar).save(sidecar)
-    labels = "visllama (headers, texts)", "tarfile (headers)", "tarfile (headers, texts)"
+    index = index_shard(tar)
+    index.save(sidecar)
+    bytes_a_record = sidecar.stat().st_size / size.records
+
+    labels = {
+        "ours": "visllama (headers, texts)",
+        "tarfile": "tarfile (headers)",
+        "tarfile_text": "tarfile (headers, texts)",
+    }
     figure = partial(Figure, f"Indexing a shard of {size.records:,} records")
-    rates = [
-        figure(f"index_{job}", label, 1 / median(spent[job]), "records/s")
-        for job, label in zip(jobs, labels, strict=True)
-    ]
-    over_both, over_headers = (faster(spent["ours"], spent[other]) for other in ("tarfile_text", "tarfile"))
+    figures = []
+    for job, label in labels.items():
+        records_per_s = 1 / median(spent[job])
+        figures.append(figure(f"index_{job}", label, records_per_s, "records/s"))
+    over_both = faster(spent["ours"], spent["tarfile_text"])
+    over_headers = faster(spent["ours"], spent["tarfile"])
     return [
-        *rates,
+        *figures,
         figure("index_over_tarfile_text", "visllama / tarfile (headers, texts)", over_both, "x", 3),
         figure("index_over_tarfile", "visllama / tarfile (headers)", over_headers, "x", 3),
-        figure("index_sidecar", "sidecar", sidecar.stat().st_size / size.records, "bytes/record"),
+        figure("index_sidecar", "sidecar", bytes_a_record, "bytes/record"),
     ]
 
 
 def _walk(tar: Path, reads_text: bool) -> int:
+    """Return the number of records of a shard, as `tarfile` finds them."""
     count = 0
     with tarfile.open(tar, "r:") as file:
         for member in file:
             if member.name.endswith(".json"):
                 count += 1
                 if reads_text:
-                    json.load(file.extractfile(member))
+                    text = file.extractfile(member)
+                    assert text is not None  # it is a plain file
+                    json.load(text)
     return count
 
 
@@ -276,15 +367,21 @@ def _walk(tar: Path, reads_text: bool) -> int:
 
 
 def _order(folder: Path, size: Size, seed: int, progress: Progress) -> list[Figure]:
+    """Measure the order of many shards, each time in a process of its own."""
     folder.mkdir()
     write_manifest(folder, size.shards, seed)
     task = progress.add_task("order", total=size.starts)
-    found = []
+    measurements = []
     for _ in range(size.starts):
+        # A new process each time: its memory is then that of the order alone.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(measure_order, folder, seed).result())
+            future = pool.submit(measure_order, folder, seed)
+            measurements.append(future.result())
         progress.advance(task)
-    middle = {name: median(f[name] for f in found) for name in found[0]}
+
+    middle = {}
+    for name in measurements[0]:
+        middle[name] = median(measurement[name] for measurement in measurements)
     figure = partial(Figure, f"Order of {size.shards:,} shards")
     return [
         figure("order_start", "start, reading the manifest", middle["start"], "s", most=2),

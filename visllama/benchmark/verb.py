@@ -1,4 +1,4 @@
-"""The verb `benchmark`: measure what something costs, beside what others do."""
+"""The verb `benchmark`: measure what something costs, beside what the same costs elsewhere."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ from visllama.evaluation.report import provenance, write_json
 
 
 def benchmark(config: BenchmarkConfig) -> dict:
-    """Measure `what`, show a table, and write `benchmark.json`; a figure that misses what is asked is no error."""
+    """Measure `what`, show a table, and write `benchmark.json`, whose content is returned.
+
+    A figure that is not as it is asked for is no error.
+    """
     folder = run_folder()
-    busy = os.getloadavg()[0]
+    # On a busy machine the figures are worse: those who compare them should know.
+    load_before, _, _ = os.getloadavg()
     figures, facts = measure(config.size, config.seed)
     result = {
         "what": config.what,
         "size": config.size,
         "figures": {figure.name: figure.to_dict() for figure in figures},
-        "provenance": provenance(seed=config.seed, cores=os.cpu_count(), load_before=busy, **facts),
+        "provenance": provenance(seed=config.seed, cores=os.cpu_count(), load_before=load_before, **facts),
     }
     write_json(folder / "benchmark.json", result)
     say(table(f"What data costs, on one core (size={config.size})", figures))

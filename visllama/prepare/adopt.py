@@ -1,4 +1,4 @@
-"""`source=shards`: tars that are there already, as img2dataset's, are indexed: where they lie, or under a name."""
+"""`source=shards`: index tars that exist already, such as img2dataset's, where they lie or under a name."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from visllama.prepare.raw import SPLITS
 
 @dataclass(frozen=True)
 class Shards:
-    """Tars of others.
+    """The keys of `source=shards`: tars that others have made.
 
     Args:
-        name: The folder below `paths.data` that will name them; None indexes local ones where they lie.
-        split: Of which they are.
-        workers: Processes; None is one a core.
-        check_only: Say what is damaged in them, write nothing.
-        cache_gib: Most that fetched shards may take up.
+        name: The folder below `paths.data` that will name the tars; None indexes local tars where they lie.
+        split: The split that the tars belong to.
+        workers: The number of processes; None starts one for each core.
+        check_only: Report what is damaged in the tars, and write nothing.
+        cache_gib: The most that fetched shards may take up, in GiB; None sets no limit.
     """
 
     name: str | None
@@ -43,116 +43,171 @@ class Shards:
     cache_gib: float | None
 
     def check(self) -> None:
+        """Check the values of the keys.
+
+        Raises:
+            ConfigError: If a value is out of its range; the message names the key.
+        """
         require(self.split in SPLITS, f"split={self.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+
         gib = self.cache_gib
         require(gib is None or gib > 0, f"cache_gib={gib}: must be more than 0, or null")
 
 
 def find(place: str) -> list[str]:
-    """Return the tars that `from=` names, local or remote.
+    """Return the tars that `from=` names: paths of local tars, or addresses of remote ones.
 
     Raises:
-        ConfigError: If there is none, or an address is not opened.
+        ConfigError: If no tar is there, or an address is of a kind that is not opened.
     """
     if not is_remote(place):
         try:
-            return [os.path.realpath(tar) for tar in find_tars(place)]
+            tars = find_tars(place)
         except ConfigError as error:
-            raise ConfigError(str(error).replace("path=", "from=", 1)) from error
+            # `find_tars` speaks of the key that training reads; here the user has typed another one.
+            message = str(error).replace("path=", "from=", 1)
+            raise ConfigError(message) from error
+        return [os.path.realpath(tar) for tar in tars]
+
     check_address(place)
-    if "*" in place or not place.partition("?")[0].endswith(".tar"):
+
+    # A remote place cannot be listed, so that its tars have to be numbered.
+    path, _, _ = place.partition("?")
+    if "*" in place or not path.endswith(".tar"):
         raise ConfigError(f"from={place}: name the tars of a place elsewhere by numbers: .../{{00000..00099}}.tar")
     return list(braceexpand(place))
 
 
-def adopt(given: Shards, place: str, folder: Path | None, cache: Path) -> tuple[Path, Manifest]:
-    """Index tars; gives where they are found from now on.
+def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[Path, Manifest]:
+    """Index tars, and return the place that training reads them from, with their manifest.
 
     Args:
-        given: The keys.
+        spec: The keys of the source.
         place: A path, a pattern, or addresses.
-        folder: The split's, of links or indexes to the tars; None leaves them where they lie.
-        cache: `paths.cache`.
+        folder: The folder of the split, for links to the tars or for their indexes; None leaves the tars where they
+            lie.
+        cache: The folder `paths.cache`.
 
     Raises:
-        ConfigError: If there is none, none can be read, or the folder holds something else.
+        ConfigError: If there is no tar, no record can be read, or the folder holds something else.
     """
     tars = find(place)
+
     if folder is None:
         require(not is_remote(place), f"from={place}: what lies elsewhere needs a name=, under which its index is kept")
-        return Path(place).expanduser(), local_manifest(place, cache, given.workers)
-    links = {} if is_remote(place) else {f"{number:05d}.tar": tar for number, tar in enumerate(tars)}
+        manifest = local_manifest(place, cache, spec.workers)
+        return Path(place).expanduser(), manifest
+
     _hold_to(folder, place, tars)
     if is_remote(place):
-        indexes = _fetch(tars, folder, ShardCache(cache / "shards", _bytes(given.cache_gib)))
-        manifest = Manifest.of(str(folder), tars, indexes)
+        manifest = _index_remote(tars, folder, cache, spec.cache_gib)
     else:
-        for name, tar in links.items():
-            if not (folder / name).is_symlink():
-                (folder / name).symlink_to(tar)
-        paths = [folder / name for name in links]
-        indexes = index_tars(paths, [path.with_name(f"{path.name}.idx") for path in paths], given.workers)
-        manifest = Manifest.of(str(folder), list(links), indexes)
+        manifest = _index_links(tars, folder, spec.workers)
+
     if not manifest.num_records.sum():
-        raise ConfigError(f"from={place}: no record can be read in its tars ({_faults(manifest.faults)})")
+        raise ConfigError(f"from={place}: no record can be read in its tars ({_describe_faults(manifest.faults)})")
+
     manifest.save()
     return folder, manifest
 
 
 def index_each(tars: list[str]) -> Iterator[ShardIndex]:
-    """Index local tars, and write nothing."""
-    for tar in track(tars, "reading shards", transient=True, disable=not sys.stdout.isatty()):
+    """Yield the index of each local tar, and write nothing.
+
+    Raises:
+        ConfigError: If a tar cannot be read.
+    """
+    is_quiet = not sys.stdout.isatty()
+    for tar in track(tars, "reading shards", transient=True, disable=is_quiet):
         try:
             yield index_shard(Path(tar))
         except OSError as error:
             raise ConfigError(f"{tar}: cannot be read ({error.strerror or error})") from error
 
 
+def _index_remote(urls: list[str], folder: Path, cache: Path, cache_gib: float | None) -> Manifest:
+    """Fetch and index remote shards, and return their manifest."""
+    max_bytes = None if cache_gib is None else int(cache_gib * 2**30)
+    shard_cache = ShardCache(cache / "shards", max_bytes)
+    rows = _fetch(urls, folder, shard_cache)
+    return Manifest.of(str(folder), urls, rows)
+
+
+def _index_links(tars: list[str], folder: Path, num_workers: int | None) -> Manifest:
+    """Link local tars from the folder under numbers, index them, and return their manifest."""
+    links = [folder / f"{number:05d}.tar" for number in range(len(tars))]
+    for link, tar in zip(links, tars, strict=True):
+        # The same command may have been interrupted here before.
+        if not link.is_symlink():
+            link.symlink_to(tar)
+
+    homes = [link.with_name(f"{link.name}.idx") for link in links]
+    rows = index_tars(links, homes, num_workers)
+    return Manifest.of(str(folder), [link.name for link in links], rows)
+
+
 def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
     """Refuse a folder that holds, or was begun with, other shards than these."""
-    described = {"sha256": hashlib.sha256("\n".join(tars).encode()).hexdigest(), "settings": {"from": place}}
+    tars_sha256 = hashlib.sha256("\n".join(tars).encode()).hexdigest()
+    description = {"sha256": tars_sha256, "settings": {"from": place}}
     plan = folder / "plan.json"
-    if not folder.exists() or not any(folder.iterdir()):
+
+    is_new = not folder.exists() or not any(folder.iterdir())
+    if is_new:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(plan, json.dumps(described, indent=2) + "\n")
+        write_whole(plan, json.dumps(description, indent=2) + "\n")
+
     try:
-        same = json.loads(plan.read_text(encoding="utf-8"))["sha256"] == described["sha256"]
+        begun = json.loads(plan.read_text(encoding="utf-8"))
+        is_same = begun["sha256"] == tars_sha256
     except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
+        is_same = False
+
+    if not is_same:
         raise ConfigError(f"{folder}: holds other shards than {place}: give another name= or out=, or delete it")
 
 
 def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[Row]:
-    """Fetch shards one after the other and index each; those that are indexed already are not fetched again."""
-    rows, named = [], Manifest(str(folder), urls, *[np.zeros(len(urls), np.int64)] * 4)
-    for number, url in enumerate(track(urls, "fetching shards", transient=True, disable=not sys.stdout.isatty())):
-        home = Path(named.index(number))
+    """Fetch shards one after the other and index each; a shard that is indexed already is not fetched again."""
+    # A manifest without counts knows where each shard's index belongs.
+    no_counts = np.zeros(len(urls), np.int64)
+    names = Manifest(str(folder), urls, bytes=no_counts, num_records=no_counts, num_pairs=no_counts, crc=no_counts)
+
+    rows = []
+    is_quiet = not sys.stdout.isatty()
+    for number, url in enumerate(track(urls, "fetching shards", transient=True, disable=is_quiet)):
+        home = Path(names.index(number))
         if not home.is_file():
             try:
-                with cache.open(url, None):  # held open, it is not evicted meanwhile
-                    index_shard(cache.path(url)).save(home)
+                # A shard that is held open is not evicted while it is indexed.
+                with cache.open(url, None):
+                    index = index_shard(cache.path(url))
+                    index.save(home)
             except (FetchError, OSError, WriteFailed) as error:
                 raise ConfigError(f"from={url}: {error}; the same command goes on from there") from error
+
         rows.append(ShardIndex.load(home).row)
     return rows
 
 
-def _bytes(gib: float | None) -> int | None:
-    return None if gib is None else int(gib * 2**30)
-
-
-def _faults(faults: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in faults.items()) or "they are empty"
+def _describe_faults(faults: Mapping[str, int]) -> str:
+    counts = [f"{reason} {count}" for reason, count in faults.items()]
+    return ", ".join(counts) or "they are empty"
 
 
 def counts(manifest: Manifest, started: float) -> dict:
-    """Sum up what was indexed, as the writer does for what it wrote."""
+    """Return the totals of what was indexed, under the keys that `write_split` uses for what it wrote.
+
+    Args:
+        manifest: The shards.
+        started: The `time.perf_counter()` at which the work began.
+    """
+    seconds = time.perf_counter() - started
     return {
         "records": int(manifest.num_records.sum()),
         "pairs": int(manifest.num_pairs.sum()),
         "shards": len(manifest.names),
         "bytes": int(manifest.bytes.sum()),
         "skipped": manifest.faults,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
     }

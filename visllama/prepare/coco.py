@@ -11,14 +11,16 @@ from visllama.errors import ConfigError
 from visllama.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, RawSplit, is_id, listed, read_json, texts
 
 FOLDERS = ("train2014", "val2014", "test2014", "test2015", "train2017", "val2017", "test2017")
-"""What COCO's own archives unpack to."""
+"""The folders that COCO's own archives unpack to."""
 _KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+"""Our split for each split of Karpathy's; `restval` is the part of val2014 that he trains on."""
 _NAMED_2014 = re.compile(r"COCO_(?:train|val)2014_([0-9]{12}\.jpg)")
+"""The file name of an image in the archives of 2014."""
 
 
 @dataclass(frozen=True)
 class Coco(RawData):
-    """COCO's captions: all of an image are one record, which the image's id names.
+    """COCO's captions: all captions of an image are one record, whose key is the image's id.
 
     Args:
         images: The folder of images, or the one that holds `train2014` and its like.
@@ -37,87 +39,159 @@ class Coco(RawData):
 
     def read(self) -> dict[str, RawSplit]:
         content = read_json("captions", self.captions)
-        file = "captions", self.captions, content
-        images = listed(*file, "images", "COCO captions file")
+        images = self._listed(content, "images")
         if "annotations" in content:
-            return self._official(images, listed(*file, "annotations", "COCO captions file"))
+            annotations = self._listed(content, "annotations")
+            return self._official(images, annotations)
+
         if not any(isinstance(image, dict) and "sentences" in image for image in images):
             raise ConfigError(
-                f"captions={self.captions}: no COCO captions file: neither 'annotations' beside 'images', as "
+                f"captions={self.captions}: not a COCO captions file: neither 'annotations' beside 'images', as "
                 f"captions_train2017.json has, nor 'sentences' in each image, as Karpathy's dataset_coco.json has"
             )
         return self._karpathy(images)
 
+    def _listed(self, content: object, name: str) -> list:
+        return listed("captions", self.captions, content, name, "COCO captions file")
+
     def _official(self, images: list, annotations: list) -> dict[str, RawSplit]:
+        """Return the split of a file in COCO's own layout, whose captions stand apart from the images."""
         split = self.split or split_of_name(self.captions)
         if split is None:
-            raise ConfigError(f"captions={self.captions}: its name tells no split: give split={', '.join(SPLITS)}")
-        made, captions = RawSplit(), defaultdict(list)
-        known = {image["id"] for image in images if isinstance(image, dict) and is_id(image.get("id"))}
-        for number, annotation in enumerate(annotations):
-            image = annotation.get("image_id") if isinstance(annotation, dict) else None
-            if is_id(image) and image in known:
-                captions[image].append(annotation.get("caption"))
-            else:
-                made.skip(f"annotations[{number}]", "no image", f"of image {image!r}, which 'images' does not list")
+            raise unknown_split("captions", self.captions)
+
+        raw_split = RawSplit()
+        captions = _captions_by_image(images, annotations, raw_split)
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
-            file, found = entry.get("file_name"), captions.get(entry["id"], []) if is_id(entry.get("id")) else []
-            _add(made, number, entry.get("id"), names_of_both_years(file), found, entry.get("domain"))
-        return {split: made}
+            image_id = entry.get("id")
+            names = names_of_both_years(entry.get("file_name"))
+            its_captions = captions.get(image_id, []) if is_id(image_id) else []
+            _add(raw_split, number, image_id, names, its_captions, entry.get("domain"))
+        return {split: raw_split}
 
     def _karpathy(self, images: list) -> dict[str, RawSplit]:
-        made: dict[str, RawSplit] = {}
+        """Return the splits of a file in Karpathy's layout, where each image holds its split and its captions."""
+        splits: dict[str, RawSplit] = {}
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
-            named = str(entry.get("split"))
-            split = _KARPATHY.get(named)
-            chosen = made.setdefault(split or self.split or "train", RawSplit())
+            split_name = str(entry.get("split"))
+            split = _KARPATHY.get(split_name)
+            # An image of an unknown split is counted as skipped, and has to be counted somewhere.
+            raw_split = splits.setdefault(split or self.split or "train", RawSplit())
             if split is None:
-                chosen.skip(f"images[{number}]", "split", f"split {named!r} is none of {', '.join(_KARPATHY)}")
+                detail = f"split {split_name!r} is none of {', '.join(_KARPATHY)}"
+                raw_split.skip(f"images[{number}]", "split", detail)
                 continue
-            file, below = entry.get("filename"), entry.get("filepath")
-            names = names_of_both_years(file)
-            if isinstance(below, str) and below:
-                names = (f"{below}/{file}", *names)
-            sentences = entry.get("sentences")
-            captions = [s.get("raw") for s in sentences if isinstance(s, dict)] if isinstance(sentences, list) else []
-            _add(chosen, number, entry.get("cocoid", entry.get("imgid")), names, captions)
-        if self.split is not None and self.split not in made:
-            raise ConfigError(f"split={self.split}: {self.captions} holds {', '.join(made)}")
-        return {split: made[split] for split in SPLITS if split in made and self.split in (None, split)}
+
+            # Flickr30k's images have no COCO id.
+            image_id = entry.get("cocoid", entry.get("imgid"))
+            names = _karpathy_names(entry)
+            captions = _karpathy_captions(entry)
+            _add(raw_split, number, image_id, names, captions)
+
+        if self.split is None:
+            return {split: splits[split] for split in SPLITS if split in splits}
+        if self.split not in splits:
+            raise ConfigError(f"split={self.split}: {self.captions} holds {', '.join(splits)}")
+        return {self.split: splits[self.split]}
 
 
-def _add(made: RawSplit, number: int, image: object, names: tuple, captions: list, domain: object = None) -> None:
-    where = f"image {image}" if is_id(image) else f"images[{number}]"
-    found = texts(captions)
-    if not is_id(image):
-        made.skip(where, "id", f"id {image!r} is no whole number of twelve digits")
-    elif not found:
-        made.skip(where, "no caption", "it has none")
-    else:
-        kind = {"type": domain} if isinstance(domain, str) else {}
-        made.add(RawRecord(f"{image:012d}", (names,), {"captions": found, "image_id": image, **kind}, where))
+def _karpathy_names(entry: dict) -> tuple:
+    """Return the names that the file of an image in Karpathy's layout may have."""
+    file = entry.get("filename")
+    names = names_of_both_years(file)
+    # COCO's own archives have a folder for each of their parts; Flickr30k's has none.
+    subfolder = entry.get("filepath")
+    if isinstance(subfolder, str) and subfolder:
+        return (f"{subfolder}/{file}", *names)
+    return names
+
+
+def _karpathy_captions(entry: dict) -> list:
+    """Return the captions of an image in Karpathy's layout."""
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list):
+        return []
+    return [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
+
+
+def _captions_by_image(images: list, annotations: list, raw_split: RawSplit) -> dict[int, list]:
+    """Return the captions of each image id; a caption of no listed image is skipped."""
+    image_ids = [image.get("id") for image in images if isinstance(image, dict)]
+    known_ids = {image_id for image_id in image_ids if is_id(image_id)}
+
+    captions = defaultdict(list)
+    for number, annotation in enumerate(annotations):
+        image_id = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if is_id(image_id) and image_id in known_ids:
+            captions[image_id].append(annotation.get("caption"))
+        else:
+            where = f"annotations[{number}]"
+            raw_split.skip(where, "no image", f"of image {image_id!r}, which 'images' does not list")
+    return captions
+
+
+def _add(
+    raw_split: RawSplit,
+    number: int,
+    image_id: object,
+    names: tuple,
+    captions: list,
+    domain: object = None,
+) -> None:
+    """Add an image with its captions to a split, or skip it."""
+    where = f"image {image_id}" if is_id(image_id) else f"images[{number}]"
+    caption_texts = texts(captions)
+    if not is_id(image_id):
+        raw_split.skip(where, "id", f"id {image_id!r} is no whole number of twelve digits")
+        return
+    if not caption_texts:
+        raw_split.skip(where, "no caption", "it has none")
+        return
+
+    text: dict[str, object] = {"captions": caption_texts, "image_id": image_id}
+    if isinstance(domain, str):
+        text["type"] = domain
+    record = RawRecord(f"{image_id:012d}", (names,), text, where)
+    raw_split.add(record)
 
 
 def names_of_both_years(file: object) -> tuple:
-    """Return the names that an image's file may have: the one given, and for a name of 2014 that of 2017.
+    """Return the names that an image's file may have: the name in the file and, for one of 2014, that of 2017.
 
     The archives of 2017 hold the pictures of 2014 in other folders, each named by COCO's id alone.
     """
-    named = _NAMED_2014.fullmatch(file) if isinstance(file, str) else None
-    return (file,) if named is None else (file, named.group(1))
+    match = _NAMED_2014.fullmatch(file) if isinstance(file, str) else None
+    if match is None:
+        return (file,)
+    return (file, match.group(1))
 
 
 def coco_folder(images: str | Path) -> ImageFolder:
-    """Return a folder of COCO's images, with the folders that its archives unpack to.
+    """Return a folder of COCO's images together with the folders that its archives unpack to.
 
-    Each of these may be a link of the user's own.
+    Each of these folders may be a link that the user has made.
     """
-    return ImageFolder([images, *(Path(images).expanduser() / name for name in FOLDERS)])
+    parent = Path(images).expanduser()
+    subfolders = [parent / name for name in FOLDERS]
+    return ImageFolder([images, *subfolders])
 
 
 def split_of_name(file: str) -> str | None:
-    """Return the split that a file's name tells: `captions_train2017.json`."""
-    found = re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", Path(file).stem.lower())
-    return found[-1] if len(set(found)) == 1 else None
+    """Return the split that a file's name contains, as in `captions_train2017.json`; None if it has none or several."""
+    stem = Path(file).stem.lower()
+    # Not a part of a word, such as "training" or "latest".
+    splits = set(re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", stem))
+    return splits.pop() if len(splits) == 1 else None
+
+
+def unknown_split(key: str, file: str) -> ConfigError:
+    """Return the error for a file whose name does not show its split.
+
+    Args:
+        key: The key that names the file.
+        file: The file.
+    """
+    choices = ", ".join(f"split={split}" for split in SPLITS)
+    return ConfigError(f"{key}={file}: its file name does not show which split it is: give one of {choices}")

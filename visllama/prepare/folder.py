@@ -1,4 +1,4 @@
-"""`source=folder`: a folder of pictures, and a table that gives each its captions."""
+"""`source=folder`: a folder of pictures, and a table of their captions."""
 
 from __future__ import annotations
 
@@ -41,34 +41,50 @@ class Folder(RawData):
         require(suffix in _SUFFIXES, f"table={self.table}: must be a {known}, not {suffix!r}")
 
     def read(self) -> dict[str, RawSplit]:
+        raw_split = RawSplit()
+        captions: dict[str, list[str]] = {}
+        first_rows: dict[str, tuple[int, str]] = {}
+
+        # The rows of an image need not follow one another.
+        table_name = Path(self.table).name
+        rows = self._rows(self._read_text())
+        for number, (line, row) in enumerate(rows, start=1):
+            where = f"{table_name}:{line}"
+            if isinstance(row, str):
+                raw_split.skip(where, "row", row)
+                continue
+
+            image = row.get("image")
+            row_captions = _captions(row)
+            if not isinstance(image, str) or not image.strip():
+                raw_split.skip(where, "no image", "the row names none")
+            elif not row_captions:
+                raw_split.skip(where, "no caption", f"{image!r} is given none")
+            else:
+                image = image.strip()
+                captions.setdefault(image, []).extend(row_captions)
+                first_rows.setdefault(image, (number, where))
+
+        for image, (number, where) in first_rows.items():
+            text = {"captions": captions[image], "image_id": image}
+            record = RawRecord(f"{number:08d}", ((image,),), text, where)
+            raw_split.add(record)
+        return {self.split or "train": raw_split}
+
+    def _read_text(self) -> str:
+        # Spreadsheets write a byte order mark before the first column's name: utf-8-sig drops it.
         try:
-            text = Path(self.table).expanduser().read_text(encoding="utf-8-sig")
+            return Path(self.table).expanduser().read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(f"table={self.table}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
         except OSError as error:
             raise ConfigError(f"table={self.table}: cannot be read ({error.strerror})") from error
-        rows = self._rows(text)
-        made, captions, first = RawSplit(), {}, {}
-        for number, (line, row) in enumerate(rows, start=1):
-            where = f"{Path(self.table).name}:{line}"
-            if isinstance(row, str):
-                made.skip(where, "row", row)
-                continue
-            image, said = row.get("image"), _captions(row)
-            if not isinstance(image, str) or not image.strip():
-                made.skip(where, "no image", "the row names none")
-            elif not said:
-                made.skip(where, "no caption", f"{image!r} is given none")
-            else:
-                captions.setdefault(image.strip(), []).extend(said)
-                first.setdefault(image.strip(), (number, where))
-        for image, (number, where) in first.items():
-            text = {"captions": captions[image], "image_id": image}
-            made.add(RawRecord(f"{number:08d}", ((image,),), text, where))
-        return {self.split or "train": made}
 
     def _rows(self, text: str) -> Iterator[tuple[int, dict | str]]:
-        """Return the table's rows, each with its line, as what its suffix and its first line say it is."""
+        """Return the table's rows, each with its line, read in the format that its suffix and its first line show.
+
+        A row that cannot be read is the text that says why.
+        """
         suffix = Path(self.table).suffix.lower()
         if suffix == ".jsonl":
             return _jsonl(text)
@@ -78,6 +94,7 @@ class Folder(RawData):
 
     def _csv(self, text: str) -> Iterator[tuple[int, dict | str]]:
         reader = csv.reader(io.StringIO(text, newline=""))
+        # A caption may hold line breaks, so that a row is named by the line on which it begins.
         begin = 1
         try:
             columns = next(reader, [])
@@ -88,6 +105,7 @@ class Folder(RawData):
                         f"table={self.table}: its first line must name the columns image and caption; it has "
                         f"{', '.join(columns) or 'nothing'}"
                     )
+
             begin = reader.line_num + 1
             for row in reader:
                 if len(row) == len(names):
@@ -102,23 +120,30 @@ class Folder(RawData):
 
 def _numbered(text: str) -> Iterator[tuple[int, dict | str]]:
     for line, content in enumerate(text.split("\n"), start=1):
-        found = _NUMBERED.fullmatch(content.rstrip("\r"))
-        if found:
-            yield line, {"image": found.group(1), "caption": found.group(2)}
+        match = _NUMBERED.fullmatch(content.rstrip("\r"))
+        if match:
+            yield line, {"image": match.group(1), "caption": match.group(2)}
         elif content.strip():
             yield line, "no IMAGE#NUMBER, a tab and a caption"
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
+    # Not `splitlines`: JSON texts may hold other line breaks, such as U+2028.
     for line, content in enumerate(text.split("\n"), start=1):
-        if content.strip():
-            try:
-                row = json.loads(content)
-                yield line, row if isinstance(row, dict) else "no JSON object"
-            except (ValueError, RecursionError) as error:
-                yield line, f"no JSON ({error})"
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            yield line, f"no JSON ({error})"
+            continue
+        yield line, row if isinstance(row, dict) else "no JSON object"
 
 
 def _captions(row: dict) -> list[str]:
+    """Return the captions of a row: that of `caption`, then those of `captions`."""
+    candidates = [row.get("caption")]
     several = row.get("captions")
-    return texts([row.get("caption"), *(several if isinstance(several, list) else [])])
+    if isinstance(several, list):
+        candidates += several
+    return texts(candidates)

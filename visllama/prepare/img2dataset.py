@@ -12,7 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from visllama.prepare.request import Download
 
 _MARK = "VISLLAMA_DOWNLOAD"
+"""The environment variable that marks the processes of a download with its folder."""
 _SECRETS = re.compile(r"(?i)key|token|secret|pass|credential|^(aws|azure|gcp|google|hf|wandb|ssh)_|^python(path|home)$")
 _HOW = (
     "give img2dataset its own environment (Python 3.10 to 3.12): python3.11 -m venv i2d && i2d/bin/pip install "
@@ -39,14 +40,15 @@ def find_command(command: str) -> str:
     Raises:
         ConfigError: If it is absent, with how to install it.
     """
-    found = shutil.which(os.path.expanduser(command))
-    if found is None:
+    path = shutil.which(os.path.expanduser(command))
+    if path is None:
         raise ConfigError(f"command={command}: no such command; {_HOW}")
-    return os.path.abspath(found)
+    return os.path.abspath(path)
 
 
 def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list[str]:
     """Return the command that downloads a filtered list; it honours the sites' noai headers, which is its default."""
+    additional_columns = json.dumps(spec.score_columns) if spec.score_columns else None
     options = {
         "url_list": list_file,
         "input_format": "jsonl",
@@ -64,8 +66,9 @@ def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list
         "min_image_size": spec.min_image_size_px,
         "max_aspect_ratio": spec.max_aspect_ratio,
         "number_sample_per_shard": spec.samples_per_shard,
-        "save_additional_columns": json.dumps([*spec.score_columns]) if spec.score_columns else None,
-        "extract_exif": False,  # nobody reads it, and it may say where a photo was taken
+        "save_additional_columns": additional_columns,
+        # Nobody reads EXIF data, and they may say where a photo was taken.
+        "extract_exif": False,
         "timeout": spec.timeout_s,
         "retries": spec.retries,
         "max_shard_retry": spec.max_shard_retries,
@@ -73,24 +76,39 @@ def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list
         "distributor": spec.distributor,
         "enable_wandb": False,
     }
-    return [spec.command, *(str(w) for k, v in options.items() if v is not None for w in (f"--{k}", v))]
+    argv = [spec.command]
+    for name, value in options.items():
+        if value is not None:
+            argv += [f"--{name}", str(value)]
+    return argv
 
 
 def run_img2dataset(argv: list[str], folder: Path, num_shards: int, num_urls: int) -> dict[int, dict]:
-    """Run the command over what is missing in `folder/shards`, its output in `folder/log.txt`.
+    """Run the command over what is missing in `folder/shards`, with its output in `folder/log.txt`.
+
+    Args:
+        argv: The command line.
+        folder: The folder of the part.
+        num_shards: The number of shards that there have to be at the end.
+        num_urls: The number of URLs that these shards have to account for.
 
     Returns:
-        The statistics of each shard.
+        The statistics of each shard, as img2dataset writes them.
 
     Raises:
         ConfigError: If it does not start, fails, or leaves shards or URLs out.
     """
-    shards, log = folder / "shards", folder / "log.txt"
+    shards = folder / "shards"
     shards.mkdir(exist_ok=True)
+
+    # img2dataset takes a shard with statistics as finished, so that half-written ones have to lose theirs first.
     _complete(shards)
     code = _watch(argv, folder, num_shards)
     stats = _complete(shards)
-    if code or len(stats) != num_shards or sum(stat["count"] for stat in stats.values()) != num_urls:
+
+    counted_urls = sum(stat["count"] for stat in stats.values())
+    if code or len(stats) != num_shards or counted_urls != num_urls:
+        log = folder / "log.txt"
         raise ConfigError(
             f"img2dataset ended with {code}; {len(stats)} of {num_shards} shards are complete. The same command goes "
             f"on from there. The end of {log}:\n{tail(log)}"
@@ -99,38 +117,59 @@ def run_img2dataset(argv: list[str], folder: Path, num_shards: int, num_urls: in
 
 
 def _watch(argv: list[str], folder: Path, num_shards: int) -> int:
-    """Run the command to its end with a bar over its shards; none of its processes stays behind."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "env": environment(folder)}
+    """Run the command to its end, with a bar over its shards, and return its exit code.
+
+    None of its processes stays behind.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    variables = environment(folder)
     with (folder / "log.txt").open("ab") as log, Progress(*columns, transient=True) as bar:
         task = bar.add_task("shards", total=num_shards)
         try:
-            process = subprocess.Popen(argv, stdout=log, start_new_session=True, **options)
-        except OSError as error:  # an environment that was moved
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+                start_new_session=True,
+            )
+        except OSError as error:
+            # The command is there, but the Python that it names is not: its environment was moved.
             raise ConfigError(f"command={argv[0]} does not start: {error}; {_HOW}") from None
+
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):
                     return process.wait(0.5)
-                bar.update(task, completed=sum(1 for _ in (folder / "shards").glob("*_stats.json")))
-        finally:  # not by Ctrl-C's signal: its handler exits with 0 and leaves its workers writing
+                finished = list((folder / "shards").glob("*_stats.json"))
+                bar.update(task, completed=len(finished))
+        finally:
+            # SIGINT would not do: img2dataset's handler exits with 0 and leaves its workers writing.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _complete(shards: Path) -> dict[int, dict]:
-    """Return the statistics of finished shards; a half-written one loses its statistics, so that it is done again."""
+    """Return the statistics of finished shards.
+
+    A half-written shard loses its statistics, so that it is done again.
+    """
     stats = {}
     for path in sorted(shards.glob("*_stats.json")):
         number = path.name.removesuffix("_stats.json")
         try:
-            with (shards / f"{number}.tar").open("rb") as tar:
-                tar.seek(-1024, os.SEEK_END)
-                whole = tar.read() == bytes(1024)  # an archive ends with two empty blocks
-            stat = json.loads(path.read_text()) if whole else None
+            is_whole = _is_whole(shards / f"{number}.tar")
+            stat = json.loads(path.read_text()) if is_whole else None
         except (OSError, ValueError):
             stat = None
+
         if stat is None:
             path.unlink()
         else:
@@ -138,16 +177,28 @@ def _complete(shards: Path) -> dict[int, dict]:
     return stats
 
 
+def _is_whole(path: Path) -> bool:
+    """Return whether a tar ends with two empty blocks, as a complete archive does."""
+    with path.open("rb") as tar:
+        tar.seek(-1024, os.SEEK_END)
+        return tar.read() == bytes(1024)
+
+
 def environment(folder: Path) -> dict[str, str]:
     """Return our environment without secrets and without our Python's paths, marked with the folder."""
-    kept = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
-    limits = {"OPENCV_IO_MAX_IMAGE_PIXELS": str(50_000_000)}  # a few kilobytes may unpack to gigabytes
-    return kept | limits | {"NO_ALBUMENTATIONS_UPDATE": "1", _MARK: str(folder)}
+    variables = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
+    # A few kilobytes may unpack to gigabytes.
+    variables["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(50_000_000)
+    variables["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    variables[_MARK] = str(folder)
+    return variables
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder, and end what a killed run left at work in it: its workers would go on writing their shards.
+def alone(folder: Path) -> Generator[None, None, None]:
+    """Lock a folder inside this context, and end the processes that a killed run left at work in it.
+
+    Its workers would go on writing their shards.
 
     Raises:
         ConfigError: If another process holds the lock.
@@ -158,13 +209,16 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _end_orphans(folder: Path) -> None:
+    """Kill the processes whose environment is marked with the folder."""
     mark = f"{_MARK}={folder}".encode()
     for environ in Path("/proc").glob("[0-9]*/environ"):
+        # Most processes belong to others, and some end in the meantime.
         with suppress(OSError):
             if mark in environ.read_bytes().split(b"\0"):
                 os.kill(int(environ.parent.name), signal.SIGKILL)
 
 
 def tail(log: Path) -> str:
-    """Return the last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    """Return the last 15 lines of a log."""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(lines[-15:])

@@ -13,11 +13,13 @@ from visllama.errors import ConfigError
 from visllama.prepare.raw import RawData, RawRecord, RawSplit, read_json, texts
 
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+_KNOWN = {"instruction", "conversations"}
+"""An entry of either layout has one of these keys."""
 
 
 @dataclass(frozen=True)
 class Instruct(RawData):
-    """Conversations; an entry of the file is a record, which its number names.
+    """Conversations; an entry of the file is a record, whose key is the entry's number.
 
     Args:
         conversations: A JSON list (or a JSON object a line, .jsonl) of `{instruction, input, output}`, or of
@@ -31,48 +33,65 @@ class Instruct(RawData):
     FILES = ("conversations",)
 
     def read(self) -> dict[str, RawSplit]:
-        entries, made = self._entries(), RawSplit()
+        raw_split = RawSplit()
+        file_name = Path(self.conversations).name
         num_greetings = 0
-        for number, entry in enumerate(entries):
-            where = f"{Path(self.conversations).name}[{number}]"
-            told = f"{where} id {entry['id']!a}" if isinstance(entry, dict) and "id" in entry else where
+
+        for number, entry in enumerate(self._entries()):
+            where = f"{file_name}[{number}]"
+            if isinstance(entry, dict) and "id" in entry:
+                where = f"{where} id {entry['id']!a}"
+
             try:
                 images, turns = _conversation(entry)
             except ValueError as error:
-                made.skip(told, *error.args)
-            else:
-                if len(turns) < len(entry.get("conversations", turns)):
-                    num_greetings += 1
-                record = {"conversations": turns}
-                made.add(RawRecord(f"{number:08d}", tuple((name,) for name in images), record, told))
+                raw_split.skip(where, *error.args)
+                continue
+
+            if len(turns) < len(entry.get("conversations", turns)):
+                num_greetings += 1
+            # Each image has one name that its file may have.
+            names = tuple((name,) for name in images)
+            record = RawRecord(f"{number:08d}", names, {"conversations": turns}, where)
+            raw_split.add(record)
+
         if num_greetings:
             say(
-                f"{Path(self.conversations).name}: {num_greetings:,} conversations begin with a turn of gpt, which "
+                f"{file_name}: {num_greetings:,} conversations begin with a turn of gpt, which "
                 f"answers nothing: it is left out, and they are kept (LLaVA's training does so too)"
             )
-        with_images = sum(bool(record.images) for record in made.records)
+
+        with_images = [record for record in raw_split.records if record.images]
         if with_images and self.images is None:
-            raise ConfigError(f"images is not given, and {with_images} entries name one: images=DIR")
-        return {self.split or "train": made}
+            raise ConfigError(f"images is not given, and {len(with_images)} entries name one: images=DIR")
+        return {self.split or "train": raw_split}
 
     def _entries(self) -> list:
+        """Return the entries of the file.
+
+        Raises:
+            ConfigError: If it is not a list, or no entry has a layout that is known.
+        """
         if Path(self.conversations).suffix == ".jsonl":
             lines = Path(self.conversations).expanduser().read_bytes().splitlines()
             entries = [_line(line) for line in lines if line.strip()]
         else:
             entries = read_json("conversations", self.conversations)
-        if not isinstance(entries, list) or not any(isinstance(e, dict) and _KNOWN & e.keys() for e in entries):
+
+        if not isinstance(entries, list) or not any(_has_known_layout(entry) for entry in entries):
             raise ConfigError(
-                f"conversations={self.conversations}: no list of conversations: entries are "
+                f"conversations={self.conversations}: not a list of conversations: entries are "
                 f"{{instruction, input, output}} (Alpaca) or {{image, conversations: [{{from, value}}]}} (LLaVA)"
             )
         return entries
 
 
-_KNOWN = {"instruction", "conversations"}
+def _has_known_layout(entry: Any) -> bool:
+    return isinstance(entry, dict) and not _KNOWN.isdisjoint(entry)
 
 
 def _line(line: bytes) -> Any:
+    """Return the content of a line; a line that is no JSON is None, which is then skipped like any other bad entry."""
     try:
         return json.loads(line)
     except (ValueError, RecursionError):
@@ -80,40 +99,66 @@ def _line(line: bytes) -> Any:
 
 
 def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
-    """Return an entry's image files and its turns; a `ValueError` holds reason and detail."""
-    if not isinstance(entry, dict) or not _KNOWN & entry.keys():
+    """Return an entry's image files and its turns.
+
+    Raises:
+        ValueError: If the entry cannot be used; its arguments are the reason and the detail.
+    """
+    if not _has_known_layout(entry):
         raise ValueError("layout", "neither 'instruction' nor 'conversations'")
     if "conversations" not in entry:
         return [], _alpaca(entry)
+
     image = entry.get("image")
-    images = [] if image is None else image if isinstance(image, list) else [image]
+    if image is None:
+        images = []
+    elif isinstance(image, list):
+        images = image
+    else:
+        images = [image]
     if not all(isinstance(name, str) for name in images):
         raise ValueError("layout", f"'image' is {image!r}: a file's name, or a list of them")
-    given = entry["conversations"]
-    if not isinstance(given, list) or not given or not all(isinstance(turn, dict) for turn in given):
+
+    raw_turns = entry["conversations"]
+    if not isinstance(raw_turns, list) or not raw_turns or not all(isinstance(turn, dict) for turn in raw_turns):
         raise ValueError("layout", "'conversations' is no list of {from, value}")
-    turns = [{"from": _SPEAKERS.get(str(turn.get("from")), ""), "value": turn.get("value")} for turn in given]
+
+    # An unknown speaker becomes an empty one, which `_check_turns` refuses.
+    turns = []
+    for turn in raw_turns:
+        speaker = _SPEAKERS.get(str(turn.get("from")), "")
+        turns.append({"from": speaker, "value": turn.get("value")})
     turns = without_greeting(turns)
-    _check_turns(turns, [turn.get("from") for turn in given])
-    marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
-    if marks != len(images):
-        raise ValueError("marks", f"{marks} {IMAGE_MARK} in its turns, and {len(images)} images")
+    _check_turns(turns, [turn.get("from") for turn in raw_turns])
+
+    num_marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
+    if num_marks != len(images):
+        raise ValueError("marks", f"{num_marks} {IMAGE_MARK} in its turns, and {len(images)} images")
     return images, turns
 
 
 def _check_turns(turns: list[dict[str, Any]], speakers: list) -> None:
+    """Check that human and gpt speak by turns, after a system text if there is one, and that each turn has a text."""
     spoken = turns[1:] if turns[0]["from"] == "system" else turns
-    wanted = ["human" if i % 2 == 0 else "gpt" for i in range(len(spoken))]
-    if [turn["from"] for turn in spoken] != wanted or len(spoken) < 2:
+    expected = ["human" if i % 2 == 0 else "gpt" for i in range(len(spoken))]
+    if [turn["from"] for turn in spoken] != expected or len(spoken) < 2:
         raise ValueError("turns", f"{speakers[:6]} are no turns of human and gpt, one after the other")
+
     if len(texts(turn["value"] for turn in turns)) < len(turns):
         raise ValueError("text", "a turn without text")
 
 
 def _alpaca(entry: dict) -> list[dict[str, str]]:
-    told, output = texts([entry.get("instruction"), entry.get("input")]), texts([entry.get("output")])
-    if not texts([entry.get("instruction")]) or not output:
+    """Return the two turns of an entry in Alpaca's layout."""
+    instruction = texts([entry.get("instruction")])
+    prompt = instruction + texts([entry.get("input")])
+    output = texts([entry.get("output")])
+    if not instruction or not output:
         raise ValueError("text", "an instruction or an output without text")
-    if any(IMAGE_MARK in text for text in told + output):
+    if any(IMAGE_MARK in text for text in prompt + output):
         raise ValueError("marks", f"{IMAGE_MARK} in it, and it has no image")
-    return [{"from": "human", "value": "\n\n".join(told)}, {"from": "gpt", "value": output[0]}]
+
+    return [
+        {"from": "human", "value": "\n\n".join(prompt)},
+        {"from": "gpt", "value": output[0]},
+    ]

@@ -1,4 +1,4 @@
-"""The sources of `prepare` and the keys of each, held to before anything is read; nothing here needs torch."""
+"""The sources of `prepare` and the keys of each, checked before anything is read; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -55,20 +55,21 @@ _CALLS = {
     "coyo": "list=DIR",
     "scenes": "out=DIR",
 }
-"""What each source needs to be given."""
+"""The keys that each source needs, as the user types them."""
 _MOST_WORKERS = 1024
 
 
 def hints(source: str) -> dict[str, Any]:
-    """Return the keys of a source with their types; those of every verb are not among them."""
+    """Return the keys of a source with their types, without the keys that every verb has."""
     if source in RAW:
         return get_type_hints(RAW[source])
     if source == "shards":
         return get_type_hints(Shards) | {"from": str}
     if source in LISTS:
-        found = get_type_hints(Download) | {"split": str, "merge": bool, "check_only": bool}
-        del found["out"]  # which the verb's own, with name and split, makes
-        return found
+        keys = get_type_hints(Download) | {"split": str, "merge": bool, "check_only": bool}
+        # The verb makes it from its own `out`, the name and the split.
+        del keys["out"]
+        return keys
     return {"threads": int, "prepare": Mapping}
 
 
@@ -78,83 +79,146 @@ def arguments(config: PrepareConfig) -> dict[str, Any]:
     return {key: values[key] for key in hints(config.source)}
 
 
-def given(config: PrepareConfig) -> RawData | Shards | Download:
-    """Make the source's description of what is wanted, out of its keys; `scenes` has none."""
+def raw_spec(config: PrepareConfig) -> RawData:
+    """Return what the keys of a raw dataset ask for."""
     values = arguments(config)
-    if config.source in RAW:
-        return RAW[config.source](**values)
-    if config.source == "shards":
-        del values["from"]
-        return Shards(**values)
+    return RAW[config.source](**values)
+
+
+def shards_spec(config: PrepareConfig) -> Shards:
+    """Return what the keys of `source=shards` ask for."""
+    values = arguments(config)
+    # The place is an argument of its own, wherever tars are found.
+    del values["from"]
+    return Shards(**values)
+
+
+def download_spec(config: PrepareConfig) -> Download:
+    """Return what the keys of a URL list ask for."""
+    values = arguments(config)
     for key in ("merge", "check_only", "split"):
         del values[key]
+
     columns = tuple(values.pop("score_columns"))
-    return Download(**values, score_columns=columns, out=split_folder(config, config.keys["split"]))
+    out = split_folder(config, config.keys["split"])
+    return Download(**values, score_columns=columns, out=out)
 
 
 def split_folder(config: PrepareConfig, split: str) -> Path:
     """Return the folder of a split's shards."""
-    return Path(config.out or Path(config.paths["data"]) / config.name).expanduser() / split
+    if config.out:
+        parent = Path(config.out)
+    else:
+        # `check_prepare` refuses a source that has neither.
+        assert config.name is not None
+        parent = Path(config.paths["data"]) / config.name
+    return parent.expanduser() / split
 
 
 def check_prepare(config: PrepareConfig) -> None:
     """Refuse wrong keys, values and files before anything is read or written.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If something is wrong; the message names the key, the value found, and what to do.
     """
     source = config.source
     call = f"visllama prepare source={source} {_CALLS.get(source, '')}".strip()
     require(source in _CALLS, f"source={source}: choose from {', '.join(_CALLS)}")
+
+    _check_keys(config, call)
+    _check_values(config)
+    if source == "scenes":
+        require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
+    elif source in LISTS:
+        _check_list(config)
+    elif source == "shards":
+        _check_out(config)
+        shards_spec(config).check()
+        # It raises an error where no tar is found.
+        find(config.keys["from"])
+    else:
+        _check_out(config)
+        raw_spec(config).check()
+
+
+def _check_keys(config: PrepareConfig, call: str) -> None:
+    """Refuse keys that the source does not have, and a source without all of its keys.
+
+    Args:
+        config: The configuration of `prepare`.
+        call: The command with what has to be given, for the error message.
+    """
+    source = config.source
     known = hints(source)
-    common = to_dict(config)
     for key in config.keys:
-        if key not in known:
-            close = get_close_matches(str(key), [*known, *common], 1)
-            hint = f"did you mean {close[0]}?" if close else f"here are {', '.join(known)}"
-            raise ConfigError(f"{key}: source={source} has no such key, and nothing would read it; {hint}")
-    missing = sorted(key for key, value in (common | config.keys).items() if value == MISSING)
+        if key in known:
+            continue
+        name = str(key)  # pyrefly: ignore[unnecessary-type-conversion]  a key in YAML may be a number
+        close = get_close_matches(name, [*known, *to_dict(config)], 1)
+        hint = f"did you mean {close[0]}?" if close else f"here are {', '.join(known)}"
+        raise ConfigError(f"{key}: source={source} has no such key, and nothing would read it; {hint}")
+
+    values = to_dict(config) | config.keys
+    missing = sorted(key for key, value in values.items() if value == MISSING)
     require(not missing, f"no value for {', '.join(missing)}: {call}")
-    absent = sorted(key for key in known if key not in common | config.keys)
+    # `~key` on the command line takes a key away.
+    absent = sorted(key for key in known if key not in values)
     require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
+
+
+def _check_values(config: PrepareConfig) -> None:
+    """Refuse values of another type, and a wrong name or number of workers."""
+    source = config.source
+    # Tars that lie somewhere can be indexed there.
     require(config.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
+
+    known = hints(source)
     for key, value in arguments(config).items():
-        require(matches_hint(value, known[key]), wrong_type(key, value, known[key]))
-    require(
-        config.name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", config.name, re.ASCII) is not None,
-        f"name={config.name}: letters, digits, _, - and . make a name: it becomes a folder's",
-    )
+        hint = known[key]
+        require(matches_hint(value, hint), wrong_type(key, value, hint))
+
+    _check_name(config.name)
     workers = config.keys.get("workers")
     require(
         workers is None or 0 < workers <= _MOST_WORKERS,
         f"workers={workers}: must be from 1 to {_MOST_WORKERS}, or null",
     )
-    if source == "scenes":
-        require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
-    elif source in LISTS:
-        _check_list(config)
-    else:
-        _check_out(config)
-        given(config).check()
-        if source == "shards":
-            find(config.keys["from"])
+
+
+def _check_name(name: str | None) -> None:
+    """Refuse a name that would lead out of the data folder, or that a shell or an override would misread."""
+    require(
+        name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII) is not None,
+        f"name={name}: a name consists of letters, digits, _, - and ., since a folder gets it",
+    )
 
 
 def _check_list(config: PrepareConfig) -> None:
+    """Refuse wrong values of the keys of a URL list."""
     _check_out(config)
+
     keys = config.keys
     require(keys["split"] in SPLITS, f"split={keys['split']}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
     require(Path(keys["list"]).expanduser().exists(), f"list={keys['list']}: no such file or folder")
+    # It raises an error where the part is not written as it should be.
     read_part(keys["part"])
+
     for key in ("image_size_px", "samples_per_shard", "processes", "threads", "timeout_s"):
         require(keys[key] > 0, f"{key}={keys[key]}: must be more than 0")
-    least = keys["min_success"]
-    require(0 <= least <= 1, f"min_success={least}: must be in [0, 1]")
+    min_success = keys["min_success"]
+    require(0 <= min_success <= 1, f"min_success={min_success}: must be in [0, 1]")
 
 
 def _check_out(config: PrepareConfig) -> None:
     """Refuse a place that is, or lies below, a file."""
-    key, place = ("out", config.out) if config.out else ("paths.data", config.paths["data"])
+    if config.out:
+        key = "out"
+        place = config.out
+    else:
+        key = "paths.data"
+        place = config.paths["data"]
+
+    # Most of the place need not exist yet: what does exist of it has to be a folder.
     above = Path(place).expanduser()
     while not above.exists() and above != above.parent:
         above = above.parent

@@ -22,16 +22,32 @@ from visllama.errors import BadRecord, ConfigError
 from visllama.prepare.raw import ImageFolder, RawRecord, RawSplit, Skipped
 
 _BLOCK = 512
-_THREADS = 16  # a network file system answers many questions at once, each slowly
+"""A tar consists of blocks of so many bytes."""
+_THREADS = 16
+"""A network file system answers many questions at once, each slowly."""
 _CHUNK = 64
+"""Each thread takes so many records at a time."""
 _MOST_SHOWN = 5
 
 
 class Placed(NamedTuple):
-    """A record with its image files (path and bytes)."""
+    """A record whose image files are there.
+
+    Attributes:
+        record: The record.
+        files: The path and the size in bytes of each image.
+    """
 
     record: RawRecord
     files: tuple[tuple[str, int], ...]
+
+
+class _Measured(NamedTuple):
+    """A placed record, the bytes that its members take up in a tar, and the content of its `KEY.json`."""
+
+    placed: Placed
+    num_bytes: int
+    text: bytes
 
 
 @dataclass(frozen=True)
@@ -39,10 +55,10 @@ class SplitLayout:
     """A split's shards before they are written.
 
     Attributes:
-        shards: The records of each.
-        shard_bytes: What the members of each take up, at most.
-        skipped: What is left out so far.
-        sha256: Of all that the shards' bytes follow from, but for what the images hold.
+        shards: The records of each shard.
+        shard_bytes: The most bytes that the members of each shard take up.
+        skipped: The records that are left out so far.
+        sha256: A hash of all that determines the shards' bytes, except for the content of the images.
     """
 
     shards: list[list[Placed]]
@@ -52,8 +68,9 @@ class SplitLayout:
 
     @property
     def num_records(self) -> int:
-        """Records that were there, those that are left out included."""
-        return sum(map(len, self.shards)) + len(self.skipped)
+        """The number of records that were there, those that are left out included."""
+        num_placed = sum(len(records) for records in self.shards)
+        return num_placed + len(self.skipped)
 
 
 def encode(text: dict) -> bytes:
@@ -66,63 +83,91 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
 
     Args:
         split: The records.
-        images: Where their images lie.
-        shard_bytes: Most of a shard, unless one record alone is more.
+        images: The folder of their images.
+        shard_bytes: The most bytes of a shard; a record that alone has more is a shard of its own.
     """
 
-    def place(record: RawRecord) -> tuple[Placed, int, bytes] | Skipped:
-        try:
-            text = encode(record.text)
-            read_text({"json": text}, len(record.images))  # what training will not read is not written
-        except (BadRecord, UnicodeEncodeError) as error:
-            return Skipped(record.where, "text", getattr(error, "detail", "a letter that UTF-8 does not have"))
-        found = [images.find(names) for names in record.images]
-        for problem in found:
-            if isinstance(problem, Skipped):
-                return problem._replace(where=record.where)
-        sizes = [len(text), *(size for _, size in found)]
-        total = sum(_BLOCK + -(-size // _BLOCK) * _BLOCK for size in sizes)
-        return Placed(record, tuple(found)), total, text
+    def place_all(records: list[RawRecord]) -> list[_Measured | Skipped]:
+        return [_place(record, images) for record in records]
 
-    shards, totals, skipped, digest = [], [], list(split.skipped), hashlib.sha256()
+    shards: list[list[Placed]] = []
+    totals: list[int] = []
+    skipped = list(split.skipped)
+    digest = hashlib.sha256()
+
+    num_records = len(split.records)
+    chunks = [split.records[i : i + _CHUNK] for i in range(0, num_records, _CHUNK)]
+    is_quiet = not sys.stdout.isatty()
     with ThreadPoolExecutor(_THREADS) as threads:
-        chunks = (split.records[i : i + _CHUNK] for i in range(0, len(split.records), _CHUNK))
-        looked = chain.from_iterable(threads.map(lambda records: list(map(place, records)), chunks))
-        quiet = not sys.stdout.isatty()
-        for result in track(looked, "looking for images", len(split.records), transient=True, disable=quiet):
+        # `map` keeps the order of the records, whichever thread is done first.
+        results = chain.from_iterable(threads.map(place_all, chunks))
+        for result in track(results, "looking for images", num_records, transient=True, disable=is_quiet):
             if isinstance(result, Skipped):
                 skipped.append(result)
                 continue
-            placed, size, text = result
-            if not shards or totals[-1] + size > shard_bytes:
+
+            placed, num_bytes, text = result
+            if not shards or totals[-1] + num_bytes > shard_bytes:
                 shards.append([])
                 totals.append(0)
                 digest.update(b"shard\n")
             shards[-1].append(placed)
-            totals[-1] += size
-            digest.update(f"{placed.record.key} {[size for _, size in placed.files]} {len(text)}\n".encode() + text)
+            totals[-1] += num_bytes
+
+            image_sizes = [size for _, size in placed.files]
+            header = f"{placed.record.key} {image_sizes} {len(text)}\n"
+            digest.update(header.encode() + text)
     return SplitLayout(shards, totals, skipped, digest.hexdigest())
+
+
+def _place(record: RawRecord, images: ImageFolder) -> _Measured | Skipped:
+    """Look for a record's files, and measure what its members will take up."""
+    try:
+        text = encode(record.text)
+        # What training will not read is not written.
+        read_text({"json": text}, len(record.images))
+    except BadRecord as error:
+        return Skipped(record.where, "text", error.detail)
+    except UnicodeEncodeError:
+        return Skipped(record.where, "text", "a letter that UTF-8 does not have")
+
+    files = []
+    for names in record.images:
+        result = images.find(names)
+        if isinstance(result, Skipped):
+            return result._replace(where=record.where)
+        files.append(result)
+
+    # Each member is a header of one block, and its content filled up to whole blocks.
+    sizes = [len(text), *(size for _, size in files)]
+    total = sum(_BLOCK + -(-size // _BLOCK) * _BLOCK for size in sizes)
+    return _Measured(Placed(record, tuple(files)), total, text)
 
 
 def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int, max_bad_fraction: float) -> None:
     """Refuse a split of which too much is bad.
 
     Raises:
-        ConfigError: With the reasons, their counts, examples, and how to allow it.
+        ConfigError: If so, with the reasons, their counts, examples, and how to allow it.
     """
-    if num_records and len(skipped) <= max_bad_fraction * num_records and len(skipped) < num_records:
-        return
     if not num_records:
         raise ConfigError(f"{name}: there is no record in it")
-    counts = ", ".join(f"{reason} {count}" for reason, count in Counter(s.reason for s in skipped).most_common())
-    examples = "".join(f"\n  {s.where}: {s.reason}: {s.detail}" for s in skipped[:_MOST_SHOWN])
-    fraction = len(skipped) / num_records
-    allow = (
-        f"to leave them out, max_bad_fraction={min(1.0, -(-fraction * 1000 // 1) / 1000):g}; check_only=true names each"
-        if fraction < 1
-        else "nothing is left"
-    )
+    num_skipped = len(skipped)
+    if num_skipped <= max_bad_fraction * num_records and num_skipped < num_records:
+        return
+
+    reasons = Counter(record.reason for record in skipped)
+    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    examples = "".join(f"\n  {record.where}: {record.reason}: {record.detail}" for record in skipped[:_MOST_SHOWN])
+
+    fraction = num_skipped / num_records
+    if fraction < 1:
+        # Rounded up to a thousandth, so that the value that is shown is enough.
+        enough = min(1.0, -(-fraction * 1000 // 1) / 1000)
+        remedy = f"to leave them out, max_bad_fraction={enough:g}; check_only=true names each"
+    else:
+        remedy = "nothing is left"
     raise ConfigError(
-        f"{name}: {len(skipped)} of {num_records} records ({fraction:.1%}) are bad, more than "
-        f"max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\nmend them, or, {allow}"
+        f"{name}: {num_skipped} of {num_records} records ({fraction:.1%}) are bad, more than "
+        f"max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\nmend them, or, {remedy}"
     )

@@ -14,13 +14,13 @@ from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
 from visllama.prepare.raw import ImageFolder, Skipped, require_file
 
 KINDS = ("random", "popular", "adversarial")
-"""How the objects that are not there were chosen: each is a file."""
+"""The ways in which the objects that are not there were chosen; each has a file."""
 _LABELS = ("yes", "no")
 
 
 @dataclass(frozen=True)
 class Pope(QuestionFile):
-    """Questions that are answered by yes or no; the file of each becomes its `type`.
+    """Questions that are answered by yes or no; the kind of its file becomes the `type` of a question.
 
     Args:
         images: The folder of images, or the one that holds `val2014` or `train2017` and its like.
@@ -46,21 +46,25 @@ class Pope(QuestionFile):
         place = Path(self.annotations).expanduser()
         if place.is_dir():
             return {kind: place / f"coco_pope_{kind}.json" for kind in KINDS}
+
         kinds = [kind for kind in KINDS if kind in place.stem.lower()]
         require(
             len(kinds) == 1,
-            f"annotations={self.annotations}: its name tells not which file of POPE it is: give coco_pope_random.json, "
-            f"coco_pope_popular.json or coco_pope_adversarial.json, or the folder that holds all three",
+            f"annotations={self.annotations}: its name does not say which file of POPE it is: give "
+            f"coco_pope_random.json, coco_pope_popular.json or coco_pope_adversarial.json, or the folder that holds "
+            f"all three",
         )
         return {kinds[0]: place}
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
         for kind, file in self._files().items():
+            # Despite its suffix, each file holds a JSON object a line.
             lines = file.read_bytes().splitlines()
             entries = [(number, _entry(line)) for number, line in enumerate(lines, start=1) if line.strip()]
+
             if not any("label" in entry and "text" in entry for _, entry in entries):
                 raise ConfigError(
-                    f"annotations={file}: no file of POPE: no line is a JSON object {{question_id, image, text, label}}"
+                    f"annotations={file}: not a POPE file: no line is a JSON object {{question_id, image, text, label}}"
                 )
             for number, entry in entries:
                 yield _row(kind, f"{file.name}:{number}", entry)
@@ -70,16 +74,21 @@ def _row(kind: str, where: str, entry: dict[str, Any]) -> QuestionRow | Skipped:
     label = entry.get("label")
     if label not in _LABELS:
         return Skipped(where, "label", f"label {label!r} is neither yes nor no")
-    image, number = entry.get("image"), entry.get("question_id")
-    # Each file counts its questions from one.
-    own_id = f"{kind}/{number}" if isinstance(number, (int, str)) else None
-    row = question_row(where, image, names_of_both_years(image), own_id, entry.get("text"), [label])
+
+    # Each file counts its questions from one, so that a number alone would stand for three questions.
+    number = entry.get("question_id")
+    question_id = f"{kind}/{number}" if isinstance(number, (int, str)) else None
+
+    image = entry.get("image")
+    names = names_of_both_years(image)
+    row = question_row(where, image, names, question_id, entry.get("text"), [label])
     if isinstance(row, QuestionRow):
         row.question["type"] = kind
     return row
 
 
 def _entry(line: bytes) -> dict[str, Any]:
+    """Return the JSON object of a line; an empty one where the line holds none."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):

@@ -1,25 +1,23 @@
-"""Questions whose answers stand beside them, in one file: an image with all that is asked about it is a record."""
+"""Questions whose answers stand beside them, in one file; a record is an image with all its questions."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from visllama.errors import ConfigError
-from visllama.prepare.coco import split_of_name
-from visllama.prepare.raw import SPLITS, RawData, RawRecord, RawSplit, Skipped, is_id, texts
+from visllama.prepare.coco import split_of_name, unknown_split
+from visllama.prepare.raw import RawData, RawRecord, RawSplit, Skipped, is_id, most_frequent, texts
 
 
 class QuestionRow(NamedTuple):
     """A question with its answers, as a record holds it.
 
     Attributes:
-        where: Its place in the file, or its id.
+        where: The question's place in the file, or its id.
         image: The image's own id.
         names: The names that the image's file may have, the likeliest first.
-        question: The question, its answers and its id.
+        question: The question, its answers and its id, as the record will hold them.
     """
 
     where: str
@@ -30,7 +28,7 @@ class QuestionRow(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionFile(RawData):
-    """The keys of a data set that has one file of questions; each is a class that reads its own layout.
+    """The keys of a dataset that has one file of questions; each dataset is a subclass that reads its own layout.
 
     Args:
         images: The folder of images.
@@ -53,46 +51,65 @@ class QuestionFile(RawData):
     def read(self) -> dict[str, RawSplit]:
         split = self.split or split_of_name(self.annotations)
         if split is None:
-            raise ConfigError(
-                f"annotations={self.annotations}: its name tells no split: give split={', '.join(SPLITS)}"
-            )
-        made = RawSplit()
+            raise unknown_split("annotations", self.annotations)
+
+        raw_split = RawSplit()
+        by_image = self._rows_by_image(raw_split)
+        for number, (image, rows) in enumerate(by_image.items()):
+            names = (rows[0].names,)
+            text = {"questions": [row.question for row in rows], "image_id": image}
+            record = RawRecord(f"{number:08d}", names, text, f"image {image!a}")
+            raw_split.add(record)
+        return {split: raw_split}
+
+    def _rows_by_image(self, raw_split: RawSplit) -> dict[str, list[QuestionRow]]:
+        """Return the questions of each image; a question that is there twice is skipped the second time."""
         by_image: dict[str, list[QuestionRow]] = {}
-        seen: set[str] = set()
+        known_ids: set[str] = set()
         for row in self.rows():
             if isinstance(row, Skipped):
-                made.skip(*row)
+                raw_split.skip(*row)
                 continue
-            own_id = str(row.question["id"])
-            if own_id in seen:
-                made.skip(row.where, "duplicate", "it was there before")
+
+            # An id that is a number, and the same id as a text, are one id.
+            question_id = str(row.question["id"])
+            if question_id in known_ids:
+                raw_split.skip(row.where, "duplicate", "its id was there before")
                 continue
-            seen.add(own_id)
+            known_ids.add(question_id)
             by_image.setdefault(row.image, []).append(row)
-        for number, (image, rows) in enumerate(by_image.items()):
-            text = {"questions": [row.question for row in rows], "image_id": image}
-            made.add(RawRecord(f"{number:08d}", (rows[0].names,), text, f"image {image!a}"))
-        return {split: made}
+        return by_image
 
 
 def question_row(
-    where: str, image: object, names: tuple[str, ...], question_id: object, question: object, answers: object
+    where: str,
+    image: object,
+    names: tuple[str, ...],
+    question_id: object,
+    question: object,
+    answers: object,
 ) -> QuestionRow | Skipped:
     """Return a question with its answers, or why it is left out.
 
-    An annotator who wrote nothing stays one of them: a score counts how many said the same.
+    An annotator who wrote nothing still counts: the score depends on how many of all gave the same answer.
     """
-    asked = texts([question])
-    given = answers if isinstance(answers, list) else []
-    said = texts(given)
+    question_texts = texts([question])
+    all_answers = answers if isinstance(answers, list) else []
+    answer_texts = texts(all_answers)
+
     if not isinstance(image, str) or not image.strip():
         return Skipped(where, "no image", f"it names none, but {image!r}")
     if not is_id(question_id) and not texts([question_id]):
         return Skipped(where, "id", f"id {question_id!r} is neither a whole number nor a text")
-    if not asked:
+    if not question_texts:
         return Skipped(where, "no question", "no text asks anything")
-    if not said or not all(isinstance(answer, str) for answer in given):
-        return Skipped(where, "no answer", f"{len(said)} of its {len(given)} answers are texts")
-    most_said = Counter(said).most_common(1)[0][0]  # of answers that as many gave, the first
-    kept = {"question": asked[0], "answers": [answer.strip() for answer in given], "answer": most_said}
-    return QuestionRow(where, image, names, {**kept, "id": question_id})
+    if not answer_texts or not all(isinstance(answer, str) for answer in all_answers):
+        return Skipped(where, "no answer", f"{len(answer_texts)} of its {len(all_answers)} answers are texts")
+
+    content = {
+        "question": question_texts[0],
+        "answers": [answer.strip() for answer in all_answers],
+        "answer": most_frequent(answer_texts),
+        "id": question_id,
+    }
+    return QuestionRow(where, image, names, content)

@@ -1,4 +1,4 @@
-"""`visllama prepare source=scenes`: train the embedded world's two backbones, and hold them to their gates."""
+"""`visllama prepare source=scenes`: train the embedded world's two backbones, and check their quality."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from concurrent.futures import Future
 from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
+from typing import cast
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from visllama.config.invocation import run_folder
 from visllama.config.overrides import override
@@ -35,46 +36,53 @@ from visllama.model.pretrained import quietly
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Train the pair by the recipe (both at once, a process each), save it, and measure it.
+    """Train CLIP and LLaMA by the recipe (both at once, a process each), save them, and measure them.
+
+    Returns:
+        The content of `recipe.json`: the recipe, its hash, the seed, and what was measured.
 
     Raises:
-        ConfigError: If a gate is missed; the pair stays where it was written, to be looked at.
+        ConfigError: If a measure is below its gate; the pair stays where it was written, to be looked at.
     """
     recipe = config.keys["prepare"]
     folder = run_folder()
     out = Path(config.out or folder / "pretrained").resolve()
+
     started = time.perf_counter()
-    llama.train_tokenizer(recipe["vocab_size"]).save_pretrained(out / "llama")
+    # Both processes read the tokenizer that they share from here.
+    tokenizer = llama.train_tokenizer(recipe["vocab_size"])
+    tokenizer.save_pretrained(out / "llama")
+
+    # The manager is a process of its own, and would outlive this one.
     manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
     manager.start(end_with_parent)
     with manager, executor(2) as pool:
         reports = manager.Queue()
         shared = (out, recipe, config.seed, config.keys["threads"], reports)
-        train = [pool.submit(work, *shared) for work in (_train_clip, _train_llama)]
-        _show(reports, train)
+        futures = [pool.submit(work, *shared) for work in (_train_clip, _train_llama)]
+        _show(reports, futures)
     trained = time.perf_counter()
 
-    with quietly():
-        pair = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(out / "llama")
-    measured = {f"clip_probe_{fact}": clip.probe(pair, fact) for fact in ("color", "shape", "size", "cell")}
-    measured |= {
-        f"clip_near_misses_{kind}": clip.near_miss_accuracy(pair, tokenizer, kind) for kind in ("one", "two", "alike")
-    }
     gates = {name: least for name, least in recipe["gates"].items() if least is not None}
+    measured = _measure_clip(out)
     if "connector_val_cider" in gates:
         measured["connector_val_cider"] = _short_connector_run(out, recipe["gate_steps"], folder / "gate")
+    gates_s = time.perf_counter() - trained
+
+    # The keys are sorted, so that their order in the YAML does not change the hash.
+    recipe_json = json.dumps(recipe, sort_keys=True)
     result = {
         "world_version": WORLD_VERSION,
-        "recipe_sha256": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
+        "recipe_sha256": hashlib.sha256(recipe_json.encode()).hexdigest(),
         "recipe": recipe,
         "seed": config.seed,
         "measured": {name: round(value, 4) for name, value in measured.items()},
     }
     write_whole(out / "recipe.json", json.dumps(result, indent=2) + "\n")
+
     say(
         _gates_table(measured, gates),
-        f"training {trained - started:.0f} s, gates {time.perf_counter() - trained:.0f} s",
+        f"training {trained - started:.0f} s, gates {gates_s:.0f} s",
     )
     missed = [f"{name} {measured[name]:.3f} < {least}" for name, least in gates.items() if measured[name] < least]
     if missed:
@@ -86,33 +94,60 @@ def prepare(config: PrepareConfig) -> dict:
     return result
 
 
-def _begin(out: Path, seed: int, threads: int) -> PreTrainedTokenizerBase:
-    """Set up a training process; gives the tokenizer that both share."""
+def _measure_clip(pair: Path) -> dict[str, float]:
+    """Return how well CLIP tells facts of a scene, and a scene from its near misses, as fractions."""
+    with quietly():
+        model = CLIPModel.from_pretrained(pair / "clip", dtype=torch.float32).eval()
+    tokenizer = _read_tokenizer(pair)
+
+    measured = {}
+    for fact in ("color", "shape", "size", "cell"):
+        measured[f"clip_probe_{fact}"] = clip.probe(model, fact)
+    for kind in ("one", "two", "alike"):
+        measured[f"clip_near_misses_{kind}"] = clip.near_miss_accuracy(model, tokenizer, kind)
+    return measured
+
+
+def _read_tokenizer(pair: Path) -> PreTrainedTokenizerFast:
+    tokenizer = AutoTokenizer.from_pretrained(pair / "llama")
+    return cast(PreTrainedTokenizerFast, tokenizer)
+
+
+def _begin(out: Path, seed: int, threads: int) -> PreTrainedTokenizerFast:
+    """Set up a training process, and return the tokenizer that both share."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    return AutoTokenizer.from_pretrained(out / "llama")
+    return _read_tokenizer(out)
 
 
 def _train_clip(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+    """Train CLIP and save it with its image processor."""
     tokenizer = _begin(out, seed, threads)
     model = clip.train_clip(tokenizer, lambda *report: reports.put(report), **recipe["clip"])
     with quietly():
-        model.to(torch.bfloat16).save_pretrained(out / "clip")
-    size = {"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX}
-    CLIPImageProcessorPil(
-        size={"shortest_edge": IMAGE_SIZE_PX}, crop_size=size, image_mean=list(clip.MEAN), image_std=list(clip.STD)
-    ).save_pretrained(out / "clip")
+        model.to(torch.bfloat16)  # pyrefly: ignore[bad-argument-type]  transformers wraps Module.to
+        model.save_pretrained(out / "clip")
+
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": IMAGE_SIZE_PX},
+        crop_size={"height": IMAGE_SIZE_PX, "width": IMAGE_SIZE_PX},
+        image_mean=list(clip.MEAN),
+        image_std=list(clip.STD),
+    )
+    processor.save_pretrained(out / "clip")
 
 
 def _train_llama(out: Path, recipe: dict, seed: int, threads: int, reports: Queue) -> None:
+    """Train LLaMA and save it beside its tokenizer."""
     tokenizer = _begin(out, seed, threads)
     model = llama.train_llama(tokenizer, lambda *report: reports.put(report), **recipe["llama"])
     with quietly():
-        model.to(torch.bfloat16).save_pretrained(out / "llama")
+        model.to(torch.bfloat16)  # pyrefly: ignore[bad-argument-type]  transformers wraps Module.to
+        model.save_pretrained(out / "llama")
 
 
-def _show(reports: Queue, work: list[Future]) -> None:
-    """Draw a bar for each process until both have ended; raises what one of them raised."""
+def _show(reports: Queue, futures: list[Future]) -> None:
+    """Draw a bar for each process until both have ended, and raise what one of them raised."""
     columns = (
         TextColumn("{task.fields[name]:6}"),
         BarColumn(),
@@ -122,22 +157,26 @@ def _show(reports: Queue, work: list[Future]) -> None:
     )
     with Progress(*columns) as progress:
         bars = {}
-        while not all(future.done() for future in work) or not reports.empty():
-            if any(future.done() and future.exception() for future in work):
+        while not all(future.done() for future in futures) or not reports.empty():
+            # There is no point in waiting for one half of a pair.
+            if any(future.done() and future.exception() for future in futures):
                 break
+
             try:
                 name, done, total, note = reports.get(timeout=0.5)
             except Empty:
                 continue
+
             if name not in bars:
                 bars[name] = progress.add_task(note, name=name)
             progress.update(bars[name], completed=done, total=total, description=note)
-    for future in work:
+
+    for future in futures:
         future.result()
 
 
 def _paths(pair: Path) -> list[str]:
-    """Name the pair as overrides of `train`."""
+    """Return the overrides that let `train` read the pair."""
     return [
         override("model.vision_encoder.path", pair / "clip"),
         override("model.language_model.path", pair / "llama"),
@@ -145,9 +184,13 @@ def _paths(pair: Path) -> list[str]:
 
 
 def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
-    """Train a connector on the pair for a few steps; give its CIDEr on validation scenes."""
+    """Train a connector on the pair for a few steps, and return its CIDEr on validation scenes."""
     command = [
-        *(sys.executable, "-m", "visllama", "train", "trainer=cpu"),
+        sys.executable,
+        "-m",
+        "visllama",
+        "train",
+        "trainer=cpu",
         *_paths(pair),
         f"trainer.max_steps={num_steps}",
         "trainer.val_check_interval=null",
@@ -156,11 +199,14 @@ def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
         "evaluation.scenes_caption.controls=[]",
         override("hydra.run.dir", folder),
     ]
-    environment = os.environ | {preemption.PARENT: str(os.getpid())}  # with which it ends
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if ended.returncode:
-        raise RuntimeError(f"the short connector run failed: {ended.stderr[-1000:]}")
-    return json.loads((folder / "metrics.json").read_text())["evaluations"]["scenes_caption"]["metrics"]["CIDEr"]
+    # The run ends when this process does.
+    environment = os.environ | {preemption.PARENT: str(os.getpid())}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if process.returncode:
+        raise RuntimeError(f"the short connector run failed: {process.stderr[-1000:]}")
+
+    results = json.loads((folder / "metrics.json").read_text())
+    return results["evaluations"]["scenes_caption"]["metrics"]["CIDEr"]
 
 
 def _gates_table(measured: dict[str, float], gates: dict[str, float]) -> Table:
@@ -170,6 +216,9 @@ def _gates_table(measured: dict[str, float], gates: dict[str, float]) -> Table:
     table.add_column("")
     for name, value in measured.items():
         least = gates.get(name)
-        verdict = "" if least is None else "ok" if value >= least else "[red]missed[/]"
-        table.add_row(name, f"{value:.3f}", "" if least is None else f"{least}", verdict)
+        if least is None:
+            table.add_row(name, f"{value:.3f}", "", "")
+        else:
+            verdict = "ok" if value >= least else "[red]missed[/]"
+            table.add_row(name, f"{value:.3f}", f"{least}", verdict)
     return table

@@ -1,4 +1,4 @@
-"""One shard of its records: a deterministic tar of the images' own bytes, each decoded once to see that it can be."""
+"""Write a shard: a deterministic tar of the images' own bytes, each decoded once to see that it can be."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from visllama.images.decode import open_image
 from visllama.prepare.layout import Placed, encode
 from visllama.prepare.raw import Skipped, read_image_file
 
+# The first two bytes of each format that `open_image` accepts.
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
 
 class ShardJob(NamedTuple):
-    """What a process is handed: where the shard goes (None: only look), and its records."""
+    """The work of a process.
+
+    Attributes:
+        tar: The path of the shard; None looks at the records and writes nothing.
+        records: The records of the shard.
+    """
 
     tar: Path | None
     records: list[Placed]
@@ -30,17 +36,21 @@ def report_of(tar: Path) -> Path:
 
 
 def make_shard(job: ShardJob) -> list[Skipped]:
-    """Write a shard, whole or not at all, unless it is there; gives what had to be left out.
+    """Write a shard, whole or not at all, unless it is there, and return what had to be left out.
 
     Raises:
         WriteFailed: If it cannot be written.
         ConfigError: If an image changed since the plan was made.
     """
     if job.tar is None:
-        return [found for placed in job.records if isinstance(found := _members(placed), Skipped)]
+        results = (_members(placed) for placed in job.records)
+        return [result for result in results if isinstance(result, Skipped)]
+
     report = report_of(job.tar)
     if job.tar.exists():
-        return [Skipped(*entry) for entry in json.loads(report.read_text(encoding="utf-8"))]
+        entries = json.loads(report.read_text(encoding="utf-8"))
+        return [Skipped(*entry) for entry in entries]
+
     skipped = []
     with replacing(job.tar) as temporary:
         # No time, no owner: the same records are the same bytes.
@@ -54,25 +64,28 @@ def make_shard(job: ShardJob) -> list[Skipped]:
                     skipped.append(members)
                 else:
                     tar.write({"__key__": placed.record.key, **members})
-        # The report first: a shard that is there has one.
+        # The tar takes its name when this context ends: a shard that is there has a report.
         write_whole(report, json.dumps(skipped))
     return skipped
 
 
 def _members(placed: Placed) -> dict[str, bytes] | Skipped:
-    """Return a record's members, its images as they are on disk."""
+    """Return a record's members by their suffixes, its images as they are on disk; or why it is left out."""
     members = {"json": encode(placed.record.text)}
     for number, (path, size) in enumerate(placed.files):
         try:
             content = read_image_file(path)
         except OSError as error:
             return Skipped(placed.record.where, "unreadable", f"{path}: {error.strerror}")
+
+        # The layout of the shards follows from the sizes, and would be another one now.
         if len(content) != size:
             raise ConfigError(f"{path}: had {size} bytes a moment ago, now {len(content)}: is it still being copied?")
         try:
             open_image(content)
         except BadRecord as error:
             return Skipped(placed.record.where, error.reason, f"{path}: {error.detail}")
+
         suffix = _SUFFIXES[content[:2]]
         members[suffix if len(placed.files) == 1 else f"{number}.{suffix}"] = content
     return members

@@ -10,7 +10,7 @@ from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
 from visllama.prepare.raw import ImageFolder, Skipped, is_id, listed, read_json
 
 FOLDERS = ("train_images", "test_images")
-"""What TextVQA's own archives unpack to; the pictures of validation lie among those of training."""
+"""The folders that TextVQA's own archives unpack to; the pictures of validation lie among those of training."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,18 @@ class TextVqa(QuestionFile):
     """
 
     def folder(self) -> ImageFolder:
-        return ImageFolder([self.images, *(Path(self.images).expanduser() / name for name in FOLDERS)])
+        parent = Path(self.images).expanduser()
+        subfolders = [parent / name for name in FOLDERS]
+        return ImageFolder([self.images, *subfolders])
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
         content = read_json("annotations", self.annotations)
-        for number, entry in enumerate(listed("annotations", self.annotations, content, "data", "TextVQA file")):
-            entry = entry if isinstance(entry, dict) else {}
-            image, question = entry.get("image_id"), entry.get("question_id")
-            where = f"question {question}" if is_id(question) else f"data[{number}]"
+        entries = listed("annotations", self.annotations, content, "data", "TextVQA file")
+        for number, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                entry = {}
+            image = entry.get("image_id")
+            question_id = entry.get("question_id")
+            where = f"question {question_id}" if is_id(question_id) else f"data[{number}]"
             names = (f"{image}.jpg",)
-            yield question_row(where, image, names, question, entry.get("question"), entry.get("answers"))
+            yield question_row(where, image, names, question_id, entry.get("question"), entry.get("answers"))

@@ -28,8 +28,11 @@ from visllama.prepare.img2dataset import environment, tail
 if TYPE_CHECKING:
     from visllama.prepare.request import Download
 
-_SHARDS_PER_FILE = 100  # img2dataset holds a whole file of its list in memory
-_MOST_CHARACTERS = 50_000  # it reads no line beyond a megabyte
+_SHARDS_PER_FILE = 100
+"""img2dataset holds a whole file of its list in memory."""
+_MOST_CHARACTERS = 50_000
+"""img2dataset reads no line beyond a megabyte."""
+# The program that img2dataset's Python runs: the number of rows, then a row a line. NaN is written as null.
 _READ_PARQUET = """
 import json, sys
 import pyarrow.parquet as pq
@@ -52,10 +55,13 @@ for file in files:
 
 
 def read_part(part: str | None) -> tuple[int, int]:
-    """Read `3/64`: the third of 64; None is everything.
+    """Return the number of a part, counted from 1, and the number of parts.
+
+    Args:
+        part: For example "3/64", the third of 64 parts; None is everything.
 
     Raises:
-        ConfigError: If it is not written so.
+        ConfigError: If it is not written in this way.
     """
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part or "1/1")
     if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -70,9 +76,12 @@ def list_files(spec: Download) -> list[Path]:
         ConfigError: If there are none, or a TSV is asked for scores.
     """
     path = Path(spec.list).expanduser()
-    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    is_folder = path.is_dir()
+    files = sorted(path.glob("*.parquet")) if is_folder else [path]
     if not files or not files[0].is_file():
-        raise ConfigError(f"list={path}: {'a folder without *.parquet' if path.is_dir() else 'no such file'}")
+        problem = "a folder without *.parquet" if is_folder else "no such file"
+        raise ConfigError(f"list={path}: {problem}")
+
     if spec.score_columns and files[0].suffix != ".parquet":
         raise ConfigError(f"score_columns={[*spec.score_columns]}: a TSV has none; only parquet files do")
     return files
@@ -82,44 +91,62 @@ def write_list(spec: Download, folder: Path) -> dict:
     """Write the part's rows that may be downloaded to `folder/list`, unless it is there.
 
     Returns:
-        The number of `rows`, of those `kept`, and of `refused_urls` by reason.
+        The counts: `rows`, those `kept`, and `refused_urls` by reason.
 
     Raises:
         ConfigError: If the list cannot be read, or no row is left.
     """
-    target, temporary = folder / "list", folder / "list.part"
+    target = folder / "list"
     if target.exists():
         return json.loads((target / "counts.json").read_text())
+
+    # A list that was cut short is written anew, and takes its name when it is whole.
+    temporary = folder / "list.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    reasons, rows_per_file = Counter(), _SHARDS_PER_FILE * spec.samples_per_shard
+
+    reasons: Counter[str | None] = Counter()
+    rows_per_file = _SHARDS_PER_FILE * spec.samples_per_shard
     lines = enumerate(_kept(spec, folder / "log.txt", reasons))
     for number, group in groupby(lines, lambda numbered: numbered[0] // rows_per_file):
         with (temporary / f"{number:07d}.jsonl").open("w") as file:
             file.writelines(line for _, line in group)
-    rows, kept = reasons.total(), reasons.pop(None, 0)
+
+    rows = reasons.total()
+    kept = reasons.pop(None, 0)
     counts = {"rows": rows, "kept": kept, "refused_urls": dict(reasons.most_common())}
     if not kept:
         raise ConfigError(f"list={spec.list}: no row that can be downloaded: {counts}")
+
     (temporary / "counts.json").write_text(json.dumps(counts))
     os.replace(temporary, target)
     return counts
 
 
-def _kept(spec: Download, log: Path, reasons: Counter) -> Iterator[str]:
-    """Return the lines of rows that may be downloaded; counts the reasons of the others, and None for these."""
+def _kept(spec: Download, log: Path, reasons: Counter[str | None]) -> Iterator[str]:
+    """Yield the lines of the rows that may be downloaded.
+
+    Args:
+        spec: What to download.
+        log: The file of error messages.
+        reasons: The counter of the reasons for which rows are dropped; rows that are kept count as None.
+    """
     for url, caption, *scores in track(_rows(spec, log), "reading the list", transient=True):
-        url, caption = str(url or "").strip(), str(caption or "").strip()
+        # A column may hold other things than texts, or nothing.
+        url = str(url or "").strip()
+        caption = str(caption or "").strip()
         reason = refusal(url, caption, spec.allow_private)
         reasons[reason] += 1
         if reason is None:
-            row = {"url": url, "caption": caption, **dict(zip(spec.score_columns, scores, strict=True))}
+            row = {"url": url, "caption": caption}
+            row.update(zip(spec.score_columns, scores, strict=True))
             yield json.dumps(row) + "\n"
 
 
 def _rows(spec: Download, log: Path) -> Iterator[list]:
-    """Return URL, caption and scores of each row of the part: whole files, or a slice where they are few."""
-    files, (index, parts) = list_files(spec), read_part(spec.part)
+    """Return URL, caption and scores of each row of the part: whole files, or a slice where the files are few."""
+    files = list_files(spec)
+    index, parts = read_part(spec.part)
     if files[0].suffix != ".parquet":
         yield from _tsv_rows(files[0], index, parts)
     elif len(files) >= parts:
@@ -129,12 +156,18 @@ def _rows(spec: Download, log: Path) -> Iterator[list]:
 
 
 def _bounds(total: int, index: int, parts: int) -> tuple[int, int]:
-    return total * (index - 1) // parts, total * index // parts
+    """Return the first row of a part, and the row behind its last."""
+    start = total * (index - 1) // parts
+    stop = total * index // parts
+    return start, stop
 
 
 def _tsv_rows(file: Path, index: int, parts: int) -> Iterator[list]:
+    """Yield URL and caption of each row of a slice of a TSV."""
     with file.open("rb") as lines:
         total = sum(1 for _ in lines)
+
+    # Only a line feed ends a row: other line breaks stand inside captions.
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in islice(lines, *_bounds(total, index, parts)):
             caption, _, url = line.rpartition("\t")
@@ -142,54 +175,79 @@ def _tsv_rows(file: Path, index: int, parts: int) -> Iterator[list]:
 
 
 def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log: Path) -> Iterator[list]:
+    """Yield URL, caption and scores of each row of a slice of parquet files."""
     python = Path(spec.command).resolve().with_name("python")
     if not python.exists():
         raise ConfigError(f"command={spec.command}: the Python beside it reads parquet files, but there is none")
+
     columns = json.dumps([spec.url_column, spec.caption_column, *spec.score_columns])
     argv = [str(python), "-I", "-c", _READ_PARQUET, columns, *map(str, files)]
-    options = {"text": True, "env": environment(log.parent)}
-    with log.open("ab") as errors, subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, **options) as reader:
-        first = reader.stdout.readline()
+    variables = environment(log.parent)
+    with (
+        log.open("ab") as errors,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True, env=variables) as reader,
+    ):
+        output = reader.stdout
+        assert output is not None  # it is a pipe
+        first = output.readline()
         start, stop = _bounds(int(first or 0), index, parts)
-        got = 0
-        for line in islice(reader.stdout, start, stop):
-            got += 1
+        num_read = 0
+        for line in islice(output, start, stop):
+            num_read += 1
             yield json.loads(line)
-    if not first or got < stop - start:
+
+    # The program prints nothing, or too little, where a file cannot be read; its error is in the log.
+    if not first or num_read < stop - start:
         raise ConfigError(f"list={spec.list} cannot be read by {python}:\n{tail(log)}")
 
 
 def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
-    """Return why a row is dropped: img2dataset would pack `file:` URLs, and ask hosts of one's own network."""
+    """Return why a row is dropped, or None if it is kept.
+
+    img2dataset would pack `file:` URLs, and ask hosts of one's own network.
+    """
     if not url.lower().startswith(("http://", "https://")):
         return "not http(s)"
     if len(url) + len(caption) > _MOST_CHARACTERS:
         return "too long"
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna").decode().rstrip(".")  # as urllib does before it connects
+        # As urllib does before it connects.
+        host = (parts.hostname or "").encode("idna").decode().rstrip(".")
+        # It raises an error where the port is no number.
         _ = parts.port
     except ValueError:
         return "no host"
+
     # What urlsplit and urllib read differently: escapes, user names, controls.
     if re.search(r"[\x00-\x20\x7f]", url) or re.search(r"[%@\\]", parts.netloc) or not re.fullmatch(r"[\w.:-]+", host):
         return "no host"
+
     if not allow_private and _is_private(host):
         return "private host"
     return None if caption else "no caption"
 
 
 def _is_private(host: str) -> bool:
-    if ("." not in host and ":" not in host) or host.endswith((".localhost", ".local", ".internal")):
+    """Return whether a host is one of one's own network, by its name or its address alone."""
+    is_ipv6 = ":" in host
+    if ("." not in host and not is_ipv6) or host.endswith((".localhost", ".local", ".internal")):
         return True
-    if ":" not in host and not host.rpartition(".")[2][:1].isdigit():
-        return False  # a name
+
+    # The last part of an IPv4 address begins with a digit; that of a name never does.
+    last = host.rpartition(".")[2]
+    if not is_ipv6 and not last[:1].isdigit():
+        return False
+
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
+        # The system's own reading of addresses accepts more: 127.1, 0x7f.0.0.1.
         try:
-            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f.0.0.1
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
             return False
+
+    # An IPv6 address may stand for an IPv4 address: ::ffff:127.0.0.1.
     address = getattr(address, "ipv4_mapped", None) or address
     return not address.is_global or address.is_multicast

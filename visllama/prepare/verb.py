@@ -1,4 +1,4 @@
-"""`visllama prepare source=NAME key=value ...`: raw data -> shards + index under `${paths.data}/NAME/SPLIT`."""
+"""`visllama prepare source=NAME key=value ...`: write raw data as indexed shards to `${paths.data}/NAME/SPLIT`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from visllama.data.shards.manifest import Manifest, index_tars
 from visllama.data.shards.remote import is_remote
 from visllama.errors import ConfigError
 from visllama.prepare import adopt, download
-from visllama.prepare.keys import LISTS, check_prepare, given, split_folder
-from visllama.prepare.layout import lay_out, refuse_too_many_bad
-from visllama.prepare.raw import RawData, Skipped
+from visllama.prepare.keys import LISTS, check_prepare, download_spec, raw_spec, shards_spec, split_folder
+from visllama.prepare.layout import SplitLayout, lay_out, refuse_too_many_bad
+from visllama.prepare.raw import SPLITS, RawData
 from visllama.prepare.writer import find_bad_records, write_split
 
 _MB = 10**6
+# Keys that the shards do not follow from.
 _RUNTIME = ("workers", "max_bad_fraction", "check_only")
 
 
@@ -29,19 +30,20 @@ def assemble(config: PrepareConfig) -> None:
     """Refuse wrong keys, values and files before anything is read or written.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If a key or a value cannot be used; the message names it, and says what to do.
     """
     check_prepare(config)
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Prepare a source.
+    """Prepare a source, and return what was written: `splits`, `out` and, for a URL list, `downloaded`.
 
     Raises:
         ConfigError: If it cannot be done, or too much of it is bad; nothing then stands where shards would be read.
     """
     if config.source == "scenes":
-        from visllama.prepare.scenes import prepare as prepare_scenes  # here: it imports torch and transformers
+        # Imported here, since it imports torch and transformers.
+        from visllama.prepare.scenes import prepare as prepare_scenes
 
         return prepare_scenes(config)
     if config.source == "shards":
@@ -52,107 +54,165 @@ def prepare(config: PrepareConfig) -> dict:
 
 
 def _write(config: PrepareConfig) -> dict:
-    spec = given(config)
-    assert isinstance(spec, RawData)
+    """Write the shards of a raw dataset, or look at all of it and write nothing."""
+    spec = raw_spec(config)
     images = spec.folder()
-    splits = {
-        name: lay_out(split, images, spec.shard_size_mb * _MB)
-        for name, split in spec.read().items()
-        if split.records or split.skipped
-    }
-    if not splits:
+    plans = {}
+    for split, raw_split in spec.read().items():
+        if raw_split.records or raw_split.skipped:
+            plans[split] = lay_out(raw_split, images, spec.shard_size_mb * _MB)
+    if not plans:
         raise ConfigError(f"source={config.source}: its file holds no record")
+
     if spec.check_only:
-        found = {name: find_bad_records(plan, spec.workers) for name, plan in splits.items()}
-        say(*_listed(found), *(f"{n}: {splits[n].num_records} records, {len(bad)} are bad" for n, bad in found.items()))
-        for name, plan in splits.items():
-            refuse_too_many_bad(name, found[name], plan.num_records, spec.max_bad_fraction)
-        return {"skipped": {name: len(bad) for name, bad in found.items()}}
-    for name, plan in splits.items():  # all of them, before anything is written
-        refuse_too_many_bad(name, plan.skipped, plan.num_records, spec.max_bad_fraction)
-    settings = {key: value for key, value in vars(spec).items() if key not in _RUNTIME} | {"source": config.source}
-    made = {}
-    for name, plan in splits.items():
-        folder = split_folder(config, name)
+        return _check_only(spec, plans)
+
+    # All splits are judged before anything is written.
+    for split, plan in plans.items():
+        refuse_too_many_bad(split, plan.skipped, plan.num_records, spec.max_bad_fraction)
+
+    settings = {key: value for key, value in vars(spec).items() if key not in _RUNTIME}
+    settings["source"] = config.source
+    counts = {}
+    for split, plan in plans.items():
+        folder = split_folder(config, split)
         try:
-            made[name] = write_split(plan, folder, settings, spec.max_bad_fraction, spec.workers)
+            counts[split] = write_split(plan, folder, settings, spec.max_bad_fraction, spec.workers)
         except KeyboardInterrupt:
             raise ConfigError(f"stopped while {folder} was made: the same command goes on from there") from None
-    return _told(config, made)
+    return _report(config, counts)
 
 
-def _listed(found: dict[str, list[Skipped]]) -> list[str]:
-    return [f"{s.where}: {s.reason}: {s.detail}" for skipped in found.values() for s in skipped]
+def _check_only(spec: RawData, plans: dict[str, SplitLayout]) -> dict:
+    """Decode every image, name each bad record, and return how many there are in each split."""
+    bad_records = {split: find_bad_records(plan, spec.workers) for split, plan in plans.items()}
+
+    lines = []
+    for records in bad_records.values():
+        lines += [f"{record.where}: {record.reason}: {record.detail}" for record in records]
+    for split, records in bad_records.items():
+        lines.append(f"{split}: {plans[split].num_records} records, {len(records)} are bad")
+    say(*lines)
+
+    for split, plan in plans.items():
+        refuse_too_many_bad(split, bad_records[split], plan.num_records, spec.max_bad_fraction)
+    return {"skipped": {split: len(records) for split, records in bad_records.items()}}
 
 
 def _adopt(config: PrepareConfig) -> dict:
-    started, spec = time.perf_counter(), given(config)
+    """Index tars that exist already."""
+    started = time.perf_counter()
+    spec = shards_spec(config)
+    place = config.keys["from"]
     if spec.check_only:
-        tars = adopt.find(config.keys["from"])
-        if is_remote(tars[0]):
-            say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
-            return {"shards": len(tars)}
-        records = total = 0
-        for tar, index in zip(tars, adopt.index_each(tars), strict=True):
-            say(*(fault.tell(tar) for fault in index.faults))
-            records, total = records + index.num_records, total + sum(index.facts["faults"].values())
-        say(f"{len(tars)} tars, {records:,} records, {total:,} faults")
-        return {"shards": len(tars), "records": records, "faults": total}
+        return _check_tars(place)
+
     folder = split_folder(config, spec.split) if config.name or config.out else None
-    place, manifest = adopt.adopt(spec, config.keys["from"], folder, Path(config.paths["cache"]).expanduser())
-    made = {spec.split: adopt.counts(manifest, started)}
-    if folder is None:
-        say(_table(made), f"Indexed {place}", f"Train on it:  visllama train {shlex.join(_as_shards(place, None))}")
-        return {"splits": made, "out": str(place)}
-    return _told(config, made)
+    cache = Path(config.paths["cache"]).expanduser()
+    shards, manifest = adopt.adopt(spec, place, folder, cache)
+    counts = {spec.split: adopt.counts(manifest, started)}
+    if folder is not None:
+        return _report(config, counts)
+
+    command = shlex.join(_as_shards(shards, None))
+    say(_table(counts), f"Indexed {shards}", f"Train on it:  visllama train {command}")
+    return {"splits": counts, "out": str(shards)}
+
+
+def _check_tars(place: str) -> dict:
+    """Name each fault of local tars, write nothing, and return the counts; remote tars are only listed."""
+    tars = adopt.find(place)
+    if is_remote(tars[0]):
+        say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
+        return {"shards": len(tars)}
+
+    num_records = 0
+    num_faults = 0
+    for tar, index in zip(tars, adopt.index_each(tars), strict=True):
+        say(*(fault.tell(tar) for fault in index.faults))
+        num_records += index.num_records
+        num_faults += sum(index.facts["faults"].values())
+    say(f"{len(tars)} tars, {num_records:,} records, {num_faults:,} faults")
+    return {"shards": len(tars), "records": num_records, "faults": num_faults}
 
 
 def _download(config: PrepareConfig) -> dict:
-    started, spec = time.perf_counter(), given(config)
-    keys = config.keys
-    if keys["check_only"]:
-        say(f"list={keys['list']}: is there; it would be downloaded to {spec.out}")
+    """Download a URL list, or a part of it, or merge the parts."""
+    started = time.perf_counter()
+    spec = download_spec(config)
+    if config.keys["check_only"]:
+        say(f"list={spec.list}: is there; it would be downloaded to {spec.out}")
         return {}
-    summary = download.merge(spec) if keys["merge"] else download.download(spec)
-    counted = {key: value for key, value in summary.items() if key != "refused_urls" and not isinstance(value, dict)}
-    say(f"{config.source}: " + ", ".join(f"{key} {value}" for key, value in counted.items()))
-    if keys["part"] and not keys["merge"]:
-        say(f"Part {keys['part']} is done. When all are:  visllama prepare {shlex.join(_merging())}")
+
+    is_merge = config.keys["merge"]
+    summary = download.merge(spec) if is_merge else download.download(spec)
+    totals = [f"{key} {value}" for key, value in summary.items() if not isinstance(value, dict)]
+    say(f"{config.source}: {', '.join(totals)}")
+    # The shards of a part get their names, and their index, when all parts are merged.
+    if spec.part and not is_merge:
+        command = shlex.join(_merge_overrides())
+        say(f"Part {spec.part} is done. When all are:  visllama prepare {command}")
         return {"downloaded": summary, "out": str(spec.out)}
-    tars = sorted(spec.out.glob("*.tar"))
-    indexes = index_tars(tars, [tar.with_name(f"{tar.name}.idx") for tar in tars])
-    manifest = Manifest.of(str(spec.out), [tar.name for tar in tars], indexes)
+
+    manifest = _index_folder(spec.out)
+    counts = {config.keys["split"]: adopt.counts(manifest, started)}
+    return _report(config, counts) | {"downloaded": summary}
+
+
+def _index_folder(folder: Path) -> Manifest:
+    """Index all tars of a folder, and write their manifest beside them."""
+    tars = sorted(folder.glob("*.tar"))
+    homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
+    rows = index_tars(tars, homes)
+    manifest = Manifest.of(str(folder), [tar.name for tar in tars], rows)
     manifest.save()
-    return _told(config, {keys["split"]: adopt.counts(manifest, started)}) | {"downloaded": summary}
+    return manifest
 
 
-def _merging() -> list[str]:
-    """Return what was typed for a part, as what is typed to merge all of them."""
+def _merge_overrides() -> list[str]:
+    """Return the overrides that merge all parts: those that were typed for one part, without its number."""
     typed = invocation().overrides
-    return [*(word for word in typed if not word.startswith(("part=", "merge="))), "merge=true"]
+    kept = [word for word in typed if not word.startswith(("part=", "merge="))]
+    return [*kept, "merge=true"]
 
 
-def _told(config: PrepareConfig, made: dict[str, dict]) -> dict:
-    """Show what was made, and the next command."""
+def _report(config: PrepareConfig, counts: dict[str, dict]) -> dict:
+    """Show what was written and the next command, and return what the verb returns."""
     out = split_folder(config, "train").parent
-    say(_table(made), f"Wrote {', '.join(str(out / split) for split in made)}", *_next(config, out, set(made)))
-    return {"splits": made, "out": str(out)}
+    folders = [str(out / split) for split in counts]
+    next_commands = _next(config, out, set(counts))
+    say(_table(counts), f"Wrote {', '.join(folders)}", *next_commands)
+    return {"splits": counts, "out": str(out)}
 
 
-def _next(config: PrepareConfig, out: Path, made: set[str]) -> list[str]:
-    there = {split for split in ("train", "val", "test") if (out / split / "manifest.json").is_file()}
-    manifests = [Manifest.parse(str(out / split), (out / split / "manifest.json").read_bytes()) for split in made]
-    kinds = {kind for manifest in manifests for kind in manifest.kinds}
+def _next(config: PrepareConfig, out: Path, written: set[str]) -> list[str]:
+    """Return the command that is likely to come next, if there is one.
+
+    Args:
+        config: The configuration of `prepare`.
+        out: The folder of the splits.
+        written: The splits that were written just now; others may be there already.
+    """
+    there = {split for split in SPLITS if (out / split / "manifest.json").is_file()}
+    kinds = set()
+    for split in written:
+        manifest = Manifest.parse(str(out / split), (out / split / "manifest.json").read_bytes())
+        kinds.update(manifest.kinds)
+
+    # Questions and conversations are learned in the second stage.
     if kinds - {"captions"}:
         return _next_stage_2(config, out, there, kinds)
     if "train" not in there:
-        return [_judging("shards_caption", config, out, sorted(there)[0])]
-    default = Path(config.paths["data"]).expanduser() / str(config.name) == out
+        return [_judging("shards_caption", config, out, min(there))]
+
+    # A name without a config of its own, or with another place, is read by the config for any shards.
     data = f"data/{config.name}.yaml"
-    if not default or not (conf_dir() / data).is_file():
+    if not _is_default_place(config, out) or not (conf_dir() / data).is_file():
         words = _as_shards(out / "train", out / "val" if "val" in there else None)
         return [f"Train on it:  visllama train {shlex.join(words)}"]
+
     words = [f"data={config.name}"]
+    # That evaluation would stop the training at its start where COCO is not prepared.
     is_judged_on_coco = any("coco_karpathy" in str(entry) for entry in read_conf(data)["defaults"])
     if is_judged_on_coco and not (_coco(config) / "test" / "manifest.json").is_file():
         words.append("evaluation=none")
@@ -162,9 +222,11 @@ def _next(config: PrepareConfig, out: Path, made: set[str]) -> list[str]:
 
 
 def _without_val(config: PrepareConfig) -> list[str]:
-    """Return what switches off the validation records of a source's config, where they are not there."""
-    node = read_conf(f"data/source/{config.name}.yaml")
-    needed = str(node.get("val_path", "")).partition("}/")[2]
+    """Return the override that switches off the validation records of a source's config, where they are not there."""
+    source_config = read_conf(f"data/source/{config.name}.yaml")
+    # `${paths.data}/NAME/val`: the part behind the data folder.
+    val_path = str(source_config.get("val_path", ""))
+    _, _, needed = val_path.partition("}/")
     if needed and not (Path(config.paths["data"]).expanduser() / needed).is_dir():
         return [f"data.sources.{config.name}.val_path=null"]
     return []
@@ -172,24 +234,26 @@ def _without_val(config: PrepareConfig) -> list[str]:
 
 def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[str]) -> list[str]:
     """Return the command that trains on questions or conversations, or judges on questions."""
-    is_default = Path(config.paths["data"]).expanduser() / str(config.name) == out
+    is_default = _is_default_place(config, out)
     if "train" not in there:
         if kinds != {"questions"}:
-            return []  # nothing judges conversations
-        return [_judging("vqav2", config, out, sorted(there)[0])]
+            # No evaluation judges conversations.
+            return []
+        return [_judging("vqav2", config, out, min(there))]
 
-    # Of each source of its own name the config knows the place, and the words behind a question.
+    # A config that a source has of its own knows the place, and the words behind a question.
     if is_default and (conf_dir() / "data" / "source" / f"{config.name}.yaml").is_file():
         words = ["data=shards", f"data/source=[{config.name}]", *_without_val(config)]
     else:
         words = _as_shards(out / "train", out / "val" if "val" in there else None)
-    judged = "[vqav2]" if kinds == {"questions"} and "val" in there and config.name == "vqa" and is_default else "none"
-    words.append(f"evaluation={judged}")
+
+    has_vqav2 = config.name == "vqa" and is_default and kinds == {"questions"} and "val" in there
+    words.append("evaluation=[vqav2]" if has_vqav2 else "evaluation=none")
     return [f"Train on it:  visllama train stage=finetune init_from=RUN/weights {shlex.join(words)}"]
 
 
 def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> str:
-    """Return the command that judges on a split: by the evaluation of the source's own name, if it reads that place.
+    """Return the command that judges on a split, by the evaluation of the source's own name if it reads that place.
 
     Args:
         evaluation: The evaluation that judges other shards with the same kind of records.
@@ -197,14 +261,19 @@ def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> s
         out: The folder of its splits.
         split: The name of the split.
     """
-    is_default = Path(config.paths["data"]).expanduser() / str(config.name) == out
-    own = {"vqa": "vqav2"}.get(config.source, config.source)
-    if is_default and config.name == config.source and (conf_dir() / "evaluation" / f"{own}.yaml").is_file():
-        words = [f"evaluation=[{own}]", f"evaluation.{own}.split={split}"]
+    its_evaluation = "vqav2" if config.source == "vqa" else config.source
+    has_own_place = config.name == config.source and _is_default_place(config, out)
+    if has_own_place and (conf_dir() / "evaluation" / f"{its_evaluation}.yaml").is_file():
+        words = [f"evaluation=[{its_evaluation}]", f"evaluation.{its_evaluation}.split={split}"]
     else:
         place = override(f"evaluation.{evaluation}.source.val_path", out / split)
         words = [f"evaluation=[{evaluation}]", f"evaluation.{evaluation}.split={split}", place]
     return f"Judge on it:  visllama evaluate weights=RUN/weights {shlex.join(words)}"
+
+
+def _is_default_place(config: PrepareConfig, out: Path) -> bool:
+    """Return whether the splits lie where the configs of their name look for them."""
+    return Path(config.paths["data"]).expanduser() / str(config.name) == out
 
 
 def _coco(config: PrepareConfig) -> Path:
@@ -212,18 +281,25 @@ def _coco(config: PrepareConfig) -> Path:
 
 
 def _as_shards(train: Path, val: Path | None) -> list[str]:
+    """Return the overrides that let `train` read these shards."""
     words = ["data=shards", override("data.sources.shards.path", train)]
-    return words if val is None else [*words, override("data.sources.shards.val_path", val)]
+    if val is not None:
+        words.append(override("data.sources.shards.val_path", val))
+    return words
 
 
-def _table(made: dict[str, dict]) -> Table:
+def _table(counts: dict[str, dict]) -> Table:
+    """Return the table of what was written, a row for each split."""
     table = Table("split", title="Prepared")
     columns = ("records", "pairs", "images", "shards", "MB", "seconds")
     for column in columns:
         table.add_column(column, justify="right")
     table.add_column("left out")
-    for split, facts in made.items():
-        shown = facts | {"MB": f"{facts['bytes'] / _MB:.1f}"}
-        left = ", ".join(f"{reason} {count}" for reason, count in facts["skipped"].items()) or "nothing"
-        table.add_row(split, *(str(shown.get(column, "")) for column in columns), left)
+
+    for split, split_counts in counts.items():
+        values = split_counts | {"MB": f"{split_counts['bytes'] / _MB:.1f}"}
+        # Tars that others have made have no count of images.
+        cells = [str(values.get(column, "")) for column in columns]
+        reasons = [f"{reason} {count}" for reason, count in split_counts["skipped"].items()]
+        table.add_row(split, *cells, ", ".join(reasons) or "nothing")
     return table

@@ -11,39 +11,53 @@ from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
 from visllama.prepare.raw import ImageFolder, Skipped, read_json
 
 FOLDERS = ("train", "val", "test")
-"""What VizWiz's own archives unpack to."""
+"""The folders that VizWiz's own archives unpack to."""
 
 
 @dataclass(frozen=True)
 class VizWiz(QuestionFile):
-    """Questions with ten answers each, of which `unanswerable` is one like any other.
+    """Questions with ten answers each; `unanswerable` is an answer like any other.
 
     Args:
         images: The folder of images, or the one that holds `train`, `val` and `test`.
-        annotations: `val.json` and its like. A question has no id in it: it goes by the name of its picture.
+        annotations: `val.json` and its like. A question has no id there: the name of its picture is its id.
 
     Reference:
         Gurari et al. 2018, arXiv:1802.08218.
     """
 
     def folder(self) -> ImageFolder:
-        return ImageFolder([self.images, *(Path(self.images).expanduser() / name for name in FOLDERS)])
+        parent = Path(self.images).expanduser()
+        subfolders = [parent / name for name in FOLDERS]
+        return ImageFolder([self.images, *subfolders])
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
         entries = read_json("annotations", self.annotations)
-        if not isinstance(entries, list) or not any(
-            isinstance(e, dict) and {"image", "question"} <= set(e) for e in entries
-        ):
+        if not isinstance(entries, list) or not any(_has_layout(entry) for entry in entries):
             raise ConfigError(
-                f"annotations={self.annotations}: no VizWiz-VQA file: no list of {{image, question, answers}}"
+                f"annotations={self.annotations}: not a VizWiz-VQA file: no list of {{image, question, answers}}"
             )
+
         for number, entry in enumerate(entries):
-            entry = entry if isinstance(entry, dict) else {}
-            image, given = entry.get("image"), entry.get("answers")
-            answers = (
-                [a.get("answer") if isinstance(a, dict) else None for a in given] if isinstance(given, list) else []
-            )
-            row = question_row(f"[{number}]", image, (image,), image, entry.get("question"), answers)
-            if isinstance(row, QuestionRow) and isinstance(entry.get("answer_type"), str):
-                row.question["answer_type"] = entry["answer_type"]
+            if not isinstance(entry, dict):
+                entry = {}
+            image = entry.get("image")
+            names = (image,) if isinstance(image, str) else ()
+            answers = _answers(entry.get("answers"))
+            row = question_row(f"[{number}]", image, names, image, entry.get("question"), answers)
+
+            answer_type = entry.get("answer_type")
+            if isinstance(row, QuestionRow) and isinstance(answer_type, str):
+                row.question["answer_type"] = answer_type
             yield row
+
+
+def _has_layout(entry: object) -> bool:
+    return isinstance(entry, dict) and {"image", "question"} <= set(entry)
+
+
+def _answers(entries: object) -> list:
+    """Return the answers of annotators; what is no answer is None, which `question_row` refuses."""
+    if not isinstance(entries, list):
+        return []
+    return [entry.get("answer") if isinstance(entry, dict) else None for entry in entries]

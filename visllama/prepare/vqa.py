@@ -1,24 +1,34 @@
-"""`source=vqa`: VQAv2's official files, questions and annotations joined by their id; an image is a record."""
+"""`source=vqa`: VQAv2's official files, questions and annotations joined by their id; a record is an image."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from visllama.errors import ConfigError
-from visllama.prepare.coco import coco_folder, split_of_name
-from visllama.prepare.raw import SPLITS, ImageFolder, RawData, RawRecord, RawSplit, is_id, listed, read_json, texts
+from visllama.prepare.coco import coco_folder, split_of_name, unknown_split
+from visllama.prepare.raw import (
+    ImageFolder,
+    RawData,
+    RawRecord,
+    RawSplit,
+    is_id,
+    listed,
+    most_frequent,
+    read_json,
+    texts,
+)
 
 _KINDS = ("question_type", "answer_type")
+"""What a record keeps of each annotation."""
 _SUBTYPES = {"train": "train2014", "val": "val2014", "test": "test2015"}
 
 
 @dataclass(frozen=True)
 class Vqa(RawData):
-    """Questions about COCO's images, each with all its ten answers, and the one that most gave.
+    """Questions about COCO's images, each with all its ten answers, and the one that most annotators gave.
 
     Args:
         questions: `v2_OpenEnded_mscoco_train2014_questions.json` and its like.
@@ -38,71 +48,123 @@ class Vqa(RawData):
     def read(self) -> dict[str, RawSplit]:
         content = read_json("questions", self.questions)
         questions = listed("questions", self.questions, content, "questions", "VQA questions file")
-        annotations = listed("annotations", self.annotations, read_json("annotations", self.annotations), "annotations",
-                             "VQA annotations file")  # fmt: skip
+        annotations_content = read_json("annotations", self.annotations)
+        annotations = listed(
+            "annotations", self.annotations, annotations_content, "annotations", "VQA annotations file"
+        )
         split, subtype = self._split(content)
-        made = RawSplit()
-        answers, faulty = self._answers(annotations, made)
+
+        raw_split = RawSplit()
+        answers, faulty = self._answers(annotations, raw_split)
+        by_image = self._join(questions, answers, faulty, raw_split)
+        for image_id, image_questions in by_image.items():
+            # As the archives of 2014 name it, and as those of 2017 do.
+            names = (f"COCO_{subtype}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
+            text = {"questions": image_questions, "image_id": image_id}
+            record = RawRecord(f"{image_id:012d}", (names,), text, f"image {image_id}")
+            raw_split.add(record)
+        return {split: raw_split}
+
+    def _join(
+        self,
+        questions: list,
+        answers: dict[int, dict[str, Any]],
+        faulty: set[int],
+        raw_split: RawSplit,
+    ) -> dict[int, list[dict]]:
+        """Return the questions of each image with their answers; those without are skipped.
+
+        Args:
+            questions: The entries of the questions file.
+            answers: The answers to each question, by its id.
+            faulty: The ids of the questions whose annotation was skipped.
+            raw_split: The split that counts what is skipped.
+        """
         by_image: dict[int, list[dict]] = {}
-        seen: set[int] = set()
+        joined: set[int] = set()
         malformed: set[int] = set()
         for number, entry in enumerate(questions):
-            entry = entry if isinstance(entry, dict) else {}
-            image, question, text = entry.get("image_id"), entry.get("question_id"), texts([entry.get("question")])
-            where = f"question {question}" if is_id(question) else f"questions[{number}]"
-            if not is_id(image) or not is_id(question) or not text:
-                made.skip(where, "id" if text else "no question", "no whole question_id, image_id and question")
-                if is_id(question):
-                    malformed.add(question)
-            elif question in seen:
-                made.skip(where, "duplicate", "it was there before")
-            elif question in faulty:
-                continue  # its annotation was counted: one fault
-            elif question not in answers:
-                made.skip(where, "no answer", f"{Path(self.annotations).name} has no answers to it")
+            if not isinstance(entry, dict):
+                entry = {}
+            image_id = entry.get("image_id")
+            question_id = entry.get("question_id")
+            text = texts([entry.get("question")])
+            where = f"question {question_id}" if is_id(question_id) else f"questions[{number}]"
+
+            if not is_id(image_id) or not is_id(question_id) or not text:
+                reason = "id" if text else "no question"
+                raw_split.skip(where, reason, "no whole question_id, image_id and question")
+                if is_id(question_id):
+                    malformed.add(question_id)
+            elif question_id in joined:
+                raw_split.skip(where, "duplicate", "its id was there before")
+            elif question_id in faulty:
+                # Its annotation was counted already: this is one fault, not two.
+                continue
+            elif question_id not in answers:
+                raw_split.skip(where, "no answer", f"{Path(self.annotations).name} has no answers to it")
             else:
-                seen.add(question)
-                by_image.setdefault(image, []).append({"question": text[0], **answers[question], "id": question})
-        for question in answers.keys() - seen - malformed:
-            made.skip(f"annotation {question}", "no question", f"{Path(self.questions).name} has none of this id")
-        for image, asked in by_image.items():
-            names = (f"COCO_{subtype}_{image:012d}.jpg", f"{image:012d}.jpg")  # as of 2014, and as of 2017
-            made.add(RawRecord(f"{image:012d}", (names,), {"questions": asked, "image_id": image}, f"image {image}"))
-        return {split: made}
+                joined.add(question_id)
+                question = {"question": text[0], **answers[question_id], "id": question_id}
+                by_image.setdefault(image_id, []).append(question)
+
+        for question_id in answers.keys() - joined - malformed:
+            where = f"annotation {question_id}"
+            raw_split.skip(where, "no question", f"{Path(self.questions).name} has none of this id")
+        return by_image
 
     def _split(self, content: dict[str, Any]) -> tuple[str, str]:
-        told = str(content.get("data_subtype") or "")
-        named = {split_of_name(name) for name in (self.questions, self.annotations)} - {None}
-        if len(named) > 1:
+        """Return our split, and the name that COCO gives its part, such as "train2014".
+
+        Raises:
+            ConfigError: If the files name no split, or different ones.
+        """
+        data_subtype = str(content.get("data_subtype") or "")
+        file_splits = {split_of_name(name) for name in (self.questions, self.annotations)} - {None}
+        if len(file_splits) > 1:
             raise ConfigError(
-                f"questions={self.questions} annotations={self.annotations}: their names tell different splits: "
+                f"questions={self.questions} annotations={self.annotations}: their names show different splits: "
                 f"give the two files of one"
             )
-        split = self.split or next(iter(named), None) or split_of_name(told)
-        if split is None:
-            raise ConfigError(f"questions={self.questions}: its name tells no split: give split={', '.join(SPLITS)}")
-        years = re.findall(r"(?:train|val|test)20\d\d", f"{Path(self.questions).stem} {told}")
-        return split, years[0] if years else _SUBTYPES[split]
 
-    def _answers(self, annotations: list, made: RawSplit) -> tuple[dict[int, dict[str, Any]], set[int]]:
-        """Return the answers to each question, by its id, and the ids whose annotation is at fault."""
-        found: dict[int, dict[str, Any]] = {}
+        split = self.split or next(iter(file_splits), None) or split_of_name(data_subtype)
+        if split is None:
+            raise unknown_split("questions", self.questions)
+
+        # For example "train2014": the older images have it in their names.
+        subtypes = re.findall(r"(?:train|val|test)20\d\d", f"{Path(self.questions).stem} {data_subtype}")
+        subtype = subtypes[0] if subtypes else _SUBTYPES[split]
+        return split, subtype
+
+    def _answers(self, annotations: list, raw_split: RawSplit) -> tuple[dict[int, dict[str, Any]], set[int]]:
+        """Return the answers to each question, by its id, and the ids whose annotation was skipped."""
+        answers_by_id: dict[int, dict[str, Any]] = {}
         faulty: set[int] = set()
         for number, entry in enumerate(annotations):
-            entry = entry if isinstance(entry, dict) else {}
-            question, given = entry.get("question_id"), entry.get("answers")
-            given = given if isinstance(given, list) else []
-            said = texts(answer.get("answer") if isinstance(answer, dict) else None for answer in given)
-            where = f"annotation {question}" if is_id(question) else f"annotations[{number}]"
-            if not is_id(question):
-                made.skip(where, "id", f"question_id {question!r} is no whole number")
-            elif question in found:
-                made.skip(where, "duplicate", "it was there before")
-            elif not said or len(said) < len(given):
-                made.skip(where, "no answer", f"{len(said)} of its {len(given)} answers are texts")
-                faulty.add(question)
+            if not isinstance(entry, dict):
+                entry = {}
+            question_id = entry.get("question_id")
+            answers = entry.get("answers")
+            if not isinstance(answers, list):
+                answers = []
+            raw_answers = [answer.get("answer") for answer in answers if isinstance(answer, dict)]
+            answer_texts = texts(raw_answers)
+            where = f"annotation {question_id}" if is_id(question_id) else f"annotations[{number}]"
+
+            if not is_id(question_id):
+                raw_split.skip(where, "id", f"question_id {question_id!r} is no whole number")
+            elif question_id in answers_by_id:
+                raw_split.skip(where, "duplicate", "its id was there before")
+            elif not answer_texts or len(answer_texts) < len(answers):
+                # A score counts how many of all annotators agree, so that none of them may be left out.
+                raw_split.skip(where, "no answer", f"{len(answer_texts)} of its {len(answers)} answers are texts")
+                faulty.add(question_id)
             else:
-                # Of answers that as many gave, the first: `most_common` keeps the order in which they came.
-                found[question] = {"answers": said, "answer": Counter(said).most_common(1)[0][0]}
-                found[question] |= {kind: entry[kind] for kind in _KINDS if isinstance(entry.get(kind), str)}
-        return found, faulty - found.keys()
+                content = {"answers": answer_texts, "answer": most_frequent(answer_texts)}
+                for kind in _KINDS:
+                    if isinstance(entry.get(kind), str):
+                        content[kind] = entry[kind]
+                answers_by_id[question_id] = content
+
+        # A second annotation may have mended the first.
+        return answers_by_id, faulty - answers_by_id.keys()

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -30,15 +30,16 @@ from visllama.prepare.shard import ShardJob, make_shard, report_of
 PLAN = "plan.json"
 SKIPPED = "skipped.jsonl"
 _SERIAL_BYTES = 2**28
-"""Up to so many bytes are written in this process: starting others takes longer."""
+"""Up to so many bytes are written in this process: starting others would take longer."""
 
 
 def find_bad_records(plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
-    """Decode every image and write nothing; gives all that is bad."""
-    found = list(plan.skipped)
-    for skipped in _work("looking at images", [ShardJob(None, records) for records in plan.shards], plan, num_workers):
-        found += skipped
-    return found
+    """Decode every image, write nothing, and return all records that are bad."""
+    jobs = [ShardJob(None, records) for records in plan.shards]
+    all_skipped = list(plan.skipped)
+    for skipped in _work("looking at images", jobs, plan, num_workers):
+        all_skipped += skipped
+    return all_skipped
 
 
 def write_split(
@@ -47,30 +48,35 @@ def write_split(
     """Write a split's shards, index and manifest.
 
     Args:
-        plan: What goes where.
-        folder: The split's; it must hold nothing else.
-        settings: What the plan was made with; told where a folder holds another one.
-        max_bad_fraction: Of all records; where more are bad, the folder does not appear.
-        num_workers: Processes; None is one a core.
+        plan: The records of each shard.
+        folder: The folder of the split, which must hold nothing else.
+        settings: The settings that the plan was made with; an error message shows how those of a folder that is there
+            already differ.
+        max_bad_fraction: The share of the records that may be bad; where more are, the folder does not appear.
+        num_workers: The number of processes; None starts one for each core.
 
     Returns:
-        Counts, as `plan.json` keeps them: `records`, `pairs`, `images`, `shards`, `bytes`, `skipped`, `seconds`.
+        The counts, as `plan.json` keeps them: `records`, `pairs`, `images`, `shards`, `bytes`, `skipped`, `seconds`.
 
     Raises:
         ConfigError: If too much is bad, the folder holds something else, or the disk is full.
     """
     started = time.perf_counter()
     part = folder.with_name(f"{folder.name}.part")
-    described = {"sha256": plan.sha256, "settings": settings}
+    lock = folder.with_name(f".{folder.name}.lock")
+    description = {"sha256": plan.sha256, "settings": settings}
+
     try:
-        with locked(folder.with_name(f".{folder.name}.lock"), f"{folder}: another process is making it: wait for it"):
+        with locked(lock, f"{folder}: another process is making it: wait for it"):
             if folder.exists() and any(folder.iterdir()):
-                return _found(folder, described)
-            _begin(part, described, sum(plan.shard_bytes))
-            if _done(part) is None:  # else it was interrupted within a moment of its end
+                return _counts_of_existing(folder, description)
+
+            _begin(part, description, sum(plan.shard_bytes))
+            # A part that is done was interrupted just before it took its name.
+            if _done(part) is None:
                 skipped = _write(part, plan, num_workers)
                 refuse_too_many_bad(folder.name, skipped, plan.num_records, max_bad_fraction)
-                _finish(part, described, skipped, plan, num_workers, started)
+                _finish(part, description, skipped, plan, num_workers, started)
             return _publish(part, folder)
     except (OSError, WriteFailed) as error:
         reason = error.reason if isinstance(error, WriteFailed) else error.strerror or error
@@ -79,106 +85,162 @@ def write_split(
         ) from error
 
 
-def _found(folder: Path, described: dict) -> dict:
-    """Return the counts of a split that is made already, if it is the one that was asked for."""
-    _hold_to(folder, described, "holds shards", "give another name= or out=, or delete that folder")
+def _counts_of_existing(folder: Path, description: dict) -> dict:
+    """Return the counts of a split that is written already, if it is the one that was asked for."""
+    _hold_to(folder, description, "holds shards", "give another name= or out=, or delete that folder")
+
     done = _done(folder)
     manifest = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes())
+    expected_sizes = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
     sizes = {tar.name: tar.stat().st_size for tar in folder.glob("*.tar")}
-    if done is None or sizes != dict(zip(manifest.names, manifest.bytes.tolist(), strict=True)):
+    if done is None or sizes != expected_sizes:
         raise ConfigError(f"{folder}: its tars are not those of its manifest: delete the folder, it is made anew")
     return done | {"seconds": 0.0}
 
 
 def _done(folder: Path) -> dict | None:
-    return json.loads((folder / PLAN).read_text(encoding="utf-8")).get("done")
+    """Return the counts of a split whose shards are all written; None where some are not."""
+    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    return plan.get("done")
 
 
-def _hold_to(folder: Path, described: dict, what: str, remedy: str) -> None:
+def _hold_to(folder: Path, description: dict, what: str, remedy: str) -> None:
+    """Refuse a folder that was begun with another plan.
+
+    Args:
+        folder: The folder.
+        description: The hash and the settings of the plan.
+        what: What the folder holds, for the error message.
+        remedy: What the user can do, for the error message.
+    """
     try:
-        before = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        known, sha256 = before["settings"], before["sha256"]
+        begun = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        known = begun["settings"]
+        sha256 = begun["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder}: {what} of something else (it has no {PLAN} of ours): {remedy}") from None
-    if sha256 == described["sha256"]:
+
+    if sha256 == description["sha256"]:
         return
-    now = described["settings"]
-    changed = [f"{key}={known.get(key)}, now {now[key]}" for key in now if known.get(key) != now[key]]
+    settings = description["settings"]
+    changed = [f"{key}={known.get(key)}, now {value}" for key, value in settings.items() if known.get(key) != value]
     raise ConfigError(f"{folder}: {what} made with {'; '.join(changed) or 'other raw files or records'}: {remedy}")
 
 
-def _begin(part: Path, described: dict, total: int) -> None:
+def _begin(part: Path, description: dict, total: int) -> None:
+    """Make the folder of a split that is being written, or go on in it.
+
+    Raises:
+        ConfigError: If it was begun with another plan, or the disk has no room for `total` bytes.
+    """
     part.mkdir(parents=True, exist_ok=True)
-    for left in part.glob(".*"):
-        left.unlink()
+    # Files that were half-written when a run was killed have hidden names.
+    for leftover in part.glob(".*"):
+        leftover.unlink()
     if not any(part.iterdir()):
-        write_whole(part / PLAN, json.dumps(described, indent=2) + "\n")
-    _hold_to(part, described, "a beginning", "put that back, or delete this folder and begin anew")
+        write_whole(part / PLAN, json.dumps(description, indent=2) + "\n")
+    _hold_to(part, description, "a beginning", "put that back, or delete this folder and begin anew")
+
     written = sum(tar.stat().st_size for tar in part.glob("*.tar"))
+    needed = total - written
     free = shutil.disk_usage(part).free
-    if total - written > free:
+    if needed > free:
         raise ConfigError(
-            f"{part}: {(total - written) / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free: make room, "
+            f"{part}: {needed / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free: make room, "
             f"or give another out="
         )
 
 
 def _write(part: Path, plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
-    """Write the shards; gives all that is left out, so that one message can count it."""
+    """Write the shards, and return all that is left out, so that one message can count it."""
     jobs = [ShardJob(part / f"{number:05d}.tar", records) for number, records in enumerate(plan.shards)]
-    skipped = list(plan.skipped)
-    with closing(_work(f"writing {part.stem}", jobs, plan, num_workers)) as work:  # its processes end before a message
-        for found in work:
-            skipped += found
-    return skipped
+    all_skipped = list(plan.skipped)
+    # After an error its processes have to end before the message is printed.
+    with closing(_work(f"writing {part.stem}", jobs, plan, num_workers)) as results:
+        for skipped in results:
+            all_skipped += skipped
+    return all_skipped
 
 
 def _finish(
-    part: Path, described: dict, skipped: list[Skipped], plan: SplitLayout, num_workers: int | None, started: float
+    part: Path,
+    description: dict,
+    skipped: list[Skipped],
+    plan: SplitLayout,
+    num_workers: int | None,
+    started: float,
 ) -> None:
     """Write the index, the manifest and, last, the counts."""
-    tars = []
-    for number in range(len(plan.shards)):
-        tar = part / f"{number:05d}.tar"
-        if len(json.loads(report_of(tar).read_text(encoding="utf-8"))) < len(plan.shards[number]):
-            tars.append(tar)
-    lines = (json.dumps(dict(s._asdict()), ensure_ascii=False) + "\n" for s in skipped)
+    lines = [json.dumps(record._asdict(), ensure_ascii=False) + "\n" for record in skipped]
     write_whole(part / SKIPPED, "".join(lines))
+
+    tars = _tars_with_records(part, plan)
     homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
-    manifest = Manifest.of(str(part), [tar.name for tar in tars], index_tars(tars, homes, num_workers))
+    rows = index_tars(tars, homes, num_workers)
+    manifest = Manifest.of(str(part), [tar.name for tar in tars], rows)
     expected = plan.num_records - len(skipped)
-    if manifest.num_records.sum() != expected or manifest.faults:
-        raise RuntimeError(f"{part}: {expected} records were written, and found are {manifest.num_records.sum()}")
+    indexed = manifest.num_records.sum()
+    if indexed != expected or manifest.faults:
+        raise RuntimeError(f"{part}: {expected} records were written, but {indexed} can be read back")
+
+    # The folder is taken as done from the moment at which these counts are in its plan.
+    reasons = Counter(record.reason for record in skipped)
     done = {
         "records": expected,
         "pairs": int(manifest.num_pairs.sum()),
         "images": sum(ShardIndex.load(home).num_images for home in homes),
         "shards": len(tars),
         "bytes": int(manifest.bytes.sum()),
-        "skipped": dict(Counter(s.reason for s in skipped).most_common()),
+        "skipped": dict(reasons.most_common()),
         "seconds": round(time.perf_counter() - started, 1),
     }
     manifest.save()
-    write_whole(part / PLAN, json.dumps(described | {"done": done}, indent=2) + "\n")
+    write_whole(part / PLAN, json.dumps(description | {"done": done}, indent=2) + "\n")
+
+
+def _tars_with_records(part: Path, plan: SplitLayout) -> list[Path]:
+    """Return the tars that hold a record: where all records of a tar were bad, it is empty, and is no shard."""
+    tars = []
+    for number, records in enumerate(plan.shards):
+        tar = part / f"{number:05d}.tar"
+        report = json.loads(report_of(tar).read_text(encoding="utf-8"))
+        if len(report) < len(records):
+            tars.append(tar)
+    return tars
 
 
 def _publish(part: Path, folder: Path) -> dict:
-    """Let a split that is done appear under its name; nothing here minds having been begun before."""
+    """Let a split that is done appear under its name, and return its counts; it may be called again after a kill."""
     done = _done(part)
+    assert done is not None
     names = Manifest.parse(str(part), (part / "manifest.json").read_bytes()).names
     for path in [*part.glob("*.report.json"), *part.glob("*.tar")]:
-        if path.name not in names:  # a tar whose records were all bad
+        # Reports, and the tars whose records were all bad.
+        if path.name not in names:
             path.unlink()
+
+    # The folder's entries have to be on disk before its name is.
     flush(part)
     os.rename(part, folder)
     flush(folder.parent)
     return done
 
 
-def _work(title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int | None) -> Iterator[list[Skipped]]:
+def _work(
+    title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int | None
+) -> Generator[list[Skipped], None, None]:
+    """Make the shards in parallel, with a bar over their bytes, and yield what each leaves out."""
     total = sum(plan.shard_bytes)
-    num_workers = min(num_workers or os.cpu_count() or 1, len(jobs)) if total > _SERIAL_BYTES else 1
-    columns = TextColumn(title), BarColumn(), TextColumn("{task.percentage:.0f}%"), TimeRemainingColumn()
+    num_workers = min(num_workers or os.cpu_count() or 1, len(jobs))
+    if total <= _SERIAL_BYTES:
+        num_workers = 1
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f}%"),
+        TimeRemainingColumn(),
+    )
     with bars(*columns) as progress, _pool(num_workers) as run:
         task = progress.add_task("", total=total)
         for size, skipped in zip(plan.shard_bytes, run(make_shard, jobs), strict=True):
@@ -187,7 +249,8 @@ def _work(title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int 
 
 
 @contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]]:
+def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable], None, None]:
+    """Provide a `map` over processes, or the ordinary one where a single process is enough."""
     if num_workers <= 1:
         yield map
         return

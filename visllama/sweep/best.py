@@ -1,4 +1,4 @@
-"""The best job of a sweep: its command line, and how it is judged on what did not choose it."""
+"""The best job of a sweep: its command line, and its evaluation on records that did not choose it."""
 
 from __future__ import annotations
 
@@ -20,21 +20,33 @@ from visllama.sweep.jobs import PRUNE
 
 
 def best_command(row: Mapping[str, Any]) -> str:
-    """Return the command that runs the best job again by itself, without what made it a job of a sweep."""
-    program = "python train.py" if Path(sys.argv[0]).name == "train.py" else "visllama train"
-    words = [word for word in row["overrides"] if key_of(word) != "sweep" and not word.startswith(PRUNE)]
-    return f"{program} {shlex.join([*config_dir_options(), *words])}"
+    """Return the command that runs a job again by itself, without what made it a job of a sweep.
+
+    Args:
+        row: The row of the job in the table of the sweep.
+    """
+    is_script = Path(sys.argv[0]).name == "train.py"
+    program = "python train.py" if is_script else "visllama train"
+    overrides = [word for word in row["overrides"] if key_of(word) != "sweep" and not word.startswith(PRUNE)]
+    words = [*config_dir_options(), *overrides]
+    return f"{program} {shlex.join(words)}"
 
 
 def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
     """Return the evaluations of a job on other records than those that it was chosen by."""
     if not config.judge:
         return {}
-    return {name: found for name, found in evaluations(judging(config)).items() if found["split"] != SELECTING}
+    all_evaluations = evaluations(judging(config))
+    return {name: evaluation for name, evaluation in all_evaluations.items() if evaluation["split"] != SELECTING}
 
 
 def is_judged(folder: Path, unseen: Collection[str]) -> bool:
-    """Return whether a job's metrics.json holds these evaluations already."""
+    """Return whether a job's `metrics.json` holds these evaluations already.
+
+    Args:
+        folder: The folder of the job.
+        unseen: The names of the evaluations.
+    """
     path = folder / "metrics.json"
     if not path.is_file():
         return False
@@ -43,7 +55,15 @@ def is_judged(folder: Path, unseen: Collection[str]) -> bool:
 
 
 def judge_unseen(folder: Path, config: DictConfig) -> None:
-    """Judge the weights of a job on what they have not been chosen by; adds it to its `metrics.json` and trackers."""
+    """Judge the weights of a job on records that did not choose them.
+
+    The scores are added to the job's `metrics.json` and to its trackers.
+
+    Args:
+        folder: The folder of the job.
+        config: The configuration of the job.
+    """
+    # Imported here, since they import torch.
     from visllama.evaluation.report import write_json
     from visllama.evaluation.runner import JudgeSettings, judge_weights
     from visllama.tracking.loggers import build_trackers, closing, log_results
@@ -56,10 +76,11 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
 
-    written = read_config(folder / "config.yaml")
-    trackers = build_trackers(written["logger"], config.plugins)
+    job_config = read_config(folder / "config.yaml")
+    trackers = build_trackers(job_config["logger"], config.plugins)
     with closing(trackers):
         for tracker in trackers:
-            if isinstance(tracker, Tracker):  # trackio would forget it, where it is not told again
-                tracker.log_hyperparams(written | {"provenance": metrics["provenance"]})
+            # Trackio forgets the configuration of a run that it is not given again.
+            if isinstance(tracker, Tracker):
+                tracker.log_hyperparams(job_config | {"provenance": metrics["provenance"]})
         log_results(trackers, scores, folder, metrics["train"]["steps"])

@@ -10,14 +10,14 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 PRUNE = "+callbacks.prune"
-"""How the overrides begin by which a job reports to its trial."""
+"""The beginning of the overrides by which a job reports to its trial."""
 
 
 def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """Return a job's configuration, with `hydra`, which is Hydra's current one from then on.
+    """Return a job's configuration, together with Hydra's own part; it is Hydra's current one from then on.
 
     Args:
-        context: Hydra's loader of configs.
+        context: The context of Hydra, with its loader of configs.
         sweep: The configuration of the sweep.
         overrides: The overrides of the job.
         number: The place of the job in the sweep.
@@ -26,7 +26,9 @@ def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[st
     with open_dict(config):
         config.hydra.job.num = number
         config.hydra.job.id = f"job_id_for_{number}"
-    HydraConfig.instance().set_config(config)  # its folder may be named after what it chose
+
+    # The name of the folder may depend on the choices of the job, which Hydra looks up in its current configuration.
+    HydraConfig.instance().set_config(config)
     folder = Path(config.hydra.sweep.dir, str(config.hydra.sweep.subdir)).absolute()
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.runtime.output_dir = str(folder)

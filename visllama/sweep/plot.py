@@ -1,4 +1,4 @@
-"""`sweep.png`: the score over what was swept, with intervals."""
+"""Draw `sweep.png`: the score over each key that was swept, with intervals."""
 
 from __future__ import annotations
 
@@ -15,18 +15,32 @@ _WIDTH_IN = 5
 
 
 def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values in all jobs are numbers, of which there are several."""
-    found = []
+    """Return the keys whose values are numbers in all jobs, and differ between them.
+
+    Args:
+        keys: The keys that were swept.
+        ranked: The rows of the jobs.
+    """
+    numeric = []
     for key in keys:
         values = [row["swept"][key] for row in ranked]
         are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         if are_numbers and len(set(values)) > 1:
-            found.append(key)
-    return found
+            numeric.append(key)
+    return numeric
 
 
 def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) -> bool:
-    """Return whether a key's axis is logarithmic: of a rate, of a range that is, or of values a decade apart."""
+    """Return whether the axis of a key is logarithmic.
+
+    It is for a learning rate, for a logarithmic range, and for values that are a decade apart.
+
+    Args:
+        key: The key.
+        values: The values of the key in the jobs.
+        log_keys: The keys that have a logarithmic range.
+    """
+    # There is no logarithm of zero or less.
     if min(values) <= 0:
         return False
     is_rate = key.rpartition(".")[2] == "lr" or ".lr_by_part." in key
@@ -41,20 +55,26 @@ def plot_scores(
     log_keys: Collection[str],
     path: Path,
 ) -> None:
-    """Write the picture, whole or not at all: a panel for each key, the best job marked.
+    """Write the picture, whole or not at all: a panel for each key, in which the best job is marked.
 
     Args:
         keys: The keys that were swept, whose values are numbers.
         ranked: The rows of the jobs, the best first.
-        objective: What they are ranked by.
+        objective: The objective that they are ranked by.
         header: The label of the scores.
-        log_keys: Keys of a logarithmic range.
-        path: The picture.
+        log_keys: The keys that have a logarithmic range.
+        path: The path of the picture.
     """
+    # Imported here, since it takes long; without a window, since there is no display.
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
+    # A line between jobs that differ in more than one key would say what nobody measured.
+    style = "o-" if len(keys) == 1 else "o"
+    best = ranked[0]
+    best_score = objective.scale * best["scores"][objective.name]
 
     size = (_WIDTH_IN * len(keys) + 1, 4)
     figure, panels = plt.subplots(1, len(keys), figsize=size, layout="constrained", sharey=True, squeeze=False)
@@ -62,26 +82,33 @@ def plot_scores(
         rows = sorted(ranked, key=lambda row: row["swept"][key])
         values = [row["swept"][key] for row in rows]
         scores = [objective.scale * row["scores"][objective.name] for row in rows]
-        # A line between jobs that differ in more than this key would say what nobody measured.
-        style = "o-" if len(keys) == 1 else "o"
-        axes.errorbar(values, scores, yerr=error_bars(rows, objective), fmt=style, capsize=3, elinewidth=0.8)
-        best = ranked[0]
-        axes.plot(best["swept"][key], objective.scale * best["scores"][objective.name], "*", color="C1", markersize=14)
-        axes.set(xlabel=key, xscale="log" if is_log_axis(key, values, log_keys) else "linear")
+        bars = error_bars(rows, objective)
+        axes.errorbar(values, scores, yerr=bars, fmt=style, capsize=3, elinewidth=0.8)
+        axes.plot(best["swept"][key], best_score, "*", color="C1", markersize=14)
+
+        scale = "log" if is_log_axis(key, values, log_keys) else "linear"
+        axes.set(xlabel=key, xscale=scale)
         axes.grid(alpha=0.3)
     panels[0][0].set(ylabel=header)
+
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
 
 
 def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[list[float]] | None:
-    """Return how far each job's 95% interval reaches below and above its score; None where nothing has one."""
-    below, above = [], []
+    """Return how far each job's 95% interval reaches below and above its score; None where no job has an interval."""
+    below = []
+    above = []
     for row in rows:
         score = row["scores"][objective.name]
-        low, high = row.get("intervals", {}).get(objective.name, (score, score))
+        intervals = row.get("intervals", {})
+        low, high = intervals.get(objective.name, (score, score))
         # A percentile interval of few samples may lie beside the score.
-        below.append(objective.scale * max(0.0, score - low))
-        above.append(objective.scale * max(0.0, high - score))
-    return [below, above] if any(below) or any(above) else None
+        distance_below = max(0.0, score - low)
+        distance_above = max(0.0, high - score)
+        below.append(objective.scale * distance_below)
+        above.append(objective.scale * distance_above)
+
+    has_intervals = any(below) or any(above)
+    return [below, above] if has_intervals else None

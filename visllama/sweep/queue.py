@@ -1,10 +1,10 @@
-"""How a function becomes a job in SLURM's queue, through submitit, of which only the queueing is used."""
+"""Run functions as jobs in SLURM's queue, through submitit, of which only the queueing is used."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import submitit
 from omegaconf import DictConfig, OmegaConf
@@ -13,23 +13,45 @@ from visllama.console import say
 from visllama.machine import preemption
 
 _OF_ANY_EXECUTOR = (
-    "name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node", "stderr_to_stdout"
-)  # fmt: skip
-"""The parameters that submitit's executors share; the others take SLURM's name before their own."""
+    "name",
+    "timeout_min",
+    "mem_gb",
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+    "stderr_to_stdout",
+)
+"""The parameters that submitit's executors share; the names of all others begin with `slurm_`."""
 _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
+"""The parameters that belong to the executor itself, and not to its jobs."""
 
 
 def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
-    """Run a function on one GPU of the cluster, with what else a sweep's jobs have, and say what it said."""
-    params = OmegaConf.to_container(launcher, resolve=True)
-    params |= {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": 1 if params["gpus_per_node"] else None}
-    of_sbatch = params["additional_parameters"]  # it keeps no checkpoint, for which a signal or another start would do
-    params["additional_parameters"] = {k: v for k, v in of_sbatch.items() if k not in ("signal", "requeue")}
+    """Run a function on one GPU of the cluster, print its output, and return its result.
+
+    Args:
+        function: The function.
+        launcher: The parameters that the jobs of the sweep have; those that are not about ranks apply here too.
+    """
+    params = cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True))
     del params["_target_"]
+    params["nodes"] = 1
+    params["tasks_per_node"] = 1
+    params["gpus_per_node"] = 1 if params["gpus_per_node"] else None
+
+    # The function keeps no checkpoint: to warn it before its time ends, or to start it again, would be of no use.
+    sbatch_params = params["additional_parameters"]
+    kept = {key: value for key, value in sbatch_params.items() if key not in ("signal", "requeue")}
+    params["additional_parameters"] = kept
+
     job = executor(params).submit(_Alone(function))
     say(f"SLURM's {job.job_id}: queued")
     result = job.result()
-    say("\n".join(line for line in (job.stdout() or "").splitlines() if not line.startswith("submitit ")))
+
+    output = job.stdout() or ""
+    lines = [line for line in output.splitlines() if not line.startswith("submitit ")]
+    say("\n".join(lines))
     return result
 
 
@@ -45,18 +67,27 @@ class _Alone:
 
 
 def executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
-    """Make what queues jobs, of a launcher's parameters."""
-    executor = submitit.AutoExecutor(
-        params["submitit_folder"], cluster="slurm", slurm_max_num_timeout=params["max_num_timeout"]
+    """Return the executor that queues jobs with a launcher's parameters."""
+    slurm_executor = submitit.AutoExecutor(
+        params["submitit_folder"],
+        cluster="slurm",
+        slurm_max_num_timeout=params["max_num_timeout"],
     )
-    of_slurm = {k if k in _OF_ANY_EXECUTOR else f"slurm_{k}": v for k, v in params.items() if k not in _OF_THE_EXECUTOR}
-    # A rank that has failed takes the others down, which would wait for it.
-    executor.update_parameters(**of_slurm, slurm_srun_args=["--kill-on-bad-exit=1"])
-    return executor
+
+    job_params = {}
+    for key, value in params.items():
+        if key in _OF_ANY_EXECUTOR:
+            job_params[key] = value
+        elif key not in _OF_THE_EXECUTOR:
+            job_params[f"slurm_{key}"] = value
+    # A rank that has failed takes the others down, which would wait for it forever.
+    slurm_executor.update_parameters(**job_params, slurm_srun_args=["--kill-on-bad-exit=1"])
+    return slurm_executor
 
 
 def take_over_signals() -> None:
-    """Undo submitit's handlers, which ignore SIGTERM, and at SIGUSR2 stop a job or queue it again."""
+    """Replace submitit's handlers, which ignore SIGTERM, and at SIGUSR2 stop a job or queue it again."""
     preemption.listen()
+    # submitit asks SLURM for SIGUSR2 before the time of a job ends; ours is SIGUSR1.
     signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGUSR1))
     signal.signal(signal.SIGCONT, signal.SIG_DFL)

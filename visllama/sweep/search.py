@@ -1,16 +1,17 @@
-"""A search: jobs whose values Optuna asks for, one batch after the other, by any of the launchers."""
+"""A search: jobs whose values Optuna chooses, one batch after the other, started by any of the launchers."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -33,63 +34,77 @@ from visllama.sweep.table import SweepTable
 from visllama.sweep.trials import MAX_STARTS, Trials
 
 SWEEPER = "hydra_plugins.visllama.SearchSweeper"
-"""What `conf/hydra/sweeper/search.yaml` names: Hydra takes sweepers from a package of its own name alone."""
+"""The class that `conf/hydra/sweeper/search.yaml` names: Hydra takes sweepers from a package of its own name alone."""
 _MULTIRUN = "hydra.mode=MULTIRUN"
 _IN_QUEUE = 4
-"""Trials asked for at once where they run side by side."""
+"""The number of trials that are asked for at once where they run side by side."""
 
 
 def use_sweeper() -> None:
-    """Let Hydra ask for jobs by `SearchSweeper`."""
+    """Let Hydra run its sweeps by `SearchSweeper`."""
     Plugins.instance().class_name_to_class[SWEEPER] = SearchSweeper
 
 
 class SearchSweeper(Sweeper):
-    """Hydra's sweeper: ask Optuna for trials, launch them as jobs, and tell it what their rows in the table hold."""
+    """Hydra's sweeper: ask Optuna for trials, launch them as jobs, and tell it their rows in the table."""
+
+    hydra_context: HydraContext  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
+    config: DictConfig  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
+    launcher: Launcher  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over before a sweep, and make the launcher of the jobs."""
         self.hydra_context = hydra_context
         self.config = _in_multirun(config)
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=self.config
         )
-        self.table = next(each for each in hydra_context.callbacks.callbacks if isinstance(each, SweepTable))
+        callbacks = hydra_context.callbacks.callbacks
+        self.table = next(callback for callback in callbacks if isinstance(callback, SweepTable))
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials that are missing.
 
+        Args:
+            arguments: The overrides of the sweep.
+
         Raises:
-            ConfigError: Before anything runs, if the search is wrong or another process goes on with it.
+            ConfigError: If the search is wrong, or another process goes on with it; nothing has run then.
         """
         settings = read_settings(self.config)
         ranges = searched_ranges(arguments, settings.ranges)
         shared = job_words(arguments)
         objective = self._check(shared, ranges, settings)
         if self.config.check_only:
-            say(
-                f"All checks passed: {settings.n_trials} trials of {', '.join(each.key for each in ranges)}; none runs."
-            )
+            keys = ", ".join(key_range.key for key_range in ranges)
+            say(f"All checks passed: {settings.n_trials} trials of {keys}; none runs.")
             return
 
         folder = Path(self.config.hydra.sweep.dir).absolute()
         with locked(folder / ".search.lock", f"{folder}: another process goes on with this search: wait for it"):
             write_whole(folder / MULTIRUN, OmegaConf.to_yaml(self.config))
-            write_command(folder, _of_hydra())
+            write_command(folder, _launcher_overrides())
             trials = Trials(
-                folder / JOURNAL, ranges, objective, settings.sampler, settings.n_startup_trials, self.config.seed
+                folder / JOURNAL,
+                ranges,
+                objective,
+                sampler=settings.sampler,
+                num_startup=settings.n_startup_trials,
+                seed=self.config.seed,
             )
             self._go_on(trials, shared, folder)
             self._run(trials, shared, folder, settings)
             self.table.importances = trials.importances()
 
     def _go_on(self, trials: Trials, shared: Sequence[str], folder: Path) -> None:
-        """Bring the rows of earlier trials into the table; those that were killed are run again."""
-        self.table.compose = lambda row: without_hydra(self._compose(row["overrides"], row["job"]))
+        """Bring the rows of earlier trials into the table; trials that were killed are run again."""
+        self.table.compose = self._compose_row
         for (number, words), row in trials.rows():
             # The search may have been moved, or be somebody else's, whose journal chooses neither words nor a folder.
             name = Path(os.path.normpath(row["folder"])).name
             row |= {"job": number, "overrides": [*shared, *words], "folder": str(folder / name)}
             self.table.rows.append(row)
+
         for number, words in trials.stopped():
             job = self._compose([*shared, *words], number)
             result = _read_result(Path(job.hydra.runtime.output_dir))
@@ -97,40 +112,50 @@ class SearchSweeper(Sweeper):
                 trials.run_again(number)
                 say(f"Trial {number} was stopped, and is run again: {' '.join(words)}")
                 continue
-            if result is None:
-                result = ConfigError(f"its values were stopped {MAX_STARTS} times, and are not tried again")
-            # Otherwise the job has ended, and nobody was there to see it.
-            self.table.add(job.hydra, without_hydra(job), result)
+
+            # A job with a result has ended, but the search was killed before it could tell the trial.
+            outcome = result
+            if outcome is None:
+                outcome = ConfigError(f"its values were stopped {MAX_STARTS} times, and are not tried again")
+            self.table.add(job.hydra, without_hydra(job), outcome)
             trials.tell(number, self.table.rows[-1])
-        if trials.rows():
-            say(f"Going on with {folder}: {len(trials.rows())} trials are there")
+
+        num_trials = len(trials.rows())
+        if num_trials > 0:
+            say(f"Going on with {folder}: {num_trials} trials are there")
 
     def _run(self, trials: Trials, shared: Sequence[str], folder: Path, settings: SearchSettings) -> None:
-        """Ask for trials, run and tell them, until all have ended."""
-        in_queue = self.config.hydra.runtime.choices.get("hydra/launcher", "basic") != "basic"
-        batch = settings.batch or (_IN_QUEUE if in_queue else 1)
-        say(f"Stopped, this search goes on by:  visllama train {shlex.join([*config_dir_options(), _resume(folder)])}")
+        """Ask for trials, run their jobs, and tell the trials the results, until all have ended."""
+        # The basic launcher runs one job after the other: each trial can learn from the one before it.
+        launcher_name = self.config.hydra.runtime.choices.get("hydra/launcher", "basic")
+        default_batch = 1 if launcher_name == "basic" else _IN_QUEUE
+        batch = settings.batch or default_batch
+
+        command = shlex.join([*config_dir_options(), override("resume", folder)])
+        say(f"Stopped, this search goes on by:  visllama train {command}")
+
         while len(trials.rows()) < settings.n_trials:
             missing = settings.n_trials - len(trials.rows())
-            asked = trials.ask(min(batch, missing))
+            new_trials = trials.ask(min(batch, missing))
             jobs = []
-            for number, words in asked:
-                reporting = _prune_words(folder, number) if settings.prune else []
-                jobs.append([*shared, *words, *reporting])
-            self.launcher.launch(jobs, initial_job_idx=asked[0].number)
+            for number, words in new_trials:
+                prune_words = _prune_words(folder, number) if settings.prune else []
+                jobs.append([*shared, *words, *prune_words])
+            self.launcher.launch(jobs, initial_job_idx=new_trials[0].number)
+
             rows = {row["job"]: row for row in self.table.rows}
-            for number, _ in asked:
+            for number, _ in new_trials:
                 trials.tell(number, rows[number])
 
     def _check(self, shared: Sequence[str], ranges: Sequence[Range], settings: SearchSettings) -> Objective:
         """Check the jobs at each end of each range, and return what the search is for.
 
         Raises:
-            ConfigError: Naming the key, and what a job would have refused.
+            ConfigError: If a job would refuse its values; the message names the key of the range.
         """
         before = HydraConfig.instance().cfg
         try:
-            cfg = self._checked(shared, "")
+            cfg = self._compose_checked(shared, "")
             objective = find_objective(cfg)
             if objective is None:
                 raise ConfigError(
@@ -142,15 +167,16 @@ class SearchSweeper(Sweeper):
                     "search.prune=true: trainer.val_check_interval=null validates nothing: give it a share, or "
                     "search.prune=false"
                 )
-            for found in ranges:
-                for word in found.ends:
-                    self._checked([*shared, word], f"{RANGES}.{found.key}: ")
+
+            for key_range in ranges:
+                for word in key_range.ends:
+                    self._compose_checked([*shared, word], f"{RANGES}.{key_range.key}: ")
         finally:
             HydraConfig.instance().cfg = before
         return objective
 
-    def _checked(self, words: Sequence[str], key: str) -> DictConfig:
-        """Return a job's configuration that has passed the checks; an error begins with the key."""
+    def _compose_checked(self, words: Sequence[str], prefix: str) -> DictConfig:
+        """Return a job's configuration that has passed the checks; an error message begins with the prefix."""
         try:
             cfg = without_hydra(self._compose(words, 0))
             check_train(cfg)
@@ -158,10 +184,16 @@ class SearchSweeper(Sweeper):
             message = explain(error, words, "train")
             if message is None:
                 raise
-            raise ConfigError(f"{key}{message}") from error
+            raise ConfigError(f"{prefix}{message}") from error
         return cfg
 
+    def _compose_row(self, row: Mapping[str, Any]) -> DictConfig:
+        """Return the configuration of an earlier job from its row in the table."""
+        config = self._compose(row["overrides"], row["job"])
+        return without_hydra(config)
+
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        """Return a job's configuration, and leave Hydra's current one as it is."""
         before = HydraConfig.instance().cfg
         try:
             return compose_job(self.hydra_context, self.config, overrides, number)
@@ -172,7 +204,7 @@ class SearchSweeper(Sweeper):
 def _in_multirun(config: DictConfig) -> DictConfig:
     """Return the configuration of a search with the mode among Hydra's overrides, from which each job is composed.
 
-    Without `-m` it is the YAML of the search that chooses the mode, and no job has that.
+    Without `-m` the YAML of the search chooses the mode, and no job has that YAML.
     """
     words = config.hydra.overrides.hydra
     if _MULTIRUN not in words:
@@ -190,20 +222,19 @@ def _prune_words(folder: Path, number: int) -> list[str]:
     ]
 
 
-def _resume(folder: Path) -> str:
-    return override("resume", folder)
-
-
-def _of_hydra() -> list[str]:
-    """Return the overrides of Hydra's own keys that a search needs again, as those of its launcher."""
+def _launcher_overrides() -> list[str]:
+    """Return the overrides of Hydra's launcher, which a search needs again when it goes on."""
     typed = list(HydraConfig.get().overrides.hydra)
     return [word for word in typed if key_of(word).startswith("hydra.launcher")]
 
 
 def _read_result(folder: Path) -> dict[str, Any] | None:
-    """Return the result of a job that has ended; None of one that has not."""
+    """Return the result of a job that has ended; None if it has not."""
     try:
+        # The folder may be somebody else's: links and huge files are refused.
         result = json.loads(read_regular(folder / "metrics.json", 2**28))
     except (OSError, ValueError):
         return None
+
+    # Metrics without it are those of a job that has not ended.
     return result if "provenance" in result else None

@@ -1,4 +1,4 @@
-"""A sweep (`--multirun`): jobs are compared on validation; test is scored once, for the chosen one."""
+"""The table of a sweep (`--multirun`): jobs are compared on validation; the best one alone is judged on test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -31,13 +31,13 @@ from visllama.sweep.plot import numeric_keys, plot_scores
 
 
 class SweepTable(Callback):
-    """Hydra's callback: collect each job's result, rank them at the end, and judge the best on what did not rank it.
+    """Hydra's callback: collect the jobs' results, rank them at the end, and judge the best on what did not rank it.
 
     Attributes:
-        rows: What is kept of each job; `sweep.json` holds them.
-        configs: The config of each job that ran in this process, by its number.
-        compose: Of a search that goes on, what composes the config of an earlier job from its row.
-        importances: Of a search, the share of each key in what sets its jobs apart.
+        rows: The facts of each job, as `sweep.json` holds them.
+        configs: The configuration of each job that ran in this process, by its number.
+        compose: The function that composes the configuration of an earlier job from its row, in a search that goes on.
+        importances: The share of each key in what sets the jobs of a search apart.
     """
 
     def __init__(self) -> None:
@@ -47,24 +47,41 @@ class SweepTable(Callback):
         self.importances: dict[str, float] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        # Asked for what a failed job has returned, Hydra tells its error again.
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            self.add(HydraConfig.get(), config, job_return.return_value)
+        """Add a job of a sweep that has ended in this process."""
+        # The return value of a failed job raises its error again.
+        hydra = cast(DictConfig, HydraConfig.get())
+        if hydra.mode == RunMode.MULTIRUN:
+            self.add(hydra, config, job_return.return_value)
 
     def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
-        """Take in what a job has returned, with its Hydra's and its own config."""
-        has_trained = isinstance(result, dict) and "train" in result
-        if not (has_trained or isinstance(result, Exception)):
-            return  # a job that trains nothing has no row, unless it failed
-        row = {"job": hydra.job.num, "overrides": list(hydra.overrides.task), "folder": hydra.runtime.output_dir}
-        row |= _scores(config, result) if has_trained else {"error": str(result)}
+        """Add the result of a job to the table.
+
+        Args:
+            hydra: The part of the job's configuration that belongs to Hydra.
+            config: The job's own configuration.
+            result: The value that the job has returned, or its error. A job that trains nothing has no row, unless it
+                has failed.
+        """
+        row: dict[str, Any] = {
+            "job": hydra.job.num,
+            "overrides": list(hydra.overrides.task),
+            "folder": hydra.runtime.output_dir,
+        }
+        if isinstance(result, dict) and "train" in result:
+            row |= _scores(config, result)
+        elif isinstance(result, Exception):
+            row["error"] = str(result)
+        else:
+            return
         self.rows.append(row)
         self.configs[hydra.job.num] = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """End the sweep, and the program where that fails: Hydra would make a warning of it, and exit with 0."""
+        """Rank the jobs and judge the best; an error ends the program."""
         if not self.rows:
             return
+
+        # Hydra would make a warning of an error here, and exit with 0.
         try:
             self._end(config)
         except ConfigError as error:
@@ -75,109 +92,152 @@ class SweepTable(Callback):
             sys.exit(1)
 
     def _end(self, config: DictConfig) -> None:
+        """Show the table, write `sweep.json`, `sweep.png` and `index.html`, and judge the best job."""
         folder = Path(config.hydra.sweep.dir)
         keys = swept_keys(folder)
+        parser = OverridesParser.create()
         for row in self.rows:
-            values = {o.key_or_group: o.value() for o in OverridesParser.create().parse_overrides(row["overrides"])}
+            overrides = parser.parse_overrides(row["overrides"])
+            values = {override.key_or_group: override.value() for override in overrides}
             row["swept"] = {key: values[key] for key in keys}
 
         trained = [row for row in self.rows if "error" not in row]
         objective = find_objective(self._config(trained[0])) if trained else None
         ranked = _rank(trained, objective)
-        rows = ranked + [row for row in self.rows if row not in ranked]
+        unranked = [row for row in self.rows if row not in ranked]
+        rows = ranked + unranked
         split = _split(ranked, objective)
         say(_table(keys, rows, objective, split))
         if keys == ["seed"]:
             self._say_spread(trained)
-        best_line = best_command(ranked[0]) if ranked and are_rivals(keys) else None
+
+        # Seeds of one setting have no best: to choose among them would be to choose by luck.
+        has_best = bool(ranked) and are_rivals(keys)
+        best_line = best_command(ranked[0]) if has_best else None
         _write(folder / "sweep.json", rows, objective, split, best_line, self.importances)
-        log_keys = [each.key for each in ranges_in(folder) if each.is_log]
         numeric = numeric_keys(keys, ranked)
-        if numeric:
-            plot_scores(numeric, ranked, objective, _header(objective, split), log_keys, folder / "sweep.png")
+        if objective is not None and numeric:
+            log_keys = [key_range.key for key_range in ranges_in(folder) if key_range.is_log]
+            header = _header(objective, split)
+            plot_scores(numeric, ranked, objective, header, log_keys, folder / "sweep.png")
         write_index(folder)
+
         if self.importances:
             shares = ", ".join(f"{key} {share:.2f}" for key, share in self.importances.items())
             say(f"What sets the jobs apart (importance, PED-ANOVA): {shares}")
         say(f"Wrote {folder}: sweep.json; index.html shows and links all jobs")
         failed = [row for row in self.rows if "error" in row]
         if failed:
-            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {printable(failed[0]['error'])}")
-        if best_line:
+            first_error = printable(failed[0]["error"])
+            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {first_error}")
+
+        if has_best:
             say(f"The best as a run of its own:  {best_line}")
-        if ranked and are_rivals(keys):
             self._judge_best(ranked[0])
         if failed:
             sys.exit(1)
 
     def _config(self, row: dict[str, Any]) -> DictConfig:
-        """Return the config of a job."""
-        if row["job"] not in self.configs and self.compose is not None:
-            self.configs[row["job"]] = self.compose(row)
-        return self.configs[row["job"]]
+        """Return the configuration of a job."""
+        number = row["job"]
+        if number not in self.configs and self.compose is not None:
+            self.configs[number] = self.compose(row)
+        return self.configs[number]
 
     def _say_spread(self, trained: list[dict]) -> None:
-        """Return how far the seeds of one setting differ."""
-        for objective in main_objectives(self._config(trained[0])) if trained else ():
-            values = [row["scores"].get(objective.name) for row in trained]
-            values = [value for value in values if value is not None]
+        """Print how far the seeds of one setting differ."""
+        if not trained:
+            return
+        config = self._config(trained[0])
+        for objective in main_objectives(config):
+            scores = [row["scores"].get(objective.name) for row in trained]
+            values = [score for score in scores if score is not None]
+            # One value has no standard deviation.
             if len(values) > 1:
-                spread = f"mean {objective.show(mean(values))}, standard deviation {objective.show(stdev(values))}"
+                shown_mean = objective.show(mean(values))
+                shown_stdev = objective.show(stdev(values))
+                spread = f"mean {shown_mean}, standard deviation {shown_stdev}"
                 say(f"{objective.title} over {len(values)} seeds: {spread}")
 
     def _judge_best(self, best: dict) -> None:
+        """Judge the best job on the splits that did not choose it."""
         config = self._config(best)
+        folder = Path(best["folder"])
         unseen = unseen_evaluations(config)
+        names = ", ".join(unseen)
         if not unseen:
             say(f"Best on {SELECTING}: {best['swept']}. No evaluation of another split is left to judge it on.")
             return
-        if is_judged(Path(best["folder"]), unseen):  # by a search that has gone on since, and found nothing better
-            say(f"Best on {SELECTING}: {best['swept']}. It has been judged on {', '.join(unseen)}: {best['folder']}")
+        # A search that has gone on may have found nothing better than the job that it has judged before.
+        if is_judged(folder, unseen):
+            say(f"Best on {SELECTING}: {best['swept']}. It has been judged on {names}: {best['folder']}")
             return
-        splits = " and ".join(sorted({evaluation["split"] for evaluation in unseen.values()}))
-        say(f"Best on {SELECTING}: {best['swept']}. It alone is judged on {splits} ({', '.join(unseen)}):")
-        judged = partial(judge_unseen, Path(best["folder"]), config)
-        if HydraConfig.get().runtime.choices.get("hydra/launcher") == "slurm":  # no work for a login node
+
+        splits = sorted({evaluation["split"] for evaluation in unseen.values()})
+        say(f"Best on {SELECTING}: {best['swept']}. It alone is judged on {' and '.join(splits)} ({names}):")
+        judge = partial(judge_unseen, folder, config)
+        hydra = cast(DictConfig, HydraConfig.get())
+        if hydra.runtime.choices.get("hydra/launcher") == "slurm":
+            # The login node of a cluster is not for such work. Imported here, since submitit is an extra.
             from visllama.sweep.queue import run_in_queue
 
-            run_in_queue(judged, HydraConfig.get().launcher)
+            run_in_queue(judge, hydra.launcher)
         else:
-            judged()
+            judge()
 
 
-def _scores(config: DictConfig, result: Mapping) -> dict[str, dict]:
+def _scores(config: DictConfig, result: Mapping) -> dict[str, Any]:
     """Return all that a job measured, by the names that an objective has, and the split of each evaluation."""
     judged = result["evaluations"]
-    is_renamed = set(judged) != set(config.evaluation)  # by `config.plain`, after its split
-    scores, splits, intervals = {}, {}, {}
+    train = result["train"]
+    # `config.plain` adds the split to the names of evaluations that it moves to validation.
+    is_renamed = set(judged) != set(config.evaluation)
+
+    scores = {}
+    splits = {}
+    intervals = {}
     for name, evaluation in judged.items():
         split = evaluation["split"]
-        own_name = name.removesuffix(f"_{split}") if is_renamed else name
-        splits[own_name] = split
+        config_name = name.removesuffix(f"_{split}") if is_renamed else name
+        splits[config_name] = split
         for metric, value in evaluation["metrics"].items():
-            scores[f"{own_name}/{metric}"] = value
+            scores[f"{config_name}/{metric}"] = value
         for metric, interval in evaluation.get("intervals", {}).items():
-            intervals[f"{own_name}/{metric}"] = interval
-    if VAL_LOSS in result["train"]:
-        scores[VAL_LOSS] = result["train"][VAL_LOSS]
+            intervals[f"{config_name}/{metric}"] = interval
+    if VAL_LOSS in train:
+        scores[VAL_LOSS] = train[VAL_LOSS]
+
     # JSON has no number for those that are not finite, and no job is better by one.
-    finite = {name: value if value is not None and isfinite(value) else None for name, value in scores.items()}
-    row = {"scores": finite, "splits": splits, "intervals": intervals}
-    pruned = result["train"].get(PRUNED)
-    return row if pruned is None else row | {PRUNED: pruned}
+    for name, value in scores.items():
+        if value is not None and not isfinite(value):
+            scores[name] = None
+
+    row: dict[str, Any] = {"scores": scores, "splits": splits, "intervals": intervals}
+    pruned_step = train.get(PRUNED)
+    if pruned_step is not None:
+        row[PRUNED] = pruned_step
+    return row
 
 
 def _rank(rows: list[dict], objective: Objective | None) -> list[dict]:
-    """Return the jobs that measured the objective, the best first; those that were ended early are none of them."""
+    """Return the jobs that measured the objective, the best first, without those that were ended early."""
     if objective is None:
         return []
-    measured = [row for row in rows if PRUNED not in row and _score(row, objective) is not None]
-    return sorted(measured, key=lambda row: _score(row, objective), reverse=objective.is_higher_better)
+    scored_rows = []
+    for row in rows:
+        score = _score(row, objective)
+        if PRUNED not in row and score is not None:
+            scored_rows.append((score, row))
+    scored_rows.sort(key=lambda scored_row: scored_row[0], reverse=objective.is_higher_better)
+    return [row for _, row in scored_rows]
 
 
 def _score(row: dict, objective: Objective | None) -> float | None:
-    """Return a job's objective; None where it failed, or did not measure it."""
-    return row.get("scores", {}).get(objective.name) if objective else None
+    """Return a job's score by the objective; None if it failed, or did not measure it."""
+    if objective is None:
+        return None
+    scores = row.get("scores", {})
+    return scores.get(objective.name)
 
 
 def _state(row: dict) -> str:
@@ -188,9 +248,10 @@ def _state(row: dict) -> str:
 
 
 def _split(ranked: list[dict], objective: Objective | None) -> str | None:
-    """Return the split that the objective was measured on."""
-    if not ranked:
+    """Return the split that the objective was measured on; None if no job has measured it."""
+    if objective is None or not ranked:
         return None
+    # The loss belongs to no evaluation: it is measured on validation.
     return ranked[0]["splits"].get(objective.evaluation, SELECTING)
 
 
@@ -202,7 +263,8 @@ def _write(
     best_line: str | None,
     importances: Mapping[str, float],
 ) -> None:
-    content = {
+    """Write `sweep.json`, whole or not at all."""
+    content: dict[str, object] = {
         "objective": objective and objective.name,
         "direction": objective and objective.direction,
         "split": split,
@@ -215,27 +277,33 @@ def _write(
 
 
 def _table(keys: list[str], rows: list[dict], objective: Objective | None, split: str | None) -> Table:
-    title = (
-        f"Sweep by {objective.name}: {objective.direction}" if objective else "Sweep: nothing to rank by was measured"
-    )
+    """Return the table of the jobs, the best first."""
+    title = "Sweep: nothing to rank by was measured"
+    if objective:
+        title = f"Sweep by {objective.name}: {objective.direction}"
     table = Table("rank", *keys, title=title)
     if objective:
         table.add_column(_header(objective, split), justify="right")
+    # The loss is shown beside another objective: a job may be good by one of them alone.
     has_loss = objective and objective.name != VAL_LOSS
     if has_loss:
         table.add_column("val loss", justify="right")
     table.add_column("folder")
+
     for rank, row in enumerate(rows, start=1):
         score = None if PRUNED in row else _score(row, objective)
-        cells = ["" if score is None else str(rank), *[str(row["swept"][key]) for key in keys]]
+        cells = ["" if score is None else str(rank)]
+        cells += [str(row["swept"][key]) for key in keys]
         if objective:
             cells.append(_state(row) if score is None else objective.show(score))
         if has_loss:
             loss = row.get("scores", {}).get(VAL_LOSS)
             cells.append("" if loss is None else f"{loss:.3f}")
-        table.add_row(*cells, Path(row["folder"]).name)
+        folder_name = Path(row["folder"]).name
+        table.add_row(*cells, folder_name)
     return table
 
 
 def _header(objective: Objective, split: str | None) -> str:
+    """Return the header of the scores, for example "val CIDEr x100"."""
     return f"{split or ''} {objective.label}".strip()

@@ -1,9 +1,9 @@
-"""The trials of a search: Optuna is asked for values, and told what came of them."""
+"""The trials of a search: Optuna is asked for values, and told the results."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +21,13 @@ from visllama.errors import ConfigError
 from visllama.tracking.study import NAME, cut_broken_line, find_trial, open_journal, trial_id
 
 _ROW = "row"
-"""The attribute of a trial that ended: its job's row in the table of the sweep."""
+"""The attribute of a trial that has ended: its job's row in the table of the sweep."""
 _STARTS = "starts"
-"""The attribute of a trial that is run again: how often its values were started."""
+"""The attribute of a trial that is run again: the number of times that its values were started."""
 MAX_STARTS = 3
 """Values whose job took the search down so often are not tried again: the search would never end."""
 _MIN_COMPLETE = 10
-"""Fewer trials say nothing of which key mattered."""
+"""With fewer trials nothing can be said about which key mattered."""
 
 
 class Asked(NamedTuple):
@@ -45,35 +45,46 @@ class Asked(NamedTuple):
 class Trials:
     """The trials of one search, in the journal of its folder.
 
-    Each trial is drawn with a seed of its own, so a search that was killed and goes on draws what it would have drawn.
+    Each trial is drawn with a seed of its own: a search that was killed and goes on draws the values that it would have
+    drawn without the kill.
 
     Args:
-        journal: The file with the trials, made where there is none.
-        ranges: What is searched.
-        objective: What is searched for.
+        journal: The file of the trials; it is made if there is none.
+        ranges: The keys that are searched, with their values.
+        objective: The number that is searched for.
         sampler: "tpe" or "random".
-        num_startup: How many trials TPE draws at random.
+        num_startup: The number of trials that TPE draws at random.
         seed: The seed of the search.
     """
 
     def __init__(
-        self, journal: Path, ranges: Sequence[Range], objective: Objective, sampler: str, num_startup: int, seed: int
+        self,
+        journal: Path,
+        ranges: Sequence[Range],
+        objective: Objective,
+        sampler: str,
+        num_startup: int,
+        seed: int,
     ) -> None:
+        # A line that was half-written when the search was killed would stop Optuna.
         cut_broken_line(journal)
         self.journal = journal
-        self.ranges = {each.key: each for each in ranges}
-        self.distributions = {each.key: distribution(each) for each in ranges}
+        self.ranges = {key_range.key: key_range for key_range in ranges}
+        self.distributions = {key_range.key: distribution(key_range) for key_range in ranges}
         self.objective = objective
         self.sampler = sampler
         self.num_startup = num_startup
         self.seed = seed
+
         self.storage = open_journal(journal)
         direction = "maximize" if objective.is_higher_better else "minimize"
         self.study = optuna.create_study(
             storage=self.storage, study_name=NAME, direction=direction, load_if_exists=True
         )
+
         for trial in self._of_states(TrialState.RUNNING):
-            if _ROW in trial.user_attrs:  # it was killed between the two halves of `tell`
+            # The search was killed between the two halves of `tell`.
+            if _ROW in trial.user_attrs:
                 self._finish(trial.number, trial.user_attrs[_ROW])
 
     def rows(self) -> list[tuple[Asked, dict[str, Any]]]:
@@ -86,7 +97,7 @@ class Trials:
         return [self._asked(trial) for trial in self._of_states(TrialState.RUNNING)]
 
     def num_starts(self, number: int) -> int:
-        """Return how often the values of a trial have been started, this trial included."""
+        """Return the number of times that the values of a trial have been started, this trial included."""
         return find_trial(self.storage, number).user_attrs.get(_STARTS, 1)
 
     def run_again(self, number: int) -> None:
@@ -98,20 +109,23 @@ class Trials:
     def ask(self, count: int) -> list[Asked]:
         """Return trials that are to run, with consecutive numbers: first those that are to run again."""
         num_ended = len(self.rows())
-        asked = []
+        new_trials = []
         with _quiet():
             for place in range(count):
+                # The place in the search, and not the trial's number, which differs after a trial that was run again.
                 self.study.sampler = self._make_sampler(num_ended + place)
                 trial = self.study.ask(self.distributions)
-                asked.append(self._asked(find_trial(self.storage, trial.number)))
-        return asked
+                frozen = find_trial(self.storage, trial.number)
+                new_trials.append(self._asked(frozen))
+        return new_trials
 
     def tell(self, number: int, row: Mapping[str, Any]) -> None:
-        """Keep what came of a trial: its job's row in the table."""
+        """Write the result of a trial to the journal: its job's row in the table."""
         self.storage.set_trial_user_attr(trial_id(self.storage, number), _ROW, dict(row))
         self._finish(number, row)
 
     def _finish(self, number: int, row: Mapping[str, Any]) -> None:
+        """End a trial in Optuna, by its job's row in the table."""
         value = row.get("scores", {}).get(self.objective.name)
         if PRUNED in row:
             self.study.tell(number, state=TrialState.PRUNED)
@@ -121,12 +135,16 @@ class Trials:
             self.study.tell(number, value)
 
     def importances(self) -> dict[str, float]:
-        """Return the share of each key in what sets good trials apart (PED-ANOVA); nothing of few trials or one key."""
+        """Return the share of each key in what sets good trials apart (PED-ANOVA).
+
+        It is empty if there are few trials, or a single key.
+        """
         complete = self._of_states(TrialState.COMPLETE)
         if len(complete) < _MIN_COMPLETE or len(self.ranges) < 2:
             return {}
         with _quiet():
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator()  # others want scikit-learn
+            # Optuna's other evaluators need scikit-learn.
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
             return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
 
     def _of_states(self, *states: TrialState) -> list[FrozenTrial]:
@@ -139,36 +157,43 @@ class Trials:
         Raises:
             ConfigError: If the journal, which may be somebody else's, names a choice that the search does not have.
         """
-        for key, each in self.ranges.items():
+        words = []
+        for key, key_range in self.ranges.items():
             value = trial.params[key]
-            if each.choices and value not in each.choices:
+            if key_range.choices and value not in key_range.choices:
                 raise ConfigError(
                     f"{self.journal}: trial {trial.number} has {key}={printable(value)}, which is no choice of this "
                     f"search: begin another one"
                 )
-        words = [each.word(trial.params[key]) for key, each in self.ranges.items()]
+            words.append(key_range.word(value))
         return Asked(trial.number, words)
 
     def _make_sampler(self, place: int) -> BaseSampler:
-        """Return what draws the trial of a place in the search, counted from 0."""
-        seed = int(np.random.SeedSequence([self.seed, place]).generate_state(1)[0])
+        """Return the sampler that draws the trial of a place in the search, counted from 0."""
+        sequence = np.random.SeedSequence([self.seed, place])
+        seed = int(sequence.generate_state(1)[0])
         if self.sampler == "random":
             return RandomSampler(seed=seed)
         return TPESampler(n_startup_trials=self.num_startup, multivariate=True, constant_liar=True, seed=seed)
 
 
-def distribution(found: Range) -> BaseDistribution:
+def distribution(key_range: Range) -> BaseDistribution:
     """Return Optuna's distribution of the values that a key may take."""
-    if found.choices:
-        return CategoricalDistribution(found.choices)
-    if found.is_whole:
-        return IntDistribution(found.low, found.high, log=found.is_log)
-    return FloatDistribution(found.low, found.high, log=found.is_log)
+    if key_range.choices:
+        return CategoricalDistribution(key_range.choices)
+
+    low = key_range.low
+    high = key_range.high
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=key_range.is_log)
+    # A range without choices has both ends.
+    assert low is not None and high is not None
+    return FloatDistribution(low, high, log=key_range.is_log)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep off the terminal that parts of Optuna 4 are called experimental; in 5 they are not."""
+def _quiet() -> Generator[None, None, None]:
+    """Silence Optuna 4's warnings that parts of it are experimental; in Optuna 5 they are not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield

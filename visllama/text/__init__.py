@@ -1,1 +1,1 @@
-"""What is said: tokens, templates, and how texts become ids."""
+"""The texts of a sample: tokens, templates, and how texts become ids."""

@@ -1,17 +1,21 @@
-"""A tokenizer's own chat template, read as one of our templates: rendered once with marks, and cut at them."""
+"""Read a tokenizer's own chat template as one of our templates: render it with marks, and cut it at them."""
 
 from __future__ import annotations
+
+from typing import cast
 
 from transformers import PreTrainedTokenizerBase
 
 from visllama.errors import ConfigError
 from visllama.text.template import Template
 
-_SYSTEM, _TURNS = "visllama-system-mark", [f"visllama-turn-{number}-mark" for number in range(4)]
+_SYSTEM = "visllama-system-mark"
+_TURNS = [f"visllama-turn-{number}-mark" for number in range(4)]
+"""The texts of two turns of each speaker: the first and a later one, which a template may write differently."""
 
 
 def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Read the template that a tokenizer brings (transformers renders it in a sandbox).
+    """Return the template that a tokenizer brings (transformers renders it in a sandbox).
 
     A response ends with the first special token behind it.
 
@@ -20,50 +24,83 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("template=tokenizer: the language model's tokenizer has no chat_template: choose another one")
-    first, opens, closes, opens_again, last = _rendered(tokenizer, system=False)
-    tail, end, then = _at_end_token(tokenizer, closes)
-    if opens_again != opens or not last.startswith(tail + end):
+
+    # Human and gpt by turns: what opens the response is behind the human's text, what closes it before the next one.
+    first, opens, closes, opens_again, last = _render(tokenizer, with_system=False)
+    tail, end_token, between = _cut_at_end_token(tokenizer, closes)
+    if opens_again != opens or not last.startswith(tail + end_token):
         raise ConfigError("template=tokenizer: its chat_template writes a later turn otherwise than the first")
-    opening = opens.rstrip(" ")  # a space before the response is learned with it, as a word's own
+
+    # A space before the response is learned with it, as the space of its first word.
+    opening = opens.rstrip(" ")
+    space = opens[len(opening) :]
+
     try:
-        with_system = _rendered(tokenizer, system=True)[0]
-    except ConfigError:  # it knows no system
-        with_system = f"{first}{_SYSTEM}\n"
+        first_with_system = _render(tokenizer, with_system=True)[0]
+    except ConfigError:
+        # A template that knows no system text may raise an error, or leave it out.
+        first_with_system = f"{first}{_SYSTEM}\n"
+
+    # Our samples begin with BOS already.
     bos = tokenizer.bos_token or ""
-    first, with_system = (text.removeprefix(bos) for text in (first, with_system))  # ours stands before all
+    first = first.removeprefix(bos)
+    first_with_system = first_with_system.removeprefix(bos)
+    with_system = f"{first_with_system}{{human}}{opening}"
     return Template(
-        human=f"{then}{{human}}{opening}",
+        human=f"{between}{{human}}{opening}",
         first=f"{first}{{human}}{opening}",
-        with_system=f"{with_system}{{human}}{opening}".replace(_SYSTEM, "{system}"),
-        response=f"{opens[len(opening) :]}{{response}}{tail}",
-        end=end,
+        with_system=with_system.replace(_SYSTEM, "{system}"),
+        response=f"{space}{{response}}{tail}",
+        end=end_token,
         image="\n",
     )
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, system: bool) -> list[str]:
-    """Return what stands around four turns."""
-    turns = [{"role": ("user", "assistant")[i % 2], "content": mark} for i, mark in enumerate(_TURNS)]
+def _render(tokenizer: PreTrainedTokenizerBase, with_system: bool) -> list[str]:
+    """Return the template text before, between and after the turns of a four-turn conversation.
+
+    Raises:
+        ConfigError: If the template fails, or does not write each turn once.
+    """
+    turns = []
+    if with_system:
+        turns.append({"role": "system", "content": _SYSTEM})
+    for number, mark in enumerate(_TURNS):
+        role = "user" if number % 2 == 0 else "assistant"
+        turns.append({"role": role, "content": mark})
+
     try:
-        text = tokenizer.apply_chat_template(
-            [{"role": "system", "content": _SYSTEM}] * system + turns, tokenize=False, add_generation_prompt=False
-        )
-    except Exception as error:  # of whatever type the template raises
+        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False)
+    except Exception as error:
+        # A template may raise errors of any type.
         raise ConfigError(f"template=tokenizer: its chat_template fails: {error}") from error
+
+    rest = cast(str, rendered)
     pieces = []
     for mark in _TURNS:
-        before, found, text = text.partition(mark)
+        before, mark_found, rest = rest.partition(mark)
         pieces.append(before)
-        if not found or mark in text or (system and _SYSTEM not in pieces[0]):
+        if not mark_found or mark in rest or (with_system and _SYSTEM not in pieces[0]):
             raise ConfigError("template=tokenizer: its chat_template leaves out turns, or writes them twice")
-    return [*pieces, text]
+    return [*pieces, rest]
 
 
-def _at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str, str]:
-    """Cut a text at its first special token: what is before, the token, what is behind."""
-    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    places = [(text.index(token), token) for token in {*known, *tokenizer.all_special_tokens} if token in text]
-    if not places or text[: min(places)[0]].strip(" "):
+def _cut_at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str, str]:
+    """Return the text before its first special token, that token, and the text behind it.
+
+    Raises:
+        ConfigError: If there is no special token, or more than spaces before it.
+    """
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special = {*added, *tokenizer.all_special_tokens}
+    candidates = [token for token in special if token in text]
+    if not candidates:
         raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")
-    place, token = min(places, key=lambda found: (found[0], -len(found[1])))
-    return text[:place], token, text[place + len(token) :]
+
+    # One token may begin with another one: the longest counts, as for the tokenizer.
+    candidates.sort(key=len, reverse=True)
+    token = min(candidates, key=text.index)
+    before, _, behind = text.partition(token)
+    if before.strip(" "):
+        raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")
+    return before, token, behind

@@ -1,4 +1,4 @@
-"""How the texts of a training are made: kept with its weights, repeated wherever they are used."""
+"""How the texts of a training are made; the settings are kept with its weights, and used wherever they are used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TextSettings:
     Attributes:
         prompt: The text before a caption; empty where there is none.
         max_text_tokens: The largest number of tokens of a prompt and its response; image spans are not counted.
-        template: How turns are written.
+        template: The template by which turns are written.
     """
 
     prompt: str
@@ -38,11 +38,15 @@ class TextSettings:
         Raises:
             ConfigError: If a value is missing, unknown, of another type, or out of its range.
         """
-        if {name: type(value) for name, value in values.items()} != _TYPES:
-            raise ConfigError(f"text={values} must be {', '.join(field.name for field in fields(cls))}")
+        types = {name: type(value) for name, value in values.items()}
+        if types != _TYPES:
+            names = [field.name for field in fields(cls)]
+            raise ConfigError(f"text={values} must be {', '.join(names)}")
+
         num_tokens = values["max_text_tokens"]
         if num_tokens < 1:
             raise ConfigError(f"text.max_text_tokens={num_tokens}: must be 1 or more")
+
         try:
             template = find_template(values["template"])
         except ConfigError as error:

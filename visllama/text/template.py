@@ -1,4 +1,4 @@
-"""Templates as data, and what they make of turns: segments of text, each supervised (a response) or not.
+"""Templates as data, which write turns as segments of text, each supervised (a response) or not.
 
 A template is a handful of strings with slots. In its own words the tokenizer's special tokens are meant as such; in the
 texts that fill the slots they, and what looks like a marker or another template, are plain text.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 IMAGE_MARK = "<image>"
-"""Where an image stands in a turn of a conversation."""
+"""The mark of an image in a turn of a conversation."""
 SLOT = re.compile(r"(\{(?:system|images|human|response|bos|eos)\})")
 
 
@@ -20,10 +20,10 @@ class Segment(NamedTuple):
     """A piece of a sample.
 
     Attributes:
-        text: What is read, or learned where it is supervised.
-        supervised: A response, or the end of one.
-        kind: "text" is plain, in "template" special tokens are meant, an "image" stands for its span, and "end" for the
-            template's end token.
+        text: The text that is read, or learned where it is supervised.
+        supervised: Whether it is a response, or the end of one.
+        kind: "text" is plain text, "template" has special tokens that are meant as such, "image" stands for an image
+            span, and "end" for the template's end token. `TextEncoder.pieces` adds "special", one special token.
     """
 
     text: str
@@ -35,12 +35,13 @@ _IMAGE = Segment(IMAGE_MARK, kind="image")
 
 
 class Turn(NamedTuple):
-    """What one side says.
+    """What one speaker says.
 
     Attributes:
         speaker: "system", "human" or "gpt".
-        text: Its words; `IMAGE_MARK` stands for an image in it where `has_marks`.
-        num_images: Images that stand before it.
+        text: The words of the speaker.
+        num_images: The number of images that stand before the text.
+        has_marks: Whether each `IMAGE_MARK` in the text stands for an image.
     """
 
     speaker: str
@@ -51,16 +52,17 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """How turns are written.
+    """A template by which turns are written.
 
     Attributes:
-        human: What a human says, up to where the response begins. Slots: `{human}`, and `{images}` for the images that
-            stand before the text (directly before `{human}` where it has no such slot).
-        with_system: The same for the first turn, where there is a `{system}` text.
-        first: The same for the first turn where there is none; empty is as `human`.
-        response: Slot `{response}`; an empty response is its end token alone.
-        end: The token that ends a response; `{eos}`, or the tokenizer's eos where it knows no such token.
-        image: What follows an image that stands before a text.
+        human: The turn of a human, up to where the response begins. Its slots are `{human}`, and `{images}` for the
+            images that stand before the text; without that slot they stand directly before `{human}`.
+        with_system: The first turn of a human where there is a system text, whose slot is `{system}`.
+        first: The first turn of a human where there is no system text; if it is empty, `human` is used.
+        response: The turn of gpt, with the slot `{response}`; an empty response is written as its end token alone.
+        end: The token that ends a response, `{eos}` for the tokenizer's eos. A tokenizer that has no such token uses
+            its eos.
+        image: The text behind each image that stands before a text.
         system: The system text of a record that brings none.
     """
 
@@ -73,36 +75,51 @@ class Template:
     system: str = ""
 
     def segments(self, turns: Sequence[Turn], answered: bool = True) -> list[Segment]:
-        """Write turns: system at most once and first, then human and gpt by turns.
+        """Return the segments of turns.
 
-        A response that no prompt's words stand before (behind its image alone, as a caption does) is written as it is.
-        Unless `answered`, the last response is left out: it is to be generated.
+        A response without a prompt's words before it (behind its image alone, as a caption) is written as it is.
+
+        Args:
+            turns: The turns: at most one system text, which is the first, then human and gpt by turns.
+            answered: Whether the last response is there; if not, it is left out, since it is to be generated.
         """
-        system = next((turn.text for turn in turns if turn.speaker == "system"), self.system)
+        system = self.system
+        for turn in turns:
+            if turn.speaker == "system":
+                system = turn.text
+                break
+        opening = self.with_system if system else self.first or self.human
+
         spoken = [turn for turn in turns if turn.speaker != "system"]
-        made: list[Segment] = []
+        segments: list[Segment] = []
         for number, turn in enumerate(spoken):
             if turn.speaker == "gpt":
-                made += [_IMAGE] * turn.num_images
-                made += self._response(turn.text, _ends_with_words(made))
+                segments += [_IMAGE] * turn.num_images
+                segments += self._response(turn.text, _ends_with_words(segments))
             else:
-                opening = self.with_system if system else self.first or self.human
-                made += self._filled(opening if number == 0 else self.human, turn, system)
-        while not answered and made and made[-1].supervised:
-            made.pop()
-        return made
+                form = opening if number == 0 else self.human
+                segments += self._filled(form, turn, system)
+
+        while not answered and segments and segments[-1].supervised:
+            segments.pop()
+        return segments
 
     def _response(self, text: str, prompted: bool) -> list[Segment]:
-        written = self.response.replace("{response}", text) if prompted and text else text
-        return [Segment(written, True), Segment(self.end, True, "end")]
+        """Return a response and its end; the form of the template is for one that has a prompt."""
+        if prompted and text:
+            text = self.response.replace("{response}", text)
+        return [Segment(text, True), Segment(self.end, True, "end")]
 
     def _filled(self, form: str, turn: Turn, system: str) -> Iterator[Segment]:
+        """Yield the segments of a human's turn: the words of the template, and what fills its slots."""
         images = [_IMAGE, Segment(self.image, kind="template")] * turn.num_images
+        has_image_slot = "{images}" in form
         for piece in SLOT.split(form):
             if piece == "{images}":
                 yield from images
             elif piece == "{human}":
-                yield from [] if "{images}" in form else images
+                if not has_image_slot:
+                    yield from images
                 yield from _around_images(turn)
             elif piece == "{system}":
                 yield Segment(system)
@@ -111,10 +128,17 @@ class Template:
 
 
 def _ends_with_words(segments: list[Segment]) -> bool:
-    return next((segment.kind in ("text", "template") for segment in reversed(segments) if segment.text), False)
+    """Return whether the last segment that is not empty holds words, and not an image or an end token."""
+    for segment in reversed(segments):
+        if segment.text:
+            return segment.kind in ("text", "template")
+    return False
 
 
 def _around_images(turn: Turn) -> Iterator[Segment]:
-    for number, text in enumerate(turn.text.split(IMAGE_MARK) if turn.has_marks else [turn.text]):
-        yield from [_IMAGE] if number else []
-        yield Segment(text)
+    """Yield the text of a turn, with the images that stand in it."""
+    pieces = turn.text.split(IMAGE_MARK) if turn.has_marks else [turn.text]
+    for number, piece in enumerate(pieces):
+        if number > 0:
+            yield _IMAGE
+        yield Segment(piece)

@@ -1,4 +1,4 @@
-"""The templates that have a name, and how one is found or read from strings."""
+"""The templates that have a name, and the one that a name or strings stand for."""
 
 from __future__ import annotations
 
@@ -52,11 +52,10 @@ TEMPLATES = {
         image="\n",
     ),
 }
-"""By the names that `stage.template` takes; "tokenizer" is the language model's own chat template."""
-
+"""The templates by the names that `stage.template` takes."""
 
 OF_TOKENIZER = "tokenizer"
-
+"""The name that stands for the chat template of the language model's own tokenizer."""
 
 _NEEDED_SLOTS = [
     ("human", "{human}"),
@@ -65,38 +64,62 @@ _NEEDED_SLOTS = [
     ("with_system", "{human}"),
     ("response", "{response}"),
 ]
+"""The attributes of a template, each with a slot that it must have."""
 
 
 def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Template:
-    """Return a template by its name, or of strings of one's own.
+    """Return the template that a name or a user's own strings stand for.
 
     Args:
         chosen: A name, or a mapping of `Template`'s attributes.
-        tokenizer: For `chosen="tokenizer"`.
+        tokenizer: The tokenizer of the language model, which is needed for the name "tokenizer".
 
     Raises:
-        ConfigError: If there is none of that name, or the strings make none.
+        ConfigError: If there is no template of that name, or the strings make none.
     """
     if chosen == OF_TOKENIZER:
-        from visllama.text.chat_template import read_chat_template  # here: nothing else of this file asks a tokenizer
+        # Imported here, since it imports transformers, and nothing else of this module asks a tokenizer.
+        from visllama.text.chat_template import read_chat_template
 
         return read_chat_template(tokenizer)
+
     if isinstance(chosen, str):
         if chosen not in TEMPLATES:
             raise ConfigError(f"template={chosen}: choose {', '.join(TEMPLATES)}, {OF_TOKENIZER}, or give its strings")
         return TEMPLATES[chosen]
+
     known = [field.name for field in fields(Template)]
     wrong = [name for name, value in chosen.items() if name not in known or not isinstance(value, str)]
-    if wrong or "human" not in chosen:
-        raise ConfigError(f"template.{wrong[0] if wrong else 'human'}: a template is the strings {', '.join(known)}")
+    if "human" not in chosen:
+        wrong.append("human")
+    if wrong:
+        raise ConfigError(f"template.{wrong[0]}: a template is the strings {', '.join(known)}")
+
     first = chosen.get("first") or chosen["human"]
-    made = Template(**{"with_system": "{system}\n" + first, **chosen})
-    for name, text in vars(made).items():
-        strange = [slot for slot in re.findall(r"\{\w+\}", text) if not SLOT.fullmatch(slot)]
-        if strange or ("{images}" in text and text.index("{images}") > (text + "{human}").index("{human}")):
-            why = f"knows no {strange[0]}" if strange else "has {images} behind {human}: they stand before it"
-            raise ConfigError(f"template.{name}={text!r}: {why}")
+    strings = {"with_system": "{system}\n" + first, **chosen}
+    template = Template(**strings)
+    _check_slots(template)
+    return template
+
+
+def _check_slots(template: Template) -> None:
+    """Check that each string of a template has the slots that it must have, and no unknown ones.
+
+    Raises:
+        ConfigError: If not, naming the string.
+    """
+    for name, text in vars(template).items():
+        unknown = [slot for slot in re.findall(r"\{\w+\}", text) if not SLOT.fullmatch(slot)]
+        if unknown:
+            raise ConfigError(f"template.{name}={text!r}: knows no {unknown[0]}")
+
+        before_human, _, _ = text.partition("{human}")
+        if "{images}" in text and "{images}" not in before_human:
+            raise ConfigError(f"template.{name}={text!r}: has {{images}} behind {{human}}: they stand before it")
+
     for name, slot in _NEEDED_SLOTS:
-        if slot not in getattr(made, name) and (made.first or name != "first"):
-            raise ConfigError(f"template.{name}={getattr(made, name)!r}: has no {slot}")
-    return made
+        text = getattr(template, name)
+        # An empty `first` stands for `human`.
+        is_unused = name == "first" and not text
+        if slot not in text and not is_unused:
+            raise ConfigError(f"template.{name}={text!r}: has no {slot}")
