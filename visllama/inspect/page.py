@@ -67,6 +67,7 @@ def write_page(
         bins: The histogram of text lengths.
         shown: The samples that are shown one by one.
     """
+    # All that comes from data or the command line is escaped here, or in the functions below.
     sentences = "<br>".join(html.escape(line) for line in lines)
     samples = "".join(_sample(each) for each in shown)
     key = "".join(f"<span class={segment}>{segment}</span>" for segment in ("prompt", "response", "image"))
@@ -114,6 +115,7 @@ def _spans(token: Token | list[Token]) -> str:
 
 def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
     """Return the very pixels that the model sees as the address of a PNG."""
+    # As PNG, which loses nothing, and without a scale: the browser enlarges it.
     channels_last = pixels.permute(1, 2, 0).numpy()
     return data_address(Image.fromarray(channels_last))
 
@@ -121,6 +123,7 @@ def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
 def _svg(bins: Sequence[Bin]) -> str:
     """Return a histogram as SVG: a bar for each bin, its count above it and its lengths below it."""
     highest = max((b.count for b in bins), default=1)
+    # Red bars are of texts that are cut.
     bars = []
     for place, b in enumerate(bins):
         bar_height = b.count * _HEIGHT_PX / highest

@@ -54,6 +54,7 @@ class Shown(NamedTuple):
         """What the sample is made of, and why nothing is learned from it."""
         sample = self.sample
         parts = []
+        # Nearly all that is shown is of the first step, which need not be said.
         if self.step > 1:
             parts.append(f"step {self.step}")
 

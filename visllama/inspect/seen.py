@@ -15,6 +15,7 @@ from visllama.data.datamodule import TrainingData
 from visllama.data.samples import Sample, SampleMaker
 from visllama.text.tokens import image_span
 
+# The placeholder and both markers: a span of one image token has all of them.
 _OF_IMAGES = frozenset(image_span(1))
 
 

@@ -50,6 +50,7 @@ class SourceCounts(NamedTuple):
     @classmethod
     def of(cls, name: str, samples: Sequence[Sample]) -> SourceCounts:
         """Return the counts of these samples, under this name."""
+        # What could not be read is a plain Sample, of which no text is known.
         measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
         cut = [sample for sample in measured if sample.is_cut]
         with_images = [sample for sample in samples if BOI_ID in sample.input_ids]
@@ -99,6 +100,7 @@ def share(part: int, whole: int) -> str:
 def count_sources(samples: Sequence[Sample], names: Iterable[str]) -> list[SourceCounts]:
     """Return the counts of each source, followed by the counts of all samples where there are several sources."""
     counts = []
+    # By the names of the configuration, so that a source from which nothing came stands in the table too.
     for name in names:
         of_source = [sample for sample in samples if sample.source == name]
         counts.append(SourceCounts.of(name, of_source))
@@ -123,6 +125,7 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
         is_text = header in ("source", "masked")
         table.add_column(header, justify="left" if is_text else "right", overflow="fold")
     for source in counts:
+        # A source's name may hold square brackets, which rich would read as markup.
         cells = [escape(cell) for cell in source.cells()]
         table.add_row(*cells)
     return table
@@ -131,6 +134,7 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
 def step_line(number: int, step: SeenStep) -> str:
     """Return a line about the samples, the micro-batches and the padding of a step."""
     num_tokens = sum(len(sample.input_ids) for sample in step.samples)
+    # Samples of a micro-batch are padded to its longest.
     padding = share(step.num_positions - num_tokens, step.num_positions)
     plural = "es" if step.num_micro_batches > 1 else ""
     return (
@@ -177,13 +181,15 @@ def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
     kept = [length for length in lengths if length <= most]
     bins = []
     if kept:
+        # Bins of whole lengths: a bin may hold a single length, and the last one may be narrower.
         shortest = min(kept)
         longest = max(kept)
         width = math.ceil((longest - shortest + 1) / _MOST_BINS)
         for first in range(shortest, longest + 1, width):
             last = min(first + width - 1, longest)
+            label = f"{first}" if first == last else f"{first}-{last}"
             inside = [length for length in kept if first <= length <= last]
-            bins.append(Bin(f"{first}" if first == last else f"{first}-{last}", len(inside)))
+            bins.append(Bin(label, len(inside)))
 
     num_cut = len(lengths) - len(kept)
     if num_cut:

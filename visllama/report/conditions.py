@@ -9,11 +9,16 @@ from visllama.console import printable
 from visllama.errors import ConfigError
 from visllama.evaluation.metrics_file import is_number, mapping
 
+# What decides over the scores of every task, and what does so only where captions are scored.
 _ALWAYS = ("task", "split", "prompt", "decoding")
 _OF_CAPTIONS = ("tokenizer", "document_frequencies")
 NUM_RECORDS = "n"
 _UNKNOWN = "not known"
 _MOST_CHARACTERS = 60
+Conditions = Mapping[str, object]
+"""The value of each condition that an evaluation was judged under, by its name."""
+Differences = dict[str, dict[str, str]]
+"""The conditions that are not the same in all runs, with the value of each run in words."""
 
 
 def conditions(evaluation: Mapping) -> dict[str, object]:
@@ -38,14 +43,14 @@ def conditions(evaluation: Mapping) -> dict[str, object]:
     return by_name
 
 
-def differences(judged: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
+def differences(judged: Mapping[str, Conditions]) -> Differences:
     """Return the conditions that are not the same in all runs, with the value of each run in words.
 
     Args:
         judged: The conditions of each run, by its name.
     """
     names = dict.fromkeys(name for of_run in judged.values() for name in of_run)
-    differing: dict[str, dict[str, str]] = {}
+    differing: Differences = {}
     for name in names:
         values = {run: of_run.get(name) for run, of_run in judged.items()}
         if _has_difference(values.values()):
@@ -60,6 +65,7 @@ def _has_difference(values: Iterable[object]) -> bool:
 
 def _in_words(values: Mapping[str, object]) -> dict[str, str]:
     """Return values as texts. If all are mappings, as decodings are, only the keys that differ are written."""
+    # A decoding has a dozen options: only those that differ help to see what was done otherwise.
     mappings = {run: value for run, value in values.items() if isinstance(value, Mapping)}
     if len(mappings) < len(values):
         return {run: short(value) for run, value in values.items()}
@@ -80,6 +86,7 @@ def _in_words(values: Mapping[str, object]) -> dict[str, str]:
 
 def short(value: object) -> str:
     """Return a condition's value as a short text."""
+    # Files of older runs lack some conditions.
     if value is None:
         return _UNKNOWN
     if isinstance(value, Mapping):
@@ -94,6 +101,7 @@ def short(value: object) -> str:
 def decoding_in_words(decoding: Mapping) -> str:
     """Return a decoding in some words, for example "greedy, at most 40 tokens"."""
     words = []
+    # The file may be somebody else's: only numbers are taken as numbers.
     beams = decoding.get("num_beams")
     if decoding.get("do_sample"):
         words.append("sampled")
@@ -105,7 +113,7 @@ def decoding_in_words(decoding: Mapping) -> str:
     return ", ".join(words) or _UNKNOWN
 
 
-def check_alike(evaluation: str, judged: Mapping[str, Mapping[str, object]], mixed: bool) -> dict[str, dict[str, str]]:
+def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) -> Differences:
     """Refuse runs that were judged under different conditions, unless that is asked for.
 
     Args:
@@ -137,7 +145,7 @@ def _two_values(values: Mapping[str, str]) -> str:
     return f"{value} in {run}, {other} in {other_run}"
 
 
-def shared_text(name: str, judged: Sequence[Mapping[str, object]]) -> str:
+def shared_text(name: str, judged: Sequence[Conditions]) -> str:
     """Return a condition in words where all runs share it; "" where they do not, or it is not known."""
     values = {short(of_run.get(name)) for of_run in judged}
     if len(values) != 1 or values == {_UNKNOWN}:

@@ -25,6 +25,7 @@ _FILE_COLUMNS = 100
 
 def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
     """Return a figure as it is printed: its mean, its spread, and how many runs have it if not all of the row do."""
+    # Not 0: a figure that was not measured is no bad figure.
     if cell.mean is None:
         return ABSENT
 
@@ -81,6 +82,7 @@ def terminal_table(table: RunTable) -> Table:
 def text(table: RunTable) -> str:
     """Return the table as the terminal shows it, for a file."""
     file = io.StringIO()
+    # A width of its own, because a file is read elsewhere than on this terminal.
     console = Console(file=file, width=_FILE_COLUMNS)
     console.print(terminal_table(table))
     return file.getvalue()
@@ -103,7 +105,7 @@ def markdown(table: RunTable) -> str:
             cells.append(f"**{figure}**" if cell.is_best else figure)
         rows.append(cells)
 
-    # Two spaces at its end keep each note on a line of its own.
+    # In Markdown, two spaces at its end keep each note on a line of its own.
     notes = "\n".join(f"{escape(note)}  " for note in table.notes)
     return f"{markdown_table(header, rows)}\n\n{notes}\n"
 
@@ -116,6 +118,7 @@ def csv_table(table: RunTable) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
 
+    # Three columns for each figure, so that another program can read them as numbers.
     header = [*table.labels, _COUNT, "published"]
     for column in table.columns:
         header += [f"{column.name} mean", f"{column.name} spread", f"{column.name} n"]
@@ -138,6 +141,7 @@ def _in_full(value: float | None) -> str:
 def _as_text(value: str) -> str:
     """Return a text that no spreadsheet takes for a formula."""
     plain = printable(value)
+    # The sign for "absent" is a minus, and no formula.
     is_formula = plain.startswith(("=", "+", "-", "@")) and plain != ABSENT
     return f"'{plain}" if is_formula else plain
 

@@ -37,11 +37,13 @@ def escape_latex(text: object) -> str:
 
 
 def _escape_sign(sign: str) -> str:
+    # First, because some of these are ASCII, and some are letters that no accent makes.
     if sign in _SPECIAL:
         return _SPECIAL[sign]
     if sign.isascii():
         return sign
 
+    # NFD takes a letter with accents apart: "é" is "e" and a combining acute accent.
     letter, *marks = unicodedata.normalize("NFD", sign)
     is_latin = letter.isascii() and letter.isalpha()
     if is_latin and len(marks) == 1 and marks[0] in _ACCENTS:
@@ -65,6 +67,7 @@ def latex(table: RunTable) -> str:
         "\\midrule",
     ]
 
+    # A rule divides what was measured here from what others have published.
     rows_of_runs = [_row(table, row) for row in table.rows if not row.is_published]
     published_rows = [_row(table, row) for row in table.rows if row.is_published]
     lines += rows_of_runs

@@ -45,6 +45,7 @@ for (const form of document.forms) {
   update();
 }
 """
+# The page's security policy names this hash: no other script, as one in a caption, would run.
 _SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _SURE = 0.05
 """A difference with a smaller p-value is coloured."""
@@ -111,6 +112,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
 
 def signed(value: float) -> str:
     """Return a difference with its sign; a difference that rounds to zero has none."""
+    # Rounded first: "-0.00" would look like a loss.
     text = f"{value:+.2f}"
     if float(text) == 0:
         return text[1:]
@@ -143,6 +145,7 @@ def write_page(
         )
         sections.append(section)
 
+    # A name that the template has and this call has not is an error, not an empty text.
     environment = Environment(
         loader=PackageLoader("visllama.report"),
         autoescape=True,

@@ -11,7 +11,7 @@ from visllama.console import printable
 from visllama.errors import ConfigError, require
 from visllama.evaluation.per_image import ImageScores, read_scores
 from visllama.evaluation.statistics import CorpusMetric, Difference, paired_difference
-from visllama.report.conditions import check_alike, conditions
+from visllama.report.conditions import Differences, check_alike, conditions
 from visllama.report.judged_run import OF_FILES, JudgedRun
 
 _MAIN = {"caption": "CIDEr", "vqa": "accuracy"}
@@ -35,7 +35,13 @@ class Pair(NamedTuple):
 
 
 class MetricComparison(NamedTuple):
-    """A metric of both systems, and how it differs."""
+    """A metric of both systems.
+
+    Attributes:
+        first: The first system's value over all images.
+        second: The second system's value over all images.
+        difference: The second value minus the first, with its interval and p-value.
+    """
 
     first: float
     second: float
@@ -86,17 +92,25 @@ class Comparison(NamedTuple):
     num_images: int
     main: str
     images: list[ImageDifference]
-    mixed: dict[str, dict[str, str]]
+    mixed: Differences
 
 
 class Scored(NamedTuple):
-    """An evaluation of two runs, read and found fit to be compared."""
+    """An evaluation of two runs, read and found fit to be compared.
+
+    Attributes:
+        pair: The names of the evaluation in both runs.
+        task: What is judged: `caption` or `vqa`.
+        first: The first run's scores.
+        second: The second run's scores.
+        mixed: The conditions that differ, with their values by run.
+    """
 
     pair: Pair
     task: str
     first: ImageScores
     second: ImageScores
-    mixed: dict[str, dict[str, str]]
+    mixed: Differences
 
 
 def shared_evaluations(first: JudgedRun, second: JudgedRun, wanted: Sequence[str] | None) -> list[Pair]:
@@ -259,6 +273,7 @@ def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
             raise ConfigError(f"runs: {scored.pair.name}: {printable(name)} of a scores.jsonl is no number")
         metrics[name] = MetricComparison(first.value, second.value, difference)
 
+    # Told beside the comparison, so that nobody looks for a metric that is not there.
     missing_metrics = {
         first_run: [name for name in scored.second.metrics if name not in scored.first.metrics],
         second_run: [name for name in scored.first.metrics if name not in scored.second.metrics],
@@ -285,6 +300,7 @@ def _by_image(scored: Scored) -> tuple[str, list[ImageDifference]]:
     if not shared:
         return "", []
 
+    # A run may have been judged without the main metric of its task.
     main = _MAIN.get(scored.task, "")
     if main not in shared:
         main = shared[0]
@@ -331,7 +347,8 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
     if len(ranked) <= count:
         return ranked
 
-    # Half of them from either side, so that a page shows what was won beside what was lost.
+    # Half of them from either side, so that a page shows what was won beside what was lost. Where one side has fewer,
+    # the other side fills the rest.
     won = [image for image in ranked if image.difference > 0]
     lost = [image for image in ranked if image.difference < 0]
     num_won = min(len(won), max(count // 2, count - len(lost)))
@@ -363,6 +380,7 @@ def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[
         "metrics": metrics,
         "changed": {"metric": comparison.main, "images": [image._asdict() for image in changed]},
     }
+    # These three keys are in the file only where they say something.
     if comparison.lacking:
         content["lacking"] = comparison.lacking
     if comparison.mixed:

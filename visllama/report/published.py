@@ -74,6 +74,7 @@ def _read_entry(where: str, entry: object) -> Published:
     """
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: is {type(entry).__name__}, no mapping of {', '.join(_KEYS)}")
+    # A misspelt key would otherwise be left out in silence.
     unknown = [printable(key) for key in entry if key not in _KEYS]
     if unknown:
         raise ConfigError(f"{where}: {unknown[0]}: there is no such key: it has {', '.join(_KEYS)}")

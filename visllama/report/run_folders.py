@@ -29,6 +29,7 @@ def find_folders(words: Sequence[str]) -> list[Path]:
     folders: list[Path] = []
     resolved_folders: set[Path] = set()
     for word in words:
+        # A run that is named twice stays, since somebody asked for it; a pattern means what is new.
         if _is_pattern(word):
             new_folders = [folder for folder in _matches(word) if folder.resolve() not in resolved_folders]
         else:
@@ -88,6 +89,7 @@ def _runs_of(folder: Path) -> list[Path]:
     if not (folder / "multirun.yaml").is_file():
         return []
 
+    # A job of a sweep that still runs, or has failed, has no `metrics.json` yet.
     jobs = [path.parent for path in folder.glob(f"*/{METRICS_FILE}")]
     return sorted(jobs, key=_order)
 

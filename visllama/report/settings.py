@@ -134,6 +134,7 @@ def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> Non
     if keys and len(runs_without_config) == len(runs):
         raise ConfigError(f"{what}={','.join(keys)}: {runs_without_config[0]} holds no config.yaml: leave out {what}=")
 
+    # A key that some runs have is enough: a value of "-" tells the others apart.
     known_keys = list(dict.fromkeys(key for run in runs for key, _ in flat(run.config)))
     for key in keys:
         if key in known_keys:
@@ -147,10 +148,12 @@ def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> Non
 
 def _similar_keys(key: str, known_keys: Sequence[str]) -> list[str]:
     """Return up to three keys that were probably meant: first those that end in the key, at last those below it."""
+    # People leave out the beginning: "lr" for "optim.lr".
     same_end = [name for name in known_keys if name.rpartition(".")[2] == key]
     if same_end:
         return same_end[:3]
 
+    # Then typing errors.
     close = get_close_matches(key, known_keys, 3)
     if close:
         return close

@@ -96,6 +96,7 @@ def _show(image: ImageDifference, first: Texts, second: Texts) -> Shown:
     question = ""
     references = first.references.get(image.id) or second.references.get(image.id) or []
     if cards:
+        # Both systems were asked the same, so either card has it.
         question = cards[0].texts["question"].strip()
         references = references or cards[0].references
 
@@ -138,6 +139,7 @@ def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
 def _written_anew(address: str) -> str | None:
     """Return a picture encoded again by us; None where it does not decode or is larger than galleries make them."""
     image = decode_picture(address)
+    # A larger one is not of our galleries, and would make the page heavy.
     if image is None or max(image.size) > _MOST_PICTURE_PX:
         return None
 

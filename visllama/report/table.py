@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from visllama.evaluation.metrics_file import is_number
 from visllama.report.columns import Column, headers
-from visllama.report.conditions import NUM_RECORDS, check_alike, conditions, shared_text
+from visllama.report.conditions import NUM_RECORDS, Conditions, Differences, check_alike, conditions, shared_text
 from visllama.report.judged_run import JudgedRun
 from visllama.report.published import Published, check_comparable
 from visllama.report.settings import Setting, group, labels
@@ -73,7 +73,7 @@ class RunTable(NamedTuple):
     columns: list[Column]
     rows: list[TableRow]
     notes: list[str]
-    mixed: dict[str, dict[str, dict[str, str]]]
+    mixed: dict[str, Differences]
 
 
 def build_table(
@@ -100,7 +100,7 @@ def build_table(
     """
     evaluations = list(dict.fromkeys(column.evaluation for column in columns if column.evaluation is not None))
     judged: dict[str, dict[str, dict[str, object]]] = {}
-    differing: dict[str, dict[str, dict[str, str]]] = {}
+    differing: dict[str, Differences] = {}
     for name in evaluations:
         judged[name] = _conditions_of(runs, name)
         different_conditions = check_alike(name, judged[name], mixed)
@@ -112,6 +112,7 @@ def build_table(
         first = next(iter(judged[name].values()))
         check_comparable(published, {name: first}, mixed)
 
+    # A row is a setting: the runs that differ in nothing but what they are averaged over.
     settings = group(runs, rows, over, mixed)
     headers_of_rows = labels(rows) or ["runs"]
     table_rows = []
@@ -123,6 +124,7 @@ def build_table(
         )
         table_rows.append(row)
 
+    # Runs that were judged differently stand beside each other only with the difference in sight.
     for name, values_by_condition in differing.items():
         for condition, values in values_by_condition.items():
             headers_of_rows.append(condition if len(evaluations) == 1 else f"{name} {condition}")
@@ -174,6 +176,7 @@ def _published_row(system: Published, columns: Sequence[Column], num_labels: int
 
 def _cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     cells = []
+    # Not each run has each figure: a mean is over those that have it, and the table says over how many.
     for column in columns:
         values = [column.value_of(run) for run in setting.runs]
         cells.append(Cell([value for value in values if value is not None]))
@@ -202,7 +205,7 @@ def _with_best(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[Tabl
 
 def _notes(
     runs: Sequence[JudgedRun],
-    judged: Mapping[str, Mapping[str, Mapping]],
+    judged: Mapping[str, Mapping[str, Conditions]],
     over: Sequence[str],
     settings: Sequence[Setting],
 ) -> Iterator[str]:
@@ -229,13 +232,14 @@ def _notes(
         yield f"Mean and standard deviation over {', '.join(over)}; n is the number of runs."
 
 
-def _num_records(conditions_of_runs: Sequence[Mapping]) -> str:
+def _num_records(conditions_of_runs: Sequence[Conditions]) -> str:
     """Return on how many records the runs were judged, in words; all counts where they differ."""
     counts = [of_run.get(NUM_RECORDS) for of_run in conditions_of_runs]
-    known_counts = {count for count in counts if count is not None and is_number(count)}
+    known_counts = {count for count in counts if isinstance(count, int | float) and is_number(count)}
     if not known_counts:
         return "an unknown number of images"
 
+    # More than one count is a warning to the reader: the scores are of different records.
     texts = [f"{count:,}" for count in sorted(known_counts)]
     has_answers = any(of_run.get("task") == "vqa" for of_run in conditions_of_runs)
     return f"{' or '.join(texts)} {'answers' if has_answers else 'images'}"

@@ -66,6 +66,7 @@ def assemble(config: ReportConfig) -> Report:
             f"pattern in quotes that matches several"
         )
 
+    # Two runs are tested against each other, image by image, unless a key asks for a table.
     if len(runs) > 2 or _asks_for_table(config):
         return Report(runs, table=_build_table(config, runs))
 
@@ -127,7 +128,8 @@ def report(config: ReportConfig, assembled: Report) -> dict[str, Any]:
     folder = run_folder()
     runs = assembled.runs
     table = assembled.table
-    content: dict[str, Any] = {"runs": [{"name": run.name, "folder": str(run.folder)} for run in runs]}
+    names_and_folders = [{"name": run.name, "folder": str(run.folder)} for run in runs]
+    content: dict[str, Any] = {"runs": names_and_folders}
     file_names = ["report.json"]
 
     # Runs of files, and runs of `evaluate`, have logged no losses.
@@ -159,6 +161,7 @@ def _write_table(config: ReportConfig, table: RunTable, folder: Path) -> list[st
 
     name = f"table.{ending}"
     write_whole(folder / name, text)
+    # `out` is a second copy, for example in the folder of a paper.
     if config.out is None:
         return [name]
     write_whole(Path(config.out), text)
@@ -196,6 +199,7 @@ def _write_comparisons(
             texts_of_first = Texts(first, scored.pair.first, scored.task)
             texts_of_second = Texts(second, scored.pair.second, scored.task)
             pictured = ids_with_pictures([texts_of_first, texts_of_second])
+            # Chosen by whether a picture is there, because a card without one tells little.
             changed = most_changed(comparison, config.num_pictures, pictured)
 
             show_step(f"{name}: pictures")

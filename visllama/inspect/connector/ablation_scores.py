@@ -99,6 +99,7 @@ class AblatedReader:
             kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None reads all. The others are left
                 out, and the positions behind them close up.
         """
+        # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
         device = self.model.markers.device
         written = []
@@ -153,6 +154,7 @@ def score_ablations(
             written[ablation] = _score(scorer, keys, reader.texts(ids), ids)
             progress.advance(task)
 
+    # Compared only now, when all baselines are written.
     whole = written[Ablation(WHOLE)]
     scores = []
     for ablation, captions in written.items():

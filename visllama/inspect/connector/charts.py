@@ -70,6 +70,7 @@ class LossChart:
         self._scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
         self.whole = self._place(whole.cider)
 
+        # A vector alone is compared with all at their means: its bar begins there.
         frozen = study.of_kind(ALL_FROZEN)[0].cider
         general = [score for score in study.ablations if not score.ablation.vectors]
         self.panels = [
@@ -100,6 +101,7 @@ class LossChart:
         ]
 
     def _place(self, value: float) -> float:
+        """Return the place of a value on the axis, in percent."""
         return round(max(0.0, value) * self._scale, 2)
 
     def _row(self, score: AblationScore, is_level: bool = False) -> Row:
@@ -153,6 +155,7 @@ def norm_strips(norms: Norms) -> list[Strip]:
         "[boi]": [norms["boi"]],
         "[eoi]": [norms["eoi"]],
     }
+    # One axis for all, because their lengths are to be compared.
     highest = max(max(values) for values in norms_by_name.values())
     scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
 

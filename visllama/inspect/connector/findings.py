@@ -125,6 +125,7 @@ def _varies(vectors: Sequence[VectorFacts]) -> str:
 
 
 def _tokens(vectors: Sequence[VectorFacts]) -> str:
+    # By how much it beats chance: a vector that names frequent words is right often without looking.
     best = max(vectors, key=lambda facts: facts.nearest.words.own - facts.nearest.words.other)
     cosines = [facts.nearest.mean_score for facts in vectors]
     words = best.nearest.words

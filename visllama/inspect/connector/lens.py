@@ -19,6 +19,8 @@ NUM_TOKENS = 5
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 """The names that families of language models give the norm before their output embeddings."""
 _VECTORS_AT_ONCE = 256
+ScoredTokens = list[tuple[str, float]]
+"""Tokens as text, each with its score, the best first."""
 
 
 class TopTokens(NamedTuple):
@@ -57,6 +59,7 @@ class Lens:
         # Through the module: some (Gemma 3) scale their embeddings.
         ids = torch.arange(num_tokens, device=module.weight.device)
         self.embeddings = module(ids).float()
+        # The scalar product of two directions is their cosine.
         self._directions = F.normalize(self.embeddings, dim=-1)
         self._norm = final_norm(model.language_model)
         self._head = model.language_model.get_output_embeddings()
@@ -89,6 +92,7 @@ class Lens:
         for part in vectors.split(_VECTORS_AT_ONCE):
             normed = self._norm(part.to(self._head.weight))
             logits = self._head(normed)
+            # The head may have more outputs than there are tokens.
             probabilities = logits[:, : len(self.embeddings)].float().softmax(-1)
             parts.append(probabilities.topk(self._num_tokens))
         return _joined(parts)
@@ -97,7 +101,7 @@ class Lens:
         """Return tokens as the tokenizer writes them, with escapes for what cannot be seen."""
         return [readable(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
-    def named(self, top: TopTokens, row: int) -> list[tuple[str, float]]:
+    def named(self, top: TopTokens, row: int) -> ScoredTokens:
         """Return the tokens that one vector is read by, with their scores."""
         names = self.names(top.ids[row].tolist())
         scores = [round(score, 4) for score in top.scores[row].tolist()]
@@ -111,6 +115,7 @@ class Lens:
 def final_norm(language_model: PreTrainedModel) -> nn.Module | None:
     """Return the norm that a language model applies before its output embeddings; None where none is known."""
     decoder = language_model.get_decoder()
+    # By name, because transformers has no method for it.
     for name in FINAL_NORMS:
         norm = getattr(decoder, name, None)
         if norm is not None:
@@ -120,6 +125,7 @@ def final_norm(language_model: PreTrainedModel) -> nn.Module | None:
 
 def _joined(parts: Sequence[torch.return_types.topk]) -> TopTokens:
     """Return the results of several calls of `topk` as one, in main memory."""
+    # Together only here: all vectors against all tokens at once would not fit into memory.
     ids = torch.cat([part.indices for part in parts])
     scores = torch.cat([part.values for part in parts])
     return TopTokens(ids.cpu(), scores.cpu())

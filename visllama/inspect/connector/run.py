@@ -56,6 +56,7 @@ def choose_source(config: InspectConfig) -> Chosen:
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     read_description(Path(config.weights))
+    # `check_inspect` has seen to it that there is exactly one.
     ((name, source),) = judged_sources(evaluations(config), config.plugins).items()
     return Chosen(name, source)
 
@@ -74,6 +75,7 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     evaluation = evaluations(config)[chosen.name]
     pictures = read_pictures(chosen.name, evaluation, chosen.source, config.num_pictures)
 
+    # For decodings that draw.
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.trainer.threads)
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
@@ -90,6 +92,7 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
     maker = maker.as_judged(evaluation.get("prompt"), evaluation.get("template"))
     captioner = Captioner(maker, config.decoding | evaluation["decoding"], evaluation["batch_size"])
+    # Before any work: a decoding longer than the model's positions would fail at the first caption.
     captioner.check_room(model, pictures.records, f"evaluation.{pictures.name}: ")
 
     about = {
@@ -185,6 +188,7 @@ def _shown_pictures(
     end_ids = captioner.decoding["eos_token_id"]
     shown = []
     for number, sample in enumerate(samples):
+        # A forward pass over picture and caption, with attention that can be read: too slow for all pictures.
         attention = attention_of_words(model, sample, whole.ids[number], end_ids)
         picture = ShownPicture(
             key=pictures.keys[number],

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visllama.inspect.connector.ablation_scores import AblationScore
+from visllama.inspect.connector.lens import ScoredTokens
 from visllama.inspect.connector.vectors import Norms, PictureReading, TokenReading, VectorFacts
 
 
@@ -51,7 +52,7 @@ class ConnectorStudy:
     findings: list[str]
     ablations: list[AblationScore]
     vectors: list[VectorFacts]
-    markers: dict[str, list[tuple[str, float]]]
+    markers: dict[str, ScoredTokens]
     norms: Norms
     pictures: list[ShownPicture]
 
@@ -61,6 +62,7 @@ class ConnectorStudy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the study as `inspect.json` holds it."""
+        # What was looked at stands first, so that a reader of the file sees it at once.
         return {
             **self.about,
             "findings": self.findings,
@@ -107,12 +109,13 @@ def _reading(reading: TokenReading, score: str) -> dict[str, Any]:
     }
 
 
-def _tokens(tokens: list[tuple[str, float]], score: str) -> list[dict[str, Any]]:
+def _tokens(tokens: ScoredTokens, score: str) -> list[dict[str, Any]]:
     return [{"token": token, score: value} for token, value in tokens]
 
 
 def _picture(picture: ShownPicture) -> dict[str, Any]:
     reading = picture.reading
+    # Vectors are counted from 1 in files, tables and on the page.
     vectors = []
     for k, nearest in enumerate(reading.nearest):
         row: dict[str, Any] = {"vector": k + 1, "nearest": _tokens(nearest, "cosine")}

@@ -54,6 +54,7 @@ def loss_table(study: ConnectorStudy) -> Table:
 
 def vectors_table(study: ConnectorStudy) -> Table:
     """Return a table of each vector: its norm, the token that it is read by most often, and the words that it names."""
+    # The last three columns hold words of any length: cut to a width, so that a row stays one line of 80 columns.
     table = _table("vector", "norm", "varies", "own/other")
     for header, width in (("nearest", 13), ("unembedding", 15), ("names", 20)):
         table.add_column(header, overflow="ellipsis", no_wrap=True, width=width)
@@ -97,6 +98,7 @@ def notes(study: ConnectorStudy) -> str:
 
 def _shown(scores: Sequence[AblationScore]) -> list[int]:
     """Return the numbers of the rows that are shown, in their order."""
+    # The most negative difference is the largest loss.
     ranked = sorted(range(len(scores)), key=lambda row: scores[row].difference)
     return sorted(ranked[:MOST_ROWS])
 

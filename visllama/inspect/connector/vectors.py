@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from visllama.inspect.connector.lens import Lens, TopTokens
+from visllama.inspect.connector.lens import Lens, ScoredTokens, TopTokens
 from visllama.inspect.connector.words import ReferenceWords, WordMatch
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -29,7 +29,7 @@ class TokenReading:
         words: How well the first five tokens meet the words of the references.
     """
 
-    tokens: list[tuple[str, float]]
+    tokens: ScoredTokens
     mean_score: float
     words: WordMatch
 
@@ -53,7 +53,7 @@ class VectorFacts:
     varies: float
     nearest: TokenReading
     unembedding: TokenReading | None
-    mean_nearest: list[tuple[str, float]]
+    mean_nearest: ScoredTokens
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class PictureReading:
             the language model has no unembedding that is known.
     """
 
-    nearest: list[list[tuple[str, float]]]
-    unembedding: list[list[tuple[str, float]]] | None
+    nearest: list[ScoredTokens]
+    unembedding: list[ScoredTokens] | None
 
 
 class Norms(TypedDict):
@@ -99,6 +99,7 @@ class VectorStudy:
         self._vectors = image_embeds.float()
         self._num_pictures, self._num_vectors, _ = image_embeds.shape
 
+        # All vectors of all pictures in one row, picture by picture.
         flat = self._vectors.flatten(0, 1)
         self._nearest = lens.nearest(flat)
         self._unembedded = lens.unembed(flat)
@@ -133,6 +134,7 @@ class VectorStudy:
         Args:
             number: The number of the picture, counted from 0.
         """
+        # The rows of `flat` that are this picture's.
         rows = range(number * self._num_vectors, (number + 1) * self._num_vectors)
         nearest = [self.lens.named(self._nearest, row) for row in rows]
         if self._unembedded is None:
@@ -146,6 +148,7 @@ class VectorStudy:
         first_scores = top.scores.unflatten(0, by_picture)[:, k, 0]
 
         first_ids = Counter(ids[:, 0].tolist())
+        # As many tokens as a picture's reading has: the token that is first may be another one in each picture.
         most_common = first_ids.most_common(ids.shape[1])
         names = self.lens.names(token for token, _ in most_common)
         shares = [count / len(ids) for _, count in most_common]
