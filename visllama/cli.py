@@ -150,6 +150,7 @@ class BeforeTheFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what holds for a sweep as a whole; ends the program with a message where that is wrong."""
         verb: str = kwargs["config_name"]
+
         # The sweep's folder may be named after what was chosen.
         HydraConfig.instance().set_config(config)
         try:
@@ -445,6 +446,7 @@ def options_first(arguments: list[str]) -> list[str]:
     """
     options = []
     overrides = []
+
     previous = ""
     for argument in arguments:
         is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~"))

@@ -219,6 +219,7 @@ def open_regular(path: Path) -> BinaryIO:
     # Without O_NONBLOCK the program would wait at a pipe until somebody writes into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
+
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ValueError(f"{path.name} is no regular file")

@@ -107,6 +107,7 @@ def _locate(path: str) -> object:
     # `pkgutil.resolve_name` would hide the error of a module that fails, and take `a:B` too, which Hydra does not.
     location, *names = path.split(".")
     current: object = import_module(location)
+
     for name in names:
         location = f"{location}.{name}"
         if hasattr(current, name) or not inspect.ismodule(current):
@@ -220,6 +221,7 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
     # Abstract methods are attributes too, which the class inherits and has not written.
     abstract = getattr(part, "__abstractmethods__", ())
     missing += sorted(name for name in abstract if name not in missing)
+
     if missing:
         descriptions = ", ".join(f"{name}{_HOW.get(name, '')}" for name in missing)
         raise ConfigError(

@@ -20,6 +20,8 @@ from visllama.inspect.tables import HEADERS, Bin, SourceCounts, columns_note
 
 _MOST_IN_A_ROW = 80
 """The middle of a segment with more tokens is folded; a click unfolds it."""
+_KEY_SEGMENTS = ("prompt", "response", "image")
+"""The segments that the key of the colours explains."""
 _BAR_PX = 52
 _HEIGHT_PX = 120
 _LABEL_PX = 34
@@ -70,7 +72,8 @@ def write_page(
     # All that comes from data or the command line is escaped here, or in the functions below.
     sentences = "<br>".join(html.escape(line) for line in lines)
     samples = "".join(_sample(each) for each in shown)
-    key = "".join(f"<span class={segment}>{segment}</span>" for segment in ("prompt", "response", "image"))
+    key = "".join(f"<span class={segment}>{segment}</span>" for segment in _KEY_SEGMENTS)
+
     body = (
         f"<h1>What training would see</h1><p><code>{html.escape(command)}</code></p><p>{sentences}</p>{_table(counts)}"
         f"<p>{html.escape(columns_note(most))}</p><h2>Text tokens of a sample</h2>{_svg(bins)}"

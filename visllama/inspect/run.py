@@ -85,7 +85,8 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:
     """Return a line for each of the first samples from which nothing is learned, and a line that counts the others."""
-    lines = [readable(f"masked: {sample.key}: {sample.fault}") for sample in samples if sample.fault]
+    masked = [sample for sample in samples if sample.fault]
+    lines = [readable(f"masked: {sample.key}: {sample.fault}") for sample in masked]
     num_more = len(lines) - _MOST_LISTED
     if num_more <= 0:
         return lines

@@ -61,6 +61,7 @@ class MeasuringMaker:
         # A cut may leave one place empty: a response of one token and its end need two.
         if count >= most - 1:
             count = self._count(self.uncut(record, item))
+
         return MeasuredSample(
             **vars(sample),
             num_text_tokens=count,

@@ -124,6 +124,7 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
     for header in HEADERS:
         is_text = header in ("source", "masked")
         table.add_column(header, justify="left" if is_text else "right", overflow="fold")
+
     for source in counts:
         # A source's name may hold square brackets, which rich would read as markup.
         cells = [escape(cell) for cell in source.cells()]
@@ -147,6 +148,7 @@ def tokens_table(tokens: Sequence[Token]) -> Table:
     """Return a table with a row for each token of a sample; the middle of a long segment is folded."""
     table = Table("token", "segment")
     table.add_column("label", justify="right")
+
     for token in folded(tokens, _MOST_IN_A_ROW):
         if isinstance(token, Token):
             label = "-" if token.label is None else str(token.label)

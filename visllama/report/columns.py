@@ -100,7 +100,8 @@ def _possible_columns(runs: Sequence[JudgedRun], evaluations: Sequence[str] | No
     Raises:
         ConfigError: If no run has one of `evaluations`.
     """
-    known_names = list(dict.fromkeys(name for run in runs for name in run.evaluations))
+    all_names = (name for run in runs for name in run.evaluations)
+    known_names = list(dict.fromkeys(all_names))
     for name in evaluations or ():
         if name not in known_names:
             there = ", ".join(known_names) or "no evaluation"

@@ -50,6 +50,7 @@ def differences(judged: Mapping[str, Conditions]) -> Differences:
         judged: The conditions of each run, by its name.
     """
     names = dict.fromkeys(name for of_run in judged.values() for name in of_run)
+
     differing: Differences = {}
     for name in names:
         values = {run: of_run.get(name) for run, of_run in judged.items()}

@@ -42,11 +42,13 @@ def _notes(comparison: Comparison) -> list[str]:
     for condition, values in comparison.mixed.items():
         parts = [f"{value} in {run}" for run, value in values.items()]
         notes.append(f"not judged alike: {condition}: {', '.join(parts)}")
+
     for run, names in comparison.lacking.items():
         notes.append(f"{run} has no {', '.join(names)}")
     return notes
 
 
 def names_of(runs: Sequence[JudgedRun]) -> str:
-    """Return which run is A and which is B."""
-    return "\n".join(f"{letter} = {printable(run.folder)}" for letter, run in zip("AB", runs, strict=True))
+    """Return which of two runs is A and which is B."""
+    first, second = runs
+    return f"A = {printable(first.folder)}\nB = {printable(second.folder)}"

@@ -54,6 +54,7 @@ def _named_runs(word: str) -> list[Path]:
         ConfigError: If it holds none.
     """
     folder = Path(word).expanduser()
+
     runs = _runs_of(folder)
     if not runs:
         there = f"holds no {METRICS_FILE}" if folder.is_dir() else "no such folder"

@@ -15,14 +15,41 @@ ABSENT = "-"
 _KIND = ".kind"
 _TARGET = "_target_"
 _NO_SETTING = (
-    "name", "paths.", "logger.", "profiler", "resume", "check_only", "objective", "judge", "plugins", "evaluation.",
-    "decoding.", "micro_batch_size", "data.num_workers", "data.log_consumed", "data.allow_reorder", "weights",
-    "predictions", "references", "questions",
-    *(f"trainer.{name}" for name in (
-        "accelerator", "devices", "num_nodes", "threads", "timeout_s", "strategy", "log_every_steps", "requeue",
-        "checkpoint_every_steps", "keep_checkpoints", "preempted_exit_code", "val_check_interval",
-    )),
-)  # fmt: skip
+    # The name of a run, where it is written and logged, and how it is started again.
+    "name",
+    "paths.",
+    "logger.",
+    "profiler",
+    "resume",
+    "check_only",
+    "plugins",
+    "trainer.log_every_steps",
+    "trainer.requeue",
+    "trainer.checkpoint_every_steps",
+    "trainer.keep_checkpoints",
+    "trainer.preempted_exit_code",
+    # How fast it is, and on which machines.
+    "micro_batch_size",
+    "data.num_workers",
+    "data.log_consumed",
+    "data.allow_reorder",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.threads",
+    "trainer.timeout_s",
+    "trainer.strategy",
+    # How it is judged: `conditions.py` compares that.
+    "objective",
+    "judge",
+    "evaluation.",
+    "decoding.",
+    "weights",
+    "predictions",
+    "references",
+    "questions",
+    "trainer.val_check_interval",
+)
 """The beginnings of keys that are no setting: the place, speed and name of a run, and how it was judged."""
 _MOST_CHARACTERS = 40
 
@@ -81,7 +108,8 @@ def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[s
         if key.startswith("model.") and key.endswith(_KIND):
             part = key.removesuffix(_KIND)
             arguments.append(f"{part}.")
-    return [key for key in differing if key.endswith(_KIND) or not key.startswith(tuple(arguments))]
+    hidden = tuple(arguments)
+    return [key for key in differing if key.endswith(_KIND) or not key.startswith(hidden)]
 
 
 def value_at(run: JudgedRun, key: str) -> str:
@@ -135,7 +163,8 @@ def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> Non
         raise ConfigError(f"{what}={','.join(keys)}: {runs_without_config[0]} holds no config.yaml: leave out {what}=")
 
     # A key that some runs have is enough: a value of "-" tells the others apart.
-    known_keys = list(dict.fromkeys(key for run in runs for key, _ in flat(run.config)))
+    all_keys = (key for run in runs for key, _ in flat(run.config))
+    known_keys = list(dict.fromkeys(all_keys))
     for key in keys:
         if key in known_keys:
             continue

@@ -72,7 +72,10 @@ class Texts:
             references = folder / "references.json"
 
         self.texts: dict[str, str] = _read_if_there(texts, read_predictions if is_caption else read_answers)
-        self.references: dict[str, list[str]] = _read_if_there(references, read_references) if is_caption else {}
+        # Only captions have such a file; the references of answers stand in the gallery.
+        self.references: dict[str, list[str]] = {}
+        if is_caption:
+            self.references = _read_if_there(references, read_references)
         self.cards = {card.id: card for card in read_cards(folder / "gallery.html")}
 
 

@@ -98,7 +98,8 @@ def build_table(
     Raises:
         ConfigError: If the conditions differ and `mixed` is false, or a row would be a mean of different settings.
     """
-    evaluations = list(dict.fromkeys(column.evaluation for column in columns if column.evaluation is not None))
+    names = (column.evaluation for column in columns if column.evaluation is not None)
+    evaluations = list(dict.fromkeys(names))
     judged: dict[str, dict[str, dict[str, object]]] = {}
     differing: dict[str, Differences] = {}
     for name in evaluations:
@@ -127,7 +128,8 @@ def build_table(
     # Runs that were judged differently stand beside each other only with the difference in sight.
     for name, values_by_condition in differing.items():
         for condition, values in values_by_condition.items():
-            headers_of_rows.append(condition if len(evaluations) == 1 else f"{name} {condition}")
+            header = condition if len(evaluations) == 1 else f"{name} {condition}"
+            headers_of_rows.append(header)
             for row in table_rows:
                 row.labels.append(_values_of_row(row, values))
 

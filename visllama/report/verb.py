@@ -88,7 +88,9 @@ def names(value: object) -> list[str] | None:
 
 def _asks_for_table(config: ReportConfig) -> bool:
     """Return whether a key is given that makes a table of two runs too."""
-    return config.format != "text" or any(getattr(config, key) is not None for key in _OF_TABLES)
+    if config.format != "text":
+        return True
+    return any(getattr(config, key) is not None for key in _OF_TABLES)
 
 
 def _build_table(config: ReportConfig, runs: Sequence[JudgedRun]) -> RunTable:

@@ -66,7 +66,11 @@ class LossChart:
     def __init__(self, study: ConnectorStudy) -> None:
         whole = study.ablations[0]
         # The interval is of the difference, so it stands on the baseline.
-        highest = max(_baseline(score) + max(0.0, score.interval[1]) for score in study.ablations)
+        ends = []
+        for score in study.ablations:
+            _, high = score.interval
+            ends.append(_baseline(score) + max(0.0, high))
+        highest = max(ends)
         self._scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
         self.whole = self._place(whole.cider)
 
@@ -115,12 +119,15 @@ class LossChart:
         low_bound, high_bound = score.interval
         low = self._place(_baseline(score) + low_bound)
         high = self._place(_baseline(score) + high_bound)
+        baseline = score.ablation.baseline.replace("_", " ")
+        title = (
+            f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against {baseline} "
+            f"(95%: {interval(score)}); {score.changed:.0%} of the captions are not those of the whole"
+        )
         return Row(
             name=place_name(vectors) if vectors else score.ablation.name,
             text=cider(score.cider) if is_level else signed(score.difference),
-            title=f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against "
-            f"{score.ablation.baseline.replace('_', ' ')} (95%: {interval(score)}); {score.changed:.0%} of the "
-            "captions are not those of the whole",
+            title=title,
             at=self._place(score.cider),
             low=low,
             width=round(high - low, 2),

@@ -61,6 +61,7 @@ class Lens:
         self.embeddings = module(ids).float()
         # The scalar product of two directions is their cosine.
         self._directions = F.normalize(self.embeddings, dim=-1)
+
         self._norm = final_norm(model.language_model)
         self._head = model.language_model.get_output_embeddings()
 

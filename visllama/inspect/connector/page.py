@@ -104,6 +104,7 @@ def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence
         lstrip_blocks=True,
     )
     template = environment.get_template("connector.html.jinja")
+
     # Vectors that are patches of a square are drawn over the picture, others as a row of cells.
     is_grid = study.about["is_patch_grid"]
     cards = [_card(picture, image, is_grid) for picture, image in zip(study.pictures, pixels, strict=True)]
@@ -163,12 +164,14 @@ def _word_maps(picture: ShownPicture, is_grid: bool) -> list[WordMap]:
     shares = np.array(picture.attention, dtype=np.float32)
     # Shared by all words of the picture, so that their colours can be compared; 1 where there is no word.
     largest = shares.max(initial=0) or 1
+
     maps = []
     for word, row in zip(picture.words, shares, strict=True):
         overlay = ""
         if is_grid:
             side = math.isqrt(len(row))
             overlay = data_address(heat_overlay(row.reshape(side, side)))
+
         cells = [round(float(share / largest), 3) for share in row]
         maps.append(WordMap(word, float(row.sum()), overlay, cells))
     return maps

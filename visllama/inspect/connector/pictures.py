@@ -93,4 +93,5 @@ def encode(model: VisLlama, collator: Collator, samples: Sequence[Sample]) -> Fl
         pixel_values = batch["pixel_values"].to(model.markers.device)
         image_embeds = model.encode_images(pixel_values)
         parts.append(image_embeds.cpu())
+
     return torch.cat(parts)

@@ -186,10 +186,12 @@ def _shown_pictures(
     """Return the first pictures, each with its caption and what its words attended to."""
     whole = results.whole
     end_ids = captioner.decoding["eos_token_id"]
+
     shown = []
     for number, sample in enumerate(samples):
         # A forward pass over picture and caption, with attention that can be read: too slow for all pictures.
         attention = attention_of_words(model, sample, whole.ids[number], end_ids)
+
         picture = ShownPicture(
             key=pictures.keys[number],
             caption=whole.captions[number],
@@ -215,6 +217,7 @@ def _print_study(study: ConnectorStudy) -> None:
         f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
         f"{about['evaluation']}\n"
     )
+
     for finding in study.findings:
         say(textwrap.fill(finding, 78, initial_indent="- ", subsequent_indent="  "))
     say("", ablation_table(study), "", loss_table(study), "", vectors_table(study), notes(study))

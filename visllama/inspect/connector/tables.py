@@ -22,10 +22,12 @@ _SHOWN_WORDS = 2
 def ablation_table(study: ConnectorStudy) -> Table:
     """Return a table of what is lost with the picture or the markers."""
     table = _table("CIDEr x100", "score", "difference", "95% interval", "other captions")
+
     whole = study.ablations[0]
     for score in study.ablations:
         if score.ablation.vectors:
             continue
+
         # The whole is not compared with itself.
         cells = ["", "", ""]
         if score is not whole:
@@ -40,6 +42,7 @@ def loss_table(study: ConnectorStudy) -> Table:
     frozen = study.of_kind(FROZEN)
     alone = study.of_kind(ALONE)
     table = _table("vector", "removed", "95% interval", "at its mean", "95% interval", "alone")
+
     for row in _shown(removed):
         table.add_row(
             place_name(removed[row].ablation.vectors),

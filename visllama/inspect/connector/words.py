@@ -127,4 +127,5 @@ def words_of(captions: Sequence[str]) -> set[str]:
 
 def binomial_tail(right: int, times: int, base: float) -> float:
     """Return the probability that at least `right` of `times` draws succeed, each with the probability `base`."""
-    return sum(comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
+    probabilities = (comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
+    return sum(probabilities)
