@@ -51,8 +51,8 @@ _VERBS = {
     "report": ("visllama.report.verb", "compare runs: a paired test of two, a table of many"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
-"""Each verb's module, and what it does. The module holds a function of the verb's name and, where something can be
-tried first, `assemble`; it is imported when the cheap checks have passed."""
+"""The module of each verb, and what the verb does. The module holds a function of the verb's name and, where something
+can be tried first, `assemble`; it is imported when the cheap checks have passed."""
 _CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
@@ -71,16 +71,23 @@ _ON_RANKS = ("train", "evaluate")
 _LISTS = {"report": ("runs", "evaluations", "rows", "over", "columns")}
 """The keys of a verb that take several values, which may be typed with commas between them."""
 _LAUNCHERS = ("launch=", "hydra/launcher=")
+_STARTERS = {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}
+"""Environment variables by which torchrun and srun tell a process that it is one of their ranks."""
 _WANTS_TRACEBACK = bool(os.environ.get("HYDRA_FULL_ERROR"))
+# The options of Hydra that are followed by a value.
 _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
 
 
 class Understood(NamedTuple):
-    """A configuration that has passed all checks, as plain objects."""
+    """A configuration that has passed all checks.
+
+    Attributes:
+        config: The configuration as plain objects.
+        assembled: The result of the verb's `assemble`; None where the verb has none, or where it only checks.
+    """
 
     config: RunConfig
     assembled: object = None
-    """The result of the verb's `assemble`; None where the verb has none, or where it only checks."""
 
 
 _WAITING: list[Understood] = []
@@ -90,72 +97,99 @@ _WAITING: list[Understood] = []
 def understand(verb: str, cfg: DictConfig) -> Understood:
     """Check a configuration, and build what it names as far as that needs neither a weight nor the run's folder.
 
+    Args:
+        verb: The name of the verb.
+        cfg: The configuration, as Hydra has composed it.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If the configuration is wrong. The message names the key, the value found, and what to do.
     """
     if verb == "train":
         preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
+
     check_secrets(cfg)
-    if verb in _CHECKS:  # what `prepare` is given, only its own `assemble` can check: each source has other keys
+    # `prepare` has no check here: each source has other keys, which only its own `assemble` knows.
+    if verb in _CHECKS:
         _CHECKS[verb](cfg)
     if cfg.get("init_from"):
-        from visllama.config.inherit import inherit_model  # here: it imports torch
+        # Imported here, because it imports torch, which takes seconds.
+        from visllama.config.inherit import inherit_model
 
         inherit_model(cfg)
         check_adapter(cfg)
+
     config = plain(cfg)
-    assemble = getattr(import_module(_VERBS[verb][0]), "assemble", None)
-    return Understood(config, assemble(config) if assemble else None)
+    module_name, _ = _VERBS[verb]
+    assemble = getattr(import_module(module_name), "assemble", None)
+    if assemble is None:
+        return Understood(config)
+    return Understood(config, assemble(config))
 
 
 def work(verb: str, understood: Understood) -> object:
     """Run a verb on a configuration that was understood, and return its result."""
-    do = getattr(import_module(_VERBS[verb][0]), verb)
-    return do(understood.config) if understood.assembled is None else do(*understood)
+    module_name, _ = _VERBS[verb]
+    run_verb = getattr(import_module(module_name), verb)
+    if understood.assembled is None:
+        return run_verb(understood.config)
+    return run_verb(understood.config, understood.assembled)
 
 
-def _end(verb: str, message: str) -> None:
+def _end(verb: str, message: str) -> NoReturn:
     """End with a message instead of a traceback: the user can mend it (HYDRA_FULL_ERROR=1 shows the traceback)."""
     print(f"visllama {verb}: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
 class BeforeTheFolder(Callback):
-    """Hydra's callback: check the config before a run folder is made, so that a wrong one leaves nothing behind."""
+    """Check the configuration before a run folder is made, so that a wrong one leaves nothing behind.
 
-    def on_multirun_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
-        HydraConfig.instance().set_config(config)  # the sweep's folder may be named after what was chosen
+    Hydra calls its methods, because `conf/program/run.yaml` names this class as a callback.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check what holds for a sweep as a whole; ends the program with a message where that is wrong."""
+        verb: str = kwargs["config_name"]
+
+        # The sweep's folder may be named after what was chosen.
+        HydraConfig.instance().set_config(config)
         try:
             check_sweep(config)
         except ConfigError as error:
-            _end(config_name, str(error))
+            _end(verb, str(error))
         except Exception:
             traceback.print_exc()
             sys.exit(1)
 
-    def on_run_start(self, config: DictConfig, config_name: str, **_: Any) -> None:
-        if config_name not in _VERBS:
-            _end(f"--config-name {config_name}", "a verb chooses its config by itself: leave this out")
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the configuration of a run; ends the program with a message where it is wrong."""
+        verb: str = kwargs["config_name"]
+        if verb not in _VERBS:
+            _end(f"--config-name {verb}", "a verb chooses its config by itself: leave this out")
+
         HydraConfig.instance().set_config(config)
         cfg = without_hydra(config)
-        if config_name == "train":  # before `understand` does, since torch may be imported first, which takes seconds
+        # `understand` does this again: before it torch may be imported, and a signal can come in those seconds.
+        if verb == "train":
             preemption.configure(cfg.trainer.preempted_exit_code, cfg.trainer.requeue)
+
+        # Whatever is raised ends the program here: Hydra would make a warning of it, and go on.
         try:
             check_single(config)
             _name_folder(config)
             with env_override(config.hydra.job.env_set), console.before_the_log():
-                understood = understand(config_name, cfg)
+                understood = understand(verb, cfg)
             check_folder(config, cfg, make=not cfg.get("check_only"))
             if cfg.get("check_only"):
-                work(config_name, understood)
+                work(verb, understood)
                 sys.exit(0)
             _WAITING.append(understood)
-        except Exception as error:  # Hydra would make a warning of it, and go on
-            message = without_room(error, config_name) or explain(error, sys.argv[1:], config_name)
+        except Exception as error:
+            message = without_room(error, verb) or explain(error, sys.argv[1:], verb)
             if message is None or _WANTS_TRACEBACK:
                 traceback.print_exc()
                 sys.exit(1)
-            _end(config_name, str(message))
+            _end(verb, str(message))
 
 
 def _name_folder(config: DictConfig) -> None:
@@ -166,47 +200,64 @@ def _name_folder(config: DictConfig) -> None:
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Refuse a sweep that several ranks have been started for, that cannot be queued or run, or that holds a key.
+    """Refuse a sweep that several ranks were started for, that cannot be queued or searched, or that holds a secret.
 
     Raises:
-        ConfigError: Naming what to type.
+        ConfigError: If the sweep is such. The message names what to type instead.
     """
     check_secrets(without_hydra(config), config.hydra.overrides.task)
-    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
-        from visllama.machine.devices import started_ranks  # here: it imports torch
+    _refuse_ranks_of_sweep()
 
-        who, nodes, per_node = started_ranks() or ("", 1, 1)
-        if nodes * per_node > 1:
-            raise ConfigError(
-                f"-m: {who} has started {nodes * per_node} ranks, each of which would go through the sweep by itself: "
-                f"leave out {who}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
-            )
-    if config.hydra.runtime.choices.get("hydra/launcher") == "slurm":
+    choices = config.hydra.runtime.choices
+    if choices.get("hydra/launcher") == "slurm":
+        # Imported here, because submitit is an extra.
         try:
-            from visllama.sweep.slurm import use_launcher  # here: it is an extra
+            from visllama.sweep.slurm import use_launcher
         except ModuleNotFoundError as error:
             if error.name != "submitit":
                 raise
             raise ConfigError("launch=slurm is an extra, which is not there:  pip install 'visllama[slurm]'") from error
 
-        use_launcher(config.hydra.runtime.choices.get("launch"), config.get("trainer"))
-    if config.hydra.runtime.choices.get("hydra/sweeper") == "search":
+        use_launcher(choices.get("launch"), config.get("trainer"))
+    if choices.get("hydra/sweeper") == "search":
         _prepare_search(config)
 
 
-def _prepare_search(config: DictConfig) -> None:
-    """Let Hydra ask for the jobs of a search.
+def _refuse_ranks_of_sweep() -> None:
+    """Refuse a sweep for which torchrun or srun has started several ranks.
 
     Raises:
-        ConfigError: If it is no search of `train`, if a grid is chosen too, or if Optuna is not there.
+        ConfigError: If there are several.
+    """
+    if _STARTERS.isdisjoint(os.environ):
+        return
+    # Imported here, because it imports torch, which takes seconds.
+    from visllama.machine.devices import started_ranks
+
+    starter, num_nodes, ranks_per_node = started_ranks() or ("", 1, 1)
+    num_ranks = num_nodes * ranks_per_node
+    if num_ranks > 1:
+        raise ConfigError(
+            f"-m: {starter} has started {num_ranks} ranks, each of which would go through the sweep by itself: leave "
+            f"out {starter}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
+        )
+
+
+def _prepare_search(config: DictConfig) -> None:
+    """Make Hydra ask our sweeper for the jobs of a search.
+
+    Raises:
+        ConfigError: If the verb is not `train`, if a grid is chosen too, or if Optuna is not installed.
     """
     choices = config.hydra.runtime.choices
     if config.hydra.job.config_name != "train":
         raise ConfigError(f"search={choices.get('search')}: only train searches: leave it out")
     if choices.get("sweep"):
         raise ConfigError(f"sweep={choices['sweep']} search={choices.get('search')}: a grid or a search: leave one out")
+
+    # Imported here, because Optuna is an extra.
     try:
-        from visllama.sweep.search import use_sweeper  # here: it is an extra
+        from visllama.sweep.search import use_sweeper
     except ModuleNotFoundError as error:
         if error.name != "optuna":
             raise
@@ -216,23 +267,28 @@ def _prepare_search(config: DictConfig) -> None:
 
 
 def check_single(config: DictConfig) -> None:
-    """Refuse a single run that names a launcher of sweeps, or other numbers of ranks than were started.
+    """Refuse a single run that names a launcher of sweeps, or another number of ranks than were started.
 
     Raises:
-        ConfigError: Naming what to type.
+        ConfigError: If the run is such. The message names what to type instead.
     """
-    choices, typed = config.hydra.runtime.choices, list(config.hydra.overrides.task)
-    is_replayed = config.get("resume") or "LOCAL_RANK" in os.environ  # as a sweep's job was written down
+    choices = config.hydra.runtime.choices
+    overrides = list(config.hydra.overrides.task)
+    # A job of a sweep that is resumed, or started again as a further rank, still names its launcher.
+    is_replayed = config.get("resume") or "LOCAL_RANK" in os.environ
     if choices.get("hydra/launcher", "basic") != "basic" and not is_replayed:
-        chosen = [word for word in [*typed, *config.hydra.overrides.hydra] if word.startswith(_LAUNCHERS)]
-        chosen = chosen or [f"hydra/launcher={choices['hydra/launcher']}"]
-        others = [word for word in typed if word not in chosen]
+        all_words = [*overrides, *config.hydra.overrides.hydra]
+        launcher = [word for word in all_words if word.startswith(_LAUNCHERS)]
+        launcher = launcher or [f"hydra/launcher={choices['hydra/launcher']}"]
+        others = [word for word in overrides if word not in launcher]
         raise ConfigError(
-            f"{' '.join(chosen)} starts the jobs of a sweep; without -m this run would be on this very machine, in "
-            f"silence. A sweep, also of one:  -m {shlex.join([*chosen, *others])}  or leave out {' '.join(chosen)}"
+            f"{' '.join(launcher)} starts the jobs of a sweep; without -m this run would be on this very machine, in "
+            f"silence. A sweep, also of one:  -m {shlex.join([*launcher, *others])}  or leave out {' '.join(launcher)}"
         )
-    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ) and "trainer" in config:
-        from visllama.machine.devices import count_ranks  # here: it imports torch
+
+    if not _STARTERS.isdisjoint(os.environ) and "trainer" in config:
+        # Imported here, because it imports torch, which takes seconds.
+        from visllama.machine.devices import count_ranks
 
         trainer = config.trainer
         count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
@@ -242,47 +298,64 @@ def _verb(name: str) -> Callable[[], None]:
     """Return the entry point of a verb: compose its config, run it, and end with a message where one helps."""
 
     def job(cfg: DictConfig) -> object:
+        """Run the verb on a configuration: Hydra calls this for a run, or for each job of a sweep."""
         try:
-            return work(name, _WAITING.pop() if _WAITING else understand(name, cfg))
+            # The jobs of a sweep have not been understood before: Hydra calls `on_run_start` for single runs alone.
+            understood = _WAITING.pop() if _WAITING else understand(name, cfg)
+            return work(name, understood)
         except Exception as raised:
             error = without_room(raised, name, run_folder()) or raised
             if logging.getLogger().handlers:
                 logging.getLogger("visllama").exception("failed")
+
             if invocation().is_of_sweep:
                 print(f"this job failed: {error}", file=sys.stderr, flush=True)
-                traceback.clear_frames(raised.__traceback__)  # they hold the model, on a GPU that the next job needs
-                return error  # the sweep goes on, and its table shows it
+                # The frames hold the model, on a GPU that the next job needs.
+                traceback.clear_frames(raised.__traceback__)
+                # Returned, not raised: the sweep goes on, and its table shows the error.
+                return error
+
             if isinstance(error, ConfigError) and not _WANTS_TRACEBACK:
                 _end(name, str(error))
             raise
 
     def run() -> None:
+        """Run the verb on the arguments in `sys.argv`."""
         if "--version" in sys.argv[1:]:
             _print_version()
             return
         if name == "prepare" and not sys.argv[1:]:
             _end(name, _sources())
-        logging.raiseExceptions = False  # a log that cannot be written keeps nobody from training
+
+        # A log that cannot be written keeps nobody from training.
+        logging.raiseExceptions = False
         if name == "train":
             preemption.listen()
         if name in _ON_RANKS:
             preemption.end_with_parent()
+
         register()
         job.__name__ = name
         try:
-            typed = [_as_hydra_reads(word, name) for word in sys.argv[1:]]
-            sys.argv[1:] = options_first(replay(typed, name) if name in _ON_RANKS else typed)
+            words = [_as_hydra_reads(word, name) for word in sys.argv[1:]]
+            if name in _ON_RANKS:
+                words = replay(words, name)
+            sys.argv[1:] = options_first(words)
         except ConfigError as error:
             _end(name, str(error))
         except Finished as finished:
             console.say(str(finished))
             return
-        meant = explain_options(sys.argv[1:], name)
-        if meant is not None:
-            _end(name, meant)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on, and we say what to type instead
+
+        wrong_option = explain_options(sys.argv[1:], name)
+        if wrong_option is not None:
+            _end(name, wrong_option)
+
+        # Hydra then hands its errors on, and we say what to type instead.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        compose_and_run = hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)
         try:
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+            compose_and_run()
         except Exception as error:
             if _WANTS_TRACEBACK:
                 raise
@@ -290,14 +363,17 @@ def _verb(name: str) -> Callable[[], None]:
             if message is None:
                 _fail(name, error)
             _end(name, str(message))
-        if not console.is_first_rank() or preemption.watched():  # ranks have worked together
+
+        # Of ranks that have worked together, the interpreter may abort when it is taken down (see `end_now`).
+        if not console.is_first_rank() or preemption.watched():
             preemption.end_now(0)
 
     return run
 
 
 def _as_hydra_reads(word: str, verb: str) -> str:
-    """Return an override of a verb with several values as a list, and `evaluation`, a group, as the key of `report`."""
+    """Return an argument as Hydra reads it: several values with commas between them become a list."""
+    # `evaluation` is a group of other verbs; `report` has a key, which is easily mixed up with it.
     if verb == "report" and word.startswith("evaluation="):
         word = word.replace("evaluation", "evaluations", 1)
     return lists_of(word, _LISTS.get(verb, ()))
@@ -308,62 +384,86 @@ def _fail(verb: str, error: Exception) -> NoReturn:
 
     HYDRA_FULL_ERROR=1 shows the frames of Hydra too.
     """
-    place = error.__traceback__
-    own = place
-    while place is not None:
-        if place.tb_frame.f_code.co_filename == __file__:  # what this file calls last is the verb
-            own = place.tb_next or place
-        place = place.tb_next
-    traceback.print_exception(type(error), error, own)
+    frame = error.__traceback__
+    first_frame = frame
+    while frame is not None:
+        # What this file calls last is the verb.
+        if frame.tb_frame.f_code.co_filename == __file__:
+            first_frame = frame.tb_next or frame
+        frame = frame.tb_next
+    traceback.print_exception(type(error), error, first_frame)
+
+    # An error between the jobs of a sweep has no folder, or one without a log.
     has_folder = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
-    if has_folder and (run_folder() / "log.txt").is_file():  # what fails between the jobs of a sweep has none
+    if has_folder and (run_folder() / "log.txt").is_file():
         print(f"visllama {verb}: stopped by this error; {run_folder()}/log.txt has it too", file=sys.stderr, flush=True)
     sys.exit(1)
 
 
 def _print_version() -> None:
+    """Print the versions that a report of an error needs."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "transformers", "hydra-core"))
     print(f"visllama {version('visllama')} ({libraries}, Python {platform.python_version()})")
 
 
 def _sources() -> str:
-    """Return the sources of `prepare`, each with its command: the second line of a source's YAML tells both."""
-    lines = []
+    """Return the sources of `prepare`, each with its command."""
+    lines = ["choose a source:"]
     for path in sorted((conf_dir() / "source").glob("*.yaml")):
-        what, _, command = path.read_text(encoding="utf-8").splitlines()[1].lstrip("# ").partition("   ")
-        lines.append(f"  {command.strip()}\n      {what}")
-    return "\n".join(["choose a source:", *lines, "  visllama prepare source=NAME --help  shows the keys of one"])
+        # The second line of each file is a comment: what the source reads, three spaces, the command.
+        second_line = path.read_text(encoding="utf-8").splitlines()[1]
+        description, _, command = second_line.lstrip("# ").partition("   ")
+        lines.append(f"  {command.strip()}\n      {description}")
+
+    lines.append("  visllama prepare source=NAME --help  shows the keys of one")
+    return "\n".join(lines)
 
 
 def without_room(error: Exception, verb: str, folder: Path | None = None) -> ConfigError | None:
-    """Return what a user is told where a file could not be written; None for any other error.
+    """Return the error that a user sees where a file could not be written; None for any other error.
 
     Args:
-        error: What was raised: `WriteFailed`, or a library's own `OSError` of a full disk.
+        error: The error that was raised: `WriteFailed`, or a library's own `OSError` of a full disk.
         verb: The verb that was at work.
         folder: The run's folder; None where none was begun.
     """
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        error = WriteFailed(error.filename or folder or "the run's folder", error.strerror)
+        place = error.filename or folder or "the run's folder"
+        error = WriteFailed(place, error.strerror or str(error))
     if not isinstance(error, WriteFailed):
         return None
+
+    # A training has checkpoints from which it can go on; any other verb has to begin again.
     if verb != "train" or folder is None:
         return ConfigError(f"{error}: nothing of it is there: mend that, and type the same again")
     return ConfigError(f"{error}: {what_is_safe(folder)}")
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """Move overrides behind the options: Hydra's parser fails where they stand on both sides (`a=1 -m b=2`)."""
-    options, overrides = [], []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
+    """Return the arguments with overrides behind the options.
+
+    Hydra's parser fails where overrides stand on both sides of an option (`a=1 -m b=2`).
+    """
+    options = []
+    overrides = []
+
+    previous = ""
+    for argument in arguments:
         is_override = not argument.startswith("-") and ("=" in argument or argument.startswith("~"))
-        (overrides if is_override and previous not in _WITH_VALUE else options).append(argument)
+        # The value of an option may look like an override.
+        if is_override and previous not in _WITH_VALUE:
+            overrides.append(argument)
+        else:
+            options.append(argument)
+        previous = argument
     return options + overrides
 
 
-train, evaluate, caption, prepare, benchmark = (
-    _verb(name) for name in ("train", "evaluate", "caption", "prepare", "benchmark")
-)
+train = _verb("train")
+evaluate = _verb("evaluate")
+caption = _verb("caption")
+prepare = _verb("prepare")
+benchmark = _verb("benchmark")
 
 
 def main() -> None:
@@ -377,5 +477,7 @@ def main() -> None:
         print("visllama VERB [key=value ...]\n", *verbs, sep="\n")
         print("\nvisllama VERB --help shows a verb's keys.")
         sys.exit(0 if verb in ("--help", "-h") else 2)
+
+    # Hydra shows the first argument as the program's name.
     sys.argv = [f"visllama {verb}", *sys.argv[2:]]
     _verb(verb)()

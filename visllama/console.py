@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from rich import get_console
@@ -24,14 +24,14 @@ _UNLOGGED: deque[logging.LogRecord] = deque(maxlen=1000)
 
 
 class _KeepUnlogged(logging.Handler):
-    """A handler that keeps records for the run's log, which is not there yet."""
+    """Keep records for the run's log, which is not there yet."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _UNLOGGED.append(record)
 
 
 @contextmanager
-def before_the_log() -> Iterator[None]:
+def before_the_log() -> Generator[None, None, None]:
     """Keep what is logged inside this context for the run's log, and off the terminal."""
     root = logging.getLogger()
     before = root.handlers
@@ -43,26 +43,38 @@ def before_the_log() -> Iterator[None]:
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is the first of its ranks, or the only one; it alone speaks and writes."""
-    if "RANK" in os.environ:  # of torchrun
+    """Return whether this process is the first of its ranks, or the only one; it alone prints and writes."""
+    # `RANK` is of torchrun.
+    if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
-    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+
+    # In a shell of a Slurm job, the variables are there, but the process is no task of srun.
+    is_in_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if "SLURM_NTASKS" in os.environ and not is_in_shell:
         return os.environ.get("SLURM_PROCID", "0") == "0"
     return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def printable(text: object) -> str:
     """Return text as it may go to a terminal: what would steer it, or cannot be seen, is written as an escape."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(_printable_sign(sign) for sign in str(text))
+
+
+def _printable_sign(sign: str) -> str:
+    if sign.isprintable() or sign == "\n":
+        return sign
+    return sign.encode("unicode_escape").decode()
 
 
 def number(count: float) -> str:
-    """Write a count as short as three digits allow: 6.74e9, 12,288, 27."""
-    return f"{count:,.0f}" if count < 1e6 else f"{count:.2e}".replace("e+0", "e").replace("e+", "e")
+    """Return a count as short as three digits allow: 6.74e9, 12,288, 27."""
+    if count < 1e6:
+        return f"{count:,.0f}"
+    return f"{count:.2e}".replace("e+0", "e").replace("e+", "e")
 
 
 def is_terminal() -> bool:
-    """Return whether what is said goes to a terminal, where a line can be drawn again."""
+    """Return whether the output goes to a terminal, where a line can be drawn again."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -75,47 +87,65 @@ class _Bars(Progress):
 
 
 def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
-    """Build progress bars, which are gone from the terminal when their work ends; what is said stands above them.
+    """Return progress bars that vanish from the terminal when their work ends; `say` prints above them.
 
-    Off a terminal, and on all ranks but the first, nothing is drawn.
+    Where the output is no terminal, and on all ranks but the first, nothing is drawn.
 
     Args:
-        columns: The columns of a bar; none are those of rich.
+        columns: The columns of a bar; without any, rich chooses them.
         auto_refresh: Whether a thread draws the bars again, ten times a second; otherwise their `refresh` does.
     """
     is_drawn = is_first_rank() and is_terminal()
     return _Bars(
-        *columns, console=get_console(), transient=True, disable=not is_drawn, auto_refresh=auto_refresh and is_drawn
+        *columns,
+        console=get_console(),
+        transient=True,
+        disable=not is_drawn,
+        auto_refresh=auto_refresh and is_drawn,
     )
 
 
 @contextmanager
-def working() -> Iterator[Callable[[str], None]]:
-    """Show on the terminal that work of unknown length goes on, and for how long; yields what names its next step."""
+def working() -> Generator[Callable[[str], None], None, None]:
+    """Show on the terminal that work of unknown length goes on, and for how long.
+
+    Yields:
+        A function that shows the name of the next step.
+    """
     with bars(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
         task = progress.add_task("", total=None)
-        yield lambda step: progress.update(task, description=step)
+
+        def show_step(step: str) -> None:
+            progress.update(task, description=step)
+
+        yield show_step
 
 
 def say(*renderables: object) -> None:
-    """Print rich renderables (tables) and text as it stands, on the first rank; the run's log gets them plain."""
+    """Print rich renderables (tables) and texts as they stand, on the first rank; the run's log gets them plain."""
     if not is_first_rank():
         return
-    console = get_console()  # the one of the bars, so that it prints above them
-    plain = Console(file=io.StringIO(), width=100)
+
+    # The console of the bars, so that it prints above them.
+    console = get_console()
+    buffer = io.StringIO()
+    plain_console = Console(file=buffer, width=100)
     for renderable in renderables:
+        # A file has no use for frames.
         if isinstance(renderable, Table):
-            renderable.show_edge = is_terminal()  # a file has no use for frames
-        markup = not isinstance(renderable, str)  # text may hold square brackets of its own
+            renderable.show_edge = is_terminal()
+        # Text may hold square brackets of its own, which rich would read as markup.
+        markup = not isinstance(renderable, str)
         console.print(renderable, markup=markup, highlight=False, soft_wrap=True)
-        plain.print(renderable, markup=markup, highlight=False, soft_wrap=True)
-    log(plain.file.getvalue().rstrip("\n"))
+        plain_console.print(renderable, markup=markup, highlight=False, soft_wrap=True)
+    log(buffer.getvalue().rstrip("\n"))
 
 
 def log(text: str) -> None:
-    """Write text into the run's log alone, on the first rank."""
+    """Write text into the run's log, and not on the terminal; on the first rank only."""
     if not is_first_rank():
         return
+
     _UNLOGGED.append(logging.LogRecord("visllama", logging.INFO, __file__, 0, text, None, None))
     # To files alone: between the jobs of a sweep the root logger also writes to the terminal.
     files = [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]

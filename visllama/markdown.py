@@ -21,29 +21,57 @@ def escape(text: object) -> str:
     Control characters are written out, lines become one, and each sign that Markdown or HTML would read is escaped;
     addresses stay text.
     """
-    line = " ".join(printable(text).split())
-    line = line if len(line) <= _MOST_CHARACTERS else f"{line[:_MOST_CHARACTERS]}..."
-    return _ADDRESS.sub(lambda found: f"{found[1] or found[3]}\\{found[2] or found[4]}", _SPECIAL.sub(r"\\\1", line))
+    words = printable(text).split()
+    line = " ".join(words)
+    if len(line) > _MOST_CHARACTERS:
+        line = f"{line[:_MOST_CHARACTERS]}..."
+
+    escaped = _SPECIAL.sub(r"\\\1", line)
+    return _ADDRESS.sub(_broken_address, escaped)
+
+
+def _broken_address(match: re.Match[str]) -> str:
+    """Return the start of an address with a backslash inside, so that Markdown makes no link of it."""
+    start = match[1] or match[3]
+    separator = match[2] or match[4]
+    return f"{start}\\{separator}"
 
 
 def fenced(lines: Iterable[str], language: str = "") -> str:
     """Return lines as a block of code; no line of them can end it."""
-    lines = [printable(line).replace("\n", " ") for line in lines]
-    longest = max((len(ticks) for line in lines for ticks in re.findall("`+", line)), default=0)
+    safe_lines = [printable(line).replace("\n", " ") for line in lines]
+
+    # A block ends at a fence of at least its own length.
+    longest = 0
+    for line in safe_lines:
+        for ticks in re.findall("`+", line):
+            longest = max(longest, len(ticks))
     fence = "`" * max(3, longest + 1)
-    return "\n".join([f"{fence}{language}", *lines, fence])
+    return "\n".join([f"{fence}{language}", *safe_lines, fence])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown; its cells are Markdown already."""
+    """Return a table of Markdown.
+
+    Args:
+        header: The header of each column, as Markdown.
+        rows: The cells of each row, as Markdown.
+    """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def without_places(text: str) -> str:
-    """Return text in which no folder of this machine is named: of `/home/me/photos/a.tar`, `PATH/a.tar` stays.
+    """Return text in which no folder of this machine is named: `/home/me/photos/a.tar` becomes `PATH/a.tar`.
 
-    Of an address on the web, names, passwords and signatures are left out.
+    Names, passwords and signatures are left out of addresses on the web.
     """
-    text = _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\1", text))
-    return _PLACE.sub(lambda found: f"PATH/{found[1].rstrip('/').rpartition('/')[2]}", text)
+    text = _CREDENTIALS.sub(r"\1", text)
+    text = _QUERY.sub(r"\1", text)
+    return _PLACE.sub(_without_folder, text)
+
+
+def _without_folder(match: re.Match[str]) -> str:
+    """Return a path with its last part alone."""
+    _, _, name = match[1].rstrip("/").rpartition("/")
+    return f"PATH/{name}"

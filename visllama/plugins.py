@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 from visllama.errors import ConfigError
 
@@ -29,7 +30,7 @@ ALLOWED_TARGETS = (
     "lightning.pytorch.profilers.",
 )
 ROLES = ("vision_encoder", "connector", "language_model")
-"""A model's parts, each of which is a YAML's choice."""
+"""The parts of a model, each of which is chosen by a YAML file."""
 _INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
 _INTERFACES = {
     "vision_encoder": ("encode", "load_base_weights"),
@@ -37,7 +38,7 @@ _INTERFACES = {
     "language_model": ("build", "load"),
     "source": ("__len__", "__getitem__"),
 }
-"""What a class must have to stand in a place."""
+"""The attributes that a class must have to be used in a role."""
 _HOW = {"consumes": ' (a class attribute: consumes = "pooled", or "patch")'}
 _RECIPES = {
     "vision_encoder": "Vision encoder",
@@ -45,7 +46,7 @@ _RECIPES = {
     "language_model": "Language model",
     "source": "Data source",
 }
-"""The headings of the page that has an example of each."""
+"""The headings of the page that has an example for each role."""
 
 
 def check_target(target: object, plugins: Sequence[str] = ()) -> str:
@@ -64,59 +65,75 @@ def check_target(target: object, plugins: Sequence[str] = ()) -> str:
 
 
 def _package(target: object) -> str | None:
-    return target.partition(".")[0] if isinstance(target, str) else None
+    """Return the package that a `_target_` begins with; None where it is no text."""
+    if not isinstance(target, str):
+        return None
+    package, _, _ = target.partition(".")
+    return package
 
 
 def resolve(target: object, plugins: Sequence[str] = ()) -> type:
-    """Return the class that a `_target_` names, which must be defined where the config may look.
-
-    That a path starts with an allowed package is not enough: `visllama.x.torch.load` does too.
+    """Return the class that a `_target_` names, which must be defined in a package that the config may name.
 
     Raises:
-        ConfigError: If it is not allowed, not there, no class, or a class of somebody else's.
+        ConfigError: If the path is not allowed, nothing is there, or it names no class or a class that is defined
+            elsewhere.
     """
-    check_target(target, plugins)
+    path = check_target(target, plugins)
     import_plugins(plugins)
+    # A module that is imported can raise anything.
     try:
-        found = _locate(target)
-    except Exception as error:  # whatever a module raises that is imported
-        raise ConfigError(f"_target_={target}: {next(iter(str(error).splitlines()), repr(error))}") from error
-    if not inspect.isclass(found):
-        raise ConfigError(f"_target_={target} is no class")
-    if not f"{found.__module__}.".startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
-        raise ConfigError(f"_target_={target} is not allowed: it is defined in {found.__module__}")
-    return found
+        located = _locate(path)
+    except Exception as error:
+        lines = str(error).splitlines() or [repr(error)]
+        raise ConfigError(f"_target_={path}: {lines[0]}") from error
+
+    if not inspect.isclass(located):
+        raise ConfigError(f"_target_={path} is no class")
+    # That the path starts with an allowed package is not enough: `visllama.x.torch.load` does too.
+    home = f"{located.__module__}."
+    if not home.startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
+        raise ConfigError(f"_target_={path} is not allowed: it is defined in {located.__module__}")
+    return located
 
 
 def _locate(path: str) -> object:
-    """Return what a path names, imported as far as need be.
+    """Return what a path names, importing the modules on the way.
 
-    `pkgutil.resolve_name` would hide the error of a module that fails, and take `a:B` too, which Hydra does not.
+    Raises:
+        AttributeError: If a module or class on the way does not have the next name.
+        ImportError: If a package holds no module of the next name.
     """
-    at, *names = path.split(".")
-    found = import_module(at)
+    # `pkgutil.resolve_name` would hide the error of a module that fails, and take `a:B` too, which Hydra does not.
+    location, *names = path.split(".")
+    current: object = import_module(location)
+
     for name in names:
-        at = f"{at}.{name}"
-        is_inside = hasattr(found, name) or not inspect.ismodule(found)
-        if not is_inside and not hasattr(found, "__path__"):  # a module, in which no other can lie
-            close = get_close_matches(name, vars(found), 1)
+        location = f"{location}.{name}"
+        if hasattr(current, name) or not inspect.ismodule(current):
+            current = getattr(current, name)
+        elif hasattr(current, "__path__"):
+            # A package: the name may be that of a module in it, which nobody has imported yet.
+            current = import_module(location)
+        else:
+            close = get_close_matches(name, vars(current), 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise AttributeError(f"{found.__name__} has no {name}{hint}")
-        found = getattr(found, name) if is_inside else import_module(at)
-    return found
+            raise AttributeError(f"{current.__name__} has no {name}{hint}")
+    return current
 
 
 def check_plugin(name: object) -> None:
-    """Refuse what is no package of the user's: Python's own modules, and the libraries that visllama is made with.
+    """Refuse a plugin that is no package of the user's: a module of Python, or a library that visllama uses.
 
     A config could call anything in them (`os.system`, `torch.load`), and nobody needs them as plugins.
 
     Raises:
-        ConfigError: Naming what was found.
+        ConfigError: If the name is such, or is no name of a package.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
         raise ConfigError(f"plugins=[{name}]: {name!r} is no package's name")
-    package = str(name).partition(".")[0]
+
+    package, _, _ = str(name).partition(".")
     if package in sys.stdlib_module_names or package == "__main__":
         kind = "a part of Python"
     elif package in _own_libraries():
@@ -128,26 +145,39 @@ def check_plugin(name: object) -> None:
 
 @cache
 def _own_libraries() -> frozenset[str]:
-    """Return the packages of all that visllama requires, and of what that requires in turn."""
-    required, waiting = set(), ["visllama"]
+    """Return the packages of all distributions that visllama requires, and that those require in turn."""
+    required: set[str] = set()
+    waiting = ["visllama"]
     while waiting:
         distribution = _canonical(waiting.pop())
         if distribution in required:
             continue
         required.add(distribution)
+
         try:
-            lines = metadata.requires(distribution) or []
-        except metadata.PackageNotFoundError:  # of another platform
+            requirements = metadata.requires(distribution) or []
+        except metadata.PackageNotFoundError:
+            # Required on another platform only.
             continue
-        is_ours = distribution == "visllama"  # with its extras: what tests and queues take is no user's package either
-        waiting += [re.match(r"[\w.-]+", line)[0] for line in lines if is_ours or "extra ==" not in line]
+        for requirement in requirements:
+            # Our own extras count too: what tests and queues use is no package of the user's either.
+            is_extra = "extra ==" in requirement
+            if distribution == "visllama" or not is_extra:
+                name, *_ = re.split(r"[^\w.-]", requirement, maxsplit=1)
+                waiting.append(name)
     required.remove("visllama")
     required |= _INSTALLERS
-    homes = metadata.packages_distributions().items()
-    return frozenset(package for package, of in homes if {_canonical(name) for name in of} <= required)
+
+    # A namespace package is the user's where one of its distributions is.
+    packages = set()
+    for package, distributions in metadata.packages_distributions().items():
+        if {_canonical(name) for name in distributions} <= required:
+            packages.add(package)
+    return frozenset(packages)
 
 
 def _canonical(distribution: str) -> str:
+    """Return the name of a distribution as indexes compare it (PEP 503)."""
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
@@ -155,16 +185,19 @@ def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
     """Import the user's packages, also from the working folder.
 
     Raises:
-        ConfigError: If a name is none, is no package of the user's, or cannot be imported.
+        ConfigError: If a name is no package of the user's, or the package cannot be imported.
     """
+    # At the end, so that a file of the working folder hides no library.
     if plugins and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
+
     modules = []
     for name in plugins:
         check_plugin(name)
+        # A package of the user's can raise anything.
         try:
             modules.append(import_module(name))
-        except Exception as error:  # whatever a package of the user's raises
+        except Exception as error:
             raise ConfigError(
                 f"plugins={list(plugins)}: {name} cannot be imported ({type(error).__name__}: {error}): install it, "
                 f"put its folder on PYTHONPATH, or run where it lies"
@@ -176,59 +209,73 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
     """Return the class that a `_target_` names, once it is allowed and fit for its role.
 
     Args:
-        role: `vision_encoder`, `connector`, `language_model` or `source`.
-        target: The path.
+        role: The role: `vision_encoder`, `connector`, `language_model` or `source`.
+        target: The path of the class.
         plugins: The user's packages.
 
     Raises:
-        ConfigError: If it is not allowed, not there, or lacks what its role needs.
+        ConfigError: If the class is not allowed, is not there, or lacks an attribute that its role needs.
     """
-    found = resolve(target, plugins)
-    abstract = getattr(found, "__abstractmethods__", ())  # what its base class leaves to it
-    lacking = [name for name in _INTERFACES[role] if not hasattr(found, name)]
-    lacking += sorted(name for name in abstract if name not in lacking)
-    if lacking:
-        told = ", ".join(f"{name}{_HOW.get(name, '')}" for name in lacking)
-        raise ConfigError(f"_target_={target} is no {role.replace('_', ' ')}: it has no {told}{example_of(role)}")
-    return found
+    part = resolve(target, plugins)
+    missing = [name for name in _INTERFACES[role] if not hasattr(part, name)]
+    # Abstract methods are attributes too, which the class inherits and has not written.
+    abstract = getattr(part, "__abstractmethods__", ())
+    missing += sorted(name for name in abstract if name not in missing)
+
+    if missing:
+        descriptions = ", ".join(f"{name}{_HOW.get(name, '')}" for name in missing)
+        raise ConfigError(
+            f"_target_={target} is no {role.replace('_', ' ')}: it has no {descriptions}{example_of(role)}"
+        )
+    return part
 
 
 def example_of(role: str) -> str:
-    """Return the end of an error message: where there is an example of a part of one's own."""
+    """Return the end of an error message that says where there is an example of a part of one's own."""
     page = Path(__file__).with_name("README.md")
     return f'; an example: "{_RECIPES[role]}" in {page}'
 
 
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
-    """Find the class of a model's part by its kind (the class's name): among ours, then in the plugins.
+    """Return the class of a model's part by its kind (the class's name): one of ours, or one of the plugins.
+
+    Args:
+        role: The role: `vision_encoder`, `connector` or `language_model`.
+        kind: The name of the class, of whatever type a file holds there.
+        plugins: The user's packages.
 
     Raises:
-        ConfigError: If there is none, saying how to name the package that holds it.
+        ConfigError: If there is none. The message says how to name the package that holds it.
     """
-    own = import_module(f"visllama.model.{role}")
+    our_module = import_module(f"visllama.model.{role}")
+    # A plugin that has imported a class of another library does not make it a part.
     homes = ("visllama.", *(f"{name}." for name in plugins))
-    for module in [own, *_modules(import_plugins(plugins))]:
-        found = getattr(module, kind, None) if isinstance(kind, str) else None
-        if _is_part(found, role) and f"{found.__module__}.".startswith(homes):
-            return found
-    known = sorted(name for name, found in vars(own).items() if _is_part(found, role))
-    where = f"and plugins={list(plugins)} hold no other" if plugins else "one of your own needs plugins=[PACKAGE]"
-    raise ConfigError(f"unknown {role} {kind!r}: there are {', '.join(known)}; {where}")
+    for module in [our_module, *_modules(import_plugins(plugins))]:
+        part = getattr(module, kind, None) if isinstance(kind, str) else None
+        if _is_part(part, role) and f"{part.__module__}.".startswith(homes):
+            return part
+
+    known_kinds = sorted(name for name, value in vars(our_module).items() if _is_part(value, role))
+    hint = f"and plugins={list(plugins)} hold no other" if plugins else "one of your own needs plugins=[PACKAGE]"
+    raise ConfigError(f"unknown {role} {kind!r}: there are {', '.join(known_kinds)}; {hint}")
 
 
-def _is_part(found: object, role: str) -> bool:
+def _is_part(value: object, role: str) -> TypeGuard[type]:
+    """Return whether a value is a class that can be used in a role; base classes and protocols cannot."""
     return (
-        inspect.isclass(found)
-        and not inspect.isabstract(found)
-        and not getattr(found, "_is_protocol", False)
-        and all(hasattr(found, name) for name in _INTERFACES[role])
+        inspect.isclass(value)
+        and not inspect.isabstract(value)
+        and not getattr(value, "_is_protocol", False)
+        and all(hasattr(value, name) for name in _INTERFACES[role])
     )
 
 
 def _modules(packages: Sequence[ModuleType]) -> Iterator[ModuleType]:
-    """Yield the packages, then what lies inside them, imported only when it is looked into."""
+    """Yield the packages, then the modules inside them, each imported only when it is asked for."""
     yield from packages
     for package in packages:
-        for found in pkgutil.walk_packages(getattr(package, "__path__", []), f"{package.__name__}."):
-            if not found.name.endswith("__main__"):
-                yield from import_plugins([found.name])
+        folders = getattr(package, "__path__", [])
+        for module in pkgutil.walk_packages(folders, f"{package.__name__}."):
+            # To import it would run the user's program.
+            if not module.name.endswith("__main__"):
+                yield from import_plugins([module.name])

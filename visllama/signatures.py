@@ -1,4 +1,4 @@
-"""Whether plain values fit what a class takes, and which of them it refuses."""
+"""Checks whether plain values fit the parameters of a class, and which of them the class refuses."""
 
 from __future__ import annotations
 
@@ -10,30 +10,50 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from visllama.errors import ConfigError, require
 
 
-def check_arguments(key: str, found: type, given: Mapping[str, Any], added: set[str]) -> None:
-    signature = inspect.signature(found)
+def check_arguments(key: str, cls: type, arguments: Mapping[str, Any], added: set[str]) -> None:
+    """Check that a class takes these arguments, by their names and types.
+
+    Args:
+        key: The key of the configuration that holds the arguments, for the message.
+        cls: The class.
+        arguments: The arguments that the configuration holds.
+        added: The names of the arguments that the program adds.
+
+    Raises:
+        ConfigError: If an argument is missing, not known, or of another type than its annotation.
+    """
+    signature = inspect.signature(cls)
     try:
-        signature.bind(**given, **dict.fromkeys(added))
+        signature.bind(**arguments, **dict.fromkeys(added))
     except TypeError as error:
-        takes = ", ".join(name for name in signature.parameters if name not in added)
-        raise ConfigError(f"{key}: {error}; {found.__name__} takes {takes}") from error
+        parameters = ", ".join(name for name in signature.parameters if name not in added)
+        raise ConfigError(f"{key}: {error}; {cls.__name__} takes {parameters}") from error
+
     try:
-        hints = get_type_hints(found.__init__)
-    except NameError:  # some do not resolve: those stand as they are written, and are not held to
-        hints = {name: p.annotation for name, p in signature.parameters.items() if p.annotation is not p.empty}
-    for name, value in given.items():
-        if "${" not in str(value):
-            hint = hints.get(name, Any)
-            require(matches_hint(value, hint), wrong_type(f"{key}.{name}", value, hint))
+        hints = get_type_hints(cls.__init__)
+    except NameError:
+        # Names of a `TYPE_CHECKING` block do not resolve: annotations that are texts then allow any value.
+        parameters_with_hint = [p for p in signature.parameters.values() if p.annotation is not p.empty]
+        hints = {p.name: p.annotation for p in parameters_with_hint}
+
+    for name, value in arguments.items():
+        # An interpolation has the value of another key, which is not known yet.
+        if "${" in str(value):
+            continue
+        hint = hints.get(name, Any)
+        require(matches_hint(value, hint), wrong_type(f"{key}.{name}", value, hint))
 
 
 def wrong_type(key: str, value: object, hint: object) -> str:
-    wanted = hint.__name__ if isinstance(hint, type) and get_origin(hint) is None else str(hint).replace("typing.", "")
-    return f"{key}={value}: must be {wanted}, not {type(value).__name__}".replace("NoneType", "null")
+    """Return the error message for a value that does not match a hint, in the words of YAML."""
+    is_plain_class = isinstance(hint, type) and get_origin(hint) is None
+    wanted = hint.__name__ if is_plain_class else str(hint).replace("typing.", "")
+    message = f"{key}={value}: must be {wanted}, not {type(value).__name__}"
+    return message.replace("NoneType", "null")
 
 
 def matches_hint(value: object, hint: Any) -> bool:
-    """Return whether a plain value out of YAML can stand for a parameter with this hint."""
+    """Return whether a plain value from YAML can be given to a parameter with this type hint."""
     origin = get_origin(hint)
     if hint is Any:
         return True
@@ -43,30 +63,54 @@ def matches_hint(value: object, hint: Any) -> bool:
         return value is None
     if hint is bool:
         return isinstance(value, bool)
+    # `bool` is a subclass of `int`, and YAML writes whole floats as integers.
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    # YAML has lists alone.
     if origin in (list, tuple, Sequence) or hint in (list, tuple):
         return isinstance(value, (list, tuple))
+
+    # A hint of another kind, as a type variable, says nothing that could be checked here.
     hint = origin or hint
+    if not isinstance(hint, type):
+        return True
     try:
-        return isinstance(value, hint) if isinstance(hint, type) else True
-    except TypeError:  # a hint that cannot be asked, as a TypedDict
+        return isinstance(value, hint)
+    except TypeError:
+        # A TypedDict, for example, cannot be asked.
         return True
 
 
-def find_refused(key: str, make: Callable[[dict[str, Any]], object], given: dict[str, Any]) -> None:
-    """Make something as the run will; where that fails, find the argument without which it does not."""
+def find_refused(key: str, make: Callable[[dict[str, Any]], object], arguments: dict[str, Any]) -> None:
+    """Make something as the run will; where that fails, find the argument without which it does not.
 
-    def fails(arguments: dict[str, Any]) -> Exception | None:
+    Args:
+        key: The key of the configuration that holds the arguments, for the message.
+        make: The function that makes it.
+        arguments: The arguments that the configuration holds.
+
+    Raises:
+        ConfigError: If it cannot be made. The message names the arguments that are to blame.
+    """
+
+    def failure(tried: dict[str, Any]) -> Exception | None:
+        # A class of somebody else's can raise anything.
         try:
-            make(arguments)
-        except Exception as error:  # of whatever type a class of somebody else's raises
+            make(tried)
+        except Exception as error:
             return error
         return None
 
-    error = fails(given)
+    error = failure(arguments)
     if error is None:
         return
-    refused = [name for name in given if not fails({k: v for k, v in given.items() if k != name})]
-    named = " with ".join(f"{key}.{name}={given[name]}" for name in refused or given)
-    raise ConfigError(f"{named}: {str(error).splitlines()[0]}") from error
+
+    refused = []
+    for name in arguments:
+        others = {other: value for other, value in arguments.items() if other != name}
+        if failure(others) is None:
+            refused.append(name)
+
+    # Where no argument alone is to blame, all are named.
+    blamed = " with ".join(f"{key}.{name}={arguments[name]}" for name in refused or arguments)
+    raise ConfigError(f"{blamed}: {str(error).splitlines()[0]}") from error

@@ -9,6 +9,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -18,8 +19,12 @@ from visllama.inspect.reading import Shown, Token, folded
 from visllama.inspect.tables import HEADERS, Bin, SourceCounts, columns_note
 
 _MOST_IN_A_ROW = 80
-"""Of more tokens of one segment the middle is folded; a click unfolds it."""
-_BAR_PX, _HEIGHT_PX, _LABEL_PX = 52, 120, 34
+"""The middle of a segment with more tokens is folded; a click unfolds it."""
+_KEY_SEGMENTS = ("prompt", "response", "image")
+"""The segments that the key of the colours explains."""
+_BAR_PX = 52
+_HEIGHT_PX = 120
+_LABEL_PX = 34
 _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name=viewport content="width=device-width">"""
@@ -45,25 +50,32 @@ rect{fill:#5b8dd6}rect.cut{fill:#c0392b}text{font:11px system-ui,sans-serif;fill
 
 
 def write_page(
-    path: Path, command: str, lines: Sequence[str], counts: Sequence[SourceCounts], most: int, bins: Sequence[Bin],
+    path: Path,
+    command: str,
+    lines: Sequence[str],
+    counts: Sequence[SourceCounts],
+    most: int,
+    bins: Sequence[Bin],
     shown: Sequence[Shown],
-) -> None:  # fmt: skip
+) -> None:
     """Write the page.
 
     Args:
-        path: Of the page.
-        command: What was typed.
-        lines: What is told of the steps.
-        counts: Of each source.
-        most: `stage.max_text_tokens`.
-        bins: Of the text lengths.
-        shown: The samples.
+        path: Path of the page.
+        command: The command that was typed.
+        lines: Sentences about the steps.
+        counts: The counts of each source.
+        most: The value of `stage.max_text_tokens`.
+        bins: The histogram of text lengths.
+        shown: The samples that are shown one by one.
     """
-    told = f"<p>{'<br>'.join(map(html.escape, lines))}</p>"
-    samples = "".join(map(_sample, shown))
-    key = "".join(f"<span class={c}>{c}</span>" for c in ("prompt", "response", "image"))
+    # All that comes from data or the command line is escaped here, or in the functions below.
+    sentences = "<br>".join(html.escape(line) for line in lines)
+    samples = "".join(_sample(each) for each in shown)
+    key = "".join(f"<span class={segment}>{segment}</span>" for segment in _KEY_SEGMENTS)
+
     body = (
-        f"<h1>What training would see</h1><p><code>{html.escape(command)}</code></p>{told}{_table(counts)}"
+        f"<h1>What training would see</h1><p><code>{html.escape(command)}</code></p><p>{sentences}</p>{_table(counts)}"
         f"<p>{html.escape(columns_note(most))}</p><h2>Text tokens of a sample</h2>{_svg(bins)}"
         f"<h2>Samples</h2><p class=key>{key} a token's id, segment and label stand on it</p>{samples}"
     )
@@ -73,45 +85,62 @@ def write_page(
 
 def _table(counts: Sequence[SourceCounts]) -> str:
     head = "".join(f"<th>{header}</th>" for header in HEADERS)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in source.cells())}</tr>" for source in counts
-    )
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    rows = []
+    for source in counts:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in source.cells())
+        rows.append(f"<tr>{cells}</tr>")
+    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
 
 
 def _sample(shown: Shown) -> str:
-    images, masked = enumerate(shown.sample.pixel_values, 1), " class=masked" * bool(shown.sample.fault)
-    pictures = "".join(f'<img src="{_picture(pixels)}" alt="image {i}">' for i, pixels in images)
-    tokens = "".join(map(_spans, folded(shown.tokens, _MOST_IN_A_ROW)))
+    pictures = []
+    for number, pixels in enumerate(shown.sample.pixel_values, start=1):
+        pictures.append(f'<img src="{_picture(pixels)}" alt="image {number}">')
+
+    css_class = " class=masked" if shown.sample.fault else ""
+    tokens = "".join(_spans(token) for token in folded(shown.tokens, _MOST_IN_A_ROW))
     return (
-        f"<article><h3>{html.escape(shown.key)}</h3><small{masked}>{html.escape(shown.facts)}</small>"
-        f"<div>{pictures}</div><div class=tokens>{tokens}</div></article>"
+        f"<article><h3>{html.escape(shown.key)}</h3><small{css_class}>{html.escape(shown.facts)}</small>"
+        f"<div>{''.join(pictures)}</div><div class=tokens>{tokens}</div></article>"
     )
 
 
 def _spans(token: Token | list[Token]) -> str:
+    """Return a token as a span, and tokens that are folded as an element that a click unfolds."""
     if not isinstance(token, Token):
-        return f"<details><summary>{len(token)} more</summary>{''.join(map(_spans, token))}</details>"
-    title = f"id {token.id}, {token.segment}, {'not learned' if token.label is None else f'label {token.label}'}"
+        spans = "".join(_spans(each) for each in token)
+        return f"<details><summary>{len(token)} more</summary>{spans}</details>"
+
+    label = "not learned" if token.label is None else f"label {token.label}"
+    title = f"id {token.id}, {token.segment}, {label}"
     return f'<span class={token.segment} title="{title}">{html.escape(token.name)}</span> '
 
 
-def _picture(pixels: Tensor) -> str:
-    """Write `(3, H, W)` uint8 as the address of a PNG: the very pixels that the model sees."""
-    return data_address(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
+    """Return the very pixels that the model sees as the address of a PNG."""
+    # As PNG, which loses nothing, and without a scale: the browser enlarges it.
+    channels_last = pixels.permute(1, 2, 0).numpy()
+    return data_address(Image.fromarray(channels_last))
 
 
 def _svg(bins: Sequence[Bin]) -> str:
+    """Return a histogram as SVG: a bar for each bin, its count above it and its lengths below it."""
     highest = max((b.count for b in bins), default=1)
-    drawn = []
+    # Red bars are of texts that are cut.
+    bars = []
     for place, b in enumerate(bins):
-        height = b.count * _HEIGHT_PX / highest
-        x, y = place * _BAR_PX, _LABEL_PX / 2 + _HEIGHT_PX - height
-        middle, cut = x + _BAR_PX / 2, " class=cut" if b.is_cut else ""
-        drawn.append(
-            f'<rect{cut} x="{x + 2}" y="{y:.1f}" width="{_BAR_PX - 4}" height="{height:.1f}"/>'
+        bar_height = b.count * _HEIGHT_PX / highest
+        x = place * _BAR_PX
+        middle = x + _BAR_PX / 2
+        # Half of the label's height is left above the highest bar for its count.
+        y = _LABEL_PX / 2 + _HEIGHT_PX - bar_height
+        css_class = " class=cut" if b.is_cut else ""
+        bars.append(
+            f'<rect{css_class} x="{x + 2}" y="{y:.1f}" width="{_BAR_PX - 4}" height="{bar_height:.1f}"/>'
             f'<text x="{middle}" y="{y - 3:.1f}">{b.count:,}</text>'
             f'<text x="{middle}" y="{_HEIGHT_PX + _LABEL_PX - 3}">{b.label}</text>'
         )
-    width, height = max(1, len(bins)) * _BAR_PX, _HEIGHT_PX + _LABEL_PX
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(drawn)}</svg>'
+
+    width = max(1, len(bins)) * _BAR_PX
+    height = _HEIGHT_PX + _LABEL_PX
+    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(bars)}</svg>'

@@ -30,11 +30,17 @@ from visllama.training.assembly import Assembly
 from visllama.training.run import training_data
 
 _OWN_KEYS = ("samples", "num_samples", "check_only")
-_MOST_TOLD = 5
+_MOST_LISTED = 5
 
 
 class Inspected(NamedTuple):
-    """What was seen, counted by source, and shown."""
+    """What an inspection has seen.
+
+    Attributes:
+        steps: The steps that were loaded.
+        counts: The counts of each source.
+        shown: The samples that were shown.
+    """
 
     steps: list[SeenStep]
     counts: list[SourceCounts]
@@ -42,59 +48,79 @@ class Inspected(NamedTuple):
 
 
 def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
-    """Load, show, write the page; with `check_only` it is not written."""
-    maker, most = sample_maker(assembly.model, assembly.text), config.stage.max_text_tokens
+    """Load the first steps, print them, and write the page; with `check_only` the page is not written.
+
+    Raises:
+        ConfigError: If a step has nothing to learn.
+    """
+    maker = sample_maker(assembly.model, assembly.text)
+    most = config.stage.max_text_tokens
     steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
+
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, config.samples, maker.tokenizer)
     counts = count_sources(samples, assembly.order.names)
-    bins = histogram([sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)], most)
+    lengths = [sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)]
+    bins = histogram(lengths, most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
-    for one in shown:
-        say(f"\n{one.key}: {one.facts}", *([tokens_table(one.tokens)] if one.tokens else []))
+
+    for each in shown:
+        tables = [tokens_table(each.tokens)] if each.tokens else []
+        say(f"\n{each.key}: {each.facts}", *tables)
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
-    typed = invocation().command
+
+    words = invocation().command
     if not config.check_only:
         folder = run_folder()
-        write_page(folder / "inspect.html", f"visllama inspect {shlex.join(typed)}", lines, counts, most, bins, shown)
+        command = f"visllama inspect {shlex.join(words)}"
+        write_page(folder / "inspect.html", command, lines, counts, most, bins, shown)
         say(f"\nWrote {folder}: inspect.html")
+
+    # Only now: the page shows why there is nothing to learn.
     check_supervised(steps, most)
-    of_train = [word for word in typed if word.partition("=")[0] not in _OWN_KEYS]
-    say(f"Train on it:  {shlex.join(['visllama', 'train', *of_train])}")
+    words_of_train = [word for word in words if word.partition("=")[0] not in _OWN_KEYS]
+    say(f"Train on it:  {shlex.join(['visllama', 'train', *words_of_train])}")
     return Inspected(steps, counts, shown)
 
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:
-    """Return lines about the first samples of which nothing is learned, and how many more there are."""
-    masked = [readable(f"masked: {sample.key}: {sample.fault}") for sample in samples if sample.fault]
-    more = len(masked) - _MOST_TOLD
-    return masked[:_MOST_TOLD] + ([f"masked: {more:,} more"] if more > 0 else [])
+    """Return a line for each of the first samples from which nothing is learned, and a line that counts the others."""
+    masked = [sample for sample in samples if sample.fault]
+    lines = [readable(f"masked: {sample.key}: {sample.fault}") for sample in masked]
+    num_more = len(lines) - _MOST_LISTED
+    if num_more <= 0:
+        return lines
+    return [*lines[:_MOST_LISTED], f"masked: {num_more:,} more"]
 
 
 def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
     """Refuse steps that have nothing to learn.
 
     Args:
-        steps: That were seen.
-        most: `stage.max_text_tokens`.
+        steps: The steps that were seen.
+        most: The value of `stage.max_text_tokens`.
 
     Raises:
-        ConfigError: Naming the step, why, and what to do.
+        ConfigError: If a step has no supervised token. The message names the step, the reasons and what to do.
     """
-    for number, step in enumerate(steps, 1):
+    for number, step in enumerate(steps, start=1):
         if step.num_targets:
             continue
+
         faults = [sample.fault for sample in step.samples if sample.fault]
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(f.reason for f in faults).most_common())
-        nothing = f"none of the {len(step.samples)} samples of step {number} has a supervised token ({reasons})"
+        counts = Counter(fault.reason for fault in faults)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        problem = f"none of the {len(step.samples)} samples of step {number} has a supervised token ({reasons})"
+
+        # Where texts were cut, the settings have to change; where none was, the records.
         measured = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
         cut = [sample.num_text_tokens for sample in measured if sample.is_cut]
         if cut:
             raise ConfigError(
-                f"stage.max_text_tokens={most}: {nothing}: no room is left for a response in texts of {min(cut):,} to "
+                f"stage.max_text_tokens={most}: {problem}: no room is left for a response in texts of {min(cut):,} to "
                 f"{max(cut):,} tokens: raise it, or shorten stage.prompt, data.sources.NAME.prompt or stage.template"
             )
         raise ConfigError(
-            f"data.sources.{step.samples[0].source}: {nothing}: mend its records; the first: "
+            f"data.sources.{step.samples[0].source}: {problem}: mend its records; the first: "
             f"{readable(faults[0].detail)}"
         )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from visllama.data.collate import Collator
 from visllama.data.datamodule import TrainingData
 from visllama.data.samples import Sample, SampleMaker
 from visllama.text.tokens import image_span
 
+# The placeholder and both markers: a span of one image token has all of them.
 _OF_IMAGES = frozenset(image_span(1))
 
 
@@ -22,8 +24,9 @@ class MeasuredSample(Sample):
     """A Sample, and what its maker knows of its text.
 
     Attributes:
-        num_text_tokens: Prompts and responses with their ends, before `max_text_tokens` cut them.
-        is_cut: Whether it did.
+        num_text_tokens: The number of tokens of prompts and responses with their ends, before the cut at
+            `max_text_tokens`.
+        is_cut: Whether the text was cut.
         end_id: The token that ends its responses.
     """
 
@@ -33,41 +36,59 @@ class MeasuredSample(Sample):
 
 
 class MeasuringMaker:
-    """Make what another maker makes, and measure it.
+    """Make the Samples that a run's maker makes, and measure their text.
 
     Args:
-        maker: Of the run.
+        maker: The run's maker.
     """
 
     def __init__(self, maker: SampleMaker) -> None:
-        self.maker, self.uncut = maker, copy(maker)
-        self.uncut.max_text_tokens, self.uncut.transform = sys.maxsize, _no_pixels
+        self.maker = maker
+        self.uncut = copy(maker)
+        self.uncut.max_text_tokens = sys.maxsize
         self.uncut.num_positions = None
+        self.uncut.transform = _no_pixels  # pyrefly: ignore[bad-assignment]  what it makes is counted, not trained on
 
     def __call__(self, record: Mapping, item: int = 0) -> MeasuredSample:
+        """Make a Sample of the record's caption or question of this index.
+
+        Raises:
+            BadRecord: If the run's maker cannot make it.
+        """
         sample = self.maker(record, item)
-        count, most = self._count(sample), self.maker.max_text_tokens
-        if count >= most - 1:  # a cut may leave one place empty: a response of one token and its end need two
+        most = self.maker.max_text_tokens
+        count = self._count(sample)
+        # A cut may leave one place empty: a response of one token and its end need two.
+        if count >= most - 1:
             count = self._count(self.uncut(record, item))
-        return MeasuredSample(**vars(sample), num_text_tokens=count, is_cut=count > most, end_id=self.maker.end_id)
+
+        return MeasuredSample(
+            **vars(sample),
+            num_text_tokens=count,
+            is_cut=count > most,
+            end_id=self.maker.end_id,
+        )
 
     def _count(self, sample: Sample) -> int:
-        has_bos = self.maker.tokenizer.bos_token_id is not None
-        return sum(i not in _OF_IMAGES for i in sample.input_ids) - has_bos
+        """Return the number of tokens that are neither of an image nor the BOS."""
+        count = len([token_id for token_id in sample.input_ids if token_id not in _OF_IMAGES])
+        if self.maker.tokenizer.bos_token_id is not None:
+            count -= 1
+        return count
 
 
 def _no_pixels(image: object) -> None:
-    """Stand in for the transform where only tokens are counted."""
+    """Stand in for the transform where only tokens are counted: decoding would take most of the time."""
 
 
 class SeenStep(NamedTuple):
     """What is kept of a Step.
 
     Attributes:
-        samples: In their order; of each source all but the first few without pixels.
-        num_targets: As `Step` has it.
-        num_micro_batches: On one rank.
-        num_positions: Of all micro-batches, padding included.
+        samples: The Samples in their order. Only the first few of each source keep their pixels.
+        num_targets: The number of supervised tokens.
+        num_micro_batches: The number of micro-batches on one rank.
+        num_positions: The number of token positions in all micro-batches, padding included.
     """
 
     samples: list[Sample]
@@ -77,36 +98,54 @@ class SeenStep(NamedTuple):
 
 
 class SeeingCollator(Collator):
-    """Make a run's Steps, and give the Samples that went into them.
+    """Make a run's Steps as its own collator does, and return the Samples that went into them.
 
     Args:
-        collator: Of the run.
-        num_shown: Of so many samples of each source the pixels are kept.
+        collator: The run's collator.
+        num_shown: The number of samples of each source whose pixels are kept.
     """
 
     def __init__(self, collator: Collator, num_shown: int) -> None:
         super().__init__(collator.pad_token_id, collator.num_image_tokens, collator.size_px, collator.micro_batch_size)
         self.num_shown = num_shown
 
-    def step(self, samples: Sequence[Sample]) -> SeenStep:
-        made, kept, seen = super().step(samples), [], Counter()
+    def step(  # pyrefly: ignore[bad-override]  `see` alone uses it, in a loader that hands its results through
+        self, samples: Sequence[Sample]
+    ) -> SeenStep:
+        """Return what is kept of the Step that these samples make."""
+        step = super().step(samples)
+
+        # The pixels of all samples of a large step might not fit into memory.
+        kept = []
+        num_of_source: Counter[str] = Counter()
         for sample in samples:
-            seen[sample.source] += 1
-            kept.append(sample if seen[sample.source] <= self.num_shown else replace(sample, pixel_values=[]))
-        batches = made["micro_batches"]
-        return SeenStep(kept, made["num_targets"], len(batches), sum(batch["input_ids"].numel() for batch in batches))
+            num_of_source[sample.source] += 1
+            is_shown = num_of_source[sample.source] <= self.num_shown
+            kept.append(sample if is_shown else replace(sample, pixel_values=[]))
+
+        batches = step["micro_batches"]
+        return SeenStep(
+            samples=kept,
+            num_targets=step["num_targets"],
+            num_micro_batches=len(batches),
+            num_positions=sum(batch["input_ids"].numel() for batch in batches),
+        )
 
 
 def see(data: TrainingData, num_samples: int, num_shown: int) -> list[SeenStep]:
-    """Load a run's first steps, all of its ranks' together.
+    """Load a run's first steps, those of all its ranks together.
 
     Args:
-        data: Of the run; it is of no use to train on afterwards.
-        num_samples: At least so many are looked at, if the run has them, in whole steps.
-        num_shown: Of so many samples of each source a step the pixels are kept.
+        data: The run's data. They are changed: do not train on them afterwards.
+        num_samples: The least number of samples that are loaded, if the run has so many; whole steps are loaded.
+        num_shown: The number of samples of each source in a step whose pixels are kept.
     """
-    data.makers = {name: MeasuringMaker(maker) for name, maker in data.makers.items()}
+    makers = {name: MeasuringMaker(maker) for name, maker in data.makers.items()}
+    data.makers = makers  # pyrefly: ignore[bad-assignment]  the loader does nothing but call them
     data.collator = SeeingCollator(data.collator, num_shown)
-    data.num_workers = 0  # Samples stay in this process; loading processes hand over Steps alone
-    data.num_steps = min(data.num_steps, -(-num_samples // data.order.global_batch_size))
-    return list(data.train_dataloader())
+    # Samples stay in this process: loading processes would hand over Steps alone.
+    data.num_workers = 0
+
+    num_steps = math.ceil(num_samples / data.order.global_batch_size)
+    data.num_steps = min(data.num_steps, num_steps)
+    return cast("list[SeenStep]", list(data.train_dataloader()))

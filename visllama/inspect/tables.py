@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -18,22 +19,23 @@ from visllama.text.tokens import BOI_ID
 
 _STYLES = {"prompt": "dim", "response": "green", "end": "green", "boi": "blue", "image": "blue", "eoi": "blue"}
 _MOST_IN_A_ROW = 24
-"""Of more tokens of one segment the middle is folded."""
-_BINS, _BAR = 12, 40
+"""The middle of a segment with more tokens is folded."""
+_MOST_BINS = 12
+_BAR_CHARACTERS = 40
 
 
 class SourceCounts(NamedTuple):
     """What was seen of a source.
 
     Attributes:
-        name: Of the source; "all" is the sum.
-        samples: Looked at.
-        tokens: With image spans, without padding.
-        targets: Supervised tokens.
-        text_tokens: Of each sample that could be read, before the cut.
-        cut: Samples whose text was cut.
-        with_images: Samples with an image or more.
-        masked: Samples of which nothing is learned, by the reason.
+        name: The source's name; "all" for the sum of all sources.
+        samples: The number of samples.
+        tokens: The number of tokens, with image spans and without padding.
+        targets: The number of supervised tokens.
+        text_tokens: The number of text tokens before the cut, for each sample that could be read.
+        cut: The number of samples whose text was cut.
+        with_images: The number of samples with an image or more.
+        masked: The number of samples from which nothing is learned, by the reason.
     """
 
     name: str
@@ -47,27 +49,30 @@ class SourceCounts(NamedTuple):
 
     @classmethod
     def of(cls, name: str, samples: Sequence[Sample]) -> SourceCounts:
+        """Return the counts of these samples, under this name."""
+        # What could not be read is a plain Sample, of which no text is known.
         measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
+        cut = [sample for sample in measured if sample.is_cut]
+        with_images = [sample for sample in samples if BOI_ID in sample.input_ids]
         return cls(
-            name,
-            len(samples),
-            sum(len(sample.input_ids) for sample in samples),
-            sum(sample.num_targets for sample in samples),
-            [sample.num_text_tokens for sample in measured],
-            sum(sample.is_cut for sample in measured),
-            sum(BOI_ID in sample.input_ids for sample in samples),
-            Counter(sample.fault.reason for sample in samples if sample.fault),
+            name=name,
+            samples=len(samples),
+            tokens=sum(len(sample.input_ids) for sample in samples),
+            targets=sum(sample.num_targets for sample in samples),
+            text_tokens=[sample.num_text_tokens for sample in measured],
+            cut=len(cut),
+            with_images=len(with_images),
+            masked=Counter(sample.fault.reason for sample in samples if sample.fault),
         )
 
     def cells(self) -> tuple[str, ...]:
-        """Write it as a row of `HEADERS`."""
+        """Return the counts as texts, one for each of `HEADERS`."""
         masked = ", ".join(f"{count} {reason}" for reason, count in self.masked.most_common())
-        quantiles = np.quantile(self.text_tokens or [0], [0, 0.5, 0.95, 1], method="inverted_cdf")
         return (
             readable(self.name),
             f"{self.samples:,}",
             share(self.targets, self.tokens),
-            "/".join(f"{q:,.0f}" for q in quantiles) if self.text_tokens else "-",
+            _quantiles(self.text_tokens),
             share(self.cut, self.samples),
             share(self.with_images, self.samples),
             masked or "0",
@@ -75,18 +80,34 @@ class SourceCounts(NamedTuple):
 
 
 HEADERS = ("source", "samples", "supervised", "text tokens", "cut", "images", "masked")
-"""Of `SourceCounts.cells`."""
+"""The headers of the cells that `SourceCounts.cells` returns."""
+
+
+def _quantiles(lengths: Sequence[int]) -> str:
+    """Return the shortest length, the median, the 95% quantile and the longest length; "-" where there is none."""
+    if not lengths:
+        return "-"
+    # By `inverted_cdf` each is the length of a sample, and no mean of two.
+    quantiles = np.quantile(lengths, [0, 0.5, 0.95, 1], method="inverted_cdf")
+    return "/".join(f"{length:,.0f}" for length in quantiles)
 
 
 def share(part: int, whole: int) -> str:
-    """Write a share; "-" of nothing."""
+    """Return a share as a percentage; "-" where the whole is 0."""
     return f"{part / whole:.1%}" if whole else "-"
 
 
 def count_sources(samples: Sequence[Sample], names: Iterable[str]) -> list[SourceCounts]:
-    """Count by source, and of several all together."""
-    counts = [SourceCounts.of(name, [sample for sample in samples if sample.source == name]) for name in names]
-    return [*counts, SourceCounts.of("all", samples)] if len(counts) > 1 else counts
+    """Return the counts of each source, followed by the counts of all samples where there are several sources."""
+    counts = []
+    # By the names of the configuration, so that a source from which nothing came stands in the table too.
+    for name in names:
+        of_source = [sample for sample in samples if sample.source == name]
+        counts.append(SourceCounts.of(name, of_source))
+
+    if len(counts) > 1:
+        counts.append(SourceCounts.of("all", samples))
+    return counts
 
 
 def columns_note(most: int) -> str:
@@ -98,29 +119,36 @@ def columns_note(most: int) -> str:
 
 
 def sources_table(counts: Sequence[SourceCounts]) -> Table:
-    """Show each source's counts, in 80 columns."""
+    """Return the counts of each source as a table of 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for header in HEADERS:
-        table.add_column(header, justify="left" if header in ("source", "masked") else "right", overflow="fold")
-    for row in counts:
-        table.add_row(*map(escape, row.cells()))
+        is_text = header in ("source", "masked")
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold")
+
+    for source in counts:
+        # A source's name may hold square brackets, which rich would read as markup.
+        cells = [escape(cell) for cell in source.cells()]
+        table.add_row(*cells)
     return table
 
 
 def step_line(number: int, step: SeenStep) -> str:
-    """Return what one step is made of."""
-    tokens, batches = sum(len(sample.input_ids) for sample in step.samples), step.num_micro_batches
-    padding = share(step.num_positions - tokens, step.num_positions)
+    """Return a line about the samples, the micro-batches and the padding of a step."""
+    num_tokens = sum(len(sample.input_ids) for sample in step.samples)
+    # Samples of a micro-batch are padded to its longest.
+    padding = share(step.num_positions - num_tokens, step.num_positions)
+    plural = "es" if step.num_micro_batches > 1 else ""
     return (
-        f"Step {number}, on one rank: {len(step.samples):,} samples, {batches} micro-batch{'es' * (batches > 1)}, "
+        f"Step {number}, on one rank: {len(step.samples):,} samples, {step.num_micro_batches} micro-batch{plural}, "
         f"{padding} padding"
     )
 
 
 def tokens_table(tokens: Sequence[Token]) -> Table:
-    """Show a sample token by token, the middle of a long segment folded."""
+    """Return a table with a row for each token of a sample; the middle of a long segment is folded."""
     table = Table("token", "segment")
     table.add_column("label", justify="right")
+
     for token in folded(tokens, _MOST_IN_A_ROW):
         if isinstance(token, Token):
             label = "-" if token.label is None else str(token.label)
@@ -132,7 +160,13 @@ def tokens_table(tokens: Sequence[Token]) -> Table:
 
 
 class Bin(NamedTuple):
-    """A bar of a histogram."""
+    """A bar of a histogram.
+
+    Attributes:
+        label: The lengths that are counted, for example "12-15".
+        count: The number of samples.
+        is_cut: Whether these texts are longer than the cut.
+    """
 
     label: str
     count: int
@@ -140,24 +174,42 @@ class Bin(NamedTuple):
 
 
 def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
-    """Count text lengths in bins of one width; all that are longer than `most` are the last one."""
-    kept, bins = [length for length in lengths if length <= most], []
+    """Return a histogram of text lengths, in bins of one width; the last bin counts all that are longer than `most`.
+
+    Args:
+        lengths: The number of text tokens of each sample.
+        most: The length at which texts are cut.
+    """
+    kept = [length for length in lengths if length <= most]
+    bins = []
     if kept:
-        low, high = min(kept), max(kept)
-        width = -(-(high - low + 1) // _BINS)
-        for first in range(low, high + 1, width):
-            last = min(first + width - 1, high)
+        # Bins of whole lengths: a bin may hold a single length, and the last one may be narrower.
+        shortest = min(kept)
+        longest = max(kept)
+        width = math.ceil((longest - shortest + 1) / _MOST_BINS)
+        for first in range(shortest, longest + 1, width):
+            last = min(first + width - 1, longest)
             label = f"{first}" if first == last else f"{first}-{last}"
-            bins.append(Bin(label, sum(first <= length <= last for length in kept)))
-    return bins + ([Bin(f"over {most}", len(lengths) - len(kept), True)] if len(kept) < len(lengths) else [])
+            inside = [length for length in kept if first <= length <= last]
+            bins.append(Bin(label, len(inside)))
+
+    num_cut = len(lengths) - len(kept)
+    if num_cut:
+        bins.append(Bin(f"over {most}", num_cut, is_cut=True))
+    return bins
 
 
 def bars(bins: Sequence[Bin]) -> str:
-    """Draw a histogram as text; of nothing, say so."""
+    """Return a histogram drawn as text; a sentence where there is nothing to draw."""
     if not bins:
         return "No sample could be read"
-    highest, wide = max(b.count for b in bins), max(len(b.label) for b in bins)
-    lines = [
-        f"  {b.label:>{wide}} {'█' * -(-b.count * _BAR // highest):{_BAR}} {b.count:,}{' cut' * b.is_cut}" for b in bins
-    ]
-    return "\n".join(["Text tokens of a sample", *lines])
+
+    highest = max(b.count for b in bins)
+    label_width = max(len(b.label) for b in bins)
+    lines = ["Text tokens of a sample"]
+    for b in bins:
+        # Rounded up, so that one sample among thousands still shows.
+        bar = "█" * math.ceil(b.count * _BAR_CHARACTERS / highest)
+        mark = " cut" if b.is_cut else ""
+        lines.append(f"  {b.label:>{label_width}} {bar:{_BAR_CHARACTERS}} {b.count:,}{mark}")
+    return "\n".join(lines)

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 
 def assemble(config: InspectConfig) -> Assembly | Chosen:
-    """Build what `train` would, all of the model's parts on the meta device; with `weights=`, the pictures' source.
+    """Build what `train` would, with the model's parts on the meta device; with `weights=`, the source of the pictures.
 
     Raises:
         ConfigError: If `train` would refuse the config, or the weights or the pictures are not there.
     """
     if config.weights is not None:
-        from visllama.inspect.connector.run import choose_source  # here: batches need none of it
+        # Imported here, because batches need none of it.
+        from visllama.inspect.connector.run import choose_source
 
         import_plugins(config.plugins)
         check_machine(config.trainer)
         check_decodings(config)
         return choose_source(config)
+
     torch.set_num_threads(config.trainer.threads)
     return build_assembly(replace(config, check_only=True))
 
@@ -43,13 +45,18 @@ def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | 
 
     Writes `inspect.html`, or `inspect_connector.html` and `inspect.json`.
 
+    Args:
+        config: The configuration.
+        assembled: What `assemble` has returned for this configuration.
+
     Raises:
         ConfigError: If a step has nothing to learn, or the weights cannot be loaded.
     """
-    if config.weights is not None:
-        from visllama.inspect.connector.run import inspect_connector
+    # Imported here, because both are slow to import, and the configuration may be refused before.
+    if isinstance(assembled, Assembly):
+        from visllama.inspect.run import inspect_batches
 
-        return inspect_connector(config, assembled)
-    from visllama.inspect.run import inspect_batches  # here: slow to import, and the config may be refused before
+        return inspect_batches(config, assembled)
+    from visllama.inspect.connector.run import inspect_connector
 
-    return inspect_batches(config, assembled)
+    return inspect_connector(config, assembled)

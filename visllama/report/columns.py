@@ -12,6 +12,7 @@ from visllama.evaluation.metrics_file import is_number, mapping, numbers
 from visllama.report.judged_run import JudgedRun
 
 _USUAL = {"caption": ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr"), "vqa": ("accuracy",)}
+"""The metrics of each task that a table shows where no columns are named."""
 _CAPTION_SCALE = 100
 
 
@@ -19,10 +20,10 @@ class Column(NamedTuple):
     """A figure of a run.
 
     Attributes:
-        evaluation: The evaluation that it is of; None of `val/loss`.
-        metric: Its name there.
-        scale: How many times larger it is printed than files hold it.
-        is_higher_better: Whether the best run has the highest.
+        evaluation: The evaluation that the figure belongs to; None for `val/loss`, which belongs to the training.
+        metric: The figure's name in that evaluation.
+        scale: The factor between the value in files and the value that is printed.
+        is_higher_better: Whether the best run has the highest value.
     """
 
     evaluation: str | None
@@ -33,91 +34,134 @@ class Column(NamedTuple):
     @property
     def name(self) -> str:
         """The whole name, which no other column has."""
-        return self.metric if self.evaluation is None else f"{self.evaluation}/{self.metric}"
+        if self.evaluation is None:
+            return self.metric
+        return f"{self.evaluation}/{self.metric}"
 
     def value_of(self, run: JudgedRun) -> float | None:
         """Return the figure of a run on the scale of `metrics.json`; None where it was not measured."""
-        metrics = run.train if self.evaluation is None else mapping(run.evaluations, self.evaluation, "metrics")
+        metrics = run.train
+        if self.evaluation is not None:
+            metrics = mapping(run.evaluations, self.evaluation, "metrics")
+
+        # The file may be somebody else's: it can hold a text where a number belongs.
         value = metrics.get(self.metric)
-        return float(value) if is_number(value) else None
+        if value is None or not is_number(value):
+            return None
+        return float(value)
 
     def show(self, value: float) -> str:
         """Return a value as it is printed."""
+        # A loss of about 2 needs more digits than a metric of about 100.
         digits = 1 if self.is_higher_better else 3
         return f"{self.scale * value:.{digits}f}"
 
 
 def find_columns(
-    runs: Sequence[JudgedRun], wanted: Sequence[str] | None, evaluations: Sequence[str] | None
+    runs: Sequence[JudgedRun],
+    wanted: Sequence[str] | None,
+    evaluations: Sequence[str] | None,
 ) -> list[Column]:
     """Return the columns of a table.
 
     Args:
         runs: The runs.
-        wanted: Metrics, as `CIDEr`, `scenes_caption/CIDEr` or `val/loss`; None are the usual ones of each evaluation.
-        evaluations: The evaluations that are looked at; None are all that a run has.
+        wanted: Metrics, as `CIDEr`, `scenes_caption/CIDEr` or `val/loss`; None chooses the usual ones of each
+            evaluation.
+        evaluations: The evaluations whose figures are used; None uses all that a run has.
 
     Raises:
-        ConfigError: If no run has such an evaluation or figure, or a metric is of several evaluations.
+        ConfigError: If no run has such an evaluation or figure, or several evaluations have a metric that was named
+            without its evaluation.
     """
-    possible = _possible(runs, evaluations)
+    possible = _possible_columns(runs, evaluations)
     if wanted is not None:
-        return [_find(name, possible, runs) for name in wanted]
+        return [_find_column(name, possible, runs) for name in wanted]
+
+    # `val/loss` stands in a table where it is named, or where there is nothing else.
     chosen = []
     for column in possible:
-        task = _task(runs, column)
-        if column.evaluation is not None and column.metric in _USUAL.get(task, (column.metric,)):
+        if column.evaluation is None:
+            continue
+        # A task that we do not know shows all its metrics.
+        usual = _USUAL.get(_task_of(runs, column.evaluation), (column.metric,))
+        if column.metric in usual:
             chosen.append(column)
+
     chosen = chosen or possible
     if not chosen:
         raise ConfigError("runs: none has a figure to show: judge them by visllama evaluate")
     return chosen
 
 
-def _possible(runs: Sequence[JudgedRun], evaluations: Sequence[str] | None) -> list[Column]:
-    names = list(dict.fromkeys(name for run in runs for name in run.evaluations))
+def _possible_columns(runs: Sequence[JudgedRun], evaluations: Sequence[str] | None) -> list[Column]:
+    """Return a column for each figure that a run has, `val/loss` last.
+
+    Raises:
+        ConfigError: If no run has one of `evaluations`.
+    """
+    all_names = (name for run in runs for name in run.evaluations)
+    known_names = list(dict.fromkeys(all_names))
     for name in evaluations or ():
-        if name not in names:
-            there = ", ".join(names) or "no evaluation"
+        if name not in known_names:
+            there = ", ".join(known_names) or "no evaluation"
             raise ConfigError(f"evaluations={printable(name)}: no run has it: there is {there}")
+
     columns: dict[str, Column] = {}
-    for name in names if evaluations is None else evaluations:
+    for name in known_names if evaluations is None else evaluations:
         for run in runs:
             evaluation = run.evaluations.get(name, {})
+            # Papers print metrics of captions x100.
             scale = _CAPTION_SCALE if evaluation.get("task") == "caption" else 1
             for metric in numbers(mapping(evaluation, "metrics")):
                 column = Column(name, metric, scale)
                 columns.setdefault(column.name, column)
+
     if any(is_number(run.train.get(VAL_LOSS)) for run in runs):
-        columns.setdefault(VAL_LOSS, Column(None, VAL_LOSS, is_higher_better=False))
+        val_loss = Column(None, VAL_LOSS, is_higher_better=False)
+        columns.setdefault(VAL_LOSS, val_loss)
     return list(columns.values())
 
 
-def _task(runs: Sequence[JudgedRun], column: Column) -> str:
-    tasks = [run.evaluations[column.evaluation].get("task") for run in runs if column.evaluation in run.evaluations]
-    return str(next(iter(tasks), ""))
+def _task_of(runs: Sequence[JudgedRun], evaluation: str) -> str:
+    """Return the task of an evaluation by the first run that has it."""
+    for run in runs:
+        if evaluation in run.evaluations:
+            return str(run.evaluations[evaluation].get("task"))
+    return ""
 
 
-def _find(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun]) -> Column:
-    """Return the column of a name; of several evaluations that have it, the one that all runs were judged on.
+def _find_column(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun]) -> Column:
+    """Return the column of a name.
 
-    Of a sweep all jobs were judged on validation, and the best alone on test.
+    Where several evaluations have the metric, the one that all runs were judged on is returned: in a sweep, all jobs
+    are judged on validation and only the best one on test.
+
+    Raises:
+        ConfigError: If no column has this name, or several have it.
     """
     matching = [column for column in possible if name in (column.name, column.metric)]
     exact = [column for column in matching if column.name == name]
     shared = [column for column in matching if all(column.value_of(run) is not None for run in runs)]
-    for found in (exact, matching, shared):
-        if len(found) == 1:
-            return found[0]
+    for candidates in (exact, matching, shared):
+        if len(candidates) == 1:
+            return candidates[0]
+
     if matching:
         choices = ", ".join(column.name for column in matching)
         raise ConfigError(f"columns={printable(name)}: several evaluations have it: choose of {choices}")
-    there = ", ".join(dict.fromkeys(printable(column.name) for column in possible)) or "nothing"
+    known_names = dict.fromkeys(printable(column.name) for column in possible)
+    there = ", ".join(known_names) or "nothing"
     raise ConfigError(f"columns={printable(name)}: no run has this figure: there is {there}")
 
 
 def headers(columns: Sequence[Column]) -> list[str]:
-    """Return the headers: the metrics alone where all are of one evaluation, or no other has the same metric."""
+    """Return the header of each column: the metric alone where that is clear, otherwise with its evaluation."""
     metrics = [column.metric for column in columns]
-    is_of_one = len({column.evaluation for column in columns if column.evaluation is not None}) <= 1
-    return [column.metric if is_of_one and metrics.count(column.metric) == 1 else column.name for column in columns]
+    evaluations = {column.evaluation for column in columns if column.evaluation is not None}
+
+    texts = []
+    for column in columns:
+        is_clear = len(evaluations) <= 1 and metrics.count(column.metric) == 1
+        texts.append(column.metric if is_clear else column.name)
+    return texts

@@ -14,10 +14,13 @@ from visllama.report.judged_run import JudgedRun
 from visllama.report.settings import differing_keys, labels, value_at
 
 TRAIN_LOSS = "train/loss"
+_PANELS = {VAL_LOSS: "Validation loss", TRAIN_LOSS: "Training loss"}
+"""The title of each loss's panel, from left to right."""
 _MOST_BYTES = 2**28
 _MOST_IN_LEGEND = 20
 _MOST_POINTS = 5000
 _MOST_KEYS = 4
+_MOST_DISTINCT_COLORS = 10
 Points = list[tuple[int, float]]
 """The steps and values of one figure."""
 
@@ -26,44 +29,55 @@ def read_curves(path: Path) -> dict[str, Points]:
     """Return the losses that a run has logged, by their name; nothing where it has logged none.
 
     Args:
-        path: The run's `metrics.csv`, which somebody else may have written: a row that is none is passed over.
+        path: The run's `metrics.csv`. Somebody else may have written it: a row that holds no numbers is passed over.
     """
     curves: dict[str, Points] = {TRAIN_LOSS: [], VAL_LOSS: []}
     try:
-        for row in csv.DictReader(io.StringIO(read_regular(path, _MOST_BYTES))):
+        content = read_regular(path, _MOST_BYTES)
+        for row in csv.DictReader(io.StringIO(content)):
             for name, points in curves.items():
                 point = _point(row.get("step"), row.get(name))
                 if point is not None:
                     points.append(point)
     except (OSError, ValueError, csv.Error):
         return {}
+
     return {name: points for name, points in curves.items() if points}
 
 
 def _point(step: object, value: object) -> tuple[int, float] | None:
+    """Return a step and a value as numbers; None where one is missing, no number or not finite."""
     try:
-        point = int(str(step)), float(str(value))
+        step_number = int(str(step))
+        loss = float(str(value))
     except ValueError:
         return None
-    return point if math.isfinite(point[1]) else None
+    return (step_number, loss) if math.isfinite(loss) else None
 
 
 def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
     """Return what sets each run apart: the values of the keys that they differ in, or its name where none do."""
-    keys = sorted(differing_keys(runs), key=lambda key: key == "seed")[:_MOST_KEYS]  # the seed last
-    found = []
+    # Only a few, so that a label fits into the legend. The seed comes last: it says least about a run.
+    keys = sorted(differing_keys(runs), key=lambda key: key == "seed")
+    keys = keys[:_MOST_KEYS]
+    names_of_keys = labels(keys)
+
+    texts = []
     for run in runs:
-        parts = zip(labels(keys), [value_at(run, key) for key in keys], strict=True)
-        found.append(", ".join(f"{label}={value}" for label, value in parts))
-    is_telling = len(set(found)) == len(runs)
-    return found if is_telling else [f"{run.name} {label}".strip() for run, label in zip(runs, found, strict=True)]
+        parts = [f"{name}={value_at(run, key)}" for name, key in zip(names_of_keys, keys, strict=True)]
+        texts.append(", ".join(parts))
+
+    # Labels that two runs share tell nobody which is which: their names come first then.
+    if len(set(texts)) == len(runs):
+        return texts
+    return [f"{run.name} {text}".strip() for run, text in zip(runs, texts, strict=True)]
 
 
 def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
-    """Draw the losses of runs, a color each.
+    """Draw the losses of runs, with a color for each run.
 
     Args:
-        path: The picture.
+        path: Path of the picture that is written.
         runs: The runs.
 
     Returns:
@@ -72,28 +86,42 @@ def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
     curves = [read_curves(run.folder / "metrics.csv") for run in runs]
     if not any(curves):
         return False
+
+    # Imported here, because it takes a second that other verbs need not wait for.
     import matplotlib
 
+    # Draws without a display, which a cluster's nodes do not have.
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharex=True)
-    palette = plt.get_cmap("tab10" if len(runs) <= 10 else "turbo")
+    is_distinct = len(runs) <= _MOST_DISTINCT_COLORS
+    palette = plt.get_cmap("tab10" if is_distinct else "turbo")
     texts = run_labels(runs)
-    for axes, name, title in zip(panels, (VAL_LOSS, TRAIN_LOSS), ("Validation loss", "Training loss"), strict=True):
+
+    for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
+        # A run has few validations: without marks, a run of one validation would show nothing.
+        marker = "o" if name == VAL_LOSS else None
         for number, (run_curves, text) in enumerate(zip(curves, texts, strict=True)):
-            color = palette(number if len(runs) <= 10 else number / (len(runs) - 1))
-            marker = "o" if name == VAL_LOSS else None
+            # `tab10` takes the number of a color, `turbo` a place from 0 to 1.
+            color = palette(number if is_distinct else number / (len(runs) - 1))
             steps, values = _columns(run_curves, name)
             axes.plot(steps, values, color=color, marker=marker, markersize=3, label=_plain(text))
         axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
         axes.grid(alpha=0.3)
+
     handles, names = panels[0].get_legend_handles_labels()
+    # A legend of hundreds of runs would leave no room for the plot.
     if len(names) > _MOST_IN_LEGEND:
         names[_MOST_IN_LEGEND - 1] = f"... and {len(names) - _MOST_IN_LEGEND + 1} more"
     figure.legend(
-        handles[:_MOST_IN_LEGEND], names[:_MOST_IN_LEGEND], loc="outside lower center", ncols=2, fontsize="small"
+        handles[:_MOST_IN_LEGEND],
+        names[:_MOST_IN_LEGEND],
+        loc="outside lower center",
+        ncols=2,
+        fontsize="small",
     )
+
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
@@ -101,13 +129,19 @@ def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
 
 
 def _columns(curves: Mapping[str, Points], name: str) -> tuple[list[int], list[float]]:
+    """Return the steps and the values of a curve, thinned out to what a plot can show."""
     points = sorted(curves.get(name, []))
-    stride = -(-len(points) // _MOST_POINTS) or 1
+    stride = math.ceil(len(points) / _MOST_POINTS) or 1
     points = points[::stride]
-    return [step for step, _ in points], [value for _, value in points]
+
+    steps = [step for step, _ in points]
+    values = [value for _, value in points]
+    return steps, values
 
 
 def _plain(text: str) -> str:
     """Return text in which matplotlib reads no formula, and which is no label that it leaves out."""
     escaped = text.replace("\\", "/").replace("$", r"\$")
-    return f" {escaped}" if escaped.startswith("_") else escaped
+    if escaped.startswith("_"):
+        return f" {escaped}"
+    return escaped

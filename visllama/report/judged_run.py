@@ -23,12 +23,12 @@ class JudgedRun:
     """A run that has been judged.
 
     Attributes:
-        folder: Its folder.
+        folder: The run's folder.
         name: The end of the folder's path that no other of the compared runs has.
-        evaluations: Its evaluations that have a score, by name.
-        train: The figures of its training.
-        provenance: What made its figures.
-        config: Its configuration; empty where it has none.
+        evaluations: The run's evaluations that have a score, by name.
+        train: The figures of the run's training.
+        provenance: The git revision, the command and the files that the figures were made with.
+        config: The run's configuration; empty where its folder holds none.
     """
 
     folder: Path
@@ -40,12 +40,14 @@ class JudgedRun:
 
     @property
     def revision(self) -> str:
-        """The git revision that it was made by, short, with a + where files had been changed; "" if not known."""
+        """The git revision that made the run, short, with a + where files had been changed; "" if not known."""
         git = mapping(self.provenance, "git")
         commit = git.get("commit")
         if not isinstance(commit, str):
             return ""
-        return printable(commit[:8]) + ("+" if git.get("dirty") else "")
+
+        text = printable(commit[:8])
+        return f"{text}+" if git.get("dirty") else text
 
     def scores_file(self, evaluation: str) -> Path:
         """Return the file that holds the scores of each image in an evaluation."""
@@ -72,17 +74,26 @@ def _read(folder: Path, name: str) -> JudgedRun:
             f"runs: {printable(folder / METRICS_FILE)} cannot be read ({printable(error)}): give the folder of a run "
             f"that has ended"
         ) from error
-    written = [folder / file for file in _CONFIGS if (folder / file).is_file()]
-    config = read_config(written[0]) if written else {}
-    return JudgedRun(folder, name, judged(metrics), mapping(metrics, "train"), mapping(metrics, "provenance"), config)
+
+    # Scores can be compared without a configuration: a folder that somebody else has put together may hold none.
+    config_files = [folder / file for file in _CONFIGS if (folder / file).is_file()]
+    return JudgedRun(
+        folder=folder,
+        name=name,
+        evaluations=judged(metrics),
+        train=mapping(metrics, "train"),
+        provenance=mapping(metrics, "provenance"),
+        config=read_config(config_files[0]) if config_files else {},
+    )
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
     """Return the shortest ends of these paths, of the same length, that tell them apart, as they may be printed."""
     parts = [folder.absolute().parts for folder in folders]
-    longest = max(len(each) for each in parts)
-    for length in range(1, longest + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len(set(names)) == len(set(parts)):
-            break
-    return [printable(name) for name in names]
+    # A folder that is given twice cannot be told from itself, at any length.
+    num_different = len(set(parts))
+
+    length = 1
+    while len({each[-length:] for each in parts}) < num_different:
+        length += 1
+    return [printable("/".join(each[-length:])) for each in parts]

@@ -21,48 +21,59 @@ _ACCENTS = {
     "\u0327": "c",
 }  # fmt: skip
 """Combining marks, and the command that sets each on a letter."""
+_DOTLESS = {"i": r"\i", "j": r"\j"}
+"""Letters whose dot an accent would print over."""
 
 
 def escape_latex(text: object) -> str:
     """Return text for a line of LaTeX: it is shown as it stands, and runs, ends and opens nothing.
 
-    pdfLaTeX knows few signs outside of ASCII: of Latin letters with an accent the accent is set, and what else there is
-    stands as its number (U+4E2D).
+    pdfLaTeX knows few signs outside of ASCII. A Latin letter with an accent is written as a letter and the command of
+    its accent; any other sign is written as its number (U+4E2D).
     """
-    line = " ".join(printable(text).split())
+    words = printable(text).split()
+    line = " ".join(words)
     return "".join(_escape_sign(sign) for sign in line)
 
 
 def _escape_sign(sign: str) -> str:
+    # First, because some of these are ASCII, and some are letters that no accent makes.
     if sign in _SPECIAL:
         return _SPECIAL[sign]
     if sign.isascii():
         return sign
+
+    # NFD takes a letter with accents apart: "é" is "e" and a combining acute accent.
     letter, *marks = unicodedata.normalize("NFD", sign)
-    if len(marks) == 1 and marks[0] in _ACCENTS and letter.isascii() and letter.isalpha():
-        base = {"i": r"\i", "j": r"\j"}.get(letter, letter)
-        return rf"\{_ACCENTS[marks[0]]}{{{base}}}"
+    is_latin = letter.isascii() and letter.isalpha()
+    if is_latin and len(marks) == 1 and marks[0] in _ACCENTS:
+        accent = _ACCENTS[marks[0]]
+        base = _DOTLESS.get(letter, letter)
+        return rf"\{accent}{{{base}}}"
     return f"U+{ord(sign):04X}"
 
 
 def latex(table: RunTable) -> str:
     """Return the table as a LaTeX float, which a paper takes in by `\\input`; it needs the package booktabs."""
-    columns = "l" * len(table.labels) + "r" * (1 + len(table.headers))
+    alignment = "l" * len(table.labels) + "r" * (1 + len(table.headers))
+    header = [escape_latex(each) for each in (*table.labels, "n", *table.headers)]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}[t]",
         "\\centering",
-        f"\\begin{{tabular}}{{{columns}}}",
+        f"\\begin{{tabular}}{{{alignment}}}",
         "\\toprule",
-        _line([escape_latex(each) for each in (*table.labels, "n", *table.headers)]),
+        _line(header),
         "\\midrule",
     ]
-    own = [row for row in table.rows if not row.is_published]
-    others = [row for row in table.rows if row.is_published]
-    lines += [_row(table, row) for row in own]
-    if own and others:
+
+    # A rule divides what was measured here from what others have published.
+    rows_of_runs = [_row(table, row) for row in table.rows if not row.is_published]
+    published_rows = [_row(table, row) for row in table.rows if row.is_published]
+    lines += rows_of_runs
+    if rows_of_runs and published_rows:
         lines.append("\\midrule")
-    lines += [_row(table, row) for row in others]
+    lines += published_rows
     lines += ["\\bottomrule", "\\end{tabular}"]
 
     notes = " ".join(escape_latex(note) for note in table.notes)
@@ -72,16 +83,21 @@ def latex(table: RunTable) -> str:
 
 def _row(table: RunTable, row: TableRow) -> str:
     first, *others = [escape_latex(label) for label in row.labels]
+    count = str(len(row.runs))
     if row.is_published:
         first += "$^\\dagger$"
-    cells = [first, *others, "" if row.is_published else str(len(row.runs))]
-    cells += [_cell(column, cell, len(row.runs)) for column, cell in zip(table.columns, row.cells, strict=True)]
+        count = ""
+
+    cells = [first, *others, count]
+    for column, cell in zip(table.columns, row.cells, strict=True):
+        cells.append(_cell(column, cell, len(row.runs)))
     return _line(cells)
 
 
 def _cell(column: Column, cell: Cell, num_runs: int) -> str:
     if cell.mean is None:
         return ABSENT
+
     text = column.show(cell.mean)
     if cell.is_best:
         text = f"\\textbf{{{text}}}"

@@ -45,21 +45,23 @@ for (const form of document.forms) {
   update();
 }
 """
+# The page's security policy names this hash: no other script, as one in a caption, would run.
 _SCRIPT_SHA256 = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _SURE = 0.05
+"""A difference with a smaller p-value is coloured."""
 
 
 class Row(NamedTuple):
     """A metric as the page shows it, in words.
 
     Attributes:
-        metric: The metric.
+        metric: The metric's name.
         first: The first run's value.
         second: The second run's value.
-        difference: The difference, with its sign.
-        interval: The interval of that.
-        p: The p-value.
-        kind: "won" or "lost" where p says that the second run differs; else "".
+        difference: The second value minus the first, with its sign.
+        interval: The 95% interval of the difference.
+        p: The p-value of the difference.
+        kind: "won" or "lost" where the p-value is below 0.05; otherwise "".
     """
 
     metric: str
@@ -81,7 +83,7 @@ class Section(NamedTuple):
 
 
 def scale_of(task: str) -> int:
-    """Return how many times larger scores are shown than files hold them: those of captions x100, as papers do."""
+    """Return the factor between a score in files and the score that is shown: 100 for captions, as papers print."""
     return 100 if task == "caption" else 1
 
 
@@ -94,42 +96,56 @@ def rows_of(comparison: Comparison) -> list[Row]:
         kind = ""
         if p < _SURE:
             kind = "won" if value > 0 else "lost"
-        rows.append(
-            Row(
-                name,
-                f"{scale * metric.first:.1f}",
-                f"{scale * metric.second:.1f}",
-                signed(scale * value),
-                f"{signed(scale * low)} to {signed(scale * high)}",
-                f"{p:.4f}",
-                kind,
-            )
+
+        row = Row(
+            metric=name,
+            first=f"{scale * metric.first:.1f}",
+            second=f"{scale * metric.second:.1f}",
+            difference=signed(scale * value),
+            interval=f"{signed(scale * low)} to {signed(scale * high)}",
+            p=f"{p:.4f}",
+            kind=kind,
         )
+        rows.append(row)
     return rows
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign; what is nothing once it is rounded has none."""
+    """Return a difference with its sign; a difference that rounds to zero has none."""
+    # Rounded first: "-0.00" would look like a loss.
     text = f"{value:+.2f}"
-    return text[1:] if float(text) == 0 else text
+    if float(text) == 0:
+        return text[1:]
+    return text
 
 
 def write_page(
-    path: Path, runs: Sequence[JudgedRun], comparisons: Mapping[str, Comparison],
-    shown: Mapping[str, Sequence[Shown]], curves: Path | None,
-) -> None:  # fmt: skip
+    path: Path,
+    runs: Sequence[JudgedRun],
+    comparisons: Mapping[str, Comparison],
+    shown: Mapping[str, Sequence[Shown]],
+    curves: Path | None,
+) -> None:
     """Write the page.
 
     Args:
-        path: The file.
+        path: Path of the page.
         runs: The two runs.
         comparisons: The comparison of each evaluation, by its name.
         shown: The images that changed most, by the evaluation's name.
-        curves: The plot of both runs' curves; None where there is none.
+        curves: Path of the plot of both runs' losses; None where there is none.
     """
     sections = []
     for name, comparison in comparisons.items():
-        sections.append(Section(comparison, scale_of(comparison.task), rows_of(comparison), list(shown[name])))
+        section = Section(
+            comparison=comparison,
+            scale=scale_of(comparison.task),
+            rows=rows_of(comparison),
+            shown=list(shown[name]),
+        )
+        sections.append(section)
+
+    # A name that the template has and this call has not is an error, not an empty text.
     environment = Environment(
         loader=PackageLoader("visllama.report"),
         autoescape=True,
@@ -137,7 +153,8 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html.jinja").render(
+    template = environment.get_template("report.html.jinja")
+    page = template.render(
         first=runs[0],
         second=runs[1],
         sections=sections,
@@ -151,6 +168,7 @@ def write_page(
 
 
 def _picture(path: Path | None) -> str | None:
+    """Return a picture as an address that holds it whole, so that the page is one file."""
     if path is None:
         return None
     with Image.open(path) as image:

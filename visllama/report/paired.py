@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,15 +11,19 @@ from visllama.console import printable
 from visllama.errors import ConfigError, require
 from visllama.evaluation.per_image import ImageScores, read_scores
 from visllama.evaluation.statistics import CorpusMetric, Difference, paired_difference
-from visllama.report.conditions import check_alike, conditions
+from visllama.report.conditions import Differences, check_alike, conditions
 from visllama.report.judged_run import OF_FILES, JudgedRun
 
 _MAIN = {"caption": "CIDEr", "vqa": "accuracy"}
+"""The metric of each task by which single images are compared."""
 _MOST_NAMED = 5
 
 
 class Pair(NamedTuple):
-    """An evaluation that two runs have, by its name in each: files have but one, which has no name of its own."""
+    """An evaluation that two runs have, by its name in each.
+
+    A run of `predictions=FILE` has one evaluation, without a name of its own: it is compared with any of the other run.
+    """
 
     first: str
     second: str
@@ -31,7 +35,13 @@ class Pair(NamedTuple):
 
 
 class MetricComparison(NamedTuple):
-    """A metric of both systems, and how it differs."""
+    """A metric of both systems.
+
+    Attributes:
+        first: The first system's value over all images.
+        second: The second system's value over all images.
+        difference: The second value minus the first, with its interval and p-value.
+    """
 
     first: float
     second: float
@@ -42,10 +52,10 @@ class ImageDifference(NamedTuple):
     """The main metric of one image, or of one question, in both systems.
 
     Attributes:
-        id: The id by which it is scored.
-        image: The image that it belongs to: the same, but of a question.
+        id: The id by which the image or the question is scored.
+        image: The id of the image: the same as `id`, except for a question.
         first: The first system's score.
-        second: The second system's.
+        second: The second system's score.
     """
 
     id: str
@@ -55,7 +65,7 @@ class ImageDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """How much the second system is better."""
+        """The second system's score minus the first system's."""
         return self.second - self.first
 
 
@@ -63,14 +73,14 @@ class Comparison(NamedTuple):
     """All that differs in one evaluation.
 
     Attributes:
-        pair: The evaluation.
+        pair: The names of the evaluation in both runs.
         task: What is judged: `caption` or `vqa`.
-        metrics: Each metric that both have.
-        lacking: The metrics that one alone has, by the name of the run that lacks them.
+        metrics: The comparison in each metric that both runs have.
+        lacking: The metrics that only one run has, by the name of the run that lacks them.
         num_rows: The number of captions or answers.
-        num_images: The number of images that they belong to, which are drawn.
-        main: The metric by which images are compared.
-        images: Each image or question in it.
+        num_images: The number of images that the captions or answers belong to; the bootstrap draws images.
+        main: The metric by which single images are compared; "" where no metric has a value for each image.
+        images: The score of each image or question in the metric `main`.
         mixed: The conditions that differ, with their values by run.
     """
 
@@ -82,46 +92,62 @@ class Comparison(NamedTuple):
     num_images: int
     main: str
     images: list[ImageDifference]
-    mixed: dict[str, dict[str, str]]
+    mixed: Differences
 
 
 class Scored(NamedTuple):
-    """An evaluation of two runs, read and found fit to be compared."""
+    """An evaluation of two runs, read and found fit to be compared.
+
+    Attributes:
+        pair: The names of the evaluation in both runs.
+        task: What is judged: `caption` or `vqa`.
+        first: The first run's scores.
+        second: The second run's scores.
+        mixed: The conditions that differ, with their values by run.
+    """
 
     pair: Pair
     task: str
     first: ImageScores
     second: ImageScores
-    mixed: dict[str, dict[str, str]]
+    mixed: Differences
 
 
 def shared_evaluations(first: JudgedRun, second: JudgedRun, wanted: Sequence[str] | None) -> list[Pair]:
     """Return the evaluations that are compared.
 
     Args:
-        first: A run.
-        second: Another one.
-        wanted: The names of evaluations; None are all that both have. One that was made of files alone
-            (`predictions=`) has any name.
+        first: The first run.
+        second: The second run.
+        wanted: The names of evaluations; None chooses all that both runs have. The evaluation of a run of
+            `predictions=FILE` answers to any name.
 
     Raises:
-        ConfigError: If one has not what is wanted, or both have nothing in common.
+        ConfigError: If a run lacks an evaluation that is wanted, or the runs share no evaluation.
     """
     if wanted is not None:
-        return [Pair(_named(first, name), _named(second, name)) for name in wanted]
+        return [Pair(_name_in(first, name), _name_in(second, name)) for name in wanted]
+
     shared = [name for name in first.evaluations if name in second.evaluations]
     if not shared:
-        told = "; ".join(f"{run.name} has {_listed(run.evaluations)}" for run in (first, second))
+        of_first = f"{first.name} has {_listed(first.evaluations)}"
+        of_second = f"{second.name} has {_listed(second.evaluations)}"
         raise ConfigError(
-            f"runs: they share no evaluation: {told}: judge both on one by visllama evaluate; one of predictions= is "
-            f"compared with evaluations=NAME of the other"
+            f"runs: they share no evaluation: {of_first}; {of_second}: judge both on one by visllama evaluate; one of "
+            f"predictions= is compared with evaluations=NAME of the other"
         )
     return [Pair(name, name) for name in shared]
 
 
-def _named(run: JudgedRun, name: str) -> str:
+def _name_in(run: JudgedRun, name: str) -> str:
+    """Return the name under which a run has an evaluation.
+
+    Raises:
+        ConfigError: If the run does not have it.
+    """
     if name in run.evaluations:
         return name
+    # What `evaluate predictions=FILE` has judged has one evaluation, whose name says nothing.
     if list(run.evaluations) == [OF_FILES]:
         return OF_FILES
     raise ConfigError(f"evaluations={printable(name)}: {run.name} has {_listed(run.evaluations)}: choose one of them")
@@ -132,21 +158,40 @@ def _listed(names: Mapping[str, object]) -> str:
 
 
 def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> Scored:
-    """Read the scores of every image, once it is clear that the two may be compared.
+    """Read the scores of every image, once it is clear that the two runs may be compared.
+
+    Args:
+        first: The first run.
+        second: The second run.
+        pair: The names of the evaluation in both runs.
+        mixed: Whether runs are compared that were judged under different conditions.
 
     Raises:
-        ConfigError: If they were judged otherwise and that is not asked for, on other images, or a file is not there.
+        ConfigError: If the runs were judged under different conditions and `mixed` is false, if they were judged on
+            different images, or if a file of scores is not there.
     """
-    one = first.evaluations[pair.first]
-    two = second.evaluations[pair.second]
-    judged = {first.name: conditions(one), second.name: conditions(two)}
+    evaluation_of_first = first.evaluations[pair.first]
+    evaluation_of_second = second.evaluations[pair.second]
+    judged = {
+        first.name: conditions(evaluation_of_first),
+        second.name: conditions(evaluation_of_second),
+    }
     differing = check_alike(pair.name, judged, mixed)
+
+    # Only now: a file of scores can be large.
     scores_of_first = _read_scores(first, pair.first)
     scores_of_second = _read_scores(second, pair.second)
     _check_ids(pair.name, first.name, scores_of_first, second.name, scores_of_second)
+
     shared = [name for name in scores_of_first.metrics if name in scores_of_second.metrics]
     require(bool(shared), f"runs: {pair.name}: {first.name} and {second.name} share no metric")
-    return Scored(pair, str(one.get("task")), scores_of_first, scores_of_second, differing)
+    return Scored(
+        pair=pair,
+        task=str(evaluation_of_first.get("task")),
+        first=scores_of_first,
+        second=scores_of_second,
+        mixed=differing,
+    )
 
 
 def _read_scores(run: JudgedRun, evaluation: str) -> ImageScores:
@@ -160,93 +205,121 @@ def _read_scores(run: JudgedRun, evaluation: str) -> ImageScores:
 
 
 def _check_ids(name: str, first_run: str, first: ImageScores, second_run: str, second: ImageScores) -> None:
-    """Refuse other images: no choice makes a paired test of them."""
+    """Refuse two files of scores of different images: a paired test needs the same images, also with `mixed=true`.
+
+    Raises:
+        ConfigError: If an id is in one file only, or the images behind the ids differ.
+    """
     if first.ids == second.ids:
         _check_images(name, first_run, first, second_run, second)
         return
-    told = []
-    for run, only in (
-        (first_run, sorted(set(first.ids) - set(second.ids))),
-        (second_run, sorted(set(second.ids) - set(first.ids))),
-    ):
-        if only:
-            shown = ", ".join(printable(each) for each in only[:_MOST_NAMED])
-            told.append(f"{len(only):,} are in {run} alone, first {shown}")
+
+    only_in_run = {
+        first_run: sorted(set(first.ids) - set(second.ids)),
+        second_run: sorted(set(second.ids) - set(first.ids)),
+    }
+    parts = []
+    for run, ids in only_in_run.items():
+        if ids:
+            first_ids = ", ".join(printable(each) for each in ids[:_MOST_NAMED])
+            parts.append(f"{len(ids):,} are in {run} alone, first {first_ids}")
     raise ConfigError(
-        f"runs: {name}: image ids differ ({'; '.join(told)}): a paired test is of the same images: judge both on the "
+        f"runs: {name}: image ids differ ({'; '.join(parts)}): a paired test is of the same images: judge both on the "
         f"same records"
     )
 
 
 def _check_images(name: str, first_run: str, first: ImageScores, second_run: str, second: ImageScores) -> None:
-    """Refuse the same questions on other images. An image may have another name in another system's file."""
-    names: dict[str, str] = {}
-    for own_id, image, other in zip(first.ids, first.images, second.images, strict=True):
-        if names.setdefault(image, other) != other:
+    """Refuse the same questions on other images.
+
+    Raises:
+        ConfigError: If questions that share an image in one file do not share one in the other.
+    """
+    # An image may have another name in another system's file: the names have to map one to one.
+    name_in_second: dict[str, str] = {}
+    for row_id, image, other_image in zip(first.ids, first.images, second.images, strict=True):
+        if name_in_second.setdefault(image, other_image) != other_image:
             raise ConfigError(
-                f"runs: {name}: image ids differ: {printable(own_id)} and another one are of one image in {first_run} "
+                f"runs: {name}: image ids differ: {printable(row_id)} and another one are of one image in {first_run} "
                 f"and of two in {second_run}: a paired test is of the same images: judge both on the same records"
             )
-    if len(set(names.values())) < len(names):
+
+    num_in_first = len(name_in_second)
+    num_in_second = len(set(name_in_second.values()))
+    if num_in_second < num_in_first:
         raise ConfigError(
-            f"runs: {name}: image ids differ: {first_run} has {len(names):,} images, and {second_run} "
-            f"{len(set(names.values())):,}: a paired test is of the same images: judge both on the same records"
+            f"runs: {name}: image ids differ: {first_run} has {num_in_first:,} images, and {second_run} "
+            f"{num_in_second:,}: a paired test is of the same images: judge both on the same records"
         )
 
 
 def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
     """Compare two systems in every metric that both have.
 
+    Args:
+        scored: The scores of both systems.
+        first_run: The name of the first run.
+        second_run: The name of the second run.
+
     Raises:
         ConfigError: If the counts of a file are such that a metric is no number.
     """
     metrics = {}
-    for name, one, two in _pairs_of_metrics(scored):
-        difference = paired_difference(one, two)
-        figures = [one.value, two.value, difference.value, *difference.interval]
+    for name, first, second in _pairs_of_metrics(scored):
+        difference = paired_difference(first, second)
+        # Counts of zero, for example, in a file that was written by hand.
+        figures = [first.value, second.value, difference.value, *difference.interval]
         if not np.isfinite(figures).all():
             raise ConfigError(f"runs: {scored.pair.name}: {printable(name)} of a scores.jsonl is no number")
-        metrics[name] = MetricComparison(one.value, two.value, difference)
-    lacking = {}
-    for run, has, other in (
-        (first_run, scored.first, scored.second),
-        (second_run, scored.second, scored.first),
-    ):
-        missing = [name for name in other.metrics if name not in has.metrics]
-        if missing:
-            lacking[run] = missing
+        metrics[name] = MetricComparison(first.value, second.value, difference)
+
+    # Told beside the comparison, so that nobody looks for a metric that is not there.
+    missing_metrics = {
+        first_run: [name for name in scored.second.metrics if name not in scored.first.metrics],
+        second_run: [name for name in scored.first.metrics if name not in scored.second.metrics],
+    }
     main, images = _by_image(scored)
-    num_images = len(set(scored.first.images))
     return Comparison(
-        scored.pair,
-        scored.task,
-        metrics,
-        lacking,
-        len(scored.first.ids),
-        num_images,
-        main,
-        images,
-        scored.mixed,
+        pair=scored.pair,
+        task=scored.task,
+        metrics=metrics,
+        lacking={run: missing for run, missing in missing_metrics.items() if missing},
+        num_rows=len(scored.first.ids),
+        num_images=len(set(scored.first.images)),
+        main=main,
+        images=images,
+        mixed=scored.mixed,
     )
 
 
 def _by_image(scored: Scored) -> tuple[str, list[ImageDifference]]:
-    """Return the metric by which images are compared, the main one where it is there, and each image in it."""
-    first, second = scored.first, scored.second
+    """Return the metric by which images are compared, the task's main one where both have it, and each image in it."""
+    first = scored.first
+    second = scored.second
     shared = [name for name in first.per_row if name in second.per_row]
     if not shared:
         return "", []
+
+    # A run may have been judged without the main metric of its task.
     main = _MAIN.get(scored.task, "")
-    main = main if main in shared else shared[0]
+    if main not in shared:
+        main = shared[0]
+
+    images = []
     rows = zip(first.ids, first.images, first.per_row[main], second.per_row[main], strict=True)
-    return main, [ImageDifference(own_id, image, float(one), float(two)) for own_id, image, one, two in rows]
+    for row_id, image, first_score, second_score in rows:
+        images.append(ImageDifference(row_id, image, float(first_score), float(second_score)))
+    return main, images
 
 
 def _pairs_of_metrics(scored: Scored) -> Iterator[tuple[str, CorpusMetric, CorpusMetric]]:
     """Yield each metric that both have, over the same images in the same order."""
+    # The rows of `terms` stand in the order of the sorted image names, which may be others in the second file.
     names_in_second = dict(zip(scored.first.images, scored.second.images, strict=True))
-    places = {image: place for place, image in enumerate(sorted(set(scored.second.images)))}
+    sorted_in_second = sorted(set(scored.second.images))
+    places = {image: place for place, image in enumerate(sorted_in_second)}
     order = [places[names_in_second[image]] for image in sorted(names_in_second)]
+
     for name, metric in scored.first.metrics.items():
         if name in scored.second.metrics:
             other = scored.second.metrics[name]
@@ -256,19 +329,26 @@ def _pairs_of_metrics(scored: Scored) -> Iterator[tuple[str, CorpusMetric, Corpu
 def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[ImageDifference]:
     """Return the images or questions whose score differs most, the largest difference first.
 
-    Of those that differ as much, as the answers to questions do, the ones that can be shown come first. What does not
-    differ is left out.
+    Answers to questions often differ by the same amount: those that have a picture come first. Images whose score does
+    not differ are left out.
 
     Args:
         comparison: The comparison.
-        count: How many are returned at most.
-        shown: The ids of those of which there is a picture.
+        count: The largest number of images that is returned.
+        shown: The ids for which there is a picture.
     """
+
+    def rank(image: ImageDifference) -> tuple[float, bool, str]:
+        has_no_picture = image.id not in shown
+        return -abs(image.difference), has_no_picture, image.id
+
     changed = [image for image in comparison.images if image.difference != 0]
-    ranked = sorted(changed, key=lambda image: (-abs(image.difference), image.id not in shown, image.id))
+    ranked = sorted(changed, key=rank)
     if len(ranked) <= count:
         return ranked
-    # Half of them from either side, so that a page shows what was won beside what was lost.
+
+    # Half of them from either side, so that a page shows what was won beside what was lost. Where one side has fewer,
+    # the other side fills the rest.
     won = [image for image in ranked if image.difference > 0]
     lost = [image for image in ranked if image.difference < 0]
     num_won = min(len(won), max(count // 2, count - len(lost)))
@@ -276,8 +356,13 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
     return [image for image in ranked if image.id in chosen]
 
 
-def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict:
-    """Return a comparison as `report.json` holds it, on the scale of `metrics.json`."""
+def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[str, Any]:
+    """Return a comparison as `report.json` holds it, on the scale of `metrics.json`.
+
+    Args:
+        comparison: The comparison.
+        changed: The images that changed most.
+    """
     metrics = {}
     for name, metric in comparison.metrics.items():
         metrics[name] = {
@@ -287,17 +372,19 @@ def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict:
             "interval": metric.difference.interval,
             "p": metric.difference.p,
         }
-    found = {
+
+    content: dict[str, Any] = {
         "task": comparison.task,
         "n": comparison.num_rows,
         "num_images": comparison.num_images,
         "metrics": metrics,
         "changed": {"metric": comparison.main, "images": [image._asdict() for image in changed]},
     }
+    # These three keys are in the file only where they say something.
     if comparison.lacking:
-        found["lacking"] = comparison.lacking
+        content["lacking"] = comparison.lacking
     if comparison.mixed:
-        found["mixed"] = comparison.mixed
+        content["mixed"] = comparison.mixed
     if comparison.pair.first != comparison.pair.second:
-        found["names"] = list(comparison.pair)
-    return found
+        content["names"] = list(comparison.pair)
+    return content

@@ -15,29 +15,40 @@ from visllama.report.paired import Comparison
 
 def comparison_table(comparison: Comparison) -> Table:
     """Return the table of an evaluation: both values of each metric, their difference, its interval and p."""
-    scale = scale_of(comparison.task)
     title = f"{comparison.pair.name}: n = {comparison.num_rows:,}"
     if comparison.num_images != comparison.num_rows:
         title += f" on {comparison.num_images:,} images"
+    scale = scale_of(comparison.task)
     if scale != 1:
         title += f" (x{scale})"
+
     table = Table("metric", title=Text(printable(title)))
     for header in ("A", "B", "B - A", "95% interval", "p"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows_of(comparison):
-        metric = Text(printable(row.metric).replace("_", " "))
-        table.add_row(metric, row.first, row.second, row.difference, row.interval, row.p)
-    notes = []
-    for condition, values in comparison.mixed.items():
-        told = ", ".join(f"{value} in {run}" for run, value in values.items())
-        notes.append(f"not judged alike: {condition}: {told}")
-    for run, names in comparison.lacking.items():
-        notes.append(f"{run} has no {', '.join(names)}")
+        # A narrow column breaks lines at spaces alone.
+        metric = printable(row.metric).replace("_", " ")
+        table.add_row(Text(metric), row.first, row.second, row.difference, row.interval, row.p)
+
+    notes = _notes(comparison)
     if notes:
         table.caption = Text("\n".join(map(printable, notes)))
     return table
 
 
+def _notes(comparison: Comparison) -> list[str]:
+    """Return the conditions that differ, and the metrics that one run lacks, as sentences."""
+    notes = []
+    for condition, values in comparison.mixed.items():
+        parts = [f"{value} in {run}" for run, value in values.items()]
+        notes.append(f"not judged alike: {condition}: {', '.join(parts)}")
+
+    for run, names in comparison.lacking.items():
+        notes.append(f"{run} has no {', '.join(names)}")
+    return notes
+
+
 def names_of(runs: Sequence[JudgedRun]) -> str:
-    """Return which run is A and which is B."""
-    return "\n".join(f"{letter} = {printable(run.folder)}" for letter, run in zip("AB", runs, strict=True))
+    """Return which of two runs is A and which is B."""
+    first, second = runs
+    return f"A = {printable(first.folder)}\nB = {printable(second.folder)}"

@@ -10,24 +10,24 @@ import yaml
 
 from visllama.console import printable
 from visllama.errors import ConfigError
-from visllama.evaluation.metrics_file import is_number, mapping, numbers
+from visllama.evaluation.metrics_file import mapping, numbers
 from visllama.files import read_regular
 
 _KEYS = ("name", "metrics", "tokenizer", "split", "source")
 _TEXTS = ("name", "tokenizer", "split", "source")
 _LARGEST = {"CIDEr": 10.0, "accuracy": 100.0, "accuracy_normalise_all": 100.0}
-"""The largest value that a metric can have on our scale; of all others 1."""
+"""The largest value that a metric can have on our scale; any other metric ends at 1."""
 
 
 class Published(NamedTuple):
     """A system whose figures somebody has published.
 
     Attributes:
-        name: What it is called.
-        metrics: Its figures, on the scale of `metrics.json`.
-        source: Where they were published.
-        tokenizer: The tokens that its captions were scored on; None where that is not known.
-        split: The split that it was scored on; None where that is not known.
+        name: The system's name.
+        metrics: The published figures, on the scale of `metrics.json`.
+        source: The publication that the figures are from.
+        tokenizer: The tokens that the captions were scored on; None where that is not known.
+        split: The split that the system was scored on; None where that is not known.
     """
 
     name: str
@@ -41,23 +41,40 @@ def read_published(path: Path) -> list[Published]:
     """Read a list of `{name, metrics, source, tokenizer, split}` from a YAML file.
 
     Raises:
-        ConfigError: Naming the entry, and what is wrong with it.
+        ConfigError: If the file cannot be read, or an entry is wrong. The message names the entry and its key.
     """
     try:
         content = read_regular(path)
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
+        # A few lines of aliases of aliases can expand to more than the memory holds.
+        has_aliases = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content))
+        if has_aliases:
             raise ValueError("it has aliases, which can make it endless")
         entries = yaml.safe_load(content)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"published={path}: cannot be read: {printable(error)}") from error
+
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"published={path}: holds no list: write  - {{name: X, metrics: {{CIDEr: 1.13}}, source: Y}}")
-    return [_read_entry(f"published={path}: entry {number}", entry) for number, entry in enumerate(entries, start=1)]
+
+    published = []
+    for number, entry in enumerate(entries, start=1):
+        published.append(_read_entry(f"published={path}: entry {number}", entry))
+    return published
 
 
 def _read_entry(where: str, entry: object) -> Published:
+    """Return one published system.
+
+    Args:
+        where: The start of each error message: the file and the number of the entry.
+        entry: What the file holds there, of any type.
+
+    Raises:
+        ConfigError: If the entry is wrong.
+    """
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{where}: is {type(entry).__name__}, no mapping of {', '.join(_KEYS)}")
+    # A misspelt key would otherwise be left out in silence.
     unknown = [printable(key) for key in entry if key not in _KEYS]
     if unknown:
         raise ConfigError(f"{where}: {unknown[0]}: there is no such key: it has {', '.join(_KEYS)}")
@@ -67,46 +84,58 @@ def _read_entry(where: str, entry: object) -> Published:
     for key in ("name", "source"):
         if not entry.get(key):
             raise ConfigError(f"{where}: has no {key}: a published row names {key}")
+
     metrics = mapping(entry, "metrics")
-    found = numbers(metrics)
-    if not metrics or len(found) < len(metrics):
+    figures = numbers(metrics)
+    if not metrics or len(figures) < len(metrics):
         raise ConfigError(f"{where}: metrics={printable(entry.get('metrics'))}: give numbers, as {{CIDEr: 1.13}}")
-    for name, value in found.items():
+
+    # Papers print x100 what `metrics.json` holds: a figure copied as it stands would be beyond the largest value.
+    for name, value in figures.items():
         largest = _LARGEST.get(name, 1.0)
         if not 0 <= value <= largest:
             raise ConfigError(
                 f"{where}: {printable(name)}={value}: lies between 0 and {largest:g} on pycocoevalcap's own scale, "
                 f"as metrics.json has it: a CIDEr of 113 is 1.13"
             )
-    values = {name: float(value) for name, value in found.items() if is_number(value)}
-    return Published(entry["name"], values, entry["source"], entry.get("tokenizer"), entry.get("split"))
+
+    return Published(
+        name=entry["name"],
+        metrics={name: float(value) for name, value in figures.items()},
+        source=entry["source"],
+        tokenizer=entry.get("tokenizer"),
+        split=entry.get("split"),
+    )
 
 
 def check_comparable(
-    published: Sequence[Published], conditions: Mapping[str, Mapping[str, object]], mixed: bool
+    published: Sequence[Published],
+    conditions: Mapping[str, Mapping[str, object]],
+    mixed: bool,
 ) -> None:
     """Refuse published figures that were made on other tokens or another split than those of the runs.
 
-    What is not known of them is no ground to refuse them: the table says that it is not known.
+    A condition that is not known is no reason to refuse: the table says that it is not known.
 
     Args:
         published: The published figures.
-        conditions: The conditions of a run in each evaluation that has a column, by its name.
-        mixed: Whether they are put beside each other all the same.
+        conditions: The conditions of a run in each evaluation that has a column, by the evaluation's name.
+        mixed: Whether the figures are put beside each other all the same.
 
     Raises:
-        ConfigError: Naming the row, and both values.
+        ConfigError: If a condition differs. The message names the row, and both values.
     """
     if mixed:
         return
-    for one in published:
+
+    for system in published:
         for evaluation, judged in conditions.items():
             for key in ("tokenizer", "split"):
-                theirs = getattr(one, key)
+                theirs = getattr(system, key)
                 ours = judged.get(key)
                 if theirs is not None and ours is not None and theirs != ours:
                     raise ConfigError(
-                        f"published: {printable(one.name)} has {key}={printable(theirs)}, and {evaluation} of the runs "
-                        f"{key}={printable(ours)}: such figures do not compare: judge the runs by that, leave the row "
-                        f"out, or put it beside them all the same by mixed=true"
+                        f"published: {printable(system.name)} has {key}={printable(theirs)}, and {evaluation} of the "
+                        f"runs {key}={printable(ours)}: such figures do not compare: judge the runs by that, leave the "
+                        f"row out, or put it beside them all the same by mixed=true"
                     )

@@ -16,64 +16,92 @@ _MOST_RUNS = 10_000
 
 
 def find_folders(words: Sequence[str]) -> list[Path]:
-    """Return the folders of the runs, in the order of the words; those of a pattern in theirs.
+    """Return the folders of the runs, in the order of the words; those of one pattern are sorted by name.
 
-    What a pattern matches beside runs, or what stands before it already, is passed over.
+    A pattern passes over what is no run, and over runs that an earlier word has named already.
 
     Args:
-        words: Folders of runs or of sweeps, and patterns of such (`outputs/lr/*`).
+        words: Folders of runs or of sweeps, and patterns of such folders (`outputs/lr/*`).
 
     Raises:
-        ConfigError: If a folder is there that is no run's, or a pattern matches none.
+        ConfigError: If a named folder holds no run, or a pattern matches none.
     """
     folders: list[Path] = []
-    places: set[Path] = set()
+    resolved_folders: set[Path] = set()
     for word in words:
+        # A run that is named twice stays, since somebody asked for it; a pattern means what is new.
         if _is_pattern(word):
-            found = [folder for folder in _matches(word) if folder.resolve() not in places]
+            new_folders = [folder for folder in _matches(word) if folder.resolve() not in resolved_folders]
         else:
-            found = _named(word)
-        folders += found
-        places.update(folder.resolve() for folder in found)
+            new_folders = _named_runs(word)
+
+        folders += new_folders
+        resolved_folders.update(folder.resolve() for folder in new_folders)
     require(len(folders) <= _MOST_RUNS, f"runs: {len(folders):,} folders match: give a narrower pattern")
     return folders
 
 
 def _is_pattern(word: str) -> bool:
-    return _PATTERN.search(word) is not None and not Path(word).is_dir()
+    has_wildcard = _PATTERN.search(word) is not None
+    # The folder of a run may have brackets in its own name.
+    return has_wildcard and not Path(word).is_dir()
 
 
-def _named(word: str) -> list[Path]:
+def _named_runs(word: str) -> list[Path]:
+    """Return the runs of a folder that is named.
+
+    Raises:
+        ConfigError: If it holds none.
+    """
     folder = Path(word).expanduser()
-    found = _runs_of(folder)
-    if not found:
+
+    runs = _runs_of(folder)
+    if not runs:
         there = f"holds no {METRICS_FILE}" if folder.is_dir() else "no such folder"
         raise ConfigError(
             f"runs={printable(word)}: {there}: give the folder of a run that has ended, of a sweep, or a pattern in "
             f"quotes, as 'runs=[outputs/lr/*]'"
         )
-    return found
+    return runs
 
 
 def _matches(word: str) -> list[Path]:
-    paths = sorted(glob.glob(str(Path(word).expanduser())), key=_order)
-    found = [folder for path in paths for folder in _runs_of(Path(path))]
-    if not found:
+    """Return the runs that a pattern matches.
+
+    Raises:
+        ConfigError: If it matches none.
+    """
+    pattern = str(Path(word).expanduser())
+    paths = sorted(glob.glob(pattern), key=_order)
+
+    runs: list[Path] = []
+    for path in paths:
+        runs += _runs_of(Path(path))
+    if not runs:
         among = f"none of its {len(paths)} matches holds a {METRICS_FILE}" if paths else "it matches nothing"
         raise ConfigError(f"runs={printable(word)}: {among}: give the folders of runs that have ended")
-    return found
+    return runs
 
 
 def _runs_of(folder: Path) -> list[Path]:
-    """Return a run's folder itself, and of a sweep's those of its jobs that have ended."""
+    """Return the folder itself if it is a run's; for a sweep's folder, those of its jobs that have ended."""
     if (folder / METRICS_FILE).is_file():
         return [folder]
     if not (folder / "multirun.yaml").is_file():
         return []
-    return sorted((path.parent for path in folder.glob(f"*/{METRICS_FILE}")), key=_order)
+
+    # A job of a sweep that still runs, or has failed, has no `metrics.json` yet.
+    jobs = [path.parent for path in folder.glob(f"*/{METRICS_FILE}")]
+    return sorted(jobs, key=_order)
 
 
 def _order(path: str | Path) -> list[tuple[int, int, str]]:
-    """Return what sorts names as words, and the numbers inside them as numbers."""
-    parts = re.split(r"([0-9]+)", str(path))
-    return [(0, int(part), "") if part.isdecimal() and part.isascii() else (1, 0, part) for part in parts]
+    """Return a sort key that compares the numbers inside names as numbers: job 9 comes before job 10."""
+    key = []
+    for part in re.split(r"([0-9]+)", str(path)):
+        # `isdecimal` alone is also true of digits of other scripts, which the pattern does not split off.
+        if part.isascii() and part.isdecimal():
+            key.append((0, int(part), ""))
+        else:
+            key.append((1, 0, part))
+    return key

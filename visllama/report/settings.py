@@ -15,23 +15,50 @@ ABSENT = "-"
 _KIND = ".kind"
 _TARGET = "_target_"
 _NO_SETTING = (
-    "name", "paths.", "logger.", "profiler", "resume", "check_only", "objective", "judge", "plugins", "evaluation.",
-    "decoding.", "micro_batch_size", "data.num_workers", "data.log_consumed", "data.allow_reorder", "weights",
-    "predictions", "references", "questions",
-    *(f"trainer.{name}" for name in (
-        "accelerator", "devices", "num_nodes", "threads", "timeout_s", "strategy", "log_every_steps", "requeue",
-        "checkpoint_every_steps", "keep_checkpoints", "preempted_exit_code", "val_check_interval",
-    )),
-)  # fmt: skip
-"""How the keys begin that say where, how fast and under which name a run was, or how it was judged."""
+    # The name of a run, where it is written and logged, and how it is started again.
+    "name",
+    "paths.",
+    "logger.",
+    "profiler",
+    "resume",
+    "check_only",
+    "plugins",
+    "trainer.log_every_steps",
+    "trainer.requeue",
+    "trainer.checkpoint_every_steps",
+    "trainer.keep_checkpoints",
+    "trainer.preempted_exit_code",
+    # How fast it is, and on which machines.
+    "micro_batch_size",
+    "data.num_workers",
+    "data.log_consumed",
+    "data.allow_reorder",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.threads",
+    "trainer.timeout_s",
+    "trainer.strategy",
+    # How it is judged: `conditions.py` compares that.
+    "objective",
+    "judge",
+    "evaluation.",
+    "decoding.",
+    "weights",
+    "predictions",
+    "references",
+    "questions",
+    "trainer.val_check_interval",
+)
+"""The beginnings of keys that are no setting: the place, speed and name of a run, and how it was judged."""
 _MOST_CHARACTERS = 40
 
 
 class Setting(NamedTuple):
-    """Runs that differ in nothing but what they are averaged over.
+    """The runs of one row, which differ in nothing but what they are averaged over.
 
     Attributes:
-        values: The value of each key of the rows, as a text.
+        values: The value of each key of `rows`, as a text.
         runs: The runs.
     """
 
@@ -40,10 +67,14 @@ class Setting(NamedTuple):
 
 
 def flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield each value of a configuration with its key, as "optim.lr"; a class's short name as `KEY.kind`."""
+    """Yield each value of a configuration with its key, such as "optim.lr".
+
+    A class (`_target_`) is yielded as `KEY.kind`, with its name without the module.
+    """
     if not isinstance(node, Mapping):
         yield prefix, node
         return
+
     for name, value in node.items():
         key = f"{prefix}.{name}".lstrip(".")
         if name == _TARGET:
@@ -55,23 +86,30 @@ def flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[str]:
     """Return the keys in whose values runs differ, without those that are no setting, in the order of the first config.
 
-    Where the classes of a part of the model differ, so do its other arguments: the class stands for them.
-
     Args:
         runs: The runs.
         but: Keys that are left out.
     """
     configs = [dict(flat(run.config)) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for values_by_key in configs for key in values_by_key)
+
     differing = []
     for key in keys:
         if key in but or key.startswith(_NO_SETTING):
             continue
-        if len({repr(config.get(key)) for config in configs}) > 1:
+        # As text, because lists cannot stand in a set.
+        values = {repr(values_by_key.get(key)) for values_by_key in configs}
+        if len(values) > 1:
             differing.append(key)
-    parts = [key.removesuffix(_KIND) for key in differing if key.startswith("model.") and key.endswith(_KIND)]
-    arguments = tuple(f"{part}." for part in parts)
-    return [key for key in differing if key.endswith(_KIND) or not key.startswith(arguments)]
+
+    # Another class takes other arguments: the class stands for all of them.
+    arguments = []
+    for key in differing:
+        if key.startswith("model.") and key.endswith(_KIND):
+            part = key.removesuffix(_KIND)
+            arguments.append(f"{part}.")
+    hidden = tuple(arguments)
+    return [key for key in differing if key.endswith(_KIND) or not key.startswith(hidden)]
 
 
 def value_at(run: JudgedRun, key: str) -> str:
@@ -90,40 +128,66 @@ def in_words(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value:g}"
+
     text = printable(value).replace("\n", " ")
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[:_MOST_CHARACTERS]}..."
 
 
 def labels(keys: Sequence[str]) -> list[str]:
-    """Return short headers for keys: the last part of each where no other has it, of `connector.kind` "connector"."""
+    """Return a short header for each key: its last part where that is unique ("lr" for "optim.lr")."""
     shortened = [key.removesuffix(_KIND).rpartition(".")[2] for key in keys]
-    return [short if short and shortened.count(short) == 1 else key for short, key in zip(shortened, keys, strict=True)]
+
+    # At the root of a configuration `_target_` has the key ".kind", of which nothing is left.
+    headers = []
+    for short, key in zip(shortened, keys, strict=True):
+        is_clear = short != "" and shortened.count(short) == 1
+        headers.append(short if is_clear else key)
+    return headers
 
 
 def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> None:
     """Refuse keys that no run's configuration has.
 
     Args:
-        what: The name under which they were given, for the message.
+        what: The option that holds the keys (`rows` or `over`), for the message.
         keys: The keys.
         runs: The runs.
 
     Raises:
-        ConfigError: Naming the key, and those that were probably meant.
+        ConfigError: If no run has a key. The message names it, and those that were probably meant.
     """
-    without = [run.name for run in runs if not run.config]
-    if keys and len(without) == len(runs):
-        raise ConfigError(f"{what}={','.join(keys)}: {without[0]} holds no config.yaml: leave out {what}=")
-    known = list(dict.fromkeys(key for run in runs for key, _ in flat(run.config)))
+    runs_without_config = [run.name for run in runs if not run.config]
+    if keys and len(runs_without_config) == len(runs):
+        raise ConfigError(f"{what}={','.join(keys)}: {runs_without_config[0]} holds no config.yaml: leave out {what}=")
+
+    # A key that some runs have is enough: a value of "-" tells the others apart.
+    all_keys = (key for run in runs for key, _ in flat(run.config))
+    known_keys = list(dict.fromkeys(all_keys))
     for key in keys:
-        if key in known:
+        if key in known_keys:
             continue
-        close = [name for name in known if name.rpartition(".")[2] == key] or get_close_matches(key, known, 3)
-        below = [name for name in known if name.startswith(f"{key}.")]
-        meant = "look into a config.yaml"
-        if close or below:
-            meant = f"did you mean {printable(', '.join((close or below)[:3]))}?"
-        raise ConfigError(f"{what}={printable(key)}: no run's config.yaml has this key: {meant}")
+        hint = "look into a config.yaml"
+        similar_keys = _similar_keys(key, known_keys)
+        if similar_keys:
+            hint = f"did you mean {printable(', '.join(similar_keys))}?"
+        raise ConfigError(f"{what}={printable(key)}: no run's config.yaml has this key: {hint}")
+
+
+def _similar_keys(key: str, known_keys: Sequence[str]) -> list[str]:
+    """Return up to three keys that were probably meant: first those that end in the key, at last those below it."""
+    # People leave out the beginning: "lr" for "optim.lr".
+    same_end = [name for name in known_keys if name.rpartition(".")[2] == key]
+    if same_end:
+        return same_end[:3]
+
+    # Then typing errors.
+    close = get_close_matches(key, known_keys, 3)
+    if close:
+        return close
+    below = [name for name in known_keys if name.startswith(f"{key}.")]
+    return below[:3]
 
 
 def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], mixed: bool) -> list[Setting]:
@@ -136,11 +200,13 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
         mixed: Whether a row may hold runs that differ in other keys too, or that are repeats.
 
     Raises:
-        ConfigError: If it would, and that is not asked for.
+        ConfigError: If a row would hold such runs and `mixed` is false.
     """
     by_values: dict[tuple[str, ...], list[JudgedRun]] = {}
     for run in runs:
-        by_values.setdefault(tuple(value_at(run, key) for key in rows), []).append(run)
+        values = tuple(value_at(run, key) for key in rows)
+        by_values.setdefault(values, []).append(run)
+
     settings = [Setting(values, members) for values, members in by_values.items()]
     if not mixed:
         for setting in settings:
@@ -149,11 +215,15 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
 
 
 def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str]) -> None:
-    """Refuse to average what are different settings, or twice the same run."""
-    where = ", ".join(f"{key}={value}" for key, value in zip(rows, setting.values, strict=True))
-    of_row = f"the row {where}" if rows else "the one row"
+    """Refuse to average different settings, or the same run twice.
+
+    Raises:
+        ConfigError: If the runs of the row are such.
+    """
+    of_row = f"the row {_pairs(rows, setting.values)}" if rows else "the one row"
     others = differing_keys(setting.runs, [*rows, *over])
     if others:
+        # One key with two of its values is enough to see which runs do not belong together.
         key = others[0]
         by_value = {value_at(run, key): run.name for run in setting.runs}
         (value, run), (other, other_run), *_ = by_value.items()
@@ -161,22 +231,32 @@ def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str
             f"rows: {of_row} would be a mean of runs that differ in {', '.join(others[:3])} too ({value} in {run}, "
             f"{other} in {other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
         )
-    repeated: dict[tuple[str, ...], str] = {}
+
+    run_of_values: dict[tuple[str, ...], str] = {}
     for run in setting.runs:
         values = tuple(value_at(run, key) for key in over)
-        if values in repeated:
-            same = ", ".join(f"{key}={value}" for key, value in zip(over, values, strict=True)) or "the same values"
+        if values in run_of_values:
+            same = _pairs(over, values) or "the same values"
             raise ConfigError(
-                f"runs: {repeated[values]} and {run.name} are both of {same} in {of_row}: the same run twice has no "
-                f"spread: leave one out, or count both by mixed=true"
+                f"runs: {run_of_values[values]} and {run.name} are both of {same} in {of_row}: the same run twice has "
+                f"no spread: leave one out, or count both by mixed=true"
             )
-        repeated[values] = run.name
+        run_of_values[values] = run.name
+
+
+def _pairs(keys: Sequence[str], values: Sequence[str]) -> str:
+    """Return keys and values as "seed=1, optim.lr=0.001"."""
+    return ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
 def _order(value: str) -> tuple[int, float, str]:
-    """Return what sorts numbers as numbers, and texts behind them."""
+    """Return a sort key that compares numbers as numbers, and puts texts behind them."""
     try:
         number = float(value)
     except ValueError:
         return 1, 0.0, value
-    return (0, number, "") if is_number(number) else (1, 0.0, value)
+
+    # "nan" and "inf" are texts too: nan would leave the order to chance.
+    if not is_number(number):
+        return 1, 0.0, value
+    return 0, number, ""

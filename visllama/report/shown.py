@@ -6,7 +6,7 @@ written anew. No source of records is opened: a run of somebody else's could nam
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -29,12 +29,12 @@ class Shown(NamedTuple):
     """An image, or a question about one, with what both systems said.
 
     Attributes:
-        difference: Its scores.
-        pictures: The addresses of its pictures, which hold them whole; none where no gallery shows it.
-        question: What was asked; "" where it was captioned.
-        first: What the first system said; None where that is not known.
-        second: What the second one said.
-        references: What people said.
+        difference: The scores of both systems.
+        pictures: The pictures as data addresses, which hold them whole; empty where no gallery shows the image.
+        question: The question; "" where the image was captioned.
+        first: The caption or answer of the first system; None where it is not known.
+        second: The caption or answer of the second system; None where it is not known.
+        references: The captions or answers that people gave.
     """
 
     difference: ImageDifference
@@ -50,30 +50,41 @@ class Texts:
 
     Args:
         run: The run.
-        evaluation: The evaluation's name in it.
-        task: What is judged.
+        evaluation: The evaluation's name in the run.
+        task: What is judged: `caption` or `vqa`.
+
+    Attributes:
+        texts: The caption or answer by id; empty where the folder holds none.
+        references: The reference captions by id; empty where the folder holds none.
+        cards: The gallery's cards by id.
     """
 
     def __init__(self, run: JudgedRun, evaluation: str, task: str) -> None:
-        folder = run.folder if evaluation == OF_FILES else run.folder / "evaluations" / evaluation
         is_caption = task == "caption"
-        texts = folder / ("captions.json" if is_caption else "answers.json")
-        references: Path | None = folder / "references.json"
         if evaluation == OF_FILES:
             # Such a run names its files; they are read as such files alone, and their ids have to be the same.
+            folder = run.folder
             texts = Path(str(run.provenance.get("predictions", "")))
-            references = Path(str(run.provenance.get("references", ""))) if is_caption else None
-        self.texts = _read_if_there(texts, read_predictions if is_caption else read_answers)
-        self.references = _read_if_there(references, read_references) if is_caption else {}
+            references = Path(str(run.provenance.get("references", "")))
+        else:
+            folder = run.folder / "evaluations" / evaluation
+            texts = folder / ("captions.json" if is_caption else "answers.json")
+            references = folder / "references.json"
+
+        self.texts: dict[str, str] = _read_if_there(texts, read_predictions if is_caption else read_answers)
+        # Only captions have such a file; the references of answers stand in the gallery.
+        self.references: dict[str, list[str]] = {}
+        if is_caption:
+            self.references = _read_if_there(references, read_references)
         self.cards = {card.id: card for card in read_cards(folder / "gallery.html")}
 
 
-def _read_if_there(path: Path | None, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
-    """Return what a file holds by id; nothing where it is not there, or is none such."""
-    if path is None or not path.is_file():
+def _read_if_there(path: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
+    """Return what a file holds, by id; an empty dictionary where there is no such file, or it holds something else."""
+    if not path.is_file():
         return {}
     try:
-        return {str(key): value for key, value in read(path).items()}
+        return read(path)
     except ConfigError:
         return {}
 
@@ -85,30 +96,37 @@ def show(changed: Sequence[ImageDifference], first: Texts, second: Texts) -> lis
 
 def _show(image: ImageDifference, first: Texts, second: Texts) -> Shown:
     cards = [texts.cards[image.id] for texts in (first, second) if image.id in texts.cards]
-    references = first.references.get(image.id) or second.references.get(image.id)
-    if not references and cards:
-        references = cards[0].references
-    references = list(dict.fromkeys(references or []))
+    question = ""
+    references = first.references.get(image.id) or second.references.get(image.id) or []
+    if cards:
+        # Both systems were asked the same, so either card has it.
+        question = cards[0].texts["question"].strip()
+        references = references or cards[0].references
+
+    different_references = list(dict.fromkeys(references))
     return Shown(
-        image,
-        _pictures(cards),
-        _cut(cards[0].texts["question"].strip()) if cards else "",
-        _text(image.id, first),
-        _text(image.id, second),
-        [_cut(reference) for reference in references[:_MOST_REFERENCES]],
+        difference=image,
+        pictures=_pictures(cards),
+        question=_cut(question),
+        first=_text(image.id, first),
+        second=_text(image.id, second),
+        references=[_cut(reference) for reference in different_references[:_MOST_REFERENCES]],
     )
 
 
-def _text(own_id: str, texts: Texts) -> str | None:
-    if own_id in texts.texts:
-        return _cut(texts.texts[own_id])
-    if own_id in texts.cards:
-        return _cut(texts.cards[own_id].texts["said"])
+def _text(image_id: str, texts: Texts) -> str | None:
+    """Return what a system wrote, from its file of texts or, where that is not there, from its gallery."""
+    if image_id in texts.texts:
+        return _cut(texts.texts[image_id])
+    if image_id in texts.cards:
+        return _cut(texts.cards[image_id].texts["said"])
     return None
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    return f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
@@ -122,13 +140,19 @@ def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
 
 
 def _written_anew(address: str) -> str | None:
+    """Return a picture encoded again by us; None where it does not decode or is larger than galleries make them."""
     image = decode_picture(address)
+    # A larger one is not of our galleries, and would make the page heavy.
     if image is None or max(image.size) > _MOST_PICTURE_PX:
         return None
-    return data_address(image.convert("RGB"), "jpeg" if address.startswith(_PHOTO) else "png")
+
+    file_format = "jpeg" if address.startswith(_PHOTO) else "png"
+    return data_address(image.convert("RGB"), file_format)
 
 
 def ids_with_pictures(texts: Sequence[Texts]) -> set[str]:
-    """Return the ids of which a gallery shows a picture."""
-    cards: list[Mapping[str, GalleryCard]] = [each.cards for each in texts]
-    return {own_id for each in cards for own_id, card in each.items() if card.addresses}
+    """Return the ids for which a gallery shows a picture."""
+    ids = set()
+    for of_run in texts:
+        ids.update(card.id for card in of_run.cards.values() if card.addresses)
+    return ids

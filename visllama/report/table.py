@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from visllama.evaluation.metrics_file import is_number
 from visllama.report.columns import Column, headers
-from visllama.report.conditions import NUM_RECORDS, check_alike, conditions, shared_text
+from visllama.report.conditions import NUM_RECORDS, Conditions, Differences, check_alike, conditions, shared_text
 from visllama.report.judged_run import JudgedRun
 from visllama.report.published import Published, check_comparable
 from visllama.report.settings import Setting, group, labels
 
 DAGGER = "†"
+_NOTED_CONDITIONS = {"split": "split {}", "decoding": "decoding: {}", "tokenizer": "tokenizer {}"}
+"""The conditions that the notes name where all runs share them, with their words."""
 
 
 class Cell(NamedTuple):
     """A figure over the runs of a row, on the scale of `metrics.json`.
 
     Attributes:
-        values: The figure of each run that measured it; none where no run did.
+        values: The figure of each run that measured it; empty where no run did.
         is_best: Whether no row has a better mean.
     """
 
@@ -29,12 +31,12 @@ class Cell(NamedTuple):
 
     @property
     def mean(self) -> float | None:
-        """The mean; None where nothing was measured."""
+        """The mean over the runs; None where nothing was measured."""
         return mean(self.values) if self.values else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the runs; None of less than two."""
+        """The standard deviation over the runs; None for fewer than two runs."""
         return stdev(self.values) if len(self.values) > 1 else None
 
 
@@ -42,10 +44,10 @@ class TableRow(NamedTuple):
     """A setting, or a published system.
 
     Attributes:
-        labels: The values that set it apart; of a published system its name, then nothing.
-        runs: The names of its runs.
-        cells: Its figures, in the order of the columns.
-        is_published: Whether its figures are somebody else's.
+        labels: The values that set the row apart; for a published system its name, then empty texts.
+        runs: The names of the runs that the row is averaged over.
+        cells: The figures, in the order of the columns.
+        is_published: Whether the figures are somebody else's.
     """
 
     labels: list[str]
@@ -58,12 +60,12 @@ class RunTable(NamedTuple):
     """A table as every format writes it.
 
     Attributes:
-        labels: The headers of what sets rows apart.
-        headers: The headers of the figures.
-        columns: The figures.
+        labels: The headers of the columns that set rows apart.
+        headers: The headers of the columns of figures.
+        columns: The columns of figures.
         rows: The rows.
-        notes: What has to be known of them, a sentence a line.
-        mixed: The conditions that differ, by evaluation and run.
+        notes: How the figures were made, a sentence a line.
+        mixed: The conditions that differ, by evaluation, condition and run.
     """
 
     labels: list[str]
@@ -71,13 +73,17 @@ class RunTable(NamedTuple):
     columns: list[Column]
     rows: list[TableRow]
     notes: list[str]
-    mixed: dict[str, dict[str, dict[str, str]]]
+    mixed: dict[str, Differences]
 
 
 def build_table(
-    runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], columns: Sequence[Column],
-    published: Sequence[Published], mixed: bool,
-) -> RunTable:  # fmt: skip
+    runs: Sequence[JudgedRun],
+    rows: Sequence[str],
+    over: Sequence[str],
+    columns: Sequence[Column],
+    published: Sequence[Published],
+    mixed: bool,
+) -> RunTable:
     """Return the table of these runs.
 
     Args:
@@ -86,53 +92,93 @@ def build_table(
         over: The keys over whose values a row is averaged.
         columns: The figures.
         published: The published figures.
-        mixed: Whether runs that were judged otherwise stand beside each other; what differs then becomes columns.
+        mixed: Whether runs that were judged under different conditions stand beside each other. Each condition that
+            differs then becomes a column.
 
     Raises:
-        ConfigError: If they were, and that is not asked for, or a row would be a mean of different settings.
+        ConfigError: If the conditions differ and `mixed` is false, or a row would be a mean of different settings.
     """
-    evaluations = list(dict.fromkeys(column.evaluation for column in columns if column.evaluation is not None))
-    judged = {name: _conditions_of(runs, name) for name in evaluations}
-    differing = {name: check_alike(name, judged[name], mixed) for name in evaluations}
-    differing = {name: found for name, found in differing.items() if found}
+    names = (column.evaluation for column in columns if column.evaluation is not None)
+    evaluations = list(dict.fromkeys(names))
+    judged: dict[str, dict[str, dict[str, object]]] = {}
+    differing: dict[str, Differences] = {}
     for name in evaluations:
-        check_comparable(published, {name: next(iter(judged[name].values()))}, mixed)
+        judged[name] = _conditions_of(runs, name)
+        different_conditions = check_alike(name, judged[name], mixed)
+        if different_conditions:
+            differing[name] = different_conditions
 
+    # The runs were judged alike, or all is mixed: the first run stands for all.
+    for name in evaluations:
+        first = next(iter(judged[name].values()))
+        check_comparable(published, {name: first}, mixed)
+
+    # A row is a setting: the runs that differ in nothing but what they are averaged over.
     settings = group(runs, rows, over, mixed)
-    headers_of_rows = labels(rows)
-    table_rows = [
-        TableRow(list(setting.values), [run.name for run in setting.runs], _cells(setting, columns))
-        for setting in settings
-    ]
-    if not rows:
-        headers_of_rows = ["runs"]
-        table_rows = [row._replace(labels=["all"]) for row in table_rows]
-    for name, found in differing.items():
-        for condition, values in found.items():
-            headers_of_rows.append(condition if len(evaluations) == 1 else f"{name} {condition}")
-            for row in table_rows:
-                row.labels.append(" / ".join(dict.fromkeys(values[run] for run in row.runs if run in values)) or "-")
-    for one in published:
-        filled = [one.name, *[""] * (len(headers_of_rows) - 1)]
-        cells = [Cell([one.metrics[column.metric]] if column.metric in one.metrics else []) for column in columns]
-        table_rows.append(TableRow(filled, [], cells, is_published=True))
+    headers_of_rows = labels(rows) or ["runs"]
+    table_rows = []
+    for setting in settings:
+        row = TableRow(
+            labels=list(setting.values) or ["all"],
+            runs=[run.name for run in setting.runs],
+            cells=_cells(setting, columns),
+        )
+        table_rows.append(row)
 
-    notes = [*_notes(runs, judged, over, settings), *_notes_on_published(published)]
-    return RunTable(headers_of_rows, headers(columns), list(columns), _with_best(table_rows, columns), notes, differing)
+    # Runs that were judged differently stand beside each other only with the difference in sight.
+    for name, values_by_condition in differing.items():
+        for condition, values in values_by_condition.items():
+            header = condition if len(evaluations) == 1 else f"{name} {condition}"
+            headers_of_rows.append(header)
+            for row in table_rows:
+                row.labels.append(_values_of_row(row, values))
+
+    # After the columns of conditions have been added, so that published rows have as many labels as the others.
+    for system in published:
+        table_rows.append(_published_row(system, columns, len(headers_of_rows)))
+
+    return RunTable(
+        labels=headers_of_rows,
+        headers=headers(columns),
+        columns=list(columns),
+        rows=_with_best(table_rows, columns),
+        notes=[*_notes(runs, judged, over, settings), *_notes_on_published(published)],
+        mixed=differing,
+    )
 
 
 def _conditions_of(runs: Sequence[JudgedRun], evaluation: str) -> dict[str, dict[str, object]]:
     """Return the conditions of each run that has an evaluation, and the number of its records."""
-    found = {}
+    by_run = {}
     for run in runs:
         if evaluation in run.evaluations:
-            one = run.evaluations[evaluation]
-            found[run.name] = {**conditions(one), NUM_RECORDS: one.get("n")}
-    return found
+            content = run.evaluations[evaluation]
+            by_run[run.name] = {**conditions(content), NUM_RECORDS: content.get("n")}
+    return by_run
+
+
+def _values_of_row(row: TableRow, values: Mapping[str, str]) -> str:
+    """Return the different values that the runs of a row have; "-" where none has one."""
+    different_values = dict.fromkeys(values[run] for run in row.runs if run in values)
+    return " / ".join(different_values) or "-"
+
+
+def _published_row(system: Published, columns: Sequence[Column], num_labels: int) -> TableRow:
+    """Return the row of a published system."""
+    cells = []
+    for column in columns:
+        if column.metric in system.metrics:
+            cells.append(Cell([system.metrics[column.metric]]))
+        else:
+            cells.append(Cell([]))
+
+    empty_labels = [""] * (num_labels - 1)
+    return TableRow(labels=[system.name, *empty_labels], runs=[], cells=cells, is_published=True)
 
 
 def _cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     cells = []
+    # Not each run has each figure: a mean is over those that have it, and the table says over how many.
     for column in columns:
         values = [column.value_of(run) for run in setting.runs]
         cells.append(Cell([value for value in values if value is not None]))
@@ -141,67 +187,102 @@ def _cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
 
 def _with_best(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[TableRow]:
     """Mark the best cell of each column, where there is more than one to choose from."""
+    # The best of one row alone would say nothing.
     best: list[float | None] = []
     for place, column in enumerate(columns):
-        means = [row.cells[place].mean for row in rows if row.cells[place].values]
+        means = [row.cells[place].mean for row in rows]
+        measured_means = [value for value in means if value is not None]
         choose = max if column.is_higher_better else min
-        best.append(choose(means) if len(means) > 1 else None)
-    marked = []
+        best.append(choose(measured_means) if len(measured_means) > 1 else None)
+
+    marked_rows = []
     for row in rows:
-        pairs = zip(row.cells, best, strict=True)
-        cells = [cell._replace(is_best=target is not None and cell.mean == target) for cell, target in pairs]
-        marked.append(row._replace(cells=cells))
-    return marked
+        cells = []
+        for cell, best_mean in zip(row.cells, best, strict=True):
+            is_best = best_mean is not None and cell.mean == best_mean
+            cells.append(cell._replace(is_best=is_best))
+        marked_rows.append(row._replace(cells=cells))
+    return marked_rows
 
 
 def _notes(
-    runs: Sequence[JudgedRun], judged: Mapping[str, Mapping[str, Mapping]], over: Sequence[str],
+    runs: Sequence[JudgedRun],
+    judged: Mapping[str, Mapping[str, Conditions]],
+    over: Sequence[str],
     settings: Sequence[Setting],
-) -> Iterator[str]:  # fmt: skip
-    """Yield how the figures were made."""
+) -> Iterator[str]:
+    """Yield how the figures were made, in sentences."""
     for name, by_run in judged.items():
-        of_runs = list(by_run.values())
+        conditions_of_runs = list(by_run.values())
         parts = []
-        for key, words in (("split", "split {}"), ("decoding", "decoding: {}"), ("tokenizer", "tokenizer {}")):
-            value = shared_text(key, of_runs)
-            parts += [words.format(value)] if value else []
-        parts.append(_num_records(of_runs))
+        for key, words in _NOTED_CONDITIONS.items():
+            value = shared_text(key, conditions_of_runs)
+            if value:
+                parts.append(words.format(value))
+        parts.append(_num_records(conditions_of_runs))
         yield f"{name}: {', '.join(parts)}."
-        if any(one.get("task") == "caption" for one in of_runs):
+
+        if any(of_run.get("task") == "caption" for of_run in conditions_of_runs):
             yield "Metrics of captions are x100."
+
+    # More than one revision is shown, not refused: most changes of the code touch no score.
     revisions = list(dict.fromkeys(run.revision or "not known" for run in runs))
-    yield f"git {', '.join(revisions)}{' (+: with changes)' if any('+' in each for each in revisions) else ''}."
+    legend = " (+: with changes)" if any("+" in revision for revision in revisions) else ""
+    yield f"git {', '.join(revisions)}{legend}."
+
     if any(len(setting.runs) > 1 for setting in settings):
         yield f"Mean and standard deviation over {', '.join(over)}; n is the number of runs."
 
 
-def _num_records(of_runs: Sequence[Mapping]) -> str:
-    counts = sorted({one[NUM_RECORDS] for one in of_runs if is_number(one.get(NUM_RECORDS))})
-    if not counts:
+def _num_records(conditions_of_runs: Sequence[Conditions]) -> str:
+    """Return on how many records the runs were judged, in words; all counts where they differ."""
+    counts = [of_run.get(NUM_RECORDS) for of_run in conditions_of_runs]
+    known_counts = {count for count in counts if isinstance(count, int | float) and is_number(count)}
+    if not known_counts:
         return "an unknown number of images"
-    what = "answers" if any(one.get("task") == "vqa" for one in of_runs) else "images"
-    return f"{' or '.join(f'{count:,}' for count in counts)} {what}"
+
+    # More than one count is a warning to the reader: the scores are of different records.
+    texts = [f"{count:,}" for count in sorted(known_counts)]
+    has_answers = any(of_run.get("task") == "vqa" for of_run in conditions_of_runs)
+    return f"{' or '.join(texts)} {'answers' if has_answers else 'images'}"
 
 
 def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:
-    for one in published:
-        known = [f"tokenizer {one.tokenizer or 'not known'}", f"split {one.split or 'not known'}"]
-        yield f"{DAGGER} {one.name}: as published in {one.source} ({', '.join(known)})."
+    """Yield where each published row is from, and how it was scored."""
+    for system in published:
+        tokenizer = system.tokenizer or "not known"
+        split = system.split or "not known"
+        yield f"{DAGGER} {system.name}: as published in {system.source} (tokenizer {tokenizer}, split {split})."
 
 
-def as_json(table: RunTable) -> dict:
+def as_json(table: RunTable) -> dict[str, Any]:
     """Return a table as `report.json` holds it, on the scale of `metrics.json`."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in table.rows:
-        cells = {}
+        figures = {}
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.values:
-                figures = {"mean": cell.mean, "n": len(cell.values), "values": cell.values, "is_best": cell.is_best}
-                cells[column.name] = figures if cell.spread is None else figures | {"spread": cell.spread}
+                figures[column.name] = _cell_as_json(cell)
+
         if row.is_published:
-            rows.append({"published": row.labels[0], "figures": cells})
+            rows.append({"published": row.labels[0], "figures": figures})
         else:
             setting = dict(zip(table.labels, row.labels, strict=True))
-            rows.append({"setting": setting, "runs": row.runs, "figures": cells})
-    found = {"rows": rows, "notes": table.notes}
-    return found | {"mixed": table.mixed} if table.mixed else found
+            rows.append({"setting": setting, "runs": row.runs, "figures": figures})
+
+    content: dict[str, Any] = {"rows": rows, "notes": table.notes}
+    if table.mixed:
+        content["mixed"] = table.mixed
+    return content
+
+
+def _cell_as_json(cell: Cell) -> dict[str, object]:
+    content: dict[str, object] = {
+        "mean": cell.mean,
+        "n": len(cell.values),
+        "values": cell.values,
+        "is_best": cell.is_best,
+    }
+    if cell.spread is not None:
+        content["spread"] = cell.spread
+    return content

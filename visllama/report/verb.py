@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from visllama.config.invocation import run_folder
 from visllama.config.schema import ReportConfig
@@ -31,8 +32,8 @@ from visllama.report.table import RunTable, build_table
 from visllama.report.table import as_json as table_as_json
 
 _OVER = ("seed",)
-_OF_TABLES = ("over", "columns", "published", "out")
-"""The keys that say something of tables alone."""
+_OF_TABLES = ("rows", "over", "columns", "published", "out")
+"""The keys that are of use for tables only: two runs become a table where one of them is given."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Report:
 
     Attributes:
         runs: The runs.
-        scored: The evaluations of two runs, by name; None where a table is asked for.
+        scored: The evaluations of two runs that are tested, by name; empty where a table is asked for.
         table: The table; None where two runs are tested.
     """
 
     runs: list[JudgedRun]
-    scored: dict[str, Scored] | None = None
+    scored: dict[str, Scored] = field(default_factory=dict)
     table: RunTable | None = None
 
 
@@ -54,105 +55,161 @@ def assemble(config: ReportConfig) -> Report:
     """Read the runs, and check that they may be compared.
 
     Raises:
-        ConfigError: If they are not there, or were judged otherwise, or nothing of them is what is asked for.
+        ConfigError: If a run is not there, if the runs were judged under different conditions, or if they lack what is
+            asked for.
     """
-    words = names(config.runs)
+    words = names(config.runs) or []
     runs = read_runs(find_folders(words))
     if len(runs) < 2:
         raise ConfigError(
             f"runs={','.join(words)}: is one run, {runs[0].folder}: give another one beside it, as 'runs=[A,B]', or a "
             f"pattern in quotes that matches several"
         )
-    if len(runs) == 2 and config.rows is None and not _asks_for_table(config):
-        pairs = shared_evaluations(*runs, names(config.evaluations))
-        return Report(runs, scored={pair.name: read_pair(*runs, pair, config.mixed) for pair in pairs})
-    return Report(runs, table=_build_table(config, runs))
+
+    # Two runs are tested against each other, image by image, unless a key asks for a table.
+    if len(runs) > 2 or _asks_for_table(config):
+        return Report(runs, table=_build_table(config, runs))
+
+    first, second = runs
+    scored = {}
+    for pair in shared_evaluations(first, second, names(config.evaluations)):
+        scored[pair.name] = read_pair(first, second, pair, config.mixed)
+    return Report(runs, scored=scored)
 
 
 def names(value: object) -> list[str] | None:
     """Return one or several names of the configuration as a list; None where none is given."""
     if value is None:
         return None
-    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
+    if isinstance(value, list | tuple):
+        return [str(each) for each in value]
+    return [str(value)]
 
 
 def _asks_for_table(config: ReportConfig) -> bool:
-    return config.format != "text" or any(getattr(config, key) is not None for key in _OF_TABLES)
+    """Return whether a key is given that makes a table of two runs too."""
+    if config.format != "text":
+        return True
+    return any(getattr(config, key) is not None for key in _OF_TABLES)
 
 
 def _build_table(config: ReportConfig, runs: Sequence[JudgedRun]) -> RunTable:
+    """Return the table that the configuration asks for.
+
+    Raises:
+        ConfigError: If a key names what no run has, or the runs cannot stand in one table.
+    """
+    # By default rows are averaged over seeds, and set apart by whatever else differs.
     over = names(config.over)
     if over is None:
         over = list(_OVER)
     else:
         check_keys("over", over, runs)
+
     rows = names(config.rows)
     if rows is None:
         rows = differing_keys(runs, over)
     else:
         check_keys("rows", rows, runs)
+
     columns = find_columns(runs, names(config.columns), names(config.evaluations))
     published = read_published(Path(config.published)) if config.published else []
     return build_table(runs, rows, over, columns, published, config.mixed)
 
 
-def report(config: ReportConfig, found: Report) -> dict:
-    """Compare the runs; writes the run folder.
+def report(config: ReportConfig, assembled: Report) -> dict[str, Any]:
+    """Compare the runs, and write the run folder.
+
+    Args:
+        config: The configuration.
+        assembled: The runs, as `assemble` has read them.
 
     Returns:
         The content of `report.json`.
     """
     folder = run_folder()
-    content = {"runs": [{"name": run.name, "folder": str(run.folder)} for run in found.runs]}
-    curves = folder / "curves.png"
-    has_curves = draw_curves(curves, found.runs)
-    written = ["report.json", *(["curves.png"] if has_curves else [])]
-    if found.table is not None:
-        content |= table_as_json(found.table)
-        written += _write_table(config, found.table, folder)
+    runs = assembled.runs
+    table = assembled.table
+    names_and_folders = [{"name": run.name, "folder": str(run.folder)} for run in runs]
+    content: dict[str, Any] = {"runs": names_and_folders}
+    file_names = ["report.json"]
+
+    # Runs of files, and runs of `evaluate`, have logged no losses.
+    curves_path = folder / "curves.png"
+    has_curves = draw_curves(curves_path, runs)
+    if has_curves:
+        file_names.append(curves_path.name)
+
+    if table is not None:
+        content |= table_as_json(table)
+        file_names += _write_table(config, table, folder)
     else:
-        content |= _write_comparisons(config, found, folder, curves if has_curves else None)
-        written.append("report.html, which shows what changed most")
+        content |= _write_comparisons(config, assembled, folder, curves_path if has_curves else None)
+        file_names.append("report.html, which shows what changed most")
     write_json(folder / "report.json", content | {"provenance": provenance()})
-    say(f"Wrote {folder}: {', '.join(written)}")
-    if found.table is not None:
-        first, second = (run.folder for run in found.runs[:2])
-        say(f"Two of them, image by image:  visllama report {shlex.quote(f'runs=[{first},{second}]')}")
+
+    say(f"Wrote {folder}: {', '.join(file_names)}")
+    if table is not None:
+        example = shlex.quote(f"runs=[{runs[0].folder},{runs[1].folder}]")
+        say(f"Two of them, image by image:  visllama report {example}")
     return content
 
 
 def _write_table(config: ReportConfig, table: RunTable, folder: Path) -> list[str]:
-    """Print the table, and write it in the format that is asked for; returns the names of the files."""
+    """Print the table, write it in the format that is asked for, and return the names of the files."""
     ending, write = FORMATS[config.format]
     text = write(table)
     say(terminal_table(table) if config.format == "text" else text)
+
     name = f"table.{ending}"
     write_whole(folder / name, text)
+    # `out` is a second copy, for example in the folder of a paper.
     if config.out is None:
         return [name]
     write_whole(Path(config.out), text)
-    return [name, str(config.out)]
+    return [name, config.out]
 
 
-def _write_comparisons(config: ReportConfig, found: Report, folder: Path, curves: Path | None) -> dict:
-    """Compare two runs in each evaluation, print it, and write the page; returns what `report.json` holds of it."""
-    first, second = found.runs
-    say(names_of(found.runs))
+def _write_comparisons(
+    config: ReportConfig,
+    assembled: Report,
+    folder: Path,
+    curves: Path | None,
+) -> dict[str, dict[str, Any]]:
+    """Compare two runs in each evaluation, print the comparisons, and write the page.
+
+    Args:
+        config: The configuration.
+        assembled: The two runs and their evaluations.
+        folder: The folder that the page is written to.
+        curves: Path of the plot of both runs' losses; None where there is none.
+
+    Returns:
+        The part of `report.json` that holds the comparisons.
+    """
+    first, second = assembled.runs
+    say(names_of(assembled.runs))
+
     comparisons = {}
-    shown = {}
+    images_on_page = {}
     content = {}
-    for name, scored in found.scored.items():
-        with working() as tell:
-            tell(f"{name}: resampling")
+    for name, scored in assembled.scored.items():
+        with working() as show_step:
+            show_step(f"{name}: resampling")
             comparison = compare(scored, first.name, second.name)
-            texts = [
-                Texts(run, evaluation, scored.task) for run, evaluation in zip(found.runs, scored.pair, strict=True)
-            ]
-            changed = most_changed(comparison, config.num_pictures, ids_with_pictures(texts))
-            tell(f"{name}: pictures")
-            shown[name] = show(changed, *texts)
+
+            texts_of_first = Texts(first, scored.pair.first, scored.task)
+            texts_of_second = Texts(second, scored.pair.second, scored.task)
+            pictured = ids_with_pictures([texts_of_first, texts_of_second])
+            # Chosen by whether a picture is there, because a card without one tells little.
+            changed = most_changed(comparison, config.num_pictures, pictured)
+
+            show_step(f"{name}: pictures")
+            images_on_page[name] = show(changed, texts_of_first, texts_of_second)
+
         comparisons[name] = comparison
         content[name] = as_json(comparison, changed)
         say(comparison_table(comparison))
-    write_page(folder / "report.html", found.runs, comparisons, shown, curves)
+
+    write_page(folder / "report.html", assembled.runs, comparisons, images_on_page, curves)
     return {"evaluations": content}

@@ -29,10 +29,10 @@ class AblationScore:
 
     Attributes:
         ablation: The ablation.
-        cider: CIDEr over all pictures.
-        difference: CIDEr minus that of the ablation's baseline.
+        cider: The CIDEr over all pictures.
+        difference: The CIDEr minus that of the ablation's baseline.
         interval: The paired bootstrap interval of the difference over pictures, 95%.
-        changed: The share of captions that are not those of the whole.
+        changed: The share of captions that differ from those of the whole.
     """
 
     ablation: Ablation
@@ -43,30 +43,37 @@ class AblationScore:
 
     @property
     def is_sure(self) -> bool:
-        """Return whether the interval leaves zero out."""
+        """Whether the interval leaves zero out."""
         low, high = self.interval
         return low > 0 or high < 0
 
 
-class WholeCaptions(NamedTuple):
-    """The captions when nothing is left out.
+class WrittenCaptions(NamedTuple):
+    """The captions that were written under one ablation.
 
     Attributes:
         captions: The caption of each picture.
-        ids: What was written, as ids.
-        cider: The CIDEr of each.
+        ids: The ids of each caption, as the model has written them.
+        cider: The CIDEr of each caption.
+        mean_cider: The CIDEr over all pictures.
     """
 
     captions: list[str]
     ids: list[list[int]]
-    cider: np.ndarray
+    cider: Float[np.ndarray, " N"]
+    mean_cider: float
 
 
 class AblationResults(NamedTuple):
-    """The score of each ablation, the whole first, and the captions of the whole."""
+    """The results of all ablations.
+
+    Attributes:
+        scores: The score of each ablation, the whole first.
+        whole: The captions when nothing is left out.
+    """
 
     scores: list[AblationScore]
-    whole: WholeCaptions
+    whole: WrittenCaptions
 
 
 class AblatedReader:
@@ -74,12 +81,14 @@ class AblatedReader:
 
     Args:
         model: The model that writes.
-        captioner: Has the collator and the decoding.
-        samples: The pictures' Samples.
+        captioner: The captioner that holds the collator and the decoding.
+        samples: The Samples of the pictures.
     """
 
     def __init__(self, model: VisLlama, captioner: Captioner, samples: Sequence[Sample]) -> None:
-        self.model, self.captioner, self.samples = model, captioner, samples
+        self.model = model
+        self.captioner = captioner
+        self.samples = samples
 
     @torch.inference_mode()
     def write(self, image_embeds: Float[Tensor, "N K D"], kept: Bool[Tensor, " span"] | None = None) -> list[list[int]]:
@@ -87,28 +96,33 @@ class AblatedReader:
 
         Args:
             image_embeds: The vectors of the pictures.
-            kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None is all. The others are left
+            kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None reads all. The others are left
                 out, and the positions behind them close up.
         """
+        # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
         device = self.model.markers.device
         written = []
         for start in range(0, len(self.samples), size):
             batch = self.captioner.collator.generation_batch(self.samples[start : start + size])
-            input_ids, attention_mask = (batch[name].to(device) for name in ("input_ids", "attention_mask"))
+            input_ids = batch["input_ids"].to(device)
+            attention_mask = batch["attention_mask"].to(device)
             embeds = self.model.splice(input_ids, image_embeds[start : start + size].to(device))
             if kept is not None:
                 # Not by the mask: where `[eoi]` is the last position, the model would write on from what it says.
                 is_read = torch.ones_like(input_ids, dtype=torch.bool)
+                # The positions of a span have negative ids. Each row leaves out as many, so all keep one length.
                 is_read[input_ids < 0] = kept.to(device).repeat(len(input_ids))
-                embeds = embeds[is_read].unflatten(0, (len(input_ids), -1))
-                attention_mask = attention_mask[is_read].unflatten(0, (len(input_ids), -1))
+                rows = (len(input_ids), -1)
+                embeds = embeds[is_read].unflatten(0, rows)
+                attention_mask = attention_mask[is_read].unflatten(0, rows)
+
             ids = self.model.write_on(embeds, attention_mask, **self.captioner.decoding)
             written += ids.tolist()
         return written
 
-    def texts(self, written: Sequence[Sequence[int]]) -> list[str]:
-        """Return what was written as captions of one line."""
+    def texts(self, written: list[list[int]]) -> list[str]:
+        """Return the ids that were written as captions of one line."""
         decoded = self.captioner.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [" ".join(text.split()) for text in decoded]
 
@@ -123,32 +137,65 @@ def score_ablations(
     """Caption the pictures under each ablation, and compare the captions' CIDEr with that of its baseline.
 
     Args:
-        reader: Writes the captions.
-        ablations: What is left out; baselines come before what is compared with them, and the whole is the first.
+        reader: The reader that writes the captions.
+        ablations: The ablations, the whole first; each baseline is among them.
         shown: The image vectors, as `changed_inputs` takes them.
         keys: The id of each picture.
         references: The references of each picture, by its id.
     """
     scorer = CaptionScorer(references)
-    scores: list[AblationScore] = []
-    per_kind: dict[str, np.ndarray] = {}
+    written: dict[Ablation, WrittenCaptions] = {}
     with bars() as progress:
         task = progress.add_task("captions", total=len(ablations))
         for ablation in ablations:
             progress.update(task, description=ablation.name)
-            ids = reader.write(*changed_inputs(ablation, shown))
-            captions = reader.texts(ids)
-            found = scorer.score(dict(zip(keys, captions, strict=True)), ("CIDEr",))
-            by_key = dict(zip(found.ids, found.metrics["CIDEr"].per_image, strict=True))
-            per_picture = per_kind[ablation.kind] = np.array([by_key[key] for key in keys])
-            if ablation.kind == WHOLE:
-                whole = WholeCaptions(captions, ids, per_picture)
-            changed = np.mean([a != b for a, b in zip(captions, whole.captions, strict=True)])
-            difference = per_picture - per_kind[ablation.baseline]
-            # Of differences picture by picture: it is paired.
-            interval = bootstrap_intervals({"difference": mean_metric(difference)})["difference"]
-            scores.append(
-                AblationScore(ablation, found.values["CIDEr"], float(difference.mean()), interval, float(changed))
-            )
+            image_embeds, kept = changed_inputs(ablation, shown)
+            ids = reader.write(image_embeds, kept)
+            written[ablation] = _score(scorer, keys, reader.texts(ids), ids)
             progress.advance(task)
+
+    # Compared only now, when all baselines are written.
+    whole = written[Ablation(WHOLE)]
+    scores = []
+    for ablation, captions in written.items():
+        baseline = written[Ablation(ablation.baseline)]
+        scores.append(_compare(ablation, captions, baseline, whole))
     return AblationResults(scores, whole)
+
+
+def _score(
+    scorer: CaptionScorer,
+    keys: Sequence[str],
+    captions: list[str],
+    ids: list[list[int]],
+) -> WrittenCaptions:
+    """Return captions with their CIDEr, in the order of the pictures."""
+    scores = scorer.score(dict(zip(keys, captions, strict=True)), ("CIDEr",))
+    # The scorer has an order of its own.
+    by_key = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
+    return WrittenCaptions(
+        captions=captions,
+        ids=ids,
+        cider=np.array([by_key[key] for key in keys]),
+        mean_cider=scores.values["CIDEr"],
+    )
+
+
+def _compare(
+    ablation: Ablation,
+    captions: WrittenCaptions,
+    baseline: WrittenCaptions,
+    whole: WrittenCaptions,
+) -> AblationScore:
+    """Return the score of an ablation: its CIDEr, how it differs from the baseline, and how many captions changed."""
+    # The interval is of differences picture by picture, which makes it paired.
+    difference = captions.cider - baseline.cider
+    intervals = bootstrap_intervals({"difference": mean_metric(difference)})
+    is_changed = [caption != of_whole for caption, of_whole in zip(captions.captions, whole.captions, strict=True)]
+    return AblationScore(
+        ablation=ablation,
+        cider=captions.mean_cider,
+        difference=float(difference.mean()),
+        interval=intervals["difference"],
+        changed=float(np.mean(is_changed)),
+    )

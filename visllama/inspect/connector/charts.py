@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from visllama.inspect.connector.ablation_scores import AblationScore
 from visllama.inspect.connector.ablations import ALL_FROZEN, ALONE, FROZEN, REMOVED, place_name
 from visllama.inspect.connector.findings import cider, interval, signed
 from visllama.inspect.connector.study import ConnectorStudy
+from visllama.inspect.connector.vectors import Norms
 
 _MARGIN = 1.04
 """The axis goes a little beyond the largest value."""
@@ -18,12 +18,12 @@ class Row(NamedTuple):
     """A row of a chart of CIDEr.
 
     Attributes:
-        name: What was left out.
-        text: The figure behind the row.
-        title: The whole of it, which is shown when the row is pointed at.
-        at: Where the score stands.
-        low: Where the interval begins.
-        width: How wide the interval is.
+        name: The vector or the part that was left out.
+        text: The figure at the end of the row.
+        title: A sentence with all figures, which is shown when the row is pointed at.
+        at: The place of the score.
+        low: The place at which the interval begins.
+        width: The width of the interval.
         is_sure: Whether the interval of the difference to the baseline leaves zero out.
     """
 
@@ -37,7 +37,14 @@ class Row(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A chart of CIDEr: a heading, what it shows, and where the bars of its rows begin."""
+    """A chart of CIDEr.
+
+    Attributes:
+        title: The heading.
+        note: What the rows show, in words.
+        rows: The rows.
+        start: The place at which the bars of the rows begin.
+    """
 
     title: str
     note: str
@@ -49,18 +56,25 @@ class LossChart:
     """What is lost under each ablation, as panels on one axis from 0.
 
     Args:
-        study: What was found.
+        study: All that was found of the connector.
 
     Attributes:
-        whole: Where the score of the whole stands.
+        whole: The place of the score of the whole.
         panels: The panels.
     """
 
     def __init__(self, study: ConnectorStudy) -> None:
         whole = study.ablations[0]
-        highest = max(score.cider - score.difference + max(0.0, score.interval[1]) for score in study.ablations)
+        # The interval is of the difference, so it stands on the baseline.
+        ends = []
+        for score in study.ablations:
+            _, high = score.interval
+            ends.append(_baseline(score) + max(0.0, high))
+        highest = max(ends)
         self._scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
         self.whole = self._place(whole.cider)
+
+        # A vector alone is compared with all at their means: its bar begins there.
         frozen = study.of_kind(ALL_FROZEN)[0].cider
         general = [score for score in study.ablations if not score.ablation.vectors]
         self.panels = [
@@ -91,19 +105,29 @@ class LossChart:
         ]
 
     def _place(self, value: float) -> float:
+        """Return the place of a value on the axis, in percent."""
         return round(max(0.0, value) * self._scale, 2)
 
     def _row(self, score: AblationScore, is_level: bool = False) -> Row:
+        """Return the row of an ablation.
+
+        Args:
+            score: The ablation's score.
+            is_level: Whether the row's figure is the score itself; otherwise it is the difference to the baseline.
+        """
         vectors = score.ablation.vectors
-        name = place_name(vectors) if vectors else score.ablation.name
-        baseline = score.cider - score.difference
-        low, high = (self._place(baseline + bound) for bound in score.interval)
+        low_bound, high_bound = score.interval
+        low = self._place(_baseline(score) + low_bound)
+        high = self._place(_baseline(score) + high_bound)
+        baseline = score.ablation.baseline.replace("_", " ")
+        title = (
+            f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against {baseline} "
+            f"(95%: {interval(score)}); {score.changed:.0%} of the captions are not those of the whole"
+        )
         return Row(
-            name=name,
+            name=place_name(vectors) if vectors else score.ablation.name,
             text=cider(score.cider) if is_level else signed(score.difference),
-            title=f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against "
-            f"{score.ablation.baseline.replace('_', ' ')} (95%: {interval(score)}); {score.changed:.0%} of the "
-            "captions are not those of the whole",
+            title=title,
             at=self._place(score.cider),
             low=low,
             width=round(high - low, 2),
@@ -111,22 +135,40 @@ class LossChart:
         )
 
 
+def _baseline(score: AblationScore) -> float:
+    """Return the CIDEr that an ablation is compared with."""
+    return score.cider - score.difference
+
+
 class Strip(NamedTuple):
-    """A row of the chart of norms: a name, its figure, and where the marks stand; a marker has one mark alone."""
+    """A row of the chart of norms.
+
+    Attributes:
+        name: What the norms are of.
+        text: The median, or the norm of the one vector.
+        marks: The places of the quantiles, or of the one norm.
+    """
 
     name: str
     text: str
     marks: list[float]
 
 
-def norm_strips(norms: Mapping[str, Any]) -> list[Strip]:
-    """Return the rows of the chart of norms, as `vectors.norm_quantiles` gives them, on one axis from 0."""
-    ranges = {"text embeddings": norms["text_embeddings"], "image vectors": norms["image_vectors"]}
-    single = {"[boi]": norms["boi"], "[eoi]": norms["eoi"]}
-    highest = max(*(value for values in ranges.values() for value in values), *single.values())
+def norm_strips(norms: Norms) -> list[Strip]:
+    """Return the rows of the chart of norms, on one axis from 0."""
+    norms_by_name = {
+        "text embeddings": norms["text_embeddings"],
+        "image vectors": norms["image_vectors"],
+        "[boi]": [norms["boi"]],
+        "[eoi]": [norms["eoi"]],
+    }
+    # One axis for all, because their lengths are to be compared.
+    highest = max(max(values) for values in norms_by_name.values())
     scale = 100 / (_MARGIN * highest) if highest > 0 else 0.0
+
     strips = []
-    for name, values in ranges.items():
+    for name, values in norms_by_name.items():
+        median = values[len(values) // 2]
         marks = [round(value * scale, 2) for value in values]
-        strips.append(Strip(name, f"{values[len(values) // 2]:.2f}", marks))
-    return strips + [Strip(name, f"{value:.2f}", [round(value * scale, 2)]) for name, value in single.items()]
+        strips.append(Strip(name, f"{median:.2f}", marks))
+    return strips

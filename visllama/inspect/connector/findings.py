@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from visllama.inspect.connector.ablation_scores import AblationScore
 from visllama.inspect.connector.ablations import (
@@ -17,29 +16,30 @@ from visllama.inspect.connector.ablations import (
     WHOLE,
     place_name,
 )
-from visllama.inspect.connector.vectors import VectorFacts
+from visllama.inspect.connector.vectors import Norms, VectorFacts
 
 _MOST_LISTED = 12
 _MOST_WORDS = 6
 
 
-def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms: Mapping[str, Any]) -> list[str]:
+def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms: Norms) -> list[str]:
     """Return the findings, the weightiest first.
 
     Args:
         scores: The score of each ablation.
-        vectors: What each vector is like.
-        norms: As `vectors.norm_quantiles` gives them.
+        vectors: The facts about each vector.
+        norms: The lengths of vectors, markers and text embeddings.
     """
     by_kind: dict[str, list[AblationScore]] = {}
     for score in scores:
         by_kind.setdefault(score.ablation.kind, []).append(score)
-    (whole,), (frozen,) = by_kind[WHOLE], by_kind[ALL_FROZEN]
+
+    whole = by_kind[WHOLE][0]
     return [
         _sight(whole, by_kind[SHUFFLED][0], by_kind[BLANK][0]),
         _removed(by_kind[REMOVED]),
         _fixed(by_kind[FROZEN]),
-        _alone(whole, frozen, by_kind[ALONE]),
+        _alone(whole, by_kind[ALL_FROZEN][0], by_kind[ALONE]),
         _markers(by_kind[NO_MARKERS][0]),
         _varies(vectors),
         _tokens(vectors),
@@ -49,12 +49,13 @@ def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms:
 
 
 def cider(value: float) -> str:
-    """Return CIDEr as it is printed, x100."""
+    """Return a value of CIDEr as it is printed, x100."""
     return f"{100 * value:.1f}"
 
 
 def signed(value: float) -> str:
     """Return a difference of CIDEr as it is printed, x100, with its sign."""
+    # Rounded first, so that a difference of nothing has no sign.
     rounded = round(100 * value, 1)
     return f"{rounded:+.1f}" if rounded else "0.0"
 
@@ -88,6 +89,7 @@ def _worst(scores: Sequence[AblationScore]) -> str:
 
 
 def _count_spared(scores: Sequence[AblationScore]) -> str:
+    # One whose interval of the difference holds zero, or lies above it, has cost nothing that can be measured.
     spared = [score for score in scores if score.interval[1] >= 0]
     if not spared:
         return "None"
@@ -95,6 +97,7 @@ def _count_spared(scores: Sequence[AblationScore]) -> str:
         return "Each of them, one at a time,"
     if len(spared) > _MOST_LISTED:
         return f"{len(spared)} of {len(scores)}, one at a time,"
+
     listed = ", ".join(place_name(score.ablation.vectors) for score in spared)
     return f"{len(spared)} of {len(scores)} ({listed}), one at a time,"
 
@@ -122,34 +125,45 @@ def _varies(vectors: Sequence[VectorFacts]) -> str:
 
 
 def _tokens(vectors: Sequence[VectorFacts]) -> str:
+    # By how much it beats chance: a vector that names frequent words is right often without looking.
     best = max(vectors, key=lambda facts: facts.nearest.words.own - facts.nearest.words.other)
     cosines = [facts.nearest.mean_score for facts in vectors]
     words = best.nearest.words
-    low, high = (100 * bound for bound in words.interval)
+    low, high = words.interval
     return (
         f"The nearest token has a cosine of {min(cosines):.2f} to {max(cosines):.2f}. By its five nearest, vector "
         f"{best.vector} says most: they hold a word of the picture's own references in {words.own:.0%} of the "
-        f"pictures, of others' in {words.other:.0%} (95% of the difference: {low:+.0f} to {high:+.0f} points)."
+        f"pictures, of others' in {words.other:.0%} (95% of the difference: {100 * low:+.0f} to {100 * high:+.0f} "
+        "points)."
     )
 
 
 def _named(vectors: Sequence[VectorFacts]) -> str:
-    found: dict[str, tuple[float, str]] = {}
+    # Of each word only the vector that names it best is told.
+    best_of_word: dict[str, tuple[float, str]] = {}
     for facts in vectors:
-        for reading in (facts.nearest, facts.unembedding):
-            for word in reading.words.named if reading is not None else []:
-                beyond_chance = word.right - word.times * word.base
-                text = f"{word.word} by vector {facts.vector} ({word.right} right of {word.times})"
-                found[word.word] = max(found.get(word.word, (0.0, "")), (beyond_chance, text))
-    if not found:
+        named = list(facts.nearest.words.named)
+        if facts.unembedding is not None:
+            named += facts.unembedding.words.named
+
+        for word in named:
+            beyond_chance = word.right - word.times * word.base
+            text = f"{word.word} by vector {facts.vector} ({word.right} right of {word.times})"
+            earlier = best_of_word.get(word.word, (0.0, ""))
+            best_of_word[word.word] = max(earlier, (beyond_chance, text))
+    if not best_of_word:
         return "No vector names a word of the references more often than chance would have it."
-    best = sorted(found.values(), reverse=True)[:_MOST_WORDS]
-    return f"Named more often than by chance: {', '.join(text for _, text in best)}."
+
+    ranked = sorted(best_of_word.values(), reverse=True)
+    texts = [text for _, text in ranked[:_MOST_WORDS]]
+    return f"Named more often than by chance: {', '.join(texts)}."
 
 
-def _length(norms: Mapping[str, Any]) -> str:
+def _length(norms: Norms) -> str:
+    # The quantile in the middle is the median.
     middle = len(norms["quantiles"]) // 2
-    image, text = norms["image_vectors"][middle], norms["text_embeddings"][middle]
+    image = norms["image_vectors"][middle]
+    text = norms["text_embeddings"][middle]
     return (
         f"An image vector is {image / text:.1f} times as long as a text embedding (medians {image:.2f} and {text:.2f})."
     )

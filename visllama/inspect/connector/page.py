@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
@@ -25,15 +26,21 @@ from visllama.inspect.connector.study import ConnectorStudy, ShownPicture
 from visllama.inspect.connector.words import words_of
 
 _MOST_OPEN = 16
-"""Of more vectors the readings are folded, and the words' attention to each is not drawn."""
+"""Where there are more vectors, the readings are folded, and the words' attention to each vector is not drawn."""
 _MOST_READ = 64
-"""Of more vectors the page has no readings of each picture: they would be most of it."""
+"""Where there are more vectors, the page has no readings of single pictures: they would be most of it."""
 _PHOTO_PX = 160
 """From this size on a picture is written as a JPEG: it is a photo."""
 
 
 class Chip(NamedTuple):
-    """A token on the page, its score in words, and whether it is a word of the picture's references."""
+    """A token on the page.
+
+    Attributes:
+        token: The token as the tokenizer writes it.
+        score: The token's cosine or probability, as text.
+        is_own: Whether it is a word of the picture's own references.
+    """
 
     token: str
     score: str
@@ -41,7 +48,13 @@ class Chip(NamedTuple):
 
 
 class VectorRow(NamedTuple):
-    """How one vector of a picture is read."""
+    """How one vector of a picture is read.
+
+    Attributes:
+        vector: The vector's place in the span, counted from 1.
+        nearest: The tokens whose input embeddings are nearest.
+        unembedding: The tokens that the unembedding makes of it; empty where the language model has none.
+    """
 
     vector: int
     nearest: list[Chip]
@@ -53,9 +66,9 @@ class WordMap(NamedTuple):
 
     Attributes:
         word: The word.
-        share: The share of its attention that all image vectors have together.
-        overlay: The address of the picture that is laid over the picture; "" where the vectors are no patches.
-        cells: For each vector its share of attention over the largest of the caption, in [0, 1].
+        share: The share of the word's attention that all image vectors have together.
+        overlay: The address of the heat map that is laid over the picture; "" where the vectors are no patches.
+        cells: For each vector its share of attention, divided by the largest of the caption, in [0, 1].
     """
 
     word: str
@@ -74,22 +87,28 @@ class Card(NamedTuple):
     maps: list[WordMap]
 
 
-def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence[Tensor]) -> None:
+def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence[UInt8[Tensor, "3 H W"]]) -> None:
     """Write the page.
 
     Args:
         path: Path of the page.
-        command: What was typed.
-        study: What was found.
-        pixels: The pictures that are shown, `(3, H, W)` uint8, as the encoder sees them.
+        command: The command that was typed.
+        study: All that was found of the connector.
+        pixels: The pictures that are shown, as the encoder sees them.
     """
     environment = Environment(
-        loader=PackageLoader("visllama.inspect"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("visllama.inspect"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
+    template = environment.get_template("connector.html.jinja")
+
+    # Vectors that are patches of a square are drawn over the picture, others as a row of cells.
     is_grid = study.about["is_patch_grid"]
     cards = [_card(picture, image, is_grid) for picture, image in zip(study.pictures, pixels, strict=True)]
-    text = environment.get_template("connector.html.jinja").render(
+    page = template.render(
         command=command,
         about=study.about,
         study=study,
@@ -99,35 +118,60 @@ def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence
         is_grid=is_grid,
         is_small=study.about["num_image_tokens"] <= _MOST_OPEN,
     )
-    write_whole(path, text)
+    write_whole(path, page)
 
 
-def _card(picture: ShownPicture, pixels: Tensor, is_grid: bool) -> Card:
-    own = words_of(picture.references)
+def _card(picture: ShownPicture, pixels: UInt8[Tensor, "3 H W"], is_grid: bool) -> Card:
+    channels_last = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(channels_last)
+    file_format = "jpeg" if image.width >= _PHOTO_PX else "png"
+    return Card(
+        picture=picture,
+        address=data_address(image, file_format),
+        cider=cider(picture.cider),
+        rows=_vector_rows(picture),
+        maps=_word_maps(picture, is_grid),
+    )
+
+
+def _vector_rows(picture: ShownPicture) -> list[VectorRow]:
+    """Return how each vector of a picture is read; nothing where there are too many vectors for the page."""
     reading = picture.reading
+    if len(reading.nearest) > _MOST_READ:
+        return []
+
+    own_words = words_of(picture.references)
     rows = []
-    for k, nearest in enumerate(reading.nearest if len(reading.nearest) <= _MOST_READ else []):
-        unembedded = [] if reading.unembedding is None else reading.unembedding[k]
-        chips = [_chip(token, f"{cosine:.2f}", own) for token, cosine in nearest]
-        rows.append(VectorRow(k + 1, chips, [_chip(token, f"{share:.0%}", own) for token, share in unembedded]))
+    for k, nearest in enumerate(reading.nearest):
+        unembedding = [] if reading.unembedding is None else reading.unembedding[k]
+        row = VectorRow(
+            vector=k + 1,
+            nearest=[_chip(token, f"{cosine:.2f}", own_words) for token, cosine in nearest],
+            unembedding=[_chip(token, f"{probability:.0%}", own_words) for token, probability in unembedding],
+        )
+        rows.append(row)
+    return rows
 
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    address = data_address(image, "jpeg" if image.width >= _PHOTO_PX else "png")
-    return Card(picture, address, cider(picture.cider), rows, _word_maps(picture, is_grid))
 
-
-def _chip(token: str, score: str, own: set[str]) -> Chip:
-    return Chip(token, score, token.lstrip("▁Ġ").lower() in own)
+def _chip(token: str, score: str, own_words: set[str]) -> Chip:
+    # SentencePiece and byte-level BPE write the space before a word as a sign of its own.
+    word = token.lstrip("▁Ġ").lower()
+    return Chip(token, score, is_own=word in own_words)
 
 
 def _word_maps(picture: ShownPicture, is_grid: bool) -> list[WordMap]:
+    """Return where each word of a picture's caption looked."""
     shares = np.array(picture.attention, dtype=np.float32)
+    # Shared by all words of the picture, so that their colours can be compared; 1 where there is no word.
     largest = shares.max(initial=0) or 1
+
     maps = []
     for word, row in zip(picture.words, shares, strict=True):
         overlay = ""
         if is_grid:
             side = math.isqrt(len(row))
             overlay = data_address(heat_overlay(row.reshape(side, side)))
-        maps.append(WordMap(word, float(row.sum()), overlay, [round(float(share / largest), 3) for share in row]))
+
+        cells = [round(float(share / largest), 3) for share in row]
+        maps.append(WordMap(word, float(row.sum()), overlay, cells))
     return maps

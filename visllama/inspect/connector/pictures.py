@@ -24,7 +24,7 @@ class Pictures(NamedTuple):
     """Pictures with their references.
 
     Attributes:
-        name: The name of the evaluation that they are of.
+        name: The name of the evaluation that the pictures are from.
         evaluation: The evaluation's configuration.
         records: The records, one picture each.
         keys: The id of each picture, as text.
@@ -37,7 +37,7 @@ class Pictures(NamedTuple):
 
     @property
     def references(self) -> dict[str, list[str]]:
-        """Return the reference captions by the picture's id."""
+        """The reference captions of each picture, by its id."""
         return {key: record["captions"] for key, record in zip(self.keys, self.records, strict=True)}
 
 
@@ -48,7 +48,7 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
         name: The name of the evaluation.
         evaluation: The evaluation's configuration.
         source: The evaluation's source.
-        num_pictures: How many; of a smaller source, all.
+        num_pictures: The number of pictures; a smaller source is read whole.
 
     Raises:
         ConfigError: If the source holds fewer than two, or a record cannot be read or has not exactly one picture.
@@ -57,6 +57,8 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
     count = min(num_pictures, len(source))
     if count < 2:
         raise ConfigError(f"{where}: holds {len(source)} records: at least two pictures have to differ")
+
+    # All are decoded now: a picture that is damaged should not end the work after an hour of captioning.
     try:
         records = [source.read(number * len(source) // count) for number in range(count)]
         for record in records:
@@ -64,27 +66,32 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
                 open_image(image)
     except BadRecord as error:
         raise ConfigError(f"{where}: a record cannot be read: {error}") from error
+
     for record in records:
         num_images = len(images_of(record))
         if num_images != 1:
             raise ConfigError(
                 f"{where}: record {record['key']} has {num_images} images: a connector is looked at on records of one"
             )
-    return Pictures(
-        name, evaluation, records, [str(image_id) for image_id in image_ids(prompts_of_records(records), name)]
-    )
+
+    ids = image_ids(prompts_of_records(records), name)
+    return Pictures(name, evaluation, records, keys=[str(image_id) for image_id in ids])
 
 
 def make_samples(maker: SampleMaker, records: Sequence[Mapping]) -> list[Sample]:
-    """Make the Samples of records that are to be captioned."""
+    """Return the Samples of records that are to be captioned."""
     return [maker(record, answered=False) for record in records]
 
 
 @torch.inference_mode()
 def encode(model: VisLlama, collator: Collator, samples: Sequence[Sample]) -> Float[Tensor, "N K D"]:
     """Return the image embeds of samples of one picture each, in main memory."""
-    encoded = []
-    for start in range(0, len(samples), collator.micro_batch_size):
-        batch = collator.generation_batch(samples[start : start + collator.micro_batch_size])
-        encoded.append(model.encode_images(batch["pixel_values"].to(model.markers.device)).cpu())
-    return torch.cat(encoded)
+    size = collator.micro_batch_size
+    parts = []
+    for start in range(0, len(samples), size):
+        batch = collator.generation_batch(samples[start : start + size])
+        pixel_values = batch["pixel_values"].to(model.markers.device)
+        image_embeds = model.encode_images(pixel_values)
+        parts.append(image_embeds.cpu())
+
+    return torch.cat(parts)

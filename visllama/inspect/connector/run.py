@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -46,35 +46,53 @@ class Chosen(NamedTuple):
 
 
 def choose_source(config: InspectConfig) -> Chosen:
-    """Make the source of the pictures, and read what the weights say of themselves; no weight is loaded.
+    """Build the source of the pictures, and check the description of the weights; no weight is loaded.
+
+    Args:
+        config: A configuration with `weights` and one evaluation.
 
     Raises:
-        ConfigError: If the source cannot be made, or the weights are none of ours.
+        ConfigError: If the source cannot be built, or the weights are none of ours.
     """
+    assert config.weights is not None, "without weights there is no connector to look at"
     read_description(Path(config.weights))
+    # `check_inspect` has seen to it that there is exactly one.
     ((name, source),) = judged_sources(evaluations(config), config.plugins).items()
     return Chosen(name, source)
 
 
 def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
-    """Load the weights, look at their connector, show and write what is found; with `check_only` nothing is written.
+    """Load the weights, look at their connector, print and write what is found; with `check_only` nothing is written.
+
+    Args:
+        config: A configuration with `weights` and one evaluation.
+        chosen: The evaluation and its source, as `choose_source` returns them.
 
     Raises:
         ConfigError: If the weights cannot be loaded, or the pictures cannot be read.
     """
+    assert config.weights is not None, "without weights there is no connector to look at"
     evaluation = evaluations(config)[chosen.name]
     pictures = read_pictures(chosen.name, evaluation, chosen.source, config.num_pictures)
+
+    # For decodings that draw.
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.trainer.threads)
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     model, description = load_weights(
-        Path(config.weights), frozen_dtype(precision), plugins=config.plugins, models=config.paths["models"]
+        Path(config.weights),
+        frozen_dtype(precision),
+        plugins=config.plugins,
+        models=config.paths["models"],
     )
     device = find_device(config.trainer.accelerator)
     model.to(device).eval()
+
+    # Prompts and decoding are those of the evaluation, so that its CIDEr is the one that is explained.
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
     maker = maker.as_judged(evaluation.get("prompt"), evaluation.get("template"))
     captioner = Captioner(maker, config.decoding | evaluation["decoding"], evaluation["batch_size"])
+    # Before any work: a decoding longer than the model's positions would fail at the first caption.
     captioner.check_room(model, pictures.records, f"evaluation.{pictures.name}: ")
 
     about = {
@@ -89,13 +107,15 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
         "prompt": maker.prompt,
         "template": asdict(maker.template),
     }
-    study = look(model, captioner, pictures, config.samples, about, is_mixed=precision == "bf16-mixed")
-    _show(study)
-    samples = make_samples(maker, pictures.records[: config.samples])
+    is_mixed = precision == "bf16-mixed"
+    study = look(model, captioner, pictures, config.samples, about, is_mixed)
+
+    _print_study(study)
     if not config.check_only:
+        samples = make_samples(maker, pictures.records[: config.samples])
         _write(study, samples, config)
-    judged = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
-    say(f"Judge it whole:  {shlex.join(judged)}")
+    command = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
+    say(f"Judge it whole:  {shlex.join(command)}")
     return study
 
 
@@ -104,46 +124,54 @@ def look(
     captioner: Captioner,
     pictures: Pictures,
     num_shown: int,
-    about: dict,
+    about: dict[str, Any],
     is_mixed: bool = False,
 ) -> ConnectorStudy:
     """Return all that is found of a model's connector on some pictures.
 
     Args:
         model: A model with all its weights.
-        captioner: Makes its prompts, and has the decoding.
+        captioner: The captioner that makes the model's prompts and holds the decoding.
         pictures: The pictures.
-        num_shown: How many of them are shown each by itself.
-        about: What was looked at.
-        is_mixed: Whether pictures are encoded and captioned in bf16 by autocast, as an evaluation would.
+        num_shown: The number of pictures that are shown one by one.
+        about: What was looked at, as `ConnectorStudy.about` holds it.
+        is_mixed: Whether pictures are encoded and captioned in bf16 by autocast, as an evaluation does.
     """
     maker = captioner.maker
     collator = captioner.collator
-    shown = prompts_of_records(pictures.records)
+    prompts = prompts_of_records(pictures.records)
     samples = make_samples(maker, pictures.records)
-    ablations = list_ablations(vector_groups(model.num_image_tokens, has_patches(model)))
+    shuffled_samples = make_samples(maker, prompts.shuffled().records())
+    blank_samples = make_samples(maker, prompts.blank().records())
+
+    groups = vector_groups(model.num_image_tokens, has_patches(model))
+    ablations = list_ablations(groups)
     say(f"{pictures.name}: captions of {len(samples)} pictures, {len(ablations)} times")
+
     reader = AblatedReader(model, captioner, samples)
     with torch.autocast(model.markers.device.type, torch.bfloat16, enabled=is_mixed):
         embeds = {
             WHOLE: encode(model, collator, samples),
-            SHUFFLED: encode(model, collator, make_samples(maker, shown.shuffled().records())),
-            BLANK: encode(model, collator, make_samples(maker, shown.blank().records())),
+            SHUFFLED: encode(model, collator, shuffled_samples),
+            BLANK: encode(model, collator, blank_samples),
         }
         results = score_ablations(reader, ablations, embeds, pictures.keys, pictures.references)
 
+    # Outside of autocast: cosines in bf16 would not tell the nearest tokens apart.
     lens = Lens(model)
-    read = VectorStudy(embeds[WHOLE], lens, [record["captions"] for record in pictures.records])
-    markers = lens.nearest(model.markers.detach())
-    norms = norm_quantiles(embeds[WHOLE], model.markers.detach(), lens.embeddings)
+    references = [record["captions"] for record in pictures.records]
+    vector_study = VectorStudy(embeds[WHOLE], lens, references)
+    markers = model.markers.detach()
+    nearest_to_markers = lens.nearest(markers)
+    norms = norm_quantiles(embeds[WHOLE], markers, lens.embeddings)
     return ConnectorStudy(
         about=about,
-        findings=find(results.scores, read.vectors, norms),
+        findings=find(results.scores, vector_study.vectors, norms),
         ablations=results.scores,
-        vectors=read.vectors,
-        markers={name: lens.named(markers, row) for row, name in enumerate(("boi", "eoi"))},
+        vectors=vector_study.vectors,
+        markers={"boi": lens.named(nearest_to_markers, 0), "eoi": lens.named(nearest_to_markers, 1)},
         norms=norms,
-        pictures=_shown_pictures(model, captioner, pictures, samples[:num_shown], results, read),
+        pictures=_shown_pictures(model, captioner, pictures, samples[:num_shown], results, vector_study),
     )
 
 
@@ -153,40 +181,61 @@ def _shown_pictures(
     pictures: Pictures,
     samples: Sequence[Sample],
     results: AblationResults,
-    read: VectorStudy,
+    vector_study: VectorStudy,
 ) -> list[ShownPicture]:
     """Return the first pictures, each with its caption and what its words attended to."""
+    whole = results.whole
     end_ids = captioner.decoding["eos_token_id"]
+
     shown = []
     for number, sample in enumerate(samples):
-        looked = attention_of_words(model, sample, results.whole.ids[number], end_ids)
-        shown.append(
-            ShownPicture(
-                key=pictures.keys[number],
-                caption=results.whole.captions[number],
-                cider=float(results.whole.cider[number]),
-                references=list(pictures.records[number]["captions"]),
-                reading=read.picture(number),
-                words=looked.words,
-                attention=[[round(share, 5) for share in row] for row in looked.shares.tolist()],
-            )
+        # A forward pass over picture and caption, with attention that can be read: too slow for all pictures.
+        attention = attention_of_words(model, sample, whole.ids[number], end_ids)
+
+        picture = ShownPicture(
+            key=pictures.keys[number],
+            caption=whole.captions[number],
+            cider=float(whole.cider[number]),
+            references=list(pictures.records[number]["captions"]),
+            reading=vector_study.picture(number),
+            words=attention.words,
+            attention=[_rounded(row) for row in attention.shares.tolist()],
         )
+        shown.append(picture)
     return shown
 
 
-def _show(study: ConnectorStudy) -> None:
+def _rounded(shares: Sequence[float]) -> list[float]:
+    return [round(share, 5) for share in shares]
+
+
+def _print_study(study: ConnectorStudy) -> None:
     """Print what is found: sentences first, then the tables."""
-    kind, count, n = study.about["connector"]["kind"], study.about["num_image_tokens"], study.about["n"]
-    say(f"\nWhat the {count} vectors of {kind} say, over {n} pictures of {study.about['evaluation']}\n")
+    about = study.about
+    kind = about["connector"]["kind"]
+    say(
+        f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
+        f"{about['evaluation']}\n"
+    )
+
     for finding in study.findings:
         say(textwrap.fill(finding, 78, initial_indent="- ", subsequent_indent="  "))
     say("", ablation_table(study), "", loss_table(study), "", vectors_table(study), notes(study))
 
 
 def _write(study: ConnectorStudy, samples: Sequence[Sample], config: InspectConfig) -> None:
+    """Write `inspect.json` and the page into the run's folder.
+
+    Args:
+        study: All that was found.
+        samples: The Samples of the pictures that are shown.
+        config: The configuration.
+    """
     folder = run_folder()
     content = study.to_dict() | {"provenance": provenance(weights=config.weights)}
     write_json(folder / "inspect.json", content)
+
     command = shlex.join(["visllama", "inspect", *invocation().command])
-    write_page(folder / "inspect_connector.html", command, study, [sample.pixel_values[0] for sample in samples])
+    pixels = [sample.pixel_values[0] for sample in samples]
+    write_page(folder / "inspect_connector.html", command, study, pixels)
     say(f"\nWrote {folder}: inspect_connector.html; inspect.json has every figure")

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from visllama.inspect.connector.ablation_scores import AblationScore
-from visllama.inspect.connector.vectors import PictureReading, TokenReading, VectorFacts
+from visllama.inspect.connector.lens import ScoredTokens
+from visllama.inspect.connector.vectors import Norms, PictureReading, TokenReading, VectorFacts
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,13 @@ class ShownPicture:
 
     Attributes:
         key: The picture's id.
-        caption: The caption of the whole.
+        caption: The caption that the model writes when nothing is left out.
         cider: The caption's CIDEr, on pycocoevalcap's scale.
         references: The picture's references.
         reading: How its vectors are read.
         words: The words of the caption.
-        attention: For each word the share of its attention that each vector has, `(words, K)`; the mean over layers
-            and heads.
+        attention: For each word the share of its attention that each vector has, as a table `(words, K)`; the mean
+            over layers and heads.
     """
 
     key: str
@@ -41,9 +42,9 @@ class ConnectorStudy:
         about: What was looked at: weights, connector, K, evaluation, split, n, decoding, prompt, template.
         findings: What stands out, in sentences.
         ablations: The score of each ablation, the whole first.
-        vectors: What each vector is like.
-        markers: How `[boi]` and `[eoi]` are read: nearest tokens with their cosines.
-        norms: How long vectors, markers and text embeddings are, as `vectors.norm_quantiles` gives it.
+        vectors: The facts about each vector.
+        markers: The tokens nearest to `[boi]` and `[eoi]`, with their cosines.
+        norms: The lengths of vectors, markers and text embeddings.
         pictures: The pictures that are shown.
     """
 
@@ -51,8 +52,8 @@ class ConnectorStudy:
     findings: list[str]
     ablations: list[AblationScore]
     vectors: list[VectorFacts]
-    markers: dict[str, list[tuple[str, float]]]
-    norms: dict[str, Any]
+    markers: dict[str, ScoredTokens]
+    norms: Norms
     pictures: list[ShownPicture]
 
     def of_kind(self, kind: str) -> list[AblationScore]:
@@ -60,16 +61,12 @@ class ConnectorStudy:
         return [score for score in self.ablations if score.ablation.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as `inspect.json` holds it."""
-        ablations = []
-        for score in self.ablations:
-            row = asdict(score)
-            row = row.pop("ablation") | {"CIDEr": row.pop("cider"), "compared_with": score.ablation.baseline} | row
-            ablations.append(row)
+        """Return the study as `inspect.json` holds it."""
+        # What was looked at stands first, so that a reader of the file sees it at once.
         return {
             **self.about,
             "findings": self.findings,
-            "ablations": ablations,
+            "ablations": [_ablation(score) for score in self.ablations],
             "vectors": [_vector(facts) for facts in self.vectors],
             "markers": {name: _tokens(tokens, "cosine") for name, tokens in self.markers.items()},
             "norms": self.norms,
@@ -77,8 +74,19 @@ class ConnectorStudy:
         }
 
 
+def _ablation(score: AblationScore) -> dict[str, Any]:
+    return {
+        **asdict(score.ablation),
+        "CIDEr": score.cider,
+        "compared_with": score.ablation.baseline,
+        "difference": score.difference,
+        "interval": score.interval,
+        "changed": score.changed,
+    }
+
+
 def _vector(facts: VectorFacts) -> dict[str, Any]:
-    row = {
+    row: dict[str, Any] = {
         "vector": facts.vector,
         "norm": facts.norm,
         "varies": facts.varies,
@@ -101,18 +109,20 @@ def _reading(reading: TokenReading, score: str) -> dict[str, Any]:
     }
 
 
-def _tokens(tokens: list[tuple[str, float]], score: str) -> list[dict[str, Any]]:
+def _tokens(tokens: ScoredTokens, score: str) -> list[dict[str, Any]]:
     return [{"token": token, score: value} for token, value in tokens]
 
 
 def _picture(picture: ShownPicture) -> dict[str, Any]:
     reading = picture.reading
+    # Vectors are counted from 1 in files, tables and on the page.
     vectors = []
     for k, nearest in enumerate(reading.nearest):
-        row = {"vector": k + 1, "nearest": _tokens(nearest, "cosine")}
+        row: dict[str, Any] = {"vector": k + 1, "nearest": _tokens(nearest, "cosine")}
         if reading.unembedding is not None:
             row["unembedding"] = _tokens(reading.unembedding[k], "probability")
         vectors.append(row)
+
     return {
         "key": picture.key,
         "caption": picture.caption,

@@ -15,52 +15,72 @@ from visllama.inspect.connector.study import ConnectorStudy
 from visllama.inspect.connector.vectors import TokenReading
 
 MOST_ROWS = 16
-"""Of more vectors those are shown whose removal costs most."""
+"""Where there are more vectors, those are shown whose removal costs most."""
 _SHOWN_WORDS = 2
 
 
 def ablation_table(study: ConnectorStudy) -> Table:
-    """Show what is lost with the picture or the markers."""
+    """Return a table of what is lost with the picture or the markers."""
     table = _table("CIDEr x100", "score", "difference", "95% interval", "other captions")
+
+    whole = study.ablations[0]
     for score in study.ablations:
-        if not score.ablation.vectors:
-            is_whole = score is study.ablations[0]
-            difference = (
-                ["", "", ""] if is_whole else [signed(score.difference), interval(score), f"{score.changed:.0%}"]
-            )
-            table.add_row(score.ablation.name, cider(score.cider), *difference)
+        if score.ablation.vectors:
+            continue
+
+        # The whole is not compared with itself.
+        cells = ["", "", ""]
+        if score is not whole:
+            cells = [signed(score.difference), interval(score), f"{score.changed:.0%}"]
+        table.add_row(score.ablation.name, cider(score.cider), *cells)
     return table
 
 
 def loss_table(study: ConnectorStudy) -> Table:
-    """Show what is lost with each vector, removed or held at its mean, and what it is worth alone."""
-    removed, frozen, alone = (study.of_kind(kind) for kind in (REMOVED, FROZEN, ALONE))
+    """Return a table of what is lost with each vector, removed or held at its mean, and what it is worth alone."""
+    removed = study.of_kind(REMOVED)
+    frozen = study.of_kind(FROZEN)
+    alone = study.of_kind(ALONE)
     table = _table("vector", "removed", "95% interval", "at its mean", "95% interval", "alone")
+
     for row in _shown(removed):
-        cells = [signed(removed[row].difference), interval(removed[row])]
-        cells += [signed(frozen[row].difference), interval(frozen[row]), cider(alone[row].cider)]
-        table.add_row(place_name(removed[row].ablation.vectors), *cells)
+        table.add_row(
+            place_name(removed[row].ablation.vectors),
+            signed(removed[row].difference),
+            interval(removed[row]),
+            signed(frozen[row].difference),
+            interval(frozen[row]),
+            cider(alone[row].cider),
+        )
     return table
 
 
 def vectors_table(study: ConnectorStudy) -> Table:
-    """Show what each vector is like, the token that it is read by most often, and the words that it names."""
+    """Return a table of each vector: its norm, the token that it is read by most often, and the words that it names."""
+    # The last three columns hold words of any length: cut to a width, so that a row stays one line of 80 columns.
     table = _table("vector", "norm", "varies", "own/other")
     for header, width in (("nearest", 13), ("unembedding", 15), ("names", 20)):
         table.add_column(header, overflow="ellipsis", no_wrap=True, width=width)
+
     removed = study.of_kind(REMOVED)
-    shown = {place for row in _shown(removed) for place in removed[row].ablation.vectors}
-    for facts in [facts for facts in study.vectors if facts.vector in shown][:MOST_ROWS]:
+    shown_places: set[int] = set()
+    for row in _shown(removed):
+        shown_places.update(removed[row].ablation.vectors)
+
+    # A row of the other tables may stand for several vectors: these may be too many together.
+    shown_vectors = [facts for facts in study.vectors if facts.vector in shown_places]
+    for facts in shown_vectors[:MOST_ROWS]:
         words = facts.nearest.words
+        named = [f"{word.word} {word.right}/{word.times}" for word in words.named[:_SHOWN_WORDS]]
         cells = [
             f"{facts.norm:.1f}",
             f"{facts.varies:.0%}",
             f"{words.own:.0%}/{words.other:.0%}",
             _first(facts.nearest),
+            "" if facts.unembedding is None else _first(facts.unembedding),
+            ", ".join(named),
         ]
-        cells.append("" if facts.unembedding is None else _first(facts.unembedding))
-        cells.append(", ".join(f"{word.word} {word.right}/{word.times}" for word in words.named[:_SHOWN_WORDS]))
-        table.add_row(str(facts.vector), *map(escape, cells))
+        table.add_row(str(facts.vector), *[escape(cell) for cell in cells])
     return table
 
 
@@ -80,7 +100,8 @@ def notes(study: ConnectorStudy) -> str:
 
 
 def _shown(scores: Sequence[AblationScore]) -> list[int]:
-    """Return which rows are shown, in their order."""
+    """Return the numbers of the rows that are shown, in their order."""
+    # The most negative difference is the largest loss.
     ranked = sorted(range(len(scores)), key=lambda row: scores[row].difference)
     return sorted(ranked[:MOST_ROWS])
 

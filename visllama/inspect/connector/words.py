@@ -9,11 +9,12 @@ from math import comb
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from visllama.evaluation.statistics import bootstrap_intervals, mean_metric
 
 _MOST_OTHERS = 50
-"""Each picture's words are compared with the references of so many other pictures."""
+"""The number of other pictures whose references each picture's words are compared with."""
 _MOST_NAMED = 5
 _LEVEL = 0.05
 
@@ -23,8 +24,8 @@ class NamedWord(NamedTuple):
 
     Attributes:
         word: The word.
-        right: In how many of these pictures a reference has the word.
-        times: In how many pictures one of the first tokens is the word.
+        right: The number of pictures in which the word is named and is in a reference.
+        times: The number of pictures in which the word is named: one of the first tokens is the word.
         base: The share of all pictures whose references have the word: what chance would give.
     """
 
@@ -39,8 +40,8 @@ class WordMatch(NamedTuple):
 
     Attributes:
         own: The share of pictures in which one of the first tokens is a word of the picture's references.
-        other: The same with the references of other pictures: what chance gives.
-        interval: The bootstrap interval of the difference over pictures, 95%.
+        other: The share in which one of them is a word of another picture's references: what chance gives.
+        interval: The bootstrap interval of the difference of both shares over pictures, 95%.
         named: The words that are named rightly more often than chance would have it, the surest first.
     """
 
@@ -66,18 +67,26 @@ class ReferenceWords:
         """Compare the words that a vector is read by with those of the references.
 
         Args:
-            spoken: The words for each picture.
+            spoken: The words that the vector is read by, for each picture.
         """
+        own = _meets(spoken, self.words)
+
+        # The references of other pictures: those of all pictures, shifted against the pictures by some places.
         num_pictures = len(self.words)
-        shifts = range(1, min(num_pictures - 1, _MOST_OTHERS) + 1)
-        own = np.array([not said.isdisjoint(words) for said, words in zip(spoken, self.words, strict=True)], float)
+        num_others = min(num_pictures - 1, _MOST_OTHERS)
         other = np.zeros(num_pictures)
-        for shift in shifts:
+        for shift in range(1, num_others + 1):
             shifted = [*self.words[shift:], *self.words[:shift]]
-            other += [not said.isdisjoint(words) for said, words in zip(spoken, shifted, strict=True)]
-        other /= len(shifts)
-        interval = bootstrap_intervals({"difference": mean_metric(own - other)})["difference"]
-        return WordMatch(float(own.mean()), float(other.mean()), interval, self._named(spoken))
+            other += _meets(spoken, shifted)
+        other /= num_others
+
+        intervals = bootstrap_intervals({"difference": mean_metric(own - other)})
+        return WordMatch(
+            own=float(own.mean()),
+            other=float(other.mean()),
+            interval=intervals["difference"],
+            named=self._named(spoken),
+        )
 
     def _named(self, spoken: Sequence[set[str]]) -> list[NamedWord]:
         """Return the words whose count of right pictures a binomial test tells from chance, corrected for their number.
@@ -85,23 +94,38 @@ class ReferenceWords:
         Reference:
             Bonferroni's correction: each of n words is tested at a level of 0.05 / n.
         """
-        times = Counter(word for said in spoken for word in said if word in self._base)
-        right = Counter()
-        for said, words in zip(spoken, self.words, strict=True):
-            right.update(said & words)
+        # A word of no reference can never be right, so it is not tested.
+        times: Counter[str] = Counter()
+        right: Counter[str] = Counter()
+        for spoken_words, words in zip(spoken, self.words, strict=True):
+            times.update(word for word in spoken_words if word in self._base)
+            right.update(spoken_words & words)
+
         tested = []
         for word, count in times.items():
             chance = binomial_tail(right[word], count, self._base[word])
             tested.append((chance, NamedWord(word, right[word], count, self._base[word])))
-        sure = sorted(entry for entry in tested if entry[0] < _LEVEL / len(tested))
+
+        sure = [(chance, named) for chance, named in tested if chance < _LEVEL / len(tested)]
+        sure.sort()
         return [named for _, named in sure[:_MOST_NAMED]]
+
+
+def _meets(spoken: Sequence[set[str]], references: Sequence[set[str]]) -> Float[np.ndarray, " pictures"]:
+    """Return 1 for each picture of which a word is among the words of the references beside it, otherwise 0."""
+    pairs = zip(spoken, references, strict=True)
+    return np.array([not spoken_words.isdisjoint(words) for spoken_words, words in pairs], dtype=float)
 
 
 def words_of(captions: Sequence[str]) -> set[str]:
     """Return the words of captions in small letters."""
-    return {word for caption in captions for word in re.findall(r"\w+", caption.lower())}
+    words: set[str] = set()
+    for caption in captions:
+        words.update(re.findall(r"\w+", caption.lower()))
+    return words
 
 
 def binomial_tail(right: int, times: int, base: float) -> float:
-    """Return how likely at least `right` of `times` draws succeed by chance, each with the probability `base`."""
-    return sum(comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
+    """Return the probability that at least `right` of `times` draws succeed, each with the probability `base`."""
+    probabilities = (comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
+    return sum(probabilities)
