@@ -96,6 +96,7 @@ def base_models_section(models: list[BaseModel]) -> str:
         if model.revision:
             name += f", commit {escape(model.revision)}"
         rows.append([model.role, name, _licence_cell(model)])
+
     return table(["", "model", "licence"], rows)
 
 

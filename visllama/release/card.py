@@ -108,6 +108,8 @@ def write_card(card: Card, folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
+
+    # Last: a card that is there has all the pictures that it shows.
     write_whole(Path(folder) / "README.md", card.text)
 
 
@@ -132,14 +134,22 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     else:
         image_tokens = "an image token for each of its patches"
 
-    counts = [f"{_PARTS.get(part, escape(part))} {count:,}" for part, count in facts.num_parameters.items()]
+    counts = []
+    for part, count in facts.num_parameters.items():
+        # The names of parts come from a file that somebody else may have written.
+        name = _PARTS.get(part, escape(part))
+        counts.append(f"{name} {count:,}")
+
+    connector_kind = escape(connector.get("kind"))
     about = (
         f"A model that writes about pictures. A {encoder_state} vision encoder, {encoder.markdown}, looks at a "
-        f"picture; a small trained connector ({escape(connector.get('kind'))}) makes {image_tokens} of what it sees; "
-        f"and a {language_model_state} language model, {language_model.markdown}, {lora}reads these between two "
-        f"trained markers, as if they were words, and writes text. Parameters that training has changed: "
-        f"{', '.join(counts)}. {_content_of_files(form, models)}"
+        f"picture; a small trained connector ({connector_kind}) makes {image_tokens} of what it sees; and a "
+        f"{language_model_state} language model, {language_model.markdown}, {lora}reads these between two trained "
+        f"markers, as if they were words, and writes text. Parameters that training has changed: {', '.join(counts)}. "
+        f"{_content_of_files(form, models)}"
     )
+
+    # The evaluations were of the whole model, with its pictures.
     if form in TEXT_FORMS and facts.evaluations:
         about += " The results below are those of the whole model."
     if any(model.is_shipped for model in models):
@@ -148,6 +158,7 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
             "alone: drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is "
             "of no use on photographs."
         )
+
     return about
 
 
@@ -252,8 +263,10 @@ def _licence(models: list[BaseModel]) -> str:
     if terms is None:
         unknown = ", ".join(model.markdown for model in models if model.terms is None)
         return f"The terms of its base models bind whoever uses it; this card does not know those of {unknown}."
+
     if terms.licence == "apache-2.0":
         return "Apache-2.0; its base models may be used by their own terms, named above."
+
     return (
         f"What was trained here is of use with its base models alone, and these bind whoever uses it: "
         f"[{terms.name}]({terms.link}) ({terms.conditions}). Whoever passes it on gives that licence along. The code, "

@@ -208,7 +208,10 @@ def _lora(facts: RunFacts) -> str:
     if not lora:
         return ""
 
-    values = f"rank {lora.get('r')}, alpha {lora.get('lora_alpha')}, dropout {lora.get('lora_dropout')}"
+    rank = lora.get("r")
+    alpha = lora.get("lora_alpha")
+    dropout = lora.get("lora_dropout")
+    values = f"rank {rank}, alpha {alpha}, dropout {dropout}"
     modules = lora.get("target_modules")
     if isinstance(modules, list):
         values += f", on {', '.join(map(str, modules))}"
@@ -224,9 +227,11 @@ def _command(words: list[str], first_run: str | None = None) -> str:
     """
     command = ["visllama train"]
     for word in words:
+        # The folder of another machine's run means nothing to a reader.
         if first_run is not None and word.startswith("init_from="):
             word = f"init_from={first_run}/weights"
         command.append(shlex.quote(without_places(word)))
+
     return " ".join(command)
 
 
@@ -248,7 +253,8 @@ def provenance_section(facts: RunFacts) -> str:
         ["plugins", escape(", ".join(plugin_names))],
     ]
     for part, digest in mapping(facts.description, "base_sha256").items():
-        rows.append([f"SHA-256 of the {escape(part.replace('_', ' '))}", escape(digest)])
+        name = escape(part.replace("_", " "))
+        rows.append([f"SHA-256 of the {name}", escape(digest)])
 
     known_rows = [row for row in rows if row[1]]
     note = "The hashes are of the base models' tensors in bfloat16; loading refuses others."

@@ -59,5 +59,6 @@ def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dt
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.to(dtype)
+
     save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
     write_json(folder / DESCRIPTION_FILE, description)

@@ -150,7 +150,8 @@ def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark 
         return []
 
     # Everything before which no space belongs.
-    words = "".join(vars(template).values()).replace("{bos}", bos).replace("{eos}", encoder.tokenizer.eos_token)
+    words = "".join(vars(template).values())
+    words = words.replace("{bos}", bos).replace("{eos}", encoder.tokenizer.eos_token)
     followers = [token for token in encoder.special_ids if token in words]
     if mark is not None:
         followers.append(mark.boi)
@@ -158,15 +159,18 @@ def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark 
     if encoder.start(" a") == encoder.start("a"):
         followers.append(" ")
 
+    # First a space after BOS at the start and after every image, then none where it does not belong.
     lines = []
     if bos:
-        lines.append(f"{{%- set state.text = {_quoted(bos + ' ')} ~ state.text[{len(bos)}:] -%}}")
+        spaced_bos = _quoted(f"{bos} ")
+        lines.append(f"{{%- set state.text = {spaced_bos} ~ state.text[{len(bos)}:] -%}}")
     if mark is not None:
         lines.append(_replacement(mark.eoi, f"{mark.eoi} "))
     if bos:
         lines += _without_spaces(bos, followers)
     if mark is not None:
         lines += _without_spaces(mark.eoi, followers)
+
     return lines
 
 

@@ -100,6 +100,7 @@ def licence_of(names: list[str]) -> Terms | None:
             return None
         if terms.licence not in _FREE:
             binding = terms
+
     return binding
 
 

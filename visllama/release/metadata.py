@@ -91,8 +91,10 @@ def _datasets(facts: RunFacts) -> list[str]:
 
 
 def _tags(facts: RunFacts, form: str, models: list[BaseModel]) -> list[str]:
+    """Return the words by which the model is found on the hub."""
     tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
     tags = ["visllama", "vision-language-model"]
+
     if "caption" in tasks:
         tags.append("image-captioning")
     if "vqa" in tasks:
@@ -103,4 +105,5 @@ def _tags(facts: RunFacts, form: str, models: list[BaseModel]) -> list[str]:
         tags.append("lora")
     if any(model.is_shipped for model in models):
         tags.append("toy")
+
     return tags

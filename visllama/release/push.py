@@ -128,5 +128,7 @@ def _reason(error: Exception, token: str) -> str:
     if status in (401, 403):
         return f"the hub refuses the token of {TOKEN} ({status}): it needs permission to write there"
 
-    message = " ".join(str(error).split())[:500] or type(error).__name__
+    # Some errors have no text.
+    line = " ".join(str(error).split())
+    message = line[:500] or type(error).__name__
     return printable(message.replace(token, f"${TOKEN}"))

@@ -58,6 +58,7 @@ def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
         controls_scores = [_score(mapping(controls, control).get(metric), factor) for control in controls]
         interval = _interval(evaluation, metric, factor)
         rows.append([escape(metric), f"**{value * factor:.1f}**", interval, *controls_scores])
+
     return table(["metric", "score", "95% interval", *_as_words(controls)], rows)
 
 
@@ -120,8 +121,10 @@ def _score(value: object, factor: int) -> str:
 def _interval(evaluation: Mapping, metric: str, factor: int) -> str:
     """Return a cell with the ends of a score's interval; an empty one where there is none."""
     bounds = mapping(evaluation, "intervals").get(metric)
-    if not isinstance(bounds, list) or len(bounds) != 2 or not all(map(is_number, bounds)):
+    is_pair = isinstance(bounds, list) and len(bounds) == 2
+    if not is_pair or not all(map(is_number, bounds)):
         return ""
+
     low, high = bounds
     return f"{low * factor:.1f} to {high * factor:.1f}"
 
@@ -143,7 +146,9 @@ def _tables_by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
             # Answers alone are scored by type, and on the scale of the tables.
             controls_scores = [_score(control_scores.get(name), 1) for control_scores in scores_by_control]
             rows.append([escape(name), count_cell, _score(score, 1), *controls_scores])
-        tables.append(table([*_as_words([kind]), "n", "score", *_as_words(controls)], rows))
+
+        header = [*_as_words([kind]), "n", "score", *_as_words(controls)]
+        tables.append(table(header, rows))
     return tables
 
 
@@ -182,7 +187,9 @@ def eval_results(facts: RunFacts) -> list[EvalResult]:
     results = []
     for name, evaluation in facts.evaluations.items():
         factor = _factor(evaluation)
+
         for metric, value in numbers(mapping(evaluation, "metrics")).items():
+            # The hub has ids of data sets here, which our evaluations are not: they are named by themselves.
             result = EvalResult(
                 task_type=_HUB_TASKS.get(_task(evaluation), "image-text-to-text"),
                 dataset_type=name,
@@ -215,7 +222,8 @@ def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
         main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
         metric = [*main_metrics, *scores][0]
 
-        notes = [f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100", f"n = {_count(evaluation)}"]
+        scale = f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100"
+        notes = [scale, f"n = {_count(evaluation)}"]
         split = _split(evaluation)
         if split:
             notes.append(f"split {split}")
@@ -229,6 +237,7 @@ def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
             value=round(scores[metric] * factor, 2),
             notes="; ".join(notes),
         )
+
         entries = eval_result_entries_to_yaml([entry])
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
         files[f".eval_results/{name}.yaml"] = text.encode()

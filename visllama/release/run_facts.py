@@ -131,6 +131,7 @@ def _count_parameters(path: Path) -> dict[str, int]:
     with open_tensors(path) as file:
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
             part = part_of(name)
+            # A slice reads nothing but the header, however large the tensor is.
             shape = file.get_slice(name).get_shape()
             counts[part] = counts.get(part, 0) + math.prod(shape)
     return counts
@@ -142,9 +143,12 @@ def _find_first(facts: RunFacts) -> RunFacts | None:
     Its path is the run's `init_from`, below the current folder or one of those above the run's.
     """
     path = facts.provenance.get("init_from")
-    if facts.folder is None or not isinstance(path, str) or not path or ".." in Path(path).parts:
+    if facts.folder is None or not isinstance(path, str) or not path:
+        return None
+    if ".." in Path(path).parts:
         return None
 
+    # A relative path counts from the folder in which the run was started, which is often one above its own.
     for parent in (Path.cwd(), *facts.folder.parents):
         weights = parent / path
         if not (weights / TENSORS_FILE).is_file():

@@ -30,6 +30,8 @@ def read_tokenizer(source: PretrainedLanguageModel) -> PreTrainedTokenizerBase:
             f"path={source.path}: its tokenizer has no tokenizer.json, and none can be made of it: take format=hub, "
             f"which needs none"
         )
+
+    # Padding is masked everywhere, so that any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -121,9 +121,11 @@ class _Exporter:
         self.dtype = _DTYPES[config.dtype]
         self.weights = Path(config.weights)
         self.text = TextSettings.from_dict(description["text"])
+
         self.model: VisLlama | None = self._load(self.weights)
         self.maker = sample_maker(self.model, self.text)
         self.decoding = whole_decoding(self.maker, greedy())
+        # The format `hub` is checked by names and shapes: it computes nothing of its own.
         self.probe = None if config.format == "hub" else make_probe(self.model, self.maker)
 
     def _load(self, weights: Path) -> VisLlama:

@@ -84,8 +84,10 @@ class TensorBoardTracker(Tracker):
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
         for picture in pictures:
             if picture.image is not None:
+                # The same name at each step: TensorBoard shows the steps of one picture under one slider.
+                tag = f"{name}/{picture.source}/{picture.key}"
                 pixels = np.asarray(picture.image.convert("RGB"))
-                self.experiment.add_image(f"{name}/{picture.source}/{picture.key}", pixels, step, dataformats="HWC")
+                self.experiment.add_image(tag, pixels, step, dataformats="HWC")
 
         # TensorBoard drops the pictures of the steps that a resumed run repeats, and keeps their texts.
         if step in self._steps_with_texts:
@@ -96,11 +98,13 @@ class TensorBoardTracker(Tracker):
         self.log_rows(name, columns, rows, step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        # TensorBoard has no tables of texts; it shows Markdown.
         lines = [columns, ["---"] * len(columns), *rows]
         table = []
         for line in lines:
             cells = " | ".join(_cell(value) for value in line)
             table.append(f"| {cells} |")
+
         self.experiment.add_text(name, "\n".join(table), step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
@@ -121,5 +125,6 @@ def _cell(value: object) -> str:
         text = f"{value:.6g}"
     else:
         text = str(value)
+
     line = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", line)

@@ -55,10 +55,13 @@ class TrackioTracker(Tracker):
         self._project = project
         self._group = group
         self._folder = Path(save_dir)
+        self._keeps_weights = log_weights
+
+        # trackio knows a run by its name: runs of one name would become one.
         self._run_name = name.replace("/", "_")
         if id:
             self._run_name += f" {id[-8:]}"
-        self._keeps_weights = log_weights
+
         self._params: dict[str, Any] = {}
         self._writer: _Writer | None = None
 
@@ -72,6 +75,7 @@ class TrackioTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        # They are sent with the first message, by which the run begins.
         self._params |= params
 
     @rank_zero_only

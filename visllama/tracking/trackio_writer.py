@@ -28,6 +28,7 @@ def main() -> None:
 
 
 def _begin(message: Mapping[str, Any]) -> None:
+    """Begin a run, or continue the one of its name."""
     trackio.init(
         project=message["project"],
         name=message["name"],
@@ -41,10 +42,12 @@ def _begin(message: Mapping[str, Any]) -> None:
 
 
 def _log_figures(message: Mapping[str, Any]) -> None:
+    """Log the figures of a step."""
     trackio.log(message["values"], step=message["step"])
 
 
 def _log_table(message: Mapping[str, Any]) -> None:
+    """Log a table; the caption of a picture is the column `text` of its row."""
     columns = message["columns"]
     rows = []
     for row in message["rows"]:
@@ -67,11 +70,13 @@ def _decode(value: Any, caption: str) -> Any:
 
 
 def _log_page(message: Mapping[str, Any]) -> None:
+    """Log an HTML page."""
     page = trackio.Html(message["path"], inject=False)
     trackio.log({message["name"]: page}, step=message["step"])
 
 
 def _log_weights(message: Mapping[str, Any]) -> None:
+    """Log a folder of weights as an artifact."""
     artifact = trackio.Artifact("weights", type="model")
     artifact.add_dir(message["path"])
     trackio.log_artifact(artifact)

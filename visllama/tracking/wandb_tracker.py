@@ -62,6 +62,10 @@ class WandbTracker(Tracker):
         self._project = project
         self._id = id
         self._save_dir = save_dir
+        self._offline = offline
+        self._keeps_weights = log_weights
+        self._inner: WandbLogger | None = None
+
         self._arguments: dict[str, Any] = {
             "project": project,
             "name": name,
@@ -72,9 +76,6 @@ class WandbTracker(Tracker):
             "entity": entity,
             "notes": notes,
         }
-        self._offline = offline
-        self._keeps_weights = log_weights
-        self._inner: WandbLogger | None = None
 
     @property
     def name(self) -> str:
@@ -93,6 +94,8 @@ class WandbTracker(Tracker):
         """Return Lightning's logger of the run, which begins where it has not begun yet."""
         if self._inner is None:
             run = start_run(self._arguments, self._offline)
+
+            # wandb counts the calls of `log` as steps; ours are those of the optimizer.
             run.define_metric(_STEP)
             run.define_metric("*", step_metric=_STEP, step_sync=True)
             self._inner = WandbLogger(experiment=run, project=self.name, save_dir=self._save_dir)

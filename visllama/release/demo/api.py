@@ -137,6 +137,8 @@ def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
     known_keys = (needed_key, "weights", *_SETTINGS)
     if not isinstance(body, dict):
         raise ConfigError(f"the body has to be an object of {', '.join(known_keys)}")
+
+    # A misspelt key would otherwise be passed over in silence. A client's own text is cut, as it may be long.
     unknown_keys = sorted(body.keys() - set(known_keys))
     if unknown_keys:
         raise ConfigError(f"{unknown_keys[0][:100]}: no such key: there are {', '.join(known_keys)}")
@@ -186,7 +188,9 @@ def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
     Raises:
         ConfigError: If the message has other keys, or a value of another type.
     """
-    if not isinstance(message, dict) or not {"role", "text"} <= message.keys() <= {"role", "text", "images"}:
+    needed_keys = {"role", "text"}
+    known_keys = {"role", "text", "images"}
+    if not isinstance(message, dict) or not needed_keys <= message.keys() <= known_keys:
         raise ConfigError(f"{place}: has to be an object of role, text and, where there are any, images")
 
     role = message["role"]
@@ -211,6 +215,8 @@ def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
     """
     if not isinstance(encoded, str):
         raise ConfigError(f"{place}: has to be the base64 of a picture's file")
+
+    # Validated: without it, characters of no base64 would be dropped, and an address could be decoded to something.
     try:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

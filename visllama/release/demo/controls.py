@@ -62,6 +62,7 @@ def decoding_of(
         return served.settings(num_beams=num_beams, max_new_tokens=max_new_tokens)
     if method == "greedy":
         return served.settings(num_beams=1, max_new_tokens=max_new_tokens)
+
     return served.settings(max_new_tokens=max_new_tokens)
 
 

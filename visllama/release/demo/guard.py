@@ -23,7 +23,10 @@ from visllama.release.demo.limits import Rate
 from visllama.release.demo.uploads import find_foreign_file, is_own_file
 
 Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+"""The types of ASGI."""
 
 _GRADIO = "/gradio_api"
 _FILE = f"{_GRADIO}/file="
@@ -223,6 +226,8 @@ class Guard:
             is_served = is_own_file(path.removeprefix(_FILE), self.rules.uploads)
         else:
             is_served = path in _READ or path.startswith(_READ_BELOW)
+
+        # 404 for all of them: a client learns nothing about routes of gradio's that are there and not served.
         if not is_served:
             raise Refused(404, "there is nothing here")
 
@@ -288,6 +293,7 @@ class Guard:
             problem = find_foreign_file(event, self.rules.uploads, host)
         except (ValueError, RecursionError):
             raise Refused(400, "the body is no JSON") from None
+
         if problem is not None:
             raise Refused(400, problem)
 

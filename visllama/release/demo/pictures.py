@@ -25,6 +25,7 @@ def read_picture(content: bytes, name: str) -> Image.Image:
     try:
         return read_image(io.BytesIO(content), name)
     except ConfigError as error:
+        # The cause says whether the picture is too large, which a visitor can mend.
         cause = error.__cause__
         if isinstance(cause, BadRecord) and cause.reason == "pixels":
             raise ConfigError(f"{name} is too large: {cause.detail}") from error

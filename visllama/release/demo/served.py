@@ -84,6 +84,8 @@ class Served:
             ConfigError: If a value has another type, or is out of its range.
         """
         settings = dict(self.decoding)
+
+        # Beams are searched, and not sampled, unless a temperature is asked for too.
         if num_beams is not None:
             settings["num_beams"] = _check_whole("num_beams", num_beams, MOST_BEAMS)
             settings["do_sample"] = False
@@ -92,6 +94,7 @@ class Served:
             settings["do_sample"] = True
         if max_new_tokens is not None:
             settings["max_new_tokens"] = _check_whole("max_new_tokens", max_new_tokens, MOST_NEW_TOKENS)
+
         return settings
 
 
@@ -155,7 +158,13 @@ def names_of(folders: Sequence[str | Path]) -> list[str]:
     names: list[str] = []
     for folder in folders:
         path = Path(folder).resolve()
-        name = "/".join(path.parts[-3:-1]) if path.name == "weights" else path.name
+        name = path.name
+        # All runs call the folder so.
+        if name == "weights":
+            name = "/".join(path.parts[-3:-1])
+
         earlier = [other for other in names if other == name or other.startswith(f"{name} (")]
-        names.append(f"{name} ({len(earlier) + 1})" if earlier else name)
+        if earlier:
+            name += f" ({len(earlier) + 1})"
+        names.append(name)
     return names

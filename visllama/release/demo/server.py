@@ -30,6 +30,7 @@ def upload_folder() -> Generator[Path, None, None]:
     with tempfile.TemporaryDirectory(prefix="visllama-demo-", ignore_cleanup_errors=True) as temporary:
         uploads = Path(temporary).resolve() / "uploads"
         uploads.mkdir()
+
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         try:
             yield uploads

@@ -35,6 +35,7 @@ def find_foreign_file(event: object, uploads: str, host: str) -> str | None:
         num_values += 1
         if num_values > _MAX_NODES:
             return "more values than the page sends"
+
         if isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):

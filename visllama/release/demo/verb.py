@@ -107,6 +107,7 @@ def load_models(config: DemoConfig) -> Shelf:
     """
     folders = [str(folder) for folder in as_list(config.weights)]
     served = []
+
     with working() as show:
         for name, folder in zip(names_of(folders), folders, strict=True):
             show(f"loading {name}")
@@ -121,9 +122,12 @@ def greeting(host: str, port: int) -> str:
     bracketed = f"[{host}]" if ":" in host else host
     address = f"http://{bracketed}:{port}"
     lines = [f"The page: {address}"]
+
+    # Nobody else reaches a loopback address, but through ssh.
     if _is_loopback(host):
-        forward = f"ssh -L {port}:{bracketed}:{port}"
-        lines.append(f"From elsewhere: {forward} {getpass.getuser()}@{socket.gethostname()}, then the same address")
+        login = f"{getpass.getuser()}@{socket.gethostname()}"
+        lines.append(f"From elsewhere: ssh -L {port}:{bracketed}:{port} {login}, then the same address")
+
     lines.append(f"The API: POST {address}/caption and {address}/chat; visllama/release/README.md describes it")
     lines.append("Ctrl-C ends it")
     return "\n".join(lines)
@@ -170,7 +174,9 @@ def _check_password(config: DemoConfig) -> None:
     """
     password = os.environ.get(PASSWORD, "")
     if config.user is not None:
-        require(config.user != "" and ":" not in config.user, f"user={config.user}: a name, without a colon")
+        # HTTP Basic separates the name from the password by the first colon.
+        is_name = config.user != "" and ":" not in config.user
+        require(is_name, f"user={config.user}: has to be a name, without a colon")
         require(password != "", f"user={config.user}: set the environment variable {PASSWORD} too")
     elif not _is_loopback(config.host):
         raise ConfigError(
