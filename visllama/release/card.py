@@ -226,6 +226,8 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
         "It writes what is likely, and not always what is there: it names things, colors, counts and places that no "
         "picture shows, in the same confident words. Check what it says."
     ]
+
+    # What the run itself has shown, or has left open.
     if has_controls:
         limits.append(
             "Part of a score comes without looking. The controls beside the results, such as another picture in the "
@@ -240,6 +242,7 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
             "Captions and answers of people, and texts of web pages, carry what their writers took for granted: about "
             "gender, age, skin color, culture and work. The model repeats it, and knows best what is common in them."
         )
+
     if is_toy:
         limits.append("It knows the words and shapes of its embedded world alone, and has a caption for any picture.")
         limits.append("Its English is a grammar's few sentences.")

@@ -25,6 +25,8 @@ def portable_config(config: PreTrainedConfig, dtype: str) -> dict[str, Any]:
     if isinstance(rope, dict) and "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]
         scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+
+        # transformers 4 has no scaling of the kind "default", but None.
         is_scaled = scaling.get("rope_type", "default") != "default"
         values["rope_scaling"] = scaling if is_scaled else None
     return values

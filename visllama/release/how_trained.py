@@ -94,6 +94,7 @@ def training_section(facts: RunFacts) -> str:
         paragraphs.append("**Second stage**, which began from the first one's weights")
     paragraphs += _values_table(facts)
     paragraphs += _commands(facts)
+
     return "\n\n".join(paragraphs)
 
 
@@ -151,6 +152,7 @@ def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
     yield "template", escape(template) if isinstance(template, str) else ""
     yield "LoRA", _lora(facts)
 
+    # What the run itself has found out, such as the precision of `auto`.
     yield "precision", escape(provenance.get("precision") or "")
     yield "seed", _number(provenance.get("seed"))
     yield "ranks", _number(provenance.get("num_ranks"))

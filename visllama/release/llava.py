@@ -75,6 +75,7 @@ def write_llava(
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
     }
+
     # Some tokenizers have no BOS.
     known = {name: value for name, value in generation.items() if value is not None}
     write_json(folder / "generation_config.json", known)
@@ -92,6 +93,7 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
     encoder = _vision_encoder(model)
     dtype = str(model.language_model.dtype).removeprefix("torch.")
     text_config = portable_config(model.language_model.config, dtype)
+    # The head's new rows are not those of the embeddings, also where both were one table.
     text_config |= {"vocab_size": image_id + 1, "tie_word_embeddings": False}
     vision_config = portable_config(encoder.model.config, dtype)
 

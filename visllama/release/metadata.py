@@ -33,8 +33,11 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
 
     # The hub wants a name and a link where it does not know the licence itself.
     terms = find_licence(used_models)
-    licence, licence_name, licence_link = "other", "see-base-models", None
-    if terms is not None:
+    if terms is None:
+        licence = "other"
+        licence_name = "see-base-models"
+        licence_link = None
+    else:
         is_known_to_hub = terms.licence != "other"
         licence = terms.licence
         licence_name = None if is_known_to_hub else _slug(terms.name)

@@ -57,10 +57,12 @@ def make_probe(model: VisLlama, maker: SampleMaker) -> Probe:
         model: The model, in the dtype that is exported.
         maker: The maker of the run's prompts.
     """
+    # Noise has an effect on every patch, and needs no file.
     size = maker.transform.size_px
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(1, 3, size, size, generator=generator)
 
+    # The text alone is for an adapter, which is read back without the connector.
     input_ids = _question_ids(maker, num_images=1)
     text_ids = _question_ids(maker, num_images=0)
     return Probe(

@@ -133,6 +133,7 @@ def write_tokenizer(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": min(tokenizer.model_max_length, 10**30),
+        # Prompts of a batch have to end at the same position: generation goes on from there.
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
     }

@@ -56,6 +56,7 @@ def assemble(config: ExportConfig) -> dict:
     if config.push:
         read_token(config.push)
 
+    # Shapes are enough to find what a format cannot express.
     description = read_description(weights)
     model = _build_on_meta(config, description)
     check_tensors(model, weights, description)
@@ -83,9 +84,12 @@ def export(config: ExportConfig, description: Mapping) -> None:
             exporter.write(folder)
             report("reading it back")
             result = exporter.read_back(folder)
+
+        # The card is part of the folder, which appears whole or not at all.
         card = build_card(Path(config.weights), config.format, config.push, named=_named_bases(config))
         write_card(card, folder)
 
+    # Uploaded last: what cannot be sent is still here, and can be sent by the hub's own tools.
     say(_files_table(out), result)
     if config.push:
         address = push(out, config.push, config.private)
@@ -131,6 +135,8 @@ class _Exporter:
     def _load(self, weights: Path) -> VisLlama:
         """Load weights, which also refuses base models that they were not trained with."""
         model, _ = load_weights(weights, self.dtype, plugins=self.config.plugins, models=self.config.paths["models"])
+
+        # These formats have no place for an adapter beside the weights.
         if self.config.format in ("llava", "language_model"):
             model.merge_adapter()
         return model.eval()

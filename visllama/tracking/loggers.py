@@ -131,9 +131,10 @@ def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
     Args:
         loggers: The loggers of `build_loggers`.
     """
+    # A preempted process may leave without unwinding, and would skip `finally`.
     preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
 
-    # Anything but a good end or a preemption shows as an error.
+    # Any end but a good one or a preemption shows as an error.
     exit_code = 1
     try:
         yield

@@ -145,6 +145,7 @@ class WandbTracker(Tracker):
 
     def close(self, exit_code: int) -> None:
         if self._inner is not None:
+            # Only once: closing it again would end the run that the next job has begun.
             self._inner = None
             finish(exit_code)
 

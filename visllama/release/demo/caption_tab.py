@@ -30,6 +30,8 @@ class CaptionTab:
     def build(self) -> None:
         """Add the components and their events to the page that is being built."""
         model = self.exhibit.model_choice()
+
+        # Side by side on a wide screen, one below the other on a phone.
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = picture_input()
@@ -37,6 +39,7 @@ class CaptionTab:
                 caption = gr.Textbox(label="Caption", lines=2, elem_classes="caption", elem_id="caption")
                 words = gr.Radio([], label="Where did a word look?", visible=False, elem_id="words")
                 heat = gr.Image(label="Where it looked", visible=False, buttons=["fullscreen"], elem_id="heat")
+
         with gr.Accordion("Settings", open=False):
             settings = self.exhibit.settings()
             again = gr.Button("Caption again")
@@ -54,6 +57,8 @@ class CaptionTab:
             **self.exhibit.model_line(),
         )
         on(again.click, self._caption_again, [model, *settings], outputs, **self.exhibit.model_line())
+
+        # A heat map is drawn from what the last caption has left, and needs no model.
         on(words.select, self._look, [words], [heat])
         if examples is not None:
             on(examples.select, self.exhibit.example, [], [picture])

@@ -41,6 +41,7 @@ class ChatTab:
             elem_id="typed",
         )
         anew = gr.Button("New conversation", elem_id="anew")
+
         with gr.Accordion("Settings", open=False):
             settings = self.exhibit.settings()
         examples = self.exhibit.example_row()
@@ -54,6 +55,8 @@ class ChatTab:
             trigger_mode="multiple",
             **self.exhibit.model_line(),
         )
+
+        # Another model cannot go on from the cache of the one before.
         on(anew.click, self._begin, [], [talk, question])
         on(model.change, self._begin, [], [talk, question])
         if examples is not None:
@@ -75,6 +78,8 @@ class ChatTab:
         text, pictures = self._read_question(question)
         served = self.exhibit.models.choose(model)
         decoding = decoding_of(served, *settings)
+
+        # The page shows the question at once, also where others are answered first.
         question_turn = shown_turn("you", text, pictures)
         yield as_page([*session.messages, question_turn, shown_turn("model", "…")]), _empty_question()
 

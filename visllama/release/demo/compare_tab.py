@@ -33,6 +33,7 @@ class CompareTab:
                 ask = gr.Button("Compare")
                 with gr.Accordion("Settings", open=False):
                     settings = self.exhibit.settings()
+
         with gr.Row():
             names = self.exhibit.models.names
             answers = [gr.Textbox(label=name, lines=3, min_width=240, elem_classes="side") for name in names]

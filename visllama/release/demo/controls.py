@@ -103,6 +103,7 @@ def on(
         _friendly(handler, gr.skip() if refused is None else refused),
         list(inputs),
         list(outputs),
+        # The values as the page sent them, so that gradio opens no file (`page.py`).
         preprocess=False,
         api_visibility="private",
         show_progress="minimal",

@@ -53,6 +53,7 @@ def as_page(turns: Sequence[ShownTurn]) -> str:
 def _paragraph(turn: ShownTurn) -> str:
     """Return the HTML of a turn."""
     pictures = "".join(f'<img src="{address}" alt="picture">' for address in turn.thumbnails)
+    # An empty bubble would look as if the answer were still to come.
     text = html.escape(turn.text) or "<i>(nothing)</i>"
     return f'<p class="{turn.speaker}">{pictures}{text}</p>'
 

@@ -137,7 +137,7 @@ class Guard:
         self.rules = rules
         self._rate = Rate(rules.requests_per_minute, 60)
 
-    async def __call__(self, scope: Message, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
@@ -149,6 +149,7 @@ class Guard:
 
         has_begun = False
 
+        # The guard's own refusals get the headers too.
         async def send_safe(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
@@ -192,6 +193,7 @@ class Guard:
         if origin is not None and origin.lower() != own_origin.lower():
             raise Refused(403, "pages of other origins may not ask this server")
 
+        # The user first: a stranger learns nothing about routes. The rate last: no other refusal counts as a request.
         self._check_user(headers.get("authorization"))
         self._check_route(scope["method"], scope["path"])
         if scope["method"] == "POST" and scope["path"] in _MODEL_WORK:
@@ -243,7 +245,7 @@ class Guard:
             reason = f"more than {self.rules.requests_per_minute} requests a minute: wait {wait_s} s"
             raise Refused(429, reason, {"retry-after": str(wait_s)})
 
-    async def _read_body(self, scope: Message, receive: Callable) -> bytes:
+    async def _read_body(self, scope: Message, receive: Receive) -> bytes:
         """Read the whole body of a request.
 
         Raises:
@@ -252,6 +254,7 @@ class Guard:
         if scope["method"] in ("GET", "HEAD"):
             return b""
 
+        # A client may declare no length, or a wrong one: `_collect` counts for itself.
         most = self._largest(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > most:
@@ -263,7 +266,7 @@ class Guard:
         except (TimeoutError, asyncio.TimeoutError):  # pyrefly: ignore[unreachable-except-clause]  two before 3.11
             raise Refused(408, "the request came too slowly") from None
 
-    async def _discard(self, scope: Message, receive: Callable) -> None:
+    async def _discard(self, scope: Message, receive: Receive) -> None:
         """Read the rest of a refused request, so that a client that sends first sees the answer, and no broken pipe."""
         declared = Headers(scope=scope).get("content-length", "")
         if not declared.isdigit() or int(declared) > _MAX_DISCARDED * self.rules.max_bytes:
@@ -305,7 +308,7 @@ def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[byt
     return kept + added
 
 
-async def _collect(receive: Callable, most: int, max_bytes: int, keeps: bool = True) -> bytes:
+async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = True) -> bytes:
     """Read a body to its end.
 
     Args:
@@ -332,7 +335,7 @@ async def _collect(receive: Callable, most: int, max_bytes: int, keeps: bool = T
     return bytes(body)
 
 
-def _replay(body: bytes, receive: Callable) -> Callable[[], Awaitable[Message]]:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """Return a function of ASGI that first returns a body that was read already, and then the messages that follow."""
     is_returned = False
 

@@ -74,6 +74,8 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
 
     # Fonts of the visitor's own machine: gradio's default ones come from Google.
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+
+    # Nothing that needs another process, and no errors with the paths of this machine on the page.
     return gr.mount_gradio_app(
         app,
         blocks,
@@ -104,6 +106,7 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
     """
     names = {host.lower(), "127.0.0.1", "localhost", "::1"}
     is_everywhere = not host or (_is_address(host) and ipaddress.ip_address(host).is_unspecified)
+    # Others reach such a server by the machine's name.
     if is_everywhere:
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 

@@ -66,6 +66,7 @@ class Sessions:
 
     def free_caches(self) -> None:
         """Free the caches of all chats but those used last; a chat without a cache reads its conversation again."""
+        # In the order of their last use.
         with self._lock:
             chats = [session.chat for session in self._sessions.values() if session.chat is not None]
         for chat in chats[:-_MAX_CACHES]:

@@ -33,6 +33,7 @@ def assemble(config: DemoConfig) -> socket.socket:
     Raises:
         ConfigError: If gradio is missing, a key is out of its range, a password is needed, or the address is taken.
     """
+    # Looked for, and not imported, which would take seconds.
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("visllama demo is an extra, which is not there:  pip install 'visllama[demo]'")
 
@@ -55,6 +56,7 @@ def demo(config: DemoConfig, listening: socket.socket) -> None:
         config: The verb's config.
         listening: The socket of `assemble`.
     """
+    # Without a handler SIGTERM would end the process with the uploads still there.
     signal.signal(signal.SIGTERM, _end)
     try:
         _serve(config, listening)
@@ -77,6 +79,8 @@ def _serve(config: DemoConfig, listening: socket.socket) -> None:
     from visllama.release.demo.server import build_app, make_server, own_hosts, upload_folder
 
     models = load_models(config)
+
+    # Weights of the embedded world know drawn scenes alone, and are shown some.
     encoder = models.choose().pipeline.model.vision_encoder
     is_of_scenes = getattr(encoder, "path", "") == locate("visllama:clip")
     first_weights = Path(str(as_list(config.weights)[0]))
