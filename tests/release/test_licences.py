@@ -39,4 +39,4 @@ def test_what_is_not_known_is_not_guessed():
 
 @pytest.mark.parametrize("name", ["coco", "cc3m", "coyo", "vqa", "llava_pretrain", "llava_instruct"])
 def test_each_published_source_is_told(name):
-    assert find_data_terms(name).told
+    assert find_data_terms(name).description

@@ -51,7 +51,7 @@ def test_what_takes_the_connection_and_says_nothing_is_not_there(monkeypatch):
 def test_a_name_that_is_looked_up_forever_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(reachable, "_ALL_S", 0.2)
     over = threading.Event()
-    monkeypatch.setattr(reachable, "_ask", lambda address: over.wait(60))
+    monkeypatch.setattr(reachable, "_request", lambda address: over.wait(60))
     assert find_obstacle("https://wandb.example").startswith("no answer from https://wandb.example")
     over.set()
 

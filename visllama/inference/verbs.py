@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from visllama.config.dry_run import check_decoding, check_machine
-from visllama.config.schema import AskConfig, CaptionConfig, ChatConfig
+from visllama.config.schema import AskConfig, CaptionConfig, ChatConfig, DemoConfig
 from visllama.console import bars, printable, say
 from visllama.errors import ConfigError
 from visllama.images.decode import SUFFIXES, read_image
@@ -93,7 +93,7 @@ def next_line(prompt: str) -> str | None:
         return None
 
 
-def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig) -> Pipeline:
+def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -> Pipeline:
     """Load the weights as the configuration wants them."""
     torch.set_num_threads(config.trainer.threads)
     torch.manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""The card of a model: what a stranger needs to use it, to judge it and to make it again, out of what a run wrote."""
+"""The card of a model, by which a stranger can use it, judge it and train it again; built from the files of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Card(NamedTuple):
 
     Attributes:
         text: The content of README.md, with the hub's metadata.
-        files: What lies beside it, by path: the sample pictures, and `.eval_results/`.
+        files: The content of the files beside it, by path: the sample pictures, and `.eval_results/`.
     """
 
     text: str
@@ -47,90 +47,109 @@ def build_card(
     repo_id: str | None = None,
     named: Mapping[str, str | None] | None = None,
 ) -> Card:
-    """Build the card of trained weights, out of their description and of the run whose folder they lie in.
+    """Build the card of trained weights from their description and from the run in whose folder they lie.
 
-    What is not known is left out.
+    Facts that are not known are left out.
 
     Args:
         weights: A run's `weights/`, or a folder with its two files alone.
-        form: What the card is of: "hub" (the weights as they are), "llava", "adapter" or "language_model".
-        repo_id: The repository that it is for, as `user/name`.
-        named: The hub's id of `vision_encoder` or `language_model`, where the weights name a folder.
+        form: The format that the card is for: "hub" (the weights as they are), "llava", "adapter" or "language_model".
+        repo_id: The repository that the card is for, as `user/name`; None where there is none.
+        named: The hub's ids of `vision_encoder` and `language_model`, where the weights name a folder.
 
     Raises:
-        ConfigError: If the folder holds no weights of ours, or the form is none.
+        ConfigError: If the folder holds no weights of visllama, or there is no such format.
     """
     choose("format", form, EXPORT_FORMATS)
     facts = read_run(weights)
     models = base_models(facts, named or {})
+    used_models = models_of_form(models, form)
     title = _title(facts, repo_id)
-    samples = None if form in TEXT_FORMS else _find_samples(facts)
-    lines = usage_lines(form, facts, models, repo_id)
+
+    # A format that reads no pictures is not shown with any.
+    evaluation_name, samples = ("", []) if form in TEXT_FORMS else _find_samples(facts)
+    usage = usage_lines(form, facts, models, repo_id)
 
     sections = {
-        "": _about(facts, form, models),
-        "How to use it": fenced(lines, "python"),
-        "Samples": _samples_section(*samples, main_metric(facts.evaluations[samples[0]])) if samples else "",
+        "How to use it": fenced(usage, "python"),
+        "Samples": _samples_section(evaluation_name, samples, facts) if samples else "",
         "Results": results_section(facts),
-        "Base models": base_models_section(models_of_form(models, form)),
+        "Base models": base_models_section(used_models),
         "Data": data_section(facts),
         "How it was trained": training_section(facts),
         "What made it": provenance_section(facts),
         "Limits and biases": _limits(facts, models),
-        "Licence": _licence(models_of_form(models, form)),
+        "Licence": _licence(used_models),
     }
-    told = "\n\n".join(f"## {name}\n\n{text}" if name else text for name, text in sections.items() if text)
-    data = card_data(facts, form, models, title)
-    text = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {escape(title)}\n\n{told}\n"))
-    pictures = {f"samples/{i}.png": sample.picture for i, sample in enumerate(samples[1] if samples else [], 1)}
+    paragraphs = [f"# {escape(title)}", _about(facts, form, models)]
+    for name, section in sections.items():
+        if section:
+            paragraphs.append(f"## {name}\n\n{section}")
+
+    metadata = card_data(facts, form, models, title).to_yaml()
+    body = "\n\n".join(paragraphs)
+    text = str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
+    pictures = {f"samples/{number}.png": sample.picture for number, sample in enumerate(samples, 1)}
     return Card(text, pictures | eval_result_files(facts))
 
 
 def write_card(card: Card, folder: Path) -> None:
-    """Write a card and what lies beside it.
+    """Write a card and the files beside it.
+
+    Args:
+        card: The card.
+        folder: An existing folder.
 
     Raises:
-        WriteFailed: If there is no room, or no leave, to write there.
+        WriteFailed: If the disk is full, or the folder may not be written to.
     """
     for name, content in card.files.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
+
+    # Last: a card that is there has all the pictures that it shows.
     write_whole(Path(folder) / "README.md", card.text)
 
 
 def _title(facts: RunFacts, repo_id: str | None) -> str:
+    """Return the card's title: the name of the repository, or of the run."""
     name = repo_id.rpartition("/")[2] if repo_id else facts.config.get("name")
     return name if isinstance(name, str) and name else "visllama"
 
 
 def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
-    """Return what the model is, in a paragraph."""
-    trained, (encoder, language_model) = facts.description["trained"], models
-    states = {role: "trained" if role in trained else "frozen" for role in ("vision_encoder", "language_model")}
-    connector = mapping(facts.description, "parts", "connector")
-    k = mapping(connector, "arguments").get("num_image_tokens")
-    tokens = f"{k:,} image tokens" if is_number(k) else "an image token for each of its patches"
+    """Return the paragraphs on what the model is, and which part of it the files hold."""
+    trained = facts.description["trained"]
+    encoder, language_model = models
+    encoder_state = "trained" if "vision_encoder" in trained else "frozen"
+    language_model_state = "trained" if "language_model" in trained else "frozen"
     lora = "with a trained LoRA adapter, " if mapping(facts.description, "parts", "lora") else ""
+
+    connector = mapping(facts.description, "parts", "connector")
+    num_image_tokens = mapping(connector, "arguments").get("num_image_tokens")
+    if is_number(num_image_tokens):
+        image_tokens = f"{num_image_tokens:,} image tokens"
+    else:
+        image_tokens = "an image token for each of its patches"
+
+    counts = []
+    for part, count in facts.num_parameters.items():
+        # The names of parts come from a file that somebody else may have written.
+        name = _PARTS.get(part, escape(part))
+        counts.append(f"{name} {count:,}")
+
+    connector_kind = escape(connector.get("kind"))
     about = (
-        f"A model that writes about pictures. A {states['vision_encoder']} vision encoder, {encoder.told}, looks at a "
-        f"picture; a small trained connector ({escape(connector.get('kind'))}) makes {tokens} of what it sees; and a "
-        f"{states['language_model']} language model, {language_model.told}, {lora}reads these between two trained "
-        f"markers, as if they were words, and writes text."
+        f"A model that writes about pictures. A {encoder_state} vision encoder, {encoder.markdown}, looks at a "
+        f"picture; a small trained connector ({connector_kind}) makes {image_tokens} of what it sees; and a "
+        f"{language_model_state} language model, {language_model.markdown}, {lora}reads these between two trained "
+        f"markers, as if they were words, and writes text. Parameters that training has changed: {', '.join(counts)}. "
+        f"{_content_of_files(form, models)}"
     )
-    counts = [f"{_PARTS.get(part, escape(part))} {n:,}" for part, n in facts.num_parameters.items()]
-    about += f" Parameters that training has changed: {', '.join(counts)}."
-    if form == "hub":
-        about += " The files here hold these alone; the base models are fetched from where they are published."
-        own = [model.told for model in models if not model.is_on_hub and not model.is_shipped]
-        about += f" Not published is {' and '.join(own)}: without it nothing can be loaded." if own else ""
-    elif form == "adapter":
-        about += " The files here hold the LoRA adapter alone: with it the language model reads text, and no pictures."
-    elif form == "llava":
-        about += " The files here hold all of it, as transformers' LLaVA has it."
-    elif form == "language_model":
-        about += " The files here hold the language model alone; pictures come to it as embeddings made elsewhere."
+
+    # The evaluations were of the whole model, with its pictures.
     if form in TEXT_FORMS and facts.evaluations:
         about += " The results below are those of the whole model."
     if any(model.is_shipped for model in models):
@@ -139,48 +158,82 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
             "alone: drawn scenes of a few colored shapes. It shows how such a model is trained and judged, and is "
             "of no use on photographs."
         )
+
     return about
 
 
-def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]] | None:
-    """Return the samples of the first evaluation that has pictures, with its name."""
+def _content_of_files(form: str, models: list[BaseModel]) -> str:
+    """Return the sentences on which part of the model the files of a format hold."""
+    if form == "llava":
+        return "The files here hold all of it, as transformers' LLaVA has it."
+    if form == "adapter":
+        return "The files here hold the LoRA adapter alone: with it the language model reads text, and no pictures."
+    if form == "language_model":
+        return "The files here hold the language model alone; pictures come to it as embeddings made elsewhere."
+
+    content = "The files here hold these alone; the base models are fetched from where they are published."
+    unpublished = [model.markdown for model in models if not model.is_on_hub and not model.is_shipped]
+    if unpublished:
+        content += f" Not published is {' and '.join(unpublished)}: without it nothing can be loaded."
+    return content
+
+
+def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]]:
+    """Return the name of the first evaluation that has pictures, and its samples; no samples where there is none."""
+    if facts.folder is None:
+        return "", []
+
     for name in facts.evaluations:
         samples = choose_samples(facts.folder / "evaluations" / name / "gallery.html")
         if samples:
             return name, samples
-    return None
+    return "", []
 
 
-def _samples_section(name: str, samples: list[Sample], metric: str) -> str:
+def _samples_section(name: str, samples: list[Sample], facts: RunFacts) -> str:
+    """Return the table of an evaluation's samples."""
+    metric = main_metric(facts.evaluations[name])
     has_questions = any(sample.question for sample in samples)
-    header = ["", *["question"] * has_questions, "the model", "a reference", metric]
     rows = []
-    for i, sample in enumerate(samples, 1):
-        kind = "bad" if i == len(samples) else "good"
-        asked = [escape(sample.question)] * has_questions
+    for number, sample in enumerate(samples, 1):
+        # `choose_samples` puts the worst one last.
+        kind = "bad" if number == len(samples) else "good"
         score = f"{100 * sample.score:.0f} ({kind})"
-        rows.append([f"![sample {i}](samples/{i}.png)", *asked, escape(sample.said), escape(sample.reference), score])
-    told = (
+        row = [f"![sample {number}](samples/{number}.png)", escape(sample.text), escape(sample.reference), score]
+        if has_questions:
+            row.insert(1, escape(sample.question))
+        rows.append(row)
+
+    header = ["", "the model", "a reference", metric]
+    if has_questions:
+        header.insert(1, "question")
+    introduction = (
         f"Not typical ones: of the pictures that the evaluation {escape(name)} shows, the two with the best score and, "
         f"last, the one with the worst."
     )
-    return f"{told}\n\n{table(header, rows)}"
+    return f"{introduction}\n\n{table(header, rows)}"
 
 
 def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
-    sources = {name: source for run in (facts.first, facts) if run for name, source in sources_of(run).items()}
+    """Return a list of the model's limits, as far as its training and its evaluations tell of them."""
     is_toy = any(model.is_shipped for model in models)
     has_controls = any(mapping(evaluation, "controls") for evaluation in facts.evaluations.values())
+    sources = sources_of(facts)
+    if facts.first is not None:
+        sources = sources_of(facts.first) | sources
+
     limits = [
         "It writes what is likely, and not always what is there: it names things, colors, counts and places that no "
         "picture shows, in the same confident words. Check what it says."
     ]
+
+    # What the run itself has shown, or has left open.
     if has_controls:
         limits.append(
             "Part of a score comes without looking. The controls beside the results, such as another picture in the "
             "place of the right one, show how much."
         )
-    if not _answers(facts):
+    if facts.evaluations and not _has_answers(facts):
         limits.append(
             "It was judged on captions alone: whether it answers questions or follows instructions is unknown."
         )
@@ -189,9 +242,12 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
             "Captions and answers of people, and texts of web pages, carry what their writers took for granted: about "
             "gender, age, skin color, culture and work. The model repeats it, and knows best what is common in them."
         )
+
     if is_toy:
         limits.append("It knows the words and shapes of its embedded world alone, and has a caption for any picture.")
-    limits.append("It reads and writes English alone." if not is_toy else "Its English is a grammar's few sentences.")
+        limits.append("Its English is a grammar's few sentences.")
+    else:
+        limits.append("It reads and writes English alone.")
     limits.append(
         "It is not for decisions about people, nor to identify or to watch them, and not for medicine, law or safety. "
         "What limits its base models limits it too."
@@ -199,19 +255,23 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
     return "\n".join(f"- {limit}" for limit in limits)
 
 
-def _answers(facts: RunFacts) -> bool:
-    return not facts.evaluations or any(one.get("task") == "vqa" for one in facts.evaluations.values())
+def _has_answers(facts: RunFacts) -> bool:
+    """Return whether an evaluation of the run has scored answers."""
+    return any(evaluation.get("task") == "vqa" for evaluation in facts.evaluations.values())
 
 
 def _licence(models: list[BaseModel]) -> str:
+    """Return the paragraph on the terms that bind a user of the files."""
     terms = find_licence(models)
     if terms is None:
-        unknown = ", ".join(model.told for model in models if model.terms is None)
+        unknown = ", ".join(model.markdown for model in models if model.terms is None)
         return f"The terms of its base models bind whoever uses it; this card does not know those of {unknown}."
+
     if terms.licence == "apache-2.0":
         return "Apache-2.0; its base models may be used by their own terms, named above."
+
     return (
         f"What was trained here is of use with its base models alone, and these bind whoever uses it: "
-        f"[{terms.name}]({terms.link}) ({terms.told}). Whoever passes it on gives that licence along. The code, "
+        f"[{terms.name}]({terms.link}) ({terms.conditions}). Whoever passes it on gives that licence along. The code, "
         f"visllama, is Apache-2.0."
     )

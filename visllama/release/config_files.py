@@ -1,4 +1,4 @@
-"""A model's config.json that every release of transformers reads the same."""
+"""A model's config.json that all releases of transformers read alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 
 
 def portable_config(config: PreTrainedConfig, dtype: str) -> dict[str, Any]:
-    """Return a config's values, under the names of transformers 4 too.
+    """Return a config's values under the names of transformers 5 and of transformers 4.
 
     transformers 4, and engines built on it, read `rope_theta`, `rope_scaling` and `torch_dtype`, and fall back to
     defaults where these are missing. transformers 5 writes `rope_parameters` and `dtype`.
@@ -17,14 +17,16 @@ def portable_config(config: PreTrainedConfig, dtype: str) -> dict[str, Any]:
         config: The config of a language model or an encoder.
         dtype: Name of the dtype that the tensors are written in, for example "bfloat16".
     """
-    values = config.to_dict()
-    for private in [name for name in values if name.startswith("_")]:
-        del values[private]
+    # Private values name the folder and the release that the config came from.
+    values = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
     values |= {"dtype": dtype, "torch_dtype": dtype}
 
     rope = values.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]
         scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-        values["rope_scaling"] = None if scaling.get("rope_type", "default") == "default" else scaling
+
+        # transformers 4 has no scaling of the kind "default", but None.
+        is_scaled = scaling.get("rope_type", "default") != "default"
+        values["rope_scaling"] = scaling if is_scaled else None
     return values

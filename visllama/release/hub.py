@@ -1,4 +1,4 @@
-"""The format `hub`: the weights as visllama reads them, which name no place of this machine."""
+"""The format `hub`: the weights as visllama reads them, which name no folder of this machine."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from visllama.release.tokenizer_files import write_json
 
 
 def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a description whose base models are named so that others find them.
+    """Return a copy of a description whose base models are named so that other users find them.
 
     Args:
-        description: What `visllama.json` says.
-        named: The hub's id of `vision_encoder` and `language_model`, where the user gives one.
+        description: The content of `visllama.json`.
+        named: The hub's ids of `vision_encoder` and `language_model`, where the user gives them.
 
     Raises:
         ConfigError: If a base model is a folder of this machine, and no id was given.
@@ -30,15 +30,18 @@ def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[st
     description = deepcopy(dict(description))
     for part in BASE_PARTS:
         arguments = description["parts"][part]["arguments"]
+
+        # The commit belongs to the path that the id replaces.
         if named.get(part):
             arguments["path"] = named[part]
             arguments.pop("revision", None)
+
         path = arguments.get("path")
         is_portable = path is None or path.startswith(SHIPPED_PREFIX) or is_repository(path)
         if not is_portable:
             raise ConfigError(
-                f"format=hub: the {part} is {path}, a folder of this machine, which nobody else has: name it as the "
-                f"hub has it, by {part}=ORGANISATION/NAME"
+                f"format=hub: the {part} is {path}, a folder of this machine, which nobody else has: give its id on "
+                f"the hub, {part}=ORGANISATION/NAME"
             )
     return description
 
@@ -49,10 +52,13 @@ def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dt
     Args:
         folder: An existing empty folder.
         weights: The run's `weights/`, which was checked.
-        description: As `name_bases` returns it.
-        dtype: Dtype of the tensors there; whole numbers stay as they are.
+        description: A description that `name_bases` returned.
+        dtype: The dtype to write; tensors of whole numbers keep theirs.
     """
     tensors = load_file(weights / TENSORS_FILE)
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    save_file(cast, folder / TENSORS_FILE, metadata={"format": "pt"})
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.to(dtype)
+
+    save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
     write_json(folder / DESCRIPTION_FILE, description)

@@ -1,4 +1,4 @@
-"""A run's template as a Jinja chat template, which other libraries render: the same text, image marks included."""
+"""A run's template as a Jinja chat template, by which other libraries render the same text, image marks included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ImageMark(NamedTuple):
     Attributes:
         boi: The token before an image.
         image: The token that the image's vectors replace.
-        eoi: The token behind an image.
+        eoi: The token after an image.
     """
 
     boi: str
@@ -26,21 +26,23 @@ class ImageMark(NamedTuple):
 
 
 def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: ImageMark | None) -> str:
-    """Return a chat template that renders what the run's template writes.
+    """Return a chat template that renders the text that the run's template writes.
 
     It takes messages as transformers and vLLM do: `content` is a text, or a list of parts of type "image" and "text".
-    Images that open a message stand where the template has its images, others where they are. A first message of
-    images alone asks for a caption. BOS is part of the text.
+    Images at the start of a message are moved to where the template has its images; others stay in their place. A
+    first message that holds images alone asks for a caption. BOS is part of the rendered text.
 
     Args:
         template: The run's template.
         prompt: The text by which the run asked for a caption; "" where a caption follows its image.
         encoder: The encoder of the language model's tokenizer.
-        mark: The text that stands for an image; None where images are vectors that the caller puts in.
+        mark: The text that stands for an image; None where the caller inserts the images' vectors.
     """
     bos = encoder.tokenizer.bos_token or ""
+    image = "" if mark is None else str(mark)
     lines = [
-        f"{{%- set image = {_quoted(str(mark or ''))} -%}}",
+        f"{{%- set image = {_quoted(image)} -%}}",
+        # Jinja forgets at the end of a loop what was set inside it, but for the attributes of a namespace.
         f"{{%- set state = namespace(text={_quoted(bos)}, system={_quoted(template.system)}, "
         "is_first=true, is_prompted=false) -%}",
         *_READ_MESSAGE,
@@ -75,35 +77,47 @@ _READ_MESSAGE = (
     "{%- endfor -%}",
     "{%- endif -%}",
 )
+"""Lines that read a message: `said` gets its text and the number of images before it."""
 
 
 def _human(template: Template, prompt: str, encoder: TextEncoder) -> list[str]:
-    """Return the lines that write what a human says."""
+    """Return the lines that write a human turn."""
     is_caption = 'state.is_first and said.num_images > 0 and said.text == ""'
-    opening = [
+    with_system = _filled(template.with_system, template, encoder)
+    first = _filled(template.first or template.human, template, encoder)
+    later = _filled(template.human, template, encoder)
+    turn = [
         "{%- if state.is_first and state.system -%}",
-        f"{{%- set written.text = {_filled(template.with_system, template, encoder)} -%}}",
+        f"{{%- set written.text = {with_system} -%}}",
         "{%- elif state.is_first -%}",
-        f"{{%- set written.text = {_filled(template.first or template.human, template, encoder)} -%}}",
+        f"{{%- set written.text = {first} -%}}",
         "{%- else -%}",
-        f"{{%- set written.text = {_filled(template.human, template, encoder)} -%}}",
+        f"{{%- set written.text = {later} -%}}",
         "{%- endif -%}",
     ]
+
+    # A caption is asked for by the run's prompt or, without one, follows its images with no words between.
     if prompt:
-        body = [f"{{%- if {is_caption} -%}}", f"{{%- set said.text = {_quoted(prompt)} -%}}", "{%- endif -%}", *opening]
+        body = [
+            f"{{%- if {is_caption} -%}}",
+            f"{{%- set said.text = {_quoted(prompt)} -%}}",
+            "{%- endif -%}",
+            *turn,
+        ]
     else:
         body = [
             f"{{%- if {is_caption} -%}}",
             "{%- set written.text = image * said.num_images -%}",
             "{%- else -%}",
-            *opening,
+            *turn,
             "{%- endif -%}",
         ]
+
     return [
         '{%- set written = namespace(text="") -%}',
         *body,
         "{%- set state.text = state.text ~ written.text -%}",
-        # A response that words stand before is written otherwise than one behind its image.
+        # The template's response has its own form after words, and none directly after an image.
         "{%- if written.text -%}",
         '{%- set state.is_prompted = image == "" or not written.text.endswith(image) -%}',
         "{%- endif -%}",
@@ -129,54 +143,71 @@ def _response(template: Template, end: str) -> list[str]:
 def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark | None) -> list[str]:
     """Return the lines that write the space with which a text starts.
 
-    Where a tokenizer writes it by itself only at the very start, a text behind BOS or an image needs it in writing.
-    What is no text there, another image or a special token of the template, has none before it.
+    Some tokenizers put it themselves only at the very start, so that a text after BOS or an image needs a written one.
+    Where no text follows, but another image or a special token of the template, the space is taken out again.
     """
     if not encoder.needs_space_after_special:
         return []
-    words = "".join(vars(template).values()).replace("{bos}", bos).replace("{eos}", encoder.tokenizer.eos_token)
-    tokens = [token for token in encoder.special_ids if token in words]
-    if mark is not None:
-        tokens.append(mark.boi)
-    if encoder.start(" a") == encoder.start("a"):
-        tokens.append(" ")  # a text with a space of its own is given no second one
 
+    # Everything before which no space belongs.
+    words = "".join(vars(template).values())
+    words = words.replace("{bos}", bos).replace("{eos}", encoder.tokenizer.eos_token)
+    followers = [token for token in encoder.special_ids if token in words]
+    if mark is not None:
+        followers.append(mark.boi)
+    # A text with a space of its own gets no second one, where the tokenizer makes no difference.
+    if encoder.start(" a") == encoder.start("a"):
+        followers.append(" ")
+
+    # First a space after BOS at the start and after every image, then none where it does not belong.
     lines = []
     if bos:
-        lines.append(f"{{%- set state.text = {_quoted(bos + ' ')} ~ state.text[{len(bos)}:] -%}}")
+        spaced_bos = _quoted(f"{bos} ")
+        lines.append(f"{{%- set state.text = {spaced_bos} ~ state.text[{len(bos)}:] -%}}")
     if mark is not None:
-        lines.append(f"{{%- set state.text = state.text.replace({_quoted(mark.eoi)}, {_quoted(mark.eoi + ' ')}) -%}}")
-    for before in filter(None, (bos, mark and mark.eoi)):
-        lines += [_without_space(before, token) for token in tokens]
-        lines += [
-            f"{{%- if state.text.endswith({_quoted(before + ' ')}) -%}}",
-            "{%- set state.text = state.text[:-1] -%}",
-            "{%- endif -%}",
-        ]
+        lines.append(_replacement(mark.eoi, f"{mark.eoi} "))
+    if bos:
+        lines += _without_spaces(bos, followers)
+    if mark is not None:
+        lines += _without_spaces(mark.eoi, followers)
+
     return lines
 
 
-def _without_space(before: str, behind: str) -> str:
-    """Return the line that takes the space out from between two tokens."""
-    return f"{{%- set state.text = state.text.replace({_quoted(f'{before} {behind}')}, {_quoted(before + behind)}) -%}}"
+def _without_spaces(token: str, followers: list[str]) -> list[str]:
+    """Return the lines that take out the space between a token and those that follow it, and at the end of the text."""
+    return [
+        *(_replacement(f"{token} {follower}", token + follower) for follower in followers),
+        f"{{%- if state.text.endswith({_quoted(token + ' ')}) -%}}",
+        "{%- set state.text = state.text[:-1] -%}",
+        "{%- endif -%}",
+    ]
+
+
+def _replacement(old: str, new: str) -> str:
+    """Return the line that replaces one text by another wherever it stands."""
+    return f"{{%- set state.text = state.text.replace({_quoted(old)}, {_quoted(new)}) -%}}"
 
 
 def _filled(form: str, template: Template, encoder: TextEncoder) -> str:
-    """Return the Jinja expression of a template's string: its words, and what fills its slots."""
+    """Return the Jinja expression of one of a template's strings, with values in the place of its slots."""
     images = f"(image ~ {_quoted(template.image)}) * said.num_images"
-    text = "said.text" if "{images}" in form else f"{images} ~ said.text"
+
+    # Without a slot of their own, images open the text.
+    human = "said.text" if "{images}" in form else f"{images} ~ said.text"
     slots = {
         "{images}": images,
-        "{human}": text,
+        "{human}": human,
         "{system}": "state.system",
         "{bos}": _quoted(encoder.tokenizer.bos_token or ""),
         "{eos}": _quoted(encoder.tokenizer.eos_token),
     }
+
     pieces = [slots.get(piece) or _quoted(piece) for piece in SLOT.split(form) if piece]
     return " ~ ".join(pieces) or '""'
 
 
 def _quoted(text: str) -> str:
-    """Return a Jinja string of a text: quotes, line ends and what is not ASCII are escaped."""
+    """Return a text as a string of Jinja, in which quotes, line ends and characters beyond ASCII are escaped."""
     escaped = text.encode("unicode_escape").decode().replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,10 +1,10 @@
-"""The formats `language_model` and `adapter`: the language model with LoRA merged, and LoRA alone as PEFT has it."""
+"""The formats `language_model` and `adapter`: the language model with LoRA merged, and LoRA alone for PEFT."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,15 +25,15 @@ from visllama.text.settings import TextSettings
 def write_language_model(
     folder: Path, model: VisLlama, text: TextSettings, end_ids: list[int], max_new_tokens: int, max_shard_size: str
 ) -> None:
-    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` read, the run's template as its chat template.
+    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` read, with the run's template as chat template.
 
     Args:
         folder: An existing empty folder.
-        model: A model, LoRA merged, in the dtype to be written.
-        text: How the texts of its training were made.
+        model: A model with LoRA merged, in the dtype to write.
+        text: The settings by which the texts of its training were made.
         end_ids: The tokens that end a response.
-        max_new_tokens: The most tokens of a response, where a caller names no other number.
-        max_shard_size: The size of a file of tensors, for example "5GB".
+        max_new_tokens: The largest number of tokens of a response, where a caller names no other.
+        max_shard_size: The largest size of a file of tensors, for example "5GB".
     """
     language_model = model.language_model
     language_model.generation_config = GenerationConfig(
@@ -44,18 +44,22 @@ def write_language_model(
     )
     with quietly():
         language_model.save_pretrained(folder, max_shard_size=max_shard_size)
+
+    # The class's name is in the file alone: the config in memory need not have it.
+    config_file = folder / "config.json"
+    saved_config = json.loads(config_file.read_text(encoding="utf-8"))
     dtype = str(language_model.dtype).removeprefix("torch.")
     config = portable_config(language_model.config, dtype)
-    written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(folder / "config.json", config | {"architectures": written["architectures"]})
+    write_json(config_file, config | {"architectures": saved_config["architectures"]})
 
     source = model.language_model_source
-    jinja = write_jinja(text.template, text.prompt, TextEncoder(model.tokenizer), mark=None)
+    chat_template = write_jinja(text.template, text.prompt, TextEncoder(model.tokenizer), mark=None)
     if isinstance(source, PretrainedLanguageModel):
-        write_tokenizer(folder, read_tokenizer(source), jinja, adds_bos=True)
+        write_tokenizer(folder, read_tokenizer(source), chat_template, adds_bos=True)
     else:
+        # A source of the user's own may have a tokenizer of any kind, which saves itself.
         model.tokenizer.save_pretrained(folder)
-        (folder / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
@@ -64,24 +68,29 @@ def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
     Args:
         folder: An existing empty folder.
         model: A model with LoRA, which is not merged.
-        base_name: How the base model is named there, for example its id on the hub.
+        base_name: The name of the base model in PEFT's config, for example its id on the hub.
     """
-    arguments = spelled_out(model.language_model, model.lora)
-    peft_config = lora_config(arguments)
+    assert model.lora is not None  # `find_obstacle` has refused a model without LoRA
+    peft_config = lora_config(spelled_out(model.language_model, model.lora))
     peft_config.task_type = "CAUSAL_LM"
     tensors = {f"base_model.model.{name}": tensor for name, tensor in model.language_model.state_dict().items()}
+
     with quiet_peft():
+        # PEFT picks its tensors out of all by the shapes of a model, which hold no memory here.
         shapes = get_peft_model(model.language_model_source.build(), peft_config, low_cpu_mem_usage=True)
-        peft_config.base_model_name_or_path = base_name  # PEFT has written the base's folder there
+
+        # Behind `get_peft_model`, which writes the base model's folder there.
+        peft_config.base_model_name_or_path = base_name
         peft_config.inference_mode = True
-        shapes.save_pretrained(folder, state_dict=tensors, save_embedding_layers=False)
-    # A card of PEFT's own, with nothing in it.
+        shapes.save_pretrained(str(folder), state_dict=tensors, save_embedding_layers=False)
+
+    # PEFT writes a card of its own, with nothing in it.
     (folder / "README.md").unlink(missing_ok=True)
 
 
 @contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Keep off the terminal what PEFT makes transformers say: that PEFT calls something by its older name."""
+def quiet_peft() -> Generator[None, None, None]:
+    """Keep transformers' warning off the terminal that PEFT uses one of its functions by an older name."""
     with quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

@@ -1,6 +1,6 @@
-"""The terms of what a model is made of: base models by their names on the hub, and data by the names of `conf/data`.
+"""The terms of base models, by their names on the hub, and of training data, by the names of `conf/data`.
 
-A licence changes, and this table does not: each entry has the page that holds.
+A licence may change after this table was written: each entry links the page whose text is binding.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ class Terms(NamedTuple):
     """The terms of a base model.
 
     Attributes:
-        licence: The hub's word for the licence; "other" where it has none.
-        name: The licence as a person calls it.
-        link: The page that holds.
-        told: What it asks, in a line; empty where the name says it.
+        licence: The hub's identifier of the licence; "other" where it has none.
+        name: The name of the licence for a reader.
+        link: The address of the binding text.
+        conditions: The conditions in one line; empty where the name is enough.
     """
 
     licence: str
     name: str
     link: str
-    told: str = ""
+    conditions: str = ""
 
 
 APACHE = "apache-2.0"
 _FREE = (APACHE, "mit")
-"""Licences under which what is made from a model may be passed on under Apache-2.0."""
+"""Licences that let a model that is made from another be published under Apache-2.0."""
 _APACHE_LINK = "https://www.apache.org/licenses/LICENSE-2.0"
-_LLAMA_TOLD = (
+_LLAMA_TERMS = (
     "Meta's acceptable use policy binds whoever uses it, its licence text goes with it, and above 700 million monthly "
     "users a licence of one's own is needed"
 )
@@ -45,21 +45,21 @@ _TERMS = {
         "llama2",
         "Llama 2 Community License",
         "https://ai.meta.com/llama/license/",
-        f"{_LLAMA_TOLD}; its output may not improve other language models",
+        f"{_LLAMA_TERMS}; its output may not improve other language models",
     ),
     "meta-llama/Meta-Llama-3-": Terms(
         "llama3",
         "Meta Llama 3 Community License",
         "https://www.llama.com/llama3/license/",
-        f'{_LLAMA_TOLD}; what is made with it says "Built with Meta Llama 3", and the name of a model made from it '
-        f'begins with "Llama 3"',
+        f'{_LLAMA_TERMS}; what is made with it says "Built with Meta Llama 3", and the name of a model made from it '
+        'begins with "Llama 3"',
     ),
     "lmsys/vicuna-7b-v1.5": Terms(
         "llama2",
         "Llama 2 Community License",
         "https://ai.meta.com/llama/license/",
-        f"Vicuna 1.5 is made from Llama 2: {_LLAMA_TOLD}. It was tuned on conversations with ChatGPT, for whose use "
-        f"OpenAI has terms",
+        f"Vicuna 1.5 is made from Llama 2: {_LLAMA_TERMS}. It was tuned on conversations with ChatGPT, for whose use "
+        "OpenAI has terms",
     ),
     "mistralai/Mistral-7B-v0.1": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
     "Qwen/Qwen2.5-7B": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
@@ -76,35 +76,43 @@ _TERMS = {
 
 
 def find_terms(name: str) -> Terms | None:
-    """Return the terms of a base model by the beginning of its name; None where they are not known here."""
-    return next((terms for prefix, terms in _TERMS.items() if name.startswith(prefix)), None)
+    """Return the terms of a base model, found by the beginning of its name; None where the table has none."""
+    for prefix, terms in _TERMS.items():
+        if name.startswith(prefix):
+            return terms
+    return None
 
 
 def licence_of(names: list[str]) -> Terms | None:
-    """Return the terms that bind what was made from base models.
+    """Return the terms that bind a model that was made from base models.
 
     Args:
-        names: Of the base models; the one with terms of its own binds, the last of several.
+        names: The names of the base models.
 
     Returns:
-        Apache-2.0 where all of them allow it; None where the terms of one are not known.
+        Apache-2.0 where the terms of all base models allow it, and otherwise the terms of the last one that does not;
+        None where the terms of one are not known.
     """
-    found = [find_terms(name) for name in names]
-    if None in found:
-        return None
-    binding = [terms for terms in found if terms.licence not in _FREE]
-    return binding[-1] if binding else _TERMS["visllama:"]
+    binding = _TERMS["visllama:"]
+    for name in names:
+        terms = find_terms(name)
+        if terms is None:
+            return None
+        if terms.licence not in _FREE:
+            binding = terms
+
+    return binding
 
 
 class DataTerms(NamedTuple):
-    """What a data source is.
+    """The content and the terms of a data source.
 
     Attributes:
-        told: What it holds and under which terms, in a line.
-        dataset: Its name among the hub's datasets; None where it has none.
+        description: The content and its terms, in one line.
+        dataset: The id of the dataset on the hub; None where it is not there.
     """
 
-    told: str
+    description: str
     dataset: str | None = None
 
 
@@ -138,11 +146,15 @@ _SCENES = {
 
 
 def find_data_terms(name: str) -> DataTerms | None:
-    """Return what a source of `conf/data/source` is; None for one of the user's own."""
+    """Return the terms of a source of `conf/data/source`; None where the source is the user's own."""
     return _DATA.get(name)
 
 
-def tell_scenes(holds: object) -> str:
-    """Return what a source of the embedded world is, by what it holds."""
-    told = _SCENES.get(str(holds or "captions"), "texts that a grammar wrote")
-    return f"the embedded world's rendered scenes of colored shapes, with {told} (Apache-2.0)"
+def describe_scenes(holds: object) -> str:
+    """Return a line about a data source of the embedded world.
+
+    Args:
+        holds: The source's key `holds`, the kind of its texts. A config that somebody else wrote may hold anything.
+    """
+    texts = _SCENES.get(str(holds or "captions"), "texts that a grammar wrote")
+    return f"the embedded world's rendered scenes of colored shapes, with {texts} (Apache-2.0)"

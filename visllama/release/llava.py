@@ -1,4 +1,4 @@
-"""The format `llava`: a folder of transformers' LLaVA, model and processor, markers baked in.
+"""The format `llava`: a folder with transformers' LLaVA model and processor, in which the markers are tokens.
 
 Reference:
     Liu et al. 2023, arXiv:2310.03744.
@@ -7,14 +7,18 @@ Reference:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import LlavaConfig
 
 from visllama.images.transform import INTERPOLATIONS, ImageTransform
+from visllama.model.connector import PatchMLPConnector
+from visllama.model.language_model import PretrainedLanguageModel
+from visllama.model.vision_encoder import PretrainedVisionEncoder
 from visllama.model.visllama import VisLlama
 from visllama.release.config_files import portable_config
 from visllama.release.jinja_template import ImageMark, write_jinja
@@ -30,7 +34,7 @@ from visllama.text.settings import TextSettings
 from visllama.text.tokens import PLACEHOLDER_ID
 
 _RESAMPLE = {name: int(number) for number, name in INTERPOLATIONS.items()}
-"""Pillow's numbers of the filters, by name."""
+"""Pillow's number of each resampling filter, by the filter's name."""
 
 
 def write_llava(
@@ -38,34 +42,31 @@ def write_llava(
 ) -> None:
     """Write a folder that `LlavaForConditionalGeneration` and `LlavaProcessor` read.
 
-    The markers become two rows behind the language model's embeddings, and the image's token a third. No text has them:
-    in the head, which is not tied, their rows are the mean of all others, so that their logits are never the highest,
-    and the generation config suppresses them where it is sampled.
+    The markers become two rows after the language model's embeddings, and the image token a third. No text contains
+    these tokens, and none may be generated: in the head, which is not tied to the embeddings, their rows are the mean
+    of all others, so that their logits are never the highest, and the generation config suppresses them in sampling.
 
     Args:
         folder: An existing empty folder.
-        model: A model that LLaVA has a place for (`find_obstacle`), LoRA merged, in the dtype to be written.
-        text: How the texts of its training were made.
+        model: A model that LLaVA can express (`find_obstacle` finds none), with LoRA merged, in the dtype to write.
+        text: The settings by which the texts of its training were made.
         end_ids: The tokens that end a response.
-        max_new_tokens: The most tokens of a response, where a caller names no other number.
-        max_shard_size: The size of a file of tensors, for example "5GB".
+        max_new_tokens: The largest number of tokens of a response, where a caller names no other.
+        max_shard_size: The largest size of a file of tensors, for example "5GB".
     """
     source = model.language_model_source
+    # `find_obstacle` has refused any other source.
+    assert isinstance(source, PretrainedLanguageModel)
     tokenizer = read_tokenizer(source)
-    num_embeddings = model.language_model.get_input_embeddings().num_embeddings
-    encoder = TextEncoder(model.tokenizer)
+    num_embeddings = _input_embeddings(model).num_embeddings
     mark, added_ids = add_image_tokens(tokenizer, num_embeddings)
     image_id = exported_ids(num_embeddings)[PLACEHOLDER_ID]
 
-    write_tokenizer(
-        folder,
-        tokenizer,
-        write_jinja(text.template, text.prompt, encoder, mark),
-        adds_bos=False,
-        processor="LlavaProcessor",
-    )
+    chat_template = write_jinja(text.template, text.prompt, TextEncoder(model.tokenizer), mark)
+    write_tokenizer(folder, tokenizer, chat_template, adds_bos=False, processor="LlavaProcessor")
     write_processor(folder, model, mark)
     write_json(folder / "config.json", llava_config(model, image_id))
+
     generation = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": end_ids,
@@ -74,7 +75,11 @@ def write_llava(
         "do_sample": False,
         "max_new_tokens": max_new_tokens,
     }
-    write_json(folder / "generation_config.json", {name: v for name, v in generation.items() if v is not None})
+
+    # Some tokenizers have no BOS.
+    known = {name: value for name, value in generation.items() if value is not None}
+    write_json(folder / "generation_config.json", known)
+
     save_torch_state_dict(llava_tensors(model), folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
 
 
@@ -83,12 +88,15 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
 
     Args:
         model: The model.
-        image_id: Id of the token that an image's vectors replace, the last one.
+        image_id: The id of the token that an image's vectors replace, which is the largest id.
     """
+    encoder = _vision_encoder(model)
     dtype = str(model.language_model.dtype).removeprefix("torch.")
     text_config = portable_config(model.language_model.config, dtype)
+    # The head's new rows are not those of the embeddings, also where both were one table.
     text_config |= {"vocab_size": image_id + 1, "tie_word_embeddings": False}
-    vision_config = portable_config(model.vision_encoder.model.config, dtype)
+    vision_config = portable_config(encoder.model.config, dtype)
+
     values = LlavaConfig(
         vision_config=vision_config,
         text_config=text_config,
@@ -96,11 +104,13 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
         image_seq_length=model.num_image_tokens,
         projector_hidden_act="gelu",
         vision_feature_select_strategy="default",
-        vision_feature_layer=model.vision_encoder.feature_layer,
+        vision_feature_layer=encoder.feature_layer,
         multimodal_projector_bias=True,
         tie_word_embeddings=False,
         architectures=["LlavaForConditionalGeneration"],
     ).to_dict()
+
+    # LlavaConfig would write its parts by the names of this release of transformers alone.
     return values | {
         "text_config": text_config,
         "vision_config": vision_config,
@@ -111,57 +121,99 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
 
 
 def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
-    """Return all tensors by the names of the first LLaVA folders, which old and new releases and other engines read."""
-    dtype = model.language_model.dtype
+    """Return all tensors by the names of the first LLaVA folders.
+
+    All releases of transformers and other engines read these names.
+    """
     tensors = {}
-    for name, tensor in model.vision_encoder.model.state_dict().items():
-        if not name.startswith("visual_projection."):  # of the pooled vector, which LLaVA does not take
+    for name, tensor in _vision_encoder(model).model.state_dict().items():
+        # CLIP projects its pooled vector alone, which LLaVA does not use.
+        if not name.startswith("visual_projection."):
             tensors[f"vision_tower.vision_model.{name.removeprefix('vision_model.')}"] = tensor
-    for theirs, ours in (("linear_1", model.connector.hidden), ("linear_2", model.connector.output)):
-        for name, tensor in ours.state_dict().items():
-            tensors[f"multi_modal_projector.{theirs}.{name}"] = tensor
+
+    connector = model.connector
+    assert isinstance(connector, PatchMLPConnector)  # `find_obstacle` has refused any other connector
+    layers = {"linear_1": connector.hidden, "linear_2": connector.output}
+    for layer_name, layer in layers.items():
+        for name, tensor in layer.state_dict().items():
+            tensors[f"multi_modal_projector.{layer_name}.{name}"] = tensor
+
     for name, tensor in model.language_model.state_dict().items():
         tensors[f"language_model.{name}"] = tensor
+    tensors["language_model.model.embed_tokens.weight"] = _extended_embeddings(model)
+    tensors["language_model.lm_head.weight"] = _extended_head(model)
 
-    embeddings = model.language_model.get_input_embeddings().weight.detach()
-    head = model.language_model.get_output_embeddings().weight.detach()
-    image_row = embeddings.float().mean(0, keepdim=True)
-    rows = torch.cat([model.markers.detach().float(), image_row]).to(embeddings.dtype)
-    tensors["language_model.model.embed_tokens.weight"] = torch.cat([embeddings, rows])
-    mean = head.float().mean(0, keepdim=True).to(head.dtype)
-    tensors["language_model.lm_head.weight"] = torch.cat([head, mean.expand(3, -1)])
+    dtype = model.language_model.dtype
     return {name: tensor.detach().to(dtype).contiguous() for name, tensor in tensors.items()}
 
 
-def write_processor(folder: Path, model: VisLlama, mark: ImageMark) -> None:
-    """Write preprocessor_config.json and processor_config.json: an image's pixels, and how many tokens it becomes."""
+def _extended_embeddings(model: VisLlama) -> Float[Tensor, "V_exported D"]:
+    """Return the embeddings with the rows of the two markers and of the image token."""
+    embeddings = _input_embeddings(model).weight.detach()
+
+    # No engine reads the image token's own row. The mean of the others can do no harm.
+    image_row = embeddings.float().mean(0, keepdim=True)
+    rows = torch.cat([model.markers.detach().float(), image_row]).to(embeddings.dtype)
+    return torch.cat([embeddings, rows])
+
+
+def _extended_head(model: VisLlama) -> Float[Tensor, "V_exported D"]:
+    """Return the head with three rows whose logits, the mean of all others, are never the highest."""
+    layer = cast("nn.Linear", model.language_model.get_output_embeddings())
+    head = layer.weight.detach()
+    mean = head.float().mean(0, keepdim=True).to(head.dtype)
+    return torch.cat([head, mean.expand(3, -1)])
+
+
+def _input_embeddings(model: VisLlama) -> nn.Embedding:
+    """Return the language model's input embeddings, which transformers annotates as any module."""
+    embeddings = model.language_model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    return embeddings
+
+
+def _vision_encoder(model: VisLlama) -> PretrainedVisionEncoder:
+    """Return the vision encoder, which LLaVA has a place for where it comes from transformers."""
     encoder = model.vision_encoder
+    assert isinstance(encoder, PretrainedVisionEncoder)
+    return encoder
+
+
+def write_processor(folder: Path, model: VisLlama, mark: ImageMark) -> None:
+    """Write preprocessor_config.json and processor_config.json: an image's pixels, and how many tokens it becomes.
+
+    Args:
+        folder: An existing folder.
+        model: The model.
+        mark: The names of the image token and of the markers.
+    """
+    encoder = _vision_encoder(model)
     write_json(folder / "preprocessor_config.json", image_processor_config(encoder.transform))
-    write_json(
-        folder / "processor_config.json",
-        {
-            "processor_class": "LlavaProcessor",
-            "image_token": mark.image,
-            "patch_size": encoder.model.config.patch_size,
-            "num_additional_image_tokens": 1,
-            "vision_feature_select_strategy": "default",
-        },
-    )
+
+    # CLIP's class token counts as an additional one, which the strategy "default" leaves out again.
+    processor = {
+        "processor_class": "LlavaProcessor",
+        "image_token": mark.image,
+        "patch_size": encoder.model.config.patch_size,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "default",
+    }
+    write_json(folder / "processor_config.json", processor)
 
 
 def image_processor_config(transform: ImageTransform) -> dict[str, Any]:
-    """Return the values of transformers' image processor that does what an image transform does."""
+    """Return the values of the image processor of transformers that does what an image transform does."""
     side = transform.resize_px or transform.size_px
     square = {"height": side, "width": side}
-    crops = transform.fit != "squash"
+    is_cropped = transform.fit != "squash"
     values = {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "LlavaProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": side} if crops else square,
+        "size": {"shortest_edge": side} if is_cropped else square,
         "resample": _RESAMPLE[transform.interpolation],
-        "do_center_crop": crops,
+        "do_center_crop": is_cropped,
         "crop_size": {"height": transform.size_px, "width": transform.size_px},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -169,6 +221,8 @@ def image_processor_config(transform: ImageTransform) -> dict[str, Any]:
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
     }
+
+    # CLIP's own image processor cannot pad.
     if transform.fit == "pad":
         values |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
     return values

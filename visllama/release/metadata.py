@@ -1,6 +1,8 @@
-"""The metadata of a card, by which the hub finds, lists and licenses a model."""
+"""The metadata of a card, by which the hub finds and lists a model and shows its licence."""
 
 from __future__ import annotations
+
+import re
 
 from huggingface_hub import ModelCardData
 
@@ -12,7 +14,7 @@ from visllama.release.results import eval_results
 from visllama.release.run_facts import RunFacts
 
 TEXT_FORMS = ("adapter", "language_model")
-"""Forms that hold the language model's side alone: they read no picture."""
+"""Formats that hold the language model or its adapter alone, and so read no pictures."""
 _LIBRARIES = {"hub": "visllama", "llava": "transformers", "adapter": "peft", "language_model": "transformers"}
 
 
@@ -23,18 +25,29 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
         facts: What is known of the weights.
         form: One of `EXPORT_FORMATS`.
         models: The base models.
-        name: What the model is called.
+        name: The model's name on its page.
     """
-    used = models_of_form(models, form)
-    hub_ids = [model.name for model in used if model.is_on_hub]
-    terms = find_licence(used)
-    licence, is_other = (terms.licence, terms.licence == "other") if terms else ("other", True)
+    used_models = models_of_form(models, form)
+    hub_ids = [model.name for model in used_models if model.is_on_hub]
     results = eval_results(facts)
+
+    # The hub wants a name and a link where it does not know the licence itself.
+    terms = find_licence(used_models)
+    if terms is None:
+        licence = "other"
+        licence_name = "see-base-models"
+        licence_link = None
+    else:
+        is_known_to_hub = terms.licence != "other"
+        licence = terms.licence
+        licence_name = None if is_known_to_hub else _slug(terms.name)
+        licence_link = None if is_known_to_hub else terms.link
+
     return ModelCardData(
         language="en",
         license=licence,
-        license_name=(_slug(terms.name) if terms else "see-base-models") if is_other else None,
-        license_link=terms.link if terms and is_other else None,
+        license_name=licence_name,
+        license_link=licence_link,
         library_name=_LIBRARIES[form],
         pipeline_tag="text-generation" if form in TEXT_FORMS else "image-text-to-text",
         base_model=hub_ids or None,
@@ -46,33 +59,54 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
 
 
 def models_of_form(models: list[BaseModel], form: str) -> list[BaseModel]:
-    """Return the base models that are used by what a form holds."""
-    return [model for model in models if form not in TEXT_FORMS or model.role == "language model"]
+    """Return the base models that the files of a format are used with."""
+    if form in TEXT_FORMS:
+        return [model for model in models if model.role == "language model"]
+    return models
 
 
 def find_licence(models: list[BaseModel]) -> Terms | None:
-    """Return the terms that bind what is made with these base models; None where those of one are not known."""
+    """Return the terms that bind a model made from these base models; None where the terms of one are not known."""
+    # A folder may be named like a published model, whose terms would then be taken for its own.
     if any(model.terms is None for model in models):
         return None
     return licence_of([model.name for model in models])
 
 
 def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    """Return a name in lower case, its words joined by hyphens."""
+    words = re.split(r"[\W_]+", name.lower())
+    return "-".join(word for word in words if word)
 
 
 def _datasets(facts: RunFacts) -> list[str]:
-    """Return the training data's ids on the hub, as far as they are known."""
-    found = [find_data_terms(name) for run in (facts.first, facts) if run is not None for name in sources_of(run)]
-    return list(dict.fromkeys(terms.dataset for terms in found if terms is not None and terms.dataset))
+    """Return the training data's ids on the hub, as far as they are known, those of the first stage first."""
+    names = list(sources_of(facts))
+    if facts.first is not None:
+        names = [*sources_of(facts.first), *names]
+
+    datasets = []
+    for name in names:
+        terms = find_data_terms(name)
+        if terms is not None and terms.dataset and terms.dataset not in datasets:
+            datasets.append(terms.dataset)
+    return datasets
 
 
 def _tags(facts: RunFacts, form: str, models: list[BaseModel]) -> list[str]:
+    """Return the words by which the model is found on the hub."""
     tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
     tags = ["visllama", "vision-language-model"]
-    tags += ["image-captioning"] if "caption" in tasks else []
-    tags += ["visual-question-answering"] if "vqa" in tasks else []
-    tags += ["llava"] if form == "llava" else []
-    tags += ["lora"] if mapping(facts.description, "parts", "lora") else []
-    tags += ["toy"] if any(model.is_shipped for model in models) else []
+
+    if "caption" in tasks:
+        tags.append("image-captioning")
+    if "vqa" in tasks:
+        tags.append("visual-question-answering")
+    if form == "llava":
+        tags.append("llava")
+    if mapping(facts.description, "parts", "lora"):
+        tags.append("lora")
+    if any(model.is_shipped for model in models):
+        tags.append("toy")
+
     return tags

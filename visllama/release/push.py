@@ -1,4 +1,4 @@
-"""Upload of a folder to the Hugging Face hub: what would go is listed, and nothing else than data goes."""
+"""The upload of a folder to the Hugging Face hub, which lists the files first and sends nothing but data."""
 
 from __future__ import annotations
 
@@ -19,34 +19,44 @@ _SUFFIXES = (".safetensors", ".json", ".md", ".yaml", ".png", ".jinja", ".txt", 
 
 
 def list_upload(folder: Path) -> list[tuple[str, int]]:
-    """Return the files that an upload would send, by their names in the repository, each with its bytes.
+    """Return the files that an upload would send: their names in the repository, with their sizes in bytes.
 
     Raises:
-        ConfigError: If the folder is none, is empty, or holds what is no data of a model: pickles, code, links.
+        ConfigError: If the folder does not exist, is empty, or holds other files than a model's data: pickles, code,
+            links.
     """
     folder = Path(folder)
-    found, refused = [], []
+    files = []
+    refused = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
+            # A link could name a file of the user's that is no part of the model.
             refused.append(f"{name} (a link)")
         elif path.is_dir():
             continue
         elif not path.name.endswith(_SUFFIXES):
             refused.append(name)
         else:
-            found.append((name, _size(path)))
+            files.append((name, _size(path)))
+
     if refused:
+        names = printable(", ".join(refused[:5]))
         raise ConfigError(
-            f"{printable(folder)}: not uploaded, it holds {printable(', '.join(refused[:5]))}: only "
-            f"{' '.join(_SUFFIXES)} files go to the hub; move the others elsewhere"
+            f"{printable(folder)}: not uploaded, it holds {names}: only {' '.join(_SUFFIXES)} files go to the hub; "
+            f"move the others elsewhere"
         )
-    if not found:
+    if not files:
         raise ConfigError(f"{printable(folder)}: there is nothing to upload: give the folder that was exported")
-    return found
+    return files
 
 
 def _size(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        ConfigError: If it is no regular file, or cannot be read.
+    """
     try:
         with open_regular(path) as file:
             return os.fstat(file.fileno()).st_size
@@ -58,13 +68,14 @@ def read_token(repo_id: str) -> str:
     """Return the token of the environment variable HF_TOKEN.
 
     Args:
-        repo_id: The repository that is to be written, as `user/name`.
+        repo_id: The repository that will be written to, as `user/name`.
 
     Raises:
-        ConfigError: If there is no token, or that is no repository's name.
+        ConfigError: If the variable is not set, or `repo_id` does not have the form of a repository's name.
     """
     if not is_repository(repo_id):
         raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
+
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise ConfigError(
@@ -75,38 +86,49 @@ def read_token(repo_id: str) -> str:
 
 
 def push(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload a folder's files as one commit, into a repository that is made where there is none.
+    """Upload a folder's files as one commit; a repository that does not exist is created.
 
     The token is that of the environment variable HF_TOKEN; one that `hf auth login` has saved is not read.
 
     Args:
-        folder: What to upload; see `list_upload`.
+        folder: The folder to upload; see `list_upload`.
         repo_id: The repository, as `user/name`.
-        private: Whether a repository that is made is private; one that is there stays as it is.
+        private: Whether a repository that is created is private; an existing one stays as it is.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ConfigError: If a file is refused, the token is missing or has no leave, or the hub is out of reach.
+        ConfigError: If a file is refused, the token is missing or may not write there, or the hub cannot be reached.
     """
     token = read_token(repo_id)
-    names = [glob.escape(name) for name, _ in list_upload(folder)]
+
+    # Listed, and not "everything": a file that appears meanwhile does not go.
+    patterns = [glob.escape(name) for name, _ in list_upload(folder)]
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(
-            repo_id=repo_id, folder_path=folder, allow_patterns=names, commit_message="Upload by visllama"
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=patterns,
+            commit_message="Upload by visllama",
         )
-    except Exception as error:  # of many types: the hub's, and those of the web client, which differs by its version
+    except Exception as error:
+        # Errors of many types: the hub's, and those of the web client, which differs by its version. Their cause is
+        # cut off, as its text may hold the token.
         raise ConfigError(f"push={repo_id}: not uploaded: {_reason(error, token)}") from None
     return commit.commit_url
 
 
 def _reason(error: Exception, token: str) -> str:
-    """Return what went wrong, in a line that does not hold the token."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
+    """Return the reason of a failure in one line, with the token taken out."""
+    response = error.response if isinstance(error, HfHubHTTPError) else None
+    status = None if response is None else response.status_code
     if status in (401, 403):
-        return f"the hub refuses the token of {TOKEN} ({status}): it needs leave to write there"
-    told = " ".join(str(error).split())[:500] or type(error).__name__
-    return printable(told.replace(token, f"${TOKEN}"))
+        return f"the hub refuses the token of {TOKEN} ({status}): it needs permission to write there"
+
+    # Some errors have no text.
+    line = " ".join(str(error).split())
+    message = line[:500] or type(error).__name__
+    return printable(message.replace(token, f"${TOKEN}"))

@@ -1,4 +1,4 @@
-"""What was exported is read back by the library that it is for, and has to compute what the model computed."""
+"""The check of an export: the library that it is for reads it back, and has to compute what the model computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlavaForConditionalGeneration
 
 from visllama.data.samples import SampleMaker
@@ -21,21 +21,24 @@ from visllama.release.tokenizer_files import exported_ids
 from visllama.text.template import Turn
 from visllama.text.tokens import PLACEHOLDER_ID
 
-_MOST_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Of the norm of the logits: rounding in sums of some thousand terms, and of weights to eight bits."""
+_MAX_RELATIVE_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest norm of the difference of logits, as a part of their norm.
+
+In fp32 sums of some thousand terms are rounded in another order; in bf16 weights and activations have eight bits.
+"""
 _QUESTION = "What is in the picture?"
 
 
 class Probe(NamedTuple):
-    """An input, and the model's logits on it.
+    """Two inputs with the model's logits: a question about an image, and the same question without one.
 
     Attributes:
-        input_ids: A prompt with one image span.
-        pixel_values: Its image, noise, normalised.
-        inputs_embeds: The vectors that the language model reads of both.
+        input_ids: The ids of the question with one image span.
+        pixel_values: The image, which is normalised noise.
+        inputs_embeds: The vectors that the language model reads for ids and image.
         logits: The logits at each position.
-        text_ids: A prompt without an image.
-        text_logits: The logits at each of its positions.
+        text_ids: The ids of the question without an image.
+        text_logits: The logits at each position of `text_ids`.
     """
 
     input_ids: Int[Tensor, "1 T"]
@@ -48,35 +51,56 @@ class Probe(NamedTuple):
 
 @torch.no_grad()
 def make_probe(model: VisLlama, maker: SampleMaker) -> Probe:
-    """Run the model on a picture of noise with a question, and on the question alone."""
+    """Run the model on an image of noise with a question, and on the question alone.
+
+    Args:
+        model: The model, in the dtype that is exported.
+        maker: The maker of the run's prompts.
+    """
+    # Noise has an effect on every patch, and needs no file.
     size = maker.transform.size_px
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(1, 3, size, size, generator=generator)
-    ids = [maker.tokenise(maker.template.segments([Turn("human", _QUESTION, count)]))[0] for count in (1, 0)]
-    input_ids, text_ids = (torch.tensor([row]) for row in ids)
-    embeds = model.embed(input_ids, pixel_values)
+
+    # The text alone is for an adapter, which is read back without the connector.
+    input_ids = _question_ids(maker, num_images=1)
+    text_ids = _question_ids(maker, num_images=0)
     return Probe(
-        input_ids,
-        pixel_values,
-        embeds,
-        model(input_ids, pixel_values).logits,
-        text_ids,
-        model(text_ids, pixel_values).logits,
+        input_ids=input_ids,
+        pixel_values=pixel_values,
+        inputs_embeds=model.embed(input_ids, pixel_values),
+        logits=model(input_ids, pixel_values).logits,
+        text_ids=text_ids,
+        text_logits=model(text_ids, pixel_values).logits,
     )
+
+
+def _question_ids(maker: SampleMaker, num_images: int) -> Int[Tensor, "1 T"]:
+    """Return the ids of the question about a number of images."""
+    segments = maker.template.segments([Turn("human", _QUESTION, num_images)])
+    ids, _ = maker.tokenise(segments)
+    return torch.tensor([ids])
 
 
 @torch.no_grad()
 def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
-    """Return the largest difference between the probe's logits and those of the folder's LLaVA, over the first V.
+    """Return the largest difference between the probe's logits and those of the folder's LLaVA.
+
+    Args:
+        folder: The exported folder.
+        probe: The probe of the exported model.
+        dtype: The dtype of the export.
 
     Raises:
-        ConfigError: If tensors are missing or too many there, or it computes something else.
+        ConfigError: If the folder's tensors are not those of LLaVA, or it computes something else.
     """
-    llava = _loaded(LlavaForConditionalGeneration, folder, dtype)
+    llava = _load(LlavaForConditionalGeneration, folder, dtype)
     num_embeddings = probe.logits.shape[-1]
-    ids_of = exported_ids(num_embeddings)
-    ids = [ids_of.get(i, i) for i in probe.input_ids[0].tolist()]
+    exported_id_of = exported_ids(num_embeddings)
+    ids = [exported_id_of.get(token_id, token_id) for token_id in probe.input_ids[0].tolist()]
     logits = llava(input_ids=torch.tensor([ids]), pixel_values=probe.pixel_values.to(dtype)).logits
+
+    # The model has no logits for the three tokens that the export has added.
     return _compare("llava", logits[..., :num_embeddings], probe.logits)
 
 
@@ -84,49 +108,69 @@ def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
 def read_back_language_model(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
     """Return the largest difference between the probe's logits and those of the folder's language model.
 
+    Args:
+        folder: The exported folder.
+        probe: The probe of the exported model.
+        dtype: The dtype of the export.
+
     Raises:
-        ConfigError: If tensors are missing or too many there, or it computes something else.
+        ConfigError: If the folder's tensors are not those of its model, or it computes something else.
     """
-    language_model = _loaded(AutoModelForCausalLM, folder, dtype)
-    return _compare("language_model", language_model(inputs_embeds=probe.inputs_embeds).logits, probe.logits)
+    language_model = _load(AutoModelForCausalLM, folder, dtype)
+    logits = language_model(inputs_embeds=probe.inputs_embeds).logits
+    return _compare("language_model", logits, probe.logits)
 
 
 @torch.no_grad()
-def read_back_adapter(folder: Path, probe: Probe, load_base: Callable[[], torch.nn.Module]) -> float:
+def read_back_adapter(folder: Path, probe: Probe, load_base: Callable[[], nn.Module]) -> float:
     """Return the largest difference between the probe's logits and those of the adapter over its base model.
 
     Args:
         folder: The PEFT folder.
-        probe: The probe, whose text alone is read.
-        load_base: Loads the base model.
+        probe: The probe, of which the question without an image is used.
+        load_base: A function that loads the base model.
 
     Raises:
-        ConfigError: If it computes something else.
+        ConfigError: If the adapter computes something else.
     """
     with quiet_peft():
         language_model = PeftModel.from_pretrained(load_base(), folder).eval()
-    return _compare("adapter", language_model(input_ids=probe.text_ids).logits, probe.text_logits)
+    logits = language_model(input_ids=probe.text_ids).logits
+    return _compare("adapter", logits, probe.text_logits)
 
 
-def _loaded(kind: Any, folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    model, report = read(kind, str(folder), dtype=dtype, output_loading_info=True)
-    problems = {name: report[name] for name in ("missing_keys", "unexpected_keys") if report[name]}
+def _load(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Load an exported model by a class of transformers.
+
+    Raises:
+        ConfigError: If the class does not find each of its tensors, or finds others, which it would only warn of.
+    """
+    model, loading_info = read(kind, str(folder), dtype=dtype, output_loading_info=True)
+    problems = {name: loading_info[name] for name in ("missing_keys", "unexpected_keys") if loading_info[name]}
     if problems:
-        raise ConfigError(f"{folder}: not what {kind.__name__} reads: {problems}")
+        raise ConfigError(f"{folder}: its tensors are not those that {kind.__name__} reads: {problems}")
     return model.eval()
 
 
-def _compare(form: str, logits: Tensor, expected: Tensor) -> float:
-    """Return the largest difference of logits; more than rounding is an error."""
-    difference = (logits.float() - expected.float()).abs().max().item()
-    relative = ((logits.float() - expected.float()).norm() / expected.float().norm()).item()
-    if not relative <= _MOST_DIFFERENCE[expected.dtype]:
+def _compare(form: str, logits: Float[Tensor, "1 T V"], expected: Float[Tensor, "1 T V"]) -> float:
+    """Return the largest difference of logits.
+
+    Raises:
+        ConfigError: If the difference is more than rounding.
+    """
+    difference = logits.float() - expected.float()
+    largest = difference.abs().max().item()
+    relative = (difference.norm() / expected.float().norm()).item()
+
+    # Written so that NaN, which compares false, is refused too.
+    is_rounding = relative <= _MAX_RELATIVE_DIFFERENCE[expected.dtype]
+    if not is_rounding:
         raise ConfigError(
-            f"format={form}: what was written computes something else: its logits differ by up to {difference:.3g}, "
-            f"which is {relative:.2%} of them: this language model does more than the format can express; "
+            f"format={form}: the exported model computes something else: its logits differ by up to {largest:.3g}, "
+            f"which is {relative:.2%} of them. This language model does more than the format can express; "
             f"format=hub keeps it whole"
         )
-    return difference
+    return largest
 
 
 def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[str]:
@@ -134,30 +178,36 @@ def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[
 
     Args:
         folder: The folder of LLaVA.
-        maker: What made the run's prompts.
-        num_embeddings: V; the ids of the markers and of the image are those behind.
+        maker: The maker of the run's prompts.
+        num_embeddings: Number of the model's embeddings (V), which the ids of markers and image token follow.
     """
     tokenizer = read(AutoTokenizer, str(folder))
-    ids_of = exported_ids(num_embeddings)
-    image = tokenizer.convert_ids_to_tokens(ids_of[PLACEHOLDER_ID])
+    exported_id_of = exported_ids(num_embeddings)
+    image = tokenizer.convert_ids_to_tokens(exported_id_of[PLACEHOLDER_ID])
+
     different = []
     for name, (messages, turns) in _conversations(maker.prompt).items():
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        # As LlavaProcessor does: one token for each vector of an image.
         rendered = rendered.replace(image, image * maker.num_image_tokens)
-        found = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        expected, _ = maker.tokenise(maker.template.segments(turns, answered=False))
-        if found != [ids_of.get(i, i) for i in expected]:
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
+        run_ids, _ = maker.tokenise(maker.template.segments(turns, answered=False))
+        expected_ids = [exported_id_of.get(token_id, token_id) for token_id in run_ids]
+        if ids != expected_ids:
             different.append(name)
     return different
 
 
 def _conversations(prompt: str) -> dict[str, tuple[list[dict], list[Turn]]]:
-    """Return conversations, as messages of a chat template and as our turns, by name."""
+    """Return conversations by name, each as messages of a chat template and as turns of visllama."""
     image = {"type": "image"}
     question = {"type": "text", "text": _QUESTION}
-    caption = [Turn("human", prompt, 1), Turn("gpt", "")] if prompt else [Turn("gpt", "", 1)]
+    # Without a prompt a caption follows its image, which then belongs to the model's turn.
+    captioning = [Turn("human", prompt, 1), Turn("gpt", "")] if prompt else [Turn("gpt", "", 1)]
+
     return {
-        "a caption": ([_user(image)], caption),
+        "a caption": ([_user(image)], captioning),
         "a question about an image": ([_user(image, question)], [Turn("human", _QUESTION, 1)]),
         "a question about two images": ([_user(image, image, question)], [Turn("human", _QUESTION, 2)]),
         "a question about none": ([_user(question)], [Turn("human", _QUESTION)]),
@@ -173,4 +223,5 @@ def _conversations(prompt: str) -> dict[str, tuple[list[dict], list[Turn]]]:
 
 
 def _user(*parts: dict) -> dict:
+    """Return a user's message of some parts."""
     return {"role": "user", "content": list(parts)}

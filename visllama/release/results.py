@@ -1,8 +1,8 @@
-"""A card's results: tables for a person, and the same figures in the two forms that the hub reads."""
+"""The results of a card: tables for a reader, and the same figures in the two forms that the hub reads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
@@ -11,8 +11,9 @@ from visllama.evaluation.metrics_file import is_number, mapping, numbers
 from visllama.markdown import escape, table
 from visllama.release.run_facts import RunFacts
 
-_TASKS = {"caption": "image-to-text", "vqa": "visual-question-answering"}
-_SCORED = {
+_HUB_TASKS = {"caption": "image-to-text", "vqa": "visual-question-answering"}
+"""The hub's names of our tasks."""
+_SCORING = {
     "caption": "Captions are scored by pycocoevalcap, after its PTB tokenising, on its own scale times 100.",
     "vqa": "Answers are scored by the official VQA accuracy, 0 to 100.",
 }
@@ -23,36 +24,69 @@ _CONTROLS = {
     "majority_answer": "the training data's most frequent answer to such a question, and no model",
     "true_facts": "it is told in words what the picture shows, and shown none",
 }
-_MAIN = ("CIDEr", "accuracy")
-_MOST_TYPES = 12
+_MAIN_METRICS = ("CIDEr", "accuracy")
+_MAX_TYPES = 12
+"""The largest number of rows of a table of types; a longer one is left out."""
 _PLAIN = "{images}{human}"
+"""The template that adds no words to a question."""
 
 
 def results_section(facts: RunFacts) -> str:
     """Return the tables of all evaluations, and how they were measured."""
-    return "\n\n".join(_one(name, evaluation, facts) for name, evaluation in facts.evaluations.items())
+    return "\n\n".join(_evaluation_section(name, evaluation, facts) for name, evaluation in facts.evaluations.items())
 
 
-def _one(name: str, evaluation: Mapping, facts: RunFacts) -> str:
-    factor, controls = _factor(evaluation), mapping(evaluation, "controls")
+def _evaluation_section(name: str, evaluation: Mapping, facts: RunFacts) -> str:
+    """Return the tables of one evaluation, and how it was measured."""
+    controls = mapping(evaluation, "controls")
+    split = f"split {escape(evaluation['split'])}, " if "split" in evaluation else ""
+    paragraphs = [
+        f"### {escape(name)}",
+        f"{split}n = {_count(evaluation)}",
+        _scores_table(evaluation, controls),
+        *_tables_by_type(evaluation, controls),
+        _method(evaluation, controls, facts),
+    ]
+    return "\n\n".join(paragraphs)
+
+
+def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
+    """Return the table of the scores, their intervals, and the controls' scores beside them."""
+    factor = _factor(evaluation)
     rows = []
     for metric, value in numbers(mapping(evaluation, "metrics")).items():
-        beside = [_score(mapping(controls, control).get(metric), factor) for control in controls]
-        rows.append([escape(metric), f"**{value * factor:.1f}**", _interval(evaluation, metric, factor), *beside])
-    header = ["metric", "score", "95% interval", *[escape(control.replace("_", " ")) for control in controls]]
+        controls_scores = [_score(mapping(controls, control).get(metric), factor) for control in controls]
+        interval = _interval(evaluation, metric, factor)
+        rows.append([escape(metric), f"**{value * factor:.1f}**", interval, *controls_scores])
 
-    split = f"split {escape(evaluation['split'])}, " if "split" in evaluation else ""
-    lines = [f"### {escape(name)}", f"{split}n = {_count(evaluation)}", table(header, rows)]
-    lines += _by_type(evaluation, controls)
-    told = [_SCORED[_task(evaluation)]] if _task(evaluation) in _SCORED else []
-    meant = [f"{escape(c.replace('_', ' '))} ({_CONTROLS[c]})" for c in controls if c in _CONTROLS]
-    told += [f"The controls: {', '.join(meant)}."] if meant else []
-    told += [_decoding(evaluation)]
+    return table(["metric", "score", "95% interval", *_as_words(controls)], rows)
+
+
+def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
+    """Return the paragraph on how an evaluation was measured."""
+    task = _task(evaluation)
+    sentences = []
+    if task in _SCORING:
+        sentences.append(_SCORING[task])
+
+    known_controls = [control for control in controls if control in _CONTROLS]
+    if known_controls:
+        names = _as_words(known_controls)
+        meanings = [f"{name} ({_CONTROLS[control]})" for name, control in zip(names, known_controls, strict=True)]
+        sentences.append(f"The controls: {', '.join(meanings)}.")
+
+    sentences += _decoding(evaluation)
     version = mapping(facts.provenance, "versions").get("pycocoevalcap")
-    told += [f"pycocoevalcap {escape(version)}."] if version and _task(evaluation) == "caption" else []
+    if version and task == "caption":
+        sentences.append(f"pycocoevalcap {escape(version)}.")
     if "origin" in evaluation:
-        told.append(f"{escape(evaluation['origin'])}.")
-    return "\n\n".join([*lines, " ".join(filter(None, told))])
+        sentences.append(f"{escape(evaluation['origin'])}.")
+    return " ".join(sentences)
+
+
+def _as_words(keys: Iterable[str]) -> list[str]:
+    """Return keys as words of Markdown: `no_images` as "no images"."""
+    return [escape(key.replace("_", " ")) for key in keys]
 
 
 def main_metric(evaluation: Mapping) -> str:
@@ -61,110 +95,150 @@ def main_metric(evaluation: Mapping) -> str:
 
 
 def _task(evaluation: Mapping) -> str:
-    return evaluation["task"] if isinstance(evaluation.get("task"), str) else ""
+    """Return the name of an evaluation's task; an empty text where it is not known."""
+    task = evaluation.get("task")
+    return task if isinstance(task, str) else ""
 
 
 def _factor(evaluation: Mapping) -> int:
-    """Return what brings a score to the scale on which it is printed: captions' are times 100, as papers have them."""
+    """Return the factor to the scale that papers print: they multiply captions' scores by 100."""
     return 1 if _task(evaluation) == "vqa" else 100
 
 
 def _count(evaluation: Mapping) -> str:
+    """Return the number of an evaluation's records for a reader."""
     n = evaluation.get("n")
     return f"{n:,}" if is_number(n) else "unknown"
 
 
-def _score(value: object, factor: float) -> str:
-    return f"{value * factor:.1f}" if is_number(value) else ""
+def _score(value: object, factor: int) -> str:
+    """Return a cell with a score; an empty one where the value is none."""
+    if isinstance(value, int | float) and is_number(value):
+        return f"{value * factor:.1f}"
+    return ""
 
 
-def _interval(evaluation: Mapping, metric: str, factor: float) -> str:
+def _interval(evaluation: Mapping, metric: str, factor: int) -> str:
+    """Return a cell with the ends of a score's interval; an empty one where there is none."""
     bounds = mapping(evaluation, "intervals").get(metric)
-    if not isinstance(bounds, list) or len(bounds) != 2 or not all(map(is_number, bounds)):
+    is_pair = isinstance(bounds, list) and len(bounds) == 2
+    if not is_pair or not all(map(is_number, bounds)):
         return ""
-    return f"{bounds[0] * factor:.1f} to {bounds[1] * factor:.1f}"
+
+    low, high = bounds
+    return f"{low * factor:.1f} to {high * factor:.1f}"
 
 
-def _by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
-    """Return a table of each kind of types that a person still reads."""
+def _tables_by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
+    """Return a table of the scores by type for each kind of types, unless it has too many rows for a reader."""
     tables = []
     for kind in mapping(evaluation, "by_type"):
         scores = numbers(mapping(evaluation, "by_type", kind))
-        if not 0 < len(scores) <= _MOST_TYPES:
+        if not 0 < len(scores) <= _MAX_TYPES:
             continue
+
         counts = mapping(evaluation, "counts", kind)
+        scores_by_control = [mapping(controls, control, "by_type", kind) for control in controls]
         rows = []
-        for value, score in scores.items():
-            beside = [_score(mapping(controls, control, "by_type", kind).get(value), 1) for control in controls]
-            count = counts.get(value)
-            rows.append([escape(value), f"{count:,}" if is_number(count) else "", _score(score, 1), *beside])
-        header = [escape(kind.replace("_", " ")), "n", "score", *[escape(c.replace("_", " ")) for c in controls]]
+        for name, score in scores.items():
+            count = counts.get(name)
+            count_cell = f"{count:,}" if is_number(count) else ""
+            # Answers alone are scored by type, and on the scale of the tables.
+            controls_scores = [_score(control_scores.get(name), 1) for control_scores in scores_by_control]
+            rows.append([escape(name), count_cell, _score(score, 1), *controls_scores])
+
+        header = [*_as_words([kind]), "n", "score", *_as_words(controls)]
         tables.append(table(header, rows))
     return tables
 
 
-def _decoding(evaluation: Mapping) -> str:
-    """Tell how the texts were written, and what the model was asked."""
-    decoding, told = mapping(evaluation, "decoding"), []
-    if is_number(decoding.get("num_beams")):
-        sampled = "sampled" if decoding.get("do_sample") else "greedy"
-        told.append(sampled if decoding["num_beams"] == 1 else f"{decoding['num_beams']} beams")
+def _decoding(evaluation: Mapping) -> list[str]:
+    """Return the sentences on how the texts were generated, and what the model was asked."""
+    decoding = mapping(evaluation, "decoding")
+    settings = []
+    num_beams = decoding.get("num_beams")
+    if is_number(num_beams):
+        search = "sampled" if decoding.get("do_sample") else "greedy"
+        settings.append(search if num_beams == 1 else f"{num_beams} beams")
     if is_number(decoding.get("max_new_tokens")):
-        told.append(f"at most {decoding['max_new_tokens']} new tokens")
+        settings.append(f"at most {decoding['max_new_tokens']} new tokens")
     if decoding.get("repetition_penalty", 1.0) != 1.0:
-        told.append(f"repetition penalty {escape(decoding['repetition_penalty'])}")
-    asked = evaluation.get("prompt") or evaluation.get("hint")
-    said = f'the prompt "{escape(asked)}"' if asked else "no prompt" if "prompt" in evaluation else ""
+        settings.append(f"repetition penalty {escape(decoding['repetition_penalty'])}")
+
+    sentences = []
+    prompt = evaluation.get("prompt") or evaluation.get("hint")
+    if settings:
+        if prompt:
+            settings.append(f'the prompt "{escape(prompt)}"')
+        elif "prompt" in evaluation:
+            settings.append("no prompt")
+        sentences.append(f"Decoding: {', '.join(settings)}.")
+
+    # A caption without a prompt follows its picture, and the template adds no words.
+    has_question = bool(prompt) or _task(evaluation) == "vqa"
     human = mapping(evaluation, "template").get("human")
-    is_asked = asked or _task(evaluation) == "vqa"  # a caption without a prompt stands behind its picture alone
-    written = f'Asked as "{escape(human)}".' if is_asked and isinstance(human, str) and human != _PLAIN else ""
-    return " ".join([f"Decoding: {', '.join([*told, *filter(None, [said])])}." if told else "", written]).strip()
+    if has_question and isinstance(human, str) and human != _PLAIN:
+        sentences.append(f'Asked as "{escape(human)}".')
+    return sentences
 
 
 def eval_results(facts: RunFacts) -> list[EvalResult]:
-    """Return all scores as the hub's `model-index` takes them, on the scale of the tables."""
-    found = []
+    """Return all scores in the form of the hub's `model-index`, on the scale of the tables."""
+    results = []
     for name, evaluation in facts.evaluations.items():
         factor = _factor(evaluation)
+
         for metric, value in numbers(mapping(evaluation, "metrics")).items():
-            found.append(
-                EvalResult(
-                    task_type=_TASKS.get(_task(evaluation), "image-text-to-text"),
-                    dataset_type=name,
-                    dataset_name=name,
-                    dataset_split=_split(evaluation),
-                    metric_type=metric.lower(),
-                    metric_name=f"{metric} x 100" if factor == 100 else metric,
-                    metric_value=round(value * factor, 2),
-                )
+            # The hub has ids of data sets here, which our evaluations are not: they are named by themselves.
+            result = EvalResult(
+                task_type=_HUB_TASKS.get(_task(evaluation), "image-text-to-text"),
+                dataset_type=name,
+                dataset_name=name,
+                dataset_split=_split(evaluation),
+                metric_type=metric.lower(),
+                metric_name=f"{metric} x 100" if factor == 100 else metric,
+                metric_value=round(value * factor, 2),
             )
-    return found
+            results.append(result)
+    return results
 
 
 def _split(evaluation: Mapping) -> str | None:
-    return evaluation["split"] if isinstance(evaluation.get("split"), str) else None
+    """Return the name of the split that was evaluated; None where it is not known."""
+    split = evaluation.get("split")
+    return split if isinstance(split, str) else None
 
 
 def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
-    """Return the files of `.eval_results/`: the main score of each evaluation.
+    """Return the files of `.eval_results/` by their paths: one for the main score of each evaluation.
 
-    The hub shows those of datasets that it counts among its benchmarks. It has neither Karpathy's split of COCO nor
-    VQAv2 among them, as far as this project knows: the dataset's id is our evaluation's name.
+    The hub shows results on datasets that it counts among its benchmarks. As far as this project knows, neither
+    Karpathy's split of COCO nor VQAv2 is one of them: the dataset's id is the evaluation's name.
     """
     files = {}
     for name, evaluation in facts.evaluations.items():
-        scores, factor = numbers(mapping(evaluation, "metrics")), _factor(evaluation)
-        metric = next((metric for metric in _MAIN if metric in scores), next(iter(scores)))
+        factor = _factor(evaluation)
+        scores = numbers(mapping(evaluation, "metrics"))
+        main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
+        metric = [*main_metrics, *scores][0]
+
+        scale = f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100"
+        notes = [scale, f"n = {_count(evaluation)}"]
+        split = _split(evaluation)
+        if split:
+            notes.append(f"split {split}")
         interval = _interval(evaluation, metric, factor)
-        notes = [f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100", f"n = {_count(evaluation)}"]
-        notes += [f"split {evaluation['split']}"] if _split(evaluation) else []
-        notes += [f"95% interval {interval}"] if interval else []
+        if interval:
+            notes.append(f"95% interval {interval}")
+
         entry = EvalResultEntry(
             dataset_id=name,
             task_id=_task(evaluation) or "default",
             value=round(scores[metric] * factor, 2),
             notes="; ".join(notes),
         )
-        written = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-        files[f".eval_results/{name}.yaml"] = written.encode()
+
+        entries = eval_result_entries_to_yaml([entry])
+        text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
+        files[f".eval_results/{name}.yaml"] = text.encode()
     return files

@@ -1,7 +1,7 @@
-"""What is known of trained weights: their description, and what the run that wrote them left beside.
+"""Facts about trained weights, read from their description and from the files of the run that wrote them.
 
-All of it is data that somebody else may have written. A file that is not there, or is not what a run writes, counts as
-absent: a card leaves out what is not known.
+Somebody else may have written all of these files. A file that is missing, or is not what a run writes, counts as
+absent, and a card leaves out what is not known.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from visllama.model.weights import TENSORS_FILE, open_tensors, read_description
 
 
 class RunFacts(NamedTuple):
-    """What is known of trained weights; what is not known is empty.
+    """Facts about trained weights; those that are not known are empty.
 
     Attributes:
-        description: What `visllama.json` says.
-        num_parameters: How many numbers each trained part has.
-        folder: The run's folder; None where the weights lie in none.
-        metrics: What `metrics.json` says.
-        config: What `config.yaml` says, its `${...}` as they stand.
-        words: What was typed behind `visllama train`; None where that is not known.
-        first: Of the run that these weights began from, where it is found.
+        description: The content of `visllama.json`.
+        num_parameters: The number of parameters of each trained part.
+        folder: The run's folder; None where the weights do not lie in one.
+        metrics: The content of `metrics.json`.
+        config: The content of `config.yaml`, in which `${...}` is not resolved.
+        words: The words that were typed after `visllama train`; None where they are not known.
+        first: The facts about the run that these weights began from; None where there is none, or it is not found.
     """
 
     description: dict[str, Any]
@@ -49,61 +49,80 @@ class RunFacts(NamedTuple):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what made the run's figures."""
+        """Return what produced the run's figures: versions, commit, machine, seed."""
         return mapping(self.metrics, "provenance")
 
 
 def read_run(weights: Path) -> RunFacts:
-    """Read what is known of trained weights, and of the run whose folder they lie in.
+    """Read the facts about trained weights, and about the run in whose folder they lie.
+
+    Args:
+        weights: A run's `weights/`, or a folder with its two files alone.
 
     Raises:
         ConfigError: If the folder holds no weights of ours.
     """
-    return _read(Path(weights), with_first=True)
+    facts = _read_one_run(Path(weights))
+    return facts._replace(first=_find_first(facts))
 
 
-def _read(weights: Path, with_first: bool) -> RunFacts:
+def _read_one_run(weights: Path) -> RunFacts:
+    """Read the facts about weights and their run, without the run that they began from."""
     description = read_description(weights)
-    num_parameters = _count(weights / TENSORS_FILE)
+    num_parameters = _count_parameters(weights / TENSORS_FILE)
+
+    # Without provenance no run has ended in this folder: its other files would be of something else.
     folder = weights.resolve().parent
-    metrics = _or_nothing(lambda: read_metrics(folder))
-    if not mapping(metrics, "provenance"):  # no run of ours has ended there
-        return RunFacts(description, num_parameters, None, {}, {}, None, None)
-    config = _or_nothing(lambda: read_config(folder / "config.yaml"))
-    facts = RunFacts(description, num_parameters, folder, metrics, config, _read_words(folder), None)
-    return facts._replace(first=_find_first(facts)) if with_first else facts
+    metrics = _read_or_empty(lambda: read_metrics(folder))
+    if not mapping(metrics, "provenance"):
+        return RunFacts(description, num_parameters, folder=None, metrics={}, config={}, words=None, first=None)
+
+    config = _read_or_empty(lambda: read_config(folder / "config.yaml"))
+    return RunFacts(description, num_parameters, folder, metrics, config, _read_words(folder), first=None)
 
 
-def _or_nothing(read: Callable[[], object]) -> dict[str, Any]:
+def _read_or_empty(read: Callable[[], object]) -> dict[str, Any]:
+    """Return the mapping that a function reads; an empty one where it fails or reads something else."""
     try:
-        found = read()
-    except (OSError, ValueError, RecursionError, ConfigError):
+        content = read()
+    except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _read_words(folder: Path) -> list[str] | None:
-    """Return what was typed: of `command.yaml`, which holds Hydra's options too, else of what Hydra wrote."""
+    """Return the words of the command line that began a run; None where they cannot be read.
+
+    Args:
+        folder: The run's folder. Its `command.yaml` also holds Hydra's options; older runs have Hydra's file alone.
+    """
     for path in (folder / "command.yaml", folder / ".hydra" / "overrides.yaml"):
         try:
             content = read_regular(path)
+            # A few aliases of aliases would fill the memory, and no run writes any.
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(content)):
                 continue
-            written = yaml.safe_load(content)
+            document = yaml.safe_load(content)
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
-        words = [*_list(written, "options"), *_list(written, "overrides")] if isinstance(written, dict) else written
+
+        if isinstance(document, dict):
+            words = [*_list_at(document, "options"), *_list_at(document, "overrides")]
+        else:
+            words = document
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return words
     return None
 
 
-def _list(written: Mapping, key: str) -> list:
-    return written[key] if isinstance(written.get(key), list) else []
+def _list_at(document: Mapping, key: str) -> list:
+    """Return the list at a key; an empty one where there is none."""
+    value = document.get(key)
+    return value if isinstance(value, list) else []
 
 
-def _count(path: Path) -> dict[str, int]:
-    """Count the numbers of each trained part, by the header of the tensors' file.
+def _count_parameters(path: Path) -> dict[str, int]:
+    """Count the parameters of each trained part, by the header of the tensors' file.
 
     Raises:
         ConfigError: If it is no safetensors file.
@@ -111,26 +130,36 @@ def _count(path: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
     with open_tensors(path) as file:
         for name in file.keys():  # noqa: SIM118 (it is no mapping)
-            counts[part_of(name)] = counts.get(part_of(name), 0) + math.prod(file.get_slice(name).get_shape())
+            part = part_of(name)
+            # A slice reads nothing but the header, however large the tensor is.
+            shape = file.get_slice(name).get_shape()
+            counts[part] = counts.get(part, 0) + math.prod(shape)
     return counts
 
 
 def _find_first(facts: RunFacts) -> RunFacts | None:
-    """Return the run that this one began from, looked for where `init_from` says, from the run's folder upwards.
+    """Return the run that a run began from; None where there is none, or it is not found.
 
-    A run that somebody else wrote could name any folder here: its base models have to be the same.
+    Its path is the run's `init_from`, below the current folder or one of those above the run's.
     """
-    named = facts.provenance.get("init_from")
-    if not isinstance(named, str) or not named or ".." in Path(named).parts:
+    path = facts.provenance.get("init_from")
+    if facts.folder is None or not isinstance(path, str) or not path:
         return None
-    for above in (Path.cwd(), *facts.folder.parents):
-        weights = above / named
+    if ".." in Path(path).parts:
+        return None
+
+    # A relative path counts from the folder in which the run was started, which is often one above its own.
+    for parent in (Path.cwd(), *facts.folder.parents):
+        weights = parent / path
         if not (weights / TENSORS_FILE).is_file():
             continue
         try:
-            first = _read(weights, with_first=False)
+            first = _read_one_run(weights)
         except ConfigError:
             continue
-        is_same = first.description["base_sha256"] == facts.description["base_sha256"]
-        return first if is_same and first.folder not in (None, facts.folder) else None
+
+        # A run that somebody else wrote could name any folder here: its base models have to be the same.
+        has_same_bases = first.description["base_sha256"] == facts.description["base_sha256"]
+        is_other_run = first.folder is not None and first.folder != facts.folder
+        return first if has_same_bases and is_other_run else None
     return None

@@ -1,8 +1,9 @@
-"""A tokenizer's folder that every release of transformers reads, and the tokens that stand for an image."""
+"""The files of a tokenizer that every release of transformers reads, and the tokens that stand for an image."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 
 from tokenizers import AddedToken, processors
@@ -18,57 +19,79 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def read_tokenizer(source: PretrainedLanguageModel) -> PreTrainedTokenizerBase:
-    """Read a language model's tokenizer anew, so that what is added to it is not in the model's own.
+    """Read a language model's tokenizer once more, so that tokens added to it do not reach the model's own.
 
     Raises:
-        ConfigError: If it is none that a tokenizer.json can hold.
+        ConfigError: If the tokenizer has no form that a tokenizer.json can hold.
     """
     tokenizer = read(AutoTokenizer, source.path, source.revision)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ConfigError(f"path={source.path}: its tokenizer has no tokenizer.json, and none can be made of it")
+        raise ConfigError(
+            f"path={source.path}: its tokenizer has no tokenizer.json, and none can be made of it: take format=hub, "
+            f"which needs none"
+        )
+
+    # Padding is masked everywhere, so that any token will do.
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def exported_ids(num_embeddings: int) -> dict[int, int]:
-    """Return the ids that stand for our markers and the placeholder in an exported tokenizer, by our own ids.
+    """Return the ids of the markers and the placeholder in an exported tokenizer, by their ids in visllama.
 
     Args:
-        num_embeddings: Rows of the language model's embeddings (V): the new ids are those behind.
+        num_embeddings: Number of the language model's embeddings (V); the new ids follow them.
     """
-    return {special: num_embeddings + place for place, special in enumerate((BOI_ID, EOI_ID, PLACEHOLDER_ID))}
+    return {
+        BOI_ID: num_embeddings,
+        EOI_ID: num_embeddings + 1,
+        PLACEHOLDER_ID: num_embeddings + 2,
+    }
 
 
 def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> tuple[ImageMark, list[int]]:
-    """Add the two markers and the image's token, whose ids follow the embeddings that the language model has.
+    """Add the two markers and the image token, whose ids follow the embeddings that the language model has.
 
-    Where there are more embeddings than tokens, names without a meaning fill the ids between.
+    Where there are more embeddings than tokens, tokens without a meaning fill the ids between.
 
     Args:
         tokenizer: The tokenizer, which is changed.
-        num_embeddings: Rows of the language model's embeddings (V); the new ids are those of `exported_ids`.
+        num_embeddings: Number of the language model's embeddings (V); the new ids are those of `exported_ids`.
 
     Returns:
-        The names of the new tokens, and all ids that were added.
+        The names of the three tokens, and all ids that were added.
+
+    Raises:
+        ConfigError: If the tokenizer gives the tokens other ids.
     """
     backend = tokenizer.backend_tokenizer
-    known = set(backend.get_vocab())
-    first_new = max(backend.get_vocab().values()) + 1
-    fillers = [f"<|unused_{i}|>" for i in range(first_new, num_embeddings)]
-    mark = ImageMark(*(_free_name(name, known) for name in ("[boi]", "<image>", "[eoi]")))
+    id_of_token = backend.get_vocab()
+    first_new_id = max(id_of_token.values()) + 1
+
+    mark = ImageMark(
+        boi=_free_name("[boi]", id_of_token),
+        image=_free_name("<image>", id_of_token),
+        eoi=_free_name("[eoi]", id_of_token),
+    )
+    # A tokenizer counts on from its last token, and not from the model's last embedding.
+    fillers = [f"<|unused_{i}|>" for i in range(first_new_id, num_embeddings)]
     names = [*fillers, mark.boi, mark.eoi, mark.image]
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
 
     ids = [backend.token_to_id(name) for name in names]
-    if ids != list(range(first_new, num_embeddings + 3)):
-        raise ConfigError(f"format=llava: the tokenizer gives new tokens the ids {ids[:5]} ..., not {first_new} and on")
+    expected_ids = list(range(first_new_id, num_embeddings + 3))
+    if ids != expected_ids:
+        raise ConfigError(
+            f"format=llava: the tokenizer gives new tokens the ids {ids[:5]} ..., not {first_new_id} and the following "
+            f"ones: LLaVA cannot be made of it; format=hub can"
+        )
     return mark, ids
 
 
-def _free_name(name: str, known: set[str]) -> str:
+def _free_name(name: str, known_names: Container[str]) -> str:
     """Return a name that is no token yet."""
-    while name in known:
+    while name in known_names:
         name = f"{name[0]}visllama_{name[1:]}"
     return name
 
@@ -82,27 +105,35 @@ def write_tokenizer(
 ) -> None:
     """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
 
-    `save_pretrained` of transformers 5 names a class that transformers 4 does not know.
+    The files are written here because `save_pretrained` of transformers 5 names a class that transformers 4 does not
+    know.
 
     Args:
         folder: An existing folder.
         tokenizer: The tokenizer.
         chat_template: A Jinja template, as `write_jinja` makes it.
-        adds_bos: Whether a text is given BOS by the tokenizer, where the published one gives it; else the chat template
+        adds_bos: Whether the tokenizer puts BOS before a text, as the published one does; if false, the chat template
             alone writes it.
-        processor: The class of transformers' processor that uses it.
+        processor: The class of the processor of transformers that uses the tokenizer; None where there is none.
     """
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = False
     if not adds_bos:
+        # A post-processor that adds nothing.
         backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
     backend.save(str(folder / "tokenizer.json"))
 
-    special = {name: str(getattr(tokenizer, name)) for name in _SPECIAL if getattr(tokenizer, name) is not None}
-    values = special | {
+    special_tokens = {}
+    for name in _SPECIAL:
+        token = getattr(tokenizer, name)
+        if token is not None:
+            special_tokens[name] = str(token)
+
+    values = special_tokens | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": min(tokenizer.model_max_length, 10**30),
+        # Prompts of a batch have to end at the same position: generation goes on from there.
         "padding_side": "left",
         "model_input_names": ["input_ids", "attention_mask"],
     }
@@ -110,11 +141,16 @@ def write_tokenizer(
         values["add_bos_token"] = False
     if processor is not None:
         values["processor_class"] = processor
+
     write_json(folder / "tokenizer_config.json", values)
-    write_json(folder / "special_tokens_map.json", special)
+    write_json(folder / "special_tokens_map.json", special_tokens)
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file into a folder that is not there for others yet."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a JSON file.
+
+    It is not written atomically: the exported folder takes its place when it is complete (`files.new_folder`).
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(f"{text}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The lines of Python in a card that use what it is of."""
+"""The lines of Python in a card that show how the exported files are used."""
 
 from __future__ import annotations
 
@@ -35,16 +35,28 @@ def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: st
     Args:
         form: One of `EXPORT_FORMATS`.
         facts: What is known of the weights.
-        models: The base models.
-        repo_id: The repository on the hub; None is a folder, `FOLDER`.
+        models: The vision encoder and the language model.
+        repo_id: The repository on the hub; None names the folder `FOLDER` instead.
     """
     here = repo_id or "FOLDER"
-    if form != "hub":
-        lines = {"llava": _LLAVA, "adapter": _ADAPTER, "language_model": _LANGUAGE_MODEL}[form]
-        base = models[1].name if models[1].is_on_hub else "BASE_MODEL"
-        return lines.strip().format(here=here, base=base).split("\n")
-    pinned = ', revision="COMMIT")  # the commit that you have looked at' if repo_id else ")"
-    lines = ["import visllama  # pip install visllama", f'model = visllama.load("{here}"{pinned}']
+    if form == "hub":
+        return _hub_lines(facts, here, is_on_hub=repo_id is not None)
+
+    template = {"llava": _LLAVA, "adapter": _ADAPTER, "language_model": _LANGUAGE_MODEL}[form]
+    _, language_model = models
+    base = language_model.name if language_model.is_on_hub else "BASE_MODEL"
+    return template.strip().format(here=here, base=base).split("\n")
+
+
+def _hub_lines(facts: RunFacts, here: str, is_on_hub: bool) -> list[str]:
+    """Return the lines that use a folder or a repository of the format `hub`, for what its evaluations measured."""
+    lines = ["import visllama  # pip install visllama"]
+    if is_on_hub:
+        # A repository may change after a reader has judged it.
+        lines.append(f'model = visllama.load("{here}", revision="COMMIT")  # the commit that you have looked at')
+    else:
+        lines.append(f'model = visllama.load("{here}")')
+
     tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
     if "caption" in tasks or "vqa" not in tasks:
         lines.append('print(model.caption("photo.jpg"))')

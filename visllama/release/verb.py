@@ -1,4 +1,4 @@
-"""The verb `export`: trained weights as a folder that another library, or somebody else, reads."""
+"""The verb `export`, which writes trained weights as a folder that other libraries or other users read."""
 
 from __future__ import annotations
 
@@ -40,23 +40,25 @@ _USED_BY = {
     "adapter": "peft: PeftModel.from_pretrained(BASE_MODEL, '{out}')",
     "language_model": "vllm serve {out} --enable-prompt-embeds   (what to send: visllama/release/README.md)",
 }
-"""What is typed next, by the format."""
+"""The next command that a user would type, by the format."""
 
 
 def assemble(config: ExportConfig) -> dict:
-    """Check what is asked as far as that needs no weight, and return the description that is to be exported.
+    """Check everything that can be checked without loading weights, and return the description to export.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If the export cannot be done; the message names the key, the value found, and what to do.
     """
     weights = Path(config.weights)
     check_new_folder(Path(config.out))
+
+    # Asked for now, and not after hours of writing.
     if config.push:
         read_token(config.push)
+
+    # Shapes are enough to find what a format cannot express.
     description = read_description(weights)
-    model = build_model(
-        description["parts"], description["trained"], plugins=config.plugins, models=config.paths["models"]
-    )
+    model = _build_on_meta(config, description)
     check_tensors(model, weights, description)
     obstacle = find_obstacle(model, config.format)
     if obstacle is not None:
@@ -67,26 +69,41 @@ def assemble(config: ExportConfig) -> dict:
 
 
 def export(config: ExportConfig, description: Mapping) -> None:
-    """Write the folder, read it back, and show what is in it; `push` uploads it."""
+    """Write the folder, read it back, upload it where `push` is given, and show what was done.
+
+    Args:
+        config: The verb's config.
+        description: The description that `assemble` returned.
+    """
     out = Path(config.out)
-    dtype = _DTYPES[config.dtype]
     with new_folder(out) as folder:
         with working() as report:
             report("loading the model")
-            exported = _Exported(config, description, dtype)
+            exporter = _Exporter(config, description)
             report("writing")
-            exported.write(folder)
+            exporter.write(folder)
             report("reading it back")
-            finding = exported.read_back(folder)
-        named = _named_bases(config)
-        write_card(build_card(Path(config.weights), config.format, config.push, named=named), folder)
+            result = exporter.read_back(folder)
 
-    say(_files_table(out), finding)
+        # The card is part of the folder, which appears whole or not at all.
+        card = build_card(Path(config.weights), config.format, config.push, named=_named_bases(config))
+        write_card(card, folder)
+
+    # Uploaded last: what cannot be sent is still here, and can be sent by the hub's own tools.
+    say(_files_table(out), result)
     if config.push:
-        say(f"Uploaded: {push(out, config.push, config.private)}")
+        address = push(out, config.push, config.private)
+        say(f"Uploaded: {address}")
     else:
         say("Nothing was uploaded: push=ORGANISATION/NAME sends what the table names (HF_TOKEN holds the token).")
-    say(f"Wrote {printable(out)}; use it:  {_USED_BY[config.format].format(out=printable(out))}")
+    command = _USED_BY[config.format].format(out=printable(out))
+    say(f"Wrote {printable(out)}; use it:  {command}")
+
+
+def _build_on_meta(config: ExportConfig, description: Mapping) -> VisLlama:
+    """Build a model that weights describe on the meta device, with the user's plugins and base models."""
+    parts = description["parts"]
+    return build_model(parts, description["trained"], plugins=config.plugins, models=config.paths["models"])
 
 
 def _named_bases(config: ExportConfig) -> dict[str, str | None]:
@@ -94,39 +111,48 @@ def _named_bases(config: ExportConfig) -> dict[str, str | None]:
     return {"vision_encoder": config.vision_encoder, "language_model": config.language_model}
 
 
-class _Exported:
-    """A model that is written in a format, and read back.
+class _Exporter:
+    """Write a model in a format, and read it back.
 
     Args:
-        config: What is asked.
-        description: The weights' description.
-        dtype: The dtype that is written.
+        config: The verb's config.
+        description: The description of the weights.
     """
 
-    def __init__(self, config: ExportConfig, description: Mapping, dtype: torch.dtype) -> None:
-        self.config, self.description, self.dtype = config, description, dtype
+    def __init__(self, config: ExportConfig, description: Mapping) -> None:
+        self.config = config
+        self.description = description
+        self.dtype = _DTYPES[config.dtype]
         self.weights = Path(config.weights)
         self.text = TextSettings.from_dict(description["text"])
-        self.model = self._load(self.weights)
+
+        self.model: VisLlama | None = self._load(self.weights)
         self.maker = sample_maker(self.model, self.text)
         self.decoding = whole_decoding(self.maker, greedy())
+        # The format `hub` is checked by names and shapes: it computes nothing of its own.
         self.probe = None if config.format == "hub" else make_probe(self.model, self.maker)
 
     def _load(self, weights: Path) -> VisLlama:
         """Load weights, which also refuses base models that they were not trained with."""
         model, _ = load_weights(weights, self.dtype, plugins=self.config.plugins, models=self.config.paths["models"])
+
+        # These formats have no place for an adapter beside the weights.
         if self.config.format in ("llava", "language_model"):
             model.merge_adapter()
         return model.eval()
 
     def write(self, folder: Path) -> None:
         """Write the format's files."""
-        whole = (self.text, self.decoding["eos_token_id"], self.decoding["max_new_tokens"], self.config.max_shard_size)
+        assert self.model is not None  # `read_back`, which drops it, comes later
+        end_ids = self.decoding["eos_token_id"]
+        max_new_tokens = self.decoding["max_new_tokens"]
+        max_shard_size = self.config.max_shard_size
+
         match self.config.format:
             case "llava":
-                write_llava(folder, self.model, *whole)
+                write_llava(folder, self.model, self.text, end_ids, max_new_tokens, max_shard_size)
             case "language_model":
-                write_language_model(folder, self.model, *whole)
+                write_language_model(folder, self.model, self.text, end_ids, max_new_tokens, max_shard_size)
             case "adapter":
                 arguments = self.description["parts"]["language_model"]["arguments"]
                 write_adapter(folder, self.model, arguments.get("path", ""))
@@ -134,50 +160,49 @@ class _Exported:
                 write_hub(folder, self.weights, self.description, self.dtype)
 
     def read_back(self, folder: Path) -> str:
-        """Read what was written, by the library that it is for, and return what was found as a sentence.
+        """Read the files by the library that they are for, and return the result as a sentence.
+
+        The model is dropped before: two of them may not fit into memory.
 
         Raises:
-            ConfigError: If it cannot be read, or computes something else.
+            ConfigError: If they cannot be read, or compute something else.
         """
-        if self.config.format == "hub":
+        if self.probe is None:
             return self._read_back_hub(folder)
 
-        probe = self.probe
+        assert self.model is not None  # only this method drops it
         source = self.model.language_model_source
-        self.model = None  # two of them may not fit
-        match self.config.format:
-            case "llava":
-                difference = read_back_llava(folder, probe, self.dtype)
-                reader = "transformers: no tensor is missing, none is unknown, and"
-            case "language_model":
-                difference = read_back_language_model(folder, probe, self.dtype)
-                reader = "transformers: no tensor is missing, none is unknown, and"
-            case "adapter":
-                difference = read_back_adapter(folder, probe, lambda: source.load(self.dtype))
-                reader = "PEFT over the base model:"
-        finding = f"Read back by {reader} the logits differ by at most {difference:.1g}."
+        self.model = None
+        by_transformers = "Read back by transformers: no tensor is missing, none is unknown, and"
+
         if self.config.format == "llava":
-            different = same_prompts(folder, self.maker, probe.logits.shape[-1])
-            finding += f" The chat template makes the run's own ids{_exceptions(different)}."
-        return finding
+            difference = read_back_llava(folder, self.probe, self.dtype)
+            different = same_prompts(folder, self.maker, num_embeddings=self.probe.logits.shape[-1])
+            exceptions = f", but for {', '.join(different)}" if different else ""
+            return (
+                f"{by_transformers} the logits differ by at most {difference:.1g}. The chat template makes the run's "
+                f"own ids{exceptions}."
+            )
+        if self.config.format == "language_model":
+            difference = read_back_language_model(folder, self.probe, self.dtype)
+            return f"{by_transformers} the logits differ by at most {difference:.1g}."
+
+        difference = read_back_adapter(folder, self.probe, load_base=lambda: source.load(self.dtype))
+        return f"Read back by PEFT over the base model: the logits differ by at most {difference:.1g}."
 
     def _read_back_hub(self, folder: Path) -> str:
-        """Read the description and the shapes that were written; the base models may be on the hub alone."""
+        """Check the description and the shapes of the files, and return the result as a sentence.
+
+        The model is built by the run's own description, as the exported one may name base models that only the hub has.
+        """
         description = read_description(folder)
-        trained = read_description(self.weights)
-        model = build_model(
-            trained["parts"], trained["trained"], plugins=self.config.plugins, models=self.config.paths["models"]
-        )
+        model = _build_on_meta(self.config, read_description(self.weights))
         check_tensors(model, folder, description)
         return "Read back by visllama: every trained tensor is there, in its shape."
 
 
-def _exceptions(names: list[str]) -> str:
-    return f", but for {', '.join(names)}" if names else ""
-
-
 def _files_table(folder: Path) -> Table:
-    """Show the files of a folder and their sizes: what an upload would send."""
+    """Return a table of the files of a folder and their sizes, which are what an upload would send."""
     table = Table("file", title=f"{folder}")
     table.add_column("size", justify="right")
     for name, size in list_upload(folder):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,13 @@ def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: 
     """
     others = build_trackers(nodes, plugins)
     trackers = [logger for logger in others if isinstance(logger, Tracker)]
+
+    # Before `keep_metrics`, which drops the rows that say what the trackers were given.
     if first_step and trackers:
-        rank_zero_only(_go_on)(trackers, folder, first_step)
-    table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)  # so that a killed run keeps its rows
+        _continue_trackers(trackers, folder, first_step)
+
+    # Each row is written at once, so that a killed run keeps its rows.
+    table = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
     rank_zero_only(keep_metrics)(table, folder, first_step)
     return [table, *others]
 
@@ -44,7 +48,8 @@ def build_trackers(nodes: Mapping[str, Mapping], plugins: Sequence[str]) -> list
     return [build(node, plugins) for node in nodes.values()]
 
 
-def _go_on(trackers: Sequence[Tracker], folder: Path, first_step: int) -> None:
+@rank_zero_only
+def _continue_trackers(trackers: Sequence[Tracker], folder: Path, first_step: int) -> None:
     """Let trackers continue a run that was stopped, and take no figure twice."""
     logged = logged_names(folder, first_step)
     for tracker in trackers:
@@ -61,13 +66,20 @@ def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: i
         step: The step of the validation, as its figures have it.
     """
     for logger in loggers:
-        if isinstance(logger, Tracker) and "val/loss" not in logger.logged.get(step, ()):
+        if not isinstance(logger, Tracker):
+            continue
+
+        # A tracker that has the validation's loss from before the run was stopped has its pictures too.
+        is_repeated = "val/loss" in logger.logged.get(step, ())
+        if not is_repeated:
             logger.log_pictures("val/pictures", pictures, step)
 
 
 @rank_zero_only
 def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], folder: Path, step: int) -> None:
-    """Send the scores of a run, those of its controls, and its galleries to its loggers; its folder holds them anyway.
+    """Send the scores of a run, those of its controls, and its galleries to its loggers.
+
+    The run's folder holds all of them as well.
 
     Args:
         loggers: The loggers of a run. `metrics.csv` has a row for each step, and takes no scores.
@@ -75,19 +87,28 @@ def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], f
         folder: The run's folder.
         step: The last step of the run.
     """
-    scores, rows = flat_scores(evaluations), score_rows(evaluations)
+    scores = flat_scores(evaluations)
+    if not scores:
+        return
+
+    rows = score_rows(evaluations)
     for logger in loggers:
-        if not scores or isinstance(logger, CSVLogger):
+        if isinstance(logger, CSVLogger):
             continue
 
         logger.log_metrics(scores, step)
         if isinstance(logger, Tracker):
             logger.log_rows("scores", SCORE_COLUMNS, rows, step)
-            for name in evaluations:
-                page = folder / "evaluations" / name / "gallery.html"
-                if page.is_file():
-                    logger.log_page(f"{name}/gallery", page, step)
+            _log_galleries(logger, list(evaluations), folder, step)
         logger.save()
+
+
+def _log_galleries(tracker: Tracker, names: Sequence[str], folder: Path, step: int) -> None:
+    """Send the galleries of a run's evaluations to a tracker, as far as there are any."""
+    for name in names:
+        page = folder / "evaluations" / name / "gallery.html"
+        if page.is_file():
+            tracker.log_page(f"{name}/gallery", page, step)
 
 
 @rank_zero_only
@@ -104,13 +125,16 @@ def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
 
 
 @contextmanager
-def closing(loggers: Sequence[Logger]) -> Iterator[None]:
+def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
     """Close the loggers when the run ends, in whatever way it does, also where its process leaves at once.
 
     Args:
         loggers: The loggers of `build_loggers`.
     """
+    # A preempted process may leave without unwinding, and would skip `finally`.
     preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
+
+    # Any end but a good one or a preemption shows as an error.
     exit_code = 1
     try:
         yield
@@ -125,7 +149,9 @@ def closing(loggers: Sequence[Logger]) -> Iterator[None]:
 
 @rank_zero_only
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
-    """End the runs of trackers that outlive a training: the next job of a sweep would write into the same one.
+    """End the runs of all trackers.
+
+    A run of wandb outlives a training, and the next job of a sweep would write into the same one.
 
     Args:
         loggers: The loggers of `build_loggers`.
@@ -134,7 +160,8 @@ def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
     for logger in loggers:
         if isinstance(logger, Tracker):
             logger.close(exit_code)
-        elif isinstance(logger, WandbLogger):  # of Lightning's, which a YAML of the user's names
+        elif isinstance(logger, WandbLogger):
+            # Lightning's own logger, where a YAML of the user's names it. It leaves wandb's run open.
             from visllama.tracking.wandb_tracker import finish
 
             finish(exit_code)

@@ -1,4 +1,4 @@
-"""Whether a server can be reached, asked for a few seconds and no longer."""
+"""A check of a few seconds at most whether a server can be reached."""
 
 from __future__ import annotations
 
@@ -8,32 +8,46 @@ import urllib.error
 import urllib.request
 
 _REQUEST_S = 4.0
+"""Time limit of the request, in seconds."""
 _ALL_S = 8.0
-"""Most seconds of the whole attempt: the name of the server is looked up with no time limit of ours."""
+"""Time limit of the whole attempt, in seconds: looking up the server's name obeys no limit of the request."""
 
 
 def find_obstacle(address: str) -> str | None:
-    """Return why a web server cannot be reached; None where it answers, whatever it says.
+    """Return why a web server cannot be reached; None where it answers, with whatever status.
 
-    Proxies of the environment are used.
+    Proxies that the environment names are used.
 
     Args:
         address: The address of the server, for example "https://api.wandb.ai".
     """
-    outcome: list[str | None] = []
-    thread = threading.Thread(target=lambda: outcome.append(_ask(address)), daemon=True)
+    outcomes: list[str | None] = []
+
+    def request() -> None:
+        outcomes.append(_request(address))
+
+    # In a thread that is left behind: a look-up of a name can hang for minutes, and cannot be interrupted.
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(_ALL_S)
-    return outcome[0] if outcome else f"no answer from {address} within {_ALL_S:.0f} s"
+    if not outcomes:
+        return f"no answer from {address} within {_ALL_S:.0f} s"
+    return outcomes[0]
 
 
-def _ask(address: str) -> str | None:
+def _request(address: str) -> str | None:
+    """Request an address once, and return what went wrong; None where a server answered."""
     try:
         with urllib.request.urlopen(address, timeout=_REQUEST_S):
             return None
-    except urllib.error.HTTPError:  # it is there, and has nothing at this place
+    except urllib.error.HTTPError:
+        # The server is there, and has nothing at this address.
         return None
-    except (OSError, ValueError) as error:  # URLError is an OSError, and an address may be none
+    except (OSError, ValueError) as error:
+        # A URLError is an OSError; a malformed address raises a ValueError.
         reason = getattr(error, "reason", error)
-        # Whose certificates are believed, the library that talks with it decides.
-        return None if isinstance(reason, ssl.SSLError) else f"{address}: {reason}"
+
+        # The server answered. The library that talks with it may trust other certificates than Python does.
+        if isinstance(reason, ssl.SSLError):
+            return None
+        return f"{address}: {reason}"

@@ -1,4 +1,4 @@
-"""The scores of a run as figures and as the rows of a table."""
+"""The scores of a run, as figures and as the rows of a table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from typing import Any
 SCORE_COLUMNS = ("evaluation", "split", "n", "pictures", "metric", "score", "low", "high")
 """The columns of a table of scores; `low` and `high` are the ends of the 95% interval."""
 _TRUE_PICTURES = "true"
+"""The value of the column `pictures` where a score is no control's: each record was shown with its own picture."""
 
 
 def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return each score by `EVALUATION/METRIC`, and each of a control by `EVALUATION/CONTROL/METRIC`."""
+    """Return each score by `EVALUATION/METRIC`, and each score of a control by `EVALUATION/CONTROL/METRIC`.
+
+    Args:
+        evaluations: The scores, as `metrics.json` has them below `evaluations`.
+    """
     scores = {}
     for name, evaluation in evaluations.items():
         for metric, value in evaluation["metrics"].items():
             scores[f"{name}/{metric}"] = value
+
         for control, values in evaluation.get("controls", {}).items():
             for metric, value in values.items():
-                if not isinstance(value, Mapping):  # as answers are counted by their type
+                # A mapping holds the scores by type of answer, which are too many for a chart each.
+                if not isinstance(value, Mapping):
                     scores[f"{name}/{control}/{metric}"] = value
     return scores
 
@@ -33,8 +40,11 @@ def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     for name, evaluation in evaluations.items():
         about = [name, evaluation.get("split", ""), evaluation.get("n")]
         for metric, value in evaluation["metrics"].items():
-            low, high = evaluation.get("intervals", {}).get(metric) or (None, None)
+            # Evaluations of older releases have no intervals.
+            interval = evaluation.get("intervals", {}).get(metric)
+            low, high = interval or (None, None)
             rows.append([*about, _TRUE_PICTURES, metric, value, low, high])
+
         for control, values in evaluation.get("controls", {}).items():
             for metric, value in values.items():
                 if not isinstance(value, Mapping):

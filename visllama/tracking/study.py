@@ -1,4 +1,4 @@
-"""The trials of a search, in Optuna's journal: what the search and its jobs, which may be elsewhere, both look into."""
+"""The trials of a search, in a journal of Optuna's that the search and its jobs share, also across machines."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 NAME = "search"
-"""The study's name; a journal holds one."""
+"""Name of the study, the only one that a journal holds."""
 _NUM_UNPRUNED = 5
-"""So many trials are never ended early: a median of fewer says little."""
+"""Number of trials that are never ended early: a median of fewer says little."""
 _UNPRUNED_PART = 2
-"""One part in so many of each run is never ended: what warms up slowly, or has a lower rate, is behind there."""
+"""No trial ends before its number of steps divided by this: slow warm-ups and lower rates are behind until then."""
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Open the journal of a search, which is made where there is none."""
+    """Open the journal of a search; a file that is not there is created."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return JournalStorage(JournalFileBackend(str(path)))
 
 
 def cut_broken_line(path: Path) -> None:
-    """Take away the last line of a journal where it was not written to its end; Optuna would append to it.
+    """Remove the last line of a journal where it was not written to its end; Optuna would append to it.
 
     Nobody else may write to the journal meanwhile.
     """
     if not path.is_file():
         return
+
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
+    num_whole_bytes = content.rfind(b"\n") + 1
+    if num_whole_bytes != len(content):
         with path.open("r+b") as file:
-            file.truncate(len(whole))
+            file.truncate(num_whole_bytes)
 
 
 def find_trial(storage: BaseStorage, number: int) -> FrozenTrial:
@@ -46,14 +47,16 @@ def find_trial(storage: BaseStorage, number: int) -> FrozenTrial:
 
 
 def trial_id(storage: BaseStorage, number: int) -> int:
-    """Return the number of a trial that a storage counts by."""
-    return storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(NAME), number)
+    """Return the id by which a storage knows the trial of a number."""
+    study_id = storage.get_study_id_from_name(NAME)
+    return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
 def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -> bool:
-    """Report a loss on validation to a trial, and return whether the trial is to end.
+    """Report a validation loss of a trial, and return whether the trial should end now.
 
-    It is when its best loss so far is worse than the median of the other trials at that step, or no number.
+    It should where its best loss so far is worse than the median of the other trials at that step, or where the loss
+    is not finite. At the run's last step it is never ended, as there is nothing left to save.
 
     Args:
         journal: The file with the trials.
@@ -64,13 +67,19 @@ def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -
     """
     storage = open_journal(journal)
     study = optuna.load_study(study_name=NAME, storage=storage)
+
+    # The search was killed, and has given this trial up: the journal takes no more values of it.
     if find_trial(storage, number).state.is_finished():
-        return False  # the search was killed, and has given this trial up
+        return False
 
     # A pruner takes the direction of the objective, which may be a score, for that of the losses too.
     is_minimized = study.direction == StudyDirection.MINIMIZE
-    storage.set_trial_intermediate_value(trial_id(storage, number), step, loss if is_minimized else -loss)
+    value = loss if is_minimized else -loss
+    storage.set_trial_intermediate_value(trial_id(storage, number), step, value)
+
+    if step >= num_steps:
+        return False
     if not math.isfinite(loss):
-        return step < num_steps
+        return True
     pruner = MedianPruner(n_startup_trials=_NUM_UNPRUNED, n_warmup_steps=num_steps // _UNPRUNED_PART)
-    return step < num_steps and pruner.prune(study, find_trial(storage, number))
+    return pruner.prune(study, find_trial(storage, number))

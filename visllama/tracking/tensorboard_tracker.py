@@ -1,4 +1,4 @@
-"""The tracker of TensorBoard: its files lie in the run's folder."""
+"""The tracker of TensorBoard, whose files lie in the run's folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
+from visllama.tracking.tracker import Picture, Tracker
 
 
 class TensorBoardTracker(Tracker):
@@ -34,6 +34,7 @@ class TensorBoardTracker(Tracker):
         self._steps_with_texts: set[int] = set()
 
     def _make(self, purge_step: int | None) -> TensorBoardLogger:
+        """Build a logger whose file hides what earlier ones hold of a step and later ones; None hides nothing."""
         return TensorBoardLogger(self._folder, name="", version="", default_hp_metric=False, purge_step=purge_step)
 
     @property
@@ -56,12 +57,16 @@ class TensorBoardTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        if not self._first_step and Path(self._folder, "hparams.yaml").is_file():
-            return  # a run that is judged once more, whose configuration is there
+        # A run that is judged once more has its configuration there already.
+        is_written = Path(self._folder, "hparams.yaml").is_file()
+        if is_written and not self._first_step:
+            return
 
         self._inner.log_hyperparams(dict(params))
+
+        # Markdown shows indented lines as they stand.
         text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
-        indented = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it as it stands
+        indented = "\n".join(f"    {line}" for line in text.splitlines())
         self.experiment.add_text("config", indented, self._first_step)
 
     @rank_zero_only
@@ -79,17 +84,28 @@ class TensorBoardTracker(Tracker):
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
         for picture in pictures:
             if picture.image is not None:
+                # The same name at each step: TensorBoard shows the steps of one picture under one slider.
+                tag = f"{name}/{picture.source}/{picture.key}"
                 pixels = np.asarray(picture.image.convert("RGB"))
-                self.experiment.add_image(f"{name}/{picture.source}/{picture.key}", pixels, step, dataformats="HWC")
+                self.experiment.add_image(tag, pixels, step, dataformats="HWC")
+
+        # TensorBoard drops the pictures of the steps that a resumed run repeats, and keeps their texts.
         if step in self._steps_with_texts:
             return
-        columns = [column for column in PICTURE_COLUMNS if column != "picture"]
-        self.log_rows(name, columns, [[getattr(picture, c) for c in columns] for picture in pictures], step)
+
+        columns = ["source", "key", "prompt", "text", "reference"]
+        rows = [(picture.source, picture.key, picture.prompt, picture.text, picture.reference) for picture in pictures]
+        self.log_rows(name, columns, rows, step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        # TensorBoard has no tables of texts; it shows Markdown.
         lines = [columns, ["---"] * len(columns), *rows]
-        table = "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-        self.experiment.add_text(name, table, step)
+        table = []
+        for line in lines:
+            cells = " | ".join(_cell(value) for value in line)
+            table.append(f"| {cells} |")
+
+        self.experiment.add_text(name, "\n".join(table), step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
         self.experiment.add_text(name, f"TensorBoard shows no pages; this one is the file `{path}`", step)
@@ -103,5 +119,12 @@ class TensorBoardTracker(Tracker):
 
 def _cell(value: object) -> str:
     """Return a value as a cell of a Markdown table, where nothing in it is taken for Markdown or HTML."""
-    text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
+    if value is None:
+        text = ""
+    elif isinstance(value, float):
+        text = f"{value:.6g}"
+    else:
+        text = str(value)
+
+    line = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", line)

@@ -1,4 +1,4 @@
-"""What a tracker takes beside the figures that every logger of Lightning's takes: pictures, tables, pages, weights."""
+"""The base class of trackers: loggers that also take pictures, tables, pages and weights."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ PICTURE_COLUMNS = ("source", "key", "picture", "prompt", "text", "reference")
 
 
 class Picture(NamedTuple):
-    """A record of validation with what the model writes about it."""
+    """A validation record with what the model writes about it.
+
+    Attributes:
+        source: The name of the record's data source.
+        key: The record's key in its source.
+        image: The record's first picture; None where it has none.
+        prompt: The question that the model was asked; empty where it writes a caption.
+        text: The text that the model wrote.
+        reference: The text that the record holds.
+    """
 
     source: str
-    """The name of the record's source of data."""
     key: str
     image: Image.Image | None
-    """The record's first picture; None where it has none."""
     prompt: str
-    """The question that the model was asked; empty where it writes a caption."""
     text: str
-    """The text that the model wrote."""
     reference: str
 
 
@@ -51,24 +56,41 @@ class Tracker(Logger):
 
     def without_logged(self, metrics: Mapping[str, float], step: int | None) -> dict[str, float]:
         """Return the figures of a step that the tracker was not given before its run was stopped."""
-        known = self.logged.get(step, set())
+        known = set() if step is None else self.logged.get(step, set())
         return {name: value for name, value in metrics.items() if name not in known}
 
     @abstractmethod
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
-        """Show pictures with captions as a table of `PICTURE_COLUMNS`."""
+        """Show pictures with captions as a table of `PICTURE_COLUMNS`.
+
+        Args:
+            name: The table's name.
+            pictures: The pictures, one a row.
+            step: The optimizer step that they belong to.
+        """
 
     @abstractmethod
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
-        """Show a table of texts and numbers."""
+        """Show a table of texts and numbers.
+
+        Args:
+            name: The table's name.
+            columns: The names of its columns.
+            rows: The rows, each with a value for each column.
+            step: The optimizer step that they belong to.
+        """
 
     @abstractmethod
     def log_page(self, name: str, path: Path, step: int) -> None:
-        """Show an HTML page of the run's folder, or where it lies."""
+        """Show an HTML page of the run's folder, or its path where the tracker shows no pages."""
 
     @abstractmethod
     def log_weights(self, folder: Path) -> None:
-        """Keep the trained weights, where the tracker was configured to."""
+        """Keep the trained weights, where the tracker was configured to.
+
+        Args:
+            folder: The run's `weights/`.
+        """
 
     @abstractmethod
     def close(self, exit_code: int) -> None:

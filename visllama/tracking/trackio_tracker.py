@@ -1,7 +1,7 @@
-"""The tracker of trackio, of which nothing leaves this machine.
+"""The tracker of trackio, which sends nothing from this machine.
 
-trackio reads where its database lies when it is imported, asks the Hugging Face hub who the user is, and prints. So it
-runs in a process of its own for each run, without the user's tokens, offline, and silent (`trackio_writer.py`).
+trackio reads the place of its database when it is imported, asks the Hugging Face hub who the user is, and prints. So
+each run has a process for it, which runs without the user's tokens, offline, and silently (`trackio_writer.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from visllama.console import say
 from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
 
 _END_S = 30.0
+"""Seconds that the process has to write the rest when the run ends."""
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 
 
@@ -50,9 +52,16 @@ class TrackioTracker(Tracker):
         log_weights: bool = False,
     ) -> None:
         super().__init__()
-        self._project, self._group, self._folder = project, group, Path(save_dir)
-        self._run_name = " ".join([name.replace("/", "_"), *([id[-8:]] if id else [])])
+        self._project = project
+        self._group = group
+        self._folder = Path(save_dir)
         self._keeps_weights = log_weights
+
+        # trackio knows a run by its name: runs of one name would become one.
+        self._run_name = name.replace("/", "_")
+        if id:
+            self._run_name += f" {id[-8:]}"
+
         self._params: dict[str, Any] = {}
         self._writer: _Writer | None = None
 
@@ -66,6 +75,7 @@ class TrackioTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        # They are sent with the first message, by which the run begins.
         self._params |= params
 
     @rank_zero_only
@@ -75,11 +85,15 @@ class TrackioTracker(Tracker):
             self._send("figures", values=new, step=step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
-        rows = [list(picture._replace(image=_encode(picture.image))) for picture in pictures]
+        rows = []
+        for picture in pictures:
+            image = _encode(picture.image)
+            rows.append([picture.source, picture.key, image, picture.prompt, picture.text, picture.reference])
         self._send("table", name=name, columns=PICTURE_COLUMNS, rows=rows, step=step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
-        self._send("table", name=name, columns=list(columns), rows=[list(row) for row in rows], step=step)
+        lists = [list(row) for row in rows]
+        self._send("table", name=name, columns=list(columns), rows=lists, step=step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
         self._send("page", name=name, path=str(path.absolute()), step=step)
@@ -94,6 +108,7 @@ class TrackioTracker(Tracker):
             self._writer = None
 
     def _send(self, kind: str, **content: object) -> None:
+        """Send the process a message; the first one starts it, so that a run that logs nothing has none."""
         if self._writer is None:
             self._writer = _Writer(self._folder)
             identity = {"project": self._project, "name": self._run_name, "group": self._group}
@@ -102,7 +117,7 @@ class TrackioTracker(Tracker):
 
 
 class _Writer:
-    """The process that writes for trackio, and the thread that hands it what it writes: training waits for neither.
+    """The process that writes for trackio, and the thread that sends it messages: training waits for neither.
 
     Args:
         folder: The folder of trackio's database.
@@ -122,13 +137,15 @@ class _Writer:
         self._thread.start()
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Hand the process something to write, in its turn."""
+        """Put a message behind those that wait to be sent."""
         self._messages.put(dict(message))
 
     def close(self) -> None:
-        """Wait until all is written; the process ends when there is nothing more to read."""
+        """Wait until everything is written, for a minute at most; a process that is not done then is killed."""
         self._messages.put(None)
         self._thread.join(_END_S)
+
+        # The process ends by itself when its input ends, which the thread has closed.
         try:
             code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -138,17 +155,19 @@ class _Writer:
             say(f"logger.trackio: its process has ended with code {code}: what it shows of this run is not whole")
 
     def _hand_over(self) -> None:
-        try:
-            with self._process.stdin as pipe:
-                while (message := self._messages.get()) is not None:
-                    pipe.write(json.dumps(message) + "\n")
-                    pipe.flush()
-        except OSError:  # the process is gone, which `close` reports
-            pass
+        """Send the process one message after another, until None comes."""
+        pipe = self._process.stdin
+        assert pipe is not None  # as it was started with `stdin=PIPE`
+
+        # A pipe breaks where the process is gone, which `close` reports.
+        with suppress(OSError), pipe:
+            while (message := self._messages.get()) is not None:
+                pipe.write(json.dumps(message) + "\n")
+                pipe.flush()
 
 
 def writer_environment(folder: Path) -> dict[str, str]:
-    """Return the environment of the process that writes: no token, no server, and no question to the hub.
+    """Return the environment of the process that writes, in which it has no token and asks no server.
 
     Args:
         folder: The folder of trackio's database.
@@ -168,7 +187,7 @@ def writer_environment(folder: Path) -> dict[str, str]:
 
 
 def _encode(image: Image.Image | None) -> dict[str, str] | None:
-    """Return a picture as text."""
+    """Return a picture as JSON can hold it: its PNG file in base64."""
     if image is None:
         return None
     buffer = io.BytesIO()

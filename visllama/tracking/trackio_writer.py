@@ -1,4 +1,4 @@
-"""The process that writes for trackio: a line of JSON says what, and the end of the lines that the run has ended."""
+"""The process that writes for trackio: it reads messages, one line of JSON each, until its input ends with the run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from PIL import Image
 
 
 def main() -> None:
-    """Write what comes in, until nothing more does."""
-    # Ctrl-C and SIGTERM go to all that belongs to a run: this ends with the run, when all is written.
+    """Read messages from standard input and log each one, until the input ends."""
+    # These signals reach all processes of a run. This one ends with its input, when everything is written.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
     for line in sys.stdin:
         message = json.loads(line)
-        _WRITE[message["kind"]](message)
+        log = _LOG_BY_KIND[message["kind"]]
+        log(message)
     trackio.finish()
 
 
 def _begin(message: Mapping[str, Any]) -> None:
+    """Begin a run, or continue the one of its name."""
     trackio.init(
         project=message["project"],
         name=message["name"],
@@ -39,37 +42,47 @@ def _begin(message: Mapping[str, Any]) -> None:
 
 
 def _log_figures(message: Mapping[str, Any]) -> None:
+    """Log the figures of a step."""
     trackio.log(message["values"], step=message["step"])
 
 
 def _log_table(message: Mapping[str, Any]) -> None:
+    """Log a table; the caption of a picture is the column `text` of its row."""
+    columns = message["columns"]
     rows = []
     for row in message["rows"]:
-        named = dict(zip(message["columns"], row, strict=True))
-        rows.append([_decode(value, str(named.get("text", ""))) for value in row])
-    table = trackio.Table(columns=list(message["columns"]), data=rows)
+        value_by_column = dict(zip(columns, row, strict=True))
+        caption = str(value_by_column.get("text", ""))
+        rows.append([_decode(value, caption) for value in row])
+
+    table = trackio.Table(columns=list(columns), data=rows)
     trackio.log({message["name"]: table}, step=message["step"])
 
 
 def _decode(value: Any, caption: str) -> Any:
-    """Return a cell; one that holds a picture with its caption."""
+    """Return a cell of a table; an encoded picture becomes trackio's image, with its caption."""
     if not isinstance(value, dict):
         return value
-    image = Image.open(io.BytesIO(base64.b64decode(value["png"])), formats=["PNG"])
+
+    content = base64.b64decode(value["png"])
+    image = Image.open(io.BytesIO(content), formats=["PNG"])
     return trackio.Image(image, caption=caption)
 
 
 def _log_page(message: Mapping[str, Any]) -> None:
-    trackio.log({message["name"]: trackio.Html(message["path"], inject=False)}, step=message["step"])
+    """Log an HTML page."""
+    page = trackio.Html(message["path"], inject=False)
+    trackio.log({message["name"]: page}, step=message["step"])
 
 
 def _log_weights(message: Mapping[str, Any]) -> None:
+    """Log a folder of weights as an artifact."""
     artifact = trackio.Artifact("weights", type="model")
     artifact.add_dir(message["path"])
     trackio.log_artifact(artifact)
 
 
-_WRITE = {
+_LOG_BY_KIND = {
     "begin": _begin,
     "figures": _log_figures,
     "table": _log_table,

@@ -71,7 +71,7 @@ def test_models_are_chosen_by_name():
     shelf = Shelf([Served(name, None, {}, 1) for name in ("a", "b")])
     assert (shelf.choose().name, shelf.choose("b").name, shelf.names) == ("a", "b", ["a", "b"])
     for name in ("c", 5, ["a"], {}):
-        with pytest.raises(ConfigError, match="weights: one of a, b"):
+        with pytest.raises(ConfigError, match="weights: has to be one of a, b"):
             shelf.choose(name)
 
 

@@ -4,13 +4,14 @@
     POST /chat     {"messages": [{"role": ROLE, "text": TEXT, "images"?: [BASE64]}], ...}          ->  {"answer": TEXT}
     GET  /health                                                                      ->  {"weights": [NAME]}
 
-An image is the base64 of a JPEG, PNG, WebP, GIF or BMP file, and nothing else: no path and no address. ROLE is "user",
-"assistant" or, for the first message alone, "system"; the two others take turns, and the last message is the user's.
-The assistant's are taken as said: nothing is remembered between two requests. `weights` is a name of /health, the first
-one without it. Without the other keys the server's own decoding holds; with `temperature` a text is sampled.
+An image is the base64 of a JPEG, PNG, WebP, GIF or BMP file; paths and addresses are refused. ROLE is "user",
+"assistant" or, for the first message alone, "system". User and assistant alternate, and the last message is the user's.
+The server remembers nothing between two requests, so a client sends the assistant's earlier messages too. `weights` is
+a name of /health; without it the first one answers. Without the other keys the server's own decoding holds; with
+`temperature` a text is sampled.
 
-What is wrong with a request is answered by 400 and {"error": MESSAGE}; 413 is too large, 429 too often, 503 too many at
-once.
+A wrong request is answered by 400 and {"error": MESSAGE}; one that is too large by 413, one too many a minute by 429,
+and one that finds too many others waiting by 503.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def add_api(app: FastAPI, models: Shelf, max_bytes: int) -> None:
     Args:
         app: The application.
         models: The models that answer.
-        max_bytes: The largest size of a picture's file.
+        max_bytes: The largest size of a picture's file, in bytes.
     """
 
     async def health(request: Request) -> Response:
@@ -63,11 +64,17 @@ def add_api(app: FastAPI, models: Shelf, max_bytes: int) -> None:
 
 
 async def _answer(request: Request, work: Callable[[object], dict[str, str]]) -> Response:
-    """Work on a request's JSON in a thread, and answer by JSON whatever happens."""
+    """Answer a request by what a function returns for its JSON; an error is answered by JSON too.
+
+    Args:
+        request: The request.
+        work: The function, which runs in a thread of its own: a model would block all other clients.
+    """
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
         return JSONResponse({"error": "the body is no JSON"}, 400)
+
     try:
         return JSONResponse(await run_in_threadpool(work, body))
     except Busy as error:
@@ -82,78 +89,138 @@ async def _answer(request: Request, work: Callable[[object], dict[str, str]]) ->
 def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
     """Return the answer to `POST /caption`.
 
+    Args:
+        body: The request's JSON.
+        models: The models that answer.
+        max_bytes: The largest size of a picture's file, in bytes.
+
     Raises:
-        ConfigError: If the request is wrong, naming the key.
+        ConfigError: If the request is wrong; the message names the key.
     """
-    request = _checked(body, "image")
-    served, decoding = _choices(request, models)
-    with served.turn() as pipeline:  # decoded in here: of many clients one picture at a time fills the memory
-        picture = _picture(request["image"], "image", max_bytes)
-        return {"caption": pipeline.caption(picture, **decoding)}
+    request = _check_keys(body, "image")
+    served, decoding = _choose(request, models)
+
+    # The picture is decoded while the model is held, so that those of waiting clients do not fill the memory.
+    with served.turn() as pipeline:
+        picture = _decode_picture(request["image"], "image", max_bytes)
+        caption = pipeline.caption(picture, **decoding)
+    # One picture, and no list of them, has one caption.
+    assert isinstance(caption, str)
+    return {"caption": caption}
 
 
 def answer_to(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
     """Return the answer to `POST /chat`.
 
+    Args:
+        body: The request's JSON.
+        models: The models that answer.
+        max_bytes: The largest size of a picture's file, in bytes.
+
     Raises:
-        ConfigError: If the request is wrong, naming the key, or the conversation is too long for the model.
+        ConfigError: If the request is wrong, in which case the message names the key, or the conversation is too long
+            for the model.
     """
-    request = _checked(body, "messages")
-    served, decoding = _choices(request, models)
+    request = _check_keys(body, "messages")
+    served, decoding = _choose(request, models)
     with served.turn() as pipeline:
-        turns, pictures = _turns(request["messages"], max_bytes)
+        turns, pictures = _read_messages(request["messages"], max_bytes)
         return {"answer": reply(pipeline, turns, pictures, **decoding)}
 
 
-def _checked(body: object, needed: str) -> dict[str, Any]:
-    known = (needed, "weights", *_SETTINGS)
+def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
+    """Return the body of a request, which is an object of known keys.
+
+    Raises:
+        ConfigError: If it is no object, has an unknown key, or lacks the key that it needs.
+    """
+    known_keys = (needed_key, "weights", *_SETTINGS)
     if not isinstance(body, dict):
-        raise ConfigError(f"the body has to be an object of {', '.join(known)}")
-    unknown = sorted(body.keys() - set(known))
-    if unknown:
-        raise ConfigError(f"{unknown[0][:100]}: no such key: there are {', '.join(known)}")
-    if needed not in body:
-        raise ConfigError(f"{needed}: has to be there")
+        raise ConfigError(f"the body has to be an object of {', '.join(known_keys)}")
+
+    # A misspelt key would otherwise be passed over in silence. A client's own text is cut, as it may be long.
+    unknown_keys = sorted(body.keys() - set(known_keys))
+    if unknown_keys:
+        raise ConfigError(f"{unknown_keys[0][:100]}: no such key: there are {', '.join(known_keys)}")
+    if needed_key not in body:
+        raise ConfigError(f"{needed_key}: has to be there")
     return body
 
 
-def _choices(request: dict[str, Any], models: Shelf) -> tuple[Served, dict[str, Any]]:
-    """Return the model that a request chooses, and the settings of `generate`."""
+def _choose(request: dict[str, Any], models: Shelf) -> tuple[Served, dict[str, Any]]:
+    """Return the model that a request chooses, and the settings of `generate`.
+
+    Raises:
+        ConfigError: If there is no such model, or a setting is out of its range.
+    """
     served = models.choose(request.get("weights"))
-    return served, served.settings(**{name: request.get(name) for name in _SETTINGS})
+    wishes = {name: request.get(name) for name in _SETTINGS}
+    return served, served.settings(**wishes)
 
 
-def _turns(messages: object, max_bytes: int) -> tuple[list[Turn], list[Image.Image]]:
-    """Return the turns of a conversation and the pictures of all of them, in their order."""
+def _read_messages(messages: object, max_bytes: int) -> tuple[list[Turn], list[Image.Image]]:
+    """Return the turns of a conversation, and the pictures of all turns in their order.
+
+    Raises:
+        ConfigError: If a message is wrong; the error names its place.
+    """
     if not isinstance(messages, list) or not messages:
-        raise ConfigError("messages: a list of at least one message")
-    turns, pictures = [], []
+        raise ConfigError("messages: has to be a list of at least one message")
+
+    turns: list[Turn] = []
+    pictures: list[Image.Image] = []
     for number, message in enumerate(messages):
-        where = f"messages[{number}]"
-        if not isinstance(message, dict) or not {"role", "text"} <= message.keys() <= {"role", "text", "images"}:
-            raise ConfigError(f"{where}: an object of role, text and, where there are any, images")
-        role, text, images = message["role"], message["text"], message.get("images", [])
-        if not isinstance(role, str) or role not in _SPEAKERS:
-            raise ConfigError(f"{where}.role: one of {', '.join(_SPEAKERS)}")
-        if not isinstance(text, str):
-            raise ConfigError(f"{where}.text: a text")
-        if not isinstance(images, list) or (images and role != "user"):
-            raise ConfigError(f"{where}.images: a list, of a user's message")
+        place = f"messages[{number}]"
+        turn, images = _read_message(message, place)
+
+        # Refused before any is decoded, as each may fill 150 MB then.
         if len(pictures) + len(images) > MOST_PICTURES:
-            raise ConfigError(f"{where}.images: at most {MOST_PICTURES} pictures in a conversation")
-        pictures += [_picture(image, f"{where}.images[{i}]", max_bytes) for i, image in enumerate(images)]
-        turns.append(Turn(_SPEAKERS[role], text, len(images)))
+            raise ConfigError(f"{place}.images: at most {MOST_PICTURES} pictures in a conversation")
+        for index, image in enumerate(images):
+            pictures.append(_decode_picture(image, f"{place}.images[{index}]", max_bytes))
+        turns.append(turn)
     return turns, pictures
 
 
-def _picture(given: object, where: str, max_bytes: int) -> Image.Image:
-    """Decode base64 of a picture's file; anything else is refused, an address or a path above all."""
-    if not isinstance(given, str):
-        raise ConfigError(f"{where}: the base64 of a picture's file")
+def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
+    """Return the turn that a message is, and its images as they were sent.
+
+    Raises:
+        ConfigError: If the message has other keys, or a value of another type.
+    """
+    needed_keys = {"role", "text"}
+    known_keys = {"role", "text", "images"}
+    if not isinstance(message, dict) or not needed_keys <= message.keys() <= known_keys:
+        raise ConfigError(f"{place}: has to be an object of role, text and, where there are any, images")
+
+    role = message["role"]
+    if not isinstance(role, str) or role not in _SPEAKERS:
+        raise ConfigError(f"{place}.role: has to be one of {', '.join(_SPEAKERS)}")
+    text = message["text"]
+    if not isinstance(text, str):
+        raise ConfigError(f"{place}.text: has to be a text")
+    images = message.get("images", [])
+    if not isinstance(images, list):
+        raise ConfigError(f"{place}.images: has to be a list")
+    if images and role != "user":
+        raise ConfigError(f"{place}.images: only a message of the user has images")
+    return Turn(_SPEAKERS[role], text, len(images)), images
+
+
+def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
+    """Return the picture that a client sent as the base64 of its file.
+
+    Raises:
+        ConfigError: If it is anything else, above all a path or an address, or it is too large.
+    """
+    if not isinstance(encoded, str):
+        raise ConfigError(f"{place}: has to be the base64 of a picture's file")
+
+    # Validated: without it, characters of no base64 would be dropped, and an address could be decoded to something.
     try:
-        content = base64.b64decode(given, validate=True)
+        content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
-        raise ConfigError(f"{where}: no base64: give a file's content, neither a path nor an address") from None
+        raise ConfigError(f"{place}: no base64: give a file's content, neither a path nor an address") from None
     if len(content) > max_bytes:
-        raise ConfigError(f"{where}: larger than {max_bytes / 2**20:g} MB")
-    return read_picture(content, where)
+        raise ConfigError(f"{place}: larger than {max_bytes / 2**20:g} MB")
+    return read_picture(content, place)

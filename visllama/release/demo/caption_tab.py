@@ -13,20 +13,25 @@ from visllama.release.demo.exhibit import Exhibit
 from visllama.release.demo.pictures import read_picture
 from visllama.release.demo.sessions import Session
 
+_Outputs = tuple[str, gr.Radio, gr.Image]
+"""The caption, its words, and the heat map of one of them."""
+
 
 class CaptionTab:
     """The tab that captions a picture at once, and shows where its words looked.
 
     Args:
-        exhibit: What there is to show.
+        exhibit: The models, examples, uploads and sessions.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and what they do to the page that is being built."""
+        """Add the components and their events to the page that is being built."""
         model = self.exhibit.model_choice()
+
+        # Side by side on a wide screen, one below the other on a phone.
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = picture_input()
@@ -34,60 +39,90 @@ class CaptionTab:
                 caption = gr.Textbox(label="Caption", lines=2, elem_classes="caption", elem_id="caption")
                 words = gr.Radio([], label="Where did a word look?", visible=False, elem_id="words")
                 heat = gr.Image(label="Where it looked", visible=False, buttons=["fullscreen"], elem_id="heat")
+
         with gr.Accordion("Settings", open=False):
             settings = self.exhibit.settings()
             again = gr.Button("Caption again")
         examples = self.exhibit.example_row()
-        outputs, nothing = [caption, words, heat], ("", _hidden_words(), _hidden_heat())
+
+        outputs = [caption, words, heat]
         on(
-            picture.change, self._caption, [picture, model, *settings], outputs, nothing, trigger_mode="always_last",
+            picture.change,
+            self._caption,
+            inputs=[picture, model, *settings],
+            outputs=outputs,
+            refused=_nothing(),
+            # Of pictures chosen one after the other, the last one is captioned.
+            trigger_mode="always_last",
             **self.exhibit.model_line(),
-        )  # fmt: skip
+        )
         on(again.click, self._caption_again, [model, *settings], outputs, **self.exhibit.model_line())
+
+        # A heat map is drawn from what the last caption has left, and needs no model.
         on(words.select, self._look, [words], [heat])
         if examples is not None:
             on(examples.select, self.exhibit.example, [], [picture])
 
-    def _caption(self, request: gr.Request, file: object, model: object, *settings: object) -> tuple:
+    def _caption(self, request: gr.Request, file: object, model: object, *settings: object) -> _Outputs:
+        """Caption the picture that was chosen; without one, clear the outputs."""
         session = self.exhibit.session(request)
         session.looked = None
         if not file:
             session.pictures.pop("caption", None)
-            return "", _hidden_words(), _hidden_heat()
+            return _nothing()
+
         session.pictures["caption"], name = self.exhibit.read_upload(file)
         return self._write_caption(session, name, model, settings)
 
-    def _caption_again(self, request: gr.Request, model: object, *settings: object) -> tuple:
+    def _caption_again(self, request: gr.Request, model: object, *settings: object) -> _Outputs:
+        """Caption the last picture again, by the settings that the page has now."""
         session = self.exhibit.session(request)
         if "caption" not in session.pictures:
             raise ConfigError("choose a picture first")
         return self._write_caption(session, "the picture", model, settings)
 
-    def _write_caption(self, session: Session, name: str, model: object, settings: Sequence) -> tuple:
+    def _write_caption(self, session: Session, name: str, model: object, settings: Sequence) -> _Outputs:
+        """Caption the session's picture, and offer its words where the model's attention can be shown."""
         served = self.exhibit.models.choose(model)
         decoding = decoding_of(served, *settings)
         picture = read_picture(session.pictures["caption"], name)
         session.looked = None
+
         with served.turn() as pipeline:
+            # Only image tokens that are patches of the picture have a place in it.
             if not has_patches(pipeline.model):
-                return pipeline.caption(picture, **decoding), _hidden_words(), _hidden_heat()
-            session.looked = caption_and_look(pipeline, picture, decoding)
-        choices = [(word, number) for number, word in enumerate(session.looked.words)]
-        return session.looked.caption, gr.Radio(choices, value=None, visible=bool(choices)), _hidden_heat()
+                caption = pipeline.caption(picture, **decoding)
+                assert isinstance(caption, str)
+                return caption, _hidden_words(), _hidden_heat()
+            looked = caption_and_look(pipeline, picture, decoding)
+
+        session.looked = looked
+        choices = [(word, number) for number, word in enumerate(looked.words)]
+        words = gr.Radio(choices, value=None, visible=bool(choices))
+        return looked.caption, words, _hidden_heat()
 
     def _look(self, request: gr.Request, word: object) -> gr.Image:
+        """Show where a word of the last caption looked; an index that no word has shows nothing."""
         session = self.exhibit.session(request)
         looked = session.looked
         if looked is None or not isinstance(word, int) or not 0 <= word < len(looked.maps):
             return _hidden_heat()
+
         picture = read_picture(session.pictures["caption"], "the picture")
-        seen = heat_map(picture, looked, word)
-        return gr.Image(seen, visible=True, label=f"Where “{looked.words[word]}” looked")
+        image = heat_map(picture, looked, word)
+        return gr.Image(image, visible=True, label=f"Where “{looked.words[word]}” looked")
+
+
+def _nothing() -> _Outputs:
+    """Return the outputs where there is no caption."""
+    return "", _hidden_words(), _hidden_heat()
 
 
 def _hidden_words() -> gr.Radio:
+    """Return the choice of words where there are none."""
     return gr.Radio([], value=None, visible=False)
 
 
 def _hidden_heat() -> gr.Image:
+    """Return the heat map where there is none."""
     return gr.Image(None, visible=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gradio as gr
 
 from visllama.errors import ConfigError
@@ -15,14 +17,14 @@ class CompareTab:
     """The tab that shows what several weights write about the same picture, side by side.
 
     Args:
-        exhibit: What there is to show.
+        exhibit: The models, examples, uploads and sessions.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and what they do to the page that is being built."""
+        """Add the components and their events to the page that is being built."""
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = picture_input()
@@ -31,42 +33,61 @@ class CompareTab:
                 ask = gr.Button("Compare")
                 with gr.Accordion("Settings", open=False):
                     settings = self.exhibit.settings()
+
         with gr.Row():
             names = self.exhibit.models.names
             answers = [gr.Textbox(label=name, lines=3, min_width=240, elem_classes="side") for name in names]
         examples = self.exhibit.example_row()
-        given = [question, *settings]
-        nothing = [""] * len(answers)
+
         on(
-            picture.change, self._compare, [picture, *given], answers, nothing, trigger_mode="always_last",
+            picture.change,
+            self._compare,
+            inputs=[picture, question, *settings],
+            outputs=answers,
+            refused=self._nothing(),
+            # Of pictures chosen one after the other, the last one is written about.
+            trigger_mode="always_last",
             **self.exhibit.model_line(),
-        )  # fmt: skip
+        )
         for event in (ask.click, question.submit):
-            on(event, self._compare_again, given, answers, **self.exhibit.model_line())
+            on(event, self._compare_again, [question, *settings], answers, **self.exhibit.model_line())
         if examples is not None:
             on(examples.select, self.exhibit.example, [], [picture])
 
-    def _compare(self, request: gr.Request, file: object, *given: object) -> list[str]:
+    def _nothing(self) -> list[str]:
+        """Return the outputs where nothing is written: an empty text for each model."""
+        return [""] * len(self.exhibit.models.names)
+
+    def _compare(self, request: gr.Request, file: object, question: object, *settings: object) -> list[str]:
+        """Write about the picture that was chosen; without one, clear the outputs."""
         session = self.exhibit.session(request)
         if not file:
             session.pictures.pop("compare", None)
-            return [""] * len(self.exhibit.models.names)
-        session.pictures["compare"], name = self.exhibit.read_upload(file)
-        return self._write_side_by_side(session, name, *given)
+            return self._nothing()
 
-    def _compare_again(self, request: gr.Request, *given: object) -> list[str]:
+        session.pictures["compare"], name = self.exhibit.read_upload(file)
+        return self._write_side_by_side(session, name, question, settings)
+
+    def _compare_again(self, request: gr.Request, question: object, *settings: object) -> list[str]:
+        """Write about the last picture again, by the question and the settings that the page has now."""
         session = self.exhibit.session(request)
         if "compare" not in session.pictures:
             raise ConfigError("choose a picture first")
-        return self._write_side_by_side(session, "the picture", *given)
+        return self._write_side_by_side(session, "the picture", question, settings)
 
-    def _write_side_by_side(self, session: Session, name: str, question: object, *settings: object) -> list[str]:
+    def _write_side_by_side(self, session: Session, name: str, question: object, settings: Sequence) -> list[str]:
+        """Return the text of each model: the answer to the question or, without one, a caption."""
         picture = read_picture(session.pictures["compare"], name)
-        asked = question.strip() if isinstance(question, str) else ""
+        question = question.strip() if isinstance(question, str) else ""
+
         texts = []
         for served in self.exhibit.models:
             decoding = decoding_of(served, *settings)
             with served.turn() as pipeline:
-                written = pipeline.ask(picture, asked, **decoding) if asked else pipeline.caption(picture, **decoding)
-            texts.append(written)
+                if question:
+                    text = pipeline.ask(picture, question, **decoding)
+                else:
+                    text = pipeline.caption(picture, **decoding)
+            assert isinstance(text, str)
+            texts.append(text)
         return texts

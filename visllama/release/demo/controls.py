@@ -1,4 +1,4 @@
-"""What the tabs of the page are made of: controls that they share, and how an event is answered."""
+"""The controls that the tabs of the page share, and the way in which their events are answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("visllama")
 
 
 class Settings(NamedTuple):
-    """The controls of how a text is written, in the order in which their values come."""
+    """The controls of how a text is generated, in the order in which handlers get their values."""
 
     method: gr.Radio
     num_beams: gr.Slider
@@ -28,10 +28,10 @@ class Settings(NamedTuple):
 
 
 def settings_of(num_new_tokens: int) -> Settings:
-    """Return the controls of how a text is written.
+    """Return the controls of how a text is generated.
 
     Args:
-        num_new_tokens: The largest number of new tokens, until a visitor chooses another.
+        num_new_tokens: The largest number of new tokens until a visitor chooses another, at most 256.
     """
     return Settings(
         gr.Radio(_METHODS, value=_METHODS[0], label="How a text is chosen"),
@@ -44,24 +44,41 @@ def settings_of(num_new_tokens: int) -> Settings:
 def decoding_of(
     served: Served, method: object, num_beams: object, temperature: object, max_new_tokens: object
 ) -> dict[str, Any]:
-    """Return the settings of `generate` that the page's controls stand for.
+    """Return the settings of `generate` for the values of the page's controls.
+
+    Args:
+        served: The model, with the settings that hold where a visitor chooses none.
+        method: The method that was chosen. Any value that the page does not offer leaves what the weights have.
+        num_beams: The number of beams, which "beams" uses.
+        temperature: The temperature, which "sampling" uses.
+        max_new_tokens: The largest number of new tokens.
 
     Raises:
-        ConfigError: If one is none that the page can send.
+        ConfigError: If a number has another type, or is out of its range.
     """
     if method == "sampling":
         return served.settings(num_beams=1, temperature=temperature, max_new_tokens=max_new_tokens)
-    if method in ("beams", "greedy"):
-        return served.settings(num_beams=num_beams if method == "beams" else 1, max_new_tokens=max_new_tokens)
+    if method == "beams":
+        return served.settings(num_beams=num_beams, max_new_tokens=max_new_tokens)
+    if method == "greedy":
+        return served.settings(num_beams=1, max_new_tokens=max_new_tokens)
+
     return served.settings(max_new_tokens=max_new_tokens)
 
 
 def picture_input() -> gr.Image:
-    """Return a place for a picture: dropped, pasted or chosen, and neither an address nor a camera."""
+    """Return an input for a picture that is dropped, pasted or chosen; addresses and cameras are not offered."""
     return gr.Image(
-        type="filepath", format="png", image_mode=None, sources=["upload", "clipboard"], label="Picture", height=320,
-        buttons=[], elem_classes="picture", placeholder="Drop a picture here, paste it, or click to choose one",
-    )  # fmt: skip
+        type="filepath",
+        format="png",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label="Picture",
+        height=320,
+        buttons=[],
+        elem_classes="picture",
+        placeholder="Drop a picture here, paste it, or click to choose one",
+    )
 
 
 def on(
@@ -72,46 +89,56 @@ def on(
     refused: object = None,
     **options: Any,
 ) -> None:
-    """Let a handler answer an event, and show what it refuses as a message.
+    """Let a handler answer an event, and show a message where it refuses.
 
     Args:
-        event: The event, as gradio's components have it.
-        handler: It is called with what the page sent.
-        inputs: The components whose values it takes.
-        outputs: The components that it fills.
-        refused: What they are filled with where it refuses; None leaves them as they are.
-        options: Further ones of gradio's.
+        event: The event of one of gradio's components.
+        handler: The function that is called with the values of the inputs.
+        inputs: The components whose values the handler takes.
+        outputs: The components that the handler fills.
+        refused: The values of the outputs where the handler refuses; None leaves them as they are.
+        options: Further options of gradio's event.
     """
     event(
-        _friendly(handler, gr.skip() if refused is None else refused), list(inputs), list(outputs), preprocess=False,
-        api_visibility="private", show_progress="minimal", **options,
-    )  # fmt: skip
+        _friendly(handler, gr.skip() if refused is None else refused),
+        list(inputs),
+        list(outputs),
+        # The values as the page sent them, so that gradio opens no file (`page.py`).
+        preprocess=False,
+        api_visibility="private",
+        show_progress="minimal",
+        **options,
+    )
 
 
 def _friendly(handler: Callable, refused: object) -> Callable:
-    """Return a handler that shows our errors as a message; any other one is logged, and told in plain words."""
+    """Return a handler that shows a `ConfigError` as a message.
 
-    def tell(error: Exception) -> None:
+    Any other error is logged, and the visitor sees that something went wrong, with no detail of the server.
+    """
+
+    def show(error: Exception) -> None:
         if isinstance(error, ConfigError):
             gr.Warning(html.escape(str(error)))
         else:
             _log.exception("the demo's page")
             raise gr.Error("something went wrong here; the server's terminal says what", print_exception=False)
 
+    # Both keep the handler's signature, by which gradio finds out whether it takes the request or the event.
     @functools.wraps(handler)
-    def answer(*given: object) -> object:
+    def answer(*values: object) -> object:
         try:
-            return handler(*given)
+            return handler(*values)
         except Exception as error:
-            tell(error)
+            show(error)
             return refused
 
     @functools.wraps(handler)
-    def stream(*given: object) -> Iterator:
+    def stream(*values: object) -> Iterator:
         try:
-            yield from handler(*given)
+            yield from handler(*values)
         except Exception as error:
-            tell(error)
+            show(error)
             yield refused
 
     return stream if inspect.isgeneratorfunction(handler) else answer

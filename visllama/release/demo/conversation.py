@@ -1,4 +1,4 @@
-"""A conversation as HTML: every word escaped, pictures inside the page."""
+"""A conversation as HTML, in which every word is escaped and pictures are part of the page."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _HINT = "Ask about pictures: add one or several, and type a question."
 
 
 class ShownTurn(NamedTuple):
-    """What the page shows of a turn.
+    """A turn as the page shows it.
 
     Attributes:
         speaker: "you" or "model".
-        text: The words.
-        thumbnails: The pictures, as addresses that hold them.
+        text: The words of the turn.
+        thumbnails: The pictures of the turn, as `data:` addresses.
     """
 
     speaker: str
@@ -29,23 +29,40 @@ class ShownTurn(NamedTuple):
 
 
 def shown_turn(speaker: str, text: str, pictures: Sequence[Image.Image] = ()) -> ShownTurn:
-    """Return what the page shows of a turn."""
-    return ShownTurn(speaker, text, tuple(map(_thumbnail, pictures)))
+    """Return a turn as the page shows it.
+
+    Args:
+        speaker: "you" or "model".
+        text: The words of the turn.
+        pictures: The pictures of the turn, in any size.
+    """
+    thumbnails = tuple(_thumbnail(picture) for picture in pictures)
+    return ShownTurn(speaker, text, thumbnails)
 
 
 def as_page(turns: Sequence[ShownTurn]) -> str:
-    """Return the HTML of a conversation, the last turn first: the page turns it round, and so stays at its end."""
-    said = "".join(map(_paragraph, reversed(turns))) or f'<p class="hint">{_HINT}</p>'
-    return f'<div class="talk" role="log" aria-live="polite" tabindex="0">{said}</div>'
+    """Return the HTML of a conversation, the last turn first.
+
+    The page's style reverses the order again, by which a browser stays at the end when a turn is added.
+    """
+    paragraphs = "".join(_paragraph(turn) for turn in reversed(turns))
+    content = paragraphs or f'<p class="hint">{_HINT}</p>'
+    return f'<div class="talk" role="log" aria-live="polite" tabindex="0">{content}</div>'
 
 
 def _paragraph(turn: ShownTurn) -> str:
+    """Return the HTML of a turn."""
     pictures = "".join(f'<img src="{address}" alt="picture">' for address in turn.thumbnails)
+    # An empty bubble would look as if the answer were still to come.
     text = html.escape(turn.text) or "<i>(nothing)</i>"
     return f'<p class="{turn.speaker}">{pictures}{text}</p>'
 
 
 def _thumbnail(picture: Image.Image) -> str:
+    """Return a small copy of a picture as a `data:` address."""
     small = picture.copy()
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
-    return data_address(small, "png" if max(picture.size) < _THUMBNAIL_PX else "jpeg")
+
+    # JPEG would blur a drawing of a few pixels.
+    file_format = "png" if max(picture.size) < _THUMBNAIL_PX else "jpeg"
+    return data_address(small, file_format)

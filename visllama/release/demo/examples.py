@@ -1,4 +1,4 @@
-"""Pictures that are ready to be clicked: of the embedded world, or of the run's own galleries."""
+"""Example pictures for a visitor to click: scenes of the embedded world, or pictures of the run's galleries."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ NUM_EXAMPLES = 6
 
 
 def find_examples(weights: Path, is_of_scenes: bool) -> list[Image.Image]:
-    """Return some pictures that a model can say something about; none where there are none.
+    """Return pictures of the kind that a model was trained on; none where its run has no galleries.
 
     Args:
-        weights: The model's folder. The galleries of its run, if any, lie beside it.
-        is_of_scenes: Whether the model has learned on the embedded world.
+        weights: The folder of the weights. The galleries of their run, if any, lie beside it.
+        is_of_scenes: Whether the model was trained on the embedded world.
     """
     if is_of_scenes:
         source = ScenesSource("test", NUM_EXAMPLES, 1)
         return [source[index]["image"] for index in range(NUM_EXAMPLES)]
+
     pictures: list[Image.Image] = []
     for page in sorted(weights.resolve().parent.glob("evaluations/*/gallery.html")):
         pictures += read_gallery(page, NUM_EXAMPLES - len(pictures))
@@ -29,13 +30,17 @@ def find_examples(weights: Path, is_of_scenes: bool) -> list[Image.Image]:
 
 
 def read_gallery(page: Path, count: int) -> list[Image.Image]:
-    """Return at most so many different pictures of a gallery; whatever is odd in it is passed over.
+    """Return different pictures of a gallery; those that cannot be read are passed over.
 
     Args:
-        page: The file, which somebody else may have written.
+        page: The gallery's file, which somebody else may have written.
         count: The largest number of pictures.
     """
-    addresses = [address for card in read_cards(page) for address in card.addresses]
+    addresses: list[str] = []
+    for card in read_cards(page):
+        addresses += card.addresses
+
+    # A picture that several cards show is taken once.
     pictures: list[Image.Image] = []
     for address in dict.fromkeys(addresses):
         if len(pictures) >= count:

@@ -1,4 +1,4 @@
-"""What the tabs of the page work with: models, examples, uploads, and what is remembered of each visitor."""
+"""The state that the tabs of the page share: models, examples, uploads, and the session of each visitor."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from visllama.release.demo.sessions import Session, Sessions
 
 
 def example_path(uploads: Path, index: int) -> Path:
-    """Return where an example's file lies: beside the folder of uploads."""
+    """Return the path of an example's file, which lies beside the folder of uploads and is not deleted with them."""
     return uploads.parent / f"example_{index}.png"
 
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What the tabs of the page work with.
+    """The state that the tabs of the page share.
 
     Attributes:
         models: The models.
-        examples: Pictures that are ready to be clicked.
-        uploads: The folder that gradio keeps uploads in.
-        max_bytes: The largest size of a file.
-        sessions: What is remembered of each visitor.
+        examples: Example pictures for a visitor to click.
+        uploads: The folder in which gradio keeps uploads.
+        max_bytes: The largest size of a file, in bytes.
+        sessions: The sessions of all visitors.
     """
 
     models: Shelf
@@ -40,7 +40,7 @@ class Exhibit:
     sessions: Sessions = field(default_factory=Sessions)
 
     def session(self, request: gr.Request) -> Session:
-        """Return what is remembered of a visitor."""
+        """Return a visitor's session."""
         return self.sessions.find(request.session_hash)
 
     def forget(self, request: gr.Request) -> None:
@@ -52,27 +52,37 @@ class Exhibit:
         return read_upload(file, self.uploads, self.max_bytes)
 
     def model_line(self) -> dict[str, Any]:
-        """Return the options of an event that needs a model: all wait in one line, for as many places as models."""
+        """Return the options of an event that needs a model: all wait in one queue, with a place for each model."""
         return {"concurrency_id": "models", "concurrency_limit": len(self.models.names)}
 
     def model_choice(self) -> gr.Dropdown:
-        """Return what a visitor chooses a model by; it is not shown where there is one alone."""
+        """Return the control that chooses a model; it is hidden where there is only one."""
         names = self.models.names
         return gr.Dropdown(names, value=names[0], label="Weights", visible=len(names) > 1)
 
     def settings(self) -> Settings:
-        """Return the controls of how a text is written."""
-        return settings_of(min(256, self.models.choose().decoding.get("max_new_tokens") or 40))
+        """Return the controls of how a text is generated."""
+        num_new_tokens = self.models.choose().decoding.get("max_new_tokens") or 40
+        # The slider ends at 256.
+        return settings_of(min(256, num_new_tokens))
 
     def example_row(self) -> gr.Gallery | None:
         """Return the examples as a row to be clicked; None where there are none."""
         if not self.examples:
             return None
+
         return gr.Gallery(
             [(picture, f"Example {number}") for number, picture in enumerate(self.examples, 1)],
-            label="Examples", columns=6, height="auto", object_fit="contain", allow_preview=False, interactive=False,
-            buttons=[], format="png", elem_classes="examples",
-        )  # fmt: skip
+            label="Examples",
+            columns=6,
+            height="auto",
+            object_fit="contain",
+            allow_preview=False,
+            interactive=False,
+            buttons=[],
+            format="png",
+            elem_classes="examples",
+        )
 
     def example(self, event: gr.SelectData) -> Image.Image:
         """Return the example that was clicked."""
@@ -83,5 +93,8 @@ class Exhibit:
         return example_path(self.uploads, self._clicked(event))
 
     def _clicked(self, event: gr.SelectData) -> int:
-        is_there = isinstance(event.index, int) and 0 <= event.index < len(self.examples)
-        return event.index if is_there else 0
+        """Return the index of the example that was clicked; 0 for an index that no example has."""
+        index = event.index
+        if isinstance(index, int) and 0 <= index < len(self.examples):
+            return index
+        return 0

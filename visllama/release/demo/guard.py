@@ -1,7 +1,8 @@
-"""What stands before the page and its API: who may ask, for what, how much and how often.
+"""The guard before the page and its API, which decides who may ask, for what, how much and how often.
 
-gradio is made to be called from anywhere. This is a server of one address: other names of it (DNS rebinding), other
-origins, routes that the page does not need, and addresses or paths in place of uploads are refused here.
+gradio is made to be called from anywhere. The demo is a server of one address. The guard refuses requests under other
+names (DNS rebinding) and from other origins, routes that the page does not need, and addresses or paths in the place
+of uploads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import base64
 import hmac
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,31 +23,58 @@ from visllama.release.demo.limits import Rate
 from visllama.release.demo.uploads import find_foreign_file, is_own_file
 
 Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+"""The types of ASGI."""
 
 _GRADIO = "/gradio_api"
-_READ = (
-    "/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/health", f"{_GRADIO}/info",
-    f"{_GRADIO}/queue/data", f"{_GRADIO}/startup-events", f"{_GRADIO}/theme.css", f"{_GRADIO}/upload_progress",
-)  # fmt: skip
-_READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{_GRADIO}/heartbeat/", f"{_GRADIO}/file=")
 _FILE = f"{_GRADIO}/file="
-_JOIN, _UPLOAD = f"{_GRADIO}/queue/join", f"{_GRADIO}/upload"
+_JOIN = f"{_GRADIO}/queue/join"
+_UPLOAD = f"{_GRADIO}/upload"
+_READ = (
+    "/",
+    "/config",
+    "/theme.css",
+    "/favicon.ico",
+    "/manifest.json",
+    "/health",
+    f"{_GRADIO}/info",
+    f"{_GRADIO}/queue/data",
+    f"{_GRADIO}/startup-events",
+    f"{_GRADIO}/theme.css",
+    f"{_GRADIO}/upload_progress",
+)
+"""The paths that may be read."""
+_READ_BELOW = ("/assets/", "/static/", "/svelte/", f"{_GRADIO}/heartbeat/")
+"""The beginnings of further paths that may be read."""
 _WRITTEN = (_JOIN, _UPLOAD, f"{_GRADIO}/cancel", f"{_GRADIO}/reset", "/caption", "/chat")
+"""The paths that may be posted to."""
 _MODEL_WORK = ("/caption", "/chat", _JOIN)
+"""The paths whose requests keep a model busy, and are limited for each client."""
 _SLACK_BYTES = 64 * 2**10
-"""Room for what stands around the files of a request."""
+"""Room for the other parts of a request that holds files."""
 _JOIN_BYTES = 2**20
-_MOST_DISCARDED = 4
-"""Times the largest size of a file: what is larger by no more is read to its end before it is refused."""
+"""The largest size of an event of the page, which names uploads and holds none."""
+_MAX_DISCARDED = 4
+"""A refused body of at most this many times the largest file is read to its end before the answer."""
 _CONTENT_POLICY = "; ".join(
     [
-        "default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:", "font-src 'self' data:", "connect-src 'self' data: blob:",
-        "media-src 'self' data: blob:", "worker-src 'self' blob:", "object-src 'none'", "base-uri 'self'",
-        "form-action 'self'", "frame-ancestors 'none'",
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data: blob:",
+        "font-src 'self' data:",
+        "connect-src 'self' data: blob:",
+        "media-src 'self' data: blob:",
+        "worker-src 'self' blob:",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
     ]
-)  # fmt: skip
+)
+"""The sources that a browser may load from: this server alone, and the scripts and styles inside gradio's page."""
 _HEADERS = {
     "content-security-policy": _CONTENT_POLICY,
     "x-content-type-options": "nosniff",
@@ -58,31 +86,33 @@ _HEADERS = {
 
 
 class Refused(Exception):
-    """A request that is not served.
+    """Raised when a request is not served.
 
     Args:
-        status: The HTTP status.
-        reason: What the client is told.
+        status: The HTTP status of the answer.
+        reason: The message for the client.
         headers: Further headers of the answer.
     """
 
     def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(reason)
-        self.status, self.reason, self.headers = status, reason, headers or {}
+        self.status = status
+        self.reason = reason
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is served.
+    """The rules of the guard.
 
     Attributes:
-        is_own_host: Whether a Host header names this server.
-        max_bytes: The largest size of a file.
-        requests_per_minute: Model work of one client.
-        uploads: The folder that uploads lie in.
-        user: The name of HTTP Basic authentication; None asks nobody.
-        password: Its password.
-        body_timeout_s: The longest time that the body of a request may take to come.
+        is_own_host: A function that checks whether a Host header names this server.
+        max_bytes: The largest size of a file, in bytes.
+        requests_per_minute: The largest number of requests for a model's work, for each client.
+        uploads: The folder of uploads.
+        user: The user of HTTP Basic authentication; None asks nobody for a password.
+        password: The password of HTTP Basic authentication.
+        body_timeout_s: The longest time in which the body of a request has to arrive, in seconds.
     """
 
     is_own_host: Callable[[str], bool]
@@ -95,34 +125,36 @@ class Rules:
 
 
 class Guard:
-    """ASGI middleware that serves only what the rules allow.
+    """ASGI middleware that passes on only the requests that the rules allow.
 
     Args:
-        app: What is guarded.
+        app: The application behind the guard.
         rules: The rules.
     """
 
     def __init__(self, app: App, rules: Rules) -> None:
-        self.app, self.rules = app, rules
+        self.app = app
+        self.rules = rules
         self._rate = Rate(rules.requests_per_minute, 60)
 
-    async def __call__(self, scope: Message, receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+
+        # The page uses no web sockets.
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
 
         has_begun = False
 
+        # The guard's own refusals get the headers too.
         async def send_safe(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                kept = [(name, value) for name, value in message.get("headers", []) if name.decode() not in _HEADERS]
-                added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = {**message, "headers": kept + added}
+                message = {**message, "headers": _with_safe_headers(message.get("headers", []))}
             await send(message)
 
         try:
@@ -132,118 +164,186 @@ class Guard:
                 self._check_join(body, Headers(scope=scope)["host"])
             await self.app(scope, _replay(body, receive), send_safe)
         except Refused as refused:
+            # An answer that has begun cannot become another one.
             if has_begun:
                 raise
             if refused.status == 413:
                 await self._discard(scope, receive)
-            # "detail" is where gradio's page looks for it.
+
+            # gradio's page looks for the message at "detail".
             content = {"error": refused.reason, "detail": refused.reason}
             answer = JSONResponse(content, refused.status, {"connection": "close", **refused.headers})
             await answer(scope, receive, send_safe)
 
     def _check(self, scope: Message) -> None:
-        """Refuse a request for what its head says."""
+        """Check the head of a request.
+
+        Raises:
+            Refused: If the request asks by another name, comes from another origin, lacks the password, asks for a
+                route that is not served, or is one too many.
+        """
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self.rules.is_own_host(hosts[0]):
             raise Refused(421, "this server has another name: ask it by the address that it printed, with its port")
+
+        # Programs send no origin; a browser sends that of the page which asks.
+        own_origin = f"{scope['scheme']}://{hosts[0]}"
         origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"{scope['scheme']}://{hosts[0]}".lower():
+        if origin is not None and origin.lower() != own_origin.lower():
             raise Refused(403, "pages of other origins may not ask this server")
+
+        # The user first: a stranger learns nothing about routes. The rate last: no other refusal counts as a request.
         self._check_user(headers.get("authorization"))
         self._check_route(scope["method"], scope["path"])
         if scope["method"] == "POST" and scope["path"] in _MODEL_WORK:
-            client = (scope.get("client") or ("",))[0]
-            wait_s = self._rate.wait_s(client)
-            if wait_s > 0:
-                reason = f"more than {self.rules.requests_per_minute} requests a minute: wait {wait_s} s"
-                raise Refused(429, reason, {"retry-after": str(wait_s)})
+            self._check_rate(scope)
 
     def _check_user(self, authorization: str | None) -> None:
+        """Check the user and the password of a request.
+
+        Raises:
+            Refused: If they are needed, and are missing or wrong.
+        """
         if self.rules.user is None:
             return
-        wanted = base64.b64encode(f"{self.rules.user}:{self.rules.password}".encode())
-        kind, _, given = (authorization or "").partition(" ")
-        is_same = hmac.compare_digest(given.strip().encode(), wanted)
+
+        expected = base64.b64encode(f"{self.rules.user}:{self.rules.password}".encode())
+        kind, _, credentials = (authorization or "").partition(" ")
+        # Compared in a time that does not depend on how much of the password is right.
+        is_same = hmac.compare_digest(credentials.strip().encode(), expected)
         if kind.lower() != "basic" or not is_same:
-            raise Refused(
-                401, "give user and password", {"www-authenticate": 'Basic realm="visllama", charset="UTF-8"'}
-            )
+            challenge = {"www-authenticate": 'Basic realm="visllama", charset="UTF-8"'}
+            raise Refused(401, "give user and password", challenge)
 
     def _check_route(self, method: str, path: str) -> None:
-        if method in ("GET", "HEAD"):
-            is_known = path in _READ or path.startswith(_READ_BELOW)
-            if path.startswith(_FILE):
-                is_known = is_own_file(path.removeprefix(_FILE), self.rules.uploads)
+        """Check that the page or the API needs a route.
+
+        Raises:
+            Refused: If they do not.
+        """
+        if method not in ("GET", "HEAD"):
+            is_served = method == "POST" and path in _WRITTEN
+        elif path.startswith(_FILE):
+            is_served = is_own_file(path.removeprefix(_FILE), self.rules.uploads)
         else:
-            is_known = method == "POST" and path.removesuffix("/") in _WRITTEN and not path.endswith("/")
-        if not is_known:
+            is_served = path in _READ or path.startswith(_READ_BELOW)
+
+        # 404 for all of them: a client learns nothing about routes of gradio's that are there and not served.
+        if not is_served:
             raise Refused(404, "there is nothing here")
 
-    async def _read_body(self, scope: Message, receive: Callable) -> bytes:
-        """Read a request's body whole: no larger, and no slower, than it may be."""
+    def _check_rate(self, scope: Message) -> None:
+        """Count a request for a model's work.
+
+        Raises:
+            Refused: If the client has sent too many in the last minute.
+        """
+        address = scope.get("client") or ("",)
+        wait_s = self._rate.wait_s(address[0])
+        if wait_s > 0:
+            reason = f"more than {self.rules.requests_per_minute} requests a minute: wait {wait_s} s"
+            raise Refused(429, reason, {"retry-after": str(wait_s)})
+
+    async def _read_body(self, scope: Message, receive: Receive) -> bytes:
+        """Read the whole body of a request.
+
+        Raises:
+            Refused: If it is too large, comes too slowly or breaks off.
+        """
         if scope["method"] in ("GET", "HEAD"):
             return b""
+
+        # A client may declare no length, or a wrong one: `_collect` counts for itself.
         most = self._largest(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
         if not declared.isdigit() or int(declared) > most:
             raise Refused(413, f"too large: at most {self.rules.max_bytes / 2**20:g} MB")
+
+        collecting = _collect(receive, most, self.rules.max_bytes)
         try:
-            return await asyncio.wait_for(_collect(receive, most, self.rules.max_bytes), self.rules.body_timeout_s)
-        except (TimeoutError, asyncio.TimeoutError):
+            return await asyncio.wait_for(collecting, self.rules.body_timeout_s)
+        except (TimeoutError, asyncio.TimeoutError):  # pyrefly: ignore[unreachable-except-clause]  two before 3.11
             raise Refused(408, "the request came too slowly") from None
 
-    async def _discard(self, scope: Message, receive: Callable) -> None:
-        """Read on over what is refused, so that a client that sends first sees the answer, and no broken connection."""
+    async def _discard(self, scope: Message, receive: Receive) -> None:
+        """Read the rest of a refused request, so that a client that sends first sees the answer, and no broken pipe."""
         declared = Headers(scope=scope).get("content-length", "")
-        if not declared.isdigit() or int(declared) > _MOST_DISCARDED * self.rules.max_bytes:
+        if not declared.isdigit() or int(declared) > _MAX_DISCARDED * self.rules.max_bytes:
             return
+
+        collecting = _collect(receive, 0, 0, keeps=False)
         with suppress(TimeoutError, asyncio.TimeoutError, Refused):
-            await asyncio.wait_for(_collect(receive, 0, 0, keeps=False), self.rules.body_timeout_s)
+            await asyncio.wait_for(collecting, self.rules.body_timeout_s)
 
     def _largest(self, path: str) -> int:
         """Return the largest size of a request's body, in bytes."""
         if path == _UPLOAD:
             return self.rules.max_bytes + _SLACK_BYTES
+        # Base64 writes three bytes as four characters.
         if path in ("/caption", "/chat"):
             return self.rules.max_bytes * 4 // 3 + _SLACK_BYTES
         return _JOIN_BYTES
 
     def _check_join(self, body: bytes, host: str) -> None:
-        """Refuse an event of the page whose files are no uploads of ours: gradio itself would fetch some of them."""
+        """Check that the files that an event of the page names are uploads: gradio itself would fetch some others.
+
+        Raises:
+            Refused: If one is not, or the body is no JSON.
+        """
         try:
             event = json.loads(body)
-            foreign = find_foreign_file(event, self.rules.uploads, host)
+            problem = find_foreign_file(event, self.rules.uploads, host)
         except (ValueError, RecursionError):
             raise Refused(400, "the body is no JSON") from None
-        if foreign is not None:
-            raise Refused(400, foreign)
+
+        if problem is not None:
+            raise Refused(400, problem)
 
 
-async def _collect(receive: Callable, most: int, max_bytes: int, keeps: bool = True) -> bytes:
-    """Read a body to its end; unless `keeps`, nothing of it is kept, and nothing is too much."""
+def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of an answer with those of the guard, which replace the application's own."""
+    kept = [(name, value) for name, value in headers if name.decode() not in _HEADERS]
+    added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+    return kept + added
+
+
+async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = True) -> bytes:
+    """Read a body to its end.
+
+    Args:
+        receive: The function of ASGI that returns the next message.
+        most: The largest size of the body, in bytes.
+        max_bytes: The largest size of a file, which the refusal names.
+        keeps: Whether the body is kept; if false, an empty one is returned, and no size is too large.
+
+    Raises:
+        Refused: If the body is too large, or breaks off.
+    """
     body = bytearray()
-    more = True
-    while more:
+    has_more = True
+    while has_more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Refused(400, "the request broke off")
-        body += message.get("body", b"") if keeps else b""
-        more = message.get("more_body", False)
+
+        if keeps:
+            body += message.get("body", b"")
+        has_more = message.get("more_body", False)
         if len(body) > most:
             raise Refused(413, f"too large: at most {max_bytes / 2**20:g} MB")
     return bytes(body)
 
 
-def _replay(body: bytes, receive: Callable) -> Callable[[], Awaitable[Message]]:
-    """Return a `receive` that hands on a body that was read already, and then what comes."""
-    is_handed_on = False
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a function of ASGI that first returns a body that was read already, and then the messages that follow."""
+    is_returned = False
 
     async def replay() -> Message:
-        nonlocal is_handed_on
-        if is_handed_on:
+        nonlocal is_returned
+        if is_returned:
             return await receive()
-        is_handed_on = True
+        is_returned = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay

@@ -1,7 +1,7 @@
 """The page: captions, a chat, and weights side by side, made of gradio's own components.
 
-Handlers take what the page sent as it is (`preprocess=False`): a file is then read by `images.decode` alone, which
-refuses from its header what is too large, and not by gradio first.
+Handlers take the page's values as they were sent (`preprocess=False`). gradio would decode an uploaded file itself;
+so `images.decode` is the only one to read it, and refuses a picture that is too large by its header.
 """
 
 from __future__ import annotations
@@ -42,15 +42,17 @@ document.addEventListener("paste", event => {
   shown.dispatchEvent(new Event("change", {bubbles: true}));
 });
 </script>"""
-"""A picture that is pasted anywhere on the page goes where it could be dropped; gradio has a button for it alone."""
+"""A script by which a picture can be pasted anywhere on the page; gradio itself has a button for that alone."""
 
 
 def build_page(exhibit: Exhibit) -> gr.Blocks:
     """Return gradio's description of the page."""
     names = exhibit.models.names
-    # An upload is needed from the moment it is chosen until its question is sent, which a person may think about.
+
+    # An upload is deleted after ten minutes: a visitor may take some before the question about it is sent.
     with gr.Blocks(title="visllama", analytics_enabled=False, delete_cache=(60, 600)) as blocks:
         gr.Markdown(f"# visllama\n{html.escape(', '.join(names))}")
+
         with gr.Tab("Caption"):
             CaptionTab(exhibit).build()
         with gr.Tab("Chat"):
@@ -58,5 +60,6 @@ def build_page(exhibit: Exhibit) -> gr.Blocks:
         if len(names) > 1:
             with gr.Tab("Compare"):
                 CompareTab(exhibit).build()
+
         blocks.unload(exhibit.forget)
     return blocks

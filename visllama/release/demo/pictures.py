@@ -1,4 +1,4 @@
-"""Pictures that a client sends: read by our own decoder alone, which refuses what is too large from its header."""
+"""Pictures that a client sends, read by visllama's decoder alone, which refuses one that is too large by its header."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ def read_picture(content: bytes, name: str) -> Image.Image:
     """Decode a picture's file to an upright RGB image.
 
     Args:
-        content: The file.
-        name: What the client calls it.
+        content: The content of the file.
+        name: The client's name for the file, which error messages quote.
 
     Raises:
-        ConfigError: If it is no picture, damaged or too large, in words for the client.
+        ConfigError: If the file is no picture, is damaged or is too large; the message is for the client.
     """
     try:
         return read_image(io.BytesIO(content), name)
     except ConfigError as error:
+        # The cause says whether the picture is too large, which a visitor can mend.
         cause = error.__cause__
         if isinstance(cause, BadRecord) and cause.reason == "pixels":
             raise ConfigError(f"{name} is too large: {cause.detail}") from error
@@ -32,29 +33,36 @@ def read_picture(content: bytes, name: str) -> Image.Image:
 
 
 def read_upload(file: object, folder: Path, max_bytes: int) -> tuple[bytes, str]:
-    """Return the content of an uploaded file, and the name that it had.
+    """Return the content of an uploaded file, and the name that the visitor's file had.
 
     Args:
-        file: What the page says of the file: its path, and the name that it had.
-        folder: Where uploads lie; nothing outside of it is read.
-        max_bytes: The largest size.
+        file: The page's description of the file, with `path` and `orig_name`, or its path alone.
+        folder: The folder of uploads; no file outside of it is read.
+        max_bytes: The largest size of a file, in bytes.
 
     Raises:
-        ConfigError: If it is no upload, is no longer there, or is too large.
+        ConfigError: If the file is no upload, is no longer there, or is too large.
     """
-    gone = ConfigError("the picture is no longer there: choose it again")
-    path = file.get("path") if isinstance(file, dict) else file
+    # A path outside of the folder gets the same answer: a client learns nothing about other files.
+    is_gone = ConfigError("the picture is no longer there: choose it again")
+    if isinstance(file, dict):
+        path = file.get("path")
+        original_name = file.get("orig_name")
+    else:
+        path = file
+        original_name = None
+
     if not isinstance(path, str) or not path or "\0" in path:
-        raise gone
+        raise is_gone
     resolved = Path(path).resolve()
     if not resolved.is_relative_to(folder.resolve()):
-        raise gone
+        raise is_gone
+
     try:
         with open_regular(resolved) as opened:
             content = opened.read(max_bytes + 1)
     except (OSError, ValueError):
-        raise gone from None
+        raise is_gone from None
     if len(content) > max_bytes:
         raise ConfigError(f"the file is larger than {max_bytes / 2**20:g} MB")
-    name = file.get("orig_name") if isinstance(file, dict) else None
-    return content, name if isinstance(name, str) else resolved.name
+    return content, original_name if isinstance(original_name, str) else resolved.name

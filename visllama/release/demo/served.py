@@ -1,10 +1,10 @@
-"""The models that are served: one thing at a time each, and so many that wait."""
+"""The models that are served, each to one client at a time, while a limited number of others wait."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,39 +12,47 @@ from typing import Any
 from visllama.errors import ConfigError
 from visllama.inference.pipeline import Pipeline
 
-MOST_BEAMS, MOST_NEW_TOKENS, MOST_TEMPERATURE = 8, 512, 5.0
-"""What a client may ask for at most: one request holds the model that long."""
+MOST_BEAMS = 8
+"""The largest number of beams that a client may ask for: a request holds the model while it runs."""
+MOST_NEW_TOKENS = 512
+"""The largest number of new tokens that a client may ask for."""
+MOST_TEMPERATURE = 5.0
+"""The highest temperature that a client may ask for."""
 MOST_PICTURES = 8
 """The largest number of pictures in a request; each may fill 150 MB when it is decoded."""
 
 
 class Busy(ConfigError):
-    """As many wait for a model as may."""
+    """Raised when as many clients wait for a model as may."""
 
 
 class Served:
     """A model that several clients share.
 
     Args:
-        name: The name that a client chooses it by.
+        name: The name that a client chooses the model by.
         pipeline: The model.
-        decoding: Its settings of `generate` where a client says nothing.
-        max_waiting: The largest number of clients that wait for it.
+        decoding: The settings of `generate` that hold where a client names no others.
+        max_waiting: The largest number of clients that wait for the model.
     """
 
     def __init__(self, name: str, pipeline: Pipeline, decoding: Mapping[str, Any], max_waiting: int) -> None:
-        self.name, self.pipeline, self.decoding = name, pipeline, dict(decoding)
+        self.name = name
+        self.pipeline = pipeline
+        self.decoding = dict(decoding)
         self._max_waiting = max_waiting
         self._num_waiting = 0
         self._count = threading.Lock()
+        """Held while the waiting clients are counted."""
         self._turn = threading.Lock()
+        """Held by the client that uses the model."""
 
     @contextmanager
-    def turn(self) -> Iterator[Pipeline]:
-        """Wait until the model is free, and keep it.
+    def turn(self) -> Generator[Pipeline, None, None]:
+        """Wait until the model is free, and hold it while the context lasts.
 
         Raises:
-            Busy: If too many wait.
+            Busy: If too many clients wait already.
         """
         with self._count:
             if self._num_waiting >= self._max_waiting:
@@ -55,7 +63,8 @@ class Served:
         finally:
             with self._count:
                 self._num_waiting -= 1
-        # Not `with`: what is streamed may be taken up by one thread and ended by another.
+
+        # A plain lock, which another thread may release: gradio may begin a stream in one thread and end it in another.
         try:
             yield self.pipeline
         finally:
@@ -64,33 +73,53 @@ class Served:
     def settings(
         self, num_beams: object = None, temperature: object = None, max_new_tokens: object = None
     ) -> dict[str, Any]:
-        """Return the settings of `generate` for a client's wishes; None leaves what the model has.
+        """Return the settings of `generate` for a client's wishes; those that are None stay as the server has them.
 
         Args:
-            num_beams: 1 is greedy.
-            temperature: Texts are sampled with it.
+            num_beams: The number of beams; 1 is greedy.
+            temperature: The temperature that texts are sampled with.
             max_new_tokens: The largest number of new tokens.
 
         Raises:
-            ConfigError: If one is of another type, or out of its range.
+            ConfigError: If a value has another type, or is out of its range.
         """
         settings = dict(self.decoding)
+
+        # Beams are searched, and not sampled, unless a temperature is asked for too.
         if num_beams is not None:
-            settings |= {"num_beams": _whole("num_beams", num_beams, MOST_BEAMS), "do_sample": False}
+            settings["num_beams"] = _check_whole("num_beams", num_beams, MOST_BEAMS)
+            settings["do_sample"] = False
         if temperature is not None:
-            is_number = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
-            if not is_number or not math.isfinite(temperature) or not 0 < temperature <= MOST_TEMPERATURE:
-                raise ConfigError(f"temperature: a number above 0, and at most {MOST_TEMPERATURE:g}")
-            settings |= {"do_sample": True, "temperature": float(temperature)}
+            settings["temperature"] = _check_temperature(temperature)
+            settings["do_sample"] = True
         if max_new_tokens is not None:
-            settings["max_new_tokens"] = _whole("max_new_tokens", max_new_tokens, MOST_NEW_TOKENS)
+            settings["max_new_tokens"] = _check_whole("max_new_tokens", max_new_tokens, MOST_NEW_TOKENS)
+
         return settings
 
 
-def _whole(key: str, value: object, most: int) -> int:
-    is_whole = isinstance(value, (int, float)) and not isinstance(value, bool) and float(value).is_integer()
+def _check_temperature(value: object) -> float:
+    """Return a temperature that a client sent.
+
+    Raises:
+        ConfigError: If it is no number, or out of its range.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0 < value <= MOST_TEMPERATURE:
+        raise ConfigError(f"temperature: has to be a number above 0, and at most {MOST_TEMPERATURE:g}")
+    return float(value)
+
+
+def _check_whole(key: str, value: object, most: int) -> int:
+    """Return a whole number that a client sent, for which gradio's sliders also send a float.
+
+    Raises:
+        ConfigError: If it is no whole number, or out of its range.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_whole = is_number and float(value).is_integer()
     if not is_whole or not 1 <= value <= most:
-        raise ConfigError(f"{key}: a whole number from 1 to {most}")
+        raise ConfigError(f"{key}: has to be a whole number from 1 to {most}")
     return int(value)
 
 
@@ -112,24 +141,30 @@ class Shelf:
         return iter(self._models.values())
 
     def choose(self, name: object = None) -> Served:
-        """Return the model of this name; None is the first one.
+        """Return the model of a name; the first one where the name is None.
 
         Raises:
-            ConfigError: If there is none of this name.
+            ConfigError: If no model has this name.
         """
         if name is None:
             return next(iter(self))
         if not isinstance(name, str) or name not in self._models:
-            raise ConfigError(f"weights: one of {', '.join(self.names)}")
+            raise ConfigError(f"weights: has to be one of {', '.join(self.names)}")
         return self._models[name]
 
 
 def names_of(folders: Sequence[str | Path]) -> list[str]:
-    """Return a name for each weights folder: NAME/ID of its run, with a number where it comes again."""
+    """Return a name for each weights folder: NAME/ID of its run, with a number where a name is repeated."""
     names: list[str] = []
     for folder in folders:
         path = Path(folder).resolve()
-        name = "/".join(path.parts[-3:-1]) if path.name == "weights" else path.name
-        taken = sum(each == name or each.startswith(f"{name} (") for each in names)
-        names.append(f"{name} ({taken + 1})" if taken else name)
+        name = path.name
+        # All runs call the folder so.
+        if name == "weights":
+            name = "/".join(path.parts[-3:-1])
+
+        earlier = [other for other in names if other == name or other.startswith(f"{name} (")]
+        if earlier:
+            name += f" ({len(earlier) + 1})"
+        names.append(name)
     return names

@@ -1,4 +1,4 @@
-"""The server: the page and the API behind the guard, with a folder for uploads that ends when it does."""
+"""The server: the page and the API behind the guard, and a folder for uploads that is deleted when the server ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,38 +21,42 @@ from visllama.release.demo.served import Shelf
 
 
 @contextmanager
-def upload_folder() -> Iterator[Path]:
+def upload_folder() -> Generator[Path, None, None]:
     """Yield a folder for gradio's uploads, inside a temporary one that is deleted at the end.
 
-    gradio reads its place from the environment; it is set back at the end.
+    gradio reads the folder's path from the environment, which is as before at the end.
     """
-    before = os.environ.get("GRADIO_TEMP_DIR")
+    path_before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="visllama-demo-", ignore_cleanup_errors=True) as temporary:
         uploads = Path(temporary).resolve() / "uploads"
         uploads.mkdir()
+
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         try:
             yield uploads
         finally:
-            if before is None:
+            if path_before is None:
                 del os.environ["GRADIO_TEMP_DIR"]
             else:
-                os.environ["GRADIO_TEMP_DIR"] = before
+                os.environ["GRADIO_TEMP_DIR"] = path_before
 
 
 def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max_mb: float, max_queue: int) -> FastAPI:
-    """Build the page and the API, unguarded.
+    """Build the page and the API, without the guard.
 
     Args:
         models: The models.
-        examples: Pictures that are ready to be clicked.
+        examples: Example pictures for a visitor to click.
         uploads: The folder of `upload_folder`.
         max_mb: The largest size of a file, in MiB.
         max_queue: The largest number of events of the page that wait.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_RUN_HISTORY"] = "False"  # newer ones would keep a visitor's pictures in the browser
-    import gradio as gr  # here: it is an extra, and reads the environment when it is imported
+    # Newer releases would keep a visitor's pictures in the browser.
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
+
+    # Imported here: gradio is an extra, and reads the environment when it is imported.
+    import gradio as gr
 
     from visllama.release.demo.exhibit import Exhibit, example_path
     from visllama.release.demo.page import CSS, FONTS, HEAD, build_page
@@ -63,37 +67,66 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
     blocks = build_page(Exhibit(models, list(examples), uploads, max_bytes))
     blocks.queue(max_size=max_queue, api_open=False)
 
+    # No descriptions of the API: the guard would refuse their routes anyway.
+    without_docs = {"openapi_url": None, "docs_url": None, "redoc_url": None}
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     add_api(app, models, max_bytes)
+
+    # Fonts of the visitor's own machine: gradio's default ones come from Google.
     theme = gr.themes.Default(font=list(FONTS), font_mono=["ui-monospace", "monospace"])
+
+    # Nothing that needs another process, and no errors with the paths of this machine on the page.
     return gr.mount_gradio_app(
-        app, blocks, path="/", footer_links=[], show_error=False, max_file_size=max_bytes,
-        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme, css=CSS, head=HEAD,
-        app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
-    )  # fmt: skip
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        show_error=False,
+        max_file_size=max_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        theme=theme,
+        css=CSS,
+        head=HEAD,
+        app_kwargs=without_docs,
+    )
 
 
 def own_hosts(host: str, port: int) -> Callable[[str], bool]:
-    """Return a function that knows the Host headers by which this server is meant.
+    """Return a function that checks whether a Host header names this server.
 
-    A server of all addresses takes any that is a number: a page elsewhere can have a name point to it, and not that.
+    A server of all addresses accepts any numeric address. A page of somebody else's can make a name point to this
+    server (DNS rebinding), but no number.
+
+    Args:
+        host: The address that the server listens at.
+        port: The port that the server listens at.
     """
     names = {host.lower(), "127.0.0.1", "localhost", "::1"}
     is_everywhere = not host or (_is_address(host) and ipaddress.ip_address(host).is_unspecified)
+    # Others reach such a server by the machine's name.
     if is_everywhere:
         names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
 
     def is_own(header: str) -> bool:
-        name, _, given_port = header.rpartition(":")
-        if not given_port.isdigit():
-            name, given_port = header, "80"
+        name, _, header_port = header.rpartition(":")
+        # Without a port a browser means that of HTTP. An IPv6 address has colons of its own.
+        if not header_port.isdigit():
+            name = header
+            header_port = "80"
+        if int(header_port) != port:
+            return False
+
         name = name.lower().removeprefix("[").removesuffix("]")
-        return int(given_port) == port and (name in names or (is_everywhere and _is_address(name)))
+        return name in names or (is_everywhere and _is_address(name))
 
     return is_own
 
 
 def _is_address(name: str) -> bool:
+    """Return whether a name is a numeric address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -102,12 +135,14 @@ def _is_address(name: str) -> bool:
 
 
 def make_server(app: FastAPI, rules: Rules, started: Callable[[], None]) -> uvicorn.Server:
-    """Return the server of an application, guarded; its `run(sockets=[...])` ends by Ctrl-C, SIGTERM or `should_exit`.
+    """Return a server that puts the guard before an application.
+
+    Its `run(sockets=[...])` ends by Ctrl-C, SIGTERM or `should_exit`.
 
     Args:
-        app: What `build_app` returned.
-        rules: What is served of it.
-        started: It is called when requests are answered.
+        app: The application of `build_app`.
+        rules: The rules of the guard.
+        started: A function that is called when the server begins to answer requests.
     """
 
     class Server(uvicorn.Server):
@@ -116,12 +151,22 @@ def make_server(app: FastAPI, rules: Rules, started: Callable[[], None]) -> uvic
             started()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # Pages that are open are cut off, which is no error of theirs.
+            # uvicorn reports each open page that it cuts off as an error, which it is not.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             await super().shutdown(sockets=sockets)
 
-    config = uvicorn.Config(
-        Guard(app, rules), log_level="error", access_log=False, server_header=False, date_header=False, ws="none",
-        proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=1, h11_max_incomplete_event_size=2**16,
-    )  # fmt: skip
-    return Server(config)
+    # `proxy_headers` off: a client could name another address, and escape the limit of requests a minute.
+    return Server(
+        uvicorn.Config(
+            Guard(app, rules),
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            ws="none",
+            proxy_headers=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=2**16,
+        )
+    )

@@ -1,4 +1,4 @@
-"""Which files a client may name: those that lie in the folder of uploads, and no others."""
+"""The check that a client names no other files than those in the folder of uploads."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _FILE = "/gradio_api/file="
-_MOST_NODES = 10_000
+_MAX_NODES = 10_000
 """The largest number of values in one event of the page."""
+_IS_NO_UPLOAD = "a file is named by the upload that it was, and not by a path or an address"
 
 
 def is_own_file(path: str, uploads: str) -> bool:
-    """Return whether a path is absolute and lies in the folder of uploads, whatever `..` and links it goes through."""
+    """Return whether a path is absolute and leads into the folder of uploads, also through `..` and links."""
     if not path.startswith("/") or path.startswith("//") or "\0" in path:
         return False
     folder = Path(uploads).resolve()
@@ -24,15 +25,17 @@ def find_foreign_file(event: object, uploads: str, host: str) -> str | None:
     Args:
         event: The event's JSON, as gradio's page sends it.
         uploads: The folder of uploads.
-        host: What the client calls this server.
+        host: The name that the client uses for this server, from its Host header.
     """
+    # A list, and no recursion: a client may nest values as deeply as it likes.
     waiting: list[object] = [event]
-    num_seen = 0
+    num_values = 0
     while waiting:
         value = waiting.pop()
-        num_seen += 1
-        if num_seen > _MOST_NODES:
+        num_values += 1
+        if num_values > _MAX_NODES:
             return "more values than the page sends"
+
         if isinstance(value, list):
             waiting += value
         elif isinstance(value, dict):
@@ -44,20 +47,26 @@ def find_foreign_file(event: object, uploads: str, host: str) -> str | None:
 
 
 def _find_problem(value: dict, uploads: str, host: str) -> str | None:
-    path, url = value.get("path"), value.get("url")
+    """Return what is wrong with an object that may describe a file, as gradio's `FileData` does."""
+    path = value.get("path")
     if path is not None:
         if not isinstance(path, str) or not is_own_file(path, uploads):
-            return "a file is named by the upload that it was, and not by a path or an address"
+            return _IS_NO_UPLOAD
         if not Path(path).is_file():
             return "the picture is no longer there: choose it again"
+
+    # gradio itself may fetch an address, whatever the path beside it is.
+    url = value.get("url")
     if url is not None and not _is_own_address(url, uploads, host):
-        return "a file is named by the upload that it was, and not by a path or an address"
+        return _IS_NO_UPLOAD
     return None
 
 
 def _is_own_address(url: object, uploads: str, host: str) -> bool:
+    """Return whether an address is this server's own address of an upload."""
     if not isinstance(url, str):
         return False
+
     for start in (f"http://{host}{_FILE}", _FILE):
         if url.startswith(start):
             return is_own_file(unquote(url.removeprefix(start)), uploads)

@@ -21,11 +21,11 @@ from visllama.model.locate import locate
 from visllama.release.demo.served import Served, Shelf, names_of
 
 PASSWORD = "VISLLAMA_DEMO_PASSWORD"
-"""The environment variable that holds the password; it stands in no config and in no log."""
+"""The environment variable that holds the password, which no config and no log contains."""
 
 
 def assemble(config: DemoConfig) -> socket.socket:
-    """Check what can be checked without weights, and take the address.
+    """Check everything that can be checked without loading weights, and bind the address.
 
     Returns:
         A socket that is bound to the address.
@@ -33,13 +33,16 @@ def assemble(config: DemoConfig) -> socket.socket:
     Raises:
         ConfigError: If gradio is missing, a key is out of its range, a password is needed, or the address is taken.
     """
+    # Looked for, and not imported, which would take seconds.
     if importlib.util.find_spec("gradio") is None:
         raise ConfigError("visllama demo is an extra, which is not there:  pip install 'visllama[demo]'")
+
     require(as_list(config.weights) != [], "weights=[]: give one weights folder, or several to compare")
     for key in ("max_upload_mb", "requests_per_minute", "max_queue"):
         value = getattr(config, key)
         require(value > 0, f"{key}={value}: must be more than 0")
     require(0 <= config.port < 2**16, f"port={config.port}: must be from 0, which takes a free one, to 65535")
+
     _check_password(config)
     check_machine(config.trainer)
     check_decoding(config.decoding)
@@ -47,7 +50,13 @@ def assemble(config: DemoConfig) -> socket.socket:
 
 
 def demo(config: DemoConfig, listening: socket.socket) -> None:
-    """Serve the page and the API until Ctrl-C or SIGTERM; nothing that was uploaded stays behind."""
+    """Serve the page and the API until Ctrl-C or SIGTERM, and delete all uploads.
+
+    Args:
+        config: The verb's config.
+        listening: The socket of `assemble`.
+    """
+    # Without a handler SIGTERM would end the process with the uploads still there.
     signal.signal(signal.SIGTERM, _end)
     try:
         _serve(config, listening)
@@ -58,33 +67,51 @@ def demo(config: DemoConfig, listening: socket.socket) -> None:
 
 
 def _end(number: int, frame: object) -> None:
-    """End the program by an exception, so that what has to be deleted is."""
+    """End the program by an exception, so that the folder of uploads is deleted on its way."""
     sys.exit(0)
 
 
 def _serve(config: DemoConfig, listening: socket.socket) -> None:
-    from visllama.release.demo.examples import find_examples  # here: they take seconds to import
+    """Load the models, and serve them until the server is stopped."""
+    # Imported here: they take seconds, which a command that `assemble` refuses should not wait for.
+    from visllama.release.demo.examples import find_examples
     from visllama.release.demo.guard import Rules
     from visllama.release.demo.server import build_app, make_server, own_hosts, upload_folder
 
     models = load_models(config)
-    first = next(iter(models))
-    is_of_scenes = getattr(first.pipeline.model.vision_encoder, "path", "") == locate("visllama:clip")
-    examples = find_examples(Path(str(as_list(config.weights)[0])), is_of_scenes)
-    host, port = config.host, listening.getsockname()[1]
+
+    # Weights of the embedded world know drawn scenes alone, and are shown some.
+    encoder = models.choose().pipeline.model.vision_encoder
+    is_of_scenes = getattr(encoder, "path", "") == locate("visllama:clip")
+    first_weights = Path(str(as_list(config.weights)[0]))
+    examples = find_examples(first_weights, is_of_scenes)
+
+    # With port=0 the system has chosen the port.
+    host = config.host
+    port = listening.getsockname()[1]
     with upload_folder() as uploads:
         rules = Rules(
-            own_hosts(host, port), int(config.max_upload_mb * 2**20), config.requests_per_minute, str(uploads),
-            config.user, os.environ.get(PASSWORD, ""),
-        )  # fmt: skip
+            is_own_host=own_hosts(host, port),
+            max_bytes=int(config.max_upload_mb * 2**20),
+            requests_per_minute=config.requests_per_minute,
+            uploads=str(uploads),
+            user=config.user,
+            password=os.environ.get(PASSWORD, ""),
+        )
         app = build_app(models, examples, uploads, config.max_upload_mb, config.max_queue)
-        make_server(app, rules, lambda: say(greeting(host, port))).run(sockets=[listening])
+        server = make_server(app, rules, started=lambda: say(greeting(host, port)))
+        server.run(sockets=[listening])
 
 
 def load_models(config: DemoConfig) -> Shelf:
-    """Load all weights, each under the name of its run."""
+    """Load all weights, each under the name of its run.
+
+    Raises:
+        ConfigError: If a folder holds no weights, or their base models are missing or others.
+    """
     folders = [str(folder) for folder in as_list(config.weights)]
     served = []
+
     with working() as show:
         for name, folder in zip(names_of(folders), folders, strict=True):
             show(f"loading {name}")
@@ -94,48 +121,66 @@ def load_models(config: DemoConfig) -> Shelf:
 
 
 def greeting(host: str, port: int) -> str:
-    """Return what is said when the page is there: where it is, how to reach it from elsewhere, and how to end it."""
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    """Return the text for the terminal when the server has started: its address, how to reach it, how to end it."""
+    # An IPv6 address stands in brackets before a port.
+    bracketed = f"[{host}]" if ":" in host else host
+    address = f"http://{bracketed}:{port}"
     lines = [f"The page: {address}"]
+
+    # Nobody else reaches a loopback address, but through ssh.
     if _is_loopback(host):
-        forward = f"ssh -L {port}:{host if ':' not in host else f'[{host}]'}:{port}"
-        lines.append(f"From elsewhere: {forward} {getpass.getuser()}@{socket.gethostname()}, then the same address")
+        login = f"{getpass.getuser()}@{socket.gethostname()}"
+        lines.append(f"From elsewhere: ssh -L {port}:{bracketed}:{port} {login}, then the same address")
+
     lines.append(f"The API: POST {address}/caption and {address}/chat; visllama/release/README.md describes it")
     lines.append("Ctrl-C ends it")
     return "\n".join(lines)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket at an address that is free.
+    """Return a socket that is bound to an address.
+
+    Args:
+        host: A name or an address of this machine.
+        port: The port; 0 takes a free one.
 
     Raises:
-        ConfigError: If it is taken, naming a free port, or this machine has no such address.
+        ConfigError: If the port is taken, in which case the message names a free one, or this machine has no such
+            address.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(f"host={host}: no address of this machine ({error.strerror})") from error
-    taken = socket.socket(family, kind, protocol)
-    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    family, kind, protocol, _, address = addresses[0]
+    bound = socket.socket(family, kind, protocol)
+    # A server that has just ended leaves its port reserved for a minute.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        taken.bind(address)
+        bound.bind(address)
     except OSError as error:
-        taken.close()
+        bound.close()
         if port == 0:
             raise ConfigError(f"host={host}: cannot be served from here ({error.strerror})") from error
-        with bind(host, 0) as free:
-            other = free.getsockname()[1]
-        raise ConfigError(f"port={port}: cannot be taken ({error.strerror}): port={other} is free") from error
-    return taken
+        with bind(host, 0) as other:
+            free_port = other.getsockname()[1]
+        raise ConfigError(f"port={port}: cannot be taken ({error.strerror}): port={free_port} is free") from error
+    return bound
 
 
 def _check_password(config: DemoConfig) -> None:
-    """Refuse to serve others than this machine's own users without a password."""
+    """Check that others than this machine's own users need a password.
+
+    Raises:
+        ConfigError: If others can reach the server and `user` is not given, or if `user` is given without a password
+            or with a colon.
+    """
     password = os.environ.get(PASSWORD, "")
     if config.user is not None:
-        require(config.user != "" and ":" not in config.user, f"user={config.user}: a name, without a colon")
+        # HTTP Basic separates the name from the password by the first colon.
+        is_name = config.user != "" and ":" not in config.user
+        require(is_name, f"user={config.user}: has to be a name, without a colon")
         require(password != "", f"user={config.user}: set the environment variable {PASSWORD} too")
     elif not _is_loopback(config.host):
         raise ConfigError(
@@ -145,6 +190,7 @@ def _check_password(config: DemoConfig) -> None:
 
 
 def _is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine alone."""
     if host.lower() == "localhost":
         return True
     try:
