@@ -193,7 +193,7 @@ class ShardCache:
             except Exception as error:  # fsspec's file systems raise what they like
                 fault = error if isinstance(error, FailedAttempt) else FailedAttempt(f"{type(error).__name__}: {error}")
             if fault.final or attempt == self.attempts:
-                do = fault.do or "check the network and the server, then resume the run"
+                do = fault.remedy or "check the network and the server, then resume the run"
                 raise FetchError(f"{shown(url)}: {shown(str(fault))} (attempt {attempt} of {self.attempts}); {do}")
             got = 0 if fault.restart else got
             wait_s = min(self.backoff_s * 2 ** (attempt - 1), _LONGEST_WAIT_S) * random.SystemRandom().uniform(0.5, 1)
