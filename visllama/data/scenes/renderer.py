@@ -56,7 +56,7 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, 
     r = s * _RADIUS_PX[thing.size]
     fill = _jittered(_RGB[thing.color], dice)
 
-    # The factors make the shapes look equally large, and keep each within its cell.
+    # The factors make shapes of one size look about equally large.
     if thing.shape in ("circle", "ring"):
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill)
         if thing.shape == "ring":
