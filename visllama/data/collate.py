@@ -100,8 +100,10 @@ class Collator:
         mask = []
         for row in rows:
             num_padding = longest - len(row)
+            # Unlike padding on the right, this one stands before what is read: the mask hides it.
             ids.append([self.pad_token_id] * num_padding + row)
             mask.append([0] * num_padding + [1] * len(row))
+
         return Batch(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
 
     def stack_images(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> UInt8[Tensor, "N 3 H W"]:
@@ -130,6 +132,7 @@ class Collator:
         by_length = sorted(samples, key=lambda sample: len(sample.input_ids))
         starts = range(0, len(by_length), self.micro_batch_size)
         groups = [by_length[start : start + self.micro_batch_size] for start in starts]
+
         return Step(
             micro_batches=[self.training_batch(group) for group in groups],
             dummy=self.training_batch([masked_sample()]),

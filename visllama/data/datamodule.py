@@ -99,6 +99,7 @@ class TrainingSamples(Dataset):
         if place.index is None:
             # The source counts a record as one item: each pass shows another one of those that it holds.
             return item_shown(self.order.seed, place.record, number, num_held)
+
         if num_held != place.num_items:
             raise BadRecord(
                 "text", f"{record['key']}: holds {num_held} items, and its source counts {place.num_items} in it"
@@ -141,14 +142,18 @@ class ValidationSamples(Dataset):
         for index, (name, _) in enumerate(self.places):
             if name != source:
                 continue
+
             with suppress(BadRecord):
                 record = self.record(index)
+                # A picture that is damaged shows only when it is decoded.
                 for image in images_of(record):
                     open_image(image)
                 yield record
 
     def __getitem__(self, index: int) -> Sample:
         name, place = self.places[index]
+
+        # A record that cannot be read goes by its number in the source.
         key = str(place)
         try:
             record = self.record(index)
@@ -208,6 +213,7 @@ class StepLoader:
         self.rank = rank
         self.num_ranks = num_ranks
         self.allow_reorder = allow_reorder
+
         self.step = 0
         self._first = 0
         self.waited_s = 0.0
@@ -219,9 +225,11 @@ class StepLoader:
         # What a state has set holds for one time through: the next one begins at the start.
         self.step = self._first
         self._first = 0
+
         batches = (self._positions(step) for step in range(self.step, self.num_steps))
         # Forks the workers: before there is another thread, whose locks they would inherit held.
         steps = iter(Loader(self.samples, batches, self.collator, self.num_workers))
+
         with self._fetching_ahead():
             while True:
                 started = time.perf_counter()
@@ -229,6 +237,8 @@ class StepLoader:
                 self.waited_s += time.perf_counter() - started
                 if step is None:
                     return
+
+                # Counted before the step is handed out: a state that is saved during it includes its samples.
                 self.step += 1
                 yield step
 
@@ -244,9 +254,11 @@ class StepLoader:
         remote_names = [name for name, source in self.samples.sources.items() if source.is_remote]
         self._reading = True
         threads = [self._remote(name).cache.prefetch(self._coming_shards(name)) for name in remote_names]
+
         try:
             yield
         finally:
+            # What waits in `_coming_shards` for the steps to come ends by this.
             self._reading = False
             for thread in threads:
                 thread.stop(timeout_s=0)
@@ -255,14 +267,17 @@ class StepLoader:
         """Yield the shards of a source that this rank will read, in their order, some steps before their turn."""
         recent: deque[int] = deque(maxlen=_RECENT_SHARDS)
         for step in range(self.step, self.num_steps):
+            # This runs in a thread of its own, while `self.step` goes on in the main thread.
             while step > self.step + _AHEAD_STEPS:
                 if not self._reading:
                     return
                 time.sleep(0.1)
+
             for position in self._positions(step):
                 source, item, _ = self.order.locate(position)
                 if self.order.names[source] != name:
                     continue
+
                 shard = self._remote(name).shard_of_item(item)
                 if shard not in recent:
                     recent.append(shard)
@@ -355,6 +370,7 @@ class TrainingData(pl.LightningDataModule):
         self.val = ValidationSamples(val, makers, num_val_records)
         self.makers = makers
         self.collator = collator
+
         self.order = order
         self.num_steps = num_steps
         self.num_workers = num_workers
@@ -368,6 +384,7 @@ class TrainingData(pl.LightningDataModule):
 
     def _rank(self) -> tuple[int, int]:
         """Return the number of this rank, and the number of ranks."""
+        # Whoever takes a loader without a trainer is alone.
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size

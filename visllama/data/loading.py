@@ -44,6 +44,7 @@ class Loader:
     def __init__(self, samples: Dataset, batches: Iterable[list[int]], collator: Collator, num_workers: int) -> None:
         self.batches = batches
         self.num_workers = num_workers
+        # In a loading process, a Step is packed as well.
         collate = partial(_hand_over, collator, num_workers) if num_workers else collator.step
         self._loader = DataLoader(
             samples,
@@ -189,6 +190,7 @@ def explain_killed(error: RuntimeError) -> ConfigError | None:
     message = str(error)
     if not message.startswith(_KILLED):
         return None
+
     reason = message.splitlines()[0].rstrip(". ")
     return ConfigError(
         f"data.num_workers: a loading process has ended, and nothing more can be loaded ({reason}): most "

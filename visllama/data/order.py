@@ -62,6 +62,7 @@ def mix64(x: np.ndarray | int) -> np.ndarray | int:
 def key(*parts: int) -> int:
     """Return one 64-bit key for several integers, of which the order counts too."""
     folded = 0
+    # A seed may be negative: its lowest 64 bits are taken.
     for part in parts:
         folded = mix64(folded ^ (part & _MASK))
     return folded
@@ -232,8 +233,11 @@ class Order:
         self.global_batch_size = global_batch_size
         self.seed = seed
         self.window = window
+
+        # Positions run over the lanes first, so a step is `rows` rows of all lanes.
         self.lanes = num_lanes(global_batch_size)
         self.rows = global_batch_size // self.lanes
+
         self.shares = shares({name: weights[name] for name in self.names})
         self.sources = [SourceOrder(sizes[name], seed, self.lanes, window, full_shuffle) for name in self.names]
         self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)

@@ -73,6 +73,7 @@ def image_suffixes(suffixes: Iterable[str]) -> list[str]:
 
 
 def _image_number(suffix: str) -> int:
+    """Return the number in a suffix such as "0.jpg"; -1 for one without a number, which comes first."""
     number, dot, _ = suffix.partition(".")
     return int(number) if dot else -1
 
@@ -218,6 +219,7 @@ def _load(text: str) -> Any:
             return value
     except ValueError:
         pass
+
     # There are spaces before the value, or an error, which `json.loads` describes.
     return json.loads(text)
 
@@ -287,6 +289,7 @@ def without_greeting(turns: list[dict]) -> list[dict]:
 
     Conversations that were shared from a chat may begin so. LLaVA's training code leaves that turn out as well.
     """
+    # A system's text may stand before the greeting, and is kept.
     first = 1 if turns and turns[0]["from"] == "system" else 0
     speakers = [turn["from"] for turn in turns[first : first + 2]]
     if speakers != ["gpt", "human"]:
@@ -295,6 +298,7 @@ def without_greeting(turns: list[dict]) -> list[dict]:
 
 
 def _take_turns(speakers: list[str]) -> bool:
+    """Return whether a human and gpt speak in turns, a human first and one of each at least."""
     if speakers and speakers[0] == "system":
         speakers = speakers[1:]
     alternating = ["human", "gpt"] * len(speakers)

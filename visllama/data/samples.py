@@ -81,10 +81,12 @@ class SampleMaker:
         self.tokenizer = tokenizer
         self.transform = transform
         self.prompt = prompt
+
         self.num_image_tokens = num_image_tokens
         self.max_text_tokens = max_text_tokens
         self.template = template
         self.hint = hint
+
         self.num_positions = num_positions
         self.encoder = TextEncoder(tokenizer)
 
@@ -103,6 +105,7 @@ class SampleMaker:
 
     def as_judged(self, prompt: str | None, template: str | Mapping[str, str] | None) -> SampleMaker:
         """Return a maker like this one with an evaluation's own prompt and template, where it has them."""
+        # A copy in either case: the maker itself goes on serving training.
         maker = copy(self) if prompt is None else self.with_prompt(prompt)
         if template is not None:
             maker.template = find_template(template, self.tokenizer)

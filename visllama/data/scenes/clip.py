@@ -50,6 +50,7 @@ def train_clip(
         num_groups: Number of groups.
         lr: The highest learning rate.
     """
+    # Both encoders have heads of 32 values.
     shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
     config = CLIPConfig(
         projection_dim=width,
@@ -71,9 +72,11 @@ def train_clip(
             "eos_token_id": tokenizer.eos_token_id,
         },
     )
+
     model = CLIPModel(config)
     # transformers starts these 20 times smaller than the patches beside them: places would be learned last, if at all.
     nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.3)
+
     losses = _clip_losses(model, tokenizer, batch_size, num_groups, report)
     fit("CLIP", model, losses, num_steps, lr, report)
     return model

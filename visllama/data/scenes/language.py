@@ -146,6 +146,7 @@ def _fact(dice: Dice) -> str:
     shape = dice.pick(SHAPES)
     number = 1 + int(dice.random() * 3)
     place = dice.pick(tuple(PLACES))
+
     facts = (
         f"a {shape} has {_CORNERS[shape]} corners",
         f"{NUMBERS[number + 1]} is more than {NUMBERS[number]}",

@@ -30,11 +30,13 @@ def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+
     texts = [language.document(i) for i in range(num_documents)]
     dice = Dice("tokenizer")
     for _ in range(num_documents // 4):
         instruction = language.instruction(dice)
         texts.append(" ".join(instruction.values()))
+
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>"
@@ -76,6 +78,7 @@ def train_llama(
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
     )
+
     model = LlamaForCausalLM(config)
     losses = _llama_losses(model, tokenizer, num_documents, batch_tokens, report)
     fit("LLaMA", model, losses, num_steps, lr, report)
@@ -96,6 +99,7 @@ def _llama_losses(
         documents.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
         report("LLaMA", 0, 1, f"texts {index + 1} of {num_documents}")
 
+    # Sorted by length, so the last text of a batch is its longest, to which the others are padded.
     documents.sort(key=len)
     batches: list[list[list[int]]] = [[]]
     for ids in documents:

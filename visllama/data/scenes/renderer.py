@@ -60,6 +60,7 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, 
     if thing.shape in ("circle", "ring"):
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill)
         if thing.shape == "ring":
+            # The hole shows the background.
             draw.ellipse((cx - 0.55 * r, cy - 0.55 * r, cx + 0.55 * r, cy + 0.55 * r), background)
     elif thing.shape == "square":
         draw.rectangle((cx - 0.85 * r, cy - 0.85 * r, cx + 0.85 * r, cy + 0.85 * r), fill)
@@ -79,6 +80,7 @@ def render(scene: Scene, dice: Dice) -> Image.Image:
     side = IMAGE_SIZE_PX * _SUPERSAMPLING
     image = Image.new("RGB", (side, side), background)
     draw = ImageDraw.Draw(image)
+
     for thing in scene.things:
         _draw_thing(draw, thing, background, dice)
     return image.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BOX)

@@ -49,10 +49,12 @@ class ScenesSource(Source):
             raise ConfigError(f"holds={holds}: scenes hold {', '.join(_SIZES)}")
         if split not in _SIZES[holds]:
             raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES[holds])}")
+
         self.split = split
         self.holds = holds
         self.num_records = num_records or _SIZES[holds][split]
         self.captions_per_record = captions_per_record or _CAPTIONS[split]
+
         self.fingerprint = f"scenes-{WORLD_VERSION} {split} {holds} {self.captions_per_record}"
         # An instruction is a question without an image.
         kind = "questions" if holds == "instructions" else holds
@@ -122,6 +124,7 @@ class ScenesSource(Source):
                     "id": f"{self.split}-{index:06d}-{kind}",
                 }
             )
+
         return {"questions": records, "facts": notes(scene, dice)}
 
     def _conversation(self, scene: Scene, index: int) -> list[dict[str, str]]:

@@ -65,8 +65,10 @@ class ShardCache:
         self.attempts = attempts
         self.timeout_s = timeout_s
         self.backoff_s = backoff_s
+
         self._began_ns = time.time_ns()
         self._warned = False
+
         with self._disk("the cache"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -369,6 +371,7 @@ class Prefetch(threading.Thread):
                 self._halt.wait(2 * _POLL_S)
             if self._halt.is_set():
                 return
+
             try:
                 self._cache.fetch(url, size, self._halt)
             except Exception as error:
@@ -422,7 +425,9 @@ def _evict(path: Path) -> bool:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
+
     try:
+        # Whoever reads a shard, or downloads a part, holds a lock on it: then this one fails at once.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not _is_at(fd, path):
             return False

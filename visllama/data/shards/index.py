@@ -28,7 +28,9 @@ INDEX_VERSION = 1
 _MOST_TEXT = 2**22
 """Most bytes of a text: JSON of nothing but brackets takes 25 times as many in memory."""
 _MOST_LISTED = 1000
+"""Most damaged places that an index lists; all are counted."""
 _MOST_SCORES = 64
+"""Most names of scores that an index holds: a tar may name others in each record, and each costs a number a record."""
 _TEXTS = ("json", "txt")
 _DTYPES = {
     "first": np.uint32,
@@ -108,6 +110,7 @@ class _Records:
                 torn = True
             elif isinstance(found, Damage):
                 self._fault(found)
+                # Damage of these kinds is a member's own, and spoils the record.
                 if found.reason in ("truncated", "type", "size"):
                     self.spoiled.add(found.key)
             else:
@@ -118,6 +121,8 @@ class _Records:
                         torn = False
                     key = found[0]
                 group.append(found)
+
+        # The last record ends with the tar.
         if group:
             self._add(key, group, torn)
 
@@ -168,6 +173,7 @@ class _Records:
     def _keep(self, key: str, group: list[Found], text: Text) -> None:
         row = len(self.keys)
         self.rows[key] = row
+
         for name, value in text.scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
                 scores = self.scores[name]
@@ -245,6 +251,7 @@ class ShardIndex:
     def num_images(self) -> int:
         """Number of images of all records."""
         texts = [number for number, suffix in enumerate(self.facts["suffixes"]) if suffix in _TEXTS]
+        # Whatever is no text is an image: other members are not indexed.
         is_image = ~np.isin(self.arrays["suffix"], texts)
         return int(is_image.sum())
 
@@ -317,6 +324,7 @@ class ShardIndex:
             with safe_open(path, "np") as file:
                 metadata = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+
             facts = metadata["visllama"]
             index = cls(arrays, json.loads(facts))
             is_good = index.facts["index_version"] == INDEX_VERSION
@@ -330,6 +338,7 @@ class ShardIndex:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
         except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: no index of a shard ({error}): delete it, and it is made anew") from error
+
         if not is_good:
             raise ConfigError(f"{path}: an index of another version, or damaged: delete it, and it is made anew")
         return index
@@ -388,6 +397,8 @@ class ShardIndex:
         for name in ("kinds", "faults"):
             if not all(type(count) is int for count in facts[name].values()):
                 return False
+
+        # Each becomes a `Damage`.
         return all([type(part) for part in fault] == [int, str, str, str] for fault in facts["listed"])
 
     def is_of(self, tar: Path) -> bool:
@@ -413,6 +424,7 @@ def index_shard(tar: Path) -> ShardIndex:
 
 def _pack(records: _Records, facts: dict) -> ShardIndex:
     """Return the index of a tar's records, without those of which members stand elsewhere too."""
+    # For each record, whether it is kept; below, the same for each member.
     keep = np.ones(len(records.keys), bool)
     keep[list(records.partial)] = False
     keys = [key.encode() for key, is_kept in zip(records.keys, keep.tolist(), strict=True) if is_kept]

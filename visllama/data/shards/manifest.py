@@ -155,6 +155,7 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
     check_address(url)
     # Unlike shards, which never change, it may have been written anew.
     cache.path(url).unlink(missing_ok=True)
+
     try:
         with cache.open(url, None) as file:
             return Manifest.parse(address.rstrip("/"), file.read())
@@ -315,8 +316,10 @@ def _fresh(tar: Path, home: Path) -> Row | None:
     try:
         index = ShardIndex.load(home) if home.is_file() else None
     except ConfigError as error:
+        # A damaged index is made anew, and no reason to stop.
         say(f"{error}")
         return None
+
     if index is None or not index.is_of(tar):
         return None
     return index.row

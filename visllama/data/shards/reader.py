@@ -61,6 +61,7 @@ class ShardReader:
             # The cache may hold the index of an older state of the folder.
             self._remote_cache.path(path).unlink(missing_ok=True)
             index = self._load(path)
+
         if not self._is_of(shard, index):
             raise ConfigError(f"{path}: is not of the shard that manifest.json names: delete both, they are made anew")
         return index
@@ -75,6 +76,7 @@ class ShardReader:
 
     def _load(self, path: str) -> ShardIndex:
         if is_remote(path):
+            # An index's size stands nowhere else.
             with self._remote_cache.open(path, None) as file:
                 return ShardIndex.load(Path(file.name))
         return ShardIndex.load(Path(path))

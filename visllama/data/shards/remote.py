@@ -217,6 +217,7 @@ def _failed_status(error: urllib.error.HTTPError) -> FailedAttempt:
         remedy = "check the address"
     else:
         remedy = ""
+
     return FailedAttempt(
         f"HTTP status {code}, {error.reason}",
         remedy,
@@ -256,13 +257,16 @@ def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Generat
     except (ImportError, ValueError) as error:
         package = REMOTE[url.partition(":")[0]]
         raise ConfigError(f"{shown(url)}: needs a package, `pip install {package}` ({error})") from error
+
     try:
         # Otherwise a second attempt would read the first one's listing.
         system.invalidate_cache()
         now = (system.ukey(path),)
         size = system.info(path)["size"]
         total = -1 if size is None else size
+
         with system.open(path, "rb") as file:
+            # Content that has changed meanwhile is read from its start.
             first = file.seek(start if now == stamp else 0)
             yield Body(file.read, first, total, now)
     except (FileNotFoundError, PermissionError) as error:

@@ -65,6 +65,7 @@ class ShardSource(Source):
 
         self.reads_held_out = split != "train" and val_path is None
         _check_fraction(val_fraction)
+
         if self.reads_held_out and not val_fraction:
             raise ConfigError(
                 f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
@@ -155,6 +156,7 @@ class ShardSource(Source):
             BadRecord: If it cannot be read.
         """
         shard = self.shard_of(index)
+        # The row counts the records of the shard that are read; the reader wants the row among all of them.
         row = index - int(self.ends[shard]) + int(self._num_records[shard])
         if self._is_partly_read(shard):
             row = int(self._chosen(shard)[row])
@@ -234,8 +236,10 @@ class ShardSource(Source):
     def _rows(self, shard: int, index: ShardIndex) -> np.ndarray:
         """Return the rows of a shard that are read, in the order of its records."""
         held_out = self.held_out.get(shard, np.empty(0, np.int64))
+        # The filter is for training alone.
         if self.reads_held_out:
             return held_out
+
         passing = _passing(index, self.filter)
         return np.setdiff1d(passing, held_out, assume_unique=True)
 
@@ -255,6 +259,7 @@ class ShardSource(Source):
         records = self.manifest.num_records.copy()
         pairs = self.manifest.num_pairs.copy()
         if self.reads_held_out:
+            # Nothing is read of a shard that holds out nothing.
             records[:] = 0
             pairs[:] = 0
 
@@ -264,6 +269,7 @@ class ShardSource(Source):
             rows = self._rows(shard, index)
             records[shard] = len(rows)
             pairs[shard] = index.arrays["num_pairs"][rows].sum()
+
         return records, pairs
 
     def _why_none(self) -> str:

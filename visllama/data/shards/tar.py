@@ -69,6 +69,8 @@ class TarFile:
         self.size = info.st_size
         self.mtime_ns = info.st_mtime_ns
         self.crc = 0
+
+        # The bytes of the window, and their place in the tar.
         self._start = 0
         self._end = 0
         self._window = b""
@@ -86,6 +88,7 @@ class TarFile:
             self._start = offset
             self._end = offset + len(window)
             self._window = window
+
         first = offset - self._start
         return self._window[first : first + size]
 
