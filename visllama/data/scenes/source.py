@@ -65,7 +65,7 @@ class ScenesSource(Source):
         return self.num_records
 
     @property
-    def item_counts(self) -> list[int]:  # pyrefly: ignore[bad-override]  made when asked for: questions take seconds
+    def item_counts(self) -> list[int]:  # pyrefly: ignore[bad-override]  made when asked for: counting the questions makes them all
         """The number of captions, questions, conversations or instructions in each record."""
         if self.holds == "captions":
             return [self.captions_per_record] * self.num_records
