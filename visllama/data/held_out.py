@@ -15,7 +15,7 @@ from visllama.errors import ConfigError
 MOST_RECORDS = 10_000
 """Records that are held out at most: more would make a validation slower, and its figures hardly surer."""
 MOST_SHARDS = 64
-"""Shards that they lie in at most: the index of each has to be read."""
+"""Shards at most in which held-out records lie: the index of each has to be read."""
 
 
 def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
@@ -32,13 +32,16 @@ def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
     num_records = int(manifest.num_records.sum())
     if num_records == 0:
         return {}
+
     num_wanted = min(max(1, round(fraction * num_records)), MOST_RECORDS)
     if num_wanted == num_records:
+        noun = "record" if num_records == 1 else "records"
         raise ConfigError(
-            f"val_fraction={fraction} holds out {num_wanted} of {num_records} record{'s' * (num_records > 1)}, and "
+            f"val_fraction={fraction} holds out {num_wanted} of {num_records} {noun}, and "
             f"none is left to train on: give other tars as val_path=FILE, or train on all without validation by "
             f"val_fraction=null"
         )
+
     shards = _choose_shards(manifest)
     sizes = manifest.num_records[shards]
     ends = np.cumsum(sizes)
@@ -46,13 +49,20 @@ def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
     # The chosen shards' records stand in one line, and the first places of its permutation are held out.
     line = permutation(int(ends[-1]), *manifest.crc[shards].tolist())
     places = np.sort(line[:num_wanted])
-    numbers = np.searchsorted(ends, places, side="right")
-    rows = places - (ends - sizes)[numbers]
-    return {int(shards[number]): rows[numbers == number] for number in np.unique(numbers)}
+    shard_numbers = np.searchsorted(ends, places, side="right")
+    starts = ends - sizes
+    rows = places - starts[shard_numbers]
+
+    held_out = {}
+    for number in np.unique(shard_numbers):
+        shard = int(shards[number])
+        held_out[shard] = rows[shard_numbers == number]
+    return held_out
 
 
 def _choose_shards(manifest: Manifest) -> np.ndarray:
     """Return the shards whose contents hash lowest, wherever they stand in the manifest."""
     shards = np.flatnonzero(manifest.num_records)
     hashes = mix64(manifest.crc[shards].astype(np.uint64))
-    return shards[np.argsort(hashes, kind="stable")[:MOST_SHARDS]]
+    by_hash = np.argsort(hashes, kind="stable")
+    return shards[by_hash[:MOST_SHARDS]]

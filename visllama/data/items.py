@@ -16,7 +16,7 @@ class ItemPlace(NamedTuple):
     Attributes:
         record: Number of the record.
         index: Number of the item in that record; None where the source does not count items.
-        num_items: Number of items that the source counts in that record; None likewise.
+        num_items: Number of items that the source counts in that record; None where it does not count items.
     """
 
     record: int
@@ -25,7 +25,12 @@ class ItemPlace(NamedTuple):
 
 
 def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
-    """Find an item among records; `ends` is the number of items up to the end of each record."""
+    """Return the place of an item among records.
+
+    Args:
+        ends: The number of items up to the end of each record.
+        item: The item's number.
+    """
     record = int(np.searchsorted(ends, item, side="right"))
     start = int(ends[record - 1]) if record else 0
     return ItemPlace(record, item - start, int(ends[record]) - start)

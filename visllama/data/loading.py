@@ -12,11 +12,11 @@ from __future__ import annotations
 import resource
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,52 +32,61 @@ _KILLED = "DataLoader worker (pid"
 
 
 class Loader:
-    """Steps of a dataset's samples; it can be gone through again.
+    """An iterable of the Steps of a dataset's samples; it can be gone through again.
 
     Args:
         samples: A sample for each position.
         batches: The positions of each Step.
-        collator: Makes the Steps.
-        num_workers: Processes that load; 0 loads in this process.
+        collator: Builds the Steps.
+        num_workers: Number of processes that load; 0 loads in this process.
     """
 
-    def __init__(self, samples: Dataset, batches: Iterable, collator: Collator, num_workers: int) -> None:
-        self.batches, self.num_workers = batches, num_workers
+    def __init__(self, samples: Dataset, batches: Iterable[list[int]], collator: Collator, num_workers: int) -> None:
+        self.batches = batches
+        self.num_workers = num_workers
+        # In a loading process, a Step is packed as well.
+        collate = partial(_hand_over, collator, num_workers) if num_workers else collator.step
         self._loader = DataLoader(
             samples,
             batch_sampler=batches,
-            collate_fn=partial(_hand_over, collator, num_workers) if num_workers else collator.step,
+            collate_fn=collate,
             num_workers=num_workers,
             worker_init_fn=preemption.heed_parent_alone,
         )
 
     def __len__(self) -> int:
-        return len(self.batches)
+        # Lightning asks whether there is a length; batches that are a generator have none, and raise a TypeError.
+        return len(cast("Sized", self.batches))
 
     def __iter__(self) -> Iterator[Step]:
-        """Start the loading processes, at once, and return what goes through their Steps.
+        """Start the loading processes, at once, and return an iterator of their Steps.
 
         Raises:
             ConfigError: If one of them cannot go on, with its reason.
         """
+        # Not in the generator itself, which would start them with its first Step only.
         return self._steps(iter(self._loader))
 
     def _steps(self, loaded: Iterator) -> Iterator[Step]:
         if not self.num_workers:
             yield from loaded
             return
+
         failure = None
         try:
             for step in loaded:
                 yield self._take_over(step)
-        except ConfigError as error:  # out of a loading process it comes wrapped in that process's traceback
-            failure = ConfigError(str(error).strip().rpartition(f"{type(error).__name__}: ")[2])
+        except ConfigError as error:
+            # Out of a loading process it comes wrapped in that process's traceback: its own text is behind its name.
+            _, _, message = str(error).strip().rpartition(f"{type(error).__name__}: ")
+            failure = ConfigError(message)
             error.with_traceback(None)  # torch's frames hold the error and `loaded`, and it holds them
         except RuntimeError as error:
             failure = explain_killed(error)
             if failure is None:
                 raise
             error.with_traceback(None)
+
         # Nothing else holds `loaded` now: letting go of it ends the loading processes at once. Left to the garbage
         # collector, its queues may be closed before it, and it waits five seconds for each, in whatever thread.
         del loaded
@@ -89,7 +98,7 @@ class Loader:
             # Bytes that a process of ours has just written; torch's own queue reads them by the same function.
             return unpack(ForkingPickler.loads(step))
         except (OSError, RuntimeError) as error:
-            raise ConfigError(_say_what_to_set(self.num_workers, "cannot be taken over", error)) from error
+            raise ConfigError(_what_to_set(self.num_workers, "cannot be taken over", error)) from error
 
 
 class Packed(NamedTuple):
@@ -100,36 +109,46 @@ class Packed(NamedTuple):
     layout: list[dict[str, tuple[torch.dtype, torch.Size]]]
     """The dtypes and shapes of each micro-batch's tensors, by name; the last is the dummy's."""
     rest: Mapping
-    """What else the Step holds."""
+    """All other keys of the Step, and their values."""
 
 
 def pack(step: Step) -> Packed:
-    """Put the tensors of a Step into shared memory, one piece a dtype.
+    """Return a Step with its tensors in shared memory, one piece a dtype.
 
     Raises:
         RuntimeError: If there is no room for them, or no file can be opened.
     """
-    batches = [*step["micro_batches"], step["dummy"]]
-    layout = [{name: (tensor.dtype, tensor.shape) for name, tensor in batch.items()} for batch in batches]
+    layout = []
     pieces: dict[torch.dtype, list[Tensor]] = defaultdict(list)
-    for batch in batches:
-        for tensor in batch.values():
+    for tensors in _tensors(step):
+        layout.append({name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()})
+        for tensor in tensors.values():
             pieces[tensor.dtype].append(tensor.reshape(-1))
-    flat = {dtype: torch.cat(tensors).share_memory_() for dtype, tensors in pieces.items()}
-    return Packed(flat, layout, {key: value for key, value in step.items() if key not in ("micro_batches", "dummy")})
+
+    flat = {dtype: torch.cat(flattened).share_memory_() for dtype, flattened in pieces.items()}
+    rest = {key: value for key, value in step.items() if key not in ("micro_batches", "dummy")}
+    return Packed(flat, layout, rest)
+
+
+def _tensors(step: Step) -> list[dict[str, Tensor]]:
+    """Return the tensors of a Step's batches by name; the last batch is the dummy."""
+    batches = [*step["micro_batches"], step["dummy"]]
+    return [cast("dict[str, Tensor]", batch) for batch in batches]
 
 
 def unpack(packed: Packed) -> Step:
     """Return the Step that was packed; its tensors are views of the shared ones."""
     ends = dict.fromkeys(packed.flat, 0)
     batches = []
-    for described in packed.layout:
-        batch = Batch()
-        for name, (dtype, shape) in described.items():
+    for batch_layout in packed.layout:
+        tensors = {}
+        for name, (dtype, shape) in batch_layout.items():
             start = ends[dtype]
             ends[dtype] += shape.numel()
-            batch[name] = packed.flat[dtype][start : ends[dtype]].view(shape)
-        batches.append(batch)
+            piece = packed.flat[dtype][start : ends[dtype]]
+            tensors[name] = piece.view(shape)
+        batches.append(cast("Batch", tensors))
+
     *micro_batches, dummy = batches
     return Step(micro_batches=micro_batches, dummy=dummy, **packed.rest)
 
@@ -140,13 +159,17 @@ def _hand_over(collator: Collator, num_workers: int, samples: list) -> bytes:
     try:
         return bytes(ForkingPickler.dumps(pack(step)))
     except (OSError, RuntimeError) as error:
-        batches = [*step["micro_batches"], step["dummy"]]
-        mib = sum(tensor.nbytes for batch in batches for tensor in batch.values()) / 2**20
-        raise ConfigError(_say_what_to_set(num_workers, f"of {mib:.1f} MiB cannot be handed over", error)) from error
+        num_bytes = sum(tensor.nbytes for tensors in _tensors(step) for tensor in tensors.values())
+        problem = f"of {num_bytes / 2**20:.1f} MiB cannot be handed over"
+        raise ConfigError(_what_to_set(num_workers, problem, error)) from error
 
 
-def _say_what_to_set(num_workers: int, what: str, error: Exception) -> str:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
+def _what_to_set(num_workers: int, problem: str, error: Exception) -> str:
+    """Return the message for a Step that did not come through shared memory: the reason, and what to change."""
+    lines = str(error).splitlines()
+    reason = lines[0] if lines else type(error).__name__
+
+    # Without a free descriptor, Python's error speaks of "ancdata", in which descriptors are handed over.
     if "Too many open files" in reason or "ancdata" in reason:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         remedy = f"raise `ulimit -n` (it is {limit})"
@@ -155,18 +178,21 @@ def _say_what_to_set(num_workers: int, what: str, error: Exception) -> str:
         remedy = f"make {_SHARED_MEMORY} larger ({free:.0f} MiB of it are free; docker's --shm-size)"
     else:
         remedy = "free shared memory"
+
     return (
-        f"data.num_workers={num_workers}: a step {what} by a loading process ({reason}): "
+        f"data.num_workers={num_workers}: a step {problem} by a loading process ({reason}): "
         f"{remedy}, lower stage.global_batch_size, or set data.num_workers=0"
     )
 
 
 def explain_killed(error: RuntimeError) -> ConfigError | None:
-    """Return what a user is told where a loading process has ended; None for any other error."""
-    reason = str(error).splitlines()[0] if str(error).startswith(_KILLED) else None
-    if reason is None:
+    """Return the error that tells a user why a loading process has ended; None for any other error than that."""
+    message = str(error)
+    if not message.startswith(_KILLED):
         return None
+
+    reason = message.splitlines()[0].rstrip(". ")
     return ConfigError(
-        f"data.num_workers: a loading process has ended, and nothing more can be loaded ({reason.rstrip('. ')}): most "
+        f"data.num_workers: a loading process has ended, and nothing more can be loaded ({reason}): most "
         f"often the machine has no memory left: lower data.num_workers, or set it to 0"
     )

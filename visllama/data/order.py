@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -26,17 +26,31 @@ FULL_SHUFFLE = 2**16
 """Sources of up to so many items are shuffled as a whole: for them nothing is far away."""
 PATTERN_ROWS = 1024
 """A lane draws each source exactly its share of so many rows, period by period."""
-_ITEMS, _SHOWN, _WINDOWS, _MIX = 1, 2, 3, 4
+# What a permutation is of: each purpose has a number of its own, so that no two draw alike.
+_ITEMS = 1
+_SHOWN = 2
+_WINDOWS = 3
+_MIX = 4
 _MASK = 2**64 - 1
 
 
+@overload
+def mix64(x: int) -> int: ...
+
+
+@overload
+def mix64(x: np.ndarray) -> np.ndarray: ...
+
+
 def mix64(x: np.ndarray | int) -> np.ndarray | int:
-    """Scramble 64-bit integers (splitmix64's finaliser), one to one."""
-    if isinstance(x, int):  # the same, quicker for one
+    """Return 64-bit integers scrambled, one to one, by the finaliser of splitmix64 (Steele et al. 2014)."""
+    if isinstance(x, int):
+        # The same arithmetic as below; Python's own integers are quicker for a single one.
         x = (x + 0x9E3779B97F4A7C15) & _MASK
         x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
         x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
         return x ^ (x >> 31)
+
     x = x + np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
@@ -46,17 +60,24 @@ def mix64(x: np.ndarray | int) -> np.ndarray | int:
 
 
 def key(*parts: int) -> int:
-    """Fold integers into one key."""
-    k = 0
+    """Return one 64-bit key for several integers, of which the order counts too."""
+    folded = 0
+    # A seed may be negative: its lowest 64 bits are taken.
     for part in parts:
-        k = mix64(k ^ (part & _MASK))
-    return k
+        folded = mix64(folded ^ (part & _MASK))
+    return folded
 
 
 def permutation(n: int, *parts: int) -> np.ndarray:
-    """Permute `range(n)`: the order of its hashes; `parts` name which permutation."""
+    """Return a permutation of `range(n)`: the order of its numbers' hashes.
+
+    Args:
+        n: How many numbers.
+        parts: Which permutation: other parts make another one.
+    """
     place = np.arange(n, dtype=np.uint64)
     hashes = mix64(place + np.uint64(key(*parts)))
+
     # Sorting hashes that carry their place in the lower bits is twice as fast as `argsort`; where two of them differ
     # in those bits alone, it is left to decide.
     bits = np.uint64(max(n - 1, 0).bit_length())
@@ -67,33 +88,47 @@ def permutation(n: int, *parts: int) -> np.ndarray:
 
 
 def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
-    """Choose which of its items a record shows in a pass, where its source counts it as one item.
+    """Return which of its items a record shows in a pass, where its source counts it as one item.
 
     In `num_items` passes each is shown once.
+
+    Args:
+        seed: The seed of the order.
+        record: Number of the record.
+        number: Number of the pass.
+        num_items: Number of items that the record holds.
     """
-    start = key(seed, record, _SHOWN)  # `permutation` of a few, which numpy is slow at
-    return sorted(range(num_items), key=lambda i: mix64((i + start) & _MASK))[number % num_items]
+    # A permutation of a few numbers, at which numpy is slow.
+    start = key(seed, record, _SHOWN)
+    shuffled = sorted(range(num_items), key=lambda item: mix64((item + start) & _MASK))
+    return shuffled[number % num_items]
 
 
 def num_lanes(global_batch_size: int) -> int:
-    """Return the largest divisor of the batch up to `MOST_LANES`."""
-    return max(n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0)
+    """Return the number of lanes: the largest divisor of the global batch size up to `MOST_LANES`."""
+    divisors = [n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0]
+    return max(divisors)
 
 
 def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
-    """Return which samples of a global batch are a rank's: contiguous, together all, none twice, sizes within one."""
-    return range(rank * num_samples // num_ranks, (rank + 1) * num_samples // num_ranks)
+    """Return which samples of a global batch are a rank's.
+
+    They are contiguous. The ranks' shares hold all samples, none twice, and their sizes differ by one at most.
+    """
+    start = rank * num_samples // num_ranks
+    end = (rank + 1) * num_samples // num_ranks
+    return range(start, end)
 
 
 class SourceOrder:
     """Passes over one source's items, each in its own order; in each pass every item comes exactly once.
 
     Args:
-        sizes: Items of each shard.
-        seed: Another seed is another order.
-        lanes: How many run side by side.
-        window: Shards, in length, that a lane shuffles at once.
-        full_shuffle: Up to so many items are shuffled as a whole.
+        sizes: Number of items in each shard.
+        seed: Seed of the order; another seed makes another order.
+        lanes: Number of lanes, which run side by side.
+        window: Length of the stretch that a lane shuffles at once, in shards of average size.
+        full_shuffle: A source of up to so many items is shuffled as a whole.
     """
 
     def __init__(
@@ -101,41 +136,59 @@ class SourceOrder:
     ) -> None:
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
-        self.num_items, self.seed, self.lanes = int(self.sizes.sum()), seed, lanes
+        self.num_items = int(self.sizes.sum())
+        self.seed = seed
+        self.lanes = lanes
         self.is_whole = self.num_items <= max(2 * lanes, full_shuffle)
         self.window_rows = max(1, window * self.num_items // len(self.sizes))
+
+        # Each permutation is kept while its rows come: every lane is in a window of its own, and a pass that ends
+        # overlaps with the next one.
         self._whole = lru_cache(maxsize=2)(self._make_whole)
         self._line = lru_cache(maxsize=3)(self._make_line)
         self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
 
     def locate(self, lane: int, row: int) -> tuple[int, int]:
-        """Return (item, pass) at a lane's row."""
+        """Return what stands at a lane's row: the number of the item, and the number of the pass over the source."""
         if self.is_whole:
             number, place = divmod(row * self.lanes + lane, self.num_items)
-            return int(self._whole(number)[place]), number
+            whole = self._whole(number)
+            return int(whole[place]), number
+
+        # The lane's part of a pass is cut into windows, each shuffled by itself.
         start, end = self._lane(lane)
-        number, row = divmod(row, end - start)
-        window, row_of_window = divmod(row, self.window_rows)
+        number, row_of_pass = divmod(row, end - start)
+        window, row_of_window = divmod(row_of_pass, self.window_rows)
+        shuffled = self._window(number, lane, window)
+        place = start + window * self.window_rows + int(shuffled[row_of_window])
+
+        # The place counts items in a line of shards that is shuffled too.
         shards, ends = self._line(number)
-        place = start + window * self.window_rows + int(self._window(number, lane, window)[row_of_window])
         j = int(np.searchsorted(ends, place, side="right"))
         shard = shards[j]
-        return int(self.starts[shard] + place - ends[j] + self.sizes[shard]), number
+        item = self.starts[shard] + place - ends[j] + self.sizes[shard]
+        return int(item), number
 
     def _lane(self, lane: int) -> tuple[int, int]:
-        return lane * self.num_items // self.lanes, (lane + 1) * self.num_items // self.lanes
+        """Return the first place of a lane in a pass, and the end of its places."""
+        start = lane * self.num_items // self.lanes
+        end = (lane + 1) * self.num_items // self.lanes
+        return start, end
 
     def _make_whole(self, number: int) -> np.ndarray:
         return permutation(self.num_items, self.seed, number, _ITEMS)
 
     def _make_line(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards in the order of a pass, and the number of items up to the end of each."""
         shards = permutation(len(self.sizes), self.seed, number, _ITEMS)
         return shards, np.cumsum(self.sizes[shards])
 
     def _make_window(self, number: int, lane: int, window: int) -> np.ndarray:
         start, end = self._lane(lane)
+        # A lane's last window may be shorter.
         rows = min(self.window_rows, end - start - window * self.window_rows)
-        return permutation(rows, self.seed, number, _WINDOWS, lane, window).astype(np.int32)
+        shuffled = permutation(rows, self.seed, number, _WINDOWS, lane, window)
+        return shuffled.astype(np.int32)
 
 
 class Place(NamedTuple):
@@ -156,12 +209,12 @@ class Order:
     """The samples of a run, drawn from sources in exact shares.
 
     Args:
-        sizes: Items of each shard, for each source.
+        sizes: Number of items in each shard, for each source.
         weights: Each source's share of the samples, to any scale.
-        global_batch_size: Samples a step over all ranks.
-        seed: Another seed is another order.
-        window: Shards, in length, that a lane shuffles at once.
-        full_shuffle: Up to so many items a source is shuffled as a whole.
+        global_batch_size: Number of samples in a step, over all ranks.
+        seed: Seed of the order; another seed makes another order.
+        window: Length of the stretch that a lane shuffles at once, in shards of average size.
+        full_shuffle: A source of up to so many items is shuffled as a whole.
 
     Raises:
         ConfigError: If a source's share is too small to be drawn.
@@ -176,9 +229,15 @@ class Order:
         window: int = 8,
         full_shuffle: int = FULL_SHUFFLE,
     ) -> None:
-        self.names, self.global_batch_size, self.seed, self.window = list(sizes), global_batch_size, seed, window
+        self.names = list(sizes)
+        self.global_batch_size = global_batch_size
+        self.seed = seed
+        self.window = window
+
+        # Positions run over the lanes first, so a step is `rows` rows of all lanes.
         self.lanes = num_lanes(global_batch_size)
         self.rows = global_batch_size // self.lanes
+
         self.shares = shares({name: weights[name] for name in self.names})
         self.sources = [SourceOrder(sizes[name], seed, self.lanes, window, full_shuffle) for name in self.names]
         self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)
@@ -187,17 +246,22 @@ class Order:
         """Return what stands at a position."""
         row, lane = divmod(position, self.lanes)
         if len(self.sources) == 1:
-            return Place(0, *self.sources[0].locate(lane, row))
+            item, number = self.sources[0].locate(lane, row)
+            return Place(0, item, number)
+
+        # The pattern tells which source the row draws, and how many rows of that source the lane has drawn before.
         period, row_of_period = divmod(row, PATTERN_ROWS)
         drawn, before = self._pattern(lane, period)
         source = int(drawn[row_of_period])
         row_of_source = period * self.shares[source] + int(before[row_of_period])
-        return Place(source, *self.sources[source].locate(lane, row_of_source))
+        item, number = self.sources[source].locate(lane, row_of_source)
+        return Place(source, item, number)
 
     def _make_pattern(self, lane: int, period: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which source each row of a lane's period draws, and how often it was drawn before in it."""
         drawn = np.repeat(np.arange(len(self.shares), dtype=np.int16), self.shares)
         drawn = drawn[permutation(PATTERN_ROWS, self.seed, _MIX, lane, period)]
+
         before = np.empty(PATTERN_ROWS, np.int16)
         for source, share in enumerate(self.shares):
             before[drawn == source] = np.arange(share)
@@ -207,10 +271,18 @@ class Order:
         """Return a rank's positions in a step: whole lanes as far as that goes, so that it keeps to their shards."""
         first = step * self.rows
         share = rank_share(self.global_batch_size, rank, num_ranks)
-        return [(first + q % self.rows) * self.lanes + q // self.rows for q in share]
+        positions = []
+        for number in share:
+            lane, row = divmod(number, self.rows)
+            positions.append((first + row) * self.lanes + lane)
+        return positions
 
     def fingerprint(self, manifests: Mapping[str, str]) -> dict[str, object]:
-        """Name all that the order rests on; `manifests` tell what each source holds."""
+        """Return all that the order rests on, by name.
+
+        Args:
+            manifests: For each source, a text that changes with what the source holds.
+        """
         return {
             "order_version": ORDER_VERSION,
             "seed": self.seed,
@@ -223,7 +295,9 @@ class Order:
 
 
 def shares(weights: Mapping[str, float]) -> list[int]:
-    """Return how many of `PATTERN_ROWS` samples each source is drawn for: the largest remainders get what is left.
+    """Return how many of `PATTERN_ROWS` samples are drawn from each source.
+
+    Each share is rounded down, and the sources with the largest remainders get one more.
 
     Raises:
         ConfigError: If a source would never be drawn.
@@ -231,9 +305,12 @@ def shares(weights: Mapping[str, float]) -> list[int]:
     total = sum(weights.values())
     exact = [weight / total * PATTERN_ROWS for weight in weights.values()]
     counts = [int(value) for value in exact]
+
     by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_remainder[: PATTERN_ROWS - sum(counts)]:
+    num_left = PATTERN_ROWS - sum(counts)
+    for i in by_remainder[:num_left]:
         counts[i] += 1
+
     for name, count, value in zip(weights, counts, exact, strict=True):
         if count == 0:
             raise ConfigError(

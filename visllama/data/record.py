@@ -26,10 +26,10 @@ _SHAPES = {
     "questions": "questions: [{question: text, answers: [text, ...]}, ...]",
     "conversations": "conversations: [{from: human|gpt|system, value: text}, ...]",
 }
-_SPEAKERS = ("from", "value")
-_NUMBERS = (int, float)
-_MOST = 3e38
-_SHOWN = 200
+_TURN_KEYS = ("from", "value")
+# About the largest number that float32, in which the index keeps scores, holds.
+_MAX_SCORE = 3e38
+_MAX_SHOWN = 200
 _JSON_SPACES = " \t\n\r"
 _raw_decode = json.JSONDecoder().raw_decode
 
@@ -39,10 +39,11 @@ class Text(NamedTuple):
 
     Attributes:
         kind: One of `KINDS`.
-        items: Of that kind; each is one thing to learn, a conversation as a whole.
+        items: The captions, the questions, or the turns of the conversation. Each caption and each question is one
+            thing to learn; a conversation is one as a whole.
         scores: Numbers that the record's metadata hold, by name.
         image_id: The image's own name in the data set that it came from; None where the record brings none.
-        type: What the record is one of, as "near-domain"; None where it does not say so.
+        type: The group by which the record's captions are judged apart, as "near-domain"; None where it names none.
     """
 
     kind: str
@@ -53,77 +54,100 @@ class Text(NamedTuple):
 
     @property
     def num_pairs(self) -> int:
-        """Things to learn, each with the record's images."""
+        """Number of things to learn, each with the record's images."""
         return 1 if self.kind == "conversations" else len(self.items)
 
 
 @lru_cache(maxsize=1024)
 def is_read(suffix: str) -> bool:
-    """Return whether a member with this suffix is one that we read; nothing else ever is."""
+    """Return whether members with this suffix are read; all others are left alone."""
     return _SUFFIX.fullmatch(suffix) is not None
 
 
 def image_suffixes(suffixes: Iterable[str]) -> list[str]:
     """Return the suffixes of images, in the order of their numbers."""
     images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
-    return sorted(images, key=_image_number) if len(images) > 1 else images
+    if len(images) > 1:
+        images.sort(key=_image_number)
+    return images
 
 
 def _image_number(suffix: str) -> int:
-    return int(suffix.partition(".")[0]) if "." in suffix else -1
+    """Return the number in a suffix such as "0.jpg"; -1 for one without a number, which comes first."""
+    number, dot, _ = suffix.partition(".")
+    return int(number) if dot else -1
 
 
 def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
     """Read a record's text.
 
     Args:
-        members: Contents of `txt` and `json`, those there are.
+        members: Contents of `txt` and `json`, as far as the record has them.
         num_images: Images of the record.
 
     Raises:
-        BadRecord: If there is none to learn from, or it does not fit the images.
+        BadRecord: If there is no text to learn from, or it does not fit the images.
     """
-    described: Any = {}
+    metadata: dict[str, Any] = {}
     try:
         if "json" in members:
-            described = _load(_decode(members["json"]))
-        described = described if isinstance(described, dict) else {}
-        kinds = [kind for kind in KINDS if described.get(kind)]
+            loaded = _load(_decode(members["json"]))
+            if isinstance(loaded, dict):
+                metadata = loaded
+
+        kinds = [kind for kind in KINDS if metadata.get(kind)]
         if len(kinds) > 1:
             raise BadRecord("text", f"holds {' and '.join(kinds)}: one of them is a record")
-        items = described[kinds[0]] if kinds else [_decode(members["txt"])] if "txt" in members else None
+        if kinds:
+            items = metadata[kinds[0]]
+        elif "txt" in members:
+            items = [_decode(members["txt"])]
+        else:
+            items = None
+
         if "json" in members and b"\\ud" in members["json"].lower():
-            json.dumps(items, ensure_ascii=False).encode()  # half an emoji is no text: no tokenizer takes it
+            # An escape may make half an emoji, which is no text: no tokenizer takes it.
+            json.dumps(items, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         if isinstance(error, BadRecord):
             raise
-        raise BadRecord("text", f"cannot be read ({str(error)[:_SHOWN]})") from error
+        raise BadRecord("text", f"cannot be read ({str(error)[:_MAX_SHOWN]})") from error
     if items is None:
         raise BadRecord("text", "has no captions: KEY.json with 'captions': [text], or KEY.txt")
+
+    # Taken out before the scores are read: the index would keep it as a number of each record.
+    image_id = _own_id(metadata.pop("image_id", None))
+    scores = {name: value for name, value in metadata.items() if _is_score(name, value)}
+
     kind = kinds[0] if kinds else "captions"
-    image_id = _own_id(described.pop("image_id", None))  # no score: the index would keep a number a record
-    scores = {
-        name: value
-        for name, value in described.items()
-        # What float32 holds, as it does not NaN and infinity; and of a name, what a file holds.
-        if type(value) in _NUMBERS and -_MOST < value < _MOST and name.isprintable() and len(name) <= _SHOWN
-    }
-    return Text(kind, _check_items(kind, items, num_images), scores, image_id, _own_text(described.get("type")))
+    items = _check_items(kind, items, num_images)
+    return Text(kind, items, scores, image_id, _own_text(metadata.get("type")))
+
+
+def _is_score(name: str, value: object) -> bool:
+    """Return whether float32 holds a number, as it does not NaN and infinity, and a file holds its name."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return -_MAX_SCORE < value < _MAX_SCORE and name.isprintable() and len(name) <= _MAX_SHOWN
 
 
 def images_of(record: Mapping) -> list:
-    """Return a record's images, none, one or several."""
-    return record["images"] if "images" in record else [record["image"]] if "image" in record else []
+    """Return a record's images: none, one or several."""
+    if "images" in record:
+        return record["images"]
+    if "image" in record:
+        return [record["image"]]
+    return []
 
 
 def check_record(record: object) -> dict[str, Any]:
-    """Return a record that somebody's own source has given, once it is one, with its texts as a shard's are.
+    """Check a record of a user's own source, and return it with its texts as those of a shard are.
 
     Args:
         record: A mapping with `key`, `image` or `images`, and one of `KINDS`.
 
     Raises:
-        BadRecord: Naming the record's key, what was found, and what has to be there.
+        BadRecord: If it is no record. The message names the record's key, what was found, and what has to be there.
     """
     if not isinstance(record, Mapping):
         raise BadRecord("text", f"is a {type(record).__name__}: a record is a dict with key, image and captions")
@@ -135,15 +159,18 @@ def check_record(record: object) -> dict[str, Any]:
         images = _check_images(record)
         kinds = [kind for kind in KINDS if kind in record]
         if len(kinds) != 1:
-            found = " and ".join(kinds) or "none of them"
-            raise BadRecord("text", f"has {found}: a record has one of {', '.join(KINDS)}")
-        items = _check_items(kinds[0], record[kinds[0]], len(images))
-        json.dumps(items, ensure_ascii=False, default=str).encode()  # half an emoji is no text: no tokenizer takes it
+            description = " and ".join(kinds) or "none of them"
+            raise BadRecord("text", f"has {description}: a record has one of {', '.join(KINDS)}")
+        kind = kinds[0]
+        items = _check_items(kind, record[kind], len(images))
+
+        # Half an emoji cannot be encoded: it is no text, and no tokenizer takes it.
+        json.dumps(items, ensure_ascii=False, default=str).encode()
     except BadRecord as error:
         raise BadRecord(error.reason, f"{key!r}: {error.detail}") from error
     except (ValueError, RecursionError) as error:
-        raise BadRecord("text", f"{key!r}: cannot be read ({str(error)[:_SHOWN]})") from error
-    return {**record, kinds[0]: items}
+        raise BadRecord("text", f"{key!r}: cannot be read ({str(error)[:_MAX_SHOWN]})") from error
+    return {**record, kind: items}
 
 
 def _check_images(record: Mapping) -> list:
@@ -152,6 +179,7 @@ def _check_images(record: Mapping) -> list:
     images = images_of(record)
     if not isinstance(images, (list, tuple)):
         raise BadRecord("image", f"its images are a {type(images).__name__}: they are a list")
+
     for image in images:
         if not isinstance(image, (bytes, Image.Image)):
             raise BadRecord(
@@ -163,54 +191,97 @@ def _check_images(record: Mapping) -> list:
 
 
 def _own_id(value: object) -> int | str | None:
-    """Return a record's own id; what others keep under this name and is none, is metadata."""
-    return value if type(value) is int else _own_text(value)
+    """Return a record's own id; None where the value is of another type, which others keep under this name."""
+    # No subclass: true and false are no ids.
+    if type(value) is int:
+        return value
+    return _own_text(value)
 
 
 def _own_text(value: object) -> str | None:
     if not isinstance(value, str) or value.strip() == "":
         return None
-    is_whole = value.encode("utf-8", "ignore").decode("utf-8") == value  # no half emoji
-    return value if is_whole else None
+    without_halves = value.encode("utf-8", "ignore").decode("utf-8")
+    has_half_emoji = without_halves != value
+    return None if has_half_emoji else value
 
 
 def _decode(content: bytes) -> str:
-    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")  # the mark that Windows puts before a text
+    # Windows puts a byte order mark before a text.
+    return content.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
 
 
 def _load(text: str) -> Any:
-    """Read JSON, as `json.loads` does; of a short text, that spends half its time on spaces around it."""
+    """Read JSON, as `json.loads` does, which spends half of its time with a short text on the spaces around it."""
     try:
-        found, end = _raw_decode(text)
+        value, end = _raw_decode(text)
         if not text[end:].strip(_JSON_SPACES):
-            return found
+            return value
     except ValueError:
         pass
-    return json.loads(text)  # spaces before it, or what is wrong, in its words
+
+    # There are spaces before the value, or an error, which `json.loads` describes.
+    return json.loads(text)
 
 
 def _check_items(kind: str, items: object, num_images: int) -> list:
+    """Return a record's captions, questions or turns, once they are what they should be.
+
+    Raises:
+        BadRecord: If they are not, or do not fit the number of images.
+    """
     if not isinstance(items, list):
         raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}: {_SHAPES[kind]}")
-    if kind == "conversations":
-        good = all(isinstance(i, dict) and all(isinstance(i.get(name), str) for name in _SPEAKERS) for i in items)
-        items = without_greeting(items) if good else items
-        if good and not _take_turns([item["from"] for item in items]):
-            raise BadRecord("text", "its conversation is not of human and gpt by turns, a system before them at most")
-        marks = sum(item["value"].count(IMAGE_MARK) for item in items if item["from"] == "human") if good else 0
-        if good and marks != num_images:
-            raise BadRecord("text", f"its conversation has {marks} {IMAGE_MARK}, and the record {num_images} images")
-    elif kind == "questions":
-        good = all(isinstance(i, dict) and isinstance(i.get("question"), str) for i in items)
-        good = good and all(_are_texts(item.get("answers")) for item in items)
-    else:
-        good = _are_texts(items)
-        items = [text.strip() for text in items] if good else items
-        if good and "" in items:
-            raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
-    if not good:
+
+    checks = {"captions": _are_texts, "questions": _are_questions, "conversations": _are_turns}
+    if not checks[kind](items):
         raise BadRecord("text", f"has no {kind} as they should be: {_SHAPES[kind]}")
+
+    if kind == "captions":
+        return _check_captions(items)
+    if kind == "conversations":
+        return _check_conversation(items, num_images)
     return items
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and set(map(type, value)) == {str}
+
+
+def _are_questions(items: list) -> bool:
+    for item in items:
+        if not isinstance(item, dict) or not isinstance(item.get("question"), str):
+            return False
+        if not _are_texts(item.get("answers")):
+            return False
+    return True
+
+
+def _are_turns(items: list) -> bool:
+    for item in items:
+        if not isinstance(item, dict):
+            return False
+        if not all(isinstance(item.get(name), str) for name in _TURN_KEYS):
+            return False
+    return True
+
+
+def _check_captions(captions: list[str]) -> list[str]:
+    stripped = [caption.strip() for caption in captions]
+    if "" in stripped:
+        raise BadRecord("text", "has an empty caption: give it one, or leave the record out")
+    return stripped
+
+
+def _check_conversation(turns: list[dict], num_images: int) -> list[dict]:
+    turns = without_greeting(turns)
+    if not _take_turns([turn["from"] for turn in turns]):
+        raise BadRecord("text", "its conversation is not of human and gpt by turns, a system before them at most")
+
+    num_marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns if turn["from"] == "human")
+    if num_marks != num_images:
+        raise BadRecord("text", f"its conversation has {num_marks} {IMAGE_MARK}, and the record {num_images} images")
+    return turns
 
 
 def without_greeting(turns: list[dict]) -> list[dict]:
@@ -218,16 +289,17 @@ def without_greeting(turns: list[dict]) -> list[dict]:
 
     Conversations that were shared from a chat may begin so. LLaVA's training code leaves that turn out as well.
     """
+    # A system's text may stand before the greeting, and is kept.
     first = 1 if turns and turns[0]["from"] == "system" else 0
-    if [turn["from"] for turn in turns[first : first + 2]] != ["gpt", "human"]:
+    speakers = [turn["from"] for turn in turns[first : first + 2]]
+    if speakers != ["gpt", "human"]:
         return turns
     return turns[:first] + turns[first + 1 :]
 
 
 def _take_turns(speakers: list[str]) -> bool:
-    spoken = speakers[speakers[:1] == ["system"] :]
-    return len(spoken) > 1 and spoken == (["human", "gpt"] * len(spoken))[: len(spoken)]
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and set(map(type, value)) == {str}
+    """Return whether a human and gpt speak in turns, a human first and one of each at least."""
+    if speakers and speakers[0] == "system":
+        speakers = speakers[1:]
+    alternating = ["human", "gpt"] * len(speakers)
+    return len(speakers) > 1 and speakers == alternating[: len(speakers)]

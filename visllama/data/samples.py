@@ -25,7 +25,7 @@ class Sample:
     """One decoded, tokenised, labelled record.
 
     Attributes:
-        key: The record's name.
+        key: The record's key.
         input_ids: `BOS [boi] image*K [eoi] prompt response EOS`.
         labels: `input_ids` on the response and its EOS, IGNORE_INDEX elsewhere; not shifted.
         pixel_values: One `(3, H, W)` uint8 tensor an image.
@@ -42,12 +42,13 @@ class Sample:
 
     @property
     def num_targets(self) -> int:
-        """Supervised tokens; the first position has nothing before it to be predicted from."""
+        """Number of supervised tokens."""
+        # The first position has nothing before it to be predicted from.
         return sum(label != IGNORE_INDEX for label in self.labels[1:])
 
 
 def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = None) -> Sample:
-    """Stand in for a record: nothing to see, nothing to learn."""
+    """Return a Sample that takes a record's place: it shows no image, and nothing is learned from it."""
     return Sample(key, [0, 0], [IGNORE_INDEX] * 2, [], source, fault)
 
 
@@ -55,8 +56,8 @@ class SampleMaker:
     """Make Samples of records.
 
     Args:
-        tokenizer: The language model's.
-        transform: The vision encoder's.
+        tokenizer: The language model's tokenizer.
+        transform: The vision encoder's transform of images.
         num_image_tokens: Vectors an image (K).
         max_text_tokens: Longest prompt + response + EOS that is learned; image spans are not counted. A longer response
             is cut, its EOS kept, so that stopping is always learned. A prompt to be answered is never cut.
@@ -77,59 +78,77 @@ class SampleMaker:
         hint: str = "",
         num_positions: int | None = None,
     ) -> None:
-        self.tokenizer, self.transform, self.prompt = tokenizer, transform, prompt
-        self.num_image_tokens, self.max_text_tokens = num_image_tokens, max_text_tokens
-        self.template, self.hint = template, hint
+        self.tokenizer = tokenizer
+        self.transform = transform
+        self.prompt = prompt
+
+        self.num_image_tokens = num_image_tokens
+        self.max_text_tokens = max_text_tokens
+        self.template = template
+        self.hint = hint
+
         self.num_positions = num_positions
         self.encoder = TextEncoder(tokenizer)
 
     @property
     def end_id(self) -> int:
         """The token that ends a response."""
-        return self.encoder.special_ids[self.encoder.end_token(self.template.end)]
+        end_token = self.encoder.end_token(self.template.end)
+        return self.encoder.special_ids[end_token]
 
     def with_prompt(self, prompt: str) -> SampleMaker:
-        """Make the same with another prompt, which is also the hint behind questions."""
-        made = copy(self)
-        made.prompt = made.hint = prompt
-        return made
+        """Return a maker like this one with another prompt, which is also the hint behind questions."""
+        maker = copy(self)
+        maker.prompt = prompt
+        maker.hint = prompt
+        return maker
 
     def as_judged(self, prompt: str | None, template: str | Mapping[str, str] | None) -> SampleMaker:
-        """Make the same with an evaluation's own prompt and template, where it has them."""
-        made = copy(self) if prompt is None else self.with_prompt(prompt)
+        """Return a maker like this one with an evaluation's own prompt and template, where it has them."""
+        # A copy in either case: the maker itself goes on serving training.
+        maker = copy(self) if prompt is None else self.with_prompt(prompt)
         if template is not None:
-            made.template = find_template(template, self.tokenizer)
-        return made
+            maker.template = find_template(template, self.tokenizer)
+        return maker
 
     def __call__(self, record: Mapping, item: int = 0, answered: bool = True) -> Sample:
-        """Make a Sample of the record's caption or question of this index, or of its conversation.
+        """Return a Sample of one of the record's captions or questions, or of its conversation.
 
-        Unless `answered`, the last response is left to be generated, and nothing is cut.
+        Args:
+            record: The record.
+            item: Which caption or question.
+            answered: Whether the last response is in the Sample. If not, it is left to be generated, and nothing is
+                cut.
 
         Raises:
             BadRecord: If an image cannot be decoded, or what is to be learned is longer than `num_positions`.
         """
-        images = images_of(record)
         segments = self._segments(record, item, answered)
         input_ids, labels = self.tokenise(segments, self.max_text_tokens if answered else None)
         if answered:
             self._check_positions(record, input_ids)
-        shown = input_ids.count(BOI_ID)  # the others stood behind the cut
-        return Sample(record["key"], input_ids, labels, [self.transform(image) for image in images[:shown]])
+
+        # Images that stand behind the cut have no span left, and are not decoded.
+        num_shown = input_ids.count(BOI_ID)
+        shown_images = images_of(record)[:num_shown]
+        pixel_values = [self.transform(image) for image in shown_images]
+        return Sample(record["key"], input_ids, labels, pixel_values)
 
     def prompt_ids(self, record: Mapping, num_images: int) -> list[int]:
-        """Return what is read of a record before its last response is generated; no image is decoded.
+        """Return the input ids of a record up to its last response, which is to be generated; no image is decoded.
 
         Args:
             record: The record, with or without its images.
             num_images: The number of images that are shown with it.
         """
         turns = turns_of(record, 0, self.prompt, self.hint, num_images)
-        input_ids, _ = self.tokenise(self.template.segments(turns, answered=False))
+        segments = self.template.segments(turns, answered=False)
+        input_ids, _ = self.tokenise(segments)
         return input_ids
 
     def _segments(self, record: Mapping, item: int, answered: bool) -> list[Segment]:
-        turns = turns_of(record, item, self.prompt, self.hint, len(images_of(record)))
+        num_images = len(images_of(record))
+        turns = turns_of(record, item, self.prompt, self.hint, num_images)
         return self.template.segments(turns, answered)
 
     def _check_positions(self, record: Mapping, input_ids: list[int]) -> None:
@@ -147,24 +166,38 @@ class SampleMaker:
         Args:
             segments: What is read and learned.
             max_text_tokens: Most tokens beside the image spans; None cuts nothing. What does not fit is cut off with
-                all behind it. Of a response that is cut the end is kept; one of which nothing fits is left out.
+                all that follows it. A response that is cut keeps its end token; a response of which nothing fits is
+                left out.
         """
         ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         labels = [IGNORE_INDEX] * len(ids)
         room = sys.maxsize if max_text_tokens is None else max_text_tokens
         starts = True
+
         for piece in self.encoder.pieces(segments):
-            new = self._ids(piece, starts)
+            piece_ids = self._ids(piece, starts)
             is_response = piece.supervised and piece.kind == "text"
-            fits = new if piece.kind == "image" else new[: max(0, room - is_response)]
-            is_cut = len(fits) < len(new)
-            if is_cut and is_response and fits:
-                fits = [*fits, self.end_id]
-            ids += fits
-            labels += fits if piece.supervised else [IGNORE_INDEX] * len(fits)
+
+            if piece.kind == "image":
+                # An image span is never cut, and takes none of the text's room.
+                fitting_ids = piece_ids
+            elif is_response:
+                # One place is kept free for the end token.
+                fitting_ids = piece_ids[: max(0, room - 1)]
+            else:
+                fitting_ids = piece_ids[: max(0, room)]
+            is_cut = len(fitting_ids) < len(piece_ids)
+            if is_cut and is_response and fitting_ids:
+                fitting_ids = [*fitting_ids, self.end_id]
+
+            ids += fitting_ids
+            labels += fitting_ids if piece.supervised else [IGNORE_INDEX] * len(fitting_ids)
             if is_cut:
                 break
-            room -= 0 if piece.kind == "image" else len(new)
+
+            if piece.kind != "image":
+                room -= len(piece_ids)
+            # Many a tokenizer puts a space before a text that starts; one that goes on behind another must get none.
             starts = piece.kind == "image" or (piece.kind == "special" and self.encoder.starts_after_special)
         return ids, labels
 

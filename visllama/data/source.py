@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 
@@ -23,8 +24,8 @@ class Source(ABC):
     A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
     `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
     one item. It may hold `image_id`, the image's own name, a whole number or a text, by which predictions are then
-    written, and `type`, a text by which captions are judged apart. An image is PIL, or the bytes of a JPEG, PNG or WebP
-    file.
+    written, and `type`, a text by which captions are judged apart. An image is a PIL image, or the bytes of a JPEG, PNG
+    or WebP file.
 
     A class of your own has `__len__` and `__getitem__`, and its `__init__` takes `split` ("train", "val" or "test")
     beside what its YAML says. It may raise `visllama.errors.BadRecord` for a record that it cannot read.
@@ -78,21 +79,26 @@ class Source(ABC):
         sizes = shard_sizes(self)
         if self._item_ends is None:
             return sizes
+
         ends_of_records = np.concatenate([[0], self._item_ends])
         ends_of_shards = ends_of_records[np.cumsum(sizes)]
-        return np.diff(ends_of_shards, prepend=0)
+        # An array of whole numbers: of what a Sequence is, its readers need a length and places only.
+        return cast("Sequence[int]", np.diff(ends_of_shards, prepend=0))
 
     def find_item(self, item: int) -> ItemPlace:
         """Return where an item lies: its record, and its place in that record."""
         if self._item_ends is None:
-            return ItemPlace(item)  # an item is a whole record
+            # Without counts, a whole record is one item.
+            return ItemPlace(item)
         return place_of_item(self._item_ends, item)
 
     @cached_property
     def _item_ends(self) -> np.ndarray | None:
         """The number of items up to the end of each record; None where they are not counted."""
         counts = item_counts(self)
-        return None if counts is None else np.cumsum(counts)
+        if counts is None:
+            return None
+        return np.cumsum(counts)
 
 
 def count_items(source: Source) -> int:
@@ -107,28 +113,35 @@ def shard_sizes(source: Source) -> Sequence[int]:
         ConfigError: If the source's own numbers do not add up to its records.
     """
     if source.shard_sizes is not None:
-        if sum(source.shard_sizes) != len(source):
+        num_records = sum(source.shard_sizes)
+        if num_records != len(source):
             raise ConfigError(
-                f"{type(source).__name__}.shard_sizes: makes {sum(source.shard_sizes)} records, and the source has "
+                f"{type(source).__name__}.shard_sizes: makes {num_records} records, and the source has "
                 f"{len(source)}: each record lies in one shard"
             )
         return source.shard_sizes
-    block = -(-len(source) // _BLOCKS)
-    whole, rest = divmod(len(source), block)
-    return [block] * whole + [rest] * bool(rest)
+
+    block = -(-len(source) // _BLOCKS)  # rounded up, so that the blocks are not more than `_BLOCKS`
+    num_blocks, rest = divmod(len(source), block)
+    sizes = [block] * num_blocks
+    if rest:
+        sizes.append(rest)
+    return sizes
 
 
 def item_counts(source: Source) -> np.ndarray | None:
     """Return the number of items in each record of a source; None where the source does not count them.
 
     Raises:
-        ConfigError: If what the source has as `item_counts` cannot be that.
+        ConfigError: If the source's `item_counts` are not one whole number a record, or are all zero.
     """
     if source.item_counts is None:
         return None
+
     counts = np.asarray(source.item_counts)
-    is_count = counts.shape == (len(source),) and counts.dtype.kind in "iu" and (counts >= 0).all()
-    if not is_count or not counts.any():
+    has_shape = counts.shape == (len(source),)
+    are_counts = has_shape and counts.dtype.kind in "iu" and (counts >= 0).all()
+    if not are_counts or not counts.any():
         raise ConfigError(
             f"{type(source).__name__}.item_counts: must be the number of items in each of its {len(source)} records, "
             f"one of them above zero, and is an array of {counts.dtype} of shape {counts.shape}"

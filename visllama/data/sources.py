@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from visllama.signatures import check_arguments
 
 MIX_KEYS = ("weight", "prompt")
 """What a source's node may say beside its class and that class's arguments: how it is mixed in."""
-_JUDGED = {"caption": "captions", "vqa": "questions"}
+_KIND_OF_TASK = {"caption": "captions", "vqa": "questions"}
 
 
 def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[Source], dict[str, Any]]:
@@ -34,30 +34,34 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
             f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
             f"class {kind.__name__}(Source)"
         )
-    arguments = {name: value for name, value in node.items() if name not in ("_target_", *MIX_KEYS)}
+
+    not_arguments = ("_target_", *MIX_KEYS)
+    arguments = {name: value for name, value in node.items() if name not in not_arguments}
     check_arguments(key, kind, arguments, {"split"})
     return kind, arguments
 
 
 def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
-    """Make the source that stands in a config at `key`.
+    """Build the source that stands in a config at `key`.
 
     Raises:
         ConfigError: If it cannot be made, or holds nothing, naming the key.
     """
     kind, arguments = source_class(key, node, plugins)
     try:
-        source = kind(split=split, **arguments)
+        # The abstract class names no `split`; `source_class` has checked that this one takes it.
+        source = cast("Callable[..., Source]", kind)(split=split, **arguments)
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
-    except Exception as error:  # of whatever type a class of the user's raises
+    except Exception as error:  # a class of the user's may raise any type
         if kind.__module__.startswith("visllama."):
             raise
-        told = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
-            f"{key}._target_={node['_target_']}: cannot be made for split={split} ({told}); a source is made for "
+            f"{key}._target_={node['_target_']}: cannot be made for split={split} ({reason}); a source is made for "
             f"train, and for val unless trainer.val_check_interval=null"
         ) from error
+
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
     _check_first(key, source)
@@ -65,17 +69,22 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
 
 
 def _check_first(key: str, source: Source) -> None:
-    """Refuse a source of the user's whose first record is none: so are all others then, and no step would be taken.
+    """Check the first record of a user's own source.
+
+    A class that makes one record wrongly makes all of them so: every sample would be masked, and nothing learned.
 
     Raises:
-        ConfigError: Naming the key, what was found, and what a record holds.
+        ConfigError: If it is no record. The message names the key, what was found, and what a record holds.
     """
     if type(source).__module__.startswith("visllama."):
         return
+
     try:
         record = source[0]
-    except BadRecord:  # one that cannot be read is masked, and counted, when its turn comes
+    except BadRecord:
+        # One record that cannot be read is masked, and counted, when its turn comes.
         return
+
     try:
         check_record(record)
     except BadRecord as error:
@@ -85,29 +94,32 @@ def _check_first(key: str, source: Source) -> None:
 
 
 def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str]) -> dict[str, Source]:
-    """Make every source of `data.sources`, by name."""
+    """Build every source of `data.sources`, by name."""
     return {name: build_source(f"data.sources.{name}", node, split, plugins) for name, node in nodes.items()}
 
 
 def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -> dict[str, Source]:
-    """Make each evaluation's source; early, so that a missing file is found before any weight is loaded.
+    """Build each evaluation's source; early, so that a missing file is found before any weight is loaded.
 
     Raises:
         ConfigError: If one holds records of another kind than its task judges.
     """
-    made = {}
-    for name, config in evaluations.items():
-        key, wanted = f"evaluation.{name}.source", _JUDGED[config["task"]]
-        made[name] = build_source(key, config["source"], config["split"], plugins)
-        others = {kind: count for kind, count in made[name].kinds.items() if kind != wanted}
+    sources = {}
+    for name, evaluation in evaluations.items():
+        key = f"evaluation.{name}.source"
+        task = evaluation["task"]
+        wanted = _KIND_OF_TASK[task]
+        source = build_source(key, evaluation["source"], evaluation["split"], plugins)
+
+        others = [f"{count} of {kind}" for kind, count in source.kinds.items() if kind != wanted]
         if others:
-            counted = ", ".join(f"{count} of {kind}" for kind, count in others.items())
-            raise ConfigError(f"{key}: task={config['task']} judges {wanted}, and it holds records {counted}")
-    return made
+            raise ConfigError(f"{key}: task={task} judges {wanted}, and it holds records {', '.join(others)}")
+        sources[name] = source
+    return sources
 
 
 def fingerprint(source: Source) -> str:
-    """Return a hash of what a source holds, as far as it says so itself, and of how its items lie in it."""
+    """Return a hash of what a source holds, as far as its `fingerprint` tells, and of how its items lie in it."""
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     digest = hashlib.sha256(f"{kind} {len(source)} {source.fingerprint}".encode())
     for counts in (source.shard_items, item_counts(source)):

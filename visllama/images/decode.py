@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 
@@ -20,55 +21,80 @@ except ImportError:
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 """The endings of the files that `read_image` reads."""
-MAX_PIXELS, MAX_SIDE_PX = 50_000_000, 65_535
-"""Past either a picture is a bad record. Only a PNG can be longer; its other side, resized, would fill the memory."""
-_MAX_SCANS = 100  # of MAX_PIXELS, about 1 s; a progressive JPEG has 10, a bomb thousands
-# Pillow's classes and not `Image.open`, which tries them in turn and, of a bomb, only warns.
+MAX_PIXELS = 50_000_000
+"""A picture of more pixels is a bad record."""
+MAX_SIDE_PX = 65_535
+"""A picture with a longer side is a bad record. Only a PNG can have one; its other side, resized, would fill memory."""
+# Scans of MAX_PIXELS, which take about 1 s. A progressive JPEG has 10, a decompression bomb has thousands.
+_MAX_SCANS = 100
+_EXIF_ORIENTATION = 274
+
+# Pillow's classes and not `Image.open`, which tries them in turn and only warns of a decompression bomb.
 _JPEG = b"\xff\xd8\xff"
 _FORMATS = {
     _JPEG: JpegImagePlugin.JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
     b"RIFF": WebPImagePlugin.WebPImageFile,
 }
-_OF_FILES = {b"GIF8": GifImagePlugin.GifImageFile, b"BM": BmpImagePlugin.BmpImageFile}
-"""Kinds of files that a user may show, and that no shard holds."""
-_TURNED = (b"Exif\0\0", b"tiff:Orientation")  # the two places where an orientation may stand
-_TURNS = "FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"
+_FORMATS_OF_FILES = {b"GIF8": GifImagePlugin.GifImageFile, b"BM": BmpImagePlugin.BmpImageFile}
+"""Formats of files that a user may show, and that no shard holds."""
+
+# An orientation stands in one of two places: behind the header of EXIF, or in XMP.
+_ORIENTATION_MARKS = (b"Exif\0\0", b"tiff:Orientation")
+# The transpositions that make a picture upright, for the orientations from 2 on; 1 is upright already.
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
 _UPRIGHT = {orientation: Image.Transpose[name] for orientation, name in enumerate(_TURNS, 2)}
 
 
 def _open(image: bytes | Image.Image) -> Image.Image:
-    """Read no more than the header, and refuse what it says is too much."""
-    content, magic = image, None
-    if isinstance(content, bytes):
-        magic = next((magic for magic in _FORMATS if content.startswith(magic)), None)
-        if magic is None or (magic == b"RIFF" and content[8:12] != b"WEBP"):
-            raise BadRecord("format", f"no JPEG, PNG or WebP: {len(content)} bytes that begin with {content[:12]!r}")
-        try:
-            image = _FORMATS[magic](io.BytesIO(content))
-        except Image.DecompressionBombError as error:
-            raise BadRecord("pixels", str(error)) from error
-    excess = _excess(content if magic == _JPEG else b"", *image.size)
+    """Read no more than a picture's header, and refuse a picture that is too large by it."""
+    if isinstance(image, bytes):
+        picture = _open_bytes(image)
+        jpeg = image if image.startswith(_JPEG) else b""
+    else:
+        picture = image
+        jpeg = b""
+
+    excess = _excess(jpeg, *picture.size)
     if excess:
         raise BadRecord("pixels", excess)
-    return image
+    return picture
+
+
+def _open_bytes(content: bytes) -> Image.Image:
+    magic = next((magic for magic in _FORMATS if content.startswith(magic)), None)
+    # Other files than WebP, sounds for one, begin with RIFF too.
+    if magic is None or (magic == b"RIFF" and content[8:12] != b"WEBP"):
+        raise BadRecord("format", f"no JPEG, PNG or WebP: {len(content)} bytes that begin with {content[:12]!r}")
+    try:
+        return _FORMATS[magic](io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise BadRecord("pixels", str(error)) from error
 
 
 def _excess(jpeg: bytes, width: int, height: int) -> str:
-    """Return what is too much of a picture; of a JPEG, its scans too."""
+    """Return in words what is too much about a picture; empty where nothing is.
+
+    Args:
+        jpeg: The file's content, whose scans are counted; empty for a picture of another format.
+        width: In pixels.
+        height: In pixels.
+    """
     if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE_PX:
         return f"{width}x{height}; the most are {MAX_PIXELS} pixels and {MAX_SIDE_PX} a side"
-    most = _MAX_SCANS * MAX_PIXELS // (width * height)
-    # A scan has 10 bytes or more, so most files need no counting.
-    too_many = len(jpeg) > 10 * most and jpeg.count(b"\xff\xda") > most
-    return f"{width}x{height} in over {most} scans" if too_many else ""
+
+    max_scans = _MAX_SCANS * MAX_PIXELS // (width * height)
+    # A scan has 10 bytes or more, so the length alone clears most files, and their scans need no counting.
+    if len(jpeg) > 10 * max_scans and jpeg.count(b"\xff\xda") > max_scans:
+        return f"{width}x{height} in over {max_scans} scans"
+    return ""
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what makes a picture upright; None where nothing has to be done."""
+    """Return the transposition that makes a picture upright; None where it is upright already."""
     try:
-        return _UPRIGHT.get(image.getexif().get(274))
-    except Exception:  # EXIF that cannot be read: the pixels may be good all the same
+        return _UPRIGHT.get(image.getexif()[_EXIF_ORIENTATION])
+    except Exception:  # no orientation, or EXIF that cannot be read: the pixels may be good all the same
         return None
 
 
@@ -82,44 +108,56 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
         BadRecord: "format" if it is none of the three; "pixels" if it is too large; "image" if it does not decode.
     """
     try:
-        image = _open(image)
-        image.load()
-        turn = _turn(image)  # after it: a PNG's EXIF may come last, and of a TIFF Pillow itself has turned the pixels
-        if image.mode.startswith("I"):  # 16-bit gray: the high byte, as Pillow reads 16-bit RGB; its "L" would clip
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-        elif image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same colours, without Pillow's warning
+        picture = _open(image)
+        picture.load()
+        # Only now: the EXIF of a PNG may come last, and a TIFF's pixels have been turned by Pillow itself.
+        turn = _turn(picture)
+
+        if picture.mode.startswith("I"):
+            # 16-bit gray: the high byte is kept, as Pillow does with 16-bit RGB. Its own conversion to "L" would clip.
+            high_bytes = np.asarray(picture).clip(0, 65535) >> 8
+            picture = Image.fromarray(high_bytes.astype(np.uint8))
+        elif picture.mode == "P" and "transparency" in picture.info:
+            picture = picture.convert("RGBA")  # the same colours, without Pillow's warning
+
         # Alpha is dropped, not laid over a colour: the encoders' own processors do so, and were trained on that.
-        image = image if image.mode == "RGB" else image.convert("RGB")
-        return image if turn is None else image.transpose(turn)
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
+        return picture if turn is None else picture.transpose(turn)
     except BadRecord:
         raise
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise BadRecord("image", f"{type(error).__name__}: {error}") from error
 
 
-def decode(image: bytes | Image.Image) -> Tensor:
-    """Decode a picture to `(3, H, W)` uint8, RGB, upright; in memory channels last, as torch's resize is fastest.
+def decode(image: bytes | Image.Image) -> UInt8[Tensor, "3 H W"]:
+    """Decode a picture to RGB pixels, upright; in memory channels last, as torch's resize is fastest.
 
     Args:
-        image: As `open_image` takes it.
+        image: A file's content (JPEG, PNG or WebP), or an image that Pillow opened.
 
     Raises:
-        BadRecord: As `open_image` does.
+        BadRecord: "format" if it is none of the three; "pixels" if it is too large; "image" if it does not decode.
     """
-    array = _decode_fast(image) if simplejpeg and isinstance(image, bytes) and image.startswith(_JPEG) else None
-    array = np.array(open_image(image)) if array is None else array
+    array = None
+    if simplejpeg is not None and isinstance(image, bytes) and image.startswith(_JPEG):
+        array = _decode_fast(image)
+    if array is None:
+        array = np.array(open_image(image))
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _decode_fast(content: bytes) -> np.ndarray | None:
-    """Decode a plain JPEG that is upright; None leaves it to Pillow, which also says what is wrong with it."""
+    """Decode a plain upright JPEG by simplejpeg; None leaves it to Pillow, which also says what is wrong with it."""
+    assert simplejpeg is not None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
         if colors not in ("YCbCr", "Gray") or _excess(content, width, height):
             return None
-        # Opening by Pillow, which finds the orientation, takes a tenth of the decoding: only where one is named.
-        if any(mark in content for mark in _TURNED) and _turn(_open(content)) is not None:
+
+        # Pillow, which reads the orientation, takes a tenth of the decoding: it is asked only where there may be one.
+        names_orientation = any(mark in content for mark in _ORIENTATION_MARKS)
+        if names_orientation and _turn(_open(content)) is not None:
             return None
         return simplejpeg.decode_jpeg(content)
     except Exception:
@@ -130,7 +168,7 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """Decode a picture to an upright RGB image.
 
     Args:
-        file: Where its bytes are.
+        file: Its path, or the file itself, open for reading bytes.
         name: What to call it in an error.
 
     Raises:
@@ -138,15 +176,13 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """
     try:
         content = Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read()
-        kind = next((kind for magic, kind in _OF_FILES.items() if content.startswith(magic)), None)
-        return open_image(content if kind is None else kind(io.BytesIO(content)))
-    except (
-        BadRecord,
-        OSError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:  # Pillow's of a header
-        why = getattr(error, "detail", error)
+        for magic, image_class in _FORMATS_OF_FILES.items():
+            if content.startswith(magic):
+                return open_image(image_class(io.BytesIO(content)))
+        return open_image(content)
+    except (BadRecord, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        # Pillow raises a SyntaxError for a damaged header of these formats.
+        reason = getattr(error, "detail", error)
         raise ConfigError(
-            f"{name}: not to be read as JPEG, PNG, WEBP, GIF, BMP ({why}): mend the file, or leave it out"
+            f"{name}: not to be read as JPEG, PNG, WEBP, GIF, BMP ({reason}): mend the file, or leave it out"
         ) from error

@@ -17,4 +17,5 @@ def data_address(image: Image.Image, kind: str = "png") -> str:
     """
     buffer = io.BytesIO()
     image.save(buffer, kind)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{kind};base64,{encoded}"

@@ -13,36 +13,54 @@ from visllama.data.scenes.world import COLORS, NUMBERS, OPPOSITE, PLACES, SHAPES
 TOLD_QUESTIONS = ("color", "count")
 UNTOLD_QUESTIONS = ("size", "shape", "relation")
 OPTIONAL_FACTS = {"size": 0.5, "place": 0.75, "background": 0.5}
-"""What a sentence may leave out, and how often it is told."""
+"""The facts that a sentence may leave out, each with the share of sentences that tell it."""
 _CORNERS = {"triangle": "three", "square": "four", "circle": "no", "ring": "no", "star": "ten", "cross": "twelve"}
 
 
 def _noun(thing: Thing, sized: bool, count: int = 1) -> str:
-    words = ([thing.size] if sized else []) + [thing.color, thing.shape]
+    """Return a thing in words, or several that are alike, as "a small red star" or "two red stars"."""
+    adjectives = [thing.size, thing.color] if sized else [thing.color]
     if count == 1:
-        return f"{'an' if words[0] == 'orange' else 'a'} {' '.join(words)}"
-    plural = thing.shape + ("es" if thing.shape == "cross" else "s")
-    return f"{NUMBERS[count]} {' '.join([*words[:-1], plural])}"
+        article = "an" if adjectives[0] == "orange" else "a"
+        return " ".join([article, *adjectives, thing.shape])
+    return " ".join([NUMBERS[count], *adjectives, _plural(thing)])
+
+
+def _plural(thing: Thing) -> str:
+    ending = "es" if thing.shape == "cross" else "s"
+    return thing.shape + ending
+
+
+def _related(scene: Scene, dice: Dice, probability: float) -> tuple[Thing, str, Thing]:
+    """Return the two things of a scene and the relation between them, turned round with this probability."""
+    first, second = scene.things
+    if dice.chance(probability):
+        return second, OPPOSITE[scene.relation], first
+    return first, scene.relation, second
 
 
 def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> str:
     """Return one true sentence about a scene, with the optional facts that are given, or a random part of them."""
-    told = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
-    facts = told if facts is None else facts
+    # Drawn even where they are not used: the draws that follow stay the same.
+    random_facts = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
+    if facts is None:
+        facts = random_facts
     sized = "size" in facts
+
     if scene.kind == "two":
-        a, b, relation = *scene.things, scene.relation
-        if dice.chance(0.3):
-            a, b, relation = b, a, OPPOSITE[relation]
+        a, relation, b = _related(scene, dice, 0.3)
         sentence = f"{_noun(a, sized)} {relation} {_noun(b, sized)}"
-        return dice.pick(("{}", "{}", "there is {}", "the picture shows {}")).format(sentence)
+        frame = dice.pick(("{}", "{}", "there is {}", "the picture shows {}"))
+        return frame.format(sentence)
+
     sentence = _noun(scene.things[0], sized, len(scene.things))
     if scene.kind == "one" and "place" in facts:
         sentence += f" at the {scene.place}"
     if "background" in facts:
         sentence += f" on a {scene.background} background"
     verb = "is" if scene.kind == "one" else "are"
-    return dice.pick(("{}", "{}", f"there {verb} {{}}", "the picture shows {}")).format(sentence)
+    frame = dice.pick(("{}", "{}", f"there {verb} {{}}", "the picture shows {}"))
+    return frame.format(sentence)
 
 
 def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
@@ -51,50 +69,69 @@ def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
 
 
 def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
-    """Ask a question of one type with its one-word answer (or relation), or None where the scene allows none."""
+    """Return a question of one type and its answer, a word or a relation; None where the scene allows none."""
+    # Drawn for every type, even where it is not used: the draws that follow stay the same.
     thing = dice.pick(scene.things)
-    shapes, colors = [t.shape for t in scene.things], [t.color for t in scene.things]
-    the_shape, by_shape = f"the {thing.shape}", scene.kind == "one" or shapes.count(thing.shape) == 1
-    by_color = scene.kind == "one" or colors.count(thing.color) == 1
-    if kind == "color":
+    shapes = [other.shape for other in scene.things]
+    colors = [other.color for other in scene.things]
+    # A question names a thing by its shape or its color, which no other thing of the scene may have.
+    has_own_shape = scene.kind == "one" or shapes.count(thing.shape) == 1
+    has_own_color = scene.kind == "one" or colors.count(thing.color) == 1
+
+    if kind in ("color", "size"):
+        answer = thing.color if kind == "color" else thing.size
         if scene.kind == "alike":
-            return f"what color are the {_noun(thing, False, 2).split()[-1]}?", thing.color
-        return (f"what color is {the_shape}?", thing.color) if by_shape else None
+            return f"what {kind} are the {_plural(thing)}?", answer
+        if has_own_shape:
+            return f"what {kind} is the {thing.shape}?", answer
+        return None
+
     if kind == "count":
-        if scene.kind == "two":
-            return ("how many things are there?", "two") if dice.chance(0.3) else None
-        return f"how many {_noun(thing, False, 2).split()[-1]} are there?", NUMBERS[len(scene.things)]
-    if kind == "size":
-        if scene.kind == "alike":
-            return f"what size are the {_noun(thing, False, 2).split()[-1]}?", thing.size
-        return (f"what size is {the_shape}?", thing.size) if by_shape else None
+        if scene.kind != "two":
+            return f"how many {_plural(thing)} are there?", NUMBERS[len(scene.things)]
+        # All scenes of this kind have the same answer: it is asked for less often.
+        if dice.chance(0.3):
+            return "how many things are there?", "two"
+        return None
+
     if kind == "shape":
         if scene.kind == "alike":
             return f"what shape are the {thing.color} things?", thing.shape
-        return (f"what shape is the {thing.color} thing?", thing.shape) if by_color else None
+        if has_own_color:
+            return f"what shape is the {thing.color} thing?", thing.shape
+        return None
+
     if scene.kind != "two" or shapes[0] == shapes[1]:
         return None
-    a, b, relation = *scene.things, scene.relation
-    if dice.chance(0.5):
-        a, b, relation = b, a, OPPOSITE[relation]
+    a, relation, b = _related(scene, dice, 0.5)
     return f"where is the {a.shape} from the {b.shape}?", relation
 
 
 def questions(
     scene: Scene, dice: Dice, kinds: tuple[str, ...] = TOLD_QUESTIONS + UNTOLD_QUESTIONS
 ) -> list[dict[str, str]]:
-    """Ask at most one question of each type that the scene allows."""
-    asked = [(kind, question(scene, kind, dice)) for kind in kinds]
-    return [{"type": kind, "question": pair[0], "answer": pair[1]} for kind, pair in asked if pair]
+    """Return the questions about a scene with their answers: at most one of each type, where the scene allows it."""
+    allowed = []
+    for kind in kinds:
+        pair = question(scene, kind, dice)
+        if pair is not None:
+            text, answer = pair
+            allowed.append({"type": kind, "question": text, "answer": answer})
+    return allowed
 
 
 def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
     """Return a language-only instruction and its one right response; `held_out` items share no wording with others."""
     words = COLORS + SHAPES + SIZES
     while True:
-        kind, one, two = dice.pick(("repeat", "reverse", "pair")), dice.pick(words), dice.pick(words)
-        if one == two or ((words.index(one) + words.index(two)) % 5 == 0) != held_out:
+        kind = dice.pick(("repeat", "reverse", "pair"))
+        one = dice.pick(words)
+        two = dice.pick(words)
+        # Every fifth pair of words is held out, in either order.
+        is_held_out_pair = (words.index(one) + words.index(two)) % 5 == 0
+        if one == two or is_held_out_pair != held_out:
             continue
+
         if kind == "repeat":
             return {"type": kind, "instruction": f"say {one} {two} again", "response": f"{one} {two}"}
         if kind == "reverse":
@@ -103,7 +140,13 @@ def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
 
 
 def _fact(dice: Dice) -> str:
-    one, two, shape, number = dice.pick(COLORS), dice.pick(SHAPES), dice.pick(SHAPES), 1 + int(dice.random() * 3)
+    """Draw a fact about words, which is true in every scene."""
+    one = dice.pick(COLORS)
+    two = dice.pick(SHAPES)
+    shape = dice.pick(SHAPES)
+    number = 1 + int(dice.random() * 3)
+    place = dice.pick(tuple(PLACES))
+
     facts = (
         f"a {shape} has {_CORNERS[shape]} corners",
         f"{NUMBERS[number + 1]} is more than {NUMBERS[number]}",
@@ -114,7 +157,7 @@ def _fact(dice: Dice) -> str:
         f"{shape} is a shape",
         f"{one} and {two} are two words",
         f"{two} {one} is {one} {two} the other way round",
-        f"the {dice.pick(tuple(PLACES))} is a place",
+        f"the {place} is a place",
     )
     return dice.pick(facts)
 
@@ -122,35 +165,47 @@ def _fact(dice: Dice) -> str:
 def notes(scene: Scene, dice: Dice) -> str:
     """Return a scene's facts in no fixed order, as somebody's notes hold them.
 
-    Who reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the facts
-    themselves, which is what image vectors have to give it.
+    A model that reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the
+    facts themselves, which is what image vectors have to give it.
     """
     if scene.kind == "two":
-        a, b, relation = *scene.things, scene.relation
-        if dice.chance(0.5):
-            a, b, relation = b, a, OPPOSITE[relation]
-        first, second = (" ".join(dice.permutation([t.color, t.shape, t.size])) for t in (a, b))
+        a, relation, b = _related(scene, dice, 0.5)
+        first = " ".join(dice.permutation([a.color, a.shape, a.size]))
+        second = " ".join(dice.permutation([b.color, b.shape, b.size]))
         return f"{first} {relation} {second}"
+
     thing = scene.things[0]
-    facts = [thing.color, thing.shape, thing.size, f"{scene.background} background"]
-    facts.append(scene.place if scene.kind == "one" else NUMBERS[len(scene.things)])
+    place_or_count = scene.place if scene.kind == "one" else NUMBERS[len(scene.things)]
+    facts = [thing.color, thing.shape, thing.size, f"{scene.background} background", place_or_count]
     return " ".join(dice.permutation(facts))
 
 
 def document(index: int) -> str:
-    """Write one text for the tiny LLaMA: sentences on one scene, at times questions of the told types, at times facts.
+    """Return one text for the tiny LLaMA.
 
-    Some texts tell of a scene in a paragraph. Most are two lines, the second true to what the first has told: an image
-    later takes the place of the first.
+    A text is about one scene: a paragraph, questions of the told types, or most often two lines, the second true to
+    what the first has told. An image later takes the place of that first line. A tenth of the texts are facts instead.
     """
     scene, dice = scene_of("text", index)
     form = dice.random()
     if form < 0.1:
-        return ". ".join(_fact(dice) for _ in range(1 + int(dice.random() * 4))) + "."
-    told = [notes(scene, dice) if dice.chance(0.6) else caption(scene, dice)]
+        num_facts = 1 + int(dice.random() * 4)
+        facts = [_fact(dice) for _ in range(num_facts)]
+        return ". ".join(facts) + "."
+
+    first = notes(scene, dice) if dice.chance(0.6) else caption(scene, dice)
     if form < 0.35:
-        return ". ".join(told + [caption(scene, dice) for _ in range(2 + int(dice.random() * 4))]) + "."
+        num_sentences = 2 + int(dice.random() * 4)
+        sentences = [caption(scene, dice) for _ in range(num_sentences)]
+        return ". ".join([first, *sentences]) + "."
+
     if form < 0.55:
         asked = dice.permutation(questions(scene, dice, TOLD_QUESTIONS))
-        return "\n".join(told + [f"question: {a['question']} answer: {a['answer']}" for a in asked])
-    return "\n".join(told + [caption(scene, dice)] * dice.chance(0.9))
+        lines = [f"question: {pair['question']} answer: {pair['answer']}" for pair in asked]
+        return "\n".join([first, *lines])
+
+    second = caption(scene, dice)
+    # Some texts have one line alone.
+    if dice.chance(0.9):
+        return f"{first}\n{second}"
+    return first

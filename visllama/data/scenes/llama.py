@@ -16,7 +16,11 @@ from visllama.text.tokens import IGNORE_INDEX
 
 
 def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer. The ids 0..3 are LLaMA's: `</s>` is not 2, at which CLIP pools by argmax."""
+    """Train a byte-level BPE tokenizer on the world's texts and on instructions.
+
+    The special tokens have the ids 0 to 3. The id of `</s>` must not be 2: transformers' CLIP takes that for the
+    configuration of older models, and pools at the largest id of a text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -26,9 +30,13 @@ def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+
     texts = [language.document(i) for i in range(num_documents)]
     dice = Dice("tokenizer")
-    texts += [" ".join(language.instruction(dice).values()) for _ in range(num_documents // 4)]
+    for _ in range(num_documents // 4):
+        instruction = language.instruction(dice)
+        texts.append(" ".join(instruction.values()))
+
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", unk_token="<unk>", eos_token="</s>"
@@ -36,14 +44,32 @@ def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTok
 
 
 def train_llama(
-    tokenizer: PreTrainedTokenizerFast, report: Report, *, width: int, layers: int, num_steps: int, batch_tokens: int,
-    num_documents: int, lr: float,
-) -> LlamaForCausalLM:  # fmt: skip
-    """Train a LLaMA on the world's texts; it never meets a picture."""
+    tokenizer: PreTrainedTokenizerFast,
+    report: Report,
+    *,
+    width: int,
+    layers: int,
+    num_steps: int,
+    batch_tokens: int,
+    num_documents: int,
+    lr: float,
+) -> LlamaForCausalLM:
+    """Train a LLaMA on the world's texts; it never meets a picture.
+
+    Args:
+        tokenizer: The world's tokenizer.
+        report: Shows progress.
+        width: Width of the model (D).
+        layers: Number of layers.
+        num_steps: Number of training steps.
+        batch_tokens: Most tokens in a batch, padding included.
+        num_documents: Number of texts.
+        lr: The highest learning rate.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
-        intermediate_size=8 * width // 3 // 8 * 8,
+        intermediate_size=8 * width // 3 // 8 * 8,  # LLaMA's 8/3 of the width, in multiples of 8
         num_hidden_layers=layers,
         num_attention_heads=width // 32,
         max_position_embeddings=512,
@@ -52,8 +78,10 @@ def train_llama(
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=False,
     )
+
     model = LlamaForCausalLM(config)
-    fit("LLaMA", model, _llama_losses(model, tokenizer, num_documents, batch_tokens, report), num_steps, lr, report)
+    losses = _llama_losses(model, tokenizer, num_documents, batch_tokens, report)
+    fit("LLaMA", model, losses, num_steps, lr, report)
     return model
 
 
@@ -64,22 +92,30 @@ def _llama_losses(
     batch_tokens: int,
     report: Report,
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield next-token losses over batches of texts of like length."""
+    """Yield functions that compute the next-token loss of a batch of texts of like length."""
     documents = []
     for index in range(num_documents):
         ids = tokenizer(language.document(index), add_special_tokens=False)["input_ids"]
         documents.append([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id])
         report("LLaMA", 0, 1, f"texts {index + 1} of {num_documents}")
+
+    # Sorted by length, so the last text of a batch is its longest, to which the others are padded.
     documents.sort(key=len)
     batches: list[list[list[int]]] = [[]]
     for ids in documents:
         if (len(batches[-1]) + 1) * len(ids) > batch_tokens:
             batches.append([])
         batches[-1].append(ids)
+
     dice = Dice("llama")
     while True:
         for batch in dice.permutation(batches):
             longest = max(map(len, batch))
             ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
             labels = torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in batch])
-            yield lambda ids=ids, labels=labels: model(input_ids=ids, labels=labels).loss
+
+            # Defaults, since a closure would see the tensors of a later batch.
+            def loss(ids: Tensor = ids, labels: Tensor = labels) -> Tensor:
+                return model(input_ids=ids, labels=labels).loss
+
+            yield loss

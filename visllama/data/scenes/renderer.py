@@ -29,26 +29,38 @@ _RGB = {
 
 
 def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, ...]:
-    return tuple(min(255, max(0, value + int((2 * dice.random() - 1) * by))) for value in rgb)
+    """Return a color with each of its channels moved at random, by less than `by`."""
+    channels = []
+    for value in rgb:
+        shift = int((2 * dice.random() - 1) * by)
+        channels.append(min(255, max(0, value + shift)))
+    return tuple(channels)
 
 
 def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> list[tuple[float, float]]:
+    """Return corners around a centre at equal angles; two radii in turns make a star."""
     step = 2 * math.pi / len(radii)
-    return [
-        (cx + r * math.cos(first_angle + i * step), cy + r * math.sin(first_angle + i * step))
-        for i, r in enumerate(radii)
-    ]
+    corners = []
+    for i, radius in enumerate(radii):
+        angle = first_angle + i * step
+        corners.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle)))
+    return corners
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:
     s = _SUPERSAMPLING
     row, column = thing.cell
+    # The order of the draws is part of the world: place first, then color.
     cx = s * ((column + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
     cy = s * ((row + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
-    r, fill = s * _RADIUS_PX[thing.size], _jittered(_RGB[thing.color], dice)
+    r = s * _RADIUS_PX[thing.size]
+    fill = _jittered(_RGB[thing.color], dice)
+
+    # The factors make shapes of one size look about equally large.
     if thing.shape in ("circle", "ring"):
         draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill)
         if thing.shape == "ring":
+            # The hole shows the background.
             draw.ellipse((cx - 0.55 * r, cy - 0.55 * r, cx + 0.55 * r, cy + 0.55 * r), background)
     elif thing.shape == "square":
         draw.rectangle((cx - 0.85 * r, cy - 0.85 * r, cx + 0.85 * r, cy + 0.85 * r), fill)
@@ -62,10 +74,13 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, 
 
 
 def render(scene: Scene, dice: Dice) -> Image.Image:
-    """Draw the scene with a little jitter of place and color, so that no two pictures of it are equal."""
+    """Return a picture of a scene, with a little jitter of place and color, so that no two pictures are equal."""
     background = _jittered(_RGB[scene.background], dice)
-    image = Image.new("RGB", (IMAGE_SIZE_PX * _SUPERSAMPLING,) * 2, background)
+    # Drawn larger and then averaged, so that edges are smooth.
+    side = IMAGE_SIZE_PX * _SUPERSAMPLING
+    image = Image.new("RGB", (side, side), background)
     draw = ImageDraw.Draw(image)
+
     for thing in scene.things:
         _draw_thing(draw, thing, background, dice)
     return image.resize((IMAGE_SIZE_PX, IMAGE_SIZE_PX), Image.Resampling.BOX)

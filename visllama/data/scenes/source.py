@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from visllama.data.scenes.language import captions, instruction, notes, questions
 from visllama.data.scenes.renderer import render
 from visllama.data.scenes.world import WORLD_VERSION, Dice, Scene, scene_of
@@ -20,15 +22,20 @@ _CAPTIONS = {"train": 1, "val": 5, "test": 5}
 
 
 class ScenesSource(Source):
-    """Records of scenes, a picture and its captions or questions, which a conversation asks one after the other; or of
-    instructions, which are language alone.
+    """Records of the embedded world.
+
+    A record is a scene's picture with captions, with questions, or with a conversation that asks those questions one
+    after the other; or it is an instruction, which is language alone.
 
     Args:
         split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one. Instructions
             of `test` share no pair of words with the others.
-        num_records: How many records; None is the world's own number for the split.
-        captions_per_record: Sentences on each picture; None likewise.
+        num_records: Number of records; None is the world's own number for the split.
+        captions_per_record: Number of captions for each picture; None is the world's own number for the split.
         holds: `captions`, `questions`, `conversations` or `instructions`.
+
+    Raises:
+        ConfigError: If there is no such split, or scenes hold no such thing.
     """
 
     def __init__(
@@ -42,48 +49,60 @@ class ScenesSource(Source):
             raise ConfigError(f"holds={holds}: scenes hold {', '.join(_SIZES)}")
         if split not in _SIZES[holds]:
             raise ConfigError(f"split={split}: scenes has {', '.join(_SIZES[holds])}")
-        self.split, self.holds, self.num_records = split, holds, num_records or _SIZES[holds][split]
+
+        self.split = split
+        self.holds = holds
+        self.num_records = num_records or _SIZES[holds][split]
         self.captions_per_record = captions_per_record or _CAPTIONS[split]
+
+        self.fingerprint = f"scenes-{WORLD_VERSION} {split} {holds} {self.captions_per_record}"
+        # An instruction is a question without an image.
+        kind = "questions" if holds == "instructions" else holds
+        self.kinds = {kind: self.num_records}
         self._question_counts: list[int] | None = None
 
     def __len__(self) -> int:
         return self.num_records
 
     @property
-    def fingerprint(self) -> str:
-        """Return a text that changes with what is in it."""
-        return f"scenes-{WORLD_VERSION} {self.split} {self.holds} {self.captions_per_record}"
-
-    @property
-    def kinds(self) -> dict[str, int]:
-        """Records by the kind of their text."""
-        return {"questions" if self.holds == "instructions" else self.holds: self.num_records}
-
-    @property
-    def item_counts(self) -> list[int]:
-        """Captions, questions, conversations or instructions of each record."""
+    def item_counts(self) -> list[int]:  # pyrefly: ignore[bad-override]  made when asked for: counting the questions makes them all
+        """The number of captions, questions, conversations or instructions in each record."""
         if self.holds == "captions":
             return [self.captions_per_record] * self.num_records
         if self.holds != "questions":
             return [1] * self.num_records
+
         if self._question_counts is None:
-            scenes = (scene_of(self.split, index)[0] for index in range(self.num_records))
-            self._question_counts = [len(self._questions(s, i)["questions"]) for i, s in enumerate(scenes)]
+            counts = []
+            for index in range(self.num_records):
+                scene, _ = scene_of(self.split, index)
+                counts.append(len(self._questions(scene, index)["questions"]))
+            self._question_counts = counts
         return self._question_counts
 
     def read(self, index: int) -> dict:
-        return self[index]  # it is made as it has to be
+        """Return a record; it needs no check, since it is made as a record has to be."""
+        return self[index]
 
     def __getitem__(self, index: int) -> dict:
         """Return a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
 
         Questions come with `facts`, what an oracle would need to know of the picture.
         """
-        record = {"key": f"{self.split}-{index:06d}"}
+        key = f"{self.split}-{index:06d}"
+        record: dict[str, Any] = {"key": key}
         if self.holds == "instructions":
-            told = instruction(self._dice(index), held_out=self.split == "test")
-            asked = {"question": told["instruction"], "answers": [told["response"]], "type": told["type"]}
-            return record | {"questions": [asked | {"id": record["key"]}]}
+            drawn = instruction(self._dice(index), held_out=self.split == "test")
+            record["questions"] = [
+                {
+                    "question": drawn["instruction"],
+                    "answers": [drawn["response"]],
+                    "type": drawn["type"],
+                    "id": key,
+                }
+            ]
+            return record
+
         scene, dice = scene_of(self.split, index)
         record["image"] = render(scene, dice)
         if self.holds == "questions":
@@ -94,25 +113,29 @@ class ScenesSource(Source):
 
     def _questions(self, scene: Scene, index: int) -> dict:
         dice = self._dice(index)
-        asked = [
-            {
-                "question": q["question"],
-                "answers": [q["answer"]],
-                "type": q["type"],
-                "id": f"{self.split}-{index:06d}-{q['type']}",
-            }
-            for q in questions(scene, dice)
-        ]
-        return {"questions": asked, "facts": notes(scene, dice)}
+        records = []
+        for question in questions(scene, dice):
+            kind = question["type"]
+            records.append(
+                {
+                    "question": question["question"],
+                    "answers": [question["answer"]],
+                    "type": kind,
+                    "id": f"{self.split}-{index:06d}-{kind}",
+                }
+            )
+
+        return {"questions": records, "facts": notes(scene, dice)}
 
     def _conversation(self, scene: Scene, index: int) -> list[dict[str, str]]:
         turns = []
-        for asked in self._questions(scene, index)["questions"]:
-            turns.append({"from": "human", "value": asked["question"]})
-            turns.append({"from": "gpt", "value": asked["answers"][0]})
+        for question in self._questions(scene, index)["questions"]:
+            turns.append({"from": "human", "value": question["question"]})
+            turns.append({"from": "gpt", "value": question["answers"][0]})
+        # The picture stands before the first question.
         turns[0]["value"] = f"{IMAGE_MARK}\n{turns[0]['value']}"
         return turns
 
     def _dice(self, index: int) -> Dice:
-        """Return dice of their own: those of the scene go on to draw its captions."""
+        """Return the dice for a record's questions or instruction; the dice of its scene draw its captions."""
         return Dice(f"scenes-{WORLD_VERSION}/{self.holds}/{self.split}/{index}")

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 WORLD_VERSION = 1
 
@@ -27,6 +27,7 @@ PLACES = {"top": (0, 1), "left": (1, 0), "center": (1, 1), "right": (1, 2), "bot
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 PAIRS = tuple(product(COLORS, SHAPES))
+# One pair for each color, in which each shape comes once too.
 HELD_OUT_PAIRS = tuple((color, SHAPES[(2 * i + i // 3) % 6]) for i, color in enumerate(COLORS))
 SEEN_PAIRS = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
 
@@ -37,17 +38,24 @@ class Dice(random.Random):
     """A seeded stream that draws by `random()` alone, the one method whose sequence Python promises to keep."""
 
     def pick(self, options: Sequence[T]) -> T:
+        """Return one of the options, each as likely as the others."""
         return options[int(self.random() * len(options))]
 
     def chance(self, probability: float) -> bool:
+        """Return true with this probability."""
         return self.random() < probability
 
     def permutation(self, options: Sequence[T]) -> list[T]:
-        return [option for _, _, option in sorted((self.random(), i, option) for i, option in enumerate(options))]
+        """Return the options in random order."""
+        keys = [self.random() for _ in options]
+        order = sorted(range(len(options)), key=lambda i: (keys[i], i))
+        return [options[i] for i in order]
 
 
 @dataclass(frozen=True)
 class Thing:
+    """A shape of some color and size in a cell of the grid."""
+
     color: str
     shape: str
     size: str
@@ -56,6 +64,7 @@ class Thing:
 
     @property
     def pair(self) -> tuple[str, str]:
+        """Its color and its shape."""
         return self.color, self.shape
 
 
@@ -68,44 +77,78 @@ class Scene:
 
     @property
     def kind(self) -> str:
+        """The scene's kind: "one" thing, "two" in a relation, or several things "alike"."""
         if len(self.things) == 1:
             return "one"
-        return "alike" if self.things[0].pair == self.things[1].pair else "two"
+        first, second = self.things[:2]
+        return "alike" if first.pair == second.pair else "two"
 
     @property
     def place(self) -> str:
+        """The name of the place at which the first thing stands."""
         return next(name for name, cell in PLACES.items() if cell == self.things[0].cell)
 
     @property
     def relation(self) -> str:
         """How the first thing stands to the second: it is the left or the upper one."""
-        return "left of" if self.things[0].cell[0] == self.things[1].cell[0] else "above"
+        first_row, _ = self.things[0].cell
+        second_row, _ = self.things[1].cell
+        return "left of" if first_row == second_row else "above"
 
 
 def _in_order(a: Thing, b: Thing) -> tuple[Thing, Thing]:
-    """Order two things as they are read: left or above first. A picture tells no other order."""
-    return (a, b) if a.cell < b.cell else (b, a)
+    """Return two things in the order in which they are read: the left or the upper one first.
+
+    A picture tells no other order.
+    """
+    if a.cell < b.cell:
+        return a, b
+    return b, a
 
 
 def draw_scene(
     dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None, two: float = 0.35
 ) -> Scene:
-    """Draw a scene whose things come from `pairs`, at least one of them from `focus` where that is given.
+    """Draw a scene.
 
-    A share `two` are two things in a relation, a quarter things alike, the rest one thing.
+    Args:
+        dice: The stream that is drawn from. The order of the draws is part of the world, and never changes.
+        pairs: The colors and shapes that the things may have.
+        focus: The colors and shapes of which at least one thing has one; None is any of `pairs`.
+        two: The share of scenes with two things in a relation. A quarter are things alike, the rest one thing.
     """
-    first = dice.pick(focus or pairs)
-    size, background, kind = dice.pick(SIZES), dice.pick(BACKGROUNDS), dice.random()
+    color, shape = dice.pick(focus or pairs)
+    size = dice.pick(SIZES)
+    background = dice.pick(BACKGROUNDS)
+    kind = dice.random()
+
     if kind < 0.75 - two:
-        return Scene((Thing(*first, size, dice.pick(tuple(PLACES.values()))),), background)
+        cell = dice.pick(tuple(PLACES.values()))
+        return Scene((Thing(color, shape, size, cell),), background)
+
     if kind < 0.75:
-        second = dice.pick([pair for pair in pairs if pair != first])
-        line, (low, high) = dice.pick(range(GRID)), dice.pick(((0, 1), (1, 2), (0, 2)))
-        cells = [(line, low), (line, high)] if dice.chance(0.5) else [(low, line), (high, line)]
-        cells = dice.permutation(cells)
-        return Scene(_in_order(Thing(*first, size, cells[0]), Thing(*second, dice.pick(SIZES), cells[1])), background)
-    cells = dice.permutation(list(product(range(GRID), range(GRID))))[: dice.pick((2, 3, 4))]
-    return Scene(tuple(Thing(*first, size, cell) for cell in sorted(cells)), background)
+        other_color, other_shape = dice.pick([pair for pair in pairs if pair != (color, shape)])
+        line = dice.pick(range(GRID))
+        low, high = dice.pick(((0, 1), (1, 2), (0, 2)))
+        is_horizontal = dice.chance(0.5)
+        cells = [(line, low), (line, high)] if is_horizontal else [(low, line), (high, line)]
+        cell, other_cell = dice.permutation(cells)
+        other_size = dice.pick(SIZES)
+
+        thing = Thing(color, shape, size, cell)
+        other = Thing(other_color, other_shape, other_size, other_cell)
+        return Scene(_in_order(thing, other), background)
+
+    cells = _draw_cells(dice, (2, 3, 4))
+    return Scene(tuple(Thing(color, shape, size, cell) for cell in cells), background)
+
+
+def _draw_cells(dice: Dice, counts: Sequence[int]) -> list[tuple[int, int]]:
+    """Draw cells of the grid, as many as one of `counts`, in the order in which they are read."""
+    all_cells = list(product(range(GRID), range(GRID)))
+    shuffled = dice.permutation(all_cells)
+    count = dice.pick(counts)
+    return sorted(shuffled[:count])
 
 
 _EDITS = {
@@ -116,41 +159,64 @@ _EDITS = {
 
 
 def edit_scene(dice: Dice, scene: Scene) -> Scene:
-    """Change one fact of a scene, keeping its kind: the near miss that a contrastive encoder must tell apart."""
+    """Return a scene with one fact changed and its kind kept: a near miss, which a contrastive encoder must tell apart.
+
+    Where the change that is drawn would make two things alike, the scene is returned as it is.
+    """
     things = scene.things
+    first = things[0]
     edit = dice.pick(_EDITS[scene.kind])
+
     if edit == "background":
-        return replace(scene, background=dice.pick([b for b in BACKGROUNDS if b != scene.background]))
+        background = dice.pick([other for other in BACKGROUNDS if other != scene.background])
+        return replace(scene, background=background)
+
     if edit == "place":
-        return replace(
-            scene, things=(replace(things[0], cell=dice.pick([c for c in PLACES.values() if c != things[0].cell])),)
-        )
+        cell = dice.pick([other for other in PLACES.values() if other != first.cell])
+        return replace(scene, things=(replace(first, cell=cell),))
+
     if edit == "count":
-        count = dice.pick([n for n in (2, 3, 4) if n != len(things)])
+        # The count is drawn before the cells, in `draw_scene` behind them: published figures rest on both orders.
+        count = dice.pick([other for other in (2, 3, 4) if other != len(things)])
         cells = dice.permutation(list(product(range(GRID), range(GRID))))[:count]
-        return replace(scene, things=tuple(replace(things[0], cell=cell) for cell in sorted(cells)))
+        return replace(scene, things=tuple(replace(first, cell=cell) for cell in sorted(cells)))
+
+    # A plural swaps a fact of two things.
     if edit in ("colors", "shapes", "cells", "sizes"):
+        field = edit.removesuffix("s")
         a, b = things
-        field = edit[:-1]
-        if getattr(a, field) != getattr(b, field):
-            swapped = (replace(a, **{field: getattr(b, field)}), replace(b, **{field: getattr(a, field)}))
-            return replace(scene, things=_in_order(*swapped))
+        a_value = getattr(a, field)
+        b_value = getattr(b, field)
+        if a_value != b_value:
+            swapped = _in_order(_with(a, field, b_value), _with(b, field, a_value))
+            return replace(scene, things=swapped)
         edit = "size"
+
     options = {"color": COLORS, "shape": SHAPES, "size": SIZES}[edit]
-    new = dice.pick([option for option in options if option != getattr(things[0], edit)])
+    value = dice.pick([option for option in options if option != getattr(first, edit)])
     if scene.kind != "two":
-        return replace(scene, things=tuple(replace(thing, **{edit: new}) for thing in things))
-    edited = replace(things[0], **{edit: new})
-    return scene if edited.pair == things[1].pair else replace(scene, things=(edited, things[1]))
+        return replace(scene, things=tuple(_with(thing, edit, value) for thing in things))
+
+    second = things[1]
+    edited = _with(first, edit, value)
+    if edited.pair == second.pair:
+        return scene
+    return replace(scene, things=(edited, second))
+
+
+def _with(thing: Thing, field: str, value: Any) -> Thing:
+    """Return a thing with another value of one field."""
+    return replace(thing, **{field: value})
 
 
 def scene_of(split: str, index: int) -> tuple[Scene, Dice]:
-    """Return the scene of a record, and the dice that its texts go on drawing from.
+    """Return the scene of a record, and the dice from which its texts are drawn next.
 
     Args:
         split: `train` and `val` show seen pairs only; in `test` a held-out pair is part of every scene; any other name
             (the backbones' own training text and pictures) shows all pairs, and more of the relations that are hard to
             learn.
+        index: Number of the record in the split.
     """
     dice = Dice(f"scenes-{WORLD_VERSION}/{split}/{index}")
     if split in ("train", "val"):

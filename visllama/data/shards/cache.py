@@ -14,16 +14,21 @@ import random
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from visllama.data.shards.remote import FailedAttempt, FetchError, check_address, from_fsspec, from_http, shown
 from visllama.errors import ConfigError
 
-_CHUNK, _LONGEST_WAIT_S, _POLL_S, _TELL_EVERY_S = 2**20, 60.0, 0.1, 30.0
-_HELD: set[int] = set()  # the parts that this process downloads
+_CHUNK = 2**20
+_LONGEST_WAIT_S = 60.0
+_POLL_S = 0.1
+_TELL_EVERY_S = 30.0
+_HELD: set[int] = set()
+"""The descriptors of the parts that this process downloads."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,32 +45,48 @@ class ShardCache:
     """A folder of shards that this node's processes share.
 
     Args:
-        folder: It is made if need be; other files in it are left alone.
-        budget_bytes: What the shards may take up; None for no bound. Shards that are open stay, even above it.
-        attempts: At downloading one shard, the first included.
+        folder: The folder that holds the shards. It is made if need be; other files in it are left alone.
+        budget_bytes: Bytes that the shards may take up; None for no bound. Shards that are open stay, even above it.
+        attempts: Number of attempts at downloading one shard, the first included.
         timeout_s: Seconds that a server may stay silent.
         backoff_s: Seconds before the second attempt; twice as many before each further one, up to a minute.
     """
 
-    def __init__(self, folder: str | Path, budget_bytes: int | None = None, attempts: int = 5, timeout_s: float = 60.0,
-                 backoff_s: float = 1.0) -> None:  # fmt: skip
-        self.folder, self.budget_bytes, self.attempts = Path(folder), budget_bytes, attempts
-        self.timeout_s, self.backoff_s = timeout_s, backoff_s
-        self._began_ns, self._warned = time.time_ns(), False
+    def __init__(
+        self,
+        folder: str | Path,
+        budget_bytes: int | None = None,
+        attempts: int = 5,
+        timeout_s: float = 60.0,
+        backoff_s: float = 1.0,
+    ) -> None:
+        self.folder = Path(folder)
+        self.budget_bytes = budget_bytes
+        self.attempts = attempts
+        self.timeout_s = timeout_s
+        self.backoff_s = backoff_s
+
+        self._began_ns = time.time_ns()
+        self._warned = False
+
         with self._disk("the cache"):
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, url: str) -> Path:
         """Return the place of a shard, whether it is there or not; two addresses never share one."""
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", re.sub(r"[?#].*", "", url, flags=re.DOTALL).rpartition("/")[2])[-100:]
-        return self.folder / f"{hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()[:16]}-{name}"
+        digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()[:16]
+        without_query = re.sub(r"[?#].*", "", url, flags=re.DOTALL)
+        _, _, name = without_query.rpartition("/")
+        # The name is for human readers alone: the hash of the whole address tells shards apart.
+        readable = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:]
+        return self.folder / f"{digest}-{readable}"
 
     def open(self, url: str, size: int | None) -> BinaryIO:
         """Open a shard for reading, downloaded first if it is not there; nobody evicts it until the file is closed.
 
         Args:
-            url: Its address.
-            size: Its bytes, as the index has them; None if unknown.
+            url: The shard's address.
+            size: The shard's bytes, as the index has them; None if unknown.
 
         Raises:
             ConfigError: The address is refused, or a package is missing.
@@ -76,16 +97,27 @@ class ShardCache:
         return file
 
     def fetch(self, url: str, size: int | None, stop: threading.Event | None = None) -> None:
-        """Make sure that a shard is there; like `open`, but for `stop`, which ends it with a `FetchError`."""
+        """Make sure that a shard is there, downloaded if need be.
+
+        Args:
+            url: The shard's address.
+            size: The shard's bytes, as the index has them; None if unknown.
+            stop: Ends the download once it is set.
+
+        Raises:
+            ConfigError: The address is refused, or a package is missing.
+            FetchError: It could not be downloaded, or `stop` was set.
+        """
         with self._get(url, size, stop) as file:
+            # Nobody has read it: the time of access stays.
             self._touch(file, os.fstat(file.fileno()).st_atime_ns)
 
     def prefetch(self, shards: Iterable[tuple[str, int | None]]) -> Prefetch:
         """Fetch shards in this order in the background, as far ahead of the readers as the budget allows.
 
         Args:
-            shards: Address and bytes of each. The next one is asked for when the last is there, so a generator may
-                leave out what its readers have passed.
+            shards: The address and the bytes of each. The next one is asked for when the last is there, so a generator
+                may leave out what its readers have passed.
         """
         thread = Prefetch(self, shards)
         thread.start()
@@ -93,57 +125,68 @@ class ShardCache:
 
     def ahead(self) -> int:
         """Return the number of bytes that were fetched ahead, or are being fetched, and that nobody has opened."""
-        return sum(info.st_size for path, info in self._files() if self._is_ahead(path, info))
+        sizes = [info.st_size for path, info in self._files() if self._is_ahead(path, info)]
+        return sum(sizes)
 
     def has(self, url: str, size: int | None) -> bool:
         """Return whether a shard is there, with this many bytes."""
         with suppress(FileNotFoundError):
-            return self.path(url).stat().st_size == size or size is None
+            stored_size = self.path(url).stat().st_size
+            return size is None or stored_size == size
         return False
 
     def _touch(self, file: BinaryIO, accessed_ns: int) -> None:
-        with suppress(PermissionError):  # another user's file: readable, and merely not the most recently used
+        """Mark a shard as the most recently used one, by its time of modification."""
+        # The file of another user can be read, and is merely not the most recently used one.
+        with suppress(PermissionError):
             os.utime(file.fileno(), ns=(accessed_ns, time.time_ns()))
 
     def _is_ahead(self, path: Path, info: os.stat_result) -> bool:
+        """Return whether a shard was fetched since this cache began, and nobody has read it."""
         unread = info.st_atime_ns == 0 or path.name.startswith("part-")
         return unread and info.st_mtime_ns >= self._began_ns
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """Yield the cache's shards and parts; another process may remove them meanwhile."""
         for entry in os.scandir(self.folder):
             if re.match(r"(part-)?[0-9a-f]{16}-", entry.name):
                 with suppress(FileNotFoundError):
                     yield Path(entry.path), entry.stat(follow_symlinks=False)
 
     @contextmanager
-    def _disk(self, url: str) -> Iterator[None]:
+    def _disk(self, url: str) -> Generator[None, None, None]:
+        """Explain an error of the cache's own disk, which is not one of the network."""
         try:
             yield
         except OSError as error:
-            raise FetchError(f"{shown(url)}: cannot be stored in {self.folder}: {error.strerror}; make room there, "
-                             "lower data.cache_gib, or name another folder") from error  # fmt: skip
+            raise FetchError(
+                f"{shown(url)}: cannot be stored in {self.folder}: {error.strerror}; make room there, "
+                "lower data.cache_gib, or name another folder"
+            ) from error
 
     def _get(self, url: str, size: int | None, stop: threading.Event | None = None) -> BinaryIO:
+        """Return a shard's file with a shared lock on it; download the shard, or wait for whoever does."""
         check_address(url)
-        whole, told = self.path(url), time.monotonic()
+        whole = self.path(url)
         part = whole.with_name(f"part-{whole.name}")
+        told = time.monotonic()
         while True:
-            with suppress(FileNotFoundError):
-                file = open(whole, "rb")  # noqa: SIM115 - the caller closes it
-                fcntl.flock(file, fcntl.LOCK_SH)
-                if size in (None, os.fstat(file.fileno()).st_size):
-                    return file  # should it be evicted just now, its bytes stay readable
-                file.close()  # the shard changed since, and has a new index: it will be replaced
+            file = self._open_whole(whole, size)
+            if file is not None:
+                return file
+
             with self._disk(url):
                 fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             _HELD.add(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
+                    # Between opening and locking, another process may have finished, or removed the part.
                     if _is_at(fd, part) and not self.has(url, size):
                         self._download(url, size, fd, stop)
                         os.replace(part, whole)
-                        file = open(whole, "rb")  # noqa: SIM115 - before the lock goes, lest it be evicted
+                        # Opened and locked before the part's lock goes, lest it be evicted.
+                        file = open(whole, "rb")  # noqa: SIM115 - the caller closes it
                         fcntl.flock(fd, fcntl.LOCK_SH)
                         fcntl.flock(file, fcntl.LOCK_SH)
                         return file
@@ -161,98 +204,195 @@ class ShardCache:
                 _HELD.discard(fd)
                 _unlock(fd)
 
+    def _open_whole(self, whole: Path, size: int | None) -> BinaryIO | None:
+        """Return the file of a shard that is there, with a shared lock on it; None where it has to be downloaded."""
+        try:
+            file = open(whole, "rb")  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            return None
+
+        fcntl.flock(file, fcntl.LOCK_SH)
+        stored_size = os.fstat(file.fileno()).st_size
+        if size is None or stored_size == size:
+            # Should it be evicted just now, its bytes stay readable.
+            return file
+        # The shard changed since it was fetched, and has a new index: it is replaced.
+        file.close()
+        return None
+
     def _download(self, url: str, size: int | None, fd: int, stop: threading.Event | None) -> None:
-        source = from_http if url.partition(":")[0] in ("http", "https") else from_fsspec
-        got, stamp, stop = 0, (), stop or threading.Event()
+        """Download a shard into the part `fd`, by several attempts if need be.
+
+        Raises:
+            ConfigError: A package is missing.
+            FetchError: No attempt succeeded, `stop` was set, or the disk is full.
+        """
+        stop = stop or threading.Event()
+        progress = _Progress()
         for attempt in range(1, self.attempts + 1):
             try:
-                with source(url, got, stamp, self.timeout_s) as (read, got, total, stamp):
-                    want = total if size is None else size
-                    if want == -1:
-                        raise FailedAttempt("the server does not tell its length", "use one that does", final=True)
-                    if total not in (None, -1, want):
-                        what = f"it has {total} bytes at the server and {size} in the index"
-                        raise FailedAttempt(what, "if it changed, make its index again", restart=True)
-                    with self._disk(url):
-                        self._make_room(want or 0, fd)
-                    while (want is None or got <= want) and (chunk := read(_CHUNK)):
-                        if stop.is_set():
-                            raise FailedAttempt("stopped", final=True)
-                        with self._disk(url):
-                            _write(fd, chunk, got)
-                        got += len(chunk)
-                if want not in (None, got):
-                    raise FailedAttempt(f"{got} bytes came, and it has {want}", restart=got > want)
-                with self._disk(url):
-                    os.ftruncate(fd, got)
-                    os.utime(fd, ns=(0, time.time_ns()))  # accessed never: see `ahead`
-                    os.fsync(fd)
+                self._attempt(url, size, fd, stop, progress)
                 return
-            except (ConfigError, FetchError):
+            except ConfigError:
                 raise
+            except FailedAttempt as error:
+                failure = error
             except Exception as error:  # fsspec's file systems raise what they like
-                fault = error if isinstance(error, FailedAttempt) else FailedAttempt(f"{type(error).__name__}: {error}")
-            if fault.final or attempt == self.attempts:
-                do = fault.do or "check the network and the server, then resume the run"
-                raise FetchError(f"{shown(url)}: {shown(str(fault))} (attempt {attempt} of {self.attempts}); {do}")
-            got = 0 if fault.restart else got
-            wait_s = min(self.backoff_s * 2 ** (attempt - 1), _LONGEST_WAIT_S) * random.SystemRandom().uniform(0.5, 1)
-            wait_s = max(wait_s, min(fault.wait_s, _LONGEST_WAIT_S))  # SystemRandom: training's own stays as it is
-            _log.warning("%s: %s; again in %.1f s", shown(url), shown(str(fault)), wait_s)
+                failure = FailedAttempt(f"{type(error).__name__}: {error}")
+
+            if failure.final or attempt == self.attempts:
+                remedy = failure.remedy or "check the network and the server, then resume the run"
+                raise FetchError(
+                    f"{shown(url)}: {shown(str(failure))} (attempt {attempt} of {self.attempts}); {remedy}"
+                )
+            if failure.restart:
+                progress.num_bytes = 0
+
+            # SystemRandom, so that the random draws of the training stay what they are.
+            jitter = random.SystemRandom().uniform(0.5, 1)
+            wait_s = min(self.backoff_s * 2 ** (attempt - 1), _LONGEST_WAIT_S) * jitter
+            wait_s = max(wait_s, min(failure.wait_s, _LONGEST_WAIT_S))
+            _log.warning("%s: %s; again in %.1f s", shown(url), shown(str(failure)), wait_s)
             stop.wait(wait_s)
+
+    def _attempt(self, url: str, size: int | None, fd: int, stop: threading.Event, progress: _Progress) -> None:
+        """Try once to download what is missing of a shard.
+
+        Raises:
+            FailedAttempt: If not all bytes came.
+        """
+        scheme, _, _ = url.partition(":")
+        source = from_http if scheme in ("http", "https") else from_fsspec
+        with source(url, progress.num_bytes, progress.stamp, self.timeout_s) as (read, first, total, stamp):
+            # The server may have started at another byte than was asked for.
+            progress.num_bytes = first
+            progress.stamp = stamp
+
+            wanted = total if size is None else size
+            if wanted == -1:
+                raise FailedAttempt("the server does not tell its length", "use one that does", final=True)
+            if total not in (None, -1, wanted):
+                problem = f"it has {total} bytes at the server and {size} in the index"
+                raise FailedAttempt(problem, "if it changed, make its index again", restart=True)
+            with self._disk(url):
+                self._make_room(wanted or 0, fd)
+
+            # One chunk more than is wanted shows that the server sends too much.
+            while wanted is None or progress.num_bytes <= wanted:
+                chunk = read(_CHUNK)
+                if not chunk:
+                    break
+                if stop.is_set():
+                    raise FailedAttempt("stopped", final=True)
+                with self._disk(url):
+                    _write(fd, chunk, progress.num_bytes)
+                progress.num_bytes += len(chunk)
+
+        num_bytes = progress.num_bytes
+        if wanted is not None and num_bytes != wanted:
+            raise FailedAttempt(f"{num_bytes} bytes came, and it has {wanted}", restart=num_bytes > wanted)
+        with self._disk(url):
+            os.ftruncate(fd, num_bytes)
+            # A time of access of zero says that nobody has read it: see `ahead`.
+            os.utime(fd, ns=(0, time.time_ns()))
+            os.fsync(fd)
 
     def _make_room(self, need: int, fd: int) -> None:
         """Evict until `need` bytes fit, the least recently used first, and reserve them in the part `fd`."""
         lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            files = [(path, info) for path, info in self._files() if info.st_ino != os.fstat(fd).st_ino]
-            used, budget = sum(info.st_size for _, info in files), self.budget_bytes
-            # First what killed downloads left, then what was read, at last what was fetched ahead and is still to come.
-            files.sort(key=lambda f: (not f[0].name.startswith("part-"), self._is_ahead(*f), f[1].st_mtime_ns))
+            own_inode = os.fstat(fd).st_ino
+            files = [(path, info) for path, info in self._files() if info.st_ino != own_inode]
+            files.sort(key=lambda file: self._eviction_key(*file))
+            used = sum(info.st_size for _, info in files)
+            budget = self.budget_bytes
+
             for path, info in files:
-                full = budget is not None and used + need > budget
-                if (full or path.name.startswith("part-")) and _evict(path):
+                is_full = budget is not None and used + need > budget
+                # Parts that nobody holds are what killed downloads left.
+                if (is_full or path.name.startswith("part-")) and _evict(path):
                     used -= info.st_size
+
             if budget is not None and used + need > budget and not self._warned:
                 self._warned = True
-                _log.warning("the shards in use take %.2f GiB, more than data.cache_gib=%.2f: raise it",
-                             (used + need) / 2**30, budget / 2**30)  # fmt: skip
+                _log.warning(
+                    "the shards in use take %.2f GiB, more than data.cache_gib=%.2f: raise it",
+                    (used + need) / 2**30,
+                    budget / 2**30,
+                )
             if need:
                 os.ftruncate(fd, need)
         finally:
             _unlock(lock)
+
+    def _eviction_key(self, path: Path, info: os.stat_result) -> tuple[bool, bool, int]:
+        """Return the rank of a file in the order of eviction.
+
+        First come the parts that killed downloads left, then what was read, the least recently used first, and at last
+        what was fetched ahead and is still to come.
+        """
+        is_whole = not path.name.startswith("part-")
+        return is_whole, self._is_ahead(path, info), info.st_mtime_ns
+
+
+@dataclass
+class _Progress:
+    """How far the download of a shard has come.
+
+    Attributes:
+        num_bytes: The bytes that are there, from the shard's start.
+        stamp: The stamp of the content to which they belong.
+    """
+
+    num_bytes: int = 0
+    stamp: tuple = ()
 
 
 class Prefetch(threading.Thread):
     """Shards being fetched in the background.
 
     Attributes:
-        errors: What went wrong, by the shard's address; whoever opens that shard gets an error of their own.
+        errors: The errors of shards that could not be fetched, by address; whoever opens such a shard gets an error of
+            their own.
     """
 
     def __init__(self, cache: ShardCache, shards: Iterable[tuple[str, int | None]]) -> None:
         super().__init__(name="prefetch", daemon=True)
         self.errors: dict[str, Exception] = {}
-        self._cache, self._shards, self._halt = cache, shards, threading.Event()
+        self._cache = cache
+        self._shards = shards
+        self._halt = threading.Event()
 
     def run(self) -> None:
         """Fetch one shard after the other; wait while what nobody has read yet fills the budget."""
-        cache = self._cache
         for url, size in self._shards:
-            while cache.budget_bytes is not None and not cache.has(url, size):
-                if self._halt.is_set() or not (ahead := cache.ahead()) or ahead + (size or 0) <= cache.budget_bytes:
-                    break
+            while not self._halt.is_set() and not self._has_room(url, size):
                 self._halt.wait(2 * _POLL_S)
             if self._halt.is_set():
                 return
+
             try:
-                cache.fetch(url, size, self._halt)
+                self._cache.fetch(url, size, self._halt)
             except Exception as error:
+                # Without its frames, which would keep everything in them alive.
                 self.errors[url] = error.with_traceback(None)
 
+    def _has_room(self, url: str, size: int | None) -> bool:
+        """Return whether the budget allows to fetch a shard now, beside what was fetched ahead and is unread."""
+        cache = self._cache
+        if cache.budget_bytes is None or cache.has(url, size):
+            return True
+        ahead = cache.ahead()
+        # With nothing ahead, even a shard that is larger than the budget is fetched: its reader needs it next.
+        return ahead == 0 or ahead + (size or 0) <= cache.budget_bytes
+
     def stop(self, timeout_s: float | None = None) -> None:
-        """End after the bytes on their way now, and wait for it this many seconds; None for as long as it takes."""
+        """End after the bytes that are on their way now.
+
+        Args:
+            timeout_s: Seconds to wait for the end; None waits for as long as it takes.
+        """
         self._halt.set()
         self.join(timeout_s)
 
@@ -261,7 +401,8 @@ def _write(fd: int, chunk: bytes, offset: int) -> None:
     view = memoryview(chunk)
     while view:
         count = os.pwrite(fd, view, offset)
-        view, offset = view[count:], offset + count
+        view = view[count:]
+        offset += count
 
 
 def _is_at(fd: int, path: Path) -> bool:
@@ -273,21 +414,25 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _unlock(fd: int) -> None:
-    fcntl.flock(fd, fcntl.LOCK_UN)  # closing alone would leave the lock to a child that was forked meanwhile
+    # Closing alone would leave the lock to a child that was forked meanwhile.
+    fcntl.flock(fd, fcntl.LOCK_UN)
     os.close(fd)
 
 
 def _evict(path: Path) -> bool:
-    """Remove a file unless somebody has it open."""
+    """Remove a file unless somebody has it open; return whether it was removed."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
+
     try:
+        # Whoever reads a shard, or downloads a part, holds a lock on it: then this one fails at once.
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if free := _is_at(fd, path):
-            os.unlink(path)
-        return free
+        if not _is_at(fd, path):
+            return False
+        os.unlink(path)
+        return True
     except OSError:
         return False
     finally:

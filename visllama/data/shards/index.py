@@ -26,9 +26,11 @@ from visllama.files import replacing
 
 INDEX_VERSION = 1
 _MOST_TEXT = 2**22
-"""Bytes of a text: JSON of nothing but brackets takes 25 times as many in memory."""
+"""Most bytes of a text: JSON of nothing but brackets takes 25 times as many in memory."""
 _MOST_LISTED = 1000
+"""Most damaged places that an index lists; all are counted."""
 _MOST_SCORES = 64
+"""Most names of scores that an index holds: a tar may name others in each record, and each costs a number a record."""
 _TEXTS = ("json", "txt")
 _DTYPES = {
     "first": np.uint32,
@@ -43,7 +45,13 @@ _DTYPES = {
 
 
 class Member(NamedTuple):
-    """A file in a tar; its header is the block before its bytes, and known by its checksum."""
+    """A file in a tar.
+
+    Attributes:
+        offset: The place of its first byte in the tar; the block before it is its header.
+        size: The number of its bytes.
+        header_crc: The checksum of its header, by which the header is recognised.
+    """
 
     offset: int
     size: int
@@ -51,41 +59,70 @@ class Member(NamedTuple):
 
 
 class _Records:
-    """Records as they are found in a tar, checked."""
+    """The records of a tar, checked as they are read.
+
+    Attributes:
+        rows: The row of each key that came; -1 where it is no record that can be used.
+        spoiled: The keys of members that are damaged themselves: their record has been named already.
+        partial: The rows of records of which more members came later.
+        counts: The number of damaged places, by reason.
+        listed: The first damaged places.
+        keys: The key of each row.
+        suffixes: The number of each suffix.
+        scores: The scores of the rows, by name.
+    """
 
     def __init__(self, file: TarFile) -> None:
-        self.file, self.spoiled = file, set()
-        # Of each key the record's row, or -1 where it is none; and the rows that more members were found of.
-        self.seen: dict[str, int] = {}
+        self.file = file
+        self.rows: dict[str, int] = {}
+        self.spoiled: set[str] = set()
         self.partial: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.listed: list[Damage] = []
         self.keys: list[str] = []
         self.suffixes: dict[str, int] = {}
-        # Numbers side by side: an object each costs more than reading it did.
-        self.first, self.num_pairs, self.kind = array("I", [0]), array("I"), array("B")
-        self.offset, self.size, self.suffix, self.header_crc = array("Q"), array("I"), array("H"), array("I")
+
+        # Numbers side by side: making an object of each member takes longer than reading it.
+        self.first = array("I", [0])
+        self.num_pairs = array("I")
+        self.kind = array("B")
+        self.offset = array("Q")
+        self.size = array("I")
+        self.suffix = array("H")
+        self.header_crc = array("I")
         self.scores: dict[str, array] = defaultdict(lambda: array("f"))
 
     def read(self) -> None:
-        """Read them all."""
-        key, group, torn = None, [], False
+        """Read all records of the tar.
+
+        The members of a record stand side by side and have one key, so a record ends where another key begins.
+        """
+        key = ""
+        group: list[Found] = []
+        torn = False
         for found in walk(self.file):
-            if type(found) is tuple:
+            if found is None:
+                # Members may be lost here: the records on both sides are not known to be whole.
+                if group:
+                    self._add(key, group, torn=True)
+                key = ""
+                group = []
+                torn = True
+            elif isinstance(found, Damage):
+                self._fault(found)
+                # Damage of these kinds is a member's own, and spoils the record.
+                if found.reason in ("truncated", "type", "size"):
+                    self.spoiled.add(found.key)
+            else:
                 if found[0] != key:
                     if group:
                         self._add(key, group, torn)
-                        group, torn = [], False
+                        group = []
+                        torn = False
                     key = found[0]
                 group.append(found)
-            elif found is None:
-                if group:
-                    self._add(key, group, True)
-                key, group, torn = None, [], True
-            else:
-                self._fault(found)
-                if found.reason in ("truncated", "type", "size"):
-                    self.spoiled.add(found.key)
+
+        # The last record ends with the tar.
         if group:
             self._add(key, group, torn)
 
@@ -95,39 +132,55 @@ class _Records:
             self.listed.append(fault)
 
     def _add(self, key: str, group: list[Found], torn: bool) -> None:
+        """Keep the record of a group of members, or report why it cannot be used."""
         members = {found[1]: found for found in group}
-        known, row = key in self.seen, self.seen.setdefault(key, -1)
-        reason, detail = "text", ""
-        if known:
-            reason, detail = "split key", "has members elsewhere too"
-            if row >= 0 and not {self.suffixes.get(suffix) for suffix in members} <= self._suffixes(row):
+        is_known = key in self.rows
+        row = self.rows.setdefault(key, -1)
+
+        if is_known:
+            reason = "split key"
+            detail = "has members elsewhere too"
+            # Members of other suffixes show that the row is only a part of its record; equal ones are a copy of it.
+            suffixes = {self.suffixes.get(suffix) for suffix in members}
+            if row >= 0 and not suffixes <= self._suffixes(row):
                 self.partial.add(row)
         elif key in self.spoiled:
-            return  # a fault of a member names it
+            # The damaged place of its member has been reported, and names it.
+            return
         elif len(members) < len(group):
-            reason, detail = "duplicate", "has two members of one suffix"
+            reason = "duplicate"
+            detail = "has two members of one suffix"
         elif torn:
-            reason, detail = "torn", "is beside a damaged place: members of it may have stood there"
+            reason = "torn"
+            detail = "is beside a damaged place: members of it may have stood there"
         else:
             try:
                 texts = {name: self._text(*members[name][2:4]) for name in _TEXTS if name in members}
                 num_images = len(members) - len(texts)
                 text = read_text(texts, num_images)
                 if num_images or text.kind == "conversations":
-                    return self._keep(key, group, text)
-                reason, detail = "no image", f"has {text.kind} and no image"
+                    self._keep(key, group, text)
+                    return
+                reason = "no image"
+                detail = f"has {text.kind} and no image"
             except BadRecord as error:
+                reason = "text"
                 detail = error.detail
-        self._fault(Damage(group[0][2] - BLOCK, reason, f"record {key!r} {detail}", key))
+
+        header = group[0][2] - BLOCK
+        self._fault(Damage(header, reason, f"record {key!r} {detail}", key))
 
     def _keep(self, key: str, group: list[Found], text: Text) -> None:
-        row = self.seen[key] = len(self.keys)
+        row = len(self.keys)
+        self.rows[key] = row
+
         for name, value in text.scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
                 scores = self.scores[name]
                 if len(scores) < row:
                     self.fill(scores)
                 scores.append(value)
+
         for _, suffix, offset, size, crc in group:
             self.header_crc.append(crc)
             self.suffix.append(self.suffixes.setdefault(suffix, len(self.suffixes)))
@@ -139,11 +192,14 @@ class _Records:
         self.kind.append(KINDS.index(text.kind))
 
     def _suffixes(self, row: int) -> set[int]:
-        return {*self.suffix[self.first[row] : self.first[row + 1]]}
+        first = self.first[row]
+        end = self.first[row + 1]
+        return set(self.suffix[first:end])
 
     def fill(self, scores: array) -> array:
-        """Return the records before this one a NaN, those that have no such score."""
-        scores.extend(repeat(math.nan, len(self.keys) - len(scores)))
+        """Return scores with a NaN for each of the records so far that have none of that name."""
+        num_missing = len(self.keys) - len(scores)
+        scores.extend(repeat(math.nan, num_missing))
         return scores
 
     def _text(self, offset: int, size: int) -> bytes:
@@ -155,7 +211,7 @@ class _Records:
 
 
 class Row(NamedTuple):
-    """What a manifest says of a shard."""
+    """What a manifest says of a shard: its size, its counts, the checksum of its headers and texts."""
 
     bytes: int
     num_records: int
@@ -169,62 +225,82 @@ class ShardIndex:
     """The records of one shard: their keys, where their members' bytes lie, and what their metadata say in numbers.
 
     Args:
-        arrays: Of each member `offset`, `size`, `header_crc` and `suffix` (into `facts["suffixes"]`); of each record
-            `first` (its first member; one more at the end), `key_end` (into `keys`, UTF-8), `num_pairs`, `score.NAME`.
-        facts: `bytes` of the tar, `crc` of its headers, `mtime_ns`, `suffixes`, `kinds` and `faults` (counts),
-            `listed` (the first faults).
+        arrays: For each member: `offset`, `size`, `header_crc` and `suffix` (its place in `facts["suffixes"]`). For
+            each record: `first` (its first member; one more at the end), `key_end` (the end of its key in `keys`,
+            UTF-8), `num_pairs` (its items), and `score.NAME`.
+        facts: `bytes` (the tar's size), `crc` (the checksum of its headers and texts), `mtime_ns` (its time of
+            modification), `suffixes`, `kinds` (the number of records of each), `faults` (the number of damaged places
+            by reason), and `listed` (the first damaged places).
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
-        self.arrays, self.facts = arrays, facts
+        self.arrays = arrays
+        self.facts = facts
 
     @property
     def num_records(self) -> int:
+        """Number of records."""
         return len(self.arrays["first"]) - 1
 
     @property
     def num_pairs(self) -> int:
-        """Items of all records: captions, questions, conversations."""
+        """Number of items of all records: captions, questions, conversations."""
         return int(self.arrays["num_pairs"].sum())
 
     @property
     def num_images(self) -> int:
+        """Number of images of all records."""
         texts = [number for number, suffix in enumerate(self.facts["suffixes"]) if suffix in _TEXTS]
-        return int((~np.isin(self.arrays["suffix"], texts)).sum())
+        # Whatever is no text is an image: other members are not indexed.
+        is_image = ~np.isin(self.arrays["suffix"], texts)
+        return int(is_image.sum())
 
     @property
     def row(self) -> Row:
-        facts = self.facts
-        counts = self.num_records, self.num_pairs
-        return Row(facts["bytes"], *counts, facts["crc"], facts["kinds"], facts["faults"])
+        """The shard's row in a manifest."""
+        return Row(
+            bytes=self.facts["bytes"],
+            num_records=self.num_records,
+            num_pairs=self.num_pairs,
+            crc=self.facts["crc"],
+            kinds=self.facts["kinds"],
+            faults=self.facts["faults"],
+        )
 
     @property
     def faults(self) -> list[Damage]:
+        """The first damaged places of the tar."""
         return [Damage(*fault) for fault in self.facts["listed"]]
 
     def keys(self) -> list[str]:
-        ends, text = self.arrays["key_end"].tolist(), self.arrays["keys"].tobytes()
-        return [text[a:b].decode("utf-8", "replace") for a, b in zip([0, *ends], ends, strict=False)]
+        """Return the keys of all records."""
+        ends = self.arrays["key_end"].tolist()
+        starts = [0, *ends[:-1]]
+        text = self.arrays["keys"].tobytes()
+        return [text[start:end].decode("utf-8", "replace") for start, end in zip(starts, ends, strict=False)]
 
     def key(self, record: int) -> str:
-        start = int(self.arrays["key_end"][record - 1]) if record else 0
-        return self.arrays["keys"][start : int(self.arrays["key_end"][record])].tobytes().decode("utf-8", "replace")
+        """Return the key of a record."""
+        ends = self.arrays["key_end"]
+        start = int(ends[record - 1]) if record else 0
+        text = self.arrays["keys"][start : int(ends[record])].tobytes()
+        return text.decode("utf-8", "replace")
 
     def members(self, record: int) -> dict[str, Member]:
         """Return a record's members by their suffix."""
-        first, last = self.arrays["first"][record : record + 2].tolist()
-        suffixes = self.facts["suffixes"]
-        return {
-            suffixes[suffix]: Member(*where)
-            for suffix, *where in zip(
-                *(self.arrays[name][first:last].tolist() for name in ("suffix", "offset", "size", "header_crc")),
-                strict=True,
-            )
-        }
+        first, end = self.arrays["first"][record : record + 2].tolist()
+        names = ("suffix", "offset", "size", "header_crc")
+        columns = [self.arrays[name][first:end].tolist() for name in names]
+
+        members = {}
+        for suffix, offset, size, header_crc in zip(*columns, strict=True):
+            members[self.facts["suffixes"][suffix]] = Member(offset, size, header_crc)
+        return members
 
     def score(self, name: str) -> np.ndarray:
         """Return a number of each record's metadata; NaN where a record has none of that name."""
-        return self.arrays.get(f"score.{name}", np.full(self.num_records, np.nan, np.float32))
+        without = np.full(self.num_records, np.nan, np.float32)
+        return self.arrays.get(f"score.{name}", without)
 
     def save(self, path: Path) -> None:
         """Write the sidecar, whole or not at all.
@@ -233,23 +309,27 @@ class ShardIndex:
             WriteFailed: If it cannot be written.
         """
         facts = json.dumps({"index_version": INDEX_VERSION, **self.facts})
+        metadata = {"visllama": facts, "checksum": str(self._checksum(facts))}
         with replacing(path) as temporary:
-            save_file(self.arrays, temporary, {"visllama": facts, "checksum": str(self._checksum(facts))})
+            save_file(self.arrays, temporary, metadata)
 
     @classmethod
     def load(cls, path: Path) -> ShardIndex:
-        """Read a sidecar.
+        """Return the index that a sidecar holds.
 
         Raises:
             ConfigError: If it is damaged, or of another version.
         """
         try:
             with safe_open(path, "np") as file:
-                said = file.metadata()
+                metadata = file.metadata()
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            found = cls(arrays, json.loads(said["visllama"]))
-            whole = found.facts["index_version"] == INDEX_VERSION
-            whole = whole and said["checksum"] == str(found._checksum(said["visllama"])) and found._is_consistent()
+
+            facts = metadata["visllama"]
+            index = cls(arrays, json.loads(facts))
+            is_good = index.facts["index_version"] == INDEX_VERSION
+            is_good = is_good and metadata["checksum"] == str(index._checksum(facts))
+            is_good = is_good and index._is_consistent()
         except FileNotFoundError as error:
             raise ConfigError(
                 f"{path}: is not there: delete the folder's manifest.json, and both are made anew"
@@ -258,50 +338,77 @@ class ShardIndex:
             raise ConfigError(f"{path}: cannot be read ({error})") from error
         except (SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path}: no index of a shard ({error}): delete it, and it is made anew") from error
-        if not whole:
+
+        if not is_good:
             raise ConfigError(f"{path}: an index of another version, or damaged: delete it, and it is made anew")
-        return found
+        return index
 
     def _checksum(self, facts: str) -> int:
-        total = zlib.crc32(facts.encode())
+        checksum = zlib.crc32(facts.encode())
         for name in sorted(self.arrays):
-            total = zlib.crc32(self.arrays[name].tobytes(), zlib.crc32(name.encode(), total))
-        return total
+            checksum = zlib.crc32(name.encode(), checksum)
+            checksum = zlib.crc32(self.arrays[name].tobytes(), checksum)
+        return checksum
 
     def _is_consistent(self) -> bool:
-        """Return whether reading by it stays within it and the tar, whoever wrote it."""
-        arrays, facts, num_records = self.arrays, self.facts, self.num_records
+        """Return whether whoever reads by this index stays within its arrays and the tar, whoever wrote it."""
+        arrays = self.arrays
         scores = {name: np.float32 for name in arrays if name.startswith("score.")}
-        if any(arrays[name].ndim != 1 or arrays[name].dtype != kind for name, kind in {**_DTYPES, **scores}.items()):
+        for name, dtype in {**_DTYPES, **scores}.items():
+            if arrays[name].ndim != 1 or arrays[name].dtype != dtype:
+                return False
+
+        lengths = {len(arrays[name]) for name in ("key_end", "num_pairs", *scores)}
+        if lengths != {self.num_records}:
             return False
-        first, key_end = arrays["first"].astype(np.int64), arrays["key_end"].astype(np.int64)
-        offset, size = arrays["offset"], arrays["size"].astype(np.uint64)
-        total = facts["bytes"]
-        return bool(
-            {len(arrays[name]) for name in ("key_end", "num_pairs", *scores)} == {num_records}
-            and len(offset) == len(size) == len(arrays["suffix"]) == len(arrays["header_crc"]) == first[-1]
-            and first[0] == 0
-            and (np.diff(first) > 0).all()
-            and (np.diff(key_end, prepend=0) >= 0).all()
-            and key_end[-1:].sum() == len(arrays["keys"])
-            and all(type(facts[name]) is int for name in ("bytes", "crc", "mtime_ns"))
-            and (
-                not len(offset) or (offset.min() >= BLOCK and offset.max() <= total and (size <= total - offset).all())
-            )
-            and all(type(suffix) is str and is_read(suffix) for suffix in facts["suffixes"])
-            and (not len(offset) or arrays["suffix"].max() < len(facts["suffixes"]))
-            and all(type(count) is int for name in ("kinds", "faults") for count in facts[name].values())
-            and all(list(map(type, fault)) == [int, str, str, str] for fault in facts["listed"])
-        )
+        return self._are_facts_consistent() and self._are_members_consistent() and self._are_keys_consistent()
+
+    def _are_members_consistent(self) -> bool:
+        arrays = self.arrays
+        first = arrays["first"].astype(np.int64)
+        offset = arrays["offset"]
+        size = arrays["size"].astype(np.uint64)
+        num_members = len(offset)
+
+        if not num_members == len(size) == len(arrays["suffix"]) == len(arrays["header_crc"]) == first[-1]:
+            return False
+        if first[0] != 0 or not (np.diff(first) > 0).all():
+            return False
+        if num_members == 0:
+            return True
+
+        total = self.facts["bytes"]
+        # In this order, since a difference of unsigned numbers is never negative.
+        lies_in_tar = offset.min() >= BLOCK and offset.max() <= total and (size <= total - offset).all()
+        return bool(lies_in_tar and arrays["suffix"].max() < len(self.facts["suffixes"]))
+
+    def _are_keys_consistent(self) -> bool:
+        key_end = self.arrays["key_end"].astype(np.int64)
+        is_sorted = (np.diff(key_end, prepend=0) >= 0).all()
+        last_end = key_end[-1:].sum()  # 0 where there is no record
+        return bool(is_sorted and last_end == len(self.arrays["keys"]))
+
+    def _are_facts_consistent(self) -> bool:
+        facts = self.facts
+        if not all(type(facts[name]) is int for name in ("bytes", "crc", "mtime_ns")):
+            return False
+        if not all(type(suffix) is str and is_read(suffix) for suffix in facts["suffixes"]):
+            return False
+        for name in ("kinds", "faults"):
+            if not all(type(count) is int for count in facts[name].values()):
+                return False
+
+        # Each becomes a `Damage`.
+        return all([type(part) for part in fault] == [int, str, str, str] for fault in facts["listed"])
 
     def is_of(self, tar: Path) -> bool:
         """Return whether the tar is still the one that was indexed, by its size and time."""
-        found = tar.stat()
-        return (found.st_size, found.st_mtime_ns) == (self.facts["bytes"], self.facts["mtime_ns"])
+        info = tar.stat()
+        return info.st_size == self.facts["bytes"] and info.st_mtime_ns == self.facts["mtime_ns"]
 
 
 def index_shard(tar: Path) -> ShardIndex:
-    """Read a shard's headers and texts, once.
+    """Return the index of a shard, whose headers and texts are read once.
 
     Raises:
         OSError: If it cannot be read, or becomes shorter meanwhile.
@@ -315,33 +422,36 @@ def index_shard(tar: Path) -> ShardIndex:
     return _pack(records, {"bytes": file.size, "crc": file.crc, "mtime_ns": file.mtime_ns})
 
 
-def _pack(found: _Records, facts: dict) -> ShardIndex:
-    keep = np.ones(len(found.keys), bool)
-    keep[[*found.partial]] = False
-    keys = [key.encode() for key, kept in zip(found.keys, keep.tolist(), strict=True) if kept]
-    num_members = np.diff(np.frombuffer(found.first, np.uint32))
-    kept = np.repeat(keep, num_members)
-    of_members = ("offset", "size", "suffix", "header_crc")
-    arrays = {name: np.frombuffer(getattr(found, name), _DTYPES[name])[kept] for name in of_members}
-    arrays |= {
-        "first": np.cumsum([0, *num_members[keep]], dtype=np.uint32),
-        "key_end": np.cumsum([len(key) for key in keys], dtype=np.uint64),
-        "keys": np.frombuffer(b"".join(keys), np.uint8),
-        "num_pairs": np.frombuffer(found.num_pairs, np.uint32)[keep],
-    }
-    for name, scores in found.scores.items():
-        arrays[f"score.{name}"] = np.frombuffer(found.fill(scores), np.float32)[keep]
-    kinds = Counter(np.frombuffer(found.kind, np.uint8)[keep].tolist())
+def _pack(records: _Records, facts: dict) -> ShardIndex:
+    """Return the index of a tar's records, without those of which members stand elsewhere too."""
+    # For each record, whether it is kept; below, the same for each member.
+    keep = np.ones(len(records.keys), bool)
+    keep[list(records.partial)] = False
+    keys = [key.encode() for key, is_kept in zip(records.keys, keep.tolist(), strict=True) if is_kept]
+    num_members = np.diff(np.frombuffer(records.first, np.uint32))
+    keep_member = np.repeat(keep, num_members)
+
+    arrays: dict[str, np.ndarray] = {}
+    for name in ("offset", "size", "suffix", "header_crc"):
+        arrays[name] = np.frombuffer(getattr(records, name), _DTYPES[name])[keep_member]
+    arrays["first"] = np.cumsum([0, *num_members[keep]], dtype=np.uint32)
+    arrays["key_end"] = np.cumsum([len(key) for key in keys], dtype=np.uint64)
+    arrays["keys"] = np.frombuffer(b"".join(keys), np.uint8)
+    arrays["num_pairs"] = np.frombuffer(records.num_pairs, np.uint32)[keep]
+    for name, scores in records.scores.items():
+        arrays[f"score.{name}"] = np.frombuffer(records.fill(scores), np.float32)[keep]
+
+    kinds = Counter(np.frombuffer(records.kind, np.uint8)[keep].tolist())
     facts |= {
-        "suffixes": list(found.suffixes),
+        "suffixes": list(records.suffixes),
         "kinds": {KINDS[kind]: count for kind, count in kinds.items()},
-        "faults": dict(found.counts),
-        "listed": found.listed,
+        "faults": dict(records.counts),
+        "listed": records.listed,
     }
     return ShardIndex(arrays, facts)
 
 
 def lost_keys(before: ShardIndex, after: ShardIndex) -> list[str]:
-    """Name the records that an earlier index held and a later one does not."""
-    now = set(after.keys())
-    return [key for key in before.keys() if key not in now]  # noqa: SIM118 (no mapping)
+    """Return the keys of the records that an earlier index held and a later one does not."""
+    still_there = set(after.keys())
+    return [key for key in before.keys() if key not in still_there]  # noqa: SIM118 (no mapping)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,21 +25,24 @@ from visllama.machine.workers import executor
 
 MANIFEST = "manifest.json"
 _SERIAL_BYTES = 2**28
-"""Up to so many bytes of tars are indexed in this process: starting others takes longer."""
+"""Tars of up to so many bytes in all are indexed in this process: starting others takes longer."""
+_COLUMNS = ("bytes", "num_records", "num_pairs", "crc")
 
 
 @dataclass
 class Manifest:
-    """Shards, in order.
+    """The shards of a source, in order.
 
     Attributes:
-        folder: Where they lie: a folder, or an address.
+        folder: Where the shards lie: a folder, or an address.
         names: Each shard's path from `folder`, or its whole address.
-        bytes, num_records, num_pairs, crc: Of each shard: its size, its records, the items in them (captions,
-            questions, conversations), the checksum of its headers.
-        kinds: Records of each kind of text.
-        faults: What was found damaged, by reason.
-        home: Where the indexes lie; None is beside the shards.
+        bytes: Each shard's size.
+        num_records: The number of records in each shard.
+        num_pairs: The number of items (captions, questions, conversations) in each shard.
+        crc: The checksum of each shard's headers and texts.
+        kinds: The number of records of each kind of text.
+        faults: The number of damaged places, by reason.
+        home: The folder in which the indexes lie; None is beside the shards.
     """
 
     folder: str
@@ -54,37 +57,44 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: str, names: Sequence[str], rows: Sequence[Row], home: str | None = None) -> Manifest:
-        """Put together the rows of shards."""
-        bytes_, records, pairs, crc = np.array([row[:4] for row in rows], np.int64).reshape(-1, 4).T
-        kinds, faults = Counter(), Counter()
+        """Return the manifest of shards, each of which has a row."""
+        numbers = [row[: len(_COLUMNS)] for row in rows]
+        num_bytes, num_records, num_pairs, crc = np.array(numbers, np.int64).reshape(-1, len(_COLUMNS)).T
+
+        kinds: Counter[str] = Counter()
+        faults: Counter[str] = Counter()
         for row in rows:
             kinds.update(row.kinds)
             faults.update(row.faults)
-        return cls(folder, list(names), bytes_, records, pairs, crc, dict(kinds), dict(faults), home)
+        return cls(folder, list(names), num_bytes, num_records, num_pairs, crc, dict(kinds), dict(faults), home)
 
     @property
     def sha256(self) -> str:
-        """Return a hash of what the shards hold, wherever they lie."""
+        """A hash of what the shards hold, wherever they lie."""
         digest = hashlib.sha256()
         for column in (self.bytes, self.num_records, self.num_pairs, self.crc):
+            # Of one byte order, so that every machine has the same hash.
             digest.update(np.ascontiguousarray(column, dtype="<i8").tobytes())
         return digest.hexdigest()
 
     def shard(self, number: int) -> str:
         """Return where a shard lies."""
         name = self.names[number]
-        return name if is_remote(name) else f"{self.folder}/{name}"
+        if is_remote(name):
+            return name
+        return f"{self.folder}/{name}"
 
     def index(self, number: int) -> str:
         """Return where a shard's index lies."""
         name = self.names[number]
-        if is_remote(name):  # adopted: the index lies here, the shard elsewhere, and two may have one name
+        if is_remote(name):
+            # An adopted shard lies elsewhere, its index here; and shards of two folders may have the same name.
             name = f"{number:06d}.tar"
         return f"{self.home or self.folder}/{name}.idx"
 
     def save(self) -> None:
         """Write `manifest.json`, whole or not at all."""
-        columns = {name: getattr(self, name).tolist() for name in ("bytes", "num_records", "num_pairs", "crc")}
+        columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
         content = {
             "index_version": INDEX_VERSION,
             "num_records": int(self.num_records.sum()),
@@ -96,18 +106,33 @@ class Manifest:
 
     @classmethod
     def parse(cls, folder: str, content: str | bytes) -> Manifest:
-        """Read what `save` wrote.
+        """Return the manifest that `save` wrote.
 
         Raises:
             ConfigError: If it is damaged, or of another version.
         """
         try:
-            found = json.loads(content)
-            if found["index_version"] != INDEX_VERSION:
-                raise ValueError(f"index_version {found['index_version']}, and this program reads {INDEX_VERSION}")
-            columns = {name: np.array(v, np.int64) for name, v in found["shards"].items() if name != "name"}
-            manifest = cls(folder, found["shards"]["name"], **columns, kinds=found["kinds"], faults=found["faults"])
-            if {len(c) for c in columns.values()} != {len(manifest.names)} or (manifest.num_records < 0).any():
+            stored = json.loads(content)
+            version = stored["index_version"]
+            if version != INDEX_VERSION:
+                raise ValueError(f"index_version {version}, and this program reads {INDEX_VERSION}")
+
+            columns = {name: np.array(values, np.int64) for name, values in stored["shards"].items() if name != "name"}
+            if columns.keys() != set(_COLUMNS):
+                raise ValueError(f"its columns are {', '.join(columns)}, and should be {', '.join(_COLUMNS)}")
+            manifest = cls(
+                folder,
+                stored["shards"]["name"],
+                bytes=columns["bytes"],
+                num_records=columns["num_records"],
+                num_pairs=columns["num_pairs"],
+                crc=columns["crc"],
+                kinds=stored["kinds"],
+                faults=stored["faults"],
+            )
+
+            lengths = {len(column) for column in columns.values()}
+            if lengths != {len(manifest.names)} or (manifest.num_records < 0).any():
                 raise ValueError("its columns differ in length")
             if (manifest.num_pairs < manifest.num_records).any():
                 raise ValueError("a shard of it holds fewer items than records")
@@ -128,7 +153,9 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
     """
     url = f"{address.rstrip('/')}/{MANIFEST}"
     check_address(url)
-    cache.path(url).unlink(missing_ok=True)  # unlike shards, which never change, it may have been written anew
+    # Unlike shards, which never change, it may have been written anew.
+    cache.path(url).unlink(missing_ok=True)
+
     try:
         with cache.open(url, None) as file:
             return Manifest.parse(address.rstrip("/"), file.read())
@@ -145,11 +172,13 @@ def find_tars(pattern: str) -> list[Path]:
     Raises:
         ConfigError: If there is none.
     """
-    found: list[Path] = []
+    all_tars: list[Path] = []
     try:
+        # The name of a file that is there may hold braces.
         expanded = [pattern] if Path(pattern).expanduser().exists() else list(braceexpand(pattern))
     except ValueError as error:
         raise ConfigError(f"path={pattern}: its braces do not match") from error
+
     for name in expanded:
         path = Path(name).expanduser()
         if path.is_dir():
@@ -158,16 +187,19 @@ def find_tars(pattern: str) -> list[Path]:
             if path.suffix != ".tar":
                 raise ConfigError(f"path={pattern}: {path} is no .tar")
             tars = [path]
+        elif "*" in path.name:
+            tars = sorted(path.parent.glob(path.name))
         else:
-            tars = sorted(path.parent.glob(path.name)) if "*" in path.name else []
+            tars = []
+
         if not tars:
             raise ConfigError(f"path={pattern}: no tar at {path}{_how_to_prepare(path)}")
-        found += tars
-    return found
+        all_tars += tars
+    return all_tars
 
 
 def _how_to_prepare(path: Path) -> str:
-    """Return how the tars of a missing folder are made, where it is one of those that `prepare` fills; else nothing."""
+    """Return how the tars of a missing folder are made; empty where it is none of those that `prepare` fills."""
     if path.name not in ("train", "val", "test"):
         return ""
     name = path.parent.name
@@ -179,73 +211,99 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
 
     Args:
         pattern: A tar, a folder of tars, or a pattern.
-        cache: Where indexes go if they cannot be written beside the tars.
-        num_workers: Processes that index; None is one a core.
+        cache: The folder for indexes that cannot be written beside the tars.
+        num_workers: Number of processes that index; None is one a core.
 
     Raises:
         ConfigError: If there is no tar, or none that can be read.
     """
-    given = Path(pattern).expanduser()
-    if (given / MANIFEST).is_file():
-        manifest = Manifest.parse(str(given), (given / MANIFEST).read_bytes())
-        known = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
-        if _sizes(given) == {name: size for name, size in known.items() if not is_remote(name)} and all(
-            os.path.exists(manifest.index(number)) for number in range(len(known))
-        ):
+    path = Path(pattern).expanduser()
+    if (path / MANIFEST).is_file():
+        manifest = Manifest.parse(str(path), (path / MANIFEST).read_bytes())
+        if _is_up_to_date(manifest, path):
             return manifest
+
     tars = [Path(os.path.abspath(tar)) for tar in find_tars(pattern)]
     folder = Path(os.path.commonpath([tar.parent for tar in tars]))
     names = [str(tar.relative_to(folder)) for tar in tars]
-    home = folder if os.access(folder, os.W_OK) else cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
+
+    home = folder
+    if not os.access(folder, os.W_OK):
+        # A folder of its own in the cache: tars of two folders may have the same name.
+        home = cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
     with locked(home / ".index.lock"):
         rows = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
         manifest = Manifest.of(str(folder), names, rows, str(home))
-        if given.is_dir() and home == folder:
+        # A pattern or a single tar may leave out tars of the folder, which the folder's manifest may not.
+        if path.is_dir() and home == folder:
             manifest.save()
     return manifest
 
 
+def _is_up_to_date(manifest: Manifest, folder: Path) -> bool:
+    """Return whether a folder's tars have the sizes that its manifest names, and every index is there."""
+    sizes = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
+    local_sizes = {name: size for name, size in sizes.items() if not is_remote(name)}
+    if _sizes(folder) != local_sizes:
+        return False
+    return all(os.path.exists(manifest.index(number)) for number in range(len(sizes)))
+
+
 def _sizes(folder: Path) -> dict[str, int]:
+    """Return the size of each tar of a folder, by name; -1 for a link that leads nowhere."""
+    sizes = {}
     with os.scandir(folder) as entries:
-        tars = [entry for entry in entries if entry.name.endswith(".tar")]
-        return {entry.name: entry.stat().st_size if os.path.exists(entry.path) else -1 for entry in tars}
+        for entry in entries:
+            if entry.name.endswith(".tar"):
+                sizes[entry.name] = entry.stat().st_size if os.path.exists(entry.path) else -1
+    return sizes
 
 
 def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[Row]:
-    """Return what the indexes of tars say in all.
+    """Return the manifest's row for each tar, as its index has it.
 
     An index that is not there, or is of an older state of its tar, is made and written.
 
     Args:
         tars: Shards on this machine.
-        homes: Where each one's index lies.
-        num_workers: Processes; None is one a core.
+        homes: The path of each one's index.
+        num_workers: Number of processes that index; None is one a core.
 
     Raises:
         ConfigError: If a tar cannot be read.
     """
     try:
-        found = [_fresh(tar, home) for tar, home in zip(tars, homes, strict=True)]
-        todo = [i for i, row in enumerate(found) if row is None]
-        total = sum(tars[i].stat().st_size for i in todo)
+        rows = {}
+        todo = []
+        total_bytes = 0
+        for i, (tar, home) in enumerate(zip(tars, homes, strict=True)):
+            row = _fresh(tar, home)
+            if row is None:
+                todo.append(i)
+                total_bytes += tar.stat().st_size
+            else:
+                rows[i] = row
     except OSError as error:
         raise ConfigError(
             f"{error.filename}: cannot be read ({error.strerror}): is it a link whose shard was moved?"
         ) from error
+
+    is_long_work = total_bytes > _SERIAL_BYTES
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     jobs = [(tars[i], homes[i]) for i in todo]
-    columns = TextColumn("indexing shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, transient=True, disable=total <= _SERIAL_BYTES) as progress:
+    columns = (TextColumn("indexing shards"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, disable=not is_long_work) as progress:
         task = progress.add_task("", total=len(todo))
-        with _pool(num_workers if total > _SERIAL_BYTES else 1) as run:
+        with _pool(num_workers if is_long_work else 1) as run:
             for i, row in zip(todo, run(_index, jobs), strict=True):
-                found[i] = row
+                rows[i] = row
                 progress.advance(task)
-    return found
+    return [rows[i] for i in range(len(tars))]
 
 
 @contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]]:
+def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable], None, None]:
+    """Provide a function like `map`, which runs in so many processes, or in this one."""
     if num_workers <= 1:
         yield map
     else:
@@ -254,15 +312,25 @@ def _pool(num_workers: int) -> Iterator[Callable[[Callable, Iterable], Iterable]
 
 
 def _fresh(tar: Path, home: Path) -> Row | None:
+    """Return the row of a tar whose index is there and up to date; None where it has to be indexed."""
     try:
         index = ShardIndex.load(home) if home.is_file() else None
     except ConfigError as error:
+        # A damaged index is made anew, and no reason to stop.
         say(f"{error}")
         return None
-    return index.row if index and index.is_of(tar) else None
+
+    if index is None or not index.is_of(tar):
+        return None
+    return index.row
 
 
 def _index(job: tuple[Path, Path]) -> Row:
+    """Index a tar, write its index, and return its row; tell which records it has lost since it was last indexed.
+
+    Raises:
+        ConfigError: If the tar cannot be read, or its index cannot be written.
+    """
     tar, home = job
     try:
         before = ShardIndex.load(home) if home.is_file() else None
@@ -274,8 +342,13 @@ def _index(job: tuple[Path, Path]) -> Row:
         index.save(home)
     except OSError as error:
         raise ConfigError(f"{tar}: cannot be indexed ({error.strerror or error})") from error
-    lost = lost_keys(before, index) if before else []
-    if lost:
-        shown = ", ".join(lost[:10]) + (", ..." if len(lost) > 10 else "")
-        say(f"{tar}: changed since it was indexed: {len(lost)} of its {before.num_records} records are gone: {shown}")
+
+    if before is not None:
+        lost = lost_keys(before, index)
+        if lost:
+            shown = ", ".join(lost[:10])
+            if len(lost) > 10:
+                shown += ", ..."
+            num_before = before.num_records
+            say(f"{tar}: changed since it was indexed: {len(lost)} of its {num_before} records are gone: {shown}")
     return index.row

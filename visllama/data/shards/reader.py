@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import zlib
 from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from visllama.data.shards.cache import ShardCache
 from visllama.data.shards.index import Member, ShardIndex
@@ -19,8 +20,10 @@ _MOST_OPEN = 256
 
 
 class _Open(NamedTuple):
-    file: object
-    """Of the shard; as long as it is open, the cache keeps it."""
+    """A shard that is open."""
+
+    file: BinaryIO | FileIO
+    """The shard's file; as long as it is open, the cache keeps it."""
     index: ShardIndex
 
 
@@ -28,24 +31,37 @@ class ShardReader:
     """Read records of a manifest's shards, in any order, from any process.
 
     Args:
-        manifest: Which shards.
-        cache: Fetches what is remote; None where nothing is.
+        manifest: The shards that are read.
+        cache: Fetches remote shards; None where no shard is remote.
     """
 
     def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
-        self.manifest, self.cache = manifest, cache
+        self.manifest = manifest
+        self.cache = cache
         self._open: OrderedDict[int, _Open] = OrderedDict()
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_open": OrderedDict()}  # another process opens its own
+        # Another process opens its own files.
+        return self.__dict__ | {"_open": OrderedDict()}
+
+    @property
+    def _remote_cache(self) -> ShardCache:
+        assert self.cache is not None, "a manifest with remote shards needs a cache"
+        return self.cache
 
     def index(self, shard: int) -> ShardIndex:
-        """Return a shard's index."""
+        """Return a shard's index.
+
+        Raises:
+            ConfigError: If it is not there, damaged, or of another shard than the manifest names.
+        """
         path = self.manifest.index(shard)
         index = self._load(path)
         if not self._is_of(shard, index) and is_remote(path):
-            self.cache.path(path).unlink(missing_ok=True)  # of an older state of the folder
+            # The cache may hold the index of an older state of the folder.
+            self._remote_cache.path(path).unlink(missing_ok=True)
             index = self._load(path)
+
         if not self._is_of(shard, index):
             raise ConfigError(f"{path}: is not of the shard that manifest.json names: delete both, they are made anew")
         return index
@@ -60,15 +76,16 @@ class ShardReader:
 
     def _load(self, path: str) -> ShardIndex:
         if is_remote(path):
-            with self.cache.open(path, None) as file:
+            # An index's size stands nowhere else.
+            with self._remote_cache.open(path, None) as file:
                 return ShardIndex.load(Path(file.name))
         return ShardIndex.load(Path(path))
 
     def _is_of(self, shard: int, index: ShardIndex) -> bool:
-        manifest = self.manifest
-        return index.row[:4] == tuple(
-            int(column[shard]) for column in (manifest.bytes, manifest.num_records, manifest.num_pairs, manifest.crc)
-        )
+        """Return whether an index has the counts and the checksum that the manifest has for a shard."""
+        columns = (self.manifest.bytes, self.manifest.num_records, self.manifest.num_pairs, self.manifest.crc)
+        expected = tuple(int(column[shard]) for column in columns)
+        return index.row[:4] == expected
 
     def read(self, shard: int, record: int) -> tuple[str, dict[str, bytes]]:
         """Return a record's key, and its members' contents by their suffix.
@@ -81,19 +98,20 @@ class ShardReader:
         key = opened.index.key(record)
         name = f"{self.manifest.shard(shard)}: record {key!r}"
         descriptor = opened.file.fileno()
-        contents = {
-            suffix: _content(descriptor, member, name) for suffix, member in opened.index.members(record).items()
-        }
+        members = opened.index.members(record)
+        contents = {suffix: _content(descriptor, member, name) for suffix, member in members.items()}
         return key, contents
 
     def _opened(self, shard: int) -> _Open:
         if shard in self._open:
+            # The least recently used shard stands first, and is closed first.
             self._open.move_to_end(shard)
             return self._open[shard]
+
         path = self.manifest.shard(shard)
         try:
             if is_remote(path):
-                file = self.cache.open(path, int(self.manifest.bytes[shard]))
+                file = self._remote_cache.open(path, int(self.manifest.bytes[shard]))
             else:
                 file = open(path, "rb", buffering=0)  # noqa: SIM115 (stays open)
             self._open[shard] = _Open(file, self.index(shard))
@@ -102,19 +120,31 @@ class ShardReader:
                 f"{path}: cannot be read ({error.strerror or error}), and was indexed: put it back, or index its "
                 f"folder anew by visllama prepare source=shards"
             ) from error
+
         if len(self._open) > _MOST_OPEN:
-            self._open.popitem(last=False)[1].file.close()
+            _, oldest = self._open.popitem(last=False)
+            oldest.file.close()
         return self._open[shard]
 
 
 def _content(descriptor: int, member: Member, name: str) -> bytes:
-    """Read a member, its header with it: only if that is still the one that was indexed, are the bytes its own."""
+    """Return a member's bytes.
+
+    Its header is read with it: the bytes are the member's own only if that is still the header that was indexed.
+
+    Raises:
+        BadRecord: If the header is another one, or the file ends before the member does.
+        ConfigError: If the file cannot be read at all.
+    """
+    start = member.offset - BLOCK
     try:
-        block = os.pread(descriptor, BLOCK + member.size, member.offset - BLOCK)
-    except OSError as error:  # of a disk or a network that fails: nothing that the next record would be free of
+        block = os.pread(descriptor, BLOCK + member.size, start)
+    except OSError as error:
+        # A disk or a network fails, and would with the next record too: this record is not to blame.
         raise ConfigError(f"{name}: cannot be read ({error.strerror or error})") from error
+
     if zlib.crc32(block[:BLOCK]) != member.header_crc:
-        raise BadRecord("header", f"{name}: the header at byte {member.offset - BLOCK} is not the one that was indexed")
+        raise BadRecord("header", f"{name}: the header at byte {start} is not the one that was indexed")
     if len(block) < BLOCK + member.size:
         raise BadRecord("cut", f"{name}: the file ends before its {member.size} bytes do")
     return block[BLOCK:]

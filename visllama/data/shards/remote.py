@@ -10,23 +10,48 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import fsspec.core
 
 from visllama.errors import ConfigError
 
-REMOTE = {"http": "", "https": "", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub",
-          "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "oci": "ocifs", "oss": "ossfs"}  # fmt: skip
+REMOTE = {
+    "http": "",
+    "https": "",
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "oci": "ocifs",
+    "oss": "ossfs",
+}
 """The schemes that may be opened, each with the package that fsspec needs for it."""
 
-Body = tuple[Callable[[int], bytes], int, "int | None", tuple]
-"""A reader, where its first byte stands, bytes in all (None: untold, -1: it ends where the connection does), and what
-changes when the content does."""
+
+class Body(NamedTuple):
+    """The content of a shard, as it comes from where it lies.
+
+    Attributes:
+        read: Return so many of the next bytes at most; none at the end.
+        first: The place in the shard of the first byte that comes.
+        total: The shard's bytes in all; None where that is not known, -1 where the content ends with the connection.
+        stamp: What changes when the content does.
+    """
+
+    read: Callable[[int], bytes]
+    first: int
+    total: int | None
+    stamp: tuple
 
 
 class FetchError(ConfigError):
@@ -34,11 +59,24 @@ class FetchError(ConfigError):
 
 
 class FailedAttempt(Exception):
-    """What went wrong at one attempt: `final` ends them all, `restart` gives up the bytes already there."""
+    """One attempt at a download failed.
 
-    def __init__(self, what: str, do: str = "", final: bool = False, restart: bool = False, wait_s: float = 0) -> None:
-        super().__init__(what)
-        self.do, self.final, self.restart, self.wait_s = do, final, restart, wait_s
+    Args:
+        problem: What went wrong.
+        remedy: What the user can do about it; empty where only the network or the server can.
+        final: Whether another attempt would fail too.
+        restart: Whether the bytes that came so far are to be given up.
+        wait_s: Seconds that the server asks to wait for.
+    """
+
+    def __init__(
+        self, problem: str, remedy: str = "", final: bool = False, restart: bool = False, wait_s: float = 0
+    ) -> None:
+        super().__init__(problem)
+        self.remedy = remedy
+        self.final = final
+        self.restart = restart
+        self.wait_s = wait_s
 
 
 def is_remote(path: str) -> bool:
@@ -47,25 +85,33 @@ def is_remote(path: str) -> bool:
 
 
 def check_address(path: str) -> None:
-    """Refuse an address that we do not open: one that runs commands, reads local files, or chains file systems.
+    """Check that an address is one that we open: none that runs commands, reads local files, or chains file systems.
 
     Raises:
         ConfigError: Its scheme is not one of `REMOTE`, it is chained, or it holds a password.
     """
     scheme, _, rest = path.partition(":")
     if scheme not in REMOTE or not rest.startswith("//"):
-        kind = {"pipe": "runs a command", "file": "is a local file: give its path alone"}.get(scheme, "is not opened")
+        reasons = {"pipe": "runs a command", "file": "is a local file: give its path alone"}
+        reason = reasons.get(scheme, "is not opened")
         allowed = ", ".join(f"{name}://" for name in REMOTE)
-        raise ConfigError(f"{shown(path)}: {scheme + ':'!r} {kind}. Choose from {allowed}, or give a local path")
-    if "::" in re.sub(r"^//\[[0-9A-Fa-f:.]+\]", "", rest):  # the brackets hold an IPv6 address
+        raise ConfigError(f"{shown(path)}: {scheme + ':'!r} {reason}. Choose from {allowed}, or give a local path")
+
+    # An IPv6 address, in brackets, holds colons of its own.
+    without_ipv6 = re.sub(r"^//\[[0-9A-Fa-f:.]+\]", "", rest)
+    if "::" in without_ipv6:
         raise ConfigError(f"{shown(path)}: chained addresses (a::b) are not opened; give the shard's own address")
-    if scheme in ("http", "https") and "@" in rest[2:].partition("/")[0]:
+
+    host, _, _ = rest.removeprefix("//").partition("/")
+    if scheme in ("http", "https") and "@" in host:
         raise ConfigError(f"{shown(path)}: no user or password in an address, please: it lands in logs")
 
 
 def shown(text: str) -> str:
     """Return a text without what is secret in its addresses: users, passwords, signatures."""
-    return re.sub(r"\?[^\s'\"]*", "?...", re.sub(r"//[^/@\s]*@", "//...@", text))
+    without_users = re.sub(r"//[^/@\s]*@", "//...@", text)
+    # Signatures stand in an address's query.
+    return re.sub(r"\?[^\s'\"]*", "?...", without_users)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -73,82 +119,156 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type, scheme) == ("https", "http"):
+        loses_encryption = (req.type, scheme) == ("https", "http")
+        if scheme not in ("http", "https") or loses_encryption:
             raise FailedAttempt(f"it is redirected to {newurl}", "give the address where it lies", final=True)
         return urllib.request.Request(newurl, headers=dict(req.headers))
 
 
 @lru_cache(1)
 def _opener() -> urllib.request.OpenerDirector:
-    # The standard library's client: certainly installed, no session that a fork inherits, bodies are not decoded. Put
-    # together by hand: file:, ftp: and data: have no handler. Kept, since it loads all certificates (30 ms).
+    """Return the standard library's client, which is always there, leaves a fork no session, and decodes no body.
+
+    It is kept, since it loads all certificates (30 ms).
+    """
+    # Put together by hand: there is no handler for file:, ftp: and data:.
     opener = urllib.request.OpenerDirector()
     for name in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler"):
-        opener.add_handler(getattr(urllib.request, name)())
+        handler = getattr(urllib.request, name)
+        opener.add_handler(handler())
     opener.add_handler(_Redirects())
     return opener
 
 
 @contextmanager
-def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[Body]:
-    headers = {"Accept-Encoding": "identity", "User-Agent": "visllama"}
-    if start and any(stamp[:2]):  # with neither ETag nor date, nothing tells that the content is still the same
-        headers["Range"] = f"bytes={start}-"
-        if strong := stamp[1] if (stamp[0] or "W/").startswith("W/") else stamp[0]:
-            headers["If-Range"] = strong
-    request = urllib.request.Request(quote(url, safe="%/:=&?~#+!$,;'@()*[]"), headers=headers)
+def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator[Body, None, None]:
+    """Open a shard on an HTTP server, and provide its content.
+
+    Args:
+        url: The shard's address.
+        start: The bytes that are already there: the content goes on behind them, if the server lets it.
+        stamp: The stamp of the content to which those bytes belong.
+        timeout_s: Seconds that the server may stay silent.
+
+    Raises:
+        FailedAttempt: If the server refuses, redirects elsewhere, or sends another part than was asked for.
+    """
+    request = urllib.request.Request(
+        quote(url, safe="%/:=&?~#+!$,;'@()*[]"),
+        headers=_headers(start, stamp),
+    )
     try:
         response = _opener().open(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        code, wait_s = error.code, _retry_after(error.headers.get("Retry-After") or "")
-        do = "check what gives you access" if code in (401, 403) else "check the address" if code in (404, 410) else ""
-        final = code < 500 and code not in (408, 416, 425, 429)
-        raise FailedAttempt(
-            f"HTTP status {code}, {error.reason}", do, final, restart=code == 416, wait_s=wait_s
-        ) from None
+        raise _failed_status(error) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise FailedAttempt(str(error.reason), "name the right certificates by SSL_CERT_FILE", final=True) from None
         raise
+
     with response:
-        first, total, code = 0, response.length, response.status
-        if code not in (200, 206) or (response.headers.get("Content-Encoding") or "identity").lower() != "identity":
+        code = response.status
+        encoding = response.headers.get("Content-Encoding") or "identity"
+        if code not in (200, 206) or encoding.lower() != "identity":
             raise FailedAttempt(
                 f"the server sends no plain file (status {code})", "let it send it unpacked", final=True
             )
+
+        first = 0
+        total = response.length
         if code == 206:
-            found = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
-            first, total = (int(found[1]), int(found[2])) if found else (-1, None)
+            content_range = re.match(r"bytes (\d+)-\d+/(\d+)$", response.headers.get("Content-Range", ""))
+            first = int(content_range[1]) if content_range else -1
+            total = int(content_range[2]) if content_range else None
         elif total is None and not response.chunked:
-            total = -1  # the body ends where the connection does, be it cut or not
+            # The body ends where the connection does, whether it is whole or was cut.
+            total = -1
+
         now = (response.headers.get("ETag"), response.headers.get("Last-Modified"), total)
         if code == 206 and (first, now) != (start, stamp):
             raise FailedAttempt("the file changed, or the server sends another part than was asked for", restart=True)
-        yield response.read1, first, total, now
+        yield Body(response.read1, first, total, now)
+
+
+def _headers(start: int, stamp: tuple) -> dict[str, str]:
+    """Return the headers that ask for a shard, or for what is behind its first `start` bytes."""
+    headers = {"Accept-Encoding": "identity", "User-Agent": "visllama"}
+    # With neither ETag nor date, nothing tells that the content is still the same: it is asked for as a whole.
+    if start == 0 or not any(stamp[:2]):
+        return headers
+
+    headers["Range"] = f"bytes={start}-"
+    etag, last_modified, *_ = stamp
+    # A weak ETag ("W/...") may stay when bytes change, and If-Range takes none.
+    is_strong = etag and not etag.startswith("W/")
+    validator = etag if is_strong else last_modified
+    if validator:
+        headers["If-Range"] = validator
+    return headers
+
+
+def _failed_status(error: urllib.error.HTTPError) -> FailedAttempt:
+    """Return the failed attempt that a server's error status stands for."""
+    code = error.code
+    if code in (401, 403):
+        remedy = "check what gives you access"
+    elif code in (404, 410):
+        remedy = "check the address"
+    else:
+        remedy = ""
+
+    return FailedAttempt(
+        f"HTTP status {code}, {error.reason}",
+        remedy,
+        # A timeout, a part that cannot be had, and a server that is busy may be over at the next attempt.
+        final=code < 500 and code not in (408, 416, 425, 429),
+        restart=code == 416,
+        wait_s=_retry_after(error.headers.get("Retry-After") or ""),
+    )
 
 
 def _retry_after(header: str) -> float:
     """Return the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
     with suppress(ValueError, TypeError, OverflowError):
-        return float(header) if header.isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
+        if header.isdigit():
+            return float(header)
+        return parsedate_to_datetime(header).timestamp() - time.time()
     return 0.0
 
 
 @contextmanager
-def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Iterator[Body]:
-    try:  # `timeout_s` has no name that all file systems know: each has a limit of its own
-        system, path = fsspec.core.url_to_fs(url)  # fsspec keeps instances by process: none is inherited by a fork
+def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator[Body, None, None]:
+    """Open a shard in any other store that fsspec knows, and provide its content.
+
+    Args:
+        url: The shard's address.
+        start: The bytes that are already there: the content goes on behind them, if it is still the same.
+        stamp: The stamp of the content to which those bytes belong.
+        timeout_s: Not used: it has no name that all file systems know, and each has a limit of its own.
+
+    Raises:
+        ConfigError: If the package for this kind of address is missing.
+        FailedAttempt: If the shard is not there, or may not be read.
+    """
+    try:
+        # fsspec keeps its instances by process: a fork inherits none.
+        system, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         package = REMOTE[url.partition(":")[0]]
         raise ConfigError(f"{shown(url)}: needs a package, `pip install {package}` ({error})") from error
+
     try:
-        system.invalidate_cache()  # else a second attempt reads the first one's listing
-        now, total = (system.ukey(path),), system.info(path)["size"]
-        total = -1 if total is None else total
+        # Otherwise a second attempt would read the first one's listing.
+        system.invalidate_cache()
+        now = (system.ukey(path),)
+        size = system.info(path)["size"]
+        total = -1 if size is None else size
+
         with system.open(path, "rb") as file:
+            # Content that has changed meanwhile is read from its start.
             first = file.seek(start if now == stamp else 0)
-            yield file.read, first, total, now
+            yield Body(file.read, first, total, now)
     except (FileNotFoundError, PermissionError) as error:
         raise FailedAttempt(
             f"{type(error).__name__}: {error}", "check the address and your access", final=True

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from rich.progress import track
@@ -32,12 +33,14 @@ class ShardSource(Source):
         split: `train` reads `path`, any other `val_path`.
         path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
             holds a manifest (`s3://bucket/folder`).
-        val_path: The same for validation; None holds a part of `path` out of training, and reads it alone.
+        val_path: Tars for validation, written as `path` is; None holds a part of `path` out of training, and reads it
+            alone.
         val_fraction: The share of its records that is held out where there is no `val_path`; at least one record, and
             at most 10,000. None or 0 holds out nothing: then there is nothing to validate or judge on.
-        filter: Least and most of the scores in training records' metadata, as `{watermark_score: [null, 0.5]}`.
-        cache: The folder for what is fetched.
-        cache_gib: Most that the cache may hold.
+        filter: The least and the greatest value of scores in training records' metadata, as
+            `{watermark_score: [null, 0.5]}`.
+        cache: The folder in which fetched shards, and indexes that cannot be written beside their tars, are kept.
+        cache_gib: Most GiB of shards that the cache may hold; None is no bound.
 
     Raises:
         ConfigError: If nothing is there, or it holds no record that is whole, or none is held out to be read.
@@ -55,11 +58,14 @@ class ShardSource(Source):
         cache: str = "~/.cache/visllama",
         cache_gib: float | None = None,
     ) -> None:
-        chosen = path if split == "train" or val_path is None else val_path
-        if chosen is None:
+        chosen_path = path if split == "train" or val_path is None else val_path
+        if chosen_path is None:
             raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
+        self.path = chosen_path
+
         self.reads_held_out = split != "train" and val_path is None
         _check_fraction(val_fraction)
+
         if self.reads_held_out and not val_fraction:
             raise ConfigError(
                 f"val_path=null val_fraction={val_fraction}: nothing of path={path} is held out to validate or judge "
@@ -71,26 +77,37 @@ class ShardSource(Source):
                 f"split={split} val_path=null: what path={path} holds out serves validation, and what was chosen by it "
                 f"is not judged by it again: give other tars as val_path=FILE, or split=val"
             )
+
         folder = Path(cache).expanduser()
         budget = None if cache_gib is None else int(cache_gib * 2**30)
-        self.path, self.cache = chosen, None
-        if is_remote(chosen):
+        self.cache: ShardCache | None = None
+        if is_remote(self.path):
             self.cache = ShardCache(folder / "shards", budget)
-            self.manifest = remote_manifest(chosen, self.cache)
+            self.manifest = remote_manifest(self.path, self.cache)
         else:
-            self.manifest = local_manifest(chosen, folder)
+            self.manifest = local_manifest(self.path, folder)
+            # A local manifest may name shards that lie elsewhere: a folder that was adopted.
             if any(map(is_remote, self.manifest.names)):
                 self.cache = ShardCache(folder / "shards", budget)
+        self.is_remote = self.cache is not None
+        self.kinds = self.manifest.kinds
+
         self.reader = ShardReader(self.manifest, self.cache)
         self.filter = _check_filter(filter or {}) if split == "train" else {}
         self.held_out = self._hold_out(val_fraction) if val_path is None and val_fraction else {}
+        self.fingerprint = self._make_fingerprint()
+        self.origin = self._describe_origin()
+
         self._chosen = lru_cache(maxsize=256)(self._choose)
-        self.shard_sizes, self.shard_items = self._count()
-        self.ends = np.cumsum(self.shard_sizes)
-        self.item_ends = np.cumsum(self.shard_items)
+        self._num_records, self._num_items = self._count()
+        # Arrays: of what a Sequence is, their readers need a length and places only.
+        self.shard_sizes = cast("Sequence[int]", self._num_records)
+        self.shard_items = cast("Sequence[int]", self._num_items)
+        self.ends = np.cumsum(self._num_records)
+        self.item_ends = np.cumsum(self._num_items)
         self._counted = lru_cache(maxsize=256)(self._count_items)
         if not len(self):
-            raise ConfigError(f"path={chosen}: its tars hold no record{self._why_none()}")
+            raise ConfigError(f"path={self.path}: its tars hold no record{self._why_none()}")
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -101,33 +118,34 @@ class ShardSource(Source):
         return self.manifest.faults
 
     def tell_faults(self) -> Iterator[str]:
-        """Yield what is damaged, and where."""
+        """Yield a sentence for each damaged place of the tars."""
         for shard in range(len(self.manifest.names)):
             for fault in self.reader.index(shard).faults:
                 yield fault.tell(self.manifest.shard(shard))
 
-    @property
-    def kinds(self) -> dict[str, int]:
-        """Records by the kind of their text."""
-        return self.manifest.kinds
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a text that changes with what is in it, and not with where it lies."""
+    def _make_fingerprint(self) -> str:
+        """Return a text that changes with what is in the source, and not with where it lies."""
         held_out = {shard: rows.tolist() for shard, rows in self.held_out.items()}
-        chosen = json.dumps([self.filter, held_out], sort_keys=True)
-        return hashlib.sha256(f"{self.manifest.sha256} {chosen}".encode()).hexdigest()
+        selection = json.dumps([self.filter, held_out], sort_keys=True)
+        return hashlib.sha256(f"{self.manifest.sha256} {selection}".encode()).hexdigest()
 
-    @property
-    def origin(self) -> str:
-        """Where its records come from, in words."""
-        held_out = sum(map(len, self.held_out.values()))
+    def _describe_origin(self) -> str:
+        """Return in words where the records come from."""
+        num_held_out = sum(map(len, self.held_out.values()))
         if self.reads_held_out:
-            return f"{held_out:,} of {int(self.manifest.num_records.sum()):,} records held out of {self.path}"
-        return f"{self.path} without {held_out:,} held-out records" if held_out else self.path
+            num_records = int(self.manifest.num_records.sum())
+            return f"{num_held_out:,} of {num_records:,} records held out of {self.path}"
+        if num_held_out:
+            return f"{self.path} without {num_held_out:,} held-out records"
+        return self.path
 
     def read(self, index: int) -> dict:
-        return self[index]  # its text was checked as it was read
+        """Return a record; its text is checked as it is read.
+
+        Raises:
+            BadRecord: If it cannot be read.
+        """
+        return self[index]
 
     def __getitem__(self, index: int) -> dict:
         """Return a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
@@ -138,25 +156,31 @@ class ShardSource(Source):
             BadRecord: If it cannot be read.
         """
         shard = self.shard_of(index)
-        row = index - int(self.ends[shard]) + int(self.shard_sizes[shard])
+        # The row counts the records of the shard that are read; the reader wants the row among all of them.
+        row = index - int(self.ends[shard]) + int(self._num_records[shard])
         if self._is_partly_read(shard):
             row = int(self._chosen(shard)[row])
+
         key, contents = self.reader.read(shard, row)
         images = [contents[suffix] for suffix in image_suffixes(contents)]
-        text = read_text({name: contents[name] for name in ("json", "txt") if name in contents}, len(images))
+        text_members = {name: contents[name] for name in ("json", "txt") if name in contents}
+        text = read_text(text_members, len(images))
         if text.kind == "captions" and len(images) > 1:
             raise BadRecord(
                 "text", f"{self.manifest.shard(shard)}: record {key!r} has captions of {len(images)} images"
             )
-        pictures = {"image": images[0]} if len(images) == 1 else {"images": images}
-        about = {"image_id": text.image_id, "type": text.type}
-        given = {name: value for name, value in about.items() if value is not None}
-        return {"key": self._unique(shard, key), **given, **pictures, text.kind: text.items}
 
-    @property
-    def is_remote(self) -> bool:
-        """Return whether its shards have to be fetched, at least some."""
-        return self.cache is not None
+        record: dict[str, Any] = {"key": self._unique(shard, key)}
+        if text.image_id is not None:
+            record["image_id"] = text.image_id
+        if text.type is not None:
+            record["type"] = text.type
+        if len(images) == 1:
+            record["image"] = images[0]
+        else:
+            record["images"] = images
+        record[text.kind] = text.items
+        return record
 
     def shard_of(self, index: int) -> int:
         """Return which shard holds a record."""
@@ -173,10 +197,13 @@ class ShardSource(Source):
             ConfigError: If the item's shard or its index is not there.
         """
         shard = self.shard_of_item(item)
-        num_records, num_items = int(self.shard_sizes[shard]), int(self.shard_items[shard])
+        num_records = int(self._num_records[shard])
+        num_items = int(self._num_items[shard])
         first_record = int(self.ends[shard]) - num_records
         item_of_shard = item - int(self.item_ends[shard]) + num_items
-        if num_items == num_records:  # one each, as COYO has it
+
+        if num_items == num_records:
+            # One item each, as COYO has it: no index has to be read.
             return ItemPlace(first_record + item_of_shard, 0, 1)
         place = place_of_item(self._counted(shard), item_of_shard)
         return place._replace(record=first_record + place.record)
@@ -186,11 +213,13 @@ class ShardSource(Source):
         return self.manifest.shard(shard), int(self.manifest.bytes[shard])
 
     def _unique(self, shard: int, key: str) -> str:
-        """Keys of several tars are told apart by the tar: each may count from zero."""
+        """Return a key that names the tar too, where there are several: each of them may count from zero."""
         name = self.manifest.names[shard]
         if len(self.manifest.names) == 1:
             return key
-        return f"{shard:06d}/{key}" if is_remote(name) else f"{name.removesuffix('.tar')}/{key}"
+        if is_remote(name):
+            return f"{shard:06d}/{key}"
+        return f"{name.removesuffix('.tar')}/{key}"
 
     def _hold_out(self, val_fraction: float) -> dict[int, np.ndarray]:
         try:
@@ -207,9 +236,12 @@ class ShardSource(Source):
     def _rows(self, shard: int, index: ShardIndex) -> np.ndarray:
         """Return the rows of a shard that are read, in the order of its records."""
         held_out = self.held_out.get(shard, np.empty(0, np.int64))
+        # The filter is for training alone.
         if self.reads_held_out:
             return held_out
-        return np.setdiff1d(_passing(index, self.filter), held_out, assume_unique=True)
+
+        passing = _passing(index, self.filter)
+        return np.setdiff1d(passing, held_out, assume_unique=True)
 
     def _count_items(self, shard: int) -> np.ndarray:
         """Return the number of items up to the end of each record of a shard, of those that pass the filter."""
@@ -220,47 +252,71 @@ class ShardSource(Source):
         return np.cumsum(counts, dtype=np.int64)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each shard's records and things to learn; indexes are read of those alone of which a part is read."""
+        """Return the number of records and of items of each shard.
+
+        The manifest has both. Only for a shard of which a part is left out, they are counted in its index.
+        """
         records = self.manifest.num_records.copy()
         pairs = self.manifest.num_pairs.copy()
         if self.reads_held_out:
+            # Nothing is read of a shard that holds out nothing.
             records[:] = 0
             pairs[:] = 0
-        partial = range(len(records)) if self.filter else sorted(self.held_out)
-        for shard in track(partial, "reading scores", transient=True, disable=not self.filter):
+
+        partial_shards = range(len(records)) if self.filter else sorted(self.held_out)
+        for shard in track(partial_shards, "reading scores", transient=True, disable=not self.filter):
             index = self.reader.index(shard)
             rows = self._rows(shard, index)
             records[shard] = len(rows)
             pairs[shard] = index.arrays["num_pairs"][rows].sum()
+
         return records, pairs
 
     def _why_none(self) -> str:
+        """Return the end of the message that no record is there: what the filter or the damaged places have to do."""
         if self.filter and self.manifest.num_records.sum():
-            known = sorted(name[6:] for name in self.reader.index(0).arrays if name.startswith("score."))
-            return f" that passes filter={self.filter}; the first shard's scores are {', '.join(known) or 'none'}"
+            arrays = self.reader.index(0).arrays
+            scores = sorted(name.removeprefix("score.") for name in arrays if name.startswith("score."))
+            return f" that passes filter={self.filter}; the first shard's scores are {', '.join(scores) or 'none'}"
         return self._first_faults()
 
     def _first_faults(self) -> str:
-        return "".join(f"; {told}" for told in islice(self.tell_faults(), 3))
+        first_faults = islice(self.tell_faults(), 3)
+        return "".join(f"; {fault}" for fault in first_faults)
 
 
 def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) -> np.ndarray:
+    """Return the rows of a shard's records whose scores are within the filter's bounds."""
     passes = np.ones(index.num_records, bool)
     for name, (least, most) in filter.items():
-        score = index.score(name)  # NaN, of a record without it, is in no range
-        passes &= (score >= (-math.inf if least is None else least)) & (score <= (math.inf if most is None else most))
+        # A record without the score has NaN, which is within no bounds.
+        score = index.score(name)
+        passes &= score >= (-math.inf if least is None else least)
+        passes &= score <= (math.inf if most is None else most)
     return np.flatnonzero(passes)
 
 
 def _check_fraction(val_fraction: object) -> None:
-    is_number = isinstance(val_fraction, (int, float)) and not isinstance(val_fraction, bool)
-    if val_fraction is not None and not (is_number and 0 <= val_fraction < 1):
+    if val_fraction is None:
+        return
+    if not _is_number(val_fraction) or not 0 <= val_fraction < 1:
         raise ConfigError(f"val_fraction={val_fraction}: must be at least 0 and less than 1, or null")
 
 
 def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
+    """Return a filter with its bounds as lists.
+
+    Raises:
+        ConfigError: If the bounds of a score are not two numbers, or null.
+    """
+    checked = {}
     for name, bounds in filter.items():
-        good = isinstance(bounds, (list, tuple)) and len(bounds) == 2
-        if not good or not all(b is None or (isinstance(b, (int, float)) and not isinstance(b, bool)) for b in bounds):
+        is_pair = isinstance(bounds, (list, tuple)) and len(bounds) == 2
+        if not is_pair or not all(bound is None or _is_number(bound) for bound in bounds):
             raise ConfigError(f"filter.{name}={bounds}: give [least, most], null where there is no bound")
-    return {name: list(bounds) for name, bounds in filter.items()}
+        checked[name] = list(bounds)
+    return checked
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,6 +1,6 @@
-"""The walk over a tar's headers, at which nothing that is damaged is passed over in silence.
+"""The walk over a tar's headers, which passes over nothing that is damaged in silence.
 
-Each fault is told, and the walk goes on behind it. (Python's `tarfile` takes a damaged header for the end.)
+Each damaged place is reported, and the walk goes on behind it. (Python's `tarfile` takes a damaged header for the end.)
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from visllama.data.record import is_read
 
 BLOCK = 512
 Found = tuple[str, str, int, int, int]
-"""A member that we read: its key and suffix, where its bytes begin, how many they are, its header's checksum. No class:
-making an object of each takes longer than finding it."""
+"""A member that we read: its key, its suffix, the offset of its bytes, their number, and its header's checksum.
+
+No class: making an object of each takes longer than finding it.
+"""
 _ZEROS = bytes(BLOCK)
 _WINDOW = 4096
 _MOST_BYTES = 2**28
-"""Of a member; a picture of as many pixels as are decoded has less."""
+"""Most bytes of a member; a picture of as many pixels as are decoded has less."""
 _MOST_EXTENDED = 2**20
 _MOST_NAME = 4096
 _FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x").unpack
@@ -32,11 +34,11 @@ _FILES = frozenset((b"0", b"\0", b"7"))
 _BODILESS = frozenset((b"1", b"2", b"3", b"4", b"5", b"6"))
 _EXTENDED = frozenset((b"L", b"K", b"x", b"X", b"g"))
 _TIME = {size: b"%d mtime=" % size for size in range(10, 100)}
-"""How the content of an extended header begins that says a time and nothing else, by its size."""
+"""The first bytes of an extended header that names a time and nothing else, by the header's size."""
 
 
 class Damage(NamedTuple):
-    """What is wrong at a place in a tar.
+    """A damaged place in a tar, or a member or record that cannot be used.
 
     Attributes:
         offset: Bytes from the tar's start.
@@ -45,7 +47,7 @@ class Damage(NamedTuple):
             (more than any picture), "suffix" (of no member that we read), "duplicate" (member), "split key", "torn"
             (beside a damaged place, where members of it may have stood), "no image", or "text".
         detail: What was found.
-        key: The record's; empty where it is not known. Of a damaged header, what it seems to be.
+        key: The record's key; empty where it is not known. The key of a damaged header is a guess.
     """
 
     offset: int
@@ -54,7 +56,7 @@ class Damage(NamedTuple):
     key: str = ""
 
     def tell(self, tar: str) -> str:
-        """Return what is damaged, and where."""
+        """Return a sentence for the user: the tar, what was found, the place, and the reason."""
         return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
 
 
@@ -63,16 +65,30 @@ class TarFile:
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-        found = os.fstat(self.descriptor)
-        self.size, self.mtime_ns, self.crc = found.st_size, found.st_mtime_ns, 0
-        self._start, self._end, self._window = 0, 0, b""
+        info = os.fstat(self.descriptor)
+        self.size = info.st_size
+        self.mtime_ns = info.st_mtime_ns
+        self.crc = 0
+
+        # The bytes of the window, and their place in the tar.
+        self._start = 0
+        self._end = 0
+        self._window = b""
 
     def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of the tar.
+
+        Raises:
+            OSError: If the tar cannot be read, or has become shorter.
+        """
         if offset < self._start or offset + size > self._end:
             window = os.pread(self.descriptor, max(size, _WINDOW), offset)
             if len(window) < size:
                 raise OSError(f"it became shorter while it was read: no {size} bytes at byte {offset}")
-            self._start, self._end, self._window = offset, offset + len(window), window
+            self._start = offset
+            self._end = offset + len(window)
+            self._window = window
+
         first = offset - self._start
         return self._window[first : first + size]
 
@@ -81,27 +97,37 @@ class TarFile:
         length = _WINDOW
         while offset < self.size:
             chunk = os.pread(self.descriptor, length, offset)
-            blocks = np.frombuffer(chunk, np.uint8, len(chunk) // BLOCK * BLOCK).reshape(-1, BLOCK)
+            whole_blocks = len(chunk) // BLOCK * BLOCK
+            blocks = np.frombuffer(chunk, np.uint8, whole_blocks).reshape(-1, BLOCK)
+
             # Few blocks of a picture have octal digits where a header has its checksum.
             digits = blocks[:, 148:154]
-            likely = ((digits | 7) == 0x37) | (digits == 0x20) | (digits == 0)
-            for row in np.flatnonzero(likely.all(axis=1) & digits.any(axis=1)).tolist():
+            is_octal = ((digits | 7) == 0x37) | (digits == 0x20) | (digits == 0)
+            likely = is_octal.all(axis=1) & digits.any(axis=1)
+            for row in np.flatnonzero(likely).tolist():
                 if header_size(blocks[row].tobytes()) is not None:
                     return offset + row * BLOCK
+
             if len(chunk) < length:
                 break
-            offset, length = offset + length, min(2 * length, 2**20)
+            offset += length
+            # Most headers are near; where none is, larger chunks are read faster.
+            length = min(2 * length, 2**20)
         return self.size
 
 
 def header_size(block: bytes) -> int | None:
     """Return the size that a tar header names; None where the block is no header, or its checksum is not right."""
-    return _size(block, block[124:136], block[148:156]) if len(block) == BLOCK else None
+    if len(block) != BLOCK:
+        return None
+    return _size(block, block[124:136], block[148:156])
 
 
 def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
+    """Return the number in a header's field `size`; None where the header's checksum or the field is not right."""
     if zlib.adler32(block) & 0xFFFF != _adler(checksum):
         return None
+
     digits = size.strip(b"\0 ")
     # `isdigit`, since `int` takes signs, underscores and "0o" too: a negative size would lead the walk backwards.
     if digits.isdigit():
@@ -109,17 +135,22 @@ def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
             return int(digits, 8)
         except ValueError:  # an 8 or a 9
             return None
-    if size[0] == 0x80:  # base 256; 0xff would begin a negative number
+    # A number in base 256, for large files; 0xff would begin a negative number.
+    if size[0] == 0x80:
         return int.from_bytes(size[1:], "big")
     return None if digits else 0
 
 
 @lru_cache(maxsize=4096)
 def _adler(checksum: bytes) -> int | None:
-    """Return the lower half that Adler's checksum of a header has if the header's own is right.
+    """Return the lower half of Adler's checksum that a header has if its own checksum is right.
 
-    It is the sum of all bytes (plus one, modulo 65521: no sum of ASCII reaches it), ten times as fast as Python's. The
-    header's own is that sum with itself as spaces; few differ in a tar.
+    That half is the sum of all bytes (plus one, modulo 65521, which no sum of ASCII reaches), and is computed ten times
+    as fast as by Python's `sum`. The header's own checksum is the sum too, but with spaces in place of the checksum
+    itself. The result is kept, since few checksums differ in a tar.
+
+    Args:
+        checksum: The header's own checksum, in octal digits; None is returned where it is no such number.
     """
     digits = checksum.strip(b"\0 ")
     if not digits.isdigit() or b"8" in digits or b"9" in digits:
@@ -128,71 +159,103 @@ def _adler(checksum: bytes) -> int | None:
 
 
 def walk(file: TarFile) -> Iterator[Found | Damage | None]:
-    """Yield a tar's members that we read, its faults, and None where some may be lost."""
-    at = zeros = 0
-    said: dict = {}  # of the next member, by a header of its own
+    """Yield a tar's members that we read, its damaged places, and None where some members may be lost."""
+    at = 0
+    num_zeros = 0
+    # What an extended header before it says of the next member.
+    extended: dict = {}
     while at + BLOCK <= file.size:
         block = file.read(at, BLOCK)
-        name, size, checksum, kind, magic, prefix = _FIELDS(block)
-        size = _size(block, size, checksum)
+        name_field, size_field, checksum, kind, magic, prefix = _FIELDS(block)
+        size = _size(block, size_field, checksum)
+
         if size is None and block == _ZEROS:
-            zeros, at, said = zeros + 1, at + BLOCK, {}
+            num_zeros += 1
+            at += BLOCK
+            extended = {}
             continue
-        if zeros and (size is not None or zeros < 2):
-            yield Damage(at - zeros * BLOCK, "zeros", f"{zeros} blocks of zeros, and members after them")
-            yield None  # two tars in one, or a place that was lost: they look the same
-        name = said.get("path") or ("" if kind in _EXTENDED else _name(name, prefix, magic))
+        # Two blocks of zeros or more are the end, unless a header comes behind them; a single one never is.
+        if num_zeros and (size is not None or num_zeros < 2):
+            yield Damage(at - num_zeros * BLOCK, "zeros", f"{num_zeros} blocks of zeros, and members after them")
+            # Two tars in one, or a place that was lost: they look the same.
+            yield None
+
+        if extended.get("path"):
+            name = extended["path"]
+        elif kind in _EXTENDED:
+            name = ""
+        else:
+            name = _name(name_field, prefix, magic)
+
         if size is None:
             behind = file.next_header(at + BLOCK)
-            if zeros > 1 and behind == file.size:
+            if num_zeros > 1 and behind == file.size:
                 yield Damage(at, "trailing", f"{behind - at} bytes after the end")
                 return
             key, suffix = _split(name)
             yield Damage(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
             yield None
-            at, zeros, said = behind, 0, {}
+            at = behind
+            num_zeros = 0
+            extended = {}
             if at == file.size:
                 return
             continue
-        zeros, header, data = 0, at, at + BLOCK
+
+        num_zeros = 0
+        header = at
+        data = at + BLOCK
         file.crc = zlib.crc32(block, file.crc)
-        if kind in _BODILESS:  # whatever the header says
+        if kind in _BODILESS:
+            # Links, devices and folders have no content, whatever the header says.
             size = 0
         elif kind not in _EXTENDED:
-            size = said.get("size", size)
+            size = extended.get("size", size)
+
         if data + size > file.size:
             detail = f"{name[:_MOST_NAME]!r} has {size} bytes from byte {data}, and the file ends at {file.size}"
             yield Damage(header, "truncated", detail, _split(name)[0])
-            at, said = file.next_header(data), {}
+            # The size may be wrong, and members may follow all the same.
+            at = file.next_header(data)
+            extended = {}
             if at == file.size:
                 return
             yield None
             continue
+
+        # The content fills whole blocks.
         at = data + (size + BLOCK - 1) // BLOCK * BLOCK
         if kind in _EXTENDED:
-            said |= _read_extended(file, kind, data, size)
+            extended |= _read_extended(file, kind, data, size)
             continue
-        if said.get("broken"):
+
+        # Before 1988, a folder was a file whose name ends with a slash.
+        is_folder = kind == b"5" or (kind == b"\0" and name[-1:] == "/")
+        if extended.get("broken"):
             yield Damage(header, "header", f"{name!r}: its long name or size cannot be read", _split(name)[0])
             yield None
-        elif kind != b"5" and (kind != b"\0" or name[-1:] != "/"):  # folders; before 1988 by their names
-            yield _member(name, b"S" if said.get("sparse") else kind, data, size, zlib.crc32(block))
-        said = {}
-    if zeros < 2:
+        elif not is_folder:
+            member_kind = b"S" if extended.get("sparse") else kind
+            yield _member(name, member_kind, data, size, zlib.crc32(block))
+        extended = {}
+
+    if num_zeros < 2:
         yield Damage(file.size, "no end", "the tar ends without its two blocks of zeros: it may be cut")
-        if not zeros:  # between two members of a record, perhaps
+        if num_zeros == 0:
+            # It may be cut between two members of a record.
             yield None
     elif at < file.size:
         yield Damage(at, "trailing", f"{file.size - at} bytes after the end")
 
 
 def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found | Damage:
+    """Return a member that we read, or why it is not read."""
     header = offset - BLOCK
-    if not name.isprintable() or "\\" in name or ".." in name or name[:1] == "/" or len(name) > _MOST_NAME:
-        # Spaces of other scripts are not "printable", and no harm.
-        control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
-        if control or "\\" in name or ".." in name.split("/") or name[:1] == "/" or len(name) > _MOST_NAME:
-            return Damage(header, "name", f"{name[:_MOST_NAME]!r} leads out of its folder, or is no name")
+    # One quick test clears nearly all names; `_is_bad_name` is asked only about the others.
+    is_plain = name.isprintable() and "\\" not in name and ".." not in name and name[:1] != "/"
+    if not (is_plain and len(name) <= _MOST_NAME) and _is_bad_name(name):
+        return Damage(header, "name", f"{name[:_MOST_NAME]!r} leads out of its folder, or is no name")
+
     key, suffix = _split(name)
     if kind not in _FILES:
         return Damage(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
@@ -203,48 +266,69 @@ def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found |
     return key, suffix, offset, size, crc
 
 
+def _is_bad_name(name: str) -> bool:
+    """Return whether a name leads out of its folder, holds control characters, or is too long."""
+    # Spaces of other scripts are not printable, but do no harm.
+    has_control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+    leads_out = "\\" in name or ".." in name.split("/") or name[:1] == "/"
+    return has_control or leads_out or len(name) > _MOST_NAME
+
+
 def _name(name: bytes, prefix: bytes, magic: bytes) -> str:
+    """Return the name in a header; a long one is parted between two fields."""
     name = name.split(b"\0", 1)[0]
     if magic == b"ustar\0" and prefix[0]:
-        name = prefix.split(b"\0", 1)[0] + b"/" + name
+        folder = prefix.split(b"\0", 1)[0]
+        name = folder + b"/" + name
     return name.decode("utf-8", "replace")
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Return the key and the suffix, in lower case: they part at the first dot of the last name."""
+    """Return a name's key, and its suffix in lower case: they part at the first dot behind the folders."""
     name = name.removeprefix("./")
     dot = name.find(".", name.rfind("/") + 1)
-    return (name[:dot], name[dot + 1 :].lower()) if dot >= 0 else (name, "")
+    if dot < 0:
+        return name, ""
+    return name[:dot], name[dot + 1 :].lower()
 
 
 def _read_extended(file: TarFile, kind: bytes, offset: int, size: int) -> dict:
-    """Read what a header says of the next member: its path, its size, whether it is sparse."""
-    if kind not in (b"L", b"x", b"X"):  # the name of a link's target; of all members, as git's commit
+    """Return what an extended header says of the next member, as far as it does.
+
+    That is its `path`, its `size`, and whether it is `sparse`; `broken` is set where the header cannot be read.
+    """
+    # The other kinds name a link's target, or speak of all members, as git's commit does.
+    if kind not in (b"L", b"x", b"X"):
         return {}
     if size > _MOST_EXTENDED:
         return {"broken": True}
     content = file.read(offset, size)
     file.crc = zlib.crc32(content, file.crc)
+
     if kind == b"L":
         return {"path": content.split(b"\0", 1)[0].decode("utf-8", "replace")}
     if content[:9] == _TIME.get(size) and content[-1:] == b"\n":
-        return {}  # what webdataset writes before each member: a third of the cost of reading it
-    found: dict = {}
+        # webdataset writes such a header before each member: this test takes a third of the time of reading it.
+        return {}
+
+    extended: dict = {}
     at = 0
-    while at < size:  # "30 mtime=1700000000.123456789\n"
+    # Entries such as "30 mtime=1700000000.123456789\n", which begin with their own length.
+    while at < size:
         space = content.find(b" ", at, at + 10)
         length = content[at:space] if space > 0 else b""
         end = at + int(length) if length.isdigit() else 0
         name, equals, value = content[space + 1 : end - 1].partition(b"=")
         if not space < end <= size or not equals or content[end - 1 : end] != b"\n":
             return {"broken": True}
+
         if name == b"path":
-            found["path"] = value.decode("utf-8", "replace")
+            extended["path"] = value.decode("utf-8", "replace")
         elif name == b"size":
             if not value.isdigit() or len(value) > 20:
                 return {"broken": True}
-            found["size"] = int(value)
+            extended["size"] = int(value)
         elif name.startswith(b"GNU.sparse."):
-            found["sparse"] = True
+            extended["sparse"] = True
         at = end
-    return found
+    return extended
