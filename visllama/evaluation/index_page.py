@@ -107,7 +107,7 @@ def _row(kind: str, cells: list[str]) -> str:
 
 def _order(path: Path) -> tuple[int, str]:
     """Return what sorts names as words, and behind them the numbers of a sweep's jobs as numbers."""
-    return int(path.name) + 1 if path.name.isdigit() else 0, path.name
+    return int(path.name) + 1 if path.name.isdecimal() else 0, path.name
 
 
 def _entries(folder: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:

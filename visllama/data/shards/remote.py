@@ -231,7 +231,7 @@ def _failed_status(error: urllib.error.HTTPError) -> FailedAttempt:
 def _retry_after(header: str) -> float:
     """Return the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
     with suppress(ValueError, TypeError, OverflowError):
-        if header.isdigit():
+        if header.isdecimal():
             return float(header)
         return parsedate_to_datetime(header).timestamp() - time.time()
     return 0.0

@@ -257,7 +257,7 @@ class Guard:
         # A client may declare no length, or a wrong one: `_collect` counts for itself.
         most = self._largest(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdigit() or int(declared) > most:
+        if not declared.isdecimal() or int(declared) > most:
             raise Refused(413, f"too large: at most {self.rules.max_bytes / 2**20:g} MB")
 
         collecting = _collect(receive, most, self.rules.max_bytes)
@@ -269,7 +269,7 @@ class Guard:
     async def _discard(self, scope: Message, receive: Receive) -> None:
         """Read the rest of a refused request, so that a client that sends first sees the answer, and no broken pipe."""
         declared = Headers(scope=scope).get("content-length", "")
-        if not declared.isdigit() or int(declared) > _MAX_DISCARDED * self.rules.max_bytes:
+        if not declared.isdecimal() or int(declared) > _MAX_DISCARDED * self.rules.max_bytes:
             return
 
         collecting = _collect(receive, 0, 0, keeps=False)

@@ -105,7 +105,7 @@ def _check_temperature(value: object) -> float:
         ConfigError: If it is no number, or out of its range.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not 0 < value <= MOST_TEMPERATURE:
+    if not is_number or not 0 < value <= MOST_TEMPERATURE:
         raise ConfigError(f"temperature: has to be a number above 0, and at most {MOST_TEMPERATURE:g}")
     return float(value)
 
@@ -117,8 +117,8 @@ def _check_whole(key: str, value: object, most: int) -> int:
         ConfigError: If it is no whole number, or out of its range.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_whole = is_number and float(value).is_integer()
-    if not is_whole or not 1 <= value <= most:
+    # The range first: a huge whole number fits no float.
+    if not is_number or not 1 <= value <= most or not float(value).is_integer():
         raise ConfigError(f"{key}: has to be a whole number from 1 to {most}")
     return int(value)
 

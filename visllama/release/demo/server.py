@@ -113,7 +113,7 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
     def is_own(header: str) -> bool:
         name, _, header_port = header.rpartition(":")
         # Without a port a browser means that of HTTP. An IPv6 address has colons of its own.
-        if not header_port.isdigit():
+        if not header_port.isdecimal():
             name = header
             header_port = "80"
         if int(header_port) != port:
