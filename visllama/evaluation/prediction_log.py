@@ -98,7 +98,7 @@ class PredictionLog:
         # Removes a line that was cut by a kill, or all lines of another key.
         self._file.truncate(self._num_bytes)
 
-        # The key comes last: beside a log of something else it would make the texts of both one.
+        # After the truncation: a crash in between must not leave the texts of something else beside the new key.
         write_whole(_key_path(self.path), json.dumps(self._made_by, indent=2) + "\n")
         self._num_lines = num_written
 
