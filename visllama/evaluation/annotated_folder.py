@@ -115,6 +115,7 @@ def _captioned(path: Path) -> list[_Annotated]:
         if key in types:
             record["type"] = types[key]
 
+        # COCO's pictures of 2014 and of 2017 are the same ones under two names.
         file_name = entries.get(key, {}).get("file_name")
         names = _names_of_id(key) if file_name is None else names_of_both_years(file_name)
         annotated.append(_Annotated(record, names))
@@ -185,6 +186,7 @@ def _find(images: str, annotated: list[_Annotated]) -> list[tuple[str, int]]:
     files = []
     problems = []
     for record, names in annotated:
+        # All problems are collected, so that a user can mend them at once.
         file_or_reason = folder.find(names)
         if not isinstance(file_or_reason, Skipped):
             files.append(file_or_reason)

@@ -111,6 +111,7 @@ def _captions_of_rows(rows: Sequence[object], path: Path) -> dict[str, object]:
     """Return the caption of each row of COCO results, by the image's id as text."""
     ids = []
     captions = []
+    # Rows may have further keys, as the .jsonl files of an evaluation do.
     for row in rows:
         if isinstance(row, dict) and "image_id" in row and "caption" in row:
             ids.append(str(row["image_id"]))
@@ -155,6 +156,7 @@ def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]])
 
 def _sorted_ids(ids: Sequence[int | str]) -> list[int | str]:
     """Return ids with the numbers first: numbers and strings cannot be compared."""
+    # Both sorted, so that a file does not depend on the order of the records.
     numbers = sorted(image_id for image_id in ids if isinstance(image_id, int))
     texts = sorted(image_id for image_id in ids if isinstance(image_id, str))
     return [*numbers, *texts]

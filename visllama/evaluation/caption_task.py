@@ -102,6 +102,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     controls = {control: CONTROLS[control](prompts) for control in config["controls"]}
     for checked_prompts in (prompts, *controls.values()):
         captioner.check_room(model, checked_prompts, f"evaluation.{name}: ")
+    # The other ranks score nothing.
     clip = load_clip(model, name, config) if is_first_rank() else None
 
     say(f"{name}: writing captions of {len(prompts)} images{_with_controls(controls)}")
@@ -111,6 +112,7 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     with generation_bars() as progress:
         log = task.log(rows, "caption")
         written = write_texts(model, captioner, prompts, log, progress, name)
+        # Without the controls, which other evaluations may not have.
         seconds = time.perf_counter() - started
 
         for control, control_prompts in controls.items():

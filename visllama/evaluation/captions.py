@@ -121,6 +121,7 @@ class CaptionScorer:
     def _tokenised(self) -> dict[str, list[str]]:
         """The tokenised references, sorted by id."""
         self._report("tokenising the references")
+        # Sorted, so that the order of the files changes neither draws nor sums.
         in_order = {key: self._references[key] for key in sorted(self._references)}
         tokenised = tokenise(in_order, self._tokenizer)
 
@@ -202,6 +203,7 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
     Raises:
         ConfigError: If there are any, naming the first five, or if there are no references at all.
     """
+    # No shared id at all has another cause than a missing one, and its message says so.
     shared_ids = predictions.keys() & references.keys()
     if predictions and references and not shared_ids:
         first = ", ".join(sorted(predictions)[:5])

@@ -78,6 +78,7 @@ class ObjectNames:
                 self._add(path, name, category)
                 self._add(path, _plural(name), category)
 
+        # A caption is searched for names of up to this many words.
         self._most_words = max(map(len, self._category_of), default=0)
 
     def _add(self, path: Path, name: str, category: str) -> None:
@@ -96,6 +97,7 @@ class ObjectNames:
         categories = []
         place = 0
         while place < len(words):
+            # From the longest possible name down to one word.
             longest = min(self._most_words, len(words) - place)
             for length in range(longest, 0, -1):
                 name = tuple(words[place : place + length])

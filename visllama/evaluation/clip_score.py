@@ -93,6 +93,7 @@ class ClipScorer:
         with_references: list[float] = []
         for start in range(0, len(captions), _BATCH_SIZE):
             numbers = range(start, min(start + _BATCH_SIZE, len(captions)))
+            # Pictures of a batch are read here, and not held longer.
             images = self._embed_images([pictures_of(number)[0] for number in numbers])
             texts = self._embed_texts([captions[number] for number in numbers])
 

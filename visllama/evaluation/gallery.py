@@ -84,6 +84,7 @@ def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count:
         count: The number of texts of each kind.
     """
     metric = next(iter(shown.scores))
+    # Stable, so that texts of equal score stay in the order of the prompts.
     ranked = np.argsort(shown.scores[metric], kind="stable").tolist()
     chosen = _choose(shown, ranked, count)
 
@@ -111,6 +112,7 @@ def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
+    # The page's security policy runs a script with this hash, and no other.
     script_hash = hashlib.sha256(_SCRIPT.encode()).digest()
     page = environment.get_template("gallery.html.jinja").render(
         title=title,

@@ -67,6 +67,7 @@ def write_texts(
             log.add(batch)
         written += batch
 
+        # Texts that were there before took no time of this run.
         now = time.perf_counter()
         per_second = (len(written) - num_before) / (now - started)
         progress.update(task, completed=len(written), rate=f"{per_second:.1f}/s")

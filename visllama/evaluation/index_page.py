@@ -75,6 +75,7 @@ def write_index(folder: Path) -> None:
         if (folder / name).is_file():
             pictures.append(f'<p><img src="{name}" alt="{_DESCRIPTIONS[name]}"></p>')
 
+    # Names of files and of evaluations are escaped, since a user chooses them; descriptions are our own.
     rows = []
     for entry in _entries(folder):
         link = f'<a href="{quote(entry.link)}">{html.escape(entry.name)}</a>'

@@ -41,6 +41,7 @@ def meteor_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str
         lines.append(" ||| ".join(fields))
 
     folder = Path(meteor.__file__).parent
+    # The program speaks in lines: SCORE with references and a caption in, the counts of that caption out.
     arguments = ["-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
     printed = run_java(folder, "2g", arguments, lines)
     if len(printed) != len(lines):
@@ -76,6 +77,7 @@ def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
             corpus.
     """
     test_length, reference_length, test_function, reference_function = np.moveaxis(counts[..., :4], -1, 0)
+    # The 16 numbers in the middle are four kinds of matches in each of the four stages of `_STAGE_WEIGHTS`.
     stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 4)
     test_content, reference_content, test_function_matches, reference_function_matches = np.moveaxis(stages, -1, 0)
     chunks, test_matches, reference_matches = np.moveaxis(counts[..., 20:], -1, 0)
@@ -89,6 +91,7 @@ def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
     recall = _ratio(weighted_reference_matches, weighted_reference_length)
 
     mean = _ratio(precision * recall, (1 - _ALPHA) * recall + _ALPHA * precision)
+    # The fewer chunks the matched words lie in, the more alike their order is.
     fragmentation = _ratio(chunks, (test_matches + reference_matches) / 2)
     penalty = _GAMMA * fragmentation**_BETA
     return mean * (1 - penalty)

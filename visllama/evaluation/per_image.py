@@ -129,6 +129,7 @@ def read_scores(path: Path) -> ImageScores:
             key = str(row["question_id"] if "question_id" in row else row["image_id"])
             if key in rows:
                 raise ValueError(f"id {key} comes twice")
+            # Numbers and texts cannot be grouped together.
             row["image_id"] = str(row["image_id"])
             rows[key] = row
         except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -62,6 +62,7 @@ def clip_scores(
         order: The numbers of the prompts, in the order that the images of the metrics are to have.
         captions: The caption of each prompt, in the order of the prompts.
     """
+    # Pictures are read when their batch comes: only their numbers are handed on.
     references = [prompts[number].record["captions"] for number in order]
     with generation_bars() as progress:
         task = progress.add_task("CLIPScore", total=len(order), rate="")

@@ -43,6 +43,7 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
         of_controls = [_score(scores.get(metric), 100) for scores in controls.values()]
         table.add_row(metric, _score(value, 100), _interval(intervals.get(metric), 100), *of_controls)
 
+    # Names of types come from data: rich reads square brackets in a str as markup, and in a Text as they are.
     counts = evaluation.get("counts", {})
     intervals_by_type = evaluation.get("intervals_by_type", {})
     for kind, scores_of_types in evaluation.get("by_type", {}).items():
@@ -101,6 +102,7 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
     table_notes = Text("\n".join(notes)) if notes else None
 
     table = Table("metric", title=title, caption=table_notes, min_width=48)
+    # Headers are broken over lines, so that the columns of several controls fit a terminal.
     for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
         table.add_column(header, justify="right", no_wrap=True)
 

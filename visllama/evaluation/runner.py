@@ -160,6 +160,7 @@ def judge(
         captioners[name] = Captioner(judged_maker, decoding, config["batch_size"], settings.seed)
 
     results = {}
+    # With "bf16-true" the weights themselves are bf16, and nothing has to be cast.
     uses_autocast = settings.precision == "bf16-mixed"
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast):
         for name, config in evaluations.items():

@@ -87,6 +87,7 @@ class VqaScores:
         """Whether the questions are about several images: a single one cannot be drawn in different ways."""
         return len(set(self.images)) > 1
 
+    # Cached, because scores, counts and intervals by type each read it.
     @cached_property
     def _parts(self) -> dict[str, dict[str, VqaScores]]:
         """The scores of the questions of each type, by the kind of type and the type."""
@@ -170,6 +171,7 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
     if mode not in MODES.values():
         raise ValueError(f"mode={mode}: choose from {', '.join(MODES.values())}")
 
+    # The official script normalises nothing where all annotators say the same.
     answer = clean(prediction)
     truths = [clean(truth) for truth in answers]
     if mode == "normalise_all" or len(set(truths)) > 1:
@@ -201,6 +203,7 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
             message names the first five.
     """
     _check_ids(predictions, questions)
+    # Sorted, so that the order of the files changes nothing.
     ids = sorted(questions)
 
     per_question = {}
@@ -232,6 +235,7 @@ def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked])
     check_yes_no(questions)
     answers = {key: as_yes_or_no(answer) for key, answer in predictions.items()}
 
+    # All annotators agree, so one truth is left of each question, and its accuracy is 0 or 1.
     truths = {}
     with_one_truth = {}
     for key, asked in questions.items():
@@ -262,6 +266,7 @@ def check_yes_no(questions: Mapping[str, Asked]) -> None:
 
 def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:
     """Refuse answers to unknown questions, and questions without an answer or without answers to score by."""
+    # No shared id at all has another cause than a missing one, and its message says so.
     shared_ids = predictions.keys() & questions.keys()
     if predictions and questions and not shared_ids:
         first = ", ".join(sorted(predictions)[:5])

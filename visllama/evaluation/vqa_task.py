@@ -81,6 +81,7 @@ def majority_answers(prompts: Prompts, train: Source) -> list[str]:
     answers = []
     for prompt in prompts:
         groups = _groups(prompt.record["questions"][0])
+        # The last group is that of all questions, so there is always one.
         first_known = next(group for group in groups if group in counts)
         [(answer, _)] = counts[first_known].most_common(1)
         answers.append(answer)
@@ -190,6 +191,7 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         seconds = time.perf_counter() - started
 
         for control in config["controls"]:
+            # This control needs no model, and so no log to go on from.
             if train is not None and control == _MAJORITY_ANSWER:
                 control_answers[control] = majority_answers(prompts, train)
                 continue
@@ -249,6 +251,7 @@ def _score(
     keys = [str(question_id) for question_id in ids]
     questions = {key: _asked(prompt) for key, prompt in zip(keys, task.prompts, strict=True)}
 
+    # Of other questions the controls are compared in accuracy alone.
     score = score_answers
     compared_metrics = ["accuracy"]
     if asks_yes_or_no(task.config):

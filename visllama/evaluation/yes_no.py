@@ -30,6 +30,7 @@ def as_yes_or_no(answer: str) -> str:
 
     This is POPE's own rule. An answer that says neither therefore counts as yes.
     """
+    # Exactly as POPE's script does it, which knows no other sentence end and no capital NO.
     first_sentence, _, _ = answer.partition(".")
     words = first_sentence.replace(",", "").split(" ")
     return "no" if _NO.intersection(words) else "yes"
@@ -62,6 +63,7 @@ def counts_of_images(counts: np.ndarray, images: list[str]) -> np.ndarray:
     _, image_numbers = np.unique(np.array(images), return_inverse=True)
     num_images = image_numbers.max() + 1
 
+    # `sums[image_numbers] += counts` would add one question of each image alone.
     sums = np.zeros((num_images, NUM_COUNTS))
     np.add.at(sums, image_numbers, counts)
     return sums
