@@ -81,6 +81,7 @@ def caption_and_look(pipeline: Pipeline, picture: Image.Image, decoding: Mapping
     (written,) = pipeline.write([sample], decoding)
     word_attention = attention_of_words(pipeline.model, sample, written, pipeline.end_ids)
 
+    # `has_patches` is true, so the patches fill a square.
     side = math.isqrt(pipeline.model.num_image_tokens)
     maps = [row.reshape(side, side) for row in word_attention.shares]
     caption = " ".join(word_attention.words)
@@ -121,6 +122,7 @@ def attention_of_words(
         for place, word_numbers in enumerate(words_of_tokens):
             if number in word_numbers:
                 rows.append(num_prompt_tokens + place)
+        # A word of several tokens has the mean of their attention.
         share = attention[rows][:, is_image].mean(0)
         shares.append(share.numpy())
     return WordAttention(words, np.stack(shares))

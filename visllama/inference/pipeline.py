@@ -74,6 +74,7 @@ class Pipeline(Writer):
             ConfigError: If the lists are of different lengths, a picture cannot be read, or a question does not fit the
                 language model's positions.
         """
+        # Without the cache of a conversation, so that no question sees another.
         samples = self._samples(images, questions)
         answers = []
         for start in range(0, len(samples), self.batch_size):

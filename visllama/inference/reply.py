@@ -39,6 +39,7 @@ def reply(writer: Writer, turns: Sequence[Turn], images: Sequence[Image.Image], 
         raise ConfigError(f"{len(images)} images, and the turns name {num_images}")
 
     maker = writer.maker
+    # Unanswered: the template is written up to where the model's next response begins.
     segments = maker.template.segments(turns, answered=False)
     input_ids, _ = maker.tokenise(segments)
     pixel_values = [maker.transform(image) for image in images]

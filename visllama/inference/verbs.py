@@ -44,6 +44,7 @@ def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
     rows = []
+    # Batch by batch, so that a folder of any size fits the memory.
     for names, pictures in read_pictures(paths, config.batch_size):
         captions = pipeline.caption(pictures, **config.decoding)
         rows += [{"image": str(name), "caption": text} for name, text in zip(names, captions, strict=True)]

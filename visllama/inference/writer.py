@@ -54,6 +54,7 @@ class Writer:
         """
         if images is None:
             return []
+        # A path is a text, which Python would take for a sequence too.
         several = [images] if isinstance(images, Picture) else images
 
         opened = []
@@ -81,6 +82,7 @@ class Writer:
             raise ConfigError(f"num_return_sequences={num_texts}: one text is given for each")
 
         batch = self.batch(samples)
+        # What the cache holds takes positions too.
         length = batch["input_ids"].shape[1]
         if cache is not None:
             length += cache.get_seq_length()
