@@ -1,9 +1,10 @@
-"""A folder of pictures with files of references, as a source of records: what `evaluation=files` judges."""
+"""A folder of pictures with files of references, as the source of records that `evaluation=files` judges on."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,54 +17,68 @@ from visllama.prepare.raw import Skipped, read_image_file
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _PREFIXES = ("COCO_val2014_", "COCO_train2014_", "COCO_test2014_", "COCO_test2015_", "")
-"""What stands before COCO's twelve digits in the name of a picture."""
+"""The prefixes of COCO's twelve digits in the name of a picture."""
 _MOST_SHOWN = 5
+"""The number of problems that a message names at most."""
 
 
 class _Annotated(NamedTuple):
-    """A picture's record without the picture, and the names that its file may have, the likeliest first."""
+    """A picture that has references.
+
+    Attributes:
+        record: The record of the picture, without the picture.
+        names: The names that the picture's file may have, the likeliest first.
+    """
 
     record: dict[str, Any]
-    names: tuple
+    names: tuple[str, ...]
 
 
 class AnnotatedFolder(Source):
     """Pictures below a folder, each with its references; a picture is opened when it is asked for.
 
-    A picture's file is the `file_name` that COCO's `images` hold. Where they hold none it is named by the image's id:
-    `ID.jpg` (`.jpeg`, `.png`, `.webp`), an ID that is such a name itself, or, for a number, as COCO's pictures are
-    (`COCO_val2014_000000000042.jpg`, `000000000042.jpg`).
+    A picture's file is the `file_name` of the picture's entry in COCO's `images`. Without such an entry the file is
+    named by the image's id: `ID.jpg` (`.jpeg`, `.png`, `.webp`), an ID that is such a name itself, or, if the id is a
+    number, a name like those of COCO's pictures (`COCO_val2014_000000000042.jpg`, `000000000042.jpg`).
 
     Args:
-        split: What the files hold, for the report; `train` is refused.
-        images: The folder, or the one that holds COCO's `val2014` and its like.
-        references: Captions in COCO's annotation layout or as `{id: [captions]}`; with `questions` VQA's annotations.
-        questions: VQA's questions file; None where pictures are captioned.
+        split: The name of the split that the files hold, for the report; `train` is refused.
+        images: The folder of the pictures, or the folder that holds COCO's `val2014` and the like.
+        references: The file of captions, in COCO's annotation layout or as `{id: [captions]}`. With `questions` it is
+            VQA's file of annotations.
+        questions: VQA's file of questions; None if pictures are captioned.
 
     Raises:
-        ConfigError: If a file is laid out otherwise, an id comes twice, is unknown or lacks its references, or a
-            picture is not there or lies outside of the folder, naming the first five.
+        ConfigError: If a file has another layout, an id comes more than once, is unknown or lacks its references, or a
+            picture is not there or lies outside of the folder. The message names the first five.
     """
 
     def __init__(self, split: str, images: str, references: str, questions: str | None = None) -> None:
         require(split != "train", "split=train: files of references are judged on, and hold no training records")
         require(Path(images).expanduser().is_dir(), f"images={images}: no such folder")
-        path = Path(references).expanduser()
-        kind = "captions" if questions is None else "questions"
-        annotated = _captioned(path) if questions is None else _asked(Path(questions).expanduser(), path)
+
+        references_path = Path(references).expanduser()
+        if questions is None:
+            kind = "captions"
+            annotated = _captioned(references_path)
+        else:
+            kind = "questions"
+            annotated = _asked(Path(questions).expanduser(), references_path)
 
         self._records = [each.record for each in annotated]
         self._files = _find(images, annotated)
         self.kinds = {kind: len(annotated)}
         self.item_counts = [len(record[kind]) for record in self._records]
         self.origin = f"{images} with {references}"
+
+        # Hashing the pictures themselves would read gigabytes: their names and sizes have to do.
         sizes = [(Path(file).name, size) for file, size in self._files]
         self.fingerprint = hashlib.sha256(f"{self._records} {sizes}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         file, _ = self._files[index]
         try:
             content = read_image_file(file)
@@ -73,15 +88,19 @@ class AnnotatedFolder(Source):
 
 
 def _captioned(path: Path) -> list[_Annotated]:
-    """Return the images of a file of captions, in its order."""
+    """Return the images of a file of captions, in the order of the file."""
     content = read_json(path)
     references = references_of(content, path)
     require(bool(references), f"references={path}: holds no captions")
-    own_ids: dict[str, Any] = {}
+
+    # The ids as the file has them, numbers or texts, under which predictions are written.
+    original_ids: dict[str, Any] = {}
     entries: dict[str, dict] = {}
-    if isinstance(content.get("annotations"), list):
-        own_ids = {str(row["image_id"]): row["image_id"] for row in content["annotations"]}
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        original_ids = {str(row["image_id"]): row["image_id"] for row in content["annotations"]}
         entries = _images_of(content, path)
+
+    # A file without a list of images has nothing to compare.
     if entries:
         refuse_ids(
             references.keys() - entries.keys(),
@@ -92,72 +111,95 @@ def _captioned(path: Path) -> list[_Annotated]:
     types = types_of(content)
     annotated = []
     for key, captions in references.items():
-        record = {"key": key, "image_id": own_ids.get(key, key), "captions": captions}
+        record = {"key": key, "image_id": original_ids.get(key, key), "captions": captions}
         if key in types:
             record["type"] = types[key]
+
+        # COCO's pictures of 2014 and of 2017 are the same ones under two names.
         file_name = entries.get(key, {}).get("file_name")
         names = _names_of_id(key) if file_name is None else names_of_both_years(file_name)
         annotated.append(_Annotated(record, names))
     return annotated
 
 
-def _images_of(content: dict, path: Path) -> dict[str, dict]:
-    """Return the entries of COCO's `images` by their id as text; none where the file has no such list."""
-    listed = content.get("images")
-    rows = [row for row in listed if isinstance(row, dict) and "id" in row] if isinstance(listed, list) else []
+def _images_of(content: Mapping, path: Path) -> dict[str, dict]:
+    """Return the entries of COCO's `images` by the image's id as text; none if the file has no such list."""
+    images = content.get("images")
+    if not isinstance(images, list):
+        return {}
+
+    rows = [row for row in images if isinstance(row, dict) and "id" in row]
     counts = Counter(str(row["id"]) for row in rows)
-    refuse_ids(
-        (key for key, count in counts.items() if count > 1),
-        f"ids stand more than once in 'images' of references={path}",
-    )
+    duplicates = [key for key, count in counts.items() if count > 1]
+    refuse_ids(duplicates, f"ids stand more than once in 'images' of references={path}")
     return {str(row["id"]): row for row in rows}
 
 
 def _asked(questions_path: Path, annotations_path: Path) -> list[_Annotated]:
     """Return the images that VQA's files ask about, in the order of their first questions."""
-    asked = read_questions(questions_path, annotations_path)
+    questions = read_questions(questions_path, annotations_path)
+    # Read again, because the questions hold their ids as text, and predictions are written under those of the file.
     rows = read_rows(questions_path, "questions", ("image_id", "question"))
+
     by_image: dict[str, _Annotated] = {}
-    for key, question in asked.items():
+    for key, asked in questions.items():
         row = rows[key]
-        if question.image not in by_image:
-            record = {"key": question.image, "image_id": row["image_id"], "questions": []}
-            by_image[question.image] = _Annotated(record, _names_of_id(question.image))
-        entry = {"question": question.question, "answers": question.answers, "id": row["question_id"], **question.types}
-        by_image[question.image].record["questions"].append(entry)
+        if asked.image not in by_image:
+            record = {"key": asked.image, "image_id": row["image_id"], "questions": []}
+            by_image[asked.image] = _Annotated(record, _names_of_id(asked.image))
+
+        question = {
+            "question": asked.question,
+            "answers": asked.answers,
+            "id": row["question_id"],
+            **asked.types,
+        }
+        by_image[asked.image].record["questions"].append(question)
     return list(by_image.values())
 
 
 def _names_of_id(image_id: str) -> tuple[str, ...]:
-    """Return the names that the file of an image may have of which only the id is known."""
+    """Return the names that the file of an image may have, the likeliest first, if only the image's id is known."""
     if Path(image_id).suffix.lower() in _SUFFIXES:
         return (image_id,)
+
     names = [f"{image_id}{suffix}" for suffix in _SUFFIXES]
+    # COCO's names have twelve digits.
     if image_id.isascii() and image_id.isdecimal() and len(image_id) <= 12:
-        names = [*(f"{prefix}{int(image_id):012d}.jpg" for prefix in _PREFIXES), *names]
+        number = int(image_id)
+        coco_names = [f"{prefix}{number:012d}.jpg" for prefix in _PREFIXES]
+        names = [*coco_names, *names]
     return tuple(names)
 
 
 def _find(images: str, annotated: list[_Annotated]) -> list[tuple[str, int]]:
-    """Return each picture's file and its bytes.
+    """Return the path and the number of bytes of each picture's file.
+
+    Args:
+        images: The folder of the pictures.
+        annotated: The pictures.
 
     Raises:
-        ConfigError: If one is not there, or its name leads out of the folder.
+        ConfigError: If a picture is not there, cannot be read, or its name leads out of the folder.
     """
     folder = coco_folder(images)
-    files, problems = [], []
+    files = []
+    problems = []
     for record, names in annotated:
-        found = folder.find(names)
-        if not isinstance(found, Skipped):
-            files.append(found)
-        elif found.reason == "missing":
-            problems.append(f"{record['key']!a}: none of {', '.join(map(ascii, names))}")
+        # All problems are collected, so that a user can mend them at once.
+        file_or_reason = folder.find(names)
+        if not isinstance(file_or_reason, Skipped):
+            files.append(file_or_reason)
+        elif file_or_reason.reason == "missing":
+            tried = ", ".join(ascii(name) for name in names)
+            problems.append(f"{record['key']!a}: none of {tried}")
         else:
-            problems.append(f"{record['key']!a}: {found.detail}")
+            problems.append(f"{record['key']!a}: {file_or_reason.detail}")
+
     if problems:
-        told = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])
+        first = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])
         raise ConfigError(
             f"images={images}: {len(problems)} of {len(annotated)} pictures are not to be had from it, or from "
-            f"{', '.join(FOLDERS)} in it; the first:{told}"
+            f"{', '.join(FOLDERS)} in it; the first:{first}"
         )
     return files

@@ -12,43 +12,56 @@ import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 MOST_WORDS = 4
-"""The longest n-gram that is counted."""
+"""The number of words of the longest n-gram that is counted."""
 NUM_COUNTS = 2 * MOST_WORDS + 2
+"""The number of columns of `bleu_counts`: matched and written n-grams of each length, and two lengths in words."""
+# pycocoevalcap adds the first number above and the second one below each ratio, so that nothing is divided by zero.
 _TINY = 1e-15
 _SMALL = 1e-9
-"""What pycocoevalcap adds above and below a ratio, so that nothing is divided by zero."""
 
 
 def bleu_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Return what BLEU counts in each image, shape `(images 10)`, in the order of `references`.
 
-    A row holds the n-grams of the caption that a reference has, for n from 1 to 4; all its n-grams likewise; its number
-    of words; and that of the reference whose length is closest.
+    The ten columns are: the number of n-grams of the caption that a reference has too, for n from 1 to 4; the number
+    of all n-grams of the caption, for n from 1 to 4; the number of words of the caption; and the number of words of the
+    reference whose length is closest to the caption's.
 
     Args:
-        references: The tokenised references of each image, by its id.
-        captions: A list of its one tokenised caption, by the same ids.
+        references: The tokenised references of each image, by the image's id.
+        captions: The one tokenised caption of each image, in a list, by the same ids.
     """
-    rows = []
+    rows: list[list[float]] = []
     for key, texts in references.items():
         scorer = BleuScorer(captions[key][0], list(texts), MOST_WORDS)
-        counted = scorer.ctest[0]
-        length = counted["testlen"]
-        closest = min((abs(other - length), other) for other in counted["reflen"])[1]
-        rows.append([*counted["correct"], *counted["guess"], length, closest])
+        ngram_counts = scorer.ctest[0]
+        length = ngram_counts["testlen"]
+
+        # Of two references that are equally close the shorter one counts, as in pycocoevalcap.
+        _, closest = min((abs(other - length), other) for other in ngram_counts["reflen"])
+        rows.append([*ngram_counts["correct"], *ngram_counts["guess"], length, closest])
+
+    # The shape is given because an empty list has no columns.
     return np.array(rows, dtype=float).reshape(len(rows), NUM_COUNTS)
 
 
 def bleu_of_counts(counts: np.ndarray, num_words: int) -> np.ndarray:
-    """Return BLEU of summed counts `(... 10)`, each of an image or of a whole corpus, in [0, 1].
+    """Return BLEU of summed counts, in [0, 1], shape `(...)`.
 
     Args:
-        counts: Sums of what `bleu_counts` returns.
-        num_words: The longest n-gram: 4 for BLEU-4.
+        counts: Sums of the rows that `bleu_counts` returns, shape `(... 10)`: those of one image or of a whole corpus.
+        num_words: The number of words of the longest n-gram: 4 for BLEU-4.
     """
     matched = counts[..., :num_words]
     written = counts[..., MOST_WORDS : MOST_WORDS + num_words]
     precisions = (matched + _TINY) / (written + _SMALL)
-    ratio = (counts[..., -2] + _TINY) / (counts[..., -1] + _SMALL)
+
+    # The two last columns are the lengths of the captions and of the closest references. Only a caption that is
+    # shorter than its reference is penalised: the exponent of a longer one is cut off at 0.
+    caption_length = counts[..., -2] + _TINY
+    reference_length = counts[..., -1] + _SMALL
+    ratio = caption_length / reference_length
     brevity_penalty = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    return precisions.prod(-1) ** (1 / num_words) * brevity_penalty
+
+    geometric_mean = precisions.prod(-1) ** (1 / num_words)
+    return geometric_mean * brevity_penalty

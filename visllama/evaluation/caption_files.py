@@ -16,15 +16,16 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> object:
-    """Read a JSON file that anybody may have made.
+    """Return the content of a JSON file that anybody may have made.
 
     Raises:
-        ConfigError: If it is none, or an id stands in it more than once.
+        ConfigError: If it is no JSON file, or a mapping in it has a key more than once.
     """
     return _parse(_read_file(path), path)
 
 
 def _read_file(path: Path) -> str:
+    """Return the text of a file that anybody may have made."""
     try:
         return read_regular(path, _MOST_BYTES)
     except (OSError, ValueError) as error:
@@ -32,120 +33,191 @@ def _read_file(path: Path) -> str:
 
 
 def _parse(content: str, where: object) -> object:
-    def no_duplicates(pairs: list[tuple[str, object]]) -> dict:
-        keys = [key for key, _ in pairs]
-        _refuse_doubled(keys, where)
+    """Return what a JSON text holds.
+
+    Args:
+        content: The text.
+        where: The file, or the line of it, for the message.
+    """
+
+    def without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        # json keeps the last of several equal keys: a file with two captions of an image would lose one unnoticed.
+        _refuse_duplicates([key for key, _ in pairs], where)
         return dict(pairs)
 
     try:
-        found = json.loads(content, object_pairs_hook=no_duplicates)
+        parsed = json.loads(content, object_pairs_hook=without_duplicates)
+        # Half of a surrogate pair is valid JSON, but no text: the tokenizer could not read it, and encoding it raises.
         if _HALF_CHARACTER.search(content):
-            json.dumps(found, ensure_ascii=False).encode()  # the tokenizer could not read it either
+            json.dumps(parsed, ensure_ascii=False).encode()
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{where}: no valid JSON: {error}") from error
-    return found
+    return parsed
 
 
-def _refuse_doubled(ids: Sequence[str], where: object) -> None:
+def _refuse_duplicates(ids: Sequence[str], where: object) -> None:
+    """Refuse ids of which one comes more than once."""
     if len(set(ids)) == len(ids):
         return
-    doubled = sorted(key for key, count in Counter(ids).items() if count > 1)
-    raise ConfigError(f"{where}: ids stand more than once: {', '.join(doubled[:5])}")
+
+    duplicates = sorted(key for key, count in Counter(ids).items() if count > 1)
+    first = ", ".join(duplicates[:5])
+    raise ConfigError(f"{where}: ids stand more than once: {first}")
 
 
 def read_results(path: Path) -> object:
-    """Read predictions as a file holds them: JSON, or the `.jsonl` that an evaluation writes, a JSON object a line.
+    """Return the predictions of a file in the layout that the file has.
+
+    A `.jsonl` file, as an evaluation writes it, has a JSON object on each line; any other file is JSON as a whole.
 
     Raises:
-        ConfigError: If it is no valid JSON, naming the line.
+        ConfigError: If the file is no valid JSON, naming the line.
     """
     if path.suffix.lower() != ".jsonl":
         return read_json(path)
-    lines = enumerate(_read_file(path).split("\n"), start=1)
-    return [_parse(line, f"{path}: line {number}") for number, line in lines if line.strip()]
+
+    # Not splitlines(), which splits at U+2028 inside a caption too.
+    lines = _read_file(path).split("\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            rows.append(_parse(line, f"{path}: line {number}"))
+    return rows
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Read `[{"image_id", "caption"}]` (COCO results, or such rows as .jsonl) or `{id: caption}`.
+    """Return the caption of each image, by the image's id as text.
 
-    Ids may be numbers or strings.
+    The file holds `[{"image_id", "caption"}]` (COCO results, or such rows as .jsonl) or `{id: caption}`. Ids may be
+    numbers or strings.
 
     Raises:
-        ConfigError: For another layout, or an id that comes twice.
+        ConfigError: If the file has another layout, or an id more than once.
     """
     content = read_results(path)
     if isinstance(content, list):
-        rows = [
-            (str(row["image_id"]), row["caption"])
-            for row in content
-            if isinstance(row, dict) and {"image_id", "caption"} <= set(row)
-        ]
-        if len(rows) != len(content):
-            raise ConfigError(f"{path}: {len(content) - len(rows)} rows are not {{'image_id', 'caption'}}")
-        ids = [key for key, _ in rows]
-        _refuse_doubled(ids, path)
-        content = dict(rows)
-    if not isinstance(content, dict) or not all(isinstance(value, str) for value in content.values()):
-        raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")
-    return {str(key): value for key, value in content.items()}
+        content = _captions_of_rows(content, path)
+
+    if isinstance(content, dict):
+        captions = {str(key): value for key, value in content.items() if isinstance(value, str)}
+        if len(captions) == len(content):
+            return captions
+    raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")
+
+
+def _captions_of_rows(rows: Sequence[object], path: Path) -> dict[str, object]:
+    """Return the caption of each row of COCO results, by the image's id as text."""
+    ids = []
+    captions = []
+    # Rows may have further keys, as the .jsonl files of an evaluation do.
+    for row in rows:
+        if isinstance(row, dict) and "image_id" in row and "caption" in row:
+            ids.append(str(row["image_id"]))
+            captions.append(row["caption"])
+
+    if len(ids) != len(rows):
+        raise ConfigError(f"{path}: {len(rows) - len(ids)} rows are not {{'image_id', 'caption'}}")
+    _refuse_duplicates(ids, path)
+    return dict(zip(ids, captions, strict=True))
 
 
 def coco_results(ids: Sequence[int | str], captions: Sequence[str]) -> list[dict]:
-    """Return captions in COCO's results layout, sorted by the images' ids: numbers first, in their order."""
+    """Return captions in COCO's results layout, sorted by the images' ids: numbers first, then strings.
+
+    Args:
+        ids: The images' ids.
+        captions: The caption of each image.
+    """
     by_id = dict(zip(ids, captions, strict=True))
     return [{"image_id": image_id, "caption": by_id[image_id]} for image_id in _sorted_ids(ids)]
 
 
 def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]]) -> dict:
-    """Return references in COCO's annotation layout, as pycocotools and `read_references` read it."""
+    """Return references in COCO's annotation layout, as pycocotools and `read_references` read it.
+
+    Args:
+        ids: The images' ids.
+        captions: The references of each image.
+    """
     by_id = dict(zip(ids, captions, strict=True))
-    pairs = [(image_id, caption) for image_id in _sorted_ids(ids) for caption in by_id[image_id]]
-    return {
-        "info": {},
-        "licenses": [],
-        "images": [{"id": image_id} for image_id in _sorted_ids(ids)],
-        "annotations": [
-            {"id": number, "image_id": image_id, "caption": caption}
-            for number, (image_id, caption) in enumerate(pairs, start=1)
-        ],
-    }
+    images = []
+    annotations = []
+    for image_id in _sorted_ids(ids):
+        images.append({"id": image_id})
+        for caption in by_id[image_id]:
+            # COCO numbers its annotations; ours count from 1.
+            annotation_id = len(annotations) + 1
+            annotations.append({"id": annotation_id, "image_id": image_id, "caption": caption})
+
+    return {"info": {}, "licenses": [], "images": images, "annotations": annotations}
 
 
 def _sorted_ids(ids: Sequence[int | str]) -> list[int | str]:
+    """Return ids with the numbers first: numbers and strings cannot be compared."""
+    # Both sorted, so that a file does not depend on the order of the records.
     numbers = sorted(image_id for image_id in ids if isinstance(image_id, int))
-    return [*numbers, *sorted(image_id for image_id in ids if isinstance(image_id, str))]
+    texts = sorted(image_id for image_id in ids if isinstance(image_id, str))
+    return [*numbers, *texts]
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """Read a COCO captions annotation file or `{id: [captions]}`.
+    """Return the references of each image, by the image's id as text.
+
+    The file is a COCO captions annotation file or holds `{id: [captions]}`.
 
     Raises:
-        ConfigError: For another layout.
+        ConfigError: If the file has another layout.
     """
     return references_of(read_json(path), path)
 
 
 def references_of(content: object, path: Path) -> dict[str, list[str]]:
-    """Return the references that the content of a file holds, as `read_references` does."""
+    """Return the references of each image, by the image's id as text.
+
+    Args:
+        content: The content of a file, as `read_references` describes it.
+        path: The file, for the message.
+
+    Raises:
+        ConfigError: If the content has another layout.
+    """
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         references: dict[str, list[str]] = {}
         for row in content["annotations"]:
             if not isinstance(row, dict) or "image_id" not in row or not isinstance(row.get("caption"), str):
                 raise ConfigError(f"{path}: an annotation without image_id and caption: {str(row)[:80]}")
-            references.setdefault(str(row["image_id"]), []).append(row["caption"])
+            texts = references.setdefault(str(row["image_id"]), [])
+            texts.append(row["caption"])
         return references
-    if not isinstance(content, dict) or not all(
-        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts) for texts in content.values()
-    ):
+
+    if not isinstance(content, dict) or not all(_are_texts(texts) for texts in content.values()):
         raise ConfigError(f"{path}: expected a COCO captions annotation file or a mapping {{id: [captions]}}")
     return content
 
 
+def _are_texts(value: object) -> bool:
+    """Return whether a value is a list of texts with at least one."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(text, str) for text in value)
+
+
 def types_of(content: object) -> dict[str, str]:
-    """Return the type of each image that has one: the `domain` of nocaps, or the `type` of COCO's `images`."""
+    """Return the type of each image that has one, by the image's id as text.
+
+    A type is the `type` or, in nocaps, the `domain` of an entry in COCO's `images`.
+
+    Args:
+        content: The content of a file of references.
+    """
     images = content.get("images") if isinstance(content, dict) else None
-    rows = [row for row in images if isinstance(row, dict)] if isinstance(images, list) else []
-    types = {str(row.get("id")): row.get("type", row.get("domain")) for row in rows}
-    return {key: value for key, value in types.items() if isinstance(value, str) and value.strip()}
+    if not isinstance(images, list):
+        return {}
+
+    values: dict[str, object] = {}
+    for row in images:
+        if isinstance(row, dict):
+            values[str(row.get("id"))] = row.get("type", row.get("domain"))
+    return {key: value for key, value in values.items() if isinstance(value, str) and value.strip()}

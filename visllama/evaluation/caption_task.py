@@ -1,13 +1,16 @@
-"""The task `caption`: captions of an evaluation's images, their scores, and those of the same model without sight."""
+"""The task `caption`: captions of an evaluation's images, their scores, and the scores of controls.
+
+A control captions other pictures than the right ones, which shows how much the model's captions depend on sight.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from visllama.console import is_first_rank, say, working
 from visllama.errors import ConfigError
@@ -29,68 +32,153 @@ from visllama.model.visllama import VisLlama
 
 T = TypeVar("T")
 _SHOWN = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "CLIPScore", "CHAIRi")
-"""Metrics that the gallery shows of each caption; it ranks by the first."""
+"""The metrics of each caption that the gallery shows; it ranks by the first."""
 
 
 def image_ids(prompts: Prompts, name: str) -> list[int | str]:
-    """Return each record's own id, by which its prediction is written; where it brings none, its key.
+    """Return the id of each record's image, under which its prediction is written.
+
+    A record without an `image_id` is written under its key.
 
     Args:
-        prompts: What is judged.
+        prompts: The prompts of the evaluation.
         name: The name of the evaluation, for the message.
 
     Raises:
-        ConfigError: If an id comes twice, naming the first five.
+        ConfigError: If an id comes more than once, naming the first five.
     """
     ids = [prompt.record.get("image_id", prompt.record["key"]) for prompt in prompts]
-    counts = Counter(map(str, ids))
-    doubled = [image_id for image_id, count in counts.items() if count > 1]
-    if doubled:
+
+    # As text, because 7 and "7" are the same id in a file of predictions.
+    counts = Counter(str(image_id) for image_id in ids)
+    duplicates = [image_id for image_id, count in counts.items() if count > 1]
+    if duplicates:
+        first = ", ".join(duplicates[:5])
         raise ConfigError(
-            f"evaluation.{name}.source: {len(doubled)} image ids come more than once, first {', '.join(doubled[:5])}: "
+            f"evaluation.{name}.source: {len(duplicates)} image ids come more than once, first {first}: "
             f"a prediction would not tell its image: prepare each image once, or judge a part of the tars"
         )
     return ids
 
 
 def check_images(prompts: Prompts, name: str, config: Mapping) -> None:
-    """Refuse images that cannot be told apart, or that a metric knows nothing of, before any model is loaded.
+    """Refuse images that have the same id, or that a metric has no annotations of, before any model is loaded.
+
+    Args:
+        prompts: The prompts of the evaluation.
+        name: The name of the evaluation, for the message.
+        config: The configuration of the evaluation.
 
     Raises:
-        ConfigError: Naming the first five.
+        ConfigError: If there are such images, naming the first five.
     """
     check_instances(image_ids(prompts, name), name, config)
 
 
 def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
-    """Caption a source's images and score it.
+    """Caption the images of an evaluation, and score the captions.
 
     Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations), scores.jsonl and
     gallery.html.
+
+    Args:
+        model: A model with all its weights.
+        captioner: The captioner that generates.
+        task: The evaluation.
+
+    Returns:
+        The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
+
+    Raises:
+        ConfigError: If an image id comes more than once, a prompt does not fit the language model's positions, or the
+            CLIP of CLIPScore cannot be loaded.
     """
-    name, config = task.name, task.config
+    name = task.name
+    config = task.config
     prompts = task.prompts
     ids = image_ids(prompts, name)
-    changed = {control: CONTROLS[control](prompts) for control in config["controls"]}
-    for shown in (prompts, *changed.values()):
-        captioner.check_room(model, shown, f"evaluation.{name}: ")
+
+    # Whatever can be refused is refused here, before hours of generation.
+    controls = {control: CONTROLS[control](prompts) for control in config["controls"]}
+    for checked_prompts in (prompts, *controls.values()):
+        captioner.check_room(model, checked_prompts, f"evaluation.{name}: ")
+    # The other ranks score nothing.
     clip = load_clip(model, name, config) if is_first_rank() else None
 
-    say(f"{name}: writing captions of {len(prompts)} images{_with_controls(changed)}")
+    say(f"{name}: writing captions of {len(prompts)} images{_with_controls(controls)}")
     rows = [{"image_id": image_id} for image_id in ids]
+    control_texts: dict[str, list[Written]] = {}
     started = time.perf_counter()
     with generation_bars() as progress:
-        written = write_texts(model, captioner, prompts, task.log(rows, "caption"), progress, name)
+        log = task.log(rows, "caption")
+        written = write_texts(model, captioner, prompts, log, progress, name)
+        # Without the controls, which other evaluations may not have.
         seconds = time.perf_counter() - started
-        blind: dict[str, list[Written]] = {}
-        for control, shown in changed.items():
+
+        for control, control_prompts in controls.items():
             log = task.log(rows, "caption", control)
-            blind[control] = write_texts(model, captioner, shown, log, progress, control)
+            control_texts[control] = write_texts(model, captioner, control_prompts, log, progress, control)
+
+    # The other ranks have helped to generate; scores are computed and written once.
     if not is_first_rank():
-        return {}  # it has helped to generate; scores are made and written once
+        return {}
 
     captions = [each.text for each in written]
-    scored = _score(task, ids, captions, blind, clip)
+    scored = _score(task, ids, captions, control_texts, clip)
+    result = _result(task, captioner, ids, written, scored, seconds)
+
+    references = [prompt.record["captions"] for prompt in prompts]
+    id_of_key = {str(image_id): image_id for image_id in ids}
+    write_json(task.folder / "captions.json", coco_results(ids, captions))
+    write_json(task.folder / "references.json", coco_references(ids, references))
+    write_caption_scores(task.folder / "scores.jsonl", id_of_key, scored.scores)
+
+    title = f"{name}, {config['split']}"
+    shown = Shown(captions, scored.shown, ids, scored.absent)
+    write_gallery(task.folder / "gallery.html", title, prompts, shown)
+    say(scores_table(name, result))
+    return result
+
+
+class _Scored(NamedTuple):
+    """The scores of captions and of the controls.
+
+    Attributes:
+        scores: Each metric, over the images in the order of their ids as text.
+        intervals: The interval of each metric.
+        controls: The scores of each control.
+        shown: The metrics that the gallery shows, of each caption in the order of the prompts.
+        absent: The objects that each caption names and that are not in its picture, in the order of the prompts; empty
+            if CHAIR was not measured.
+    """
+
+    scores: CaptionScores
+    intervals: dict[str, list[float]]
+    controls: dict[str, dict[str, float]]
+    shown: dict[str, list[float]]
+    absent: list[list[str]]
+
+
+def _result(
+    task: Task,
+    captioner: Captioner,
+    ids: Sequence[int | str],
+    written: Sequence[Written],
+    scored: _Scored,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the entry of the evaluation in metrics.json.
+
+    Args:
+        task: The evaluation.
+        captioner: The captioner that has generated.
+        ids: The id of each prompt's image.
+        written: The caption of each prompt.
+        scored: The scores of the captions and of the controls.
+        seconds: How long the captions took to generate, without those of the controls.
+    """
+    config = task.config
+    prompts = task.prompts
     result = {
         "task": config["task"],
         "split": config["split"],
@@ -111,73 +199,56 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         result["n_of"] = len(task.source)
     if task.source.origin:
         result["origin"] = task.source.origin
-
-    write_json(task.folder / "captions.json", coco_results(ids, captions))
-    write_json(task.folder / "references.json", coco_references(ids, [prompt.record["captions"] for prompt in prompts]))
-    write_caption_scores(task.folder / "scores.jsonl", {str(image_id): image_id for image_id in ids}, scored.scores)
-    title = f"{name}, {config['split']}"
-    write_gallery(task.folder / "gallery.html", title, prompts, Shown(captions, scored.shown, ids, scored.absent))
-    say(scores_table(name, result))
     return result
-
-
-class _Scored(NamedTuple):
-    """What captions are worth.
-
-    Attributes:
-        scores: Each metric, over the images in the order of their ids as text.
-        intervals: The interval of each metric.
-        controls: The scores of each control.
-        shown: The metrics that the gallery shows, of each caption in the order of the prompts.
-        absent: The objects that each caption names and that are not there, in that order; empty if not measured.
-    """
-
-    scores: CaptionScores
-    intervals: dict[str, list[float]]
-    controls: dict[str, dict[str, float]]
-    shown: dict[str, list[float]]
-    absent: list[list[str]]
 
 
 def _score(
     task: Task,
     ids: Sequence[int | str],
     captions: Sequence[str],
-    blind: Mapping[str, Sequence[Written]],
+    control_texts: Mapping[str, Sequence[Written]],
     clip: ClipScorer | None,
 ) -> _Scored:
-    """Score captions and those of the controls.
+    """Score the captions, and those of the controls.
 
     Args:
-        task: The task.
+        task: The evaluation.
         ids: The id of each prompt's image.
         captions: The caption of each prompt.
-        blind: The captions of each control.
-        clip: The CLIP of CLIPScore; None measures none.
+        control_texts: The captions of each control.
+        clip: The CLIP of CLIPScore; None leaves CLIPScore out.
     """
-    config, prompts = task.config, task.prompts
+    config = task.config
+    prompts = task.prompts
     keys = [str(image_id) for image_id in ids]
-    # CIDEr always: the gallery ranks by it, and the controls are compared in it.
+
+    # CIDEr is always measured: the gallery ranks by it, and the controls are compared by it.
     metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
-    say(f"{task.name}: scoring {len(prompts)} captions by {', '.join(metrics)}, then the controls by CIDEr")
+    then_controls = ", then the controls by CIDEr" if blind else ""
+    say(f"{task.name}: scoring {len(prompts)} captions by {', '.join(metrics)}{then_controls}")
     references = {key: prompt.record["captions"] for key, prompt in zip(keys, prompts, strict=True)}
-    controls = {}
+    control_scores = {}
     with working() as report:
         scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
         scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
-        for control, written in blind.items():
-            texts = [each.text for each in written]
-            controls[control] = scorer.score(dict(zip(keys, texts, strict=True)), ("CIDEr",)).values
 
+        for control, written in control_texts.items():
+            texts = [each.text for each in written]
+            control_predictions = dict(zip(keys, texts, strict=True))
+            control_scores[control] = scorer.score(control_predictions, ("CIDEr",)).values
+
+    # Scores are in the order of the ids as text; what follows looks up the prompts in that order, and back.
     numbers = {key: number for number, key in enumerate(keys)}
     order = [numbers[key] for key in scores.ids]
-    absent: list[list[str]] = []
     if clip is not None:
         scores.metrics.update(clip_scores(clip, prompts, order, captions))
+
+    absent: list[list[str]] = []
     if "CHAIR" in metrics:
-        found = find_hallucinations(config, ids, prompts, order, captions)
-        scores.metrics.update(chair_metrics(found.counts))
-        absent = _in_order_of_prompts(found.absent, order)
+        hallucinations = find_hallucinations(config, ids, prompts, order, captions)
+        scores.metrics.update(chair_metrics(hallucinations.counts))
+        absent = _in_order_of_prompts(hallucinations.absent, order)
+
     with working() as report:
         report("resampling")
         intervals = bootstrap_intervals(scores.metrics)
@@ -186,25 +257,36 @@ def _score(
     for name in _SHOWN:
         if name in scores.metrics:
             shown[name] = _in_order_of_prompts(scores.metrics[name].per_image, order)
-    return _Scored(scores, intervals, controls, shown, absent)
+    return _Scored(scores, intervals, control_scores, shown, absent)
 
 
-def _in_order_of_prompts(values: Sequence[T], order: Sequence[int]) -> list[T]:
-    """Return values of the images, which are in the order of their ids, in the order of the prompts."""
+def _in_order_of_prompts(values: Iterable[T], order: Sequence[int]) -> list[T]:
+    """Return values in the order of the prompts.
+
+    Args:
+        values: Values in the order of the images' ids.
+        order: The number of the prompt of each value.
+    """
     by_number = dict(zip(order, values, strict=True))
     return [by_number[number] for number in range(len(order))]
 
 
 def _with_controls(controls: Mapping[str, object]) -> str:
+    """Return the end of the message that says which controls are captioned too."""
     return f", and again for each control: {', '.join(controls)}" if controls else ""
 
 
 def _frequencies_of(config: Mapping) -> dict[str, list[str]] | None:
+    """Return the references in which CIDEr counts its document frequencies; None means those that are judged."""
     path = config["document_frequencies"]
     return None if path is None else read_references(Path(path))
 
 
 def _types(ids: Sequence[int | str], prompts: Prompts) -> dict[str, str]:
-    """Return the type of each image that has one, by its id as text."""
-    types = {str(image_id): prompt.record.get("type") for image_id, prompt in zip(ids, prompts, strict=True)}
-    return {key: value for key, value in types.items() if isinstance(value, str)}
+    """Return the type of each image that has one, by the image's id as text."""
+    types = {}
+    for image_id, prompt in zip(ids, prompts, strict=True):
+        value = prompt.record.get("type")
+        if isinstance(value, str):
+            types[str(image_id)] = value
+    return types

@@ -1,9 +1,10 @@
-"""Let a model write on after prompts: captions of pictures, or answers to questions about them."""
+"""Generate texts after prompts: captions of pictures, or answers to questions about them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -17,19 +18,25 @@ from visllama.evaluation.prediction_log import Written
 from visllama.evaluation.prompts import Prompts, prompts_of_records
 from visllama.model.visllama import VisLlama
 
+# Every setting that changes a text is passed to `generate`, so that no default of a base model's own
+# `generation_config` gets in.
 _GREEDY = {
-    "do_sample": False, "num_beams": 1, "length_penalty": 1.0, "early_stopping": False, "repetition_penalty": 1.0,
+    "do_sample": False,
+    "num_beams": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
-}  # fmt: skip
+}
 _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 
 
 def whole_decoding(maker: SampleMaker, decoding: Mapping) -> dict:
-    """Return every setting that decides what is written: the given ones, and the value of each that is not given.
+    """Return every setting that decides what is generated: the configured ones, and the defaults of the others.
 
     Args:
-        maker: Names the tokens that end a text, and the one that pads.
-        decoding: As transformers' `generate` takes it: num_beams, max_new_tokens, ...
+        maker: The maker of the model's Samples, which knows the tokens that end a text and the one that pads.
+        decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ... None stands for the default.
     """
     tokenizer = maker.tokenizer
     tokens = {
@@ -37,25 +44,28 @@ def whole_decoding(maker: SampleMaker, decoding: Mapping) -> dict:
         "pad_token_id": tokenizer.pad_token_id,
     }
     sampled = _SAMPLED if decoding.get("do_sample") else {}
-    given = {name: value for name, value in decoding.items() if value is not None}
-    return _GREEDY | sampled | tokens | given
+    configured = {name: value for name, value in decoding.items() if value is not None}
+    return {**_GREEDY, **sampled, **tokens, **configured}
 
 
 def check_positions(num_positions: int | None, num_tokens: int, decoding: Mapping, where: str, remedy: str) -> None:
-    """Refuse to write on after more tokens than leave room for the new ones.
+    """Refuse a prompt that leaves no room for the new tokens.
 
     Args:
-        num_positions: Most that the language model has; None is no bound.
-        num_tokens: Read before the first new one.
-        decoding: Its `max_new_tokens` is the room that is needed.
-        where: What is read, at the head of the message.
-        remedy: What to do, beside a lower max_new_tokens.
+        num_positions: The number of positions of the language model; None means that there is no bound.
+        num_tokens: The number of tokens of the prompt.
+        decoding: The arguments of `generate`, of which `max_new_tokens` is the room that is needed.
+        where: The name of the prompt, at the head of the message.
+        remedy: What the user can do besides lowering max_new_tokens.
 
     Raises:
-        ConfigError: With both numbers.
+        ConfigError: If prompt and new tokens are more than the positions; the message has the numbers.
     """
+    if num_positions is None:
+        return
+
     num_new = decoding.get("max_new_tokens") or 1
-    if num_positions is not None and num_tokens + num_new > num_positions:
+    if num_tokens + num_new > num_positions:
         raise ConfigError(
             f"{where}max_new_tokens={num_new} behind {num_tokens} tokens: the language model has {num_positions} "
             f"positions: lower it, {remedy}"
@@ -63,48 +73,59 @@ def check_positions(num_positions: int | None, num_tokens: int, decoding: Mappin
 
 
 class Captioner:
-    """Generate what a prompt's last response would be: a caption, or the answer to its one question.
+    """Generate the last response of prompts: a caption, or the answer to the prompt's one question.
 
     Args:
-        maker: Makes the prompts' ids, and decodes their pictures.
-        decoding: As transformers' `generate` takes it: num_beams, max_new_tokens, ...
-        batch_size: Prompts a batch; it changes speed, not text.
-        seed: Decides what is drawn where the decoding samples; None lets torch's generator decide, as it stands.
+        maker: The maker of the model's Samples, which tokenises prompts and decodes pictures.
+        decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ...
+        batch_size: The number of prompts in a batch; it changes the speed, and not the texts.
+        seed: The seed of what is drawn where the decoding samples; None draws from torch's generator as it stands.
 
     Attributes:
-        decoding: The whole of it; nothing of the base model's own `generation_config` adds to it.
+        maker: The maker of the model's Samples.
+        batch_size: The number of prompts in a batch.
+        decoding: All settings of `generate`; the base model's own `generation_config` adds nothing to them.
+        collator: The collator that pads prompts and stacks pictures.
     """
 
     def __init__(self, maker: SampleMaker, decoding: Mapping, batch_size: int, seed: int | None = None) -> None:
-        self.maker, self.batch_size, self._seed = maker, batch_size, seed
+        self.maker = maker
+        self.batch_size = batch_size
         self.decoding = whole_decoding(maker, decoding)
-        self._stop_strings = _as_list(self.decoding.get("stop_strings"))
         self.collator = Collator(
-            maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, batch_size
+            maker.tokenizer.pad_token_id,
+            maker.num_image_tokens,
+            maker.transform.size_px,
+            batch_size,
         )
+        self._seed = seed
+        self._stop_strings = _as_list(self.decoding.get("stop_strings"))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The language model's tokenizer."""
         return self.maker.tokenizer
 
     def check_room(self, model: VisLlama, prompts: Prompts | Sequence[Mapping], where: str = "") -> None:
-        """Refuse prompts that do not fit the language model's positions with the new tokens; nothing is generated.
+        """Refuse prompts that leave no room for the new tokens; nothing is generated.
 
         Args:
-            model: Whose positions are meant.
-            prompts: To write on after; or records in memory.
-            where: The config key that they come from, for the message.
+            model: The model whose positions the prompts have to fit.
+            prompts: The prompts, or records in memory.
+            where: The config key that the prompts come from, for the message.
 
         Raises:
-            ConfigError: Naming the first such record.
+            ConfigError: If there is such a prompt, naming the first one's record.
         """
+        # Tokenising every prompt takes a while.
         if model.num_positions is None:
             return
+
+        remedy = "shorten its text, or leave the record out"
         for prompt in _as_prompts(prompts):
             name = f"{where}record {prompt.record['key']}: "
-            remedy = "shorten its text, or leave the record out"
-            length = len(self.maker.prompt_ids(prompt.record, prompt.num_images))
-            check_positions(model.num_positions, length, self.decoding, name, remedy)
+            ids = self.maker.prompt_ids(prompt.record, prompt.num_images)
+            check_positions(model.num_positions, len(ids), self.decoding, name, remedy)
 
     def has_room(self, model: VisLlama, record: Mapping) -> bool:
         """Return whether a record's prompt and new tokens fit the language model's positions."""
@@ -115,48 +136,71 @@ class Captioner:
         return True
 
     def batches(self, model: VisLlama, prompts: Prompts, first: int = 0) -> Iterator[list[Written]]:
-        """Yield the texts of each batch of prompts; all ranks share the work, and get all texts.
+        """Yield the texts of each batch of prompts; all ranks share the work, and each rank gets all texts.
 
         Args:
-            model: With all its weights.
-            prompts: To write on after.
-            first: The number of the prompt to begin with: those before it are written already.
+            model: A model with all its weights.
+            prompts: The prompts.
+            first: The number of the prompt to begin with; the texts of those before it exist already.
 
         Raises:
             ConfigError: If a picture cannot be decoded.
         """
-        is_shared = dist.is_initialized()
-        rank = dist.get_rank() if is_shared else 0
-        num_ranks = dist.get_world_size() if is_shared else 1
+        rank = 0
+        num_ranks = 1
+        if dist.is_initialized():
+            rank = dist.get_rank()
+            num_ranks = dist.get_world_size()
+
         batches = prompts.batches(self.batch_size, first)
         for start in range(0, len(batches), num_ranks):
-            at_once = batches[start : start + num_ranks]
-            has_own = rank < len(at_once)
-            # Sharded, a rank cannot generate alone: one that has nothing left does what another has too.
-            written = self._write(model, prompts, at_once[rank] if has_own else at_once[-1])
-            yield written if num_ranks == 1 else _of_all_ranks(written if has_own else [], num_ranks)
+            of_ranks = batches[start : start + num_ranks]
+            # A rank of a sharded model cannot generate alone, since all ranks hold parts of it. In the last round a
+            # rank that has no batch of its own therefore generates another's again, and drops the texts.
+            has_batch = rank < len(of_ranks)
+            written = self._write(model, prompts, of_ranks[rank] if has_batch else of_ranks[-1])
+            if num_ranks > 1:
+                written = _of_all_ranks(written if has_batch else [], num_ranks)
+            yield written
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
-        """Return the text of each record, which are in memory."""
+        """Return the text of each record.
+
+        Args:
+            model: A model with all its weights.
+            records: Records in memory.
+
+        Raises:
+            ConfigError: If a picture cannot be decoded.
+        """
         prompts = prompts_of_records(records)
-        return [written.text for batch in self.batches(model, prompts) for written in batch]
+        texts = []
+        for batch in self.batches(model, prompts):
+            texts.extend(written.text for written in batch)
+        return texts
 
     def _write(self, model: VisLlama, prompts: Prompts, numbers: range) -> list[Written]:
-        """Write on after the prompts of one batch."""
-        rows = [prompts[number] for number in numbers]
-        inputs = self.collator.pad_left([self.maker.prompt_ids(row.record, row.num_images) for row in rows])
-        images, places = self._decode(prompts, numbers)
-        inputs["pixel_values"] = self.collator.stack_images(images)
-        if places:
-            inputs["image_of_span"] = torch.tensor(places)
-
+        """Return the texts of the prompts of one batch."""
         device = model.markers.device
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        rows = [self.maker.prompt_ids(prompts[number].record, prompts[number].num_images) for number in numbers]
+        padded = self.collator.pad_left(rows)
+        images, image_of_span = self._decode(prompts, numbers)
+        pixel_values = self.collator.stack_images(images)
+
         settings = dict(self.decoding)
+        if image_of_span:
+            settings["image_of_span"] = torch.tensor(image_of_span).to(device)
         if self._stop_strings:
+            # transformers matches stop strings against tokens, for which it needs the tokenizer.
             settings["tokenizer"] = self.tokenizer
-        with torch.inference_mode(), self._dice(numbers.start, device):
-            ids = model.generate(**inputs, **settings)
+
+        with torch.inference_mode(), self._seeded(numbers.start, device):
+            ids = model.generate(
+                input_ids=padded["input_ids"].to(device),
+                pixel_values=pixel_values.to(device),
+                attention_mask=padded["attention_mask"].to(device),
+                **settings,
+            )
         return [self._read(row) for row in ids]
 
     def _decode(self, prompts: Prompts, numbers: range) -> tuple[list[Tensor], list[int]]:
@@ -166,63 +210,94 @@ class Captioner:
             The pictures, and for each image span of the batch in reading order the number of its picture.
         """
         images: list[Tensor] = []
-        places_of: dict[int, list[int]] = {}
-        places: list[int] = []
+        images_of_record: dict[int, list[int]] = {}
+        image_of_span: list[int] = []
         for number in numbers:
             prompt = prompts[number]
             if prompt.shown is None:
                 continue
-            if prompt.shown not in places_of:
+
+            # Several questions of a batch may be about one picture.
+            if prompt.shown not in images_of_record:
                 decoded = self._transform(prompts, number)
-                places_of[prompt.shown] = list(range(len(images), len(images) + len(decoded)))
+                first = len(images)
                 images += decoded
-            places += places_of[prompt.shown]
-        return images, places
+                images_of_record[prompt.shown] = list(range(first, len(images)))
+            image_of_span += images_of_record[prompt.shown]
+        return images, image_of_span
 
     def _transform(self, prompts: Prompts, number: int) -> list[Tensor]:
+        """Return the pictures of a prompt as the encoder reads them."""
+        prompt = prompts[number]
         try:
-            return [self.maker.transform(picture) for picture in prompts.pictures(prompts[number])]
+            return [self.maker.transform(picture) for picture in prompts.pictures(prompt)]
         except BadRecord as error:
-            raise ConfigError(f"record {prompts[number].record['key']}: a picture cannot be read: {error}") from error
+            raise ConfigError(f"record {prompt.record['key']}: a picture cannot be read: {error}") from error
 
     @contextmanager
-    def _dice(self, first: int, device: torch.device) -> Iterator[None]:
-        """Let what is sampled depend on a seed and on the batch alone, not on what was sampled before it."""
-        is_seeded = self.decoding["do_sample"] and self._seed is not None
+    def _seeded(self, first: int, device: torch.device) -> Generator[None, None, None]:
+        """Make what is sampled depend on the seed and the batch alone, and not on what was sampled before it.
+
+        Args:
+            first: The number of the batch's first prompt.
+            device: The device that generates.
+        """
+        if self._seed is None or not self.decoding["do_sample"]:
+            yield
+            return
+
+        # The generators go on from their old states behind this batch: a training run is not disturbed.
         devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=is_seeded):
-            if is_seeded:
-                torch.manual_seed(self._seed * 1_000_003 + first)
+        with torch.random.fork_rng(devices=devices):
+            # The factor is larger than the number of prompts, so that no two seeds draw the same for some batch.
+            torch.manual_seed(self._seed * 1_000_003 + first)
             yield
 
     def _read(self, ids: Tensor) -> Written:
-        """Return what the new tokens of a row say; behind the first end token there is padding."""
+        """Return the text of the new tokens of a row; behind the first end token there is padding."""
         tokens = ids.tolist()
         ends = self.decoding["eos_token_id"]
-        last = next((place for place, token in enumerate(tokens) if token in ends), None)
-        is_ended = last is not None
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        end_places = (place for place, token in enumerate(tokens) if token in ends)
+        num_tokens = next(end_places, None)
+
+        text = decode_text(self.tokenizer, tokens)
+        is_ended = num_tokens is not None
         for stop in self._stop_strings:
-            head, found, _ = text.partition(stop)
-            if found:
+            head, matched, _ = text.partition(stop)
+            if matched:
                 text = head
                 is_ended = True
+
         most = self.decoding.get("max_new_tokens")
         is_cut_off = not is_ended and most is not None and len(tokens) >= most
-        return Written(" ".join(text.split()), last if last is not None else len(tokens), is_cut_off)
+        if num_tokens is None:
+            num_tokens = len(tokens)
+        return Written(" ".join(text.split()), num_tokens, is_cut_off)
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of one row of ids, without special tokens."""
+    # transformers' `decode` returns a list of texts for a list of rows; this is one row.
+    return cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def _as_prompts(prompts: Prompts | Sequence[Mapping]) -> Prompts:
     return prompts if isinstance(prompts, Prompts) else prompts_of_records(prompts)
 
 
-def _as_list(value: object) -> list[str]:
+def _as_list(value: str | Iterable[str] | None) -> list[str]:
+    """Return one text, several or none as a list."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
 
 
 def _of_all_ranks(written: list[Written], num_ranks: int) -> list[Written]:
+    """Return the texts of all ranks, in the order of the ranks."""
     gathered: list = [None] * num_ranks
     dist.all_gather_object(gathered, written)
-    return [text for of_rank in gathered for text in of_rank]
+
+    texts: list[Written] = []
+    for of_rank in gathered:
+        texts.extend(of_rank)
+    return texts

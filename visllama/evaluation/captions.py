@@ -22,7 +22,12 @@ from visllama.evaluation.statistics import CorpusMetric, bootstrap_intervals, me
 
 
 class CaptionScores(NamedTuple):
-    """The metrics of captions, each over the images of `ids`, in their order."""
+    """The metrics of captions.
+
+    Attributes:
+        metrics: Each metric by its name, over the images in the order of `ids`.
+        ids: The images' ids as text.
+    """
 
     metrics: dict[str, CorpusMetric]
     ids: list[str]
@@ -33,49 +38,71 @@ class CaptionScores(NamedTuple):
         return {name: metric.value for name, metric in self.metrics.items()}
 
     def by_type(self, types: Mapping[str, str]) -> dict[str, dict]:
-        """Return what metrics.json says of each type of image: `by_type`, each metric; `intervals_by_type`; `counts`.
+        """Return the scores of each type of image, under the keys that metrics.json has.
 
-        All images stay the one corpus in which CIDEr counts its document frequencies.
+        CIDEr counts its document frequencies in all images, not in those of a type alone.
 
         Args:
-            types: The type of each image that has one, by its id. Where no image has one, nothing is returned.
+            types: The type of each image that has one, by the image's id.
+
+        Returns:
+            The scores under `by_type`, their intervals under `intervals_by_type`, and the numbers of images under
+            `counts`, each by the type. An empty mapping where no image has a type.
         """
-        of_image = np.array([types.get(key, "") for key in self.ids])
+        type_of_image = np.array([types.get(key, "") for key in self.ids])
+        different_types = sorted(set(type_of_image.tolist()) - {""})
         scores: dict[str, dict[str, float]] = {}
         intervals: dict[str, dict[str, list[float]]] = {}
         counts: dict[str, int] = {}
-        for value in sorted(set(of_image.tolist()) - {""}):
-            rows = of_image == value
-            counts[value] = int(rows.sum())
+        for value in different_types:
+            rows = type_of_image == value
             parts = {name: metric._replace(terms=metric.terms[rows]) for name, metric in self.metrics.items()}
             scores[value] = {name: part.value for name, part in parts.items()}
-            if counts[value] > 1:  # of one image alone nothing can be drawn again
+            counts[value] = int(rows.sum())
+            # A single image cannot be drawn in different ways.
+            if counts[value] > 1:
                 intervals[value] = bootstrap_intervals(parts)
+
         if not scores:
             return {}
-        return {"by_type": {"type": scores}, "intervals_by_type": {"type": intervals}, "counts": {"type": counts}}
+        return {
+            "by_type": {"type": scores},
+            "intervals_by_type": {"type": intervals},
+            "counts": {"type": counts},
+        }
 
 
 def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return BLEU-1 to BLEU-4 of the counts of each image, shape `(images 10)`."""
-    lengths = range(1, MOST_WORDS + 1)
-    return {f"BLEU-{n}": CorpusMetric(counts, partial(bleu_of_counts, num_words=n)) for n in lengths}
+    """Return BLEU-1 to BLEU-4 by name.
+
+    Args:
+        counts: What BLEU counts in each image, shape `(images 10)`.
+    """
+    metrics = {}
+    for num_words in range(1, MOST_WORDS + 1):
+        combine = partial(bleu_of_counts, num_words=num_words)
+        metrics[f"BLEU-{num_words}"] = CorpusMetric(counts, combine)
+    return metrics
 
 
 def meteor_metric(counts: np.ndarray) -> CorpusMetric:
-    """Return METEOR of the counts of each image, shape `(images 23)`."""
+    """Return METEOR.
+
+    Args:
+        counts: What METEOR counts in each image, shape `(images 23)`.
+    """
     return CorpusMetric(counts, meteor_of_counts)
 
 
 class CaptionScorer:
-    """Score several captionings of the same images, whose references are tokenised once.
+    """Score several captionings of the same images; the references are tokenised once.
 
     Args:
-        references: The references of each image, by its id.
+        references: The references of each image, by the image's id.
         tokenizer: The name of a tokenizer of `ptb_tokenizer.tokenise`.
         frequencies_of: The references of other images, by their ids, in which CIDEr counts its document frequencies;
             None counts them in `references`.
-        report: Is called with what is done next, in words.
+        report: A function that is called with the name of each step before the step begins.
     """
 
     def __init__(
@@ -92,9 +119,13 @@ class CaptionScorer:
 
     @cached_property
     def _tokenised(self) -> dict[str, list[str]]:
-        """The references, sorted by id."""
+        """The tokenised references, sorted by id."""
         self._report("tokenising the references")
-        tokenised = tokenise({key: self._references[key] for key in sorted(self._references)}, self._tokenizer)
+        # Sorted, so that the order of the files changes neither draws nor sums.
+        in_order = {key: self._references[key] for key in sorted(self._references)}
+        tokenised = tokenise(in_order, self._tokenizer)
+
+        # Every metric divides by the lengths of references.
         wordless = [key for key, texts in tokenised.items() if not any(texts)]
         refuse_ids(wordless, "images have no reference with a word in it")
         return tokenised
@@ -105,43 +136,54 @@ class CaptionScorer:
 
     @cached_property
     def _ngrams_of_others(self) -> ReferenceNgrams | None:
-        """The n-grams of the references in which document frequencies are counted; None where they are those scored."""
+        """The n-grams in which document frequencies are counted; None if those are the references themselves."""
         if self._frequencies_of is None:
             return None
+
         self._report("counting document frequencies")
-        return ReferenceNgrams(tokenise(self._frequencies_of, self._tokenizer))
+        tokenised = tokenise(self._frequencies_of, self._tokenizer)
+        return ReferenceNgrams(tokenised)
 
     def score(self, predictions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> CaptionScores:
-        """Score one caption an image.
+        """Return the scores of one caption for each image.
 
         Args:
-            predictions: The caption of each image, by its id.
-            metrics: Of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
+            predictions: The caption of each image, by the image's id.
+            metrics: The metrics to compute, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
 
         Raises:
-            ConfigError: If they are not of the images of the references, or an image has no reference with a word in
-                it, naming the first five.
+            ConfigError: If captions and references are not of the same images, or an image has no reference with a word
+                in it. The message names the first five.
         """
         check_same_ids(predictions, self._references)
         references = self._tokenised
         self._report("tokenising captions")
-        captions = tokenise({key: [predictions[key]] for key in references}, self._tokenizer)
+        in_order = {key: [predictions[key]] for key in references}
+        captions = tokenise(in_order, self._tokenizer)
 
-        scored: dict[str, CorpusMetric] = {}
+        scores: dict[str, CorpusMetric] = {}
         if "BLEU" in metrics:
             self._report("BLEU")
-            scored |= bleu_metrics(bleu_counts(references, captions))
+            counts = bleu_counts(references, captions)
+            scores |= bleu_metrics(counts)
+
         if "METEOR" in metrics:
             self._report("METEOR")
-            scored["METEOR"] = meteor_metric(meteor_counts(references, captions))
+            counts = meteor_counts(references, captions)
+            scores["METEOR"] = meteor_metric(counts)
+
         if "ROUGE-L" in metrics:
             self._report("ROUGE-L")
-            scored["ROUGE-L"] = mean_metric(Rouge().compute_score(references, captions)[1])
+            _, of_images = Rouge().compute_score(references, captions)
+            scores["ROUGE-L"] = mean_metric(of_images)
+
         if "CIDEr" in metrics:
             self._report("CIDEr")
-            in_order = [captions[key][0] for key in references]
-            scored["CIDEr"] = mean_metric(cider_scores(self._ngrams, in_order, self._ngrams_of_others))
-        return CaptionScores(scored, list(references))
+            texts = [captions[key][0] for key in references]
+            of_images = cider_scores(self._ngrams, texts, self._ngrams_of_others)
+            scores["CIDEr"] = mean_metric(of_images)
+
+        return CaptionScores(scores, list(references))
 
 
 def score_captions(
@@ -150,17 +192,26 @@ def score_captions(
     metrics: Sequence[str] = METRICS,
     report: Callable[[str], None] = lambda _: None,
 ) -> CaptionScores:
-    """Score one caption an image against its references, as `CaptionScorer` does."""
-    return CaptionScorer(references, report=report).score(predictions, metrics)
+    """Return the scores of one caption for each image against its references, as `CaptionScorer` computes them."""
+    scorer = CaptionScorer(references, report=report)
+    return scorer.score(predictions, metrics)
 
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:
-    """Refuse predictions for unknown images, and images without one."""
-    if predictions and references and not predictions.keys() & references.keys():
+    """Refuse predictions for unknown images, and images without a prediction.
+
+    Raises:
+        ConfigError: If there are any, naming the first five, or if there are no references at all.
+    """
+    # No shared id at all has another cause than a missing one, and its message says so.
+    shared_ids = predictions.keys() & references.keys()
+    if predictions and references and not shared_ids:
+        first = ", ".join(sorted(predictions)[:5])
         raise ConfigError(
             f"0 of {len(predictions)} predictions are of one of the {len(references)} images with references, first "
-            f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
+            f"{first}: is this another split, or another data set?"
         )
+
     refuse_ids(set(predictions) - set(references), "predictions are of images without references")
     refuse_ids(set(references) - set(predictions), "images have no prediction")
     if not references:

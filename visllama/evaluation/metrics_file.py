@@ -1,4 +1,4 @@
-"""`metrics.json` as it is read again: data that somebody else may have written, of which nothing is taken on trust."""
+"""Read `metrics.json`, which somebody else may have written: nothing in it is taken on trust."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what a run's `metrics.json` holds.
+    """Return the content of a run's `metrics.json`.
+
+    Args:
+        folder: The run's folder.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no regular file, is too large, or is no JSON object.
+        OSError: If the file cannot be read.
+        ValueError: If it is no regular file, is too large, or holds no JSON object.
     """
     try:
         content = json.loads(read_regular(folder / METRICS_FILE, _MOST_BYTES))
@@ -33,23 +36,41 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def judged(metrics: Mapping) -> dict[str, dict]:
-    """Return the evaluations that have a score, by name; a name that is no plain file name is none."""
-    found = mapping(metrics, "evaluations").items()
-    return {name: one for name, one in found if _NAME.fullmatch(name) and numbers(mapping(one, "metrics"))}
+    """Return the evaluations that have a score, by name.
+
+    An evaluation whose name is no plain file name is left out, since its name becomes part of paths.
+
+    Args:
+        metrics: The content of metrics.json.
+    """
+    evaluations = {}
+    for name, evaluation in mapping(metrics, "evaluations").items():
+        scores = numbers(mapping(evaluation, "metrics"))
+        if scores and _NAME.fullmatch(name):
+            evaluations[name] = evaluation
+    return evaluations
 
 
 def mapping(node: object, *keys: str) -> dict[str, Any]:
-    """Return what lies at keys inside mappings; an empty one where that is nothing, or no mapping."""
+    """Return the mapping at keys inside mappings; an empty one if there is nothing, or something else.
+
+    Args:
+        node: The outermost mapping.
+        keys: The key in each mapping, from the outermost one on.
+    """
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, dict) else {}
 
 
 def numbers(node: Mapping) -> dict[str, float]:
-    """Return what of a mapping is a finite number."""
+    """Return the entries of a mapping that are finite numbers."""
     return {str(key): value for key, value in node.items() if is_number(value)}
 
 
 def is_number(value: object) -> bool:
     """Return whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # For Python a bool is an int.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)

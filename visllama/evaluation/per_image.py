@@ -1,4 +1,4 @@
-"""`scores.jsonl`: every metric of every image, from which two systems are compared later without scoring again."""
+"""`scores.jsonl`: every metric of every image, so that two systems can be compared later without scoring again."""
 
 from __future__ import annotations
 
@@ -25,25 +25,30 @@ _COUNTED = {
     "METEOR": meteor.NUM_COUNTS,
     "yes_no": NUM_YES_NO_COUNTS,
 }
-"""Metrics that are no mean over images: a row holds the numbers that they count."""
+"""The metrics that are no mean over images, and the number of counts that a row holds for each of them."""
 
 
-_OF_COUNTS: dict[str, Callable[[np.ndarray], dict[str, CorpusMetric]]] = {
+def _meteor_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
+    return {"METEOR": meteor_metric(counts)}
+
+
+_METRICS_OF_COUNTS: dict[str, Callable[[np.ndarray], dict[str, CorpusMetric]]] = {
     "BLEU": bleu_metrics,
-    "METEOR": lambda counts: {"METEOR": meteor_metric(counts)},
+    "METEOR": _meteor_metrics,
     "CHAIR": chair.chair_metrics,
 }
-"""The metrics of what is counted in each caption."""
+"""Functions that return the metrics of the counts of captions, shape `(images counts)`."""
 
 
 class ImageScores(NamedTuple):
     """The metrics of one evaluation of one system.
 
     Attributes:
-        ids: What the scores are of: images, or questions.
-        metrics: Each metric over the images, which are in the order of their ids as text. Of questions, all on one
-            image are one row.
-        per_row: Each score by the id of its row: an image's, or a question's; BLEU and METEOR of that caption alone.
+        ids: The ids of the rows as text: of images, or of questions.
+        metrics: Each metric by its name, over the images in the order of their ids as text. All questions about an
+            image are one row of its terms.
+        per_row: The score of each row by the metric's name, in the order of `ids`. BLEU and METEOR are those of the
+            row's caption alone.
         images: The image of each row, as text.
     """
 
@@ -54,25 +59,28 @@ class ImageScores(NamedTuple):
 
 
 def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: CaptionScores) -> None:
-    """Write a line for each image: its id, its scores, and what BLEU and METEOR count in it.
+    """Write a line for each image: its id, its scores, and what BLEU, METEOR and CHAIR count in its caption.
 
     Args:
         path: The file.
-        ids: Each image's own id, by its id as text.
-        scores: The scores.
+        ids: The id of each image as the source has it, by the id as text.
+        scores: The scores of the captions.
     """
     columns: dict[str, np.ndarray] = {}
     for name, metric in scores.metrics.items():
         if name.startswith("BLEU"):
+            # BLEU-1 to BLEU-4 follow from the same counts.
             columns["BLEU"] = metric.terms
         elif name == "CHAIRi":
+            # CHAIRs follows from these counts too.
             columns["CHAIR"] = metric.terms
         elif name == "CHAIRs":
-            continue  # it follows from what CHAIRi counts
+            continue
         elif name in _COUNTED:
             columns[name] = metric.terms
         else:
             columns[name] = metric.per_image
+
     rows = []
     for number, key in enumerate(scores.ids):
         values = {name: column[number].tolist() for name, column in columns.items()}
@@ -81,12 +89,12 @@ def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: Capti
 
 
 def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaScores) -> None:
-    """Write a line for each question: its id, its image, its accuracies in [0, 1], and what yes and no are counted as.
+    """Write a line for each question: its id, its image, its accuracies in [0, 1], and the counts of a yes/no question.
 
     Args:
         path: The file.
-        ids: Each question's own id, by its id as text.
-        scores: The scores.
+        ids: The id of each question as the source has it, by the id as text.
+        scores: The scores of the answers.
     """
     rows = []
     for number, (key, image) in enumerate(zip(scores.ids, scores.images, strict=True)):
@@ -98,19 +106,22 @@ def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaSco
 
 
 def _write(path: Path, rows: Sequence[Mapping]) -> None:
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(row) + "\n" for row in rows]
+    write_whole(path, "".join(lines))
 
 
 def read_scores(path: Path) -> ImageScores:
-    """Read a `scores.jsonl`.
+    """Return the scores of a `scores.jsonl`, which somebody else may have written.
 
     Raises:
-        ConfigError: If it is none, naming the line.
+        ConfigError: If the file cannot be read, a line holds no scores (the message has its number), or the lines do
+            not hold the same scores.
     """
     try:
         lines = read_regular(path, _MOST_BYTES).splitlines()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+
     rows: dict[str, dict] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -118,12 +129,15 @@ def read_scores(path: Path) -> ImageScores:
             key = str(row["question_id"] if "question_id" in row else row["image_id"])
             if key in rows:
                 raise ValueError(f"id {key} comes twice")
+            # Numbers and texts cannot be grouped together.
             row["image_id"] = str(row["image_id"])
             rows[key] = row
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ConfigError(f"{path}: line {number}: no scores of an image ({error})") from error
     if not rows:
         raise ConfigError(f"{path}: holds no scores")
+
+    # Sorted, so that the files of two systems have their images in the same order.
     ids = sorted(rows)
     try:
         return _of_rows(ids, [rows[key] for key in ids])
@@ -132,24 +146,44 @@ def read_scores(path: Path) -> ImageScores:
 
 
 def _of_rows(ids: list[str], rows: Sequence[Mapping]) -> ImageScores:
+    """Return the scores of the rows of a file.
+
+    Args:
+        ids: The id of each row.
+        rows: The rows.
+
+    Raises:
+        ValueError: If a score is no finite number, or a row has more or fewer counts than its metric.
+        KeyError: If a row lacks a score that the first one has.
+    """
+    images = [row["image_id"] for row in rows]
     names = [name for name in rows[0] if name not in ("question_id", "image_id")]
+    is_of_questions = "question_id" in rows[0]
+
     metrics: dict[str, CorpusMetric] = {}
     per_row: dict[str, np.ndarray] = {}
     for name in names:
         column = np.array([row[name] for row in rows], dtype=float)
-        if column.shape[1:] != ((_COUNTED[name],) if name in _COUNTED else ()):
+        expected_shape = (_COUNTED[name],) if name in _COUNTED else ()
+        if column.shape[1:] != expected_shape:
             raise ValueError(f"{name} has rows of shape {column.shape[1:]}")
+
         if name == "yes_no":
-            metrics |= yes_no_metrics(counts_of_images(column, [row["image_id"] for row in rows]))
-            continue
-        if "question_id" in rows[0]:
-            metrics[name] = grouped_metric(100 * column, [row["image_id"] for row in rows])
+            counts = counts_of_images(column, images)
+            metrics |= yes_no_metrics(counts)
+        elif is_of_questions:
+            # A file holds shares; accuracies are compared and shown on the scale 0-100.
             per_row[name] = 100 * column
-            continue
-        of_name = _OF_COUNTS[name](column) if name in _OF_COUNTS else {name: mean_metric(column)}
-        metrics |= of_name
-        per_row |= {key: metric.per_image for key, metric in of_name.items()}
+            metrics[name] = grouped_metric(per_row[name], images)
+        elif name in _METRICS_OF_COUNTS:
+            for key, metric in _METRICS_OF_COUNTS[name](column).items():
+                metrics[key] = metric
+                per_row[key] = metric.per_image
+        else:
+            metrics[name] = mean_metric(column)
+            per_row[name] = metrics[name].per_image
+
     for name, metric in metrics.items():
         if not np.isfinite(metric.terms).all():
             raise ValueError(f"{name} is no number in a line")
-    return ImageScores(ids, metrics, per_row, [row["image_id"] for row in rows])
+    return ImageScores(ids, metrics, per_row, images)

@@ -1,4 +1,4 @@
-"""Metrics of captions that look at the pictures: CLIPScore, and CHAIR by what was drawn in them."""
+"""Metrics of captions that depend on the pictures: CLIPScore, and CHAIR by what annotators drew in the pictures."""
 
 from __future__ import annotations
 
@@ -18,42 +18,51 @@ from visllama.model.visllama import VisLlama
 
 
 def load_clip(model: VisLlama, name: str, config: Mapping) -> ClipScorer | None:
-    """Load the CLIP of CLIPScore, the model's own or the one that is named; None where it is not measured.
+    """Return the CLIP of CLIPScore, the model's own or the configured one; None if CLIPScore is not measured.
 
     Args:
         model: The model that is judged.
         name: The name of the evaluation, for messages.
-        config: Its configuration.
+        config: The configuration of the evaluation.
 
     Raises:
-        ConfigError: If there is no whole CLIP.
+        ConfigError: If half of the CLIP or its tokenizer is missing, or the model has no CLIP and none is configured.
     """
     if "CLIPScore" not in config["metrics"]:
         return None
+
     encoder = model.vision_encoder
-    path = config["clip"]
-    if path is None and not isinstance(encoder, CLIPVisionEncoder):
+    if config["clip"] is not None:
+        path = locate(config["clip"])
+    elif isinstance(encoder, CLIPVisionEncoder):
+        path = encoder.path
+    else:
         raise ConfigError(
             f"evaluation.{name}.clip: CLIPScore needs a CLIP, and the model's vision encoder is a "
             f"{type(encoder).__name__}: give a CLIP's folder or hub id"
         )
+
     try:
-        return ClipScorer(encoder.path if path is None else locate(path), model.markers.device)
+        return ClipScorer(path, model.markers.device)
     except ConfigError as error:
         raise ConfigError(f"evaluation.{name}.clip: {error}") from error
 
 
 def clip_scores(
-    clip: ClipScorer, prompts: Prompts, order: Sequence[int], captions: Sequence[str]
+    clip: ClipScorer,
+    prompts: Prompts,
+    order: Sequence[int],
+    captions: Sequence[str],
 ) -> dict[str, CorpusMetric]:
-    """Return CLIPScore and RefCLIPScore of captions, with a bar.
+    """Return CLIPScore and RefCLIPScore of captions by name; a bar shows the progress.
 
     Args:
         clip: The CLIP.
-        prompts: What was captioned.
-        order: The numbers of the prompts, in the order that the metrics are to have.
+        prompts: The prompts that were captioned.
+        order: The numbers of the prompts, in the order that the images of the metrics are to have.
         captions: The caption of each prompt, in the order of the prompts.
     """
+    # Pictures are read when their batch comes: only their numbers are handed on.
     references = [prompts[number].record["captions"] for number in order]
     with generation_bars() as progress:
         task = progress.add_task("CLIPScore", total=len(order), rate="")
@@ -66,34 +75,46 @@ def clip_scores(
 
 
 def check_instances(ids: Sequence[object], name: str, config: Mapping) -> None:
-    """Check, before any model is loaded, that every image is among those that annotators have drawn in.
+    """Check that every image is in the annotations by which CHAIR is measured, if it is.
+
+    Args:
+        ids: The ids of the images.
+        name: The name of the evaluation, for messages.
+        config: The configuration of the evaluation.
 
     Raises:
-        ConfigError: Naming the first five that are not.
+        ConfigError: If images are not in the annotations, naming the first five.
     """
     if "CHAIR" in config["metrics"]:
-        check_objects(ids, _drawn_objects(config), f"evaluation.{name}.instances={config['instances']}")
+        where = f"evaluation.{name}.instances={config['instances']}"
+        check_objects(ids, _drawn_objects(config), where)
 
 
 def _drawn_objects(config: Mapping) -> dict[str, frozenset[str]]:
+    """Return the categories that annotators drew in each image, by the image's id as text."""
     return _read_once(config["instances"], config["object_names"])
 
 
-@lru_cache(maxsize=1)  # COCO's file is 150 MB, and is asked for before and after the captions are written
+# COCO's file is 150 MB, and is needed before and after the captions are generated.
+@lru_cache(maxsize=1)
 def _read_once(instances: str, names: str | None) -> dict[str, frozenset[str]]:
     return read_objects(Path(instances), object_names(names))
 
 
 def find_hallucinations(
-    config: Mapping, ids: Sequence[object], prompts: Prompts, order: Sequence[int], captions: Sequence[str]
+    config: Mapping,
+    ids: Sequence[object],
+    prompts: Prompts,
+    order: Sequence[int],
+    captions: Sequence[str],
 ) -> Hallucinations:
-    """Return what captions name that is not there; the images are in the order of `order`.
+    """Return the objects that captions name and that are not in their pictures.
 
     Args:
         config: The configuration of the evaluation.
         ids: The id of each prompt's image.
-        prompts: What was captioned.
-        order: The numbers of the prompts, in the order that the metrics are to have.
+        prompts: The prompts that were captioned.
+        order: The numbers of the prompts, in the order that the images of the result are to have.
         captions: The caption of each prompt, in the order of the prompts.
     """
     names = object_names(config["object_names"])

@@ -15,37 +15,68 @@ from visllama.evaluation.java import run_java
 
 
 def one_line(text: str) -> str:
-    """Join a text's lines and fold its white space.
+    """Return a text on one line, with single spaces between its words.
 
-    The Java programs read a caption a line, so any line separator inside one (also `\\r`, U+0085, U+2028) would give
-    one image the rest of another's text. `|||` separates METEOR's fields.
+    The Java programs read one caption from each line, so any line separator inside a caption (also `\\r`, U+0085,
+    U+2028) would give one image the rest of another's text. `|||` becomes a space, since it separates METEOR's fields.
     """
-    return " ".join(text.replace("|||", " ").split())
+    words = text.replace("|||", " ").split()
+    return " ".join(words)
 
 
 def tokenise(captions: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> dict[str, list[str]]:
-    """Return captions by id as tokens in small letters, joined by spaces; empty ones stay empty, in their places.
+    """Return captions by id as tokens in small letters, joined by spaces.
+
+    An empty caption stays empty, in its place.
 
     Args:
-        captions: The captions of each image, by its id.
-        tokenizer: `ptb` drops punctuation, as pycocoevalcap does; `ptb_keep_punctuation` keeps it.
+        captions: The captions of each image, by the image's id.
+        tokenizer: The name of the token list: `ptb` drops punctuation, as pycocoevalcap does;
+            `ptb_keep_punctuation` keeps it.
+
+    Raises:
+        RuntimeError: If the Java program fails, or prints more or fewer lines than it was sent.
     """
-    cleaned = {key: [one_line(text) for text in texts] for key, texts in captions.items()}
-    # A caption that comes often ("a man ...", a reference of several images) is tokenised once.
-    different = list(dict.fromkeys(text for texts in cleaned.values() for text in texts if text))
-    tokens = dict(zip(different, _tokens_of_lines(different, tokenizer == "ptb_keep_punctuation"), strict=True))
+    cleaned: dict[str, list[str]] = {}
+    for key, texts in captions.items():
+        cleaned[key] = [one_line(text) for text in texts]
+
+    # Many captions come several times ("a man ..."); each is sent to the Java program once.
+    unique_texts: dict[str, None] = {}
+    for texts in cleaned.values():
+        unique_texts.update(dict.fromkeys(texts))
+    unique_texts.pop("", None)
+
+    lines = list(unique_texts)
+    tokenised_lines = _tokens_of_lines(lines, tokenizer == "ptb_keep_punctuation")
+    tokens = dict(zip(lines, tokenised_lines, strict=True))
     tokens[""] = ""
-    return {key: [tokens[text] for text in texts] for key, texts in cleaned.items()}
+
+    tokenised: dict[str, list[str]] = {}
+    for key, texts in cleaned.items():
+        tokenised[key] = [tokens[text] for text in texts]
+    return tokenised
 
 
 def _tokens_of_lines(lines: Sequence[str], keeps_punctuation: bool) -> list[str]:
+    """Return the tokens of each line, joined by spaces."""
+    # Java takes a while to start, also to read nothing.
     if not lines:
         return []
-    program = Path(ptbtokenizer.__file__).parent
+
+    folder = Path(ptbtokenizer.__file__).parent
     jar = ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
     arguments = ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    tokenised = run_java(program, "512m", arguments, lines)
-    if len(tokenised) != len(lines):
-        raise RuntimeError(f"the PTB tokenizer gave {len(tokenised)} lines for {len(lines)} captions")
-    dropped = frozenset() if keeps_punctuation else frozenset(ptbtokenizer.PUNCTUATIONS)
-    return [" ".join(token for token in line.split(" ") if token and token not in dropped) for line in tokenised]
+    printed = run_java(folder, "512m", arguments, lines)
+    if len(printed) != len(lines):
+        raise RuntimeError(f"the PTB tokenizer gave {len(printed)} lines for {len(lines)} captions")
+
+    dropped: frozenset[str] = frozenset()
+    if not keeps_punctuation:
+        dropped = frozenset(ptbtokenizer.PUNCTUATIONS)
+
+    tokenised = []
+    for line in printed:
+        kept = [token for token in line.split(" ") if token and token not in dropped]
+        tokenised.append(" ".join(kept))
+    return tokenised

@@ -1,4 +1,4 @@
-"""What a judgement leaves: the table at the end, and metrics.json with what made it."""
+"""Report a judgement: the tables that are printed at its end, and metrics.json with the provenance of the scores."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -16,34 +17,50 @@ from visllama.files import write_whole
 
 _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", "pillow")
 _MOST_TYPES = 12
+"""The most types of one kind that a table shows; more are in metrics.json alone."""
 FROM_JUDGED_IMAGES = "of the images that are judged"
-"""Where CIDEr counts its document frequencies unless a file is given."""
+"""The images in which CIDEr counts its document frequencies, unless a file is configured."""
 
 
 def scores_table(name: str, evaluation: Mapping) -> Table:
-    """Show one evaluation. Scores are printed x100, as papers do; the files hold pycocoevalcap's own scale."""
+    """Return a table of one evaluation of captions.
+
+    Scores are printed x100, as in papers; files hold pycocoevalcap's own scale.
+
+    Args:
+        name: The name of the evaluation.
+        evaluation: The entry of the evaluation in metrics.json.
+    """
     controls = evaluation.get("controls", {})
-    table = Table("metric", title=f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)")
-    table.caption = Text("\n".join(_caption_notes(evaluation)))
+    title = f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)"
+    notes = "\n".join(_caption_notes(evaluation))
+    table = Table("metric", title=title, caption=Text(notes))
     for header in ("score", "95% interval", *[control.replace("_", " ") for control in controls]):
         table.add_column(header, justify="right")
+
+    intervals = evaluation.get("intervals", {})
     for metric, value in evaluation["metrics"].items():
-        interval = _interval(evaluation.get("intervals", {}).get(metric), 100)
-        beside = [f"{100 * scores[metric]:.1f}" if metric in scores else "" for scores in controls.values()]
-        table.add_row(metric, f"{100 * value:.1f}", interval, *beside)
+        of_controls = [_score(scores.get(metric), 100) for scores in controls.values()]
+        table.add_row(metric, _score(value, 100), _interval(intervals.get(metric), 100), *of_controls)
+
+    # Names of types come from data: rich reads square brackets in a str as markup, and in a Text as they are.
     counts = evaluation.get("counts", {})
-    for kind, scores in evaluation.get("by_type", {}).items():
-        for value, metrics in scores.items() if len(scores) <= _MOST_TYPES else ():
+    intervals_by_type = evaluation.get("intervals_by_type", {})
+    for kind, scores_of_types in evaluation.get("by_type", {}).items():
+        if len(scores_of_types) > _MOST_TYPES:
+            continue
+        for value, scores in scores_of_types.items():
             table.add_section()
             table.add_row(Text(f"{value}, n = {counts[kind][value]}"))
-            intervals = _of_type(evaluation, kind, value)
-            for metric, score in metrics.items():
-                table.add_row(Text(f"  {metric}"), f"{100 * score:.1f}", _interval(intervals.get(metric), 100))
+            intervals_of_type = intervals_by_type.get(kind, {}).get(value, {})
+            for metric, score in scores.items():
+                interval = _interval(intervals_of_type.get(metric), 100)
+                table.add_row(Text(f"  {metric}"), _score(score, 100), interval)
     return table
 
 
 def _caption_notes(evaluation: Mapping) -> Iterator[str]:
-    """Yield what has to be known of the scores of captions before they are compared."""
+    """Yield the notes below a table of captions: what a reader has to know before scores are compared."""
     if "tokenizer" in evaluation:
         yield f"tokenizer: {evaluation['tokenizer']}"
     if evaluation.get("cut_off"):
@@ -59,93 +76,153 @@ def _caption_notes(evaluation: Mapping) -> Iterator[str]:
 
 
 def cut_off_note(evaluation: Mapping) -> str:
-    """Return how many texts `max_new_tokens` has cut off."""
+    """Return a note on how many texts `max_new_tokens` has cut off."""
     most = evaluation["decoding"].get("max_new_tokens")
     return f"{evaluation['cut_off']:,} of {evaluation['n']:,} were cut off by max_new_tokens={most}"
 
 
 def vqa_table(name: str, evaluation: Mapping) -> Table:
-    """Show one evaluation of answers: scores on the scale 0-100, whole and by type; many types stay in the file."""
-    controls, counts = evaluation.get("controls", {}), evaluation.get("counts", {})
-    title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
+    """Return a table of one evaluation of answers, with scores on the scale 0-100.
+
+    Types of questions are shown too; where there are many, they stay in metrics.json.
+
+    Args:
+        name: The name of the evaluation.
+        evaluation: The entry of the evaluation in metrics.json.
+    """
+    controls = evaluation.get("controls", {})
     by_type = evaluation.get("by_type", {})
+    title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
+
     notes = list(_many_types(by_type))
     if evaluation.get("cut_off"):
         notes.append(cut_off_note(evaluation))
     if "origin" in evaluation:
         notes.append(evaluation["origin"])
-    table = Table("metric", title=title, caption=Text("\n".join(notes)) if notes else None, min_width=48)
+    table_notes = Text("\n".join(notes)) if notes else None
+
+    table = Table("metric", title=title, caption=table_notes, min_width=48)
+    # Headers are broken over lines, so that the columns of several controls fit a terminal.
     for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
         table.add_column(header, justify="right", no_wrap=True)
+
+    intervals = evaluation.get("intervals", {})
     for metric, value in evaluation["metrics"].items():
-        interval = _interval(evaluation.get("intervals", {}).get(metric))
-        beside = [_score(scores.get(metric)) for scores in controls.values()]
-        table.add_row(metric.replace("_", " "), str(evaluation["n"]), _score(value), interval, *beside)
+        interval = _interval(intervals.get(metric))
+        of_controls = [_score(scores.get(metric)) for scores in controls.values()]
+        table.add_row(metric.replace("_", " "), str(evaluation["n"]), _score(value), interval, *of_controls)
+
     for kind, scores in by_type.items():
         if len(scores) > _MOST_TYPES:
             continue
         table.add_section()
         table.add_row(kind.replace("_", " "))
-        for value, score in scores.items():
-            num = str(counts.get(kind, {}).get(value, ""))
-            intervals = _of_type(evaluation, kind, value)
-            if isinstance(score, Mapping):  # of yes/no questions: every metric
-                table.add_row(Text(f"  {value}"), num)
-                for metric, part in score.items():
-                    table.add_row(f"    {metric.replace('_', ' ')}", "", _score(part), _interval(intervals.get(metric)))
-            else:
-                beside = [_score(control.get("by_type", {}).get(kind, {}).get(value)) for control in controls.values()]
-                table.add_row(Text(f"  {value}"), num, _score(score), _interval(intervals or None), *beside)
+        for value in scores:
+            _add_type(table, evaluation, kind, value)
     return table
 
 
+def _add_type(table: Table, evaluation: Mapping, kind: str, value: str) -> None:
+    """Add the rows of one type of question.
+
+    Args:
+        table: The table of the evaluation.
+        evaluation: The entry of the evaluation in metrics.json.
+        kind: The kind of type, for example `answer_type`.
+        value: The type, for example `yes/no`.
+    """
+    score = evaluation["by_type"][kind][value]
+    interval = evaluation.get("intervals_by_type", {}).get(kind, {}).get(value)
+    count = evaluation.get("counts", {}).get(kind, {}).get(value, "")
+
+    # Yes/no questions have every metric by its name in the place of the accuracy.
+    if isinstance(score, Mapping):
+        table.add_row(Text(f"  {value}"), str(count))
+        intervals = interval or {}
+        for metric, number in score.items():
+            table.add_row(f"    {metric.replace('_', ' ')}", "", _score(number), _interval(intervals.get(metric)))
+        return
+
+    of_controls = []
+    for control in evaluation.get("controls", {}).values():
+        control_scores = control.get("by_type", {}).get(kind, {})
+        of_controls.append(_score(control_scores.get(value)))
+    table.add_row(Text(f"  {value}"), str(count), _score(score), _interval(interval), *of_controls)
+
+
 def _many_types(by_type: Mapping[str, Mapping]) -> Iterator[str]:
-    """Yield the kinds that have more values than a table is to show."""
+    """Yield a note for each kind that has more types than a table shows."""
     for kind, scores in by_type.items():
         if len(scores) > _MOST_TYPES:
             yield f"{kind}: {len(scores)}, in metrics.json"
 
 
-def _of_type(evaluation: Mapping, kind: str, value: str) -> Mapping[str, Sequence[float]] | Sequence[float]:
-    """Return the intervals of a type's scores by the name of the metric, or that of its one score; empty is none."""
-    return evaluation.get("intervals_by_type", {}).get(kind, {}).get(value, {})
-
-
 def _interval(bounds: Sequence[float] | None, scale: int = 1) -> str:
-    return "" if bounds is None else f"{scale * bounds[0]:.1f} - {scale * bounds[1]:.1f}"
+    """Return an interval as a table shows it."""
+    if bounds is None:
+        return ""
+    low, high = bounds
+    return f"{scale * low:.1f} - {scale * high:.1f}"
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+def _score(value: float | None, scale: int = 1) -> str:
+    """Return a score as a table shows it."""
+    return "" if value is None else f"{scale * value:.1f}"
 
 
-def provenance(**facts: object) -> dict:
-    """Return what made a result: versions, machine, the state of the source tree, and the caller's own facts."""
+def provenance(**facts: object) -> dict[str, Any]:
+    """Return what made a result: versions, machine, and the state of the source tree.
+
+    Args:
+        facts: Further facts that the caller knows; a fact of the same name replaces one of these.
+    """
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        versions[package] = version(package)
+
     commit = _git("rev-parse", "HEAD")
+    git_state = None
+    if commit:
+        git_state = {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+
     return {
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        "versions": versions,
         "machine": f"{platform.system()} {platform.machine()}",
-        "git": commit and {"commit": commit, "dirty": bool(_git("status", "--porcelain"))},
-    } | facts
+        "git": git_state,
+        **facts,
+    }
 
 
 def _git(*command: str) -> str | None:
-    """Ask git about the folder that this package lies in; None where it is in no checkout of ours."""
+    """Return what git prints about this package's checkout; None if the package lies in no checkout of ours."""
     root = Path(__file__).resolve().parents[2]
+    # An installed package may lie inside somebody else's repository, which git would describe.
     if not (root / ".git").exists():
         return None
+
     try:
-        return subprocess.run(
-            ["git", *command], capture_output=True, text=True, timeout=10, cwd=root, check=True
-        ).stdout.strip()
+        process = subprocess.run(
+            ["git", *command],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            cwd=root,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
+    return process.stdout.strip()
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file whole or not at all.
+    """Write a JSON file; a crash leaves the old file or the new one, and never a part.
+
+    Args:
+        path: The path of the file.
+        content: Plain values.
 
     Raises:
-        ValueError: If it holds a NaN or an infinity, which JSON does not have.
+        ValueError: If the content holds a NaN or an infinity, which JSON does not have.
     """
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, text + "\n")

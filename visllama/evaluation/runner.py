@@ -1,11 +1,11 @@
-"""Judge a model: run every evaluation of a config by its task, and write what each leaves."""
+"""Judge a model: run every evaluation of a configuration by its task, and write the results of each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
@@ -23,11 +23,21 @@ from visllama.model.visllama import VisLlama
 from visllama.model.weights import hash_weights, load_weights
 from visllama.text.settings import TextSettings
 
-if TYPE_CHECKING:
-    from visllama.parallel.strategy import Strategy
-
 _TASKS = {"caption": judge_captions, "vqa": judge_answers}
 _CHECKS = {"caption": check_images, "vqa": check_questions}
+
+
+class PlacingStrategy(Protocol):
+    """The part of a strategy of `visllama.parallel` that judging needs.
+
+    Attributes:
+        is_sharded: Whether each rank holds a part of the model.
+    """
+
+    is_sharded: bool
+
+    def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
+        """Put a model with its weights where this strategy wants it."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +46,14 @@ class JudgeSettings:
 
     Attributes:
         accelerator: Lightning's name of the device, or "auto".
-        precision: Name of the precision, or "auto".
-        num_threads: Threads of the CPU.
-        decoding: Arguments of transformers' `generate`; an evaluation's own win over them.
-        plugins: The user's packages, from which parts and sources may come.
-        models: Folder of downloaded base models.
-        seed: Decides what is drawn where a decoding samples.
+        precision: The name of the precision, or "auto".
+        num_threads: The number of CPU threads.
+        decoding: Arguments of transformers' `generate`; an evaluation's own arguments have precedence.
+        plugins: The user's packages, from which parts of the model and sources may come.
+        models: The folder of downloaded base models.
+        seed: The seed of what is drawn where a decoding samples.
         refuses_others: Whether predictions in the folder that other weights, prompts or decodings have made are
-            refused; otherwise they are begun anew.
+            refused; otherwise they are overwritten.
     """
 
     accelerator: str
@@ -72,7 +82,12 @@ class JudgeSettings:
 
 
 def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
-    """Return what turns records into this model's Samples."""
+    """Return the maker that turns records into this model's Samples.
+
+    Args:
+        model: The model.
+        text: The settings by which the texts of the model's training were made.
+    """
     return SampleMaker(
         model.tokenizer,
         model.vision_encoder.transform,
@@ -85,15 +100,21 @@ def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
 
 
 def read_prompts(evaluations: Mapping[str, Mapping], sources: Mapping[str, Source]) -> dict[str, Prompts]:
-    """Read the texts of every evaluation; it needs no model.
+    """Return the prompts of every evaluation by the evaluation's name; no model is needed.
+
+    Args:
+        evaluations: The `evaluation` group of the configuration, resolved.
+        sources: The source of each evaluation.
 
     Raises:
-        ConfigError: If an id comes twice, or an evaluation's metrics are of other records, naming the first five.
+        ConfigError: If a record cannot be read, an id comes more than once, or an evaluation's metrics do not apply to
+            its records. The message names the first five ids.
     """
     prompts = {}
     for name, config in evaluations.items():
         prompts[name] = prompts_of_source(sources[name], name, config.get("num_images"))
-        _CHECKS[config["task"]](prompts[name], name, config)
+        check = _CHECKS[config["task"]]
+        check(prompts[name], name, config)
     return prompts
 
 
@@ -111,33 +132,42 @@ def judge(
 
     Args:
         model: A model with all its weights.
-        maker: The maker of its prompts, as `sample_maker` gives it.
+        maker: The maker of the model's Samples, as `sample_maker` returns it.
         evaluations: The `evaluation` group of the configuration, resolved.
-        sources: The source of each evaluation, as `judged_sources` gives them.
-        settings: How they are judged.
+        sources: The source of each evaluation, as `judged_sources` returns them.
+        settings: The settings that hold for all evaluations.
         folder: The run's folder.
-        weights_key: The hash of the model's weights, as `hash_weights` gives it: predictions of others are not mixed
-            in.
-        prompts: What `read_prompts` has read; None reads it.
+        weights_key: The hash of the model's weights, as `hash_weights` returns it. It keeps predictions of other
+            weights from being mixed with this model's.
+        prompts: The prompts of each evaluation, as `read_prompts` returns them; None reads them.
 
     Returns:
         The `evaluations` of metrics.json.
+
+    Raises:
+        ConfigError: If an evaluation does not fit the model or its records.
     """
-    prompts = read_prompts(evaluations, sources) if prompts is None else prompts
+    if prompts is None:
+        prompts = read_prompts(evaluations, sources)
     device = find_device(settings.accelerator)
     model.to(device).eval()
 
+    # All captioners are built first, so that a setting that does not fit is refused before anything is judged.
     captioners = {}
-    for name, config in evaluations.items():  # all of them first: what does not fit is found before anything is judged
-        own = maker.as_judged(config.get("prompt"), config.get("template"))
-        captioners[name] = Captioner(own, decoding_of(config, settings), config["batch_size"], settings.seed)
+    for name, config in evaluations.items():
+        judged_maker = maker.as_judged(config.get("prompt"), config.get("template"))
+        decoding = decoding_of(config, settings)
+        captioners[name] = Captioner(judged_maker, decoding, config["batch_size"], settings.seed)
 
     results = {}
-    with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16-mixed"):
+    # With "bf16-true" the weights themselves are bf16, and nothing has to be cast.
+    uses_autocast = settings.precision == "bf16-mixed"
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast):
         for name, config in evaluations.items():
             task = _make_task(name, config, sources[name], prompts[name], settings, folder, weights_key)
             task.folder.mkdir(parents=True, exist_ok=True)
-            results[name] = _TASKS[config["task"]](model, captioners[name], task)
+            judge_task = _TASKS[config["task"]]
+            results[name] = judge_task(model, captioners[name], task)
     return results
 
 
@@ -150,24 +180,40 @@ def _make_task(
     folder: Path,
     weights_key: str,
 ) -> Task:
-    made_by = {"weights": weights_key, **texts_made_by(config, source, settings)}
-    target = folder / "evaluations" / name
-    return Task(name, config, source, prompts, target, settings.plugins, made_by, settings.refuses_others)
+    """Return one evaluation as its task takes it; the arguments are those of `judge`."""
+    return Task(
+        name=name,
+        config=config,
+        source=source,
+        prompts=prompts,
+        folder=folder / "evaluations" / name,
+        plugins=settings.plugins,
+        made_by={"weights": weights_key, **texts_made_by(config, source, settings)},
+        refuses_others=settings.refuses_others,
+    )
 
 
 def decoding_of(config: Mapping, settings: JudgeSettings) -> dict[str, Any]:
-    """Return the decoding of an evaluation: its own settings win over those of all."""
+    """Return the decoding of an evaluation; its own settings have precedence over those of all evaluations."""
     return {**settings.decoding, **config.get("decoding", {})}
 
 
 def texts_made_by(config: Mapping, source: Source, settings: JudgeSettings) -> dict[str, object]:
-    """Return what decides the texts of an evaluation beside the weights, known before any is loaded."""
+    """Return everything but the weights that decides the texts of an evaluation, as plain values.
+
+    Args:
+        config: The configuration of the evaluation.
+        source: The source of the evaluation.
+        settings: The settings that hold for all evaluations.
+    """
     decoding = decoding_of(config, settings)
+    # A seed changes nothing where no token is drawn, and is no reason to refuse texts that are there already.
+    seed = settings.seed if decoding.get("do_sample") else None
     return {
         "prompt": config.get("prompt"),
         "template": config.get("template"),
         "decoding": decoding,
-        "seed": settings.seed if decoding.get("do_sample") else None,
+        "seed": seed,
         "precision": settings.precision,
         "split": config["split"],
         "records": fingerprint(source),
@@ -180,30 +226,45 @@ def judge_weights(
     evaluations: Mapping[str, Mapping],
     settings: JudgeSettings,
     folder: Path,
-    strategy: Strategy | None = None,
+    strategy: PlacingStrategy | None = None,
 ) -> dict:
     """Load weights, and judge them as `judge` does.
 
     Args:
-        weights: The `weights/` of a run.
+        weights: The `weights/` folder of a run.
         evaluations: The `evaluation` group of the configuration, resolved.
-        settings: How they are judged.
+        settings: The settings that hold for all evaluations.
         folder: The run's folder.
-        strategy: The strategy of the ranks that share the work, which puts the model where it wants it; None is this
-            process alone.
+        strategy: The strategy of the ranks that share the work, which decides where the model lies; None means that
+            this process judges alone.
+
+    Returns:
+        The `evaluations` of metrics.json.
+
+    Raises:
+        ConfigError: If the weights cannot be loaded, or an evaluation does not fit the model or its records.
     """
     torch.set_num_threads(settings.num_threads)
     sources = judged_sources(evaluations, settings.plugins)
     prompts = read_prompts(evaluations, sources)
     weights_key = hash_weights(weights)
+
+    # Logs of other weights are refused before the model, which takes minutes to load.
     for name, config in evaluations.items():
-        _make_task(name, config, sources[name], prompts[name], settings, folder, weights_key).check_logs()
+        task = _make_task(name, config, sources[name], prompts[name], settings, folder, weights_key)
+        task.check_logs()
+
     dtype = frozen_dtype(settings.precision)
     as_stored = strategy is not None and strategy.is_sharded
     model, description = load_weights(
-        weights, dtype, plugins=settings.plugins, models=settings.models, as_stored=as_stored
+        weights,
+        dtype,
+        plugins=settings.plugins,
+        models=settings.models,
+        as_stored=as_stored,
     )
     if strategy is not None:
         strategy.prepare(model, dtype)
+
     maker = sample_maker(model, TextSettings.from_dict(description["text"]))
     return judge(model, maker, evaluations, sources, settings, folder, weights_key, prompts)

@@ -1,9 +1,9 @@
-"""How sure a score is, and whether one system is better than another.
+"""Confidence intervals of scores, and tests of the difference between two systems.
 
 Every metric of this package is a function of sums over images (`CorpusMetric`): a mean of scores, BLEU of counted
 n-grams, METEOR of counted matches, VQA accuracy over the questions of each image. Drawing images again therefore costs
-one matrix product for all metrics, and resampling treats a corpus metric as what it is, never as a mean of scores of
-single images.
+one matrix product for all metrics. A corpus metric is computed anew from the sums of each draw; it is never treated as
+a mean of scores of single images.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 NUM_RESAMPLES = 2000
+"""How often images are drawn again for an interval or a test."""
 _LEVEL = 0.95
 _BLOCK = 100
-"""Resamples at a time, so that 40,000 images take 32 MB and not gigabytes."""
+"""The number of resamples that are in memory at once: with 40,000 images they take 32 MB, all of them gigabytes."""
 
 
 class CorpusMetric(NamedTuple):
@@ -24,7 +25,7 @@ class CorpusMetric(NamedTuple):
 
     Attributes:
         terms: What each image adds to the sums, shape `(images terms)`.
-        combine: Returns the metric of sums `(... terms)`, shape `(...)`.
+        combine: A function that returns the metric, shape `(...)`, of sums of terms, shape `(... terms)`.
     """
 
     terms: np.ndarray
@@ -33,7 +34,8 @@ class CorpusMetric(NamedTuple):
     @property
     def value(self) -> float:
         """The metric of the whole corpus."""
-        return float(self.combine(self.terms.sum(0)))
+        sums = self.terms.sum(0)
+        return float(self.combine(sums))
 
     @property
     def per_image(self) -> np.ndarray:
@@ -45,12 +47,16 @@ def mean_metric(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np
     """Return a metric that is a mean.
 
     Args:
-        values: The score of each image; the sum of its scores where it has several.
-        counts: How many scores each image has; None is one.
+        values: The score of each image, or the sum of an image's scores where it has several; shape `(images,)`.
+        counts: The number of scores of each image, shape `(images,)`; None means that each image has one.
     """
-    values = np.asarray(values, dtype=float)
-    counts = np.ones_like(values) if counts is None else np.asarray(counts, dtype=float)
-    return CorpusMetric(np.stack([values, counts], axis=1), _mean)
+    sums = np.asarray(values, dtype=float)
+    num_scores = np.ones_like(sums)
+    if counts is not None:
+        num_scores = np.asarray(counts, dtype=float)
+
+    terms = np.stack([sums, num_scores], axis=1)
+    return CorpusMetric(terms, _mean)
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:
@@ -58,83 +64,101 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 
 def grouped_metric(values: np.ndarray, groups: Sequence[object]) -> CorpusMetric:
-    """Return the mean of values of which several belong to an image, as questions do.
+    """Return the mean of values of which several belong to one image, as the scores of questions do.
 
-    The values of an image are drawn together: drawn one by one, values that go up and down with their image would look
-    surer than they are.
+    The values of an image are drawn together. Drawn one by one, values that rise and fall with their image would have
+    too narrow an interval.
 
     Args:
-        values: The score of each question.
+        values: The score of each question, shape `(questions,)`.
         groups: The image of each question.
 
     Reference:
         Field and Welsh 2007, "Bootstrapping clustered data".
     """
-    group = np.unique(np.array(groups), return_inverse=True)[1]
-    return mean_metric(np.bincount(group, values), np.bincount(group))
+    _, group = np.unique(np.array(groups), return_inverse=True)
+    sums = np.bincount(group, values)
+    counts = np.bincount(group)
+    return mean_metric(sums, counts)
 
 
 # -------------------------------------------------------------------------------------------------------- one system
 
 
 def bootstrap_intervals(
-    metrics: Mapping[str, CorpusMetric], num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    metrics: Mapping[str, CorpusMetric],
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Return the 95% percentile bootstrap interval `[low, high]` of each metric of the same images.
+    """Return the 95% percentile bootstrap interval `[low, high]` of each metric, by the metric's name.
 
     Args:
-        metrics: The metrics, by name.
-        num_resamples: How often as many images are drawn as there are, with replacement.
-        seed: Decides the draws.
+        metrics: Metrics of the same images, by name.
+        num_resamples: The number of resamples. Each draws as many images as there are, with replacement.
+        seed: The seed of the draws.
 
     Reference:
         Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    terms, places = _beside_each_other(metrics)
+    terms, columns = _join_terms(metrics)
+
+    # One matrix product draws all metrics of a block of resamples, so that all of them see the same draws.
     for counts in _draws(len(terms), num_resamples, seed):
         sums = counts @ terms
         for name, metric in metrics.items():
-            values[name].append(metric.combine(sums[:, places[name]]))
-    return {name: _middle(np.concatenate(blocks)) for name, blocks in values.items()}
+            values[name].append(metric.combine(sums[:, columns[name]]))
+
+    intervals = {}
+    for name, blocks in values.items():
+        intervals[name] = _interval(np.concatenate(blocks))
+    return intervals
 
 
-def _beside_each_other(metrics: Mapping[str, CorpusMetric]) -> tuple[np.ndarray, dict[str, slice]]:
-    """Return the terms of all metrics as one matrix, and the columns of each."""
-    places: dict[str, slice] = {}
+def _join_terms(metrics: Mapping[str, CorpusMetric]) -> tuple[np.ndarray, dict[str, slice]]:
+    """Return the terms of all metrics as one matrix, and the columns of each metric in it."""
+    columns: dict[str, slice] = {}
     start = 0
     for name, metric in metrics.items():
         width = metric.terms.shape[1]
-        places[name] = slice(start, start + width)
+        columns[name] = slice(start, start + width)
         start += width
-    return np.concatenate([metric.terms for metric in metrics.values()], axis=1), places
+
+    terms = np.concatenate([metric.terms for metric in metrics.values()], axis=1)
+    return terms, columns
 
 
 def _draws(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield blocks `(resamples images)` of how often each image is drawn."""
+    """Yield blocks of how often each image is drawn in each resample, shape `(resamples images)`."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _BLOCK):
-        block = np.empty((min(_BLOCK, num_resamples - start), num_images))
+        num_rows = min(_BLOCK, num_resamples - start)
+        block = np.empty((num_rows, num_images))
+
+        # Row by row: the draws of a whole block at once would be a second array of its size.
         for row in block:
-            drawn = rng.integers(0, num_images, num_images)
-            row[:] = np.bincount(drawn, minlength=num_images)
+            images = rng.integers(0, num_images, num_images)
+            row[:] = np.bincount(images, minlength=num_images)
         yield block
 
 
-def _middle(values: np.ndarray) -> list[float]:
-    return [float(value) for value in np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])]
+def _interval(values: np.ndarray) -> list[float]:
+    """Return the middle 95% of resampled values, as `[low, high]`."""
+    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return [float(low), float(high)]
 
 
 # ------------------------------------------------------------------------------------------------------- two systems
 
 
 class Difference(NamedTuple):
-    """How a metric differs between two systems, which were judged on the same images.
+    """The difference of a metric between two systems that were judged on the same images.
 
     Attributes:
-        value: The second system's metric less the first one's.
-        interval: The 95% interval of that, as `[low, high]`, by the paired bootstrap.
-        p: The share of random exchanges of the two systems' results, image by image, that give a difference as large.
+        value: The second system's metric minus the first one's.
+        interval: The 95% interval of the difference, as `[low, high]`, by the paired bootstrap.
+        p: The share of random exchanges of the two systems' results, image by image, that give a difference at least
+            as large.
     """
 
     value: float
@@ -143,21 +167,24 @@ class Difference(NamedTuple):
 
 
 def paired_difference(
-    first: CorpusMetric, second: CorpusMetric, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    first: CorpusMetric,
+    second: CorpusMetric,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> Difference:
     """Compare two systems that were judged on the same images, in the same order.
 
-    Both tests are paired: an image that is hard for both systems says nothing about their difference. For a mean of
-    scores the exchange of an image's results is the flip of the sign of their difference.
+    Both tests are paired: an image that is hard for both systems says nothing about their difference. Where the metric
+    is a mean of scores, exchanging the results of an image flips the sign of their difference.
 
     Args:
         first: The metric of the first system.
         second: The same metric of the second system.
         num_resamples: The number of resamples, and of permutations.
-        seed: Decides the draws.
+        seed: The seed of the draws.
 
     Raises:
-        ValueError: If they are not of the same number of images.
+        ValueError: If the two metrics are of different numbers of images.
 
     Reference:
         Koehn 2004, "Statistical significance tests for machine translation evaluation"; Fisher 1935, "The design of
@@ -169,10 +196,14 @@ def paired_difference(
         )
     value = second.value - first.value
 
+    # The same draw of images is applied to both systems: that is what makes the bootstrap paired.
     resampled = []
     for counts in _draws(len(first.terms), num_resamples, seed):
-        resampled.append(second.combine(counts @ second.terms) - first.combine(counts @ first.terms))
+        second_values = second.combine(counts @ second.terms)
+        first_values = first.combine(counts @ first.terms)
+        resampled.append(second_values - first_values)
 
+    # The permutation test: each image's results are exchanged or not, and the difference is computed anew.
     gap = second.terms - first.terms
     whole_first = first.terms.sum(0)
     whole_second = second.terms.sum(0)
@@ -182,7 +213,13 @@ def paired_difference(
         shape = (min(_BLOCK, num_resamples - start), len(gap))
         exchanged = rng.integers(0, 2, shape).astype(float) @ gap
         permuted = second.combine(whole_second - exchanged) - first.combine(whole_first + exchanged)
-        # Exchanging nothing gives the difference itself; the sums of another order may differ in their last bits.
-        num_as_large += int((np.abs(permuted) >= abs(value) * (1 - 1e-9)).sum())
-    p = (num_as_large + 1) / (num_resamples + 1)  # what was observed is one of the permutations
-    return Difference(value, _middle(np.concatenate(resampled)), p)
+
+        # The tolerance: exchanging nothing gives the difference itself, but a sum in another order may differ from it
+        # in its last bits.
+        is_as_large = np.abs(permuted) >= abs(value) * (1 - 1e-9)
+        num_as_large += int(is_as_large.sum())
+
+    # Both are one larger, since what was observed is one of the permutations. No p is 0.
+    p = (num_as_large + 1) / (num_resamples + 1)
+    interval = _interval(np.concatenate(resampled))
+    return Difference(value, interval, p)

@@ -1,4 +1,4 @@
-"""What a task is given when it judges: one evaluation of the configuration, its records, and where its results go."""
+"""One evaluation as a task judges it: its configuration, its records, and the folder of its results."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ class Task:
 
     Attributes:
         name: The name of the evaluation.
-        config: Its configuration, as plain values.
-        source: Its records.
-        prompts: What is put before the model: the records, or the `num_images` that it is cut down to.
-        folder: The folder that its results are written to.
+        config: The configuration of the evaluation, as plain values.
+        source: The source of the records.
+        prompts: The prompts that are put before the model: one of each record, or of `num_images` records.
+        folder: The folder that the results are written to.
         plugins: The user's packages.
-        made_by: What decides the texts, part by part: weights, precision, prompt, decoding, records.
-        refuses_others: Whether predictions in the folder that something else has made are refused, not overwritten.
+        made_by: Everything that decides the texts, part by part: weights, precision, prompt, decoding, records.
+        refuses_others: Whether predictions in the folder that something else has made are refused; otherwise they are
+            overwritten.
     """
 
     name: str
@@ -37,27 +38,39 @@ class Task:
     refuses_others: bool
 
     def check_logs(self) -> None:
-        """Refuse what an earlier judgement has left here, if something else made it; nothing is loaded or written.
+        """Refuse logs in the folder that something else has made; nothing is loaded or written.
 
         Raises:
-            ConfigError: Naming what differs.
+            ConfigError: If there is such a log, naming what differs.
         """
-        if self.refuses_others:
-            for control in (None, *self.config["controls"]):
-                refuse_other_key(self._log_path(control), self._made_by(control))
+        if not self.refuses_others:
+            return
+
+        for control in (None, *self.config["controls"]):
+            path = self._log_path(control)
+            refuse_other_key(path, self._made_by(control))
 
     def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
-        """Return the log of what is written, for the evaluation itself or for one of its controls.
+        """Return the log of the texts of the evaluation itself, or of one of its controls.
 
         Args:
-            ids: What a line says of its prompt beside the text.
-            key: The key of the text.
-            control: The name of the control; None is the evaluation itself.
+            ids: The id of each prompt, as `{"image_id": 7}`.
+            key: The key under which a line of the log holds the text.
+            control: The name of the control; None means the evaluation itself.
         """
-        return PredictionLog(self._log_path(control), ids, key, self._made_by(control), self.refuses_others)
+        return PredictionLog(
+            path=self._log_path(control),
+            ids=ids,
+            name=key,
+            made_by=self._made_by(control),
+            refuses_others=self.refuses_others,
+        )
 
     def _log_path(self, control: str | None) -> Path:
-        return self.folder / ("predictions.jsonl" if control is None else f"controls/{control}.jsonl")
+        if control is None:
+            return self.folder / "predictions.jsonl"
+        return self.folder / "controls" / f"{control}.jsonl"
 
     def _made_by(self, control: str | None) -> dict[str, object]:
+        # The pictures of a control differ, and with them its texts.
         return {**self.made_by, "control": control}

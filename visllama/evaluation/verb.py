@@ -1,10 +1,11 @@
-"""The verb `evaluate`: judge trained weights, or score any system's captions or answers with no model loaded."""
+"""The verb `evaluate`: judge trained weights, or score any system's captions or answers without loading a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from visllama.config.choices import METRICS
 from visllama.config.command import write_command
@@ -22,24 +23,29 @@ from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
 def assemble(config: EvaluateConfig) -> None:
-    """Try on this machine what the config asks of it; where files are scored, nothing is asked.
+    """Check that this machine can do what the configuration asks of it; scoring files asks nothing.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If it cannot. The message names the key, the value found, and what to do.
     """
     if config.predictions:
         return
-    from visllama.config.dry_run import check_decodings, check_machine  # here: scoring files needs no torch
+
+    # Imported here, because scoring files needs no torch.
+    from visllama.config.dry_run import check_decodings, check_machine
 
     check_machine(config.trainer)
     check_decodings(config)
 
 
 def evaluate(config: EvaluateConfig) -> dict | None:
-    """Judge `weights=`, or score `predictions=` against `references=`; writes the run folder.
+    """Judge `weights=`, or score `predictions=` against `references=`, and write the run folder.
 
     Returns:
-        The content of metrics.json on the first rank, None on others.
+        The content of metrics.json on the first rank; None on the others.
+
+    Raises:
+        ConfigError: If weights or files are not what they should be.
     """
     folder = run_folder()
     if config.predictions:
@@ -47,29 +53,48 @@ def evaluate(config: EvaluateConfig) -> dict | None:
         facts = {key: getattr(config, key) for key in keys if getattr(config, key)}
         files = {key: Path(name) for key, name in facts.items()}
         evaluations = score_files(
-            folder, **files, tokenizer=config.tokenizer, subset=config.subset, metrics=config.metrics
+            folder,
+            **files,
+            tokenizer=config.tokenizer,
+            subset=config.subset,
+            metrics=config.metrics,
         )
     else:
-        # Imported here: scoring files needs no model, and none of its seconds.
-        import torch
-
-        from visllama.evaluation.runner import JudgeSettings, judge_weights
-        from visllama.parallel.launch import on_all_ranks
-
-        if is_first_rank() and not config.resume:
-            write_command(folder)  # so that resume= goes on here; what is typed beside that may yet be refused
-        torch.manual_seed(config.seed)
-        settings = JudgeSettings.of_config(config)
-        judge = partial(judge_weights, Path(config.weights), evaluations_of(config), settings, folder)
-        evaluations = on_all_ranks(config.trainer, config.plugins, judge)
+        facts = {"weights": config.weights}
+        evaluations = _judge(config, folder)
         if not is_first_rank():
             return None
-        facts = {"weights": config.weights}
+
     metrics = {"evaluations": evaluations, "provenance": provenance(**facts)}
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
     say(f"Wrote {folder}: metrics.json; index.html shows and links all")
     return metrics
+
+
+def _judge(config: EvaluateConfig, folder: Path) -> dict:
+    """Return the evaluations of `weights=`, judged on all ranks."""
+    # Imported here, because scoring files needs no model, and the imports take seconds.
+    import torch
+
+    from visllama.evaluation.runner import JudgeSettings, judge_weights
+    from visllama.parallel.launch import on_all_ranks
+
+    # Before anything is judged, so that resume= can go on here; the arguments may still be refused below.
+    if is_first_rank() and not config.resume:
+        write_command(folder)
+
+    torch.manual_seed(config.seed)
+    # Checked with the configuration: there are weights where there are no predictions.
+    assert config.weights is not None
+    judge = partial(
+        judge_weights,
+        Path(config.weights),
+        evaluations_of(config),
+        JudgeSettings.of_config(config),
+        folder,
+    )
+    return on_all_ranks(config.trainer, config.plugins, judge)
 
 
 def score_files(
@@ -86,33 +111,37 @@ def score_files(
 
     Args:
         folder: The folder that the scores of each image are written to.
-        predictions: The captions or answers.
-        references: The references of the captions, or the annotations of the questions.
-        questions: The questions; None where captions are scored.
-        tokenizer: The tokens of captions: `ptb` or `ptb_keep_punctuation`.
-        document_frequencies: References in which CIDEr counts how rare a word is; None is `references`.
+        predictions: The file of captions or answers.
+        references: The file of the captions' references, or of the questions' annotations.
+        questions: The file of questions; None if captions are scored.
+        tokenizer: The token list of captions: `ptb` or `ptb_keep_punctuation`.
+        document_frequencies: The file of references in which CIDEr counts how rare a word is; None means `references`.
+        subset: Whether references without a prediction are left out; otherwise they are refused.
         metrics: The metrics of captions.
-        subset: Whether references without a prediction are left out, not refused.
 
     Returns:
         The `evaluations` of metrics.json.
 
     Raises:
-        ConfigError: If a file is not what it should be, or they are not of the same images.
+        ConfigError: If a file has another layout, or the files are not of the same images or questions.
     """
     if questions is not None:
         return {"predictions": _score_answers(folder, predictions, references, questions)}
 
     captions = read_predictions(predictions)
     content = read_json(references)
-    known = references_of(content, references)
+    all_references = references_of(content, references)
     frequencies_of = None if document_frequencies is None else read_references(document_frequencies)
-    scored = {key: texts for key, texts in known.items() if key in captions} if subset else known
+    scored_references = all_references
+    if subset:
+        scored_references = {key: texts for key, texts in all_references.items() if key in captions}
+
     with working() as report:
-        scorer = CaptionScorer(scored, tokenizer, frequencies_of, report)
+        scorer = CaptionScorer(scored_references, tokenizer, frequencies_of, report)
         scores = scorer.score(captions, metrics)
         report("resampling")
         intervals = bootstrap_intervals(scores.metrics)
+
     result = {
         "task": "caption",
         "n": len(scores.ids),
@@ -122,22 +151,28 @@ def score_files(
         "document_frequencies": str(document_frequencies or FROM_JUDGED_IMAGES),
         **scores.by_type(types_of(content)),
     }
-    if len(scored) < len(known):
-        result["n_of"] = len(known)
+    if len(scored_references) < len(all_references):
+        result["n_of"] = len(all_references)
+
+    # Files hold ids as text alone.
     write_caption_scores(folder / "scores.jsonl", {key: key for key in scores.ids}, scores)
     say(scores_table("predictions", result))
     return {"predictions": result}
 
 
-def _score_answers(folder: Path, predictions: Path, references: Path, questions: Path) -> dict:
-    scores = score_answers(read_answers(predictions), read_questions(questions, references))
-    result = {"task": "vqa", "n": len(scores.ids), "metrics": scores.values}
+def _score_answers(folder: Path, predictions: Path, references: Path, questions: Path) -> dict[str, Any]:
+    """Score answers, write `scores.jsonl`, and return the entry of the evaluation in metrics.json."""
+    answers = read_answers(predictions)
+    scores = score_answers(answers, read_questions(questions, references))
+
+    result: dict[str, Any] = {"task": "vqa", "n": len(scores.ids), "metrics": scores.values}
     if scores.has_intervals:
         result["intervals"] = bootstrap_intervals(scores.metrics)
     if scores.by_type:
         result["by_type"] = scores.by_type
         result["intervals_by_type"] = scores.intervals_by_type()
         result["counts"] = scores.counts
+
     write_answer_scores(folder / "scores.jsonl", {key: key for key in scores.ids}, scores)
     say(vqa_table("predictions", result))
     return result

@@ -21,12 +21,20 @@ from visllama.evaluation.vqa_text import clean, normalise
 from visllama.evaluation.yes_no import as_yes_or_no, counts_of_images, yes_no_counts, yes_no_metrics
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
-"""Each metric's mode of `accuracy`."""
+"""The mode of `accuracy` that each metric uses."""
 TYPES = ("question_type", "answer_type")
+"""The keys under which VQA's annotations hold the types of a question."""
 
 
 class Asked(NamedTuple):
-    """A question about an image, what its annotators answered, and what kinds it is of (`answer_type: yes/no`)."""
+    """A question about an image.
+
+    Attributes:
+        question: The text of the question.
+        answers: The answers of the annotators.
+        image: The image's id as text.
+        types: The types of the question by the kind of type, for example `{"answer_type": "yes/no"}`.
+    """
 
     question: str
     answers: list[str]
@@ -39,11 +47,11 @@ class VqaScores:
     """The scores of answers, in the order of the ids of their questions.
 
     Attributes:
-        per_question: Each metric of each question, in [0, 1].
-        types: What each question is by the kinds of types (`answer_type`: yes/no); "" is none.
+        per_question: Each metric of each question by the metric's name, in [0, 1], shape `(questions,)`.
+        types: The type of each question by the kind of type (`answer_type`: yes/no); a question without one has "".
         ids: The questions' ids, as text.
         images: The image of each question.
-        yes_no: What is counted of each yes/no question, shape `(questions 4)`; None where other questions are asked.
+        yes_no: The counts of each yes/no question, shape `(questions 4)`; None where other questions are asked.
     """
 
     per_question: dict[str, np.ndarray]
@@ -54,150 +62,223 @@ class VqaScores:
 
     @property
     def metrics(self) -> dict[str, CorpusMetric]:
-        """Each metric (0-100) over the images, of each of which all questions are one row."""
-        metrics = {name: grouped_metric(100 * values, self.images) for name, values in self.per_question.items()}
+        """Each metric (0-100) by its name, over the images: all questions about an image are one row of its terms."""
+        metrics = {}
+        for name, shares in self.per_question.items():
+            metrics[name] = grouped_metric(100 * shares, self.images)
         if self.yes_no is not None:
-            metrics |= yes_no_metrics(counts_of_images(self.yes_no, self.images))
+            counts = counts_of_images(self.yes_no, self.images)
+            metrics |= yes_no_metrics(counts)
         return metrics
 
     @property
     def values(self) -> dict[str, float]:
-        """Each metric (0-100) over all questions."""
-        values = {name: 100 * float(values.mean()) for name, values in self.per_question.items()}
+        """Each metric (0-100) by its name, over all questions."""
+        values = {}
+        for name, shares in self.per_question.items():
+            values[name] = 100 * float(shares.mean())
         if self.yes_no is not None:
-            values |= {name: metric.value for name, metric in yes_no_metrics(self.yes_no).items()}
+            for name, metric in yes_no_metrics(self.yes_no).items():
+                values[name] = metric.value
         return values
 
     @property
     def has_intervals(self) -> bool:
-        """Whether the questions are on several images: of one alone nothing can be drawn again."""
+        """Whether the questions are about several images: a single one cannot be drawn in different ways."""
         return len(set(self.images)) > 1
 
+    # Cached, because scores, counts and intervals by type each read it.
     @cached_property
     def _parts(self) -> dict[str, dict[str, VqaScores]]:
-        """The scores of the questions of each type."""
+        """The scores of the questions of each type, by the kind of type and the type."""
         parts: dict[str, dict[str, VqaScores]] = {}
-        for kind, values in self.types.items():
-            found = [str(value) for value in np.unique(values) if value]
-            parts[kind] = {value: self._of(values == value) for value in found}
+        for kind, types in self.types.items():
+            # A question without this kind of type has "", and is in no part.
+            different_types = [str(value) for value in np.unique(types) if value]
+            parts[kind] = {value: self._select(types == value) for value in different_types}
         return parts
 
-    def _of(self, rows: np.ndarray) -> VqaScores:
-        """Return the scores of some of the questions."""
-        per_question = {name: values[rows] for name, values in self.per_question.items()}
-        ids = [self.ids[row] for row in np.flatnonzero(rows)]
-        images = [self.images[row] for row in np.flatnonzero(rows)]
-        return VqaScores(per_question, {}, ids, images, None if self.yes_no is None else self.yes_no[rows])
+    def _select(self, rows: np.ndarray) -> VqaScores:
+        """Return the scores of some of the questions.
+
+        Args:
+            rows: Whether each question is taken, shape `(questions,)`.
+        """
+        numbers = np.flatnonzero(rows)
+        return VqaScores(
+            per_question={name: shares[rows] for name, shares in self.per_question.items()},
+            types={},
+            ids=[self.ids[number] for number in numbers],
+            images=[self.images[number] for number in numbers],
+            yes_no=None if self.yes_no is None else self.yes_no[rows],
+        )
 
     @property
     def by_type(self) -> dict[str, dict[str, Any]]:
-        """The accuracy (0-100) of each type of question; of yes/no questions every metric by its name."""
-        return {
-            kind: {value: self._shown_of_type(part.values) for value, part in parts.items()}
-            for kind, parts in self._parts.items()
-        }
+        """The accuracy (0-100) of each type of question, by the kind of type and the type.
+
+        For yes/no questions, every metric of the type by its name stands in the place of the accuracy.
+        """
+        scores: dict[str, dict[str, Any]] = {}
+        for kind, parts in self._parts.items():
+            scores[kind] = {value: self._reported(part.values) for value, part in parts.items()}
+        return scores
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """The number of questions of each type."""
-        return {kind: {value: len(part.ids) for value, part in parts.items()} for kind, parts in self._parts.items()}
+        """The number of questions of each type, by the kind of type and the type."""
+        counts: dict[str, dict[str, int]] = {}
+        for kind, parts in self._parts.items():
+            counts[kind] = {value: len(part.ids) for value, part in parts.items()}
+        return counts
 
     def intervals_by_type(self) -> dict[str, dict[str, Any]]:
-        """Return the 95% interval of what `by_type` holds, of each type whose questions are on several images."""
-        return {
-            kind: {
-                value: self._shown_of_type(bootstrap_intervals(part.metrics))
-                for value, part in parts.items()
-                if part.has_intervals
-            }
-            for kind, parts in self._parts.items()
-        }
+        """Return the 95% interval of each score of `by_type`; a type with questions about one image only has none."""
+        intervals: dict[str, dict[str, Any]] = {}
+        for kind, parts in self._parts.items():
+            intervals[kind] = {}
+            for value, part in parts.items():
+                if part.has_intervals:
+                    intervals[kind][value] = self._reported(bootstrap_intervals(part.metrics))
+        return intervals
 
-    def _shown_of_type(self, values: Mapping[str, Any]) -> Any:
-        """Return what is told of a type: the accuracy, and of yes/no questions every metric by its name."""
+    def _reported(self, values: Mapping[str, Any]) -> Any:
+        """Return what is reported of a type: the accuracy, or for yes/no questions every metric by its name."""
         if self.yes_no is None:
             return values["accuracy"]
         return {name: values[name] for name in ("accuracy", *YES_NO_METRICS)}
 
 
 def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
-    """Return the share, in [0, 1], of how right an answer is: three annotators who say the same make it whole.
+    """Return the VQA accuracy of one answer, in [0, 1].
 
-    Each annotator is left out in turn, by index: min(matches among the others / 3, 1), and the mean over the turns.
-    With four annotators that is the share who agree, and so it is, for want of others, with one (an exact match), two
-    or three; the official script knows ten alone.
+    Each annotator is left out in turn, and the answer scores min(matches among the others / 3, 1); the accuracy is the
+    mean over the turns. The official script is made for ten annotators. With four, the accuracy is the share of
+    annotators who agree. With fewer, three others cannot match, so all others have to: the accuracy is again the share
+    who agree, and with one annotator 1 for an exact match.
 
     Args:
+        prediction: The answer.
+        answers: The answers of the annotators.
         mode: `official` normalises only where the annotators differ; `normalise_all` always does.
+
+    Raises:
+        ValueError: If there is no such mode.
 
     Reference:
         Antol et al. 2015, arXiv:1505.00468, section 4, as averaged by github.com/GT-Vision-Lab/VQA.
     """
     if mode not in MODES.values():
         raise ValueError(f"mode={mode}: choose from {', '.join(MODES.values())}")
-    said, *truths = map(clean, (prediction, *answers))
+
+    # The official script normalises nothing where all annotators say the same.
+    answer = clean(prediction)
+    truths = [clean(truth) for truth in answers]
     if mode == "normalise_all" or len(set(truths)) > 1:
-        said, *truths = map(normalise, (said, *truths))
-    num, matches = len(truths), truths.count(said)
-    enough = min(3, num - 1)
+        answer = normalise(answer)
+        truths = [normalise(truth) for truth in truths]
+
+    num_annotators = len(truths)
+    matches = truths.count(answer)
+    enough = min(3, num_annotators - 1)
     if enough == 0:
         return float(matches)
-    turns = matches * min(matches - 1, enough) + (num - matches) * min(matches, enough)
-    return turns / (enough * num)
+
+    # In a turn that leaves out a matching annotator, one match fewer is among the others. Whole numbers are summed, so
+    # that the accuracy has one rounding.
+    turns_of_matching = matches * min(matches - 1, enough)
+    turns_of_others = (num_annotators - matches) * min(matches, enough)
+    return (turns_of_matching + turns_of_others) / (enough * num_annotators)
 
 
 def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
-    """Score one answer a question.
+    """Return the scores of one answer for each question.
+
+    Args:
+        predictions: The answer to each question, by the question's id.
+        questions: The questions by their ids.
 
     Raises:
-        ConfigError: If the two do not name the same questions, or one has no answers, naming the first five.
+        ConfigError: If answers and questions do not have the same ids, or a question has no answers of annotators. The
+            message names the first five.
     """
     _check_ids(predictions, questions)
+    # Sorted, so that the order of the files changes nothing.
     ids = sorted(questions)
-    per_question = {
-        name: np.array([accuracy(predictions[key], questions[key].answers, mode) for key in ids])
-        for name, mode in MODES.items()
-    }
-    kinds = sorted({kind for asked in questions.values() for kind in asked.types})
-    types = {kind: np.array([questions[key].types.get(kind, "") for key in ids]) for kind in kinds}
-    return VqaScores(per_question, types, ids, [questions[key].image for key in ids])
+
+    per_question = {}
+    for name, mode in MODES.items():
+        shares = [accuracy(predictions[key], questions[key].answers, mode) for key in ids]
+        per_question[name] = np.array(shares)
+
+    kinds: set[str] = set()
+    for asked in questions.values():
+        kinds.update(asked.types)
+    types = {}
+    for kind in sorted(kinds):
+        types[kind] = np.array([questions[key].types.get(kind, "") for key in ids])
+
+    images = [questions[key].image for key in ids]
+    return VqaScores(per_question, types, ids, images)
 
 
 def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
-    """Score one answer a question, read as yes or no by `as_yes_or_no`.
+    """Return the scores of one answer for each question, with the answers read as yes or no by `as_yes_or_no`.
+
+    Args:
+        predictions: The answer to each question, by the question's id.
+        questions: The questions by their ids.
 
     Raises:
-        ConfigError: As `score_answers` does, or if a question has another answer than yes or no.
+        ConfigError: If `score_answers` raises it, or a question has another answer than yes or no.
     """
     check_yes_no(questions)
-    said = {key: as_yes_or_no(answer) for key, answer in predictions.items()}
-    truths = {key: asked.answers[0].strip().lower() for key, asked in questions.items()}
-    scores = score_answers(said, {key: asked._replace(answers=[truths[key]]) for key, asked in questions.items()})
-    counts = np.array([yes_no_counts(said[key], truths[key]) for key in scores.ids], dtype=float)
-    return replace(scores, yes_no=counts)
+    answers = {key: as_yes_or_no(answer) for key, answer in predictions.items()}
+
+    # All annotators agree, so one truth is left of each question, and its accuracy is 0 or 1.
+    truths = {}
+    with_one_truth = {}
+    for key, asked in questions.items():
+        truths[key] = asked.answers[0].strip().lower()
+        with_one_truth[key] = asked._replace(answers=[truths[key]])
+
+    scores = score_answers(answers, with_one_truth)
+    counts = [yes_no_counts(answers[key], truths[key]) for key in scores.ids]
+    return replace(scores, yes_no=np.array(counts, dtype=float))
 
 
 def check_yes_no(questions: Mapping[str, Asked]) -> None:
-    """Refuse questions whose answer is not yes or no, or not one of them alone, naming the first five."""
+    """Refuse questions whose annotators do not all answer yes, or all no.
+
+    Raises:
+        ConfigError: If there are any, naming the first five.
+    """
     others = []
     for key, asked in questions.items():
         truths = {answer.strip().lower() for answer in asked.answers}
         if truths not in ({"yes"}, {"no"}):
             others.append(key)
     refuse_ids(
-        others, "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these"
+        others,
+        "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these",
     )
 
 
 def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:
-    if predictions and questions and not predictions.keys() & questions.keys():
+    """Refuse answers to unknown questions, and questions without an answer or without answers to score by."""
+    # No shared id at all has another cause than a missing one, and its message says so.
+    shared_ids = predictions.keys() & questions.keys()
+    if predictions and questions and not shared_ids:
+        first = ", ".join(sorted(predictions)[:5])
         raise ConfigError(
             f"0 of {len(predictions)} predictions answer one of the {len(questions)} questions, first "
-            f"{', '.join(sorted(predictions)[:5])}: is this another split, or another data set?"
+            f"{first}: is this another split, or another data set?"
         )
+
     refuse_ids(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
     refuse_ids(questions.keys() - predictions.keys(), "questions have no prediction")
-    refuse_ids([key for key, asked in questions.items() if not asked.answers], "questions have no answers to score by")
+    without_answers = [key for key, asked in questions.items() if not asked.answers]
+    refuse_ids(without_answers, "questions have no answers to score by")
     if not questions:
         raise ConfigError("there are no questions")
 
@@ -206,16 +287,19 @@ def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Read `[{"question_id", "answer"}]` (VQA results, or such rows as .jsonl) or `{id: answer}`.
+    """Return the answer to each question, by the question's id as text.
 
-    Ids may be numbers or strings.
+    The file holds `[{"question_id", "answer"}]` (VQA results, or such rows as .jsonl) or `{id: answer}`. Ids may be
+    numbers or strings.
 
     Raises:
-        ConfigError: For another layout, or an id that comes twice.
+        ConfigError: If the file has another layout, or an id more than once.
     """
     content = read_results(path)
     if isinstance(content, list):
-        content = {key: row["answer"] for key, row in _by_id(path, content, ("answer",)).items()}
+        rows = _by_id(path, content, ("answer",))
+        content = {key: row["answer"] for key, row in rows.items()}
+
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected VQA results [{{'question_id', 'answer'}}] or a mapping {{id: answer}}")
     for key, answer in content.items():
@@ -225,64 +309,95 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, Asked]:
-    """Read official VQA questions and their annotations, joined by question_id; an `answer_id` is not needed.
+    """Return official VQA questions, joined with their annotations by question_id, by the question's id as text.
+
+    The `answer_id` of the official annotations is not needed.
+
+    Args:
+        questions_path: The file of questions.
+        annotations_path: The file of annotations.
 
     Raises:
-        ConfigError: For another layout, an id that comes twice, or one that is in one of the files alone.
+        ConfigError: If a file has another layout or an id more than once, an id is in one of the files alone, or the
+            files name different images for a question.
     """
-    asked = read_rows(questions_path, "questions", ("image_id", "question"))
-    annotated = read_rows(annotations_path, "annotations", ("answers",))
+    questions = read_rows(questions_path, "questions", ("image_id", "question"))
+    annotations = read_rows(annotations_path, "annotations", ("answers",))
     refuse_ids(
-        asked.keys() - annotated.keys(), f"questions of {questions_path} have no annotation in {annotations_path}"
+        questions.keys() - annotations.keys(),
+        f"questions of {questions_path} have no annotation in {annotations_path}",
     )
     refuse_ids(
-        annotated.keys() - asked.keys(), f"annotations of {annotations_path} have no question in {questions_path}"
+        annotations.keys() - questions.keys(),
+        f"annotations of {annotations_path} have no question in {questions_path}",
     )
-    images = {key: str(row["image_id"]) for key, row in asked.items()}
-    moved = [key for key, image in images.items() if str(annotated[key].get("image_id", image)) != image]
+
+    # An annotation need not name its image; one that does has to name the question's.
+    images = {key: str(row["image_id"]) for key, row in questions.items()}
+    moved = [key for key, image in images.items() if str(annotations[key].get("image_id", image)) != image]
     refuse_ids(moved, f"questions of {questions_path} are about another image in {annotations_path}")
-    return {
-        key: Asked(
-            str(row["question"]),
-            _answers(annotations_path, key, annotated[key]["answers"]),
-            images[key],
-            {kind: str(annotated[key][kind]) for kind in TYPES if kind in annotated[key]},
+
+    joined = {}
+    for key, row in questions.items():
+        annotation = annotations[key]
+        joined[key] = Asked(
+            question=str(row["question"]),
+            answers=_answers(annotations_path, key, annotation["answers"]),
+            image=images[key],
+            types={kind: str(annotation[kind]) for kind in TYPES if kind in annotation},
         )
-        for key, row in asked.items()
-    }
+    return joined
 
 
 def read_rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
-    """Read the list `name` of one of VQA's files, by question id as text.
+    """Return the rows of a list in one of VQA's files, by the question's id as text.
+
+    Args:
+        path: The file.
+        name: The key of the list, `questions` or `annotations`.
+        keys: The keys that each row has to have besides `question_id`.
 
     Raises:
-        ConfigError: If there is none, a row lacks one of `keys`, or an id comes twice.
+        ConfigError: If the file has no such list, a row lacks one of `keys`, or an id comes more than once.
     """
     content = read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get(name), list):
-        found = f"the keys {', '.join(list(content)[:5])}" if isinstance(content, dict) else type(content).__name__
-        wanted = ", ".join(f"'{key}'" for key in ("question_id", *keys))
-        raise ConfigError(f"{path}: expected VQA {name} {{'{name}': [{{{wanted}}}]}}, found {found}")
-    return _by_id(path, content[name], keys)
+    if isinstance(content, dict) and isinstance(content.get(name), list):
+        return _by_id(path, content[name], keys)
+
+    found = type(content).__name__
+    if isinstance(content, dict):
+        found = f"the keys {', '.join(list(content)[:5])}"
+    wanted = ", ".join(f"'{key}'" for key in ("question_id", *keys))
+    raise ConfigError(f"{path}: expected VQA {name} {{'{name}': [{{{wanted}}}]}}, found {found}")
 
 
 def _by_id(path: Path, rows: list, keys: Sequence[str]) -> dict[str, dict]:
+    """Return rows by the question's id as text; a row that lacks a key, and an id that comes again, are refused."""
+    wanted = ("question_id", *keys)
     by_id: dict[str, dict] = {}
-    doubled = set()
+    duplicates = set()
     for row in rows:
-        if not isinstance(row, dict) or not {"question_id", *keys} <= row.keys():
-            raise ConfigError(f"{path}: a row without {' and '.join(('question_id', *keys))}: {str(row)[:80]}")
+        if not isinstance(row, dict) or not row.keys() >= set(wanted):
+            raise ConfigError(f"{path}: a row without {' and '.join(wanted)}: {str(row)[:80]}")
+
         key = str(row["question_id"])
         if key in by_id:
-            doubled.add(key)
+            duplicates.add(key)
         by_id[key] = row
-    refuse_ids(doubled, f"question ids stand more than once in {path}")
+
+    refuse_ids(duplicates, f"question ids stand more than once in {path}")
     return by_id
 
 
 def _answers(path: Path, key: str, answers: object) -> list[str]:
+    """Return the texts of the answers in a row of annotations."""
     rows = answers if isinstance(answers, list) else []
-    texts = [row.get("answer") if isinstance(row, dict) else None for row in rows]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    texts: list[str] = []
+    for row in rows:
+        text = row.get("answer") if isinstance(row, dict) else None
+        if isinstance(text, str):
+            texts.append(text)
+
+    if not texts or len(texts) != len(rows):
         raise ConfigError(f"{path}: question {key}: expected answers [{{'answer'}}], found {str(answers)[:80]}")
     return texts

@@ -1,11 +1,15 @@
-"""The task `vqa`: answers to an evaluation's questions, their accuracy, and how far one comes without the pictures."""
+"""The task `vqa`: answers to an evaluation's questions, their scores, and the scores of controls.
+
+A control answers without the right pictures, which shows how far one comes without sight.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from visllama.config.choices import YES_NO_METRICS
 from visllama.console import is_first_rank, say
@@ -17,27 +21,37 @@ from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.gallery import Shown, write_gallery
 from visllama.evaluation.generation import generation_bars, write_texts
 from visllama.evaluation.per_image import write_answer_scores
+from visllama.evaluation.prediction_log import Written
 from visllama.evaluation.prompts import Prompt, Prompts
 from visllama.evaluation.report import vqa_table, write_json
 from visllama.evaluation.statistics import bootstrap_intervals
 from visllama.evaluation.task import Task
-from visllama.evaluation.vqa import TYPES, Asked, check_yes_no, score_answers, score_yes_no
+from visllama.evaluation.vqa import TYPES, Asked, VqaScores, check_yes_no, score_answers, score_yes_no
 from visllama.model.visllama import VisLlama
 
 _TYPES = ("type", *TYPES)
+"""The keys under which a question may hold a type of it."""
+_MAJORITY_ANSWER = "majority_answer"
+"""The control that answers from the training records, without a model."""
 
 
 def true_facts(prompts: Prompts) -> Prompts:
-    """Ask each question about a text that tells what is in the picture: what there is to be seen, once it is known."""
-    told = []
+    """Return each question beside a text that describes the picture, in place of the picture.
+
+    The scores of these prompts show what the language model could answer if it saw everything.
+    """
+    changed = []
     for prompt in prompts:
         turns = [
             {"from": "system", "value": prompt.record["facts"]},
             {"from": "human", "value": prompt.record["questions"][0]["question"]},
             {"from": "gpt", "value": ""},
         ]
-        told.append(Prompt({"key": prompt.record["key"], "conversations": turns}, None, 0))
-    return Prompts(told, lambda _: [])  # none of them shows a picture
+        record = {"key": prompt.record["key"], "conversations": turns}
+        changed.append(Prompt(record, None, 0))
+
+    # No picture is ever asked for, since none of these prompts shows one.
+    return Prompts(changed, lambda _: [])
 
 
 _CONTROLS = {
@@ -48,25 +62,40 @@ _CONTROLS = {
 
 
 def majority_answers(prompts: Prompts, train: Source) -> list[str]:
-    """Answer each question as most training records answer it, or, of an unknown one, its type or any question."""
-    counts: defaultdict[tuple, Counter] = defaultdict(Counter)
+    """Return the answer that most training records give to each question.
+
+    A question that no training record asks has the answer that is given most to its type, and a question of an unknown
+    type the answer that is given most to any question.
+
+    Args:
+        prompts: The questions.
+        train: The training records.
+    """
+    counts: defaultdict[tuple, Counter[str]] = defaultdict(Counter)
     for index in range(len(train)):
         for asked in train[index]["questions"]:
-            for place in _places(asked):
-                counts[place][answer_of(asked)] += 1
+            answer = answer_of(asked)
+            for group in _groups(asked):
+                counts[group][answer] += 1
+
     answers = []
     for prompt in prompts:
-        known = next(place for place in _places(prompt.record["questions"][0]) if place in counts)
-        answers.append(counts[known].most_common(1)[0][0])
+        groups = _groups(prompt.record["questions"][0])
+        # The last group is that of all questions, so there is always one.
+        first_known = next(group for group in groups if group in counts)
+        [(answer, _)] = counts[first_known].most_common(1)
+        answers.append(answer)
     return answers
 
 
-def _places(asked: Mapping) -> tuple[tuple, ...]:
-    return (("text", asked["question"]), *(("type", asked[kind]) for kind in _TYPES if kind in asked), ())
+def _groups(asked: Mapping) -> list[tuple]:
+    """Return the groups that a question belongs to, from the narrowest to that of all questions."""
+    types = [("type", asked[kind]) for kind in _TYPES if kind in asked]
+    return [("text", asked["question"]), *types, ()]
 
 
 def asks_yes_or_no(config: Mapping) -> bool:
-    """Return whether an evaluation has a metric of yes/no questions: then all answers are read as one of the two."""
+    """Return whether an evaluation has a metric of yes/no questions; if so, all answers are read as yes or no."""
     return any(metric in YES_NO_METRICS for metric in config["metrics"])
 
 
@@ -74,97 +103,202 @@ def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
     """Refuse questions that cannot be scored, before any model is loaded.
 
     Args:
-        prompts: What is judged.
+        prompts: The prompts of the evaluation.
         name: The name of the evaluation, for the message.
-        config: Its configuration.
+        config: The configuration of the evaluation.
 
     Raises:
-        ConfigError: If an id comes twice, or the metrics are of other answers, naming the first five.
+        ConfigError: If an id comes more than once, or metrics of yes/no questions are wanted of questions with other
+            answers. The message names the first five.
     """
-    ids = map(str, question_ids(prompts, name))
+    ids = question_ids(prompts, name)
     if asks_yes_or_no(config):
+        questions = {str(question): _asked(prompt) for question, prompt in zip(ids, prompts, strict=True)}
         try:
-            check_yes_no({key: _asked(prompt) for key, prompt in zip(ids, prompts, strict=True)})
+            check_yes_no(questions)
         except ConfigError as error:
             raise ConfigError(f"evaluation.{name}.metrics: {error}") from error
 
 
 def question_ids(prompts: Prompts, name: str) -> list[int | str]:
-    """Return the id of each question, by which its answer is written; where it brings none, one made of its record.
+    """Return the id of each question, under which its answer is written.
+
+    A question without an id is written under the key of its record and the number of its prompt.
 
     Args:
-        prompts: What is judged.
+        prompts: The prompts of the evaluation.
         name: The name of the evaluation, for the message.
 
     Raises:
-        ConfigError: If an id comes twice, naming the first five.
+        ConfigError: If an id comes more than once, naming the first five.
     """
     ids = []
     for number, prompt in enumerate(prompts):
-        ids.append(prompt.record["questions"][0].get("id", f"{prompt.record['key']}/{number}"))
-    counts = Counter(map(str, ids))
-    doubled = sorted(question for question, count in counts.items() if count > 1)
-    require(
-        not doubled, f"evaluation.{name}.source: {len(doubled)} question ids come twice, first {', '.join(doubled[:5])}"
-    )
+        question = prompt.record["questions"][0]
+        ids.append(question.get("id", f"{prompt.record['key']}/{number}"))
+
+    # As text, because 7 and "7" are the same id in a file of answers.
+    counts = Counter(str(question_id) for question_id in ids)
+    duplicates = sorted(question_id for question_id, count in counts.items() if count > 1)
+    if duplicates:
+        first = ", ".join(duplicates[:5])
+        raise ConfigError(f"evaluation.{name}.source: {len(duplicates)} question ids come twice, first {first}")
     return ids
 
 
 def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
-    """Answer a source's questions and score it.
+    """Answer the questions of an evaluation, and score the answers.
 
     Writes predictions.jsonl, answers.json, scores.jsonl and gallery.html.
+
+    Args:
+        model: A model with all its weights.
+        captioner: The captioner that generates.
+        task: The evaluation.
+
+    Returns:
+        The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
+
+    Raises:
+        ConfigError: If a question id comes more than once, a prompt does not fit the language model's positions, or the
+            source lacks what a control needs.
     """
-    name, config = task.name, task.config
+    name = task.name
+    config = task.config
     prompts = task.prompts
     ids = question_ids(prompts, name)
-    lacking = "true_facts" in config["controls"] and any("facts" not in prompt.record for prompt in prompts)
-    require(not lacking, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
-    if "majority_answer" in config["controls"]:
-        train = build_source(f"evaluation.{name}.source", config["source"], "train", task.plugins)
-    changed = {control: _CONTROLS[control](prompts) for control in config["controls"] if control in _CONTROLS}
-    for shown in (prompts, *changed.values()):
-        captioner.check_room(model, shown, f"evaluation.{name}: ")
 
-    controls = ", ".join(config["controls"])
-    again = f", and again for each control: {controls}" if controls else ""
+    # Whatever can be refused is refused here, before hours of generation.
+    if "true_facts" in config["controls"]:
+        has_facts = all("facts" in prompt.record for prompt in prompts)
+        require(has_facts, f"evaluation.{name}.controls: true_facts, and the source's records have no facts")
+    train = None
+    if _MAJORITY_ANSWER in config["controls"]:
+        train = build_source(f"evaluation.{name}.source", config["source"], "train", task.plugins)
+    controls = {control: _CONTROLS[control](prompts) for control in config["controls"] if control in _CONTROLS}
+    for checked_prompts in (prompts, *controls.values()):
+        captioner.check_room(model, checked_prompts, f"evaluation.{name}: ")
+
+    control_names = ", ".join(config["controls"])
+    again = f", and again for each control: {control_names}" if control_names else ""
     say(f"{name}: answering {len(prompts)} questions{again}")
-    rows = [{"question_id": question} for question in ids]
+    rows = [{"question_id": question_id} for question_id in ids]
+    control_answers: dict[str, list[str]] = {}
     started = time.perf_counter()
-    blind: dict[str, list[str]] = {}
     with generation_bars() as progress:
-        written = write_texts(model, captioner, prompts, task.log(rows, "answer"), progress, name)
+        log = task.log(rows, "answer")
+        written = write_texts(model, captioner, prompts, log, progress, name)
         seconds = time.perf_counter() - started
+
         for control in config["controls"]:
-            if control == "majority_answer":
-                blind[control] = majority_answers(prompts, train)
+            # This control needs no model, and so no log to go on from.
+            if train is not None and control == _MAJORITY_ANSWER:
+                control_answers[control] = majority_answers(prompts, train)
                 continue
             log = task.log(rows, "answer", control)
-            texts = write_texts(model, captioner, changed[control], log, progress, control)
-            blind[control] = [each.text for each in texts]
+            texts = write_texts(model, captioner, controls[control], log, progress, control)
+            control_answers[control] = [each.text for each in texts]
+
+    # The other ranks have helped to generate; scores are computed and written once.
     if not is_first_rank():
-        return {}  # it has helped to generate; scores are made and written once
+        return {}
 
     say(f"{name}: scoring {len(prompts)} answers")
     answers = [each.text for each in written]
-    own_ids = {str(question): question for question in ids}
-    questions = {key: _asked(prompt) for key, prompt in zip(own_ids, prompts, strict=True)}
-    is_yes_no = asks_yes_or_no(config)
-    score = score_yes_no if is_yes_no else score_answers
-    scores = score(dict(zip(own_ids, answers, strict=True)), questions)
-    beside = {c: score(dict(zip(own_ids, texts, strict=True)), questions) for c, texts in blind.items()}
-    compared = config["metrics"] if is_yes_no else ["accuracy"]
-    metrics = {metric: scores.metrics[metric] for metric in config["metrics"]}
+    scored = _score(task, ids, answers, control_answers)
+    result = _result(task, captioner, written, scored, seconds)
+
+    rows = [{"question_id": question_id, "answer": answer} for question_id, answer in zip(ids, answers, strict=True)]
+    id_of_key = {str(question_id): question_id for question_id in ids}
+    write_json(task.folder / "answers.json", rows)
+    write_answer_scores(task.folder / "scores.jsonl", id_of_key, scored.scores)
+
+    # Scores are in the order of the ids as text, and the gallery shows the order of the prompts.
+    accuracies = dict(zip(scored.scores.ids, scored.scores.per_question["accuracy"], strict=True))
+    in_order = [accuracies[key] for key in id_of_key]
+    title = f"{name}, {config['split']}"
+    write_gallery(task.folder / "gallery.html", title, prompts, Shown(answers, {"accuracy": in_order}, ids))
+    say(vqa_table(name, result))
+    return result
+
+
+class _Scored(NamedTuple):
+    """The scores of answers and of the controls.
+
+    Attributes:
+        scores: The scores of the answers.
+        controls: What metrics.json has of each control: its metrics, and its accuracies by type.
+    """
+
+    scores: VqaScores
+    controls: dict[str, dict[str, Any]]
+
+
+def _score(
+    task: Task,
+    ids: Sequence[int | str],
+    answers: Sequence[str],
+    control_answers: Mapping[str, Sequence[str]],
+) -> _Scored:
+    """Score the answers, and those of the controls.
+
+    Args:
+        task: The evaluation.
+        ids: The id of each prompt's question.
+        answers: The answer to each prompt's question.
+        control_answers: The answers of each control.
+    """
+    keys = [str(question_id) for question_id in ids]
+    questions = {key: _asked(prompt) for key, prompt in zip(keys, task.prompts, strict=True)}
+
+    # Of other questions the controls are compared in accuracy alone.
+    score = score_answers
+    compared_metrics = ["accuracy"]
+    if asks_yes_or_no(task.config):
+        score = score_yes_no
+        compared_metrics = task.config["metrics"]
+
+    scores = score(dict(zip(keys, answers, strict=True)), questions)
+    controls: dict[str, dict[str, Any]] = {}
+    for control, texts in control_answers.items():
+        control_scores = score(dict(zip(keys, texts, strict=True)), questions)
+        values = control_scores.values
+        controls[control] = {metric: values[metric] for metric in compared_metrics}
+        controls[control]["by_type"] = control_scores.by_type
+    return _Scored(scores, controls)
+
+
+def _result(
+    task: Task,
+    captioner: Captioner,
+    written: Sequence[Written],
+    scored: _Scored,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the entry of the evaluation in metrics.json.
+
+    Args:
+        task: The evaluation.
+        captioner: The captioner that has generated.
+        written: The answer to each prompt's question.
+        scored: The scores of the answers and of the controls.
+        seconds: How long the answers took to generate, without those of the controls.
+    """
+    config = task.config
+    scores = scored.scores
+    values = scores.values
+    metrics = scores.metrics
+    chosen_metrics = {metric: metrics[metric] for metric in config["metrics"]}
     result = {
         "task": config["task"],
         "split": config["split"],
-        "n": len(prompts),
-        "metrics": {metric: scores.values[metric] for metric in config["metrics"]},
-        "intervals": bootstrap_intervals(metrics) if scores.has_intervals else {},
+        "n": len(task.prompts),
+        "metrics": {metric: values[metric] for metric in config["metrics"]},
+        "intervals": bootstrap_intervals(chosen_metrics) if scores.has_intervals else {},
         "by_type": scores.by_type,
         "intervals_by_type": scores.intervals_by_type(),
         "counts": scores.counts,
-        "controls": {c: {m: s.values[m] for m in compared} | {"by_type": s.by_type} for c, s in beside.items()},
+        "controls": scored.controls,
         "cut_off": sum(each.is_cut_off for each in written),
         "decoding": dict(captioner.decoding),
         "hint": captioner.maker.hint,
@@ -175,19 +309,11 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         result["n_of"] = len(task.source)
     if task.source.origin:
         result["origin"] = task.source.origin
-
-    rows = [{"question_id": question, "answer": answer} for question, answer in zip(ids, answers, strict=True)]
-    write_json(task.folder / "answers.json", rows)
-    write_answer_scores(task.folder / "scores.jsonl", own_ids, scores)
-    accuracy = dict(zip(scores.ids, scores.per_question["accuracy"], strict=True))
-    title = f"{name}, {config['split']}"
-    in_order = [accuracy[key] for key in own_ids]
-    write_gallery(task.folder / "gallery.html", title, prompts, Shown(answers, {"accuracy": in_order}, ids))
-    say(vqa_table(name, result))
     return result
 
 
 def _asked(prompt: Prompt) -> Asked:
+    """Return the question of a prompt, as it is scored."""
     question = prompt.record["questions"][0]
-    kinds = {kind: question[kind] for kind in _TYPES if isinstance(question.get(kind), str)}
-    return Asked(question["question"], question["answers"], prompt.record["key"], kinds)
+    types = {kind: question[kind] for kind in _TYPES if isinstance(question.get(kind), str)}
+    return Asked(question["question"], question["answers"], prompt.record["key"], types)

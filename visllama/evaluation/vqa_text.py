@@ -11,8 +11,21 @@ from functools import lru_cache
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 """Punctuation, in the official order; a period, an apostrophe and a colon are not in it."""
-_DIGITS = {"zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7",
-           "eight": "8", "nine": "9", "ten": "10", "none": "0"}  # fmt: skip
+_DIGITS = {
+    "zero": "0",
+    "one": "1",
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "eight": "8",
+    "nine": "9",
+    "ten": "10",
+    # The official table has this one too.
+    "none": "0",
+}
 _ARTICLES = ("a", "an", "the")
 _SPELLINGS = """
     'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
@@ -23,36 +36,57 @@ _SPELLINGS = """
     what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 """
-_CONTRACTIONS = {"somebody'd": "somebodyd"} | {
-    word[:place] + word[place + 1 :]: word
-    for word in _SPELLINGS.split() for place, letter in enumerate(word) if letter == "'"
-}  # fmt: skip
-"""Each spelling lacking one apostrophe -> whole, and the official table's slip. "lets" and "shes" are not in it;
-its forms with a capital I match nothing, since texts are in small letters by then."""
+
+
+def _contractions() -> dict[str, str]:
+    """Return the official table: each spelling that lacks one apostrophe, with the whole spelling.
+
+    "lets" and "shes" are not in the table. Its forms with a capital I are left out here: they match nothing, since
+    texts are in small letters by then.
+    """
+    # A slip of the official table, which is part of the published numbers.
+    table = {"somebody'd": "somebodyd"}
+    for word in _SPELLINGS.split():
+        for place, letter in enumerate(word):
+            if letter == "'":
+                lacking = word[:place] + word[place + 1 :]
+                table[lacking] = word
+    return table
+
+
+_CONTRACTIONS = _contractions()
 _COMMA_IN_NUMBER = re.compile("[0-9],[0-9]")
 _PERIOD = re.compile(r"\.(?![0-9])")
 _MOST_PERIODS = 32
-"""The official script hands a flag of this value over where the number of substitutions stands."""
+"""The most periods that are removed: the official script passes a flag of this value as the number of substitutions."""
 
 
 def clean(text: str) -> str:
-    """Make a line of a text, as is done to every answer, also where nothing is normalised."""
+    """Return a text on one line, as is done to every answer, also where nothing is normalised."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
-@lru_cache(1 << 16)  # few answers are not given many times
+# Most answers are given many times, so that nearly every call is answered from the cache.
+@lru_cache(1 << 16)
 def normalise(text: str) -> str:
-    """Normalise an answer: punctuation, numbers up to ten, articles, contractions.
+    """Return an answer with punctuation, numbers up to ten, articles and contractions normalised.
 
-    A mark goes without a trace where it stands beside a space somewhere in the text, or where a comma stands between
-    digits; else a space takes its place. "none" becomes "0"; the answer "A" becomes empty.
+    A mark is removed without a trace if it stands beside a space anywhere in the text, or if the text has a comma
+    between digits; otherwise a space takes its place. "none" becomes "0"; the answer "A" becomes empty.
     """
     text = clean(text)
     has_long_number = _COMMA_IN_NUMBER.search(text) is not None
-    marked = text
+
+    # The official script looks for a mark in the text as it was, and replaces it in the text as it has become.
+    replaced = text
     for mark in _MARKS:
         leaves_no_trace = has_long_number or f"{mark} " in text or f" {mark}" in text
-        marked = marked.replace(mark, "" if leaves_no_trace else " ")
-    words = _PERIOD.sub("", marked, count=_MOST_PERIODS).lower().split()
-    numbered = (_DIGITS.get(word, word) for word in words)
-    return " ".join(_CONTRACTIONS.get(word, word) for word in numbered if word not in _ARTICLES)
+        replaced = replaced.replace(mark, "" if leaves_no_trace else " ")
+    without_periods = _PERIOD.sub("", replaced, count=_MOST_PERIODS)
+
+    words = []
+    for word in without_periods.lower().split():
+        number_or_word = _DIGITS.get(word, word)
+        if number_or_word not in _ARTICLES:
+            words.append(_CONTRACTIONS.get(number_or_word, number_or_word))
+    return " ".join(words)

@@ -1,4 +1,4 @@
-"""Score answers that are yes or no: precision, recall and F1 of yes, and how often it is said.
+"""Score answers that are yes or no: precision, recall and F1 of yes, and the share of yes among the answers.
 
 Reference:
     Li et al. 2023, arXiv:2305.10355; `evaluate.py` of github.com/AoiDragon/POPE.
@@ -14,7 +14,14 @@ from visllama.config.choices import YES_NO_METRICS
 from visllama.evaluation.statistics import CorpusMetric
 
 NUM_COUNTS = 4
-"""The counts of a question: yes that is right, yes that is wrong, no that is wrong, no that is right."""
+"""The number of columns of counts: yes that is right, yes that is wrong, no that is wrong, no that is right."""
+_COLUMNS = {
+    ("yes", "yes"): 0,
+    ("yes", "no"): 1,
+    ("no", "yes"): 2,
+    ("no", "no"): 3,
+}
+"""The column of each pair of an answer and the truth."""
 _NO = frozenset(("No", "no", "not"))
 
 
@@ -23,51 +30,74 @@ def as_yes_or_no(answer: str) -> str:
 
     This is POPE's own rule. An answer that says neither therefore counts as yes.
     """
-    sentence = answer.partition(".")[0].replace(",", "")
-    return "no" if _NO.intersection(sentence.split(" ")) else "yes"
+    # Exactly as POPE's script does it, which knows no other sentence end and no capital NO.
+    first_sentence, _, _ = answer.partition(".")
+    words = first_sentence.replace(",", "").split(" ")
+    return "no" if _NO.intersection(words) else "yes"
 
 
 def yes_no_counts(said: str, truth: str) -> list[int]:
-    """Return the counts of one question, of which one is 1."""
-    place = {("yes", "yes"): 0, ("yes", "no"): 1, ("no", "yes"): 2, ("no", "no"): 3}[said, truth]
-    return [int(place == number) for number in range(NUM_COUNTS)]
+    """Return the counts of one question: one of them is 1, and the others are 0."""
+    counts = [0] * NUM_COUNTS
+    column = _COLUMNS[said, truth]
+    counts[column] = 1
+    return counts
 
 
 def yes_no_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return the metrics (0-100) of the counts of each image, shape `(images 4)`."""
+    """Return the metrics (0-100) by name.
+
+    Args:
+        counts: The counts of each image, shape `(images 4)`.
+    """
     return {name: CorpusMetric(counts, _COMBINE[name]) for name in YES_NO_METRICS}
 
 
 def counts_of_images(counts: np.ndarray, images: list[str]) -> np.ndarray:
-    """Return the counts of each image, whose questions are drawn together, from those of each question."""
-    image = np.unique(np.array(images), return_inverse=True)[1]
-    sums = np.zeros((image.max() + 1, NUM_COUNTS))
-    np.add.at(sums, image, counts)
+    """Return the counts of each image, shape `(images 4)`: the sums over the questions about it.
+
+    Args:
+        counts: The counts of each question, shape `(questions 4)`.
+        images: The image of each question.
+    """
+    _, image_numbers = np.unique(np.array(images), return_inverse=True)
+    num_images = image_numbers.max() + 1
+
+    # `sums[image_numbers] += counts` would add one question of each image alone.
+    sums = np.zeros((num_images, NUM_COUNTS))
+    np.add.at(sums, image_numbers, counts)
     return sums
 
 
 def _precision(sums: np.ndarray) -> np.ndarray:
-    right_yes, wrong_yes = sums[..., 0], sums[..., 1]
+    right_yes = sums[..., 0]
+    wrong_yes = sums[..., 1]
     return _share(right_yes, right_yes + wrong_yes)
 
 
 def _recall(sums: np.ndarray) -> np.ndarray:
-    right_yes, wrong_no = sums[..., 0], sums[..., 2]
+    right_yes = sums[..., 0]
+    wrong_no = sums[..., 2]
     return _share(right_yes, right_yes + wrong_no)
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
     twice_right_yes = 2 * sums[..., 0]
-    return _share(twice_right_yes, twice_right_yes + sums[..., 1] + sums[..., 2])
+    wrong_yes = sums[..., 1]
+    wrong_no = sums[..., 2]
+    return _share(twice_right_yes, twice_right_yes + wrong_yes + wrong_no)
 
 
 def _yes_share(sums: np.ndarray) -> np.ndarray:
-    return _share(sums[..., 0] + sums[..., 1], sums.sum(-1))
+    right_yes = sums[..., 0]
+    wrong_yes = sums[..., 1]
+    return _share(right_yes + wrong_yes, sums.sum(-1))
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return a share (0-100), which is 0 of nothing: as precision is where yes is never said."""
-    return 100 * np.divide(part, whole, out=np.zeros_like(whole, dtype=float), where=whole > 0)
+    """Return a share (0-100). A share of nothing is 0, for example the precision where yes is never said."""
+    zeros = np.zeros_like(whole, dtype=float)
+    return 100 * np.divide(part, whole, out=zeros, where=whole > 0)
 
 
 _COMBINE: dict[str, Callable[[np.ndarray], np.ndarray]] = {

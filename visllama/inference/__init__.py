@@ -1,1 +1,1 @@
-"""How it is used: trained weights loaded again, to write about pictures."""
+"""Use trained weights: load them again, and generate texts about pictures."""

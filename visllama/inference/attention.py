@@ -1,36 +1,40 @@
-"""Where a model looked: how much each word of a caption attends to each image vector, or patch of the picture."""
+"""Measure how much each word of a caption attends to each image vector, or to each patch of the picture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from visllama.data.samples import Sample
+from visllama.evaluation.captioner import decode_text
 from visllama.images.transform import ImageTransform
 from visllama.inference.pipeline import Pipeline
 from visllama.model.visllama import VisLlama
 from visllama.text.tokens import PLACEHOLDER_ID
 
 _LONGEST_PX = 768
-"""The longer side of a picture that a heat map is laid over."""
+"""The longer side, in pixels, of a picture that a heat map is laid over."""
 
 
 class Looked(NamedTuple):
-    """A caption, and where its words looked.
+    """A caption, and what its words attend to.
 
     Attributes:
         caption: The caption.
-        words: Its words.
-        maps: For each word its attention to the patches, `(rows, columns)`; the rows are those of the encoder's image.
-        transform: Which part of the picture the encoder sees.
+        words: The words of the caption.
+        maps: The attention of each word to the patches, shape `(rows columns)`; the rows are those of the encoder's
+            image.
+        transform: The transform of the pictures, which knows the part of a picture that the encoder sees.
     """
 
     caption: str
@@ -40,12 +44,12 @@ class Looked(NamedTuple):
 
 
 class WordAttention(NamedTuple):
-    """How much the words of a text attend to the image vectors before them.
+    """The attention of the words of a text to the image vectors before them.
 
     Attributes:
         words: The words, in their order.
-        shares: For each word the share of its attention that each image vector has, `(words, K)`; the mean over its
-            tokens, all layers and all heads. The rest goes to other tokens.
+        shares: The share of each word's attention that each image vector has, shape `(words K)`: the mean over the
+            word's tokens, all layers and all heads. The rest of the attention goes to other tokens.
     """
 
     words: list[str]
@@ -54,109 +58,135 @@ class WordAttention(NamedTuple):
 
 def has_patches(model: VisLlama) -> bool:
     """Return whether each image token of a model is a patch of the picture, and the patches fill a square."""
+    # Encoders and connectors may be the user's own, which need not have these attributes.
     num_patches = getattr(model.vision_encoder, "num_patches", 0)
-    is_one_each = getattr(model.connector, "consumes", "") == "patch" and model.num_image_tokens == num_patches
-    return is_one_each and num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
+    reads_patches = getattr(model.connector, "consumes", "") == "patch"
+    is_square = math.isqrt(num_patches) ** 2 == num_patches
+    return reads_patches and model.num_image_tokens == num_patches and num_patches > 0 and is_square
 
 
 @torch.no_grad()
 def caption_and_look(pipeline: Pipeline, picture: Image.Image, decoding: Mapping[str, Any]) -> Looked:
-    """Caption a picture, and read prompt and caption once more to see what each word attends to.
+    """Return the caption of a picture, and what each word of it attends to.
 
     Args:
-        pipeline: A model that `has_patches`.
+        pipeline: A model for which `has_patches` is true.
         picture: The picture.
-        decoding: As transformers' `generate` takes it.
+        decoding: Arguments of transformers' `generate`.
 
     Raises:
         ConfigError: If the caption does not fit the language model's positions.
     """
     sample = pipeline.maker({"key": "", "image": picture, "captions": [""]}, answered=False)
     (written,) = pipeline.write([sample], decoding)
-    words, shares = attention_of_words(pipeline.model, sample, written, pipeline.end_ids)
+    word_attention = attention_of_words(pipeline.model, sample, written, pipeline.end_ids)
+
+    # `has_patches` is true, so the patches fill a square.
     side = math.isqrt(pipeline.model.num_image_tokens)
-    maps = [row.reshape(side, side) for row in shares]
-    return Looked(" ".join(words), words, maps, pipeline.maker.transform)
+    maps = [row.reshape(side, side) for row in word_attention.shares]
+    caption = " ".join(word_attention.words)
+    return Looked(caption, word_attention.words, maps, pipeline.maker.transform)
 
 
 @torch.no_grad()
 def attention_of_words(
-    model: VisLlama, sample: Sample, written: Sequence[int], end_ids: Collection[int]
+    model: VisLlama,
+    sample: Sample,
+    written: Sequence[int],
+    end_ids: Collection[int],
 ) -> WordAttention:
-    """Read a sample of one picture and its caption once more, to see what each word attends to.
+    """Read a sample of one picture and its caption once more, and return what each word attends to.
 
     Args:
-        model: The model that has written the caption.
-        sample: What the model has read.
-        written: The ids of the caption, with or without the end.
+        model: The model that has generated the caption.
+        sample: The sample that the model has read.
+        written: The ids of the caption, with or without the end token.
         end_ids: The ids that end a text.
     """
-    kept = list(takewhile(lambda i: i not in end_ids, written))
-    words, places = _words(model.tokenizer, kept)
+    caption_ids = list(takewhile(lambda token: token not in end_ids, written))
+    words, words_of_tokens = _words(model.tokenizer, caption_ids)
     if not words:
         return WordAttention([], np.zeros((0, model.num_image_tokens), np.float32))
 
-    whole = [*sample.input_ids, *kept]
+    num_prompt_tokens = len(sample.input_ids)
+    ids = [*sample.input_ids, *caption_ids]
     device = model.markers.device
     pixel_values = torch.stack(sample.pixel_values).to(device)
-    attention = _attention(model.language_model, model.embed(torch.tensor([whole], device=device), pixel_values))
-    is_image = torch.tensor([i == PLACEHOLDER_ID for i in whole])
+    inputs_embeds = model.embed(torch.tensor([ids], device=device), pixel_values)
+    attention = _attention(model.language_model, inputs_embeds)
+
+    is_image = torch.tensor([token == PLACEHOLDER_ID for token in ids])
     shares = []
     for number in range(len(words)):
-        rows = [len(sample.input_ids) + place for place, of in enumerate(places) if number in of]
-        shares.append(attention[rows][:, is_image].mean(0).numpy())
+        rows = []
+        for place, word_numbers in enumerate(words_of_tokens):
+            if number in word_numbers:
+                rows.append(num_prompt_tokens + place)
+        # A word of several tokens has the mean of their attention.
+        share = attention[rows][:, is_image].mean(0)
+        shares.append(share.numpy())
     return WordAttention(words, np.stack(shares))
 
 
 def _words(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> tuple[list[str], list[range]]:
-    """Return the words of a text, and for each of its tokens which words it is of: one, or all that it begins."""
+    """Return the words of a text, and for each token the numbers of the words that it belongs to.
+
+    A token belongs to one word, or to all words that it begins.
+    """
     words: list[str] = []
-    places = []
+    words_of_tokens = []
+    # A token alone does not show where words begin: the text so far is decoded anew with each token.
     for end in range(1, len(ids) + 1):
         num_before = len(words)
-        words = tokenizer.decode(ids[:end], skip_special_tokens=True).split()
+        words = decode_text(tokenizer, ids[:end]).split()
         last = max(0, len(words) - 1)
-        places.append(range(min(num_before, last), last + 1))
-    return words, places
+        first = min(num_before, last)
+        words_of_tokens.append(range(first, last + 1))
+    return words, words_of_tokens
 
 
-def _attention(language_model: PreTrainedModel, inputs_embeds: torch.Tensor) -> torch.Tensor:
-    """Return the attention of each position to each, `(T, T)`, the mean over layers and heads.
+def _attention(language_model: PreTrainedModel, inputs_embeds: Float[Tensor, "1 T D"]) -> Float[Tensor, "T T"]:
+    """Return the attention of each position to each, the mean over layers and heads, on the CPU.
 
-    Other implementations than "eager" keep no attention, so it is chosen for this one pass.
+    Other implementations than "eager" keep no attention, so "eager" is chosen for this one pass.
     """
-    before = language_model.config._attn_implementation
+    # transformers chooses one when it builds a model; None stands in its annotations for a bare configuration.
+    before = cast(str, language_model.config._attn_implementation)
     language_model.set_attn_implementation("eager")
     try:
         output = language_model(inputs_embeds=inputs_embeds, output_attentions=True, use_cache=False)
     finally:
         language_model.set_attn_implementation(before)
-    return torch.stack([layer[0].float().mean(0) for layer in output.attentions]).mean(0).cpu()
+
+    of_layers = [layer[0].float().mean(0) for layer in output.attentions]
+    return torch.stack(of_layers).mean(0).cpu()
 
 
 def heat_map(picture: Image.Image, looked: Looked, word: int) -> Image.Image:
-    """Return a picture with what a word attends to in bright colours over it.
+    """Return a picture with bright colours over what a word attends to.
 
     Args:
         picture: The picture that was captioned; a large one is made smaller.
-        looked: Its caption.
-        word: Which word of it.
+        looked: The caption of the picture, and what its words attend to.
+        word: The number of the word.
     """
     attention = looked.maps[word]
     small = picture.copy()
     small.thumbnail((_LONGEST_PX, _LONGEST_PX))
-    if max(small.size) < _LONGEST_PX // 2:  # a tiny one would be a blur on the page
+    # A tiny picture would be a blur on a page.
+    if max(small.size) < _LONGEST_PX // 2:
         factor = _LONGEST_PX // 2 // max(small.size)
         small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
 
-    spread = float(attention.max() - attention.min()) or 1.0
-    strength = Image.fromarray(((attention - attention.min()) / spread).astype(np.float32))
+    strength = Image.fromarray(_from_zero_to_one(attention).astype(np.float32))
     left, top, right, bottom = (round(edge) for edge in looked.transform.seen_box(*small.size))
     strength = strength.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-    laid = Image.new("F", small.size, 0.0)  # what was not seen stays dark
-    laid.paste(strength, (left, top))
 
-    share = np.clip(np.asarray(laid), 0, 1)
+    # What the encoder did not see stays dark.
+    whole_picture = Image.new("F", small.size, 0.0)
+    whole_picture.paste(strength, (left, top))
+
+    share = np.clip(np.asarray(whole_picture), 0, 1)
     colours = matplotlib.colormaps["inferno"](share)[..., :3] * 255
     weight = 0.35 + 0.4 * share[..., None]
     mixed = (1 - weight) * np.asarray(small.convert("RGB")) + weight * colours
@@ -164,13 +194,19 @@ def heat_map(picture: Image.Image, looked: Looked, word: int) -> Image.Image:
 
 
 def heat_overlay(attention: np.ndarray) -> Image.Image:
-    """Return what a word attends to as a picture of one pixel a patch, to be laid over the picture that was seen.
+    """Return what a word attends to as a picture with one pixel for each patch, to be laid over the picture.
 
     Args:
-        attention: The attention to the patches, `(rows, columns)`.
+        attention: The attention to the patches, shape `(rows columns)`.
     """
-    spread = float(attention.max() - attention.min()) or 1.0
-    share = (attention - attention.min()) / spread
+    share = _from_zero_to_one(attention)
     colours = matplotlib.colormaps["inferno"](share)
+    # The fourth channel is opacity: the picture has to show through also where the attention is strongest.
     colours[..., 3] = 0.35 + 0.4 * share
     return Image.fromarray((255 * colours).astype(np.uint8))
+
+
+def _from_zero_to_one(attention: np.ndarray) -> np.ndarray:
+    """Return attention scaled to the range from 0 to 1; equal attention everywhere becomes 0."""
+    spread = float(attention.max() - attention.min()) or 1.0
+    return (attention - attention.min()) / spread

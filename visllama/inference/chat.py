@@ -1,4 +1,4 @@
-"""A conversation with a trained model: a turn reads what is new, all before it lies in the language model's cache."""
+"""A conversation with a trained model: each turn reads only what is new, since the rest is in the model's cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache
 
 from visllama.data.samples import Sample
+from visllama.evaluation.captioner import decode_text
 from visllama.inference.streaming import stream_text
 from visllama.inference.writer import Picture, Writer
 from visllama.text.template import Turn
@@ -21,10 +22,10 @@ class _Question(NamedTuple):
 
     Attributes:
         turn: The turn of the human.
-        pixels: All images of the conversation, those of this turn included.
-        input_ids: The conversation up to where the answer begins.
-        sample: The part of it that the language model has not read yet.
-        cache: What it has read; None where all is read anew.
+        pixels: All images of the conversation, including those of this turn.
+        input_ids: The ids of the conversation up to where the answer begins.
+        sample: The part of the conversation that the language model has not read yet.
+        cache: The cache of what the language model has read; None if all is read anew.
     """
 
     turn: Turn
@@ -38,17 +39,22 @@ class Chat:
     """A conversation about any number of images; `Pipeline.chat` begins one.
 
     Args:
-        writer: The model that answers, with what it reads by.
-        images: They stand before the first turn's text.
-        system: What the model is told before all; None is what its template says, "" is nothing.
+        writer: The model that answers.
+        images: Images that stand before the first turn's text: one, several or none.
+        system: The system text before all turns; None takes the template's own, and "" none at all.
 
     Attributes:
-        turns: What was said so far.
-        input_ids: The same as the language model reads it: token by token as it was trained on, image spans included.
+        writer: The model that answers.
+        maker: The maker of the model's Samples.
+        turns: The turns so far.
+        input_ids: The turns so far as ids, exactly as the model reads them in training, with the image spans.
     """
 
     def __init__(
-        self, writer: Writer, images: Picture | Sequence[Picture] | None = None, system: str | None = None
+        self,
+        writer: Writer,
+        images: Picture | Sequence[Picture] | None = None,
+        system: str | None = None,
     ) -> None:
         self.writer = writer
         self.maker = writer.maker
@@ -59,12 +65,12 @@ class Chat:
         self._cache = writer.model.new_cache()
 
     def say(self, text: str, images: Picture | Sequence[Picture] | None = None, **decoding) -> str:
-        """Add a turn and return the answer to it; after an error the conversation is as before.
+        """Add a turn and return the answer to it; after an error the conversation is as it was before.
 
         Args:
-            text: Of this turn.
-            images: They stand before it.
-            decoding: As transformers' `generate` takes it; greedy and at most 40 tokens unless told otherwise.
+            text: The text of the turn.
+            images: Images that stand before the text: one, several or none.
+            decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Raises:
             ConfigError: If a picture cannot be read, or the conversation does not fit the language model's positions.
@@ -76,16 +82,17 @@ class Chat:
     def stream(self, text: str, images: Picture | Sequence[Picture] | None = None, **decoding) -> Iterator[str]:
         """Add a turn and yield the answer to it as it grows, word by word; the last text is the whole answer.
 
-        When that is yielded the conversation is as `say` leaves it. After an error, and where the iterator is closed
-        before, it is as before. With beams the whole answer is the only text: which beam is best is known at the end.
+        When the last text is yielded, the conversation is as `say` leaves it. After an error, or if the iterator is
+        closed early, the conversation is as it was before. With beams the whole answer is the only text, because the
+        best beam is known only at the end.
 
         Args:
-            text: Of this turn.
-            images: They stand before it.
-            decoding: As `say` takes it.
+            text: The text of the turn.
+            images: Images that stand before the text: one, several or none.
+            decoding: Arguments of transformers' `generate`, as `say` takes them.
 
         Raises:
-            ConfigError: As `say` does, when the first text is asked for.
+            ConfigError: If `say` would raise it; it is raised when the first text is asked for.
         """
         question = self._ask(text, images, decoding)
 
@@ -100,38 +107,45 @@ class Chat:
         yield self._conclude(question, written)
 
     def free_cache(self) -> None:
-        """Free the memory of what was read; the next turn reads it again."""
+        """Free the memory of the cache; the next turn reads the whole conversation again."""
         self._cache = self.writer.model.new_cache()
 
     def _ask(self, text: str, images: Picture | Sequence[Picture] | None, decoding: Mapping) -> _Question:
-        """Return the turn as it is to be read, and take the cache out until it is answered."""
+        """Return the turn as the model is to read it, and take the cache out until the turn is answered."""
         pictures = self._waiting + self.writer.read(images)
         turn = Turn("human", text, len(pictures))
         pixels = self._pixels + [self.maker.transform(picture) for picture in pictures]
         ids = self.input_ids + self._opening(turn)
 
-        # Taken out until the turn is done: whatever fails, an empty one is never wrong. Beams are rows, and this holds
-        # one: with them all is read anew.
-        cache, self._cache = self._cache, self.writer.model.new_cache()
-        new = ids
+        # The cache is taken out until the turn is done: if anything fails, the empty one in its place is never wrong.
+        cache = self._cache
+        self._cache = self.writer.model.new_cache()
+
+        # Beams are rows, and the cache holds one row: with beams the whole conversation is read anew.
         if _has_beams(decoding):
-            cache = None
-        else:
-            new = ids[cache.get_seq_length() :]
-        sample = Sample("", new, [], pixels[len(pixels) - new.count(BOI_ID) :])
+            sample = Sample("", ids, [], pixels)
+            return _Question(turn, pixels, ids, sample, None)
+
+        new_ids = ids[cache.get_seq_length() :]
+        num_new_images = new_ids.count(BOI_ID)
+        new_pixels = pixels[len(pixels) - num_new_images :]
+        sample = Sample("", new_ids, [], new_pixels)
         return _Question(turn, pixels, ids, sample, cache)
 
     def _conclude(self, question: _Question, written: list[int]) -> str:
         """Add the turn and its answer to the conversation, and return the answer."""
-        kept = list(takewhile(lambda i: i not in self.writer.end_ids, written))
-        answer = self.maker.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        answer_ids = list(takewhile(lambda token: token not in self.writer.end_ids, written))
+        answer = decode_text(self.maker.tokenizer, answer_ids).strip()
 
-        # As in training a response has its end, whatever it was that ended it.
-        self.input_ids = [*question.input_ids, *kept, self.maker.end_id]
-        self._pixels, self._waiting = question.pixels, []
+        # A response ends with the template's end token, as in training, also if another token or the length ended it.
+        self.input_ids = [*question.input_ids, *answer_ids, self.maker.end_id]
+        self._pixels = question.pixels
+        self._waiting = []
         self.turns += [question.turn, Turn("gpt", answer)]
-        # A longer one holds what stood behind the end.
-        if question.cache is not None and question.cache.get_seq_length() <= len(question.input_ids) + len(kept):
+
+        # A longer cache would hold tokens from behind the end of the answer.
+        num_kept = len(question.input_ids) + len(answer_ids)
+        if question.cache is not None and question.cache.get_seq_length() <= num_kept:
             self._cache = question.cache
         return answer
 
@@ -140,12 +154,16 @@ class Chat:
         segments = self.maker.template.segments([*self.turns, turn])
         ends = [place for place, segment in enumerate(segments) if segment.kind == "end"]
         if not ends:
-            return self.maker.tokenise(segments)[0]
-        # All before is there as it was generated, which its text may not give back. The end goes along, since how a
-        # text is tokenised depends on what it stands behind.
-        behind = self.maker.tokenise(segments[ends[-1] :])[0]
-        return behind[1 + (self.maker.tokenizer.bos_token_id is not None) :]
+            ids, _ = self.maker.tokenise(segments)
+            return ids
+
+        # The earlier turns have their ids already, as they were generated; tokenising their texts may give other ids.
+        # The last end is tokenised too and cut off again, since a text's tokens depend on what it stands behind.
+        ids, _ = self.maker.tokenise(segments[ends[-1] :])
+        num_cut = 1 if self.maker.tokenizer.bos_token_id is None else 2
+        return ids[num_cut:]
 
 
 def _has_beams(decoding: Mapping) -> bool:
-    return (decoding.get("num_beams") or 1) > 1
+    num_beams = decoding.get("num_beams") or 1
+    return num_beams > 1

@@ -1,12 +1,14 @@
-"""`visllama.load(weights)`: a trained model to use, pictures and questions in and text out."""
+"""`visllama.load(weights)`: a trained model that takes pictures and questions, and returns texts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from visllama.data.samples import Sample
@@ -21,30 +23,31 @@ from visllama.text.settings import TextSettings
 
 
 class Pipeline(Writer):
-    """A trained model.
+    """A trained model that captions pictures and answers questions about them.
 
     Args:
-        model: With all its weights.
-        text: How the texts of its training were made.
-        batch_size: Pictures at once; it changes speed, not text.
+        model: A model with all its weights.
+        text: The settings by which the texts of its training were made.
+        batch_size: The number of pictures at once; it changes the speed, and not the texts.
     """
 
     def caption(self, images: Picture | Sequence[Picture], **decoding) -> str | list[str]:
-        """Describe pictures.
+        """Return captions of pictures.
 
         Args:
-            images: One (a path or a PIL image), or a list.
-            decoding: As transformers' `generate` takes it; greedy and at most 40 tokens unless told otherwise.
+            images: One picture (a path or a PIL image), or a list of pictures.
+            decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Returns:
-            The caption of one picture, or a list of them.
+            The caption of one picture, or a list of captions.
 
         Raises:
             ConfigError: If a picture cannot be read, or a caption does not fit the language model's positions.
         """
         if isinstance(images, Picture):
             return self.caption([images], **decoding)[0]
-        captioner = Captioner(self.maker, greedy() | decoding, self.batch_size)
+
+        captioner = Captioner(self.maker, {**greedy(), **decoding}, self.batch_size)
         records = [{"key": str(i), "image": image} for i, image in enumerate(self.read(images))]
         captioner.check_room(self.model, records)
         return captioner(self.model, records)
@@ -55,36 +58,42 @@ class Pipeline(Writer):
         questions: str | Sequence[str],
         **decoding,
     ) -> str | list[str]:
-        """Ask questions about pictures, each by itself, in the words of the weights' template.
+        """Return answers to questions about pictures, each by itself, in the words of the weights' template.
 
         Args:
-            images: One, or a list with an entry for each question: a picture, a list of pictures, or None.
-                None asks about nothing.
-            questions: One, or a list. One image is shown to all questions, one question is asked of all images; two
-                lists go together entry by entry.
-            decoding: As transformers' `generate` takes it; greedy and at most 40 tokens unless told otherwise.
+            images: One picture, or a list with an entry for each question: a picture, a list of pictures, or None.
+                None asks without a picture.
+            questions: One question, or a list. One picture is shown to all questions, and one question is asked about
+                all pictures; two lists go together entry by entry.
+            decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Returns:
-            The answer to one question about one image; a list of them where either is a list.
+            The answer to one question about one picture; a list of answers if either is a list.
 
         Raises:
             ConfigError: If the lists are of different lengths, a picture cannot be read, or a question does not fit the
                 language model's positions.
         """
-        samples, answers = self._samples(images, questions), []
+        # Without the cache of a conversation, so that no question sees another.
+        samples = self._samples(images, questions)
+        answers = []
         for start in range(0, len(samples), self.batch_size):
             ids = self.write(samples[start : start + self.batch_size], decoding)
-            answers += [text.strip() for text in self.maker.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        return answers if is_list(images) or is_list(questions) else answers[0]
+            texts = self.maker.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            answers += [text.strip() for text in texts]
+
+        if is_list(images) or is_list(questions):
+            return answers
+        return answers[0]
 
     def chat(self, images: Picture | Sequence[Picture] | None = None, system: str | None = None) -> Chat:
-        """Begin a conversation: `.say(text, images)` answers, turn by turn.
+        """Return a new conversation, whose `.say(text, images)` answers turn by turn.
 
-        A model whose training showed it single turns may fall silent in later ones.
+        A model whose training had single turns only may return empty answers in later turns.
 
         Args:
-            images: They stand before the first turn's text.
-            system: What the model is told before all; None is what its template says.
+            images: Images that stand before the first turn's text: one, several or none.
+            system: The system text before all turns; None takes the template's own, and "" none at all.
         """
         return Chat(self, images, system)
 
@@ -93,46 +102,69 @@ class Pipeline(Writer):
         self,
         images: Picture | Sequence[Picture | Sequence[Picture] | None] | None,
         prompts: str | Sequence[str] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return what the language model reads when it is asked, for a `generate` of your own.
+    ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"]]:
+        """Return the vectors that the language model reads when it is asked, for a `generate` of your own.
 
-        `language_model.generate(inputs_embeds=..., attention_mask=..., eos_token_id=pipeline.end_ids)` then writes what
-        `ask` does: on `pipeline.model.language_model`, or on what `visllama export format=language_model` wrote. What
-        an engine that serves it is sent: `visllama.inference.vllm`.
+        `language_model.generate(inputs_embeds=..., attention_mask=..., eos_token_id=pipeline.end_ids)` then generates
+        what `ask` returns: on `pipeline.model.language_model`, or on the model that `visllama export
+        format=language_model` wrote. `visllama.inference.vllm` builds the requests to an engine that serves that model.
 
         Args:
-            images: As of `ask`.
-            prompts: As the questions of `ask`. None reads each picture as `caption` does.
+            images: Pictures, as `ask` takes them.
+            prompts: Questions, as `ask` takes them. None reads each picture as `caption` does.
 
         Returns:
-            `inputs_embeds` `(B, T, D)` and `attention_mask` `(B, T)`, padded on the left, on the model's device.
+            `inputs_embeds` and `attention_mask`, padded on the left, on the model's device.
 
         Raises:
             ConfigError: If the lists are of different lengths, or a picture cannot be read.
         """
-        samples = self._uncaptioned(images) if prompts is None else self._samples(images, prompts)
-        batch = self.batch(samples)
-        return self.model.embed(batch["input_ids"], batch["pixel_values"]), batch["attention_mask"]
+        if prompts is None:
+            # Without questions a list holds pictures, not lists of them.
+            samples = self._uncaptioned(cast("Picture | Sequence[Picture] | None", images))
+        else:
+            samples = self._samples(images, prompts)
 
-    def _uncaptioned(self, images: Picture | Sequence[Picture]) -> list[Sample]:
-        """Make a Sample of each picture, to be captioned."""
+        batch = self.batch(samples)
+        inputs_embeds = self.model.embed(batch["input_ids"], batch["pixel_values"])
+        return inputs_embeds, batch["attention_mask"]
+
+    def _uncaptioned(self, images: Picture | Sequence[Picture] | None) -> list[Sample]:
+        """Return a Sample of each picture, to be captioned."""
         records = [{"key": str(i), "image": image} for i, image in enumerate(self.read(images))]
         return [self.maker(record, answered=False) for record in records]
 
-    def _samples(self, images: object, questions: str | Sequence[str]) -> list[Sample]:
-        """Make a Sample of each question, to be answered."""
-        asked = list(questions) if is_list(questions) else [questions]
-        shown = list(images) if is_list(images) else [images] * len(asked)
-        asked = asked if is_list(questions) else asked * len(shown)
-        if len(shown) != len(asked):
+    def _samples(
+        self,
+        images: Picture | Sequence[Picture | Sequence[Picture] | None] | None,
+        questions: str | Sequence[str],
+    ) -> list[Sample]:
+        """Return a Sample of each question, to be answered."""
+        question_texts = [questions] if isinstance(questions, str) else list(questions)
+
+        # One picture, or none, is shown to all questions; one question is asked about all pictures.
+        if images is None or isinstance(images, Picture):
+            images_of_questions = [images] * len(question_texts)
+        else:
+            images_of_questions = list(images)
+        if isinstance(questions, str):
+            question_texts = [questions] * len(images_of_questions)
+
+        if len(images_of_questions) != len(question_texts):
             raise ConfigError(
-                f"{len(shown)} images and {len(asked)} questions: give as many of both, or one alone, outside a list"
+                f"{len(images_of_questions)} images and {len(question_texts)} questions: give as many of both, or one "
+                f"alone, outside a list"
             )
-        records = [
-            {"key": str(i), "images": self.read(shown[i]), "questions": [{"question": asked[i], "answers": [""]}]}
-            for i in range(len(asked))
-        ]
-        return [self.maker(record, answered=False) for record in records]
+
+        samples = []
+        for number, question in enumerate(question_texts):
+            record = {
+                "key": str(number),
+                "images": self.read(images_of_questions[number]),
+                "questions": [{"question": question, "answers": [""]}],
+            }
+            samples.append(self.maker(record, answered=False))
+        return samples
 
 
 def load(
@@ -145,40 +177,45 @@ def load(
     device: str | torch.device | None = None,
     revision: str | None = None,
 ) -> Pipeline:
-    """Load trained weights to use them.
+    """Load trained weights, and return a pipeline that uses them.
 
     Args:
-        weights: The `weights/` folder of a run, or, where there is no such folder, a repository on the Hugging Face hub
-            that holds one: `user/name`.
-        plugins: Your packages, where a part of the model is your own. A repository names none.
-        models: Where base models lie; None is `VISLLAMA_MODELS`, else `models`.
-        accelerator: "auto" (cuda, else mps, else cpu), or one of them.
-        dtype: Of the frozen weights; None is bf16 on cuda, else fp32.
-        merge: Add LoRA, where there is one, to the language model's weights: faster, and up to the dtype's rounding the
-            same.
-        device: Such as "cuda:1"; None is what `accelerator` finds.
-        revision: Of a repository: the commit to load. Give its 40 digits: the owner can change what a branch or a tag
-            names. None is what the branch `main` holds now.
+        weights: The `weights/` folder of a run. If there is no such folder, a repository on the Hugging Face hub that
+            holds one: `user/name`.
+        plugins: Your packages, if a part of the model is your own. A repository cannot name packages.
+        models: The folder of the base models; None means the environment variable `VISLLAMA_MODELS`, or `models`.
+        accelerator: "cuda", "mps" or "cpu"; "auto" takes the first of them that this machine has.
+        dtype: The dtype of the frozen weights; None means bf16 on cuda, and fp32 elsewhere.
+        merge: Whether LoRA, if there is one, is added to the language model's weights. That is faster, and the same up
+            to the rounding of the dtype.
+        device: The device, for example "cuda:1"; None means the one that `accelerator` names.
+        revision: The commit of a repository. Give its 40 digits, since the owner can change what a branch or a tag
+            names. None means what the branch `main` holds now.
 
     Raises:
-        ConfigError: If the folder or the repository is none of ours or not to be had, or does not fit its base models.
+        ConfigError: If the folder or the repository holds no weights of visllama, cannot be fetched, or does not fit
+            its base models.
     """
     folder = _find_weights(weights, revision)
     device = find_device(accelerator) if device is None else torch.device(device)
     if dtype is None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     models = models or os.environ.get("VISLLAMA_MODELS", "models")
+
     model, description = load_weights(folder, dtype, plugins=plugins, models=models)
     if merge:
         model.merge_adapter()
-    return Pipeline(model.to(device), TextSettings.from_dict(description["text"]))
+    text = TextSettings.from_dict(description["text"])
+    return Pipeline(model.to(device), text)
 
 
 def _find_weights(weights: str | Path, revision: str | None) -> Path:
-    """Return the folder that holds the weights; a repository's are fetched, where there is no folder of that name."""
+    """Return the folder that holds the weights; if there is none, the weights of that repository are fetched."""
     is_folder = Path(weights).is_dir()
     if not is_folder and is_repository(weights):
         return fetch_weights(weights, revision)
+
+    # A folder has one state only.
     if revision is not None:
         found = "a folder" if is_folder else "no repository on the hub"
         raise ConfigError(f"revision={revision}: weights={weights} is {found}; leave revision out, or give user/name")

@@ -1,4 +1,4 @@
-"""Text that is handed on while it is being generated."""
+"""Yield a text while it is being generated."""
 
 from __future__ import annotations
 
@@ -10,26 +10,34 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextIterator
 
 
 class _Abandoned(StoppingCriteria):
-    """Stop generating when nobody listens any more."""
+    """Stop generating when nobody listens any more.
+
+    Attributes:
+        event: Set when nobody listens any more.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+        is_over = self.event.is_set()
+        return torch.full((len(input_ids),), is_over, dtype=torch.bool, device=input_ids.device)
 
 
 def stream_text(
-    write: Callable[[dict], list[int]], tokenizer: PreTrainedTokenizerBase, decoding: Mapping
+    write: Callable[[dict], list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    decoding: Mapping,
 ) -> Generator[str, None, list[int]]:
     """Generate in a thread, yield the text so far each time that it has grown, and return the new ids.
 
-    The thread has ended when the generator has: at its end, after an error, and where it is closed before.
+    The thread has ended when this generator has ended: at its end, after an error, and if it is closed early.
 
     Args:
-        write: Generates by these settings, and returns the new ids. What it raises is raised here.
-        tokenizer: Decodes what was generated.
-        decoding: The settings, as transformers' `generate` takes them; beams cannot be streamed.
+        write: A function that generates by the settings that it is called with, and returns the new ids. An error that
+            it raises is raised here.
+        tokenizer: The tokenizer that decodes what was generated.
+        decoding: Arguments of transformers' `generate`; beams cannot be streamed.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     abandoned = _Abandoned()
@@ -41,10 +49,12 @@ def stream_text(
     def work() -> None:
         try:
             written.extend(write(settings))
-        except BaseException as error:  # also an interrupt: the caller has to know
+        except BaseException as error:
+            # An interrupt too, which the caller has to know of.
             raised.append(error)
         finally:
-            streamer.end()  # else the loop below would wait for ever after an error
+            # After an error the loop below would otherwise wait for ever.
+            streamer.end()
 
     thread = threading.Thread(target=work, name="visllama-stream", daemon=True)
     thread.start()

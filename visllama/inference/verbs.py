@@ -1,4 +1,4 @@
-"""The verbs `caption`, `ask` and `chat`: what trained weights say about pictures, on the terminal."""
+"""The verbs `caption`, `ask` and `chat`: use trained weights on the terminal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _QUIT = ("/quit", "/exit")
 
 
 def assemble(config: CaptionConfig | AskConfig | ChatConfig) -> list[Path]:
-    """Find the pictures, and try the machine and the decoding.
+    """Check that this machine and this decoding can be used, and return the files of the pictures.
 
     Raises:
-        ConfigError: If there are no pictures there, or the machine or the decoding is none.
+        ConfigError: If a picture is not there, or the machine or the decoding cannot be used.
     """
     check_machine(config.trainer)
     check_decoding(config.decoding)
@@ -36,10 +36,15 @@ def assemble(config: CaptionConfig | AskConfig | ChatConfig) -> list[Path]:
 
 
 def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
-    """Caption pictures by `weights`: a table for a person, or JSON alone."""
+    """Caption pictures, and print the captions as a table, or as JSON for another program.
+
+    Returns:
+        The rows that were printed, one of each picture.
+    """
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
     rows = []
+    # Batch by batch, so that a folder of any size fits the memory.
     for names, pictures in read_pictures(paths, config.batch_size):
         captions = pipeline.caption(pictures, **config.decoding)
         rows += [{"image": str(name), "caption": text} for name, text in zip(names, captions, strict=True)]
@@ -48,97 +53,133 @@ def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
 
 
 def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
-    """Ask each question about each picture, or about none where none is given."""
+    """Ask each question about each picture, or without one if there are none, and print the answers.
+
+    Returns:
+        The rows that were printed, one of each answer.
+    """
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
     questions = [str(question) for question in as_list(config.question)]
     rows = []
+
     if not paths:
         answers = pipeline.ask(None, questions, **config.decoding)
-        rows = [{"question": asked, "answer": said} for asked, said in zip(questions, answers, strict=True)]
+        for question, answer in zip(questions, answers, strict=True):
+            rows.append({"question": question, "answer": answer})
+
     for names, pictures in read_pictures(paths, config.batch_size):
-        answers = {question: pipeline.ask(pictures, question, **config.decoding) for question in questions}
-        for i, name in enumerate(names):
-            rows += [{"image": str(name), "question": asked, "answer": said[i]} for asked, said in answers.items()]
+        # All answers of a batch come first, since a question is asked about all pictures at once.
+        answers_to = {question: pipeline.ask(pictures, question, **config.decoding) for question in questions}
+        for number, name in enumerate(names):
+            for question, answers in answers_to.items():
+                rows.append({"image": str(name), "question": question, "answer": answers[number]})
+
     show(rows, config.json)
     return rows
 
 
 def chat(config: ChatConfig, paths: Sequence[Path]) -> None:
-    """Talk with the model, line by line, until the end of what is typed."""
+    """Talk with the model, line by line, until the input ends."""
     pipeline = load_pipeline(config)
     conversation = pipeline.chat(list(paths), config.system)
+
+    # Lines may come from a file or another program, which needs no prompt.
     is_typed = sys.stdin.isatty()
     if is_typed:
         print(f"{_SHOW} FILE shows a picture before the next question; {_QUIT[0]} or Ctrl-D ends.")
-    waiting: list[Image.Image] = []
-    while (text := next_line("you: " if is_typed else "")) not in (None, *_QUIT):
+
+    waiting_pictures: list[Image.Image] = []
+    while True:
+        text = next_line("you: " if is_typed else "")
+        if text is None or text in _QUIT:
+            return
+
         try:
             if text.startswith(f"{_SHOW} "):
                 path = text.removeprefix(_SHOW).strip()
-                waiting.append(read_image(Path(path).expanduser(), path))
+                waiting_pictures.append(read_image(Path(path).expanduser(), path))
             elif text:
-                print(printable(conversation.say(text, waiting, **config.decoding)), flush=True)
-                waiting = []
-        except ConfigError as error:  # the conversation is as before
+                answer = conversation.say(text, waiting_pictures, **config.decoding)
+                print(printable(answer), flush=True)
+                waiting_pictures = []
+        except ConfigError as error:
+            # The conversation is as it was before, and goes on.
             print(printable(error), file=sys.stderr, flush=True)
 
 
 def next_line(prompt: str) -> str | None:
-    """Read a line; None where there is none any more, or Ctrl-C was pressed."""
+    """Return the next line of the input without spaces around it; None at its end, or if Ctrl-C was pressed."""
     try:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
-        print(end="\n" if prompt else "")
+        # The terminal's cursor stands behind the prompt.
+        if prompt:
+            print()
         return None
 
 
 def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -> Pipeline:
-    """Load the weights as the configuration wants them."""
-    torch.set_num_threads(config.trainer.threads)
+    """Return the pipeline of the configured weights, on the configured device."""
+    trainer = config.trainer
+    torch.set_num_threads(trainer.threads)
     torch.manual_seed(config.seed)
-    dtype = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
-    return load(config.weights, config.plugins, config.paths["models"], config.trainer.accelerator, dtype)
+    dtype = frozen_dtype(find_precision(trainer.precision, trainer.accelerator))
+    return load(config.weights, config.plugins, config.paths["models"], trainer.accelerator, dtype)
 
 
-def as_list(given: object) -> list:
-    """Return what a key was given as a list: of one value, of several, or of none where it is null."""
-    if given is None:
+def as_list(value: object) -> list:
+    """Return the value of a key as a list: one value, several, or none if the value is null."""
+    if value is None:
         return []
-    return given if isinstance(given, list) else [given]
+    return value if isinstance(value, list) else [value]
 
 
 def find_pictures(names: Sequence[object]) -> list[Path]:
-    """Return the picture files that paths and folders name, those of folders inside folders too.
+    """Return the picture files that paths and folders name, including those of folders inside folders.
 
     Raises:
-        ConfigError: If one is not there, or a folder holds none.
+        ConfigError: If a file or folder is not there, or a folder holds no pictures.
     """
-    found: list[Path] = []
-    for path in (Path(str(name)).expanduser() for name in names):
+    files: list[Path] = []
+    for name in names:
+        path = Path(str(name)).expanduser()
         if path.is_dir():
-            pictures = sorted(p for p in path.rglob("*") if p.suffix.lower().lstrip(".") in SUFFIXES and p.is_file())
+            pictures = sorted(file for file in path.rglob("*") if _is_picture(file))
             if not pictures:
                 raise ConfigError(f"images={path}: the folder holds no {', '.join(SUFFIXES)}")
-            found += pictures
+            files += pictures
         elif path.is_file():
-            found.append(path)
+            # A file that is named by itself may have any suffix.
+            files.append(path)
         else:
             raise ConfigError(f"images={path}: no such file or folder")
-    return found
+    return files
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a path is a file with the suffix of a picture."""
+    return path.suffix.lower().lstrip(".") in SUFFIXES and path.is_file()
 
 
 def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[Image.Image]]]:
-    """Yield pictures with their paths, batch by batch; those that cannot be read are told and left out.
+    """Yield pictures with their paths, batch by batch.
+
+    Pictures that cannot be read are left out, and named on the standard error.
+
+    Args:
+        paths: The files of the pictures.
+        batch_size: The number of pictures in a batch at most.
 
     Raises:
-        ConfigError: If none can be read, with what is wrong with the first.
+        ConfigError: If no picture can be read; the message has the first one's problem.
     """
     problems: list[str] = []
     with bars() as progress:
         task = progress.add_task("pictures", total=len(paths))
         for start in range(0, len(paths), batch_size):
-            names, pictures = [], []
+            names = []
+            pictures = []
             for path in paths[start : start + batch_size]:
                 try:
                     pictures.append(read_image(path, str(path)))
@@ -149,6 +190,7 @@ def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list
             if pictures:
                 yield names, pictures
             progress.update(task, completed=start + batch_size)
+
     if paths and len(problems) == len(paths):
         raise ConfigError(f"images: none of {len(paths)} can be read; the first: {problems[0]}")
     if problems:
@@ -160,7 +202,9 @@ def show(rows: Sequence[dict[str, str]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
         return
+
     table = Table(*rows[0], show_lines=len(rows) > 1)
     for row in rows:
-        table.add_row(*map(escape, row.values()))
+        # Texts may hold square brackets, which rich reads as markup.
+        table.add_row(*(escape(text) for text in row.values()))
     say(table, "json=true prints this for another program.")

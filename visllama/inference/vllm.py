@@ -1,4 +1,4 @@
-"""Request bodies for vLLM, which serves an exported language model and is sent an image as vectors.
+"""Build request bodies for vLLM, which serves an exported language model and receives images as vectors.
 
 `visllama export weights=W format=language_model out=DIR`, then `vllm serve DIR --enable-prompt-embeds`. The bodies go
 to `/v1/completions` and `/v1/chat/completions`; nothing here sends anything.
@@ -32,16 +32,20 @@ def completion_body(
     """Return the body of a request to `/v1/completions`: the whole prompt as vectors, exactly as `ask` reads it.
 
     Args:
-        pipeline: The weights, as `visllama.load` gives them; the merged language model is the server's.
-        model: The server's name of the model: the folder that it serves.
+        pipeline: The weights, as `visllama.load` returns them; the server has the merged language model.
+        model: The name by which the server knows the model: the folder that it serves.
         image: One picture, several, or none.
         prompt: The question; None asks for a caption.
-        max_tokens: The most tokens of the answer.
-        sampling: Further keys of the body, as `temperature`, which is 0 unless given.
+        max_tokens: The number of tokens of the answer at most.
+        sampling: Further keys of the body, for example `temperature`, whose default is 0.
     """
-    images = None if image is None else [image] if prompt is None else [list_of(image)]
-    prompts = None if prompt is None else [prompt]
-    inputs_embeds, _ = pipeline.embed(images, prompts)
+    if prompt is None:
+        inputs_embeds, _ = pipeline.embed(None if image is None else [image])
+    else:
+        # One question with all pictures.
+        images = None if image is None else [list_of(image)]
+        inputs_embeds, _ = pipeline.embed(images, [prompt])
+
     return {
         "model": model,
         "prompt": "",
@@ -63,22 +67,25 @@ def chat_body(
 ) -> dict[str, Any]:
     """Return the body of a request to `/v1/chat/completions`: an image as vectors, and a question as text.
 
-    The server writes the chat template around them, and tokenises the question; `completion_body` is exact whatever the
-    tokenizer joins.
+    The server writes the chat template around both, and tokenises the question. A tokenizer may join the question's
+    first word to the text before it in another way than in training; `completion_body` is exact with any tokenizer.
 
     Args:
-        pipeline: The weights, as `visllama.load` gives them.
-        model: The server's name of the model: the folder that it serves.
+        pipeline: The weights, as `visllama.load` returns them.
+        model: The name by which the server knows the model: the folder that it serves.
         image: One picture, or several.
         question: The question.
-        max_tokens: The most tokens of the answer.
-        sampling: Further keys of the body, as `temperature`, which is 0 unless given.
+        max_tokens: The number of tokens of the answer at most.
+        sampling: Further keys of the body, for example `temperature`, whose default is 0.
 
     Raises:
-        ConfigError: If the run's template has words between an image and the question.
+        ConfigError: If the template of the weights has words between an image and the question.
     """
     vectors = _embed_images(pipeline, list_of(image))
-    content = [{"type": "prompt_embeds", "data": encode_vectors(vectors)}, {"type": "text", "text": question}]
+    content = [
+        {"type": "prompt_embeds", "data": encode_vectors(vectors)},
+        {"type": "text", "text": question},
+    ]
     return {
         "model": model,
         "messages": [{"role": "user", "content": content}],
@@ -90,8 +97,9 @@ def chat_body(
 
 
 def encode_vectors(vectors: Float[Tensor, "T D"]) -> str:
-    """Return vectors as vLLM takes them: what `torch.save` writes, in base64."""
+    """Return vectors as vLLM takes them: a file of `torch.save` in base64."""
     file = io.BytesIO()
+    # The clone: of a view `torch.save` would write the whole storage.
     torch.save(vectors.detach().cpu().contiguous().clone(), file)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
@@ -103,23 +111,33 @@ def list_of(image: Picture | Sequence[Picture]) -> list[Picture]:
 
 @torch.no_grad()
 def _embed_images(pipeline: Pipeline, images: list[Picture]) -> Float[Tensor, "T D"]:
-    """Return the vectors of images and of what the template writes behind each."""
+    """Return the vectors of images, and of the text that the template writes behind each image."""
     template = pipeline.maker.template
     if not _images_precede_text(template):
         raise ConfigError(
             "the template of these weights has words between an image and the question, where a chat has no place for "
             "vectors: send completion_body to /v1/completions"
         )
-    segments = Template("{human}", "{human}", image=template.image).segments([Turn("human", "", len(images))])
-    bos_count = 0 if pipeline.maker.tokenizer.bos_token_id is None else 1
-    input_ids = pipeline.maker.tokenise(segments)[0][bos_count:]
+
+    # A template without words around the human's turn leaves the images alone.
+    only_images = Template("{human}", "{human}", image=template.image)
+    segments = only_images.segments([Turn("human", "", len(images))])
+    input_ids, _ = pipeline.maker.tokenise(segments)
+    # The server writes the beginning of the text itself.
+    if pipeline.maker.tokenizer.bos_token_id is not None:
+        input_ids = input_ids[1:]
+
     device = pipeline.model.markers.device
-    pixels = torch.stack([pipeline.maker.transform(image) for image in pipeline.read(images)]).to(device)
-    return pipeline.model.embed(torch.tensor([input_ids], device=device), pixels)[0]
+    pixels = [pipeline.maker.transform(image) for image in pipeline.read(images)]
+    pixel_values = torch.stack(pixels).to(device)
+    return pipeline.model.embed(torch.tensor([input_ids], device=device), pixel_values)[0]
 
 
 def _images_precede_text(template: Template) -> bool:
-    """Return whether images stand directly before a human's words, also in the first turn."""
-    first = template.with_system if template.system else template.first or template.human
+    """Return whether images stand directly before a human's words, in the first turn and in later ones."""
+    first = template.first or template.human
+    if template.system:
+        first = template.with_system
+
     forms = (first, template.human)
     return all("{images}" not in form or "{images}{human}" in form for form in forms)

@@ -1,4 +1,4 @@
-"""A trained model that reads pictures and writes text: what `Pipeline` and `Chat` share."""
+"""A trained model that reads pictures and generates texts: the part that `Pipeline` and `Chat` share."""
 
 from __future__ import annotations
 
@@ -23,61 +23,95 @@ Picture = str | Path | Image.Image
 
 
 class Writer:
-    """A trained model, with what turns pictures and texts into its inputs.
+    """A trained model, and the maker that turns pictures and texts into its inputs.
 
     Args:
-        model: With all its weights.
-        text: How the texts of its training were made.
-        batch_size: Pictures at once; it changes speed, not text.
+        model: A model with all its weights.
+        text: The settings by which the texts of its training were made.
+        batch_size: The number of pictures at once; it changes the speed, and not the texts.
+
+    Attributes:
+        model: The model.
+        batch_size: The number of pictures at once.
+        maker: The maker of the model's Samples.
+        end_ids: The ids that end a text.
     """
 
     def __init__(self, model: VisLlama, text: TextSettings, batch_size: int = 32) -> None:
-        self.model, self.batch_size = model.eval(), batch_size
+        self.model = model.eval()
+        self.batch_size = batch_size
         self.maker = sample_maker(model, text)
         self.end_ids = sorted({self.maker.end_id, model.tokenizer.eos_token_id})
 
     def read(self, images: Picture | Sequence[Picture] | None) -> list[Image.Image]:
-        """Open pictures: none, one or several.
-
-        Raises:
-            ConfigError: If one cannot be read.
-        """
-        several = images if is_list(images) else [] if images is None else [images]
-        return [image if isinstance(image, Image.Image) else read_image(image, str(image)) for image in several]
-
-    def write(self, samples: Sequence[Sample], decoding: Mapping, cache: Cache | None = None) -> list[list[int]]:
-        """Write on after samples, at once, and give each one's new ids.
+        """Return pictures as PIL images.
 
         Args:
-            samples: What is read; with a cache, one, which goes on from there.
-            decoding: As transformers' `generate` takes it, beside the defaults.
-            cache: See `VisLlama.generate`.
+            images: One picture, several or none.
 
         Raises:
-            ConfigError: If it does not fit the language model's positions, or more than one text is wanted of a sample.
+            ConfigError: If a picture cannot be read.
         """
-        settings = whole_decoding(self.maker, greedy() | decoding)
-        if (settings.get("num_return_sequences") or 1) > 1:
-            raise ConfigError(f"num_return_sequences={settings['num_return_sequences']}: one text is given for each")
+        if images is None:
+            return []
+        # A path is a text, which Python would take for a sequence too.
+        several = [images] if isinstance(images, Picture) else images
+
+        opened = []
+        for image in several:
+            if not isinstance(image, Image.Image):
+                image = read_image(image, str(image))
+            opened.append(image)
+        return opened
+
+    def write(self, samples: Sequence[Sample], decoding: Mapping, cache: Cache | None = None) -> list[list[int]]:
+        """Generate after samples, all in one batch, and return the new ids of each sample.
+
+        Args:
+            samples: The samples that are read; with a cache, one sample that goes on from it.
+            decoding: Arguments of transformers' `generate`, which replace the defaults.
+            cache: The cache of what was read before, as `VisLlama.generate` takes it.
+
+        Raises:
+            ConfigError: If a sample does not fit the language model's positions, or more than one text is wanted for a
+                sample.
+        """
+        settings = whole_decoding(self.maker, {**greedy(), **decoding})
+        num_texts = settings.get("num_return_sequences") or 1
+        if num_texts > 1:
+            raise ConfigError(f"num_return_sequences={num_texts}: one text is given for each")
+
         batch = self.batch(samples)
-        length = batch["input_ids"].shape[1] + (0 if cache is None else cache.get_seq_length())
+        # What the cache holds takes positions too.
+        length = batch["input_ids"].shape[1]
+        if cache is not None:
+            length += cache.get_seq_length()
         check_positions(self.model.num_positions, length, settings, "", "say less, or begin another chat")
         return self.model.generate(**batch, cache=cache, **settings).tolist()
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Build one batch of samples to be continued, on the model's device."""
-        maker, device = self.maker, self.model.markers.device
+        """Return one batch of samples that are to be continued, on the model's device."""
         collator = Collator(
-            maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, self.batch_size
+            self.maker.tokenizer.pad_token_id,
+            self.maker.num_image_tokens,
+            self.maker.transform.size_px,
+            self.batch_size,
         )
-        return Batch({name: tensor.to(device) for name, tensor in collator.generation_batch(samples).items()})
+        batch = collator.generation_batch(samples)
+
+        device = self.model.markers.device
+        return Batch(
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
+            pixel_values=batch["pixel_values"].to(device),
+        )
 
 
-def is_list(given: object) -> bool:
-    """Return whether `given` is a list, and neither one picture (or text) nor None."""
-    return given is not None and not isinstance(given, Picture)
+def is_list(value: object) -> bool:
+    """Return whether a value is a list of pictures or texts, and neither a single one nor None."""
+    return value is not None and not isinstance(value, Picture)
 
 
 def greedy() -> dict:
-    """Read the default arguments of `generate`, greedy and at most 40 tokens."""
+    """Return the default arguments of `generate`: greedy, with at most 40 tokens."""
     return read_conf("evaluation/decoding/greedy.yaml")

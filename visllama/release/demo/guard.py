@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hmac
 import json
+import math
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ _SLACK_BYTES = 64 * 2**10
 """Room for the other parts of a request that holds files."""
 _JOIN_BYTES = 2**20
 """The largest size of an event of the page, which names uploads and holds none."""
+_MOST_DIGITS = 20
 _MAX_DISCARDED = 4
 """A refused body of at most this many times the largest file is read to its end before the answer."""
 _CONTENT_POLICY = "; ".join(
@@ -257,7 +259,7 @@ class Guard:
         # A client may declare no length, or a wrong one: `_collect` counts for itself.
         most = self._largest(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > most:
+        if _length(declared) > most:
             raise Refused(413, f"too large: at most {self.rules.max_bytes / 2**20:g} MB")
 
         collecting = _collect(receive, most, self.rules.max_bytes)
@@ -269,7 +271,7 @@ class Guard:
     async def _discard(self, scope: Message, receive: Receive) -> None:
         """Read the rest of a refused request, so that a client that sends first sees the answer, and no broken pipe."""
         declared = Headers(scope=scope).get("content-length", "")
-        if not declared.isdecimal() or int(declared) > _MAX_DISCARDED * self.rules.max_bytes:
+        if _length(declared) > _MAX_DISCARDED * self.rules.max_bytes:
             return
 
         collecting = _collect(receive, 0, 0, keeps=False)
@@ -306,6 +308,13 @@ def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[byt
     kept = [(name, value) for name, value in headers if name.decode() not in _HEADERS]
     added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
     return kept + added
+
+
+def _length(declared: str) -> float:
+    """Return the length that a Content-Length header declares; infinity if it is no number."""
+    # Python refuses to read thousands of digits, and a superscript is a digit that `int` does not know.
+    is_number = declared.isdecimal() and len(declared) <= _MOST_DIGITS
+    return int(declared) if is_number else math.inf
 
 
 async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = True) -> bytes:
