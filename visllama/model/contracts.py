@@ -34,27 +34,26 @@ def check_encoder(encoder: object) -> None:
         ConfigError: If it does; the message names the class, what it lacks, and where there is an example.
     """
     kind = type(encoder)
+    # Our own encoders are checked by the tests, and need no trial run.
     if kind.__module__.startswith("visllama."):
         return
 
+    name = f"model.vision_encoder: {kind.__name__}"
+    example = example_of("vision_encoder")
     if not isinstance(encoder, VisionEncoder):
-        raise ConfigError(
-            f"model.vision_encoder: {kind.__name__} has to derive from visllama.model.vision_encoder.VisionEncoder"
-            f"{example_of('vision_encoder')}"
-        )
+        raise ConfigError(f"{name} has to derive from visllama.model.vision_encoder.VisionEncoder{example}")
 
-    for name in _WIDTHS:
-        value = getattr(encoder, name, None)
+    for attribute in _WIDTHS:
+        value = getattr(encoder, attribute, None)
         if not isinstance(value, Integral) or value < 1:
             raise ConfigError(
-                f"model.vision_encoder: {kind.__name__}.__init__ has to set self.{name}, a whole number, and it is "
-                f"{value!r}{example_of('vision_encoder')}"
+                f"{name}.__init__ has to set self.{attribute}, a whole number, and it is {value!r}{example}"
             )
 
     if not isinstance(getattr(encoder, "transform", None), ImageTransform):
         raise ConfigError(
-            f"model.vision_encoder: {kind.__name__}.__init__ has to set self.transform, as "
-            f"ImageTransform(size_px=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)){example_of('vision_encoder')}"
+            f"{name}.__init__ has to set self.transform, as "
+            f"ImageTransform(size_px=224, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)){example}"
         )
 
     _check_features(encoder)
@@ -66,10 +65,11 @@ def _check_features(encoder: VisionEncoder) -> None:
 
     The run costs nothing where the parameters are on the meta device.
     """
-    name = type(encoder).__name__
+    name = f"model.vision_encoder: {type(encoder).__name__}"
+    example = example_of("vision_encoder")
     parameter = next(encoder.parameters(), None)
     if parameter is None:
-        raise ConfigError(f"model.vision_encoder: {name} has no parameters: it would see nothing")
+        raise ConfigError(f"{name} has no parameters: it would see nothing")
 
     size = encoder.transform.size_px
     image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=parameter.device)
@@ -82,9 +82,8 @@ def _check_features(encoder: VisionEncoder) -> None:
         if "meta" in str(error):
             return
 
-        raise ConfigError(
-            f"model.vision_encoder: {name} fails on an image of (1, 3, {size}, {size}): {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{name} fails on an image of (1, 3, {size}, {size}): {reason}") from error
 
     expected_shapes = {
         "pooled": (1, encoder.pooled_dim),
@@ -94,14 +93,14 @@ def _check_features(encoder: VisionEncoder) -> None:
         feature = getattr(features, kind, None)
         if not isinstance(feature, Tensor):
             raise ConfigError(
-                f"model.vision_encoder: {name}.encode has to return VisionFeatures(pooled=..., patch=...), and returns "
-                f"a {type(features).__name__}{example_of('vision_encoder')}"
+                f"{name}.encode has to return VisionFeatures(pooled=..., patch=...), and returns a "
+                f"{type(features).__name__}{example}"
             )
 
         if tuple(feature.shape) != shape:
             raise ConfigError(
-                f"model.vision_encoder: of one image {name} makes {kind} features of shape {tuple(feature.shape)}, and "
-                f"its pooled_dim, patch_dim and num_patches say {shape}: mend one of them{example_of('vision_encoder')}"
+                f"{name} makes {kind} features of shape {tuple(feature.shape)} of one image, and its pooled_dim, "
+                f"patch_dim and num_patches say {shape}: mend one of them{example}"
             )
 
 
@@ -115,18 +114,19 @@ def check_language_model(model: object, source: object) -> None:
     Raises:
         ConfigError: If it is; the message names the class, what it returns or lacks, and where there is an example.
     """
-    name = type(source).__name__
+    name = f"model.language_model: {type(source).__name__}"
+    example = example_of("language_model")
     if not isinstance(model, PreTrainedModel):
         raise ConfigError(
-            f"model.language_model: {name}.build() has to return a PreTrainedModel of transformers, and returns a "
-            f"{type(model).__name__}{example_of('language_model')}"
+            f"{name}.build() has to return a PreTrainedModel of transformers, and returns a "
+            f"{type(model).__name__}{example}"
         )
 
     tokenizer = getattr(source, "tokenizer", None)
     for token in ("eos_token_id", "pad_token_id"):
         if getattr(tokenizer, token, None) is None:
             raise ConfigError(
-                f"model.language_model: {name}.tokenizer has no {token}: no text could end, or stand beside a "
-                f"longer one; tokenizer.pad_token = tokenizer.eos_token does for the second"
-                f"{example_of('language_model')}"
+                f"{name}.tokenizer has no {token}: without eos_token_id no text can end, and without pad_token_id no "
+                f"text can be padded to the length of a longer one; tokenizer.pad_token = tokenizer.eos_token mends "
+                f"the second{example}"
             )

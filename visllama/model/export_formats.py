@@ -37,10 +37,10 @@ def _obstacle_to_llava(model: VisLlama) -> str | None:
     embeddings are a plain table.
     """
     others = "format=language_model serves it beside visllama.load(WEIGHTS).embed, format=hub keeps it whole"
+
     connector = model.connector
     embeddings = model.language_model.get_input_embeddings()
     language_dim = embeddings.embedding_dim
-
     if not _computes_as(connector, PatchMLPConnector, "forward"):
         return f"LLaVA has no place for a {type(connector).__name__}, only for patch_mlp: {others}"
     if connector.hidden.out_features != language_dim:
@@ -52,10 +52,12 @@ def _obstacle_to_llava(model: VisLlama) -> str | None:
     if not _computes_as(model.vision_encoder, CLIPVisionEncoder, "encode"):
         return f"LLaVA has no place for a {type(model.vision_encoder).__name__}, only for CLIP: {others}"
 
+    # A class that derives from ours may load any other model, so the class itself is compared.
     source = model.language_model_source
     if type(source) is not PretrainedLanguageModel:
         return f"LLaVA has no place for a language model of one's own, {type(source).__name__}: {others}"
 
+    # Weights are exported with LoRA merged, under the names without it.
     names = {base_name(name) for name in model.language_model.state_dict() if not is_adapter(name)}
     is_usual = all(name.startswith("model.") or name == "lm_head.weight" for name in names)
     if not is_usual or type(embeddings) is not nn.Embedding:

@@ -55,10 +55,11 @@ def _block_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> list[
     if recomputes and frozen > 0 and not has_adapter_at_last:
         skipped = language.num_layers * language.width * language.ffn_dim
 
-    formula = f"{2 * passes} x {number(frozen)} x {tokens:,.4g}"
+    factor = f"{2 * passes} x {number(frozen)}"
     if skipped:
-        formula = f"({2 * passes} x {number(frozen)} - 2 x {number(skipped)}) x {tokens:,.4g}"
-    parts = [Flops("frozen blocks", 2 * (passes * frozen - skipped) * tokens, formula)]
+        factor = f"({factor} - 2 x {number(skipped)})"
+    count = 2 * (passes * frozen - skipped) * tokens
+    parts = [Flops("frozen blocks", count, f"{factor} x {tokens:,.4g}")]
 
     if trained:
         per_weight = 2 * (passes + 1)

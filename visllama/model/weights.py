@@ -39,6 +39,12 @@ FORMAT_VERSION = 3
 TENSORS_FILE = "visllama.safetensors"
 DESCRIPTION_FILE = "visllama.json"
 _MAX_DESCRIPTION_BYTES = 2**26
+_DESCRIPTION_KEYS = {
+    "parts": dict,
+    "trained": list,
+    "base_sha256": dict,
+    "text": dict,
+}
 BASE_PARTS = ("vision_encoder", "language_model")
 Parts = Mapping[str, Mapping]
 """The description of a model by its parts. Each of `vision_encoder`, `connector` and `language_model` is described by
@@ -214,6 +220,7 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
         if part not in model.trainable:
             base_hashes[part] = hash_tensors(_base_tensors(model, part), torch.bfloat16)
 
+    # A language model that trains is stored whole, so only a frozen base model has to be found again.
     description = {
         "format_version": FORMAT_VERSION,
         "parts": described_parts,
@@ -256,13 +263,14 @@ def read_description(folder: Path) -> dict:
     elif version != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
 
-    for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
+    for key, kind in _DESCRIPTION_KEYS.items():
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
 
-    unknown = [name for name in description["trained"] if name not in (*PARTS, ADAPTER)]
-    if unknown:
-        raise ConfigError(f"{path}: trained={unknown}: a model's parts are {', '.join((*PARTS, ADAPTER))}")
+    part_names = (*PARTS, ADAPTER)
+    unknown_parts = [name for name in description["trained"] if name not in part_names]
+    if unknown_parts:
+        raise ConfigError(f"{path}: trained={unknown_parts}: a model's parts are {', '.join(part_names)}")
 
     try:
         TextSettings.from_dict(description["text"])
@@ -282,14 +290,16 @@ def _check_parts(path: Path, parts: Mapping) -> None:
         ConfigError: If it does, or if it does not describe a part.
     """
     for role in ROLES:
-        if not isinstance(parts.get(role), dict) or not isinstance(parts[role].get("arguments"), dict):
+        part = parts.get(role)
+        if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
             raise ConfigError(f"{path}: does not describe the {role}")
-        if not isinstance(parts[role].get("kind"), str):
+        if not isinstance(part.get("kind"), str):
             raise ConfigError(f"{path}: does not name the kind of the {role}")
 
     # Hydra imports what `_target_` names, and OmegaConf reads variables of the environment in `${...}`.
+    text = json.dumps(parts)
     for refused in ("_target_", "${"):
-        if refused in json.dumps(parts):
+        if refused in text:
             raise ConfigError(f"{path}: a {refused} inside weights is refused")
 
     lora = parts.get("lora", {})

@@ -12,6 +12,7 @@ from visllama.plan.lines import GIB
 from visllama.plan.memory import memory
 
 MOST_RANKS = 1024
+"""Greatest number of ranks that is tried."""
 
 
 def fits_card(shapes: Shapes, job: Job, tokens: float, card: Card) -> bool:
@@ -48,7 +49,7 @@ def _changes(job: Job) -> Iterator[Job]:
     """Yield the job and its changes, from the least to the greatest."""
     for num_nodes, num_devices in _ranks(job):
         for strategy in _strategies(job, num_nodes * num_devices):
-            # A job that recomputes already has one choice here.
+            # Without repetition: a job that recomputes already has one choice here.
             for recomputes in dict.fromkeys((job.recomputes, True)):
                 changed = replace(
                     job,
@@ -81,6 +82,7 @@ def _ranks(job: Job) -> Iterator[tuple[int, int]]:
             if devices > job.num_devices:
                 yield 1, devices
 
+    # Beyond one node, a cluster's nodes usually have eight cards.
     nodes = 2 * job.num_nodes
     devices = max(job.num_devices, 8)
     while nodes * devices <= MOST_RANKS:

@@ -28,6 +28,7 @@ class Precision(NamedTuple):
     @classmethod
     def named(cls, precision: str) -> Precision:
         """Return the precision of a name, as `trainer.precision` takes it: "bf16-mixed", "32-true", ..."""
+        # What trains is in fp32 at least, whatever the name.
         kind = precision.partition("-")[0]
         frozen = {"bf16": 2, "32": 4, "64": 8}[kind]
         return cls(
@@ -71,10 +72,13 @@ class Job:
 
     @property
     def num_ranks(self) -> int:
+        """Number of ranks of all nodes."""
         return self.num_nodes * self.num_devices
 
     @property
     def num_shards(self) -> int:
+        """Number of ranks that a tensor is cut over."""
+        # Under DDP, each rank has a copy of the whole model.
         return self.num_ranks if self.strategy == "fsdp" else 1
 
     @property
@@ -90,6 +94,7 @@ class Job:
 
     @property
     def num_micro_batches(self) -> int:
+        """Number of forward passes of a rank in a step."""
         return -(-self.num_samples // self.micro_batch_size)
 
 
@@ -138,6 +143,7 @@ def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
 
 def strategy_of(config: PlanConfig, num_ranks: int) -> str:
     """Return the strategy of a config on so many ranks: "one", "ddp" or "fsdp"."""
+    # trainer/strategy=ddp and trainer/strategy=fsdp are nodes that name a class; the default is the word "auto".
     strategy = config.trainer.strategy
     if isinstance(strategy, Mapping) and "FSDP" in strategy["_target_"]:
         return "fsdp"

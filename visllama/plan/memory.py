@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from visllama.console import number
 from visllama.model.shapes import Shapes
 from visllama.plan.activations import activations
@@ -133,36 +135,41 @@ def _passing(shapes: Shapes, job: Job) -> list[Line]:
 
 def _gathered(shapes: Shapes, job: Job) -> list[Line]:
     """Return the memory of the units that FSDP has gathered, and of the gradients that it reduces."""
-    precision = job.precision
-    whole: dict[str, int] = {}
-    learning: dict[str, int] = {}
+    weights: dict[str, int] = defaultdict(int)
+    gradients: dict[str, int] = defaultdict(int)
     for parameter in shapes.parameters:
-        unit = parameter.unit
-        numel = parameter.numel()
         if parameter.is_trained:
-            whole[unit] = whole.get(unit, 0) + numel * precision.trained
-            learning[unit] = learning.get(unit, 0) + numel * precision.trained
+            num_bytes = job.precision.trained * parameter.numel()
+            gradients[parameter.unit] += num_bytes
         else:
-            whole[unit] = whole.get(unit, 0) + numel * precision.frozen
+            num_bytes = job.precision.frozen * parameter.numel()
+        weights[parameter.unit] += num_bytes
 
-    root = whole.pop("root")
-    connector = whole.pop("connector")
-    largest = max(whole, key=whole.__getitem__)
+    root = weights.pop("root")
+    connector = weights.pop("connector")
+    largest_unit = max(weights, key=weights.__getitem__)
 
     # While a block's gradients are reduced, FSDP holds them twice: as computed, and in the buffer that it sends.
-    reduced = 2 * learning.get(largest, 0)
-    blocks_formula = f"{_BLOCKS_AT_ONCE} x {number(whole[largest])} B"
+    block = weights[largest_unit]
+    reduced = 2 * gradients[largest_unit]
+    blocks_formula = f"{_BLOCKS_AT_ONCE} x {number(block)} B"
     if reduced:
         blocks_formula += f" + {number(reduced)} B"
+    blocks = Line(
+        "FSDP's blocks, whole",
+        _BLOCKS_AT_ONCE * block + reduced,
+        blocks_formula,
+        MOMENTS[:-2],
+    )
 
     # With several micro-batches, gradients are held whole in any case and are counted there.
-    gradient = 0 if job.num_micro_batches > 1 else learning.get("connector", 0)
+    gradient = 0 if job.num_micro_batches > 1 else gradients["connector"]
     connector_formula = f"{number(connector)} B"
     if gradient:
         connector_formula += f" + {number(gradient)} B"
 
     return [
         Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:-1]),
-        Line("FSDP's blocks, whole", _BLOCKS_AT_ONCE * whole[largest] + reduced, blocks_formula, MOMENTS[:-2]),
+        blocks,
         Line("FSDP's connector, whole", connector + gradient, connector_formula, (CONNECTOR,)),
     ]

@@ -23,8 +23,11 @@ from visllama.training.assembly import count_steps
 FEW_TOKENS = 1000
 """Tokens a GPU; a step with fewer waits for weights, launches and the network rather than for arithmetic."""
 _CAPTION_TOKENS = 14
+"""Usual tokens of a caption."""
 _TURN_TOKENS = 64
+"""Usual tokens of a question and its answer in a template."""
 _NODES = (1, 2, 4, 8)
+"""Numbers of nodes that times are shown for."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,8 @@ def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
         assumed=assumed,
         warnings=[],
     )
+
+    # Warnings are made of what the plan says, so they come last.
     plan.warnings.extend(warnings_of(plan, config))
     return plan
 
@@ -218,6 +223,7 @@ def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
         num_samples = sum(count_items(source) for source in sources.values())
         return num_samples, []
     except ConfigError as error:
+        # The message begins with the key of the source, and that is what the user can look up.
         key = str(error).partition(":")[0]
         return None, [f"how many samples an epoch has is unknown ({key} cannot be read here): give samples=N"]
 

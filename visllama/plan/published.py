@@ -91,6 +91,8 @@ def _vision(width: int, layers: int, heads: int, patch_px: int, size_px: int) ->
 
 def language_configs() -> dict[str, PreTrainedConfig]:
     """Return the config of each published language model by its hub id."""
+    # Width, width of the MLP, layers, heads; then, for a LLaMA, positions, and for others also heads of keys and values
+    # and the vocabulary before them.
     return {
         "huggyllama/llama-7b": _llama(4096, 11008, 32, 32),
         "huggyllama/llama-13b": _llama(5120, 13824, 40, 40),
@@ -106,6 +108,7 @@ def language_configs() -> dict[str, PreTrainedConfig]:
 
 def vision_configs() -> dict[str, PreTrainedConfig]:
     """Return the config of each published vision encoder by its hub id."""
+    # Width, layers, heads, side of a patch, side of an image.
     return {
         "openai/clip-vit-large-patch14": CLIPVisionConfig(
             **_vision(1024, 24, 16, 14, 224),

@@ -124,6 +124,8 @@ def time_table(
 
     for step, peak_bytes in zip(steps, peaks, strict=True):
         job = step.job
+
+        # A job that does not fit one node may fit several, since shards become smaller: the peak is marked row by row.
         fits = peak_bytes <= card.memory_gib * GIB
         peak = gib(peak_bytes)
         row = [
@@ -158,6 +160,7 @@ def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]
     job = step.job
     card = rates.card
 
+    # A step of few tokens waits for the weights rather than for the arithmetic, and says so.
     as_here = " (as here)" if step.is_reading else ""
     notes = [
         f"compute: at {rates.utilisation:.0%} of {step.card_flops / 1e12:,.4g} TFLOP/s, or reading the weights at "
@@ -188,6 +191,7 @@ def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]
 
 def rate(samples_per_second: float) -> str:
     """Return samples a second as text of about six characters."""
+    # Below 100 three digits say more, and beyond a million all digits would widen the column.
     if 100 <= samples_per_second < 1e6:
         return f"{samples_per_second:,.0f}"
     return f"{samples_per_second:.3g}"

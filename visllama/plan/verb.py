@@ -24,6 +24,7 @@ from visllama.plan.tables import flops_table, memory_table, time_notes, time_tab
 from visllama.training.assembly import check_positions, model_parts
 
 _OWN_KEYS = ("gpu", "utilisation", "network_gb_s", "text_tokens", "samples", "out", "check_only")
+"""The keys that are for `plan` alone, and the one that would keep `train` from running."""
 
 
 def plan(config: PlanConfig) -> Plan:
@@ -47,6 +48,7 @@ def plan(config: PlanConfig) -> Plan:
     max_new_tokens = config.decoding.get("max_new_tokens", 0)
     check_positions(model, config.stage.max_text_tokens, max_new_tokens)
 
+    # The shapes are all that is needed of the model: it has no weights.
     job_plan = make_plan(config, read_shapes(model))
     show(job_plan)
     if config.out:
