@@ -188,9 +188,14 @@ class _CrossAttentionBlock(nn.Module):
         self.output = nn.Linear(dim, dim)
         self.norm_head_query = _HeadNorm(dim // num_heads)
         self.norm_head_key = _HeadNorm(dim // num_heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Linear(4 * dim, dim),
+        )
 
     def forward(self, queries: Float[Tensor, "N K H"], patches: Float[Tensor, "N P H"]) -> Float[Tensor, "N K H"]:
+        # Queries attend to each other too, so they stand among the keys and values behind the patches.
         normed_queries = self.norm_queries(queries)
         normed_patches = self.norm_patches(patches)
         context = torch.cat([normed_patches, normed_queries], dim=1)

@@ -133,7 +133,7 @@ class VisLlama(nn.Module):
         self.connector = _build_connector(connector, vision_dim, language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
 
-        self._unreached = frozenset()
+        self._unreached: frozenset[str] = frozenset()
         if "vision_encoder" in self.trainable:
             self._unreached = self._find_unreached()
         self.num_image_tokens = self._count_image_tokens(connector, language_dim)
@@ -166,7 +166,8 @@ class VisLlama(nn.Module):
         shape = tuple(try_module(self.connector, features).shape)
 
         configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
-        fits = len(shape) == 3 and shape[0] == 1 and shape[1] > 0 and shape[2] == language_dim
+        is_one_image = len(shape) == 3 and shape[0] == 1
+        fits = is_one_image and shape[1] > 0 and shape[2] == language_dim
         if not fits or configured not in (None, shape[1]):
             needed = "K" if configured is None else configured
             raise ValueError(
@@ -309,11 +310,13 @@ class VisLlama(nn.Module):
             input_ids: Token ids; image spans as in `visllama.text.tokens`.
             image_embeds: Image embeds, as `encode_images` returns them.
         """
-        boi, eoi = self.markers.expand(len(image_embeds), 2, -1).unsqueeze(2).unbind(1)
+        markers = self.markers.expand(len(image_embeds), 2, -1)
+        boi, eoi = markers.unsqueeze(2).unbind(1)
         spans = torch.cat([boi, image_embeds, eoi], dim=1)
 
         # The ids of an image span are negative: they stand for no row of the embeddings, and are overwritten.
-        text = input_embeddings(self.language_model)(input_ids.clamp(min=0))
+        embed_tokens = input_embeddings(self.language_model)
+        text = embed_tokens(input_ids.clamp(min=0))
         is_image = (input_ids < 0).unsqueeze(-1)
         return text.masked_scatter(is_image, spans.to(text.dtype))
 

@@ -140,7 +140,8 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
     for name, tensor in sorted(named, key=lambda item: item[0]):
         compared_dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
         data = whole(tensor.detach()).to(device="cpu", dtype=compared_dtype).contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+        header = f"{name} {data.dtype} {tuple(data.shape)}"
+        digest.update(header.encode())
 
         # numpy has no bf16, so it sees the bytes.
         data_bytes = data.flatten().view(torch.uint8).numpy()
@@ -231,7 +232,9 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
     }
 
     # Gathering a tensor in shards needs all ranks, so the first one is left alone only after it.
-    tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+    tensors = {}
+    for name, tensor in trained_tensors(model).items():
+        tensors[name] = whole(tensor).cpu().contiguous()
     if not is_first_rank():
         return
 
@@ -386,8 +389,9 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
         if actual != expected:
             described = description["parts"][part]
             name = described["arguments"].get("path", described["kind"])
+            expected_start = str(expected)[:12]
             raise ConfigError(
-                f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here {name} has "
+                f"{folder}: trained with another {part}: its sha256 starts {expected_start}, here {name} has "
                 f"{actual[:12]}: its weights have to be the same each time that they are loaded"
             )
 
