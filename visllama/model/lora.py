@@ -216,9 +216,9 @@ def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict
     if is_plain(arguments):
         return dict(arguments)
 
-    kept = {name: value for name, value in arguments.items() if name not in _TARGET_CHOICES}
-    kept["target_modules"] = [name for name, _ in adapters(language_model)]
-    return kept
+    explicit = {name: value for name, value in arguments.items() if name not in _TARGET_CHOICES}
+    explicit["target_modules"] = [name for name, _ in adapters(language_model)]
+    return explicit
 
 
 def merge_lora(language_model: nn.Module) -> None:

@@ -186,14 +186,14 @@ class VisLlama(nn.Module):
 
         They cannot learn, and ranks would wait for their gradients.
         """
-        named = dict(self.vision_encoder.named_parameters(prefix="vision_encoder"))
-        parameters = tuple(named.values())
+        parameter_of = dict(self.vision_encoder.named_parameters(prefix="vision_encoder"))
+        parameters = tuple(parameter_of.values())
 
         size = self.vision_encoder.transform.size_px
         image = parameters[0].new_zeros(1, 3, size, size)
         features = getattr(try_module(self.vision_encoder, image), _consumes(self.connector))
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
-        return frozenset(name for name, gradient in zip(named, gradients, strict=True) if gradient is None)
+        return frozenset(name for name, gradient in zip(parameter_of, gradients, strict=True) if gradient is None)
 
     def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
         if self.lora is None:

@@ -61,10 +61,10 @@ def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
         return Line(name, num_bytes, f"{samples} x {tokens:,.4g} x {formula}", moments)
 
     block = block_bytes(layers, precision, is_trained) + adapter_bytes(shapes, precision) / layers.num_layers
-    kept = block
+    kept_bytes = block
     if job.recomputes:
         # Only a block's input is kept.
-        kept = layers.width * (precision.trained if is_trained else precision.frozen)
+        kept_bytes = layers.width * (precision.trained if is_trained else precision.frozen)
 
     # Behind the blocks, the last norm; where the head trains, it keeps its input.
     last = norm_bytes(layers.width, precision, is_trained)
@@ -83,8 +83,8 @@ def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
     lines = [
         line(
             "activations: language model",
-            layers.num_layers * kept + last,
-            f"{layers.num_layers} x {number(kept)} B",
+            layers.num_layers * kept_bytes + last,
+            f"{layers.num_layers} x {number(kept_bytes)} B",
             _BEFORE_BLOCKS,
         ),
         line("logits", compute * vocabulary, f"{compute} B x {number(vocabulary)}", _UNTIL_BLOCKS),
@@ -110,20 +110,20 @@ def _copies(shapes: Shapes, job: Job) -> list[Line]:
     for parameter in shapes.parameters:
         # The copies of the connector were counted with its activations.
         if parameter.is_cast and parameter.unit != "connector":
-            held = unit_bytes.get(parameter.unit, 0)
-            unit_bytes[parameter.unit] = held + precision.frozen * parameter.numel()
+            num_bytes = precision.frozen * parameter.numel()
+            unit_bytes[parameter.unit] = unit_bytes.get(parameter.unit, 0) + num_bytes
 
     # A block that is computed again makes its copies again: they are held one block at a time.
     block_copies = [size for unit, size in unit_bytes.items() if unit.startswith("language_model")]
-    kept = sum(unit_bytes.values())
+    kept_copies = sum(unit_bytes.values())
     block_moments = (FIRST_BLOCK,)
     if job.recomputes:
-        kept -= sum(block_copies)
+        kept_copies -= sum(block_copies)
         block_moments = _BLOCKS
 
     copies = [
         ("copies of connector's weights", shapes.connector.copied_bytes_mixed, _UNTIL_BLOCKS),
-        ("copies of trained weights", kept, _BEFORE_BLOCKS),
+        ("copies of trained weights", kept_copies, _BEFORE_BLOCKS),
         ("copies of a block's weights", max(block_copies, default=0), block_moments),
     ]
     lines = []
@@ -138,10 +138,10 @@ def norm_bytes(width: int, precision: Precision, is_trained: bool) -> int:
 
     It keeps its input and one root, in fp32 at least; where its weight trains, also what the weight multiplies.
     """
-    kept = max(4, precision.compute(is_trained)) * (width + 1)
+    num_bytes = max(4, precision.compute(is_trained)) * (width + 1)
     if is_trained:
-        kept += precision.trained * width
-    return kept
+        num_bytes += precision.trained * width
+    return num_bytes
 
 
 def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> int:
@@ -156,12 +156,12 @@ def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> 
 
     attention = 2 * compute * (layers.query_dim + layers.key_dim) + max(4, compute) * layers.num_heads
     mlp = layers.ffn_kept * compute * layers.ffn_dim
-    kept = 2 * norm_bytes(width, precision, is_trained) + attention + mlp
+    num_bytes = 2 * norm_bytes(width, precision, is_trained) + attention + mlp
     if is_trained:
         # Five matrices read a normed hidden state (queries, keys, values, gate, up), out of two norms.
         num_inputs = 5 if precision.is_mixed else 2
-        kept += num_inputs * compute * width + compute * layers.ffn_dim
-    return kept
+        num_bytes += num_inputs * compute * width + compute * layers.ffn_dim
+    return num_bytes
 
 
 def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
@@ -174,16 +174,16 @@ def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
     # Autocast copies an input for each adapter, or PEFT converts it to the adapter's own precision.
     is_copied = precision.frozen < precision.trained
 
-    kept = 0
+    num_bytes = 0
     counted_inputs = set()
     for adapter in shapes.adapters:
-        kept += compute * (adapter.rank + 2 * adapter.scaled_dim)
+        num_bytes += compute * (adapter.rank + 2 * adapter.scaled_dim)
         if is_copied or adapter.has_dropout or adapter.shares_input not in counted_inputs:
-            kept += compute * adapter.in_dim
+            num_bytes += compute * adapter.in_dim
         if adapter.has_dropout:
-            kept += precision.mask * adapter.in_dim
+            num_bytes += precision.mask * adapter.in_dim
         counted_inputs.add(adapter.shares_input)
-    return kept
+    return num_bytes
 
 
 def _vision_line(shapes: Shapes, job: Job) -> Line:
