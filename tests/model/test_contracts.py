@@ -56,7 +56,7 @@ def test_one_that_cannot_run_without_numbers_is_tried_later():
         (Bare(), "Bare.encode has to return VisionFeatures(pooled=..., patch=...), and returns a Tensor"),
         (
             Quarters(patch_dim=8),
-            "of one image Quarters makes patch features of shape (1, 4, 6), and its pooled_dim, patch_dim and "
+            "Quarters makes patch features of shape (1, 4, 6) of one image, and its pooled_dim, patch_dim and "
             "num_patches say (1, 4, 8)",
         ),
         (

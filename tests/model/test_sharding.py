@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from tests.support.tiny import tiny_parts
 from visllama.errors import ConfigError
-from visllama.model.sharding import blocks, cast, compute_again, shard
+from visllama.model.sharding import blocks, cast_weights, compute_again, shard
 from visllama.model.weights import build_model
 from visllama.text.tokens import image_span
 
@@ -99,7 +99,7 @@ def test_cast_after_loading_is_as_loaded_in_the_dtype(trainable, lora, dtype):
         return build_model(tiny_parts() | lora, trainable).load_base_weights(dtype, **how)
 
     expected, found = load(), load(as_stored=True)
-    cast(found, dtype)
+    cast_weights(found, dtype)
     for (name, a), b in zip(found.named_parameters(), expected.parameters(), strict=True):
         assert a.dtype == b.dtype and torch.equal(a, b), name
         is_frozen = not any(name.startswith(part) for part in trainable) and ".lora_" not in name

@@ -95,7 +95,7 @@ def test_missing_unknown_and_misshapen_tensors_are_refused(saved):
         (lambda d: d["parts"]["connector"].update(kind="../MLPConnector"), "unknown connector"),
         (lambda d: d["parts"]["connector"]["arguments"].update(x={"_target_": "os.system"}), "_target_ inside weights"),
         (lambda d: d["parts"]["vision_encoder"]["arguments"].update(path="${oc.env:HOME}"), r"a \$\{ inside weights"),
-        (lambda d: d["parts"].update(lora={"target_modules": "([a-z]+)+!"}), "names in them no patterns"),
+        (lambda d: d["parts"].update(lora={"target_modules": "([a-z]+)+!"}), "names of layers and no patterns"),
         (lambda d: d["parts"].update(lora={"target_modules": ["q"], "rank_pattern": {"(a+)+": 2}}), "no patterns"),
         (lambda d: d["text"].update(template={"human": "hi"}), r"text\.template\.human='hi': has no"),
     ],

@@ -1,14 +1,16 @@
 """Connectors: the trained map from an image's features to `K` vectors in the language model's input space.
 
 A connector is an `nn.Module` with `__init__(vision_dim, language_dim, ...)`, a class attribute `consumes` ("pooled" or
-"patch") and `forward(features) -> (N, K, D)`. K is the `num_image_tokens` of its YAML, else what it makes of zeros.
+"patch") and `forward(features) -> (N, K, D)`. K is the `num_image_tokens` of its YAML; where the YAML names none, K is
+the number of vectors that the connector returns for features of zeros.
 
-It may have a class attribute `lr_scale`: how fast it learns beside `optim.lr`, whose published value is an MLP's.
-One that makes a token of each patch leaves `num_image_tokens: null` in its YAML, and is told P.
+A connector may have a class attribute `lr_scale`, which multiplies `optim.lr`: the published learning rate is that of
+an MLP. A connector that makes one token of each patch leaves `num_image_tokens: null` in its YAML and receives P.
 
-Parameters and persistent buffers are kept in weights and checkpoints. Buffers that a forward pass changes (BatchNorm's
-statistics, a counter) are of a rank's own micro-batches, and all ranks take the first one's after each step: so with
-BatchNorm, the ranks and `micro_batch_size` change the training. A batch without images changes none.
+Parameters and persistent buffers are kept in weights and checkpoints. Each rank updates the buffers that a forward pass
+changes (BatchNorm's statistics, a counter) from its own micro-batches, and after each step all ranks take the values of
+the first rank. With BatchNorm, the number of ranks and `micro_batch_size` therefore change the training. A batch
+without images changes no buffer.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ class MLPConnector(nn.Module):
     Args:
         vision_dim: Width of the pooled features.
         language_dim: Width of the language model's input (D).
-        num_image_tokens: Vectors an image (K).
-        hidden_dim: Width between the two layers; None is the published `K * D / 2`, which makes 855 M parameters at 7B.
-            The default is a bottleneck.
+        num_image_tokens: Number of vectors an image (K).
+        hidden_dim: Width between the two layers. None is the published `K * D / 2`, which makes 855 M parameters at 7B;
+            the default is a bottleneck.
 
     Reference:
         Mokady et al. 2021, arXiv:2111.09734, section 3.2.
@@ -36,29 +38,37 @@ class MLPConnector(nn.Module):
     consumes = "pooled"
 
     def __init__(
-        self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int | None = 1024
+        self,
+        vision_dim: int,
+        language_dim: int,
+        num_image_tokens: int,
+        hidden_dim: int | None = 1024,
     ) -> None:
         super().__init__()
-        self.num_image_tokens = num_image_tokens
         hidden_dim = hidden_dim or num_image_tokens * language_dim // 2
+
+        self.num_image_tokens = num_image_tokens
         self.hidden = nn.Linear(vision_dim, hidden_dim)
         self.output = nn.Linear(hidden_dim, num_image_tokens * language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
-        return self.output(torch.tanh(self.hidden(features))).unflatten(1, (self.num_image_tokens, -1))
+        hidden = torch.tanh(self.hidden(features))
+        flat_embeds = self.output(hidden)
+        return flat_embeds.unflatten(1, (self.num_image_tokens, -1))
 
 
 class TransformerConnector(nn.Module):
-    """Map one pooled vector to a few tokens, and let learned constants attend to them and to each other.
+    """Map one pooled vector to a few tokens, and return learned constants that have attended to them and to each other.
 
     Args:
         vision_dim: Width of the pooled features.
         language_dim: Width of the language model's input (D).
-        num_image_tokens: Learned constants, so vectors an image (K).
-        hidden_dim: Width inside. Published is D, where eight layers make 1.3 G parameters at 7B; this is a bottleneck.
-        num_layers: Transformer layers.
-        num_heads: Attention heads; must divide `hidden_dim`.
-        num_mapped_tokens: Tokens that the pooled vector is mapped to.
+        num_image_tokens: Number of learned constants, and of vectors an image (K).
+        hidden_dim: Width of the transformer. The published width is D, at which eight layers make 1.3 G parameters at
+            7B; the default is a bottleneck.
+        num_layers: Number of transformer layers.
+        num_heads: Number of attention heads; must divide `hidden_dim`.
+        num_mapped_tokens: Number of tokens that the pooled vector is mapped to.
 
     Reference:
         The Transformer mapping network: Mokady et al. 2021, arXiv:2111.09734, section 3.2.
@@ -68,24 +78,46 @@ class TransformerConnector(nn.Module):
     lr_scale = 0.25
 
     def __init__(
-        self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int = 512, num_layers: int = 8,
-        num_heads: int = 8, num_mapped_tokens: int = 10,
-    ) -> None:  # fmt: skip
+        self,
+        vision_dim: int,
+        language_dim: int,
+        num_image_tokens: int,
+        hidden_dim: int = 512,
+        num_layers: int = 8,
+        num_heads: int = 8,
+        num_mapped_tokens: int = 10,
+    ) -> None:
         super().__init__()
         _check_heads(hidden_dim, num_heads)
-        self.num_image_tokens, self.num_mapped_tokens = num_image_tokens, num_mapped_tokens
+
+        self.num_image_tokens = num_image_tokens
+        self.num_mapped_tokens = num_mapped_tokens
         self.input = nn.Linear(vision_dim, num_mapped_tokens * hidden_dim)
         self.constants = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
+
         layer = nn.TransformerEncoderLayer(
-            hidden_dim, num_heads, 2 * hidden_dim, dropout=0.0, batch_first=True, norm_first=True
+            hidden_dim,
+            num_heads,
+            dim_feedforward=2 * hidden_dim,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
         )
-        self.layers = nn.TransformerEncoder(layer, num_layers, nn.LayerNorm(hidden_dim), enable_nested_tensor=False)
+        self.layers = nn.TransformerEncoder(
+            layer,
+            num_layers,
+            norm=nn.LayerNorm(hidden_dim),
+            enable_nested_tensor=False,
+        )
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
         mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
         constants = self.constants.expand(len(features), -1, -1)
-        return self.output(self.layers(torch.cat([mapped, constants], dim=1))[:, self.num_mapped_tokens :])
+        attended = self.layers(torch.cat([mapped, constants], dim=1))
+
+        # The image embeds are read at the places of the constants; what the mapped tokens have become is dropped.
+        return self.output(attended[:, self.num_mapped_tokens :])
 
 
 class PatchMLPConnector(nn.Module):
@@ -94,7 +126,7 @@ class PatchMLPConnector(nn.Module):
     Args:
         vision_dim: Width of the patch features.
         language_dim: Width of the language model's input (D).
-        num_image_tokens: Patches an image (K = P); None in a config, where it is read from the encoder.
+        num_image_tokens: Number of patches an image (K = P); None in a config means the encoder's number of patches.
         hidden_dim: Width between the two layers; None is the published D.
 
     Reference:
@@ -104,15 +136,22 @@ class PatchMLPConnector(nn.Module):
     consumes = "patch"
 
     def __init__(
-        self, vision_dim: int, language_dim: int, num_image_tokens: int | None, hidden_dim: int | None = None
+        self,
+        vision_dim: int,
+        language_dim: int,
+        num_image_tokens: int | None,
+        hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
+        hidden_dim = hidden_dim or language_dim
+
         self.num_image_tokens = num_image_tokens
-        self.hidden = nn.Linear(vision_dim, hidden_dim or language_dim)
-        self.output = nn.Linear(hidden_dim or language_dim, language_dim)
+        self.hidden = nn.Linear(vision_dim, hidden_dim)
+        self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N P D"]:
-        return self.output(F.gelu(self.hidden(features)))
+        hidden = F.gelu(self.hidden(features))
+        return self.output(hidden)
 
 
 def _check_heads(hidden_dim: int, num_heads: int) -> None:
@@ -121,16 +160,16 @@ def _check_heads(hidden_dim: int, num_heads: int) -> None:
 
 
 class _HeadNorm(nn.RMSNorm):
-    """An RMSNorm that computes in the dtype of its weight, as autocast on CUDA has it; that on the CPU would not."""
+    """An RMSNorm that computes in the dtype of its weight, as it does under autocast on CUDA but not on the CPU."""
 
     def forward(self, x: Float[Tensor, "*N H"]) -> Float[Tensor, "*N H"]:
         return super().forward(x.to(self.weight.dtype))
 
 
 class _CrossAttentionBlock(nn.Module):
-    """Queries look at the patches and at each other, then think: pre-norm attention and a GELU MLP.
+    """Pre-norm attention of queries to the patches and to each other, followed by a GELU MLP.
 
-    Queries and keys are normalised by head, which lets attention bear high learning rates.
+    Queries and keys are normalised by head, which keeps attention stable at high learning rates.
 
     Reference:
         Dehghani et al. 2023, arXiv:2302.05442, section 2.
@@ -139,47 +178,80 @@ class _CrossAttentionBlock(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm_queries, self.norm_patches, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.query, self.key_value, self.output = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.norm_head_query, self.norm_head_key = _HeadNorm(dim // num_heads), _HeadNorm(dim // num_heads)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+        # The order of these lines is the order of random draws and of the optimizer's parameters: keep it.
+        self.norm_queries = nn.LayerNorm(dim)
+        self.norm_patches = nn.LayerNorm(dim)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.output = nn.Linear(dim, dim)
+        self.norm_head_query = _HeadNorm(dim // num_heads)
+        self.norm_head_key = _HeadNorm(dim // num_heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, 4 * dim),
+            nn.GELU(),
+            nn.Linear(4 * dim, dim),
+        )
 
     def forward(self, queries: Float[Tensor, "N K H"], patches: Float[Tensor, "N P H"]) -> Float[Tensor, "N K H"]:
-        asking = self.norm_queries(queries)
-        seen = torch.cat([self.norm_patches(patches), asking], dim=1)
-        query, key, value = (
-            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x in (self.query(asking), *self.key_value(seen).chunk(2, dim=-1))
+        # Queries attend to each other too, so they stand among the keys and values behind the patches.
+        normed_queries = self.norm_queries(queries)
+        normed_patches = self.norm_patches(patches)
+        context = torch.cat([normed_patches, normed_queries], dim=1)
+
+        query = self._split_heads(self.query(normed_queries))
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        key = self._split_heads(key)
+        value = self._split_heads(value)
+
+        attended = F.scaled_dot_product_attention(
+            self.norm_head_query(query),
+            self.norm_head_key(key),
+            value,
         )
-        found = F.scaled_dot_product_attention(self.norm_head_query(query), self.norm_head_key(key), value)
-        queries = queries + self.output(found.transpose(1, 2).flatten(2))
+        joined_heads = attended.transpose(1, 2).flatten(2)
+        queries = queries + self.output(joined_heads)
         return queries + self.mlp(self.norm_mlp(queries))
+
+    def _split_heads(self, vectors: Float[Tensor, "N L H"]) -> Float[Tensor, "N heads L Hhead"]:
+        by_position = vectors.unflatten(-1, (self.num_heads, -1))
+        return by_position.transpose(1, 2)
 
 
 class ResamplerConnector(nn.Module):
-    """Let `num_image_tokens` learned queries cross-attend to the patch features.
+    """Return `num_image_tokens` learned queries that have cross-attended to the patch features.
 
     Args:
         vision_dim: Width of the patch features.
         language_dim: Width of the language model's input (D).
-        num_image_tokens: Learned queries, so vectors an image (K).
-        hidden_dim: Width inside. The patches come with the encoder's own positions in them.
-        num_layers: Cross-attention blocks.
-        num_heads: Attention heads; must divide `hidden_dim`.
+        num_image_tokens: Number of learned queries, and of vectors an image (K).
+        hidden_dim: Width of the blocks.
+        num_layers: Number of cross-attention blocks.
+        num_heads: Number of attention heads; must divide `hidden_dim`.
+
+    The patches get no positions here: the encoder's own are in their features.
 
     Reference:
         The Perceiver resampler: Alayrac et al. 2022, arXiv:2204.14198, section 2.1.
     """
 
     consumes = "patch"
-    lr_scale = 0.25  # at the whole of the published 4e-3 its attention learns nothing of the images (measured)
+    # At the whole of the published 4e-3 its attention learns nothing about the images (measured).
+    lr_scale = 0.25
 
     def __init__(
-        self, vision_dim: int, language_dim: int, num_image_tokens: int, hidden_dim: int = 512, num_layers: int = 2,
+        self,
+        vision_dim: int,
+        language_dim: int,
+        num_image_tokens: int,
+        hidden_dim: int = 512,
+        num_layers: int = 2,
         num_heads: int = 8,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         _check_heads(hidden_dim, num_heads)
+
         self.num_image_tokens = num_image_tokens
         self.queries = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
         self.input = nn.Linear(vision_dim, hidden_dim)
@@ -190,6 +262,8 @@ class ResamplerConnector(nn.Module):
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N K D"]:
         patches = self.input(features)
         queries = self.queries.expand(len(features), -1, -1)
+
         for block in self.blocks:
             queries = block(queries, patches)
+
         return self.output(self.norm(queries))

@@ -16,10 +16,10 @@ class Connector(NamedTuple):
     """What the connector does with images, in fp32.
 
     Attributes:
-        kept_bytes: Kept for the backward pass of one image.
-        kept_bytes_mixed: Likewise under autocast,
-        copied_bytes_mixed: which keeps half-precision copies of weights too, however many images there are.
-        flops: Of one image's forward pass.
+        kept_bytes: Bytes kept for the backward pass of one image.
+        kept_bytes_mixed: Bytes kept for the backward pass of one image under autocast.
+        copied_bytes_mixed: Bytes of the half-precision copies of weights that autocast keeps, for any number of images.
+        flops: Floating-point operations of one image's forward pass.
     """
 
     kept_bytes: int
@@ -29,16 +29,29 @@ class Connector(NamedTuple):
 
 
 def count_connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:
-    """Run a connector on two images and on three that hold no numbers: the difference is what one needs.
+    """Return what a connector keeps and computes for one image.
+
+    The connector may be the user's own, for which no formula is known. It is therefore run on two and on three images
+    that hold no numbers, and the difference is what one image needs.
 
     Args:
-        connector: On the meta device, say; it may be the user's own, of which no formula is known.
-        shape: Of one image's features.
+        connector: A connector, which may be on the meta device.
+        shape: Shape of one image's features.
     """
-    (plain, _), (plain_more, _) = (_run(connector, (n, *shape), mixed=False) for n in (2, 3))
-    (mixed, flops), (mixed_more, flops_more) = (_run(connector, (n, *shape), mixed=True) for n in (2, 3))
-    of_image = mixed_more - mixed
-    return Connector(plain_more - plain, of_image, mixed - 2 * of_image, flops_more - flops)
+    two = (2, *shape)
+    three = (3, *shape)
+    kept_two, _ = _run(connector, two, mixed=False)
+    kept_three, _ = _run(connector, three, mixed=False)
+    mixed_two, flops_two = _run(connector, two, mixed=True)
+    mixed_three, flops_three = _run(connector, three, mixed=True)
+
+    mixed_one = mixed_three - mixed_two
+    return Connector(
+        kept_bytes=kept_three - kept_two,
+        kept_bytes_mixed=mixed_one,
+        copied_bytes_mixed=mixed_two - 2 * mixed_one,
+        flops=flops_three - flops_two,
+    )
 
 
 def _run(connector: nn.Module, shape: tuple[int, ...], mixed: bool) -> tuple[int, int]:
@@ -52,18 +65,24 @@ def _run(connector: nn.Module, shape: tuple[int, ...], mixed: bool) -> tuple[int
 
     # Shapes that are said to lie on the CPU: autocast knows no meta device.
     with FakeTensorMode():
-        named = {name: nn.Parameter(torch.empty(p.shape)) for name, p in connector.named_parameters()}
-        named |= {name: torch.empty(b.shape, dtype=b.dtype) for name, b in connector.named_buffers()}
+        tensors: dict[str, Tensor] = {}
+        for name, parameter in connector.named_parameters():
+            tensors[name] = nn.Parameter(torch.empty(parameter.shape))
+        for name, buffer in connector.named_buffers():
+            tensors[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
         features = torch.empty(shape)
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with (
             warnings.catch_warnings(),
             torch.autocast("cpu", torch.bfloat16, mixed, cache_enabled=False),
-            hooks,
-            FlopCounterMode(display=False) as counted,
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            FlopCounterMode(display=False) as flop_counter,
         ):
-            warnings.simplefilter("ignore")  # what a module says of a slow way means nothing where nothing is computed
-            functional_call(connector, named, (features,))
-        own = {tensor.untyped_storage()._cdata for tensor in named.values()}
-        total = sum(storage.nbytes() for key, storage in kept.items() if key not in own)
-    return total, counted.get_total_flops()
+            # A module's warning that it runs slowly means nothing where nothing is computed.
+            warnings.simplefilter("ignore")
+            functional_call(connector, tensors, (features,))
+
+        # The weights themselves are counted elsewhere; only what is kept beside them counts here.
+        weights = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
+        num_bytes = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
+    return num_bytes, flop_counter.get_total_flops()

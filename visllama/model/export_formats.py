@@ -1,6 +1,8 @@
-"""The formats that a trained model can leave in, and what keeps a model from one."""
+"""The formats that a trained model can be exported in, and what keeps a model from each."""
 
 from __future__ import annotations
+
+from typing import TypeGuard, TypeVar
 
 from torch import nn
 
@@ -10,14 +12,16 @@ from visllama.model.lora import base_name, is_adapter
 from visllama.model.vision_encoder import CLIPVisionEncoder
 from visllama.model.visllama import VisLlama
 
+_M = TypeVar("_M", bound=nn.Module)
+
 
 def find_obstacle(model: VisLlama, form: str) -> str | None:
     """Return why a format cannot express a model, with the format that can; None where it can.
 
     Args:
         model: A model, which may be on the meta device.
-        form: "llava" is transformers' LLaVA, "adapter" a PEFT folder of LoRA, "language_model" the language model with
-            LoRA merged, "hub" our own weights with a model card.
+        form: Name of the format: "llava" is transformers' LLaVA, "adapter" a PEFT folder of LoRA, "language_model" the
+            language model with LoRA merged, "hub" our own weights with a model card.
     """
     if form == "llava":
         return _obstacle_to_llava(model)
@@ -27,12 +31,13 @@ def find_obstacle(model: VisLlama, form: str) -> str | None:
 
 
 def _obstacle_to_llava(model: VisLlama) -> str | None:
-    """Return what LLaVA has no place for.
+    """Return why LLaVA cannot express a model; None where it can.
 
     LLaVA is a CLIP, two linear layers as wide as the language model with a GELU between, and a language model whose
     embeddings are a plain table.
     """
     others = "format=language_model serves it beside visllama.load(WEIGHTS).embed, format=hub keeps it whole"
+
     connector = model.connector
     embeddings = model.language_model.get_input_embeddings()
     language_dim = embeddings.embedding_dim
@@ -43,11 +48,16 @@ def _obstacle_to_llava(model: VisLlama) -> str | None:
             f"LLaVA's connector is as wide as its language model ({language_dim}), and this one is "
             f"{connector.hidden.out_features} wide (model.connector.hidden_dim): {others}"
         )
+
     if not _computes_as(model.vision_encoder, CLIPVisionEncoder, "encode"):
         return f"LLaVA has no place for a {type(model.vision_encoder).__name__}, only for CLIP: {others}"
+
+    # A class that derives from ours may load any other model, so the class itself is compared.
     source = model.language_model_source
     if type(source) is not PretrainedLanguageModel:
         return f"LLaVA has no place for a language model of one's own, {type(source).__name__}: {others}"
+
+    # Weights are exported with LoRA merged, under the names without it.
     names = {base_name(name) for name in model.language_model.state_dict() if not is_adapter(name)}
     is_usual = all(name.startswith("model.") or name == "lm_head.weight" for name in names)
     if not is_usual or type(embeddings) is not nn.Embedding:
@@ -56,16 +66,24 @@ def _obstacle_to_llava(model: VisLlama) -> str | None:
     return None
 
 
-def _computes_as(module: nn.Module, kind: type, method: str) -> bool:
-    """Return whether a module computes what a class does, also as the class that FSDP makes of it."""
+def _computes_as(module: nn.Module, kind: type[_M], method: str) -> TypeGuard[_M]:
+    """Return whether a module computes what a class does.
+
+    FSDP replaces a module's class by one that derives from it, and a subclass may override the method: so the method
+    itself is compared.
+    """
     return isinstance(module, kind) and getattr(type(module), method) is getattr(kind, method)
 
 
 def _obstacle_to_adapter(model: VisLlama) -> str | None:
+    """Return why a PEFT folder cannot express what a model has learned; None where it can."""
     if model.lora is None:
         return (
             "these weights hold no LoRA: format=hub keeps connector and markers, format=language_model the whole model"
         )
     if "language_model" in model.trainable:
-        return "the language model itself was trained too, and an adapter is for the published one: language_model"
+        return (
+            "the language model itself was trained too, and an adapter fits the published one alone: "
+            "format=language_model keeps what both have learned"
+        )
     return None

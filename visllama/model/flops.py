@@ -9,7 +9,7 @@ from visllama.model.shapes import Shapes
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of a sample, forward and backward, of one part."""
+    """Floating-point operations of one part of the model for a sample, forward and backward."""
 
     name: str
     count: float | int
@@ -17,53 +17,99 @@ class Flops(NamedTuple):
 
 
 def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float | int = 1) -> list[Flops]:
-    """Count a sample's arithmetic: two operations a weight a token, and again for each gradient that is due.
+    """Return a sample's arithmetic by part, leaving out parts without any.
 
-    A frozen weight has a forward pass and gives the gradient of its input; one that trains has its own gradient too.
+    A weight costs two operations a token in the forward pass, and two again for each gradient that is due: a frozen
+    weight passes on the gradient of its input, and one that trains has a gradient of its own too.
 
     Args:
-        shapes: Of the model.
-        tokens: Of a sample, image span included.
-        recomputes: Whether blocks run forward twice.
+        shapes: Sizes of the model.
+        tokens: Tokens of a sample, image span included.
+        recomputes: Whether blocks run forward twice (activation checkpointing).
         images: Images of a sample, on average; the formulas are those of one image.
     """
-    language, vision = shapes.language, shapes.vision
-    frozen, trained = (_weights(shapes, "language_model", is_trained) for is_trained in (False, True))
-    trained += _weights(shapes, "adapter", True)
-    passes = 2 + recomputes
-    # What is computed again ends at the last thing that is needed: a frozen MLP's last matrix is not.
-    ends_before = recomputes and not any(adapter.in_dim == language.ffn_dim for adapter in shapes.adapters)
-    last = language.num_layers * language.width * language.ffn_dim * (ends_before and frozen > 0)
-    head = language.width * shapes.vocabulary
-    head_passes = 2 + shapes.is_trained("language_model")
-    attention = 4 * language.num_layers * tokens**2 * language.query_dim
-    formula = f"({2 * passes} x {number(frozen)} - 2 x {number(last)}) x {tokens:,.4g}"
-    formula = formula if last else f"{2 * passes} x {number(frozen)} x {tokens:,.4g}"
-    found = [Flops("frozen blocks", 2 * (passes * frozen - last) * tokens, formula)]
-    if trained:
-        each = 2 * (passes + 1)
-        found.append(Flops("trained blocks", each * trained * tokens, f"{each} x {number(trained)} x {tokens:,.4g}"))
-    found += [
-        Flops("logits", 2 * head_passes * head * tokens, f"{2 * head_passes} x {number(head)} x {tokens:,.4g}"),
-        Flops(
-            "attention",
-            (3 + recomputes) * attention,
-            f"{3 + recomputes} x 4 x {language.num_layers} x {tokens:,.4g}^2 x {number(language.query_dim)}",
-        ),
-        Flops("connector", 3 * images * shapes.connector.flops, f"3 x {number(shapes.connector.flops)}, counted"),
+    parts = [
+        *_block_flops(shapes, tokens, recomputes),
+        _logit_flops(shapes, tokens),
+        _attention_flops(shapes, tokens, recomputes),
+        _connector_flops(shapes, images),
+        _vision_flops(shapes, images),
     ]
-    times = 3 if shapes.is_trained("vision_encoder") else 1
-    weights = _weights(shapes, "vision_encoder", False) + _weights(shapes, "vision_encoder", True)
+    return [part for part in parts if part.count]
+
+
+def _block_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> list[Flops]:
+    """Return the arithmetic of the matrices in the language model's blocks, the frozen and the trained ones."""
+    language = shapes.language
+    frozen = _weights(shapes, "language_model", is_trained=False)
+    trained = _weights(shapes, "language_model", is_trained=True)
+    trained += _weights(shapes, "adapter", is_trained=True)
+
+    # A frozen weight is passed once forward and once backward, and once more forward where activations are recomputed.
+    passes = 3 if recomputes else 2
+
+    # Recomputation stops at the last tensor that the backward pass needs. The MLP's last matrix is computed again only
+    # where it trains or an adapter beside it reads its input.
+    skipped = 0
+    has_adapter_at_last = any(adapter.in_dim == language.ffn_dim for adapter in shapes.adapters)
+    if recomputes and frozen > 0 and not has_adapter_at_last:
+        skipped = language.num_layers * language.width * language.ffn_dim
+
+    factor = f"{2 * passes} x {number(frozen)}"
+    if skipped:
+        factor = f"({factor} - 2 x {number(skipped)})"
+    count = 2 * (passes * frozen - skipped) * tokens
+    parts = [Flops("frozen blocks", count, f"{factor} x {tokens:,.4g}")]
+
+    if trained:
+        per_weight = 2 * (passes + 1)
+        formula = f"{per_weight} x {number(trained)} x {tokens:,.4g}"
+        parts.append(Flops("trained blocks", per_weight * trained * tokens, formula))
+    return parts
+
+
+def _logit_flops(shapes: Shapes, tokens: float | int) -> Flops:
+    head = shapes.language.width * shapes.vocabulary
+    passes = 3 if shapes.is_trained("language_model") else 2
+    formula = f"{2 * passes} x {number(head)} x {tokens:,.4g}"
+    return Flops("logits", 2 * passes * head * tokens, formula)
+
+
+def _attention_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> Flops:
+    """Return the arithmetic of the language model's attention: scores, and values weighted by them."""
+    language = shapes.language
+    forward = 4 * language.num_layers * tokens**2 * language.query_dim
+
+    # Both products have two inputs, so the backward pass is twice the forward pass.
+    passes = 4 if recomputes else 3
+    formula = f"{passes} x 4 x {language.num_layers} x {tokens:,.4g}^2 x {number(language.query_dim)}"
+    return Flops("attention", passes * forward, formula)
+
+
+def _connector_flops(shapes: Shapes, images: float | int) -> Flops:
+    forward = shapes.connector.flops
+    return Flops("connector", 3 * images * forward, f"3 x {number(forward)}, counted")
+
+
+def _vision_flops(shapes: Shapes, images: float | int) -> Flops:
+    """Return the arithmetic of the vision encoder: one forward pass where it is frozen."""
+    vision = shapes.vision
     positions = shapes.num_positions
-    once = 2 * weights * positions + 4 * vision.num_layers * positions**2 * vision.width
-    formula = f"{times} x (2 x {number(weights)} x {positions} + attention)"
-    return [f for f in [*found, Flops("vision encoder", times * images * once, formula)] if f.count]
+    weights = _weights(shapes, "vision_encoder", is_trained=False)
+    weights += _weights(shapes, "vision_encoder", is_trained=True)
+
+    forward = 2 * weights * positions + 4 * vision.num_layers * positions**2 * vision.width
+    passes = 3 if shapes.is_trained("vision_encoder") else 1
+    formula = f"{passes} x (2 x {number(weights)} x {positions} + attention)"
+    return Flops("vision encoder", passes * images * forward, formula)
 
 
 def _weights(shapes: Shapes, part: str, is_trained: bool) -> int:
-    """Count the matrices of a part's blocks."""
-    return sum(
-        p.numel()
-        for p in shapes.parameters
-        if p.part == part and p.is_trained == is_trained and p.unit not in ("root", "connector") and len(p.shape) > 1
-    )
+    """Return how many numbers the matrices of a part's blocks have."""
+    count = 0
+    for parameter in shapes.parameters:
+        is_in_block = parameter.unit not in ("root", "connector")
+        is_matrix = len(parameter.shape) > 1
+        if parameter.part == part and parameter.is_trained == is_trained and is_in_block and is_matrix:
+            count += parameter.numel()
+    return count

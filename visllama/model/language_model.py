@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,47 +24,56 @@ from visllama.model.pretrained import read
 
 @runtime_checkable
 class LanguageModelSource(Protocol):
-    """Where a language model comes from: its tokenizer at once, its shapes and its weights when they are asked for."""
+    """Where a language model comes from: the tokenizer at once, the shapes and the weights on demand."""
 
     tokenizer: PreTrainedTokenizerBase
 
     def build(self) -> PreTrainedModel:
-        """Make the model on the meta device."""
+        """Build the model on the meta device."""
 
     def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-        """Make it with its weights; "auto" leaves them as they are stored, mapped and not copied."""
+        """Build the model with its weights.
+
+        Args:
+            dtype: Dtype of the weights; "auto" leaves them as they are stored, mapped and not copied.
+        """
 
 
 class PretrainedLanguageModel:
-    """A causal language model and its tokenizer, by name: built from its config first, its weights loaded on demand.
+    """A causal language model of transformers, built from its config first and loaded with its weights on demand.
 
     Args:
         path: A folder, a hub id, or `visllama:NAME` (see `visllama.model.locate`).
         revision: Commit of the hub id.
 
     Attributes:
-        tokenizer: With a padding token, invented where it has none.
+        tokenizer: The tokenizer; where it has no padding token, the end token stands in.
 
     Raises:
-        ConfigError: If the path holds no causal language model, or a tokenizer that does not fit it: it makes ids that
-            have no embedding, or knows no end.
+        ConfigError: If the path holds no causal language model, or if the tokenizer makes ids that have no embedding or
+            has no end token.
     """
 
     def __init__(self, path: str, revision: str | None = None) -> None:
-        self.path, self.revision = locate(path), revision
+        self.path = locate(path)
+        self.revision = revision
         self.config = read(AutoConfig, self.path, revision)
         if type(self.config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise ConfigError(f"path={self.path} holds a {self.config.model_type!r}, which is no causal language model")
         self.tokenizer = self._read_tokenizer()
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer; where it has no padding token its end token stands in (padding is masked everywhere)."""
+        """Return the tokenizer after checking that it fits the model."""
         tokenizer = read(AutoTokenizer, self.path, self.revision)
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"path={self.path}: its tokenizer has no end token (eos_token): no text could ever end")
+
+        # Padding is masked everywhere, so the end token can stand in for it.
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        num_embeddings, largest = self.config.get_text_config().vocab_size, max(tokenizer.get_vocab().values())
+
+        num_embeddings = self.config.get_text_config().vocab_size
+        largest = max(tokenizer.get_vocab().values())
         if largest >= num_embeddings:
             raise ConfigError(
                 f"path={self.path}: its tokenizer does not fit: it makes ids up to {largest}, and the model has "
@@ -73,7 +82,7 @@ class PretrainedLanguageModel:
         return tokenizer
 
     def build(self) -> PreTrainedModel:
-        """Make the model from its config, on the meta device: shapes without memory.
+        """Build the model from its config on the meta device, where its tensors take no memory.
 
         Raises:
             ConfigError: If the config makes no model.
@@ -81,19 +90,24 @@ class PretrainedLanguageModel:
         try:
             with torch.device("meta"):
                 return AutoModelForCausalLM.from_config(self.config, trust_remote_code=False)
-        except Exception as error:  # of whatever type transformers raises
+        # Each architecture of transformers raises errors of its own types.
+        except Exception as error:
             raise ConfigError(f"model.language_model: path={self.path}: its config makes no model: {error}") from error
 
     def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-        """Load the published weights; in the dtype that they have on disk ("auto") they stay mapped, not copied."""
+        """Load the published weights.
+
+        Args:
+            dtype: Dtype of the weights; with "auto" they keep that of their files, and stay mapped and not copied.
+        """
         return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
 
 
 def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Drop what the base model's `generation_config` says of decoding, but for the tokens that end and pad.
+    """Replace the base model's `generation_config` by one that holds only the tokens that begin, end and pad.
 
-    `generate` takes from there each setting that a call does not name (a repetition penalty, a temperature): what is
-    "greedy" would then differ from one base model to the next, unseen.
+    `generate` reads from there each setting that a call does not name (a repetition penalty, a temperature). What
+    "greedy" means would then differ from one base model to the next, and nobody would see it.
     """
     language_model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -102,8 +116,13 @@ def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokeni
     )
 
 
+def input_embeddings(language_model: PreTrainedModel) -> nn.Embedding:
+    """Return the module that embeds token ids, which transformers declares as any module."""
+    return cast(nn.Embedding, language_model.get_input_embeddings())
+
+
 def norm_in_double(language_model: PreTrainedModel) -> None:
-    """Let LLaMA's norms compute in the precision of what they are given."""
+    """Make LLaMA's norms compute in the precision of their input."""
     for module in language_model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.__class__ = _DoubleRMSNorm
@@ -112,8 +131,9 @@ def norm_in_double(language_model: PreTrainedModel) -> None:
 class _DoubleRMSNorm(nn.Module):
     """LLaMA's norm in the precision of its input.
 
-    transformers' goes through single precision, where a difference in the sixteenth digit (the order in which ranks
-    add) can become one in the eighth; what is run in double is run to prove that there is none.
+    The norm of transformers computes in single precision. There, a difference in the sixteenth digit, as it comes from
+    the order in which ranks add, can become one in the eighth; a run in double precision has to prove that there is
+    none.
     """
 
     weight: Tensor

@@ -7,7 +7,7 @@ Reference:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,39 +15,55 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from transformers import PreTrainedModel
 
 from visllama.errors import ConfigError, require
 from visllama.signatures import matches_hint
 
 SWITCHES = (
-    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "init_lora_weights",
-)  # fmt: skip
-"""Of PEFT's, those that make adapters: others train or rewrite the language model itself, or name code to import."""
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "use_dora",
+    "init_lora_weights",
+)
+"""The arguments of PEFT's `LoraConfig` that may be set. They shape the adapters; the others train or rewrite the
+language model itself, or name code to import."""
 _NAME = re.compile(r"[\w.\-]+")
-_CHOOSING = ("exclude_modules", "layers_to_transform", "layers_pattern")
+_TARGET_CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
+"""The arguments that narrow down which layers `target_modules` means."""
 
 
 def is_adapter(name: str) -> bool:
-    """Return whether a tensor of the language model, by its name, is LoRA's."""
+    """Return whether this is the name of an adapter's tensor in a language model."""
     return ".lora_" in name
 
 
 def base_name(name: str) -> str:
-    """Return the name that a tensor has where there is no LoRA."""
+    """Return the name that a tensor of the language model has without LoRA."""
     return name.replace(".base_layer.", ".")
 
 
 def adapters(language_model: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
-    """Yield the modules that LoRA stands in for, by name."""
-    yield from ((n, m) for n, m in language_model.named_modules() if isinstance(m, BaseTunerLayer))
+    """Yield the name and the module of each layer that has an adapter beside it."""
+    for name, module in language_model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            yield name, module
 
 
 def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
-    """Make PEFT's config; its arguments go by PEFT's names.
+    """Return PEFT's config after checking its arguments, which have PEFT's names.
 
     Raises:
-        ConfigError: If one is unknown or wrong, or would train or change more than adapters that begin as nothing.
+        ConfigError: If an argument is unknown, has a wrong value, or would train or change more than adapters that
+            change nothing at first.
     """
     for name in arguments:
         if name not in SWITCHES:
@@ -55,67 +71,101 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
                 f"model.lora.{name}={arguments[name]}: LoRA takes {', '.join(SWITCHES)}; the language model itself is "
                 f"trained by stage.trainable=[connector,markers,language_model] and model/lora=none"
             )
-    rank, alpha, dropout = (
-        arguments.get(n, least) for n, least in (("r", 8), ("lora_alpha", 8), ("lora_dropout", 0.0))
-    )
+
+    rank = arguments.get("r", 8)
+    alpha = arguments.get("lora_alpha", 8)
+    dropout = arguments.get("lora_dropout", 0.0)
     require(matches_hint(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
     require(matches_hint(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
     require(matches_hint(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
+
     for name in ("rank_pattern", "alpha_pattern"):
         numbers = arguments.get(name) or {}
-        good = isinstance(numbers, Mapping) and all(
-            is_plain(k) and matches_hint(v, float) and v > 0 for k, v in numbers.items()
+        require(
+            isinstance(numbers, Mapping) and all(_is_layer_number(layer, value) for layer, value in numbers.items()),
+            f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers",
         )
-        require(good, f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers")
-    init, targets = arguments.get("init_lora_weights", True), arguments.get("target_modules")
+
+    init = arguments.get("init_lora_weights", True)
     require(
         init is True or init == "gaussian",
         f"model.lora.init_lora_weights={init}: true or gaussian, with which LoRA begins by changing nothing",
     )
+
+    targets = arguments.get("target_modules")
     require(
-        bool(targets)
-        and (isinstance(targets, str) or (matches_hint(targets, list) and all(isinstance(t, str) for t in targets))),
+        _names_targets(targets),
         f"model.lora.target_modules={targets}: give a list as [q_proj, v_proj], a pattern, or all-linear",
     )
+
     try:
         return LoraConfig(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
 
 
-def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.Module:
-    """Put adapters into a language model, in place, and give it back; at first they change nothing.
+def _is_layer_number(layer: object, value: Any) -> bool:
+    """Return whether an entry of `rank_pattern` or `alpha_pattern` is a positive number under a plain name."""
+    return is_plain(layer) and matches_hint(value, float) and value > 0
 
-    They are fp32 beside weights of half precision.
+
+def _names_targets(targets: Any) -> bool:
+    """Return whether a value of `target_modules` is a pattern, or a list of names, and not empty."""
+    if isinstance(targets, str):
+        return targets != ""
+    if not targets or not matches_hint(targets, list):
+        return False
+    return all(isinstance(target, str) for target in targets)
+
+
+def attach_lora(language_model: PreTrainedModel, arguments: Mapping[str, Any]) -> PreTrainedModel:
+    """Put adapters into a language model in place, and return the model.
+
+    The adapters change nothing at first. They are fp32, also beside weights of half precision.
 
     Args:
-        language_model: Whose linear layers are meant; on the meta device the adapters are there too.
-        arguments: Of PEFT's `LoraConfig`: r, lora_alpha, lora_dropout, target_modules, use_dora, ...
+        language_model: The model; where it is on the meta device, the adapters are there too.
+        arguments: Arguments of PEFT's `LoraConfig`: r, lora_alpha, lora_dropout, target_modules, use_dora, ...
 
     Raises:
-        ConfigError: If a target is nowhere in it, naming what there is.
+        ConfigError: If the model has no layer of a target's name, with the names that there are.
     """
-    config, targets = lora_config(arguments), arguments["target_modules"]
-    linear = sorted({n.rpartition(".")[2] for n, m in language_model.named_modules() if isinstance(m, nn.Linear)})
+    config = lora_config(arguments)
+    targets = arguments["target_modules"]
+    leaf_names = set()
+    for name, module in language_model.named_modules():
+        if isinstance(module, nn.Linear):
+            leaf_names.add(name.rpartition(".")[2])
+
     is_meta = next(language_model.parameters()).is_meta
     try:
         inject_adapter_in_model(config, language_model, low_cpu_mem_usage=is_meta)
-    except Exception as error:  # of many types: PEFT, and the patterns' own
+    # PEFT raises errors of many types, and a pattern those of `re`.
+    except Exception as error:
         if "arget module" in str(error):
-            raise _no_target(targets, linear) from error
+            raise _no_target(targets, leaf_names) from error
         raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
-    found = [f".{name}" for name, _ in adapters(language_model)]
-    listed = [] if isinstance(targets, str) else targets
-    missed = [target for target in listed if not any(name.endswith(f".{target}") for name in found)]
-    if missed or not found:
-        raise _no_target(missed or targets, linear)
+
+    # PEFT is content with one target that fits; here a misspelt one beside it is an error.
+    adapted = [f".{name}" for name, _ in adapters(language_model)]
+    listed_targets = [] if isinstance(targets, str) else targets
+    missed_targets = []
+    for target in listed_targets:
+        if not any(name.endswith(f".{target}") for name in adapted):
+            missed_targets.append(target)
+    if missed_targets or not adapted:
+        raise _no_target(missed_targets or targets, leaf_names)
+
+    # A head may share its weight with the embeddings, so the weights are compared too.
     embeddings = language_model.get_input_embeddings()
     for name, module in adapters(language_model):
         base = module.get_base_layer()
         if isinstance(base, nn.Embedding) or base.weight is embeddings.weight:
             raise ConfigError(
-                f"model.lora.target_modules={targets}: {name} holds the embeddings: LoRA is beside others"
+                f"model.lora.target_modules={targets}: {name} holds the embeddings, and LoRA stands beside other "
+                f"layers only: leave it out"
             )
+
     for name, parameter in language_model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
@@ -123,8 +173,11 @@ def attach_lora(language_model: nn.Module, arguments: Mapping[str, Any]) -> nn.M
 
 
 @contextmanager
-def as_in(language_model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Let weights that are stored in another dtype look as in this one, without memory: PEFT rounds adapters to it."""
+def as_in(language_model: nn.Module, dtype: torch.dtype) -> Generator[None, None, None]:
+    """Make weights that are stored in another dtype appear in this one inside the `with` block, without memory for it.
+
+    PEFT rounds new adapters to the dtype of the weights beside them.
+    """
     stored = {parameter: parameter.data for parameter in language_model.parameters()}
     for parameter, data in stored.items():
         parameter.data = torch.zeros((), dtype=dtype).expand(data.shape)
@@ -135,31 +188,42 @@ def as_in(language_model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             parameter.data = data
 
 
-def _no_target(targets: object, linear: list[str]) -> ConfigError:
-    return ConfigError(
-        f"model.lora.target_modules={targets}: the language model has no such layer: it has {', '.join(linear)}"
-    )
+def _no_target(targets: object, leaf_names: set[str]) -> ConfigError:
+    choices = ", ".join(sorted(leaf_names))
+    return ConfigError(f"model.lora.target_modules={targets}: the language model has no such layer: it has {choices}")
 
 
 def is_plain(value: object) -> bool:
-    """Return whether LoRA's arguments hold names, numbers and nothing that would be read as a pattern."""
+    """Return whether a value among LoRA's arguments holds names and numbers, and nothing that is read as a pattern."""
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None
     if isinstance(value, Mapping):
         return all(is_plain(key) and is_plain(inner) for key, inner in value.items())
-    return all(map(is_plain, value)) if isinstance(value, (list, tuple)) else True
+    if isinstance(value, (list, tuple)):
+        return all(is_plain(inner) for inner in value)
+    return True
 
 
 def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that adapters were attached by, each target by its name where a pattern has found them."""
+    """Return arguments without patterns that attach the same adapters.
+
+    Where there is a pattern, `target_modules` becomes the full names of the layers that it has matched.
+
+    Args:
+        language_model: The model with the adapters.
+        arguments: The arguments that the adapters were attached by.
+    """
     if is_plain(arguments):
         return dict(arguments)
-    kept = {name: value for name, value in arguments.items() if name not in _CHOOSING}
-    return kept | {"target_modules": [name for name, _ in adapters(language_model)]}
+
+    explicit = {name: value for name, value in arguments.items() if name not in _TARGET_CHOICES}
+    explicit["target_modules"] = [name for name, _ in adapters(language_model)]
+    return explicit
 
 
 def merge_lora(language_model: nn.Module) -> None:
-    """Add the adapters to the weights they stand beside, and take them out."""
+    """Add the adapters to the weights that they stand beside, and remove them from the language model in place."""
+    # The list is made first, since the loop replaces modules.
     for name, module in list(adapters(language_model)):
         module.merge()
         language_model.set_submodule(name, module.get_base_layer())

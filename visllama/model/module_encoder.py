@@ -1,4 +1,4 @@
-"""A vision encoder out of any torch module: what a class of the user's own derives from."""
+"""A vision encoder made of any torch module, for classes of the user's own to derive from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from visllama.model.vision_encoder import VisionEncoder, VisionFeatures
 
 
 class ModuleEncoder(VisionEncoder):
-    """A frozen encoder out of a torch module and a file with its weights.
+    """A frozen encoder made of a torch module and a file with its weights.
 
-    The module's output on one image tells the widths and the number of patches. It is one of
+    The widths and the number of patches are read off the module's output on one image. The output is one of
 
     - a map `(N, D, H, W)`, as a convolutional network makes: each of its H * W places is a patch;
     - `(N, P, D)`: a vector for each patch;
@@ -29,13 +29,14 @@ class ModuleEncoder(VisionEncoder):
     The pooled features are the mean of the patches.
 
     Args:
-        make_module: It builds the module; it is called where tensors take no memory.
+        make_module: Function that builds the module; it is called on the meta device, where tensors take no memory.
         weights: The safetensors file with the module's `state_dict()`.
-        size_px: Height and width of the images that the module takes.
-        mean, std: The mean and standard deviation of its training data, for pixels in [0, 1].
+        size_px: Height and width of the images that the module takes, in pixels.
+        mean: Mean of each colour in the module's training data, for pixels in [0, 1].
+        std: Standard deviation of each colour in the module's training data, for pixels in [0, 1].
 
     Raises:
-        ConfigError: If the file is not there, or the module's output is none of the three.
+        ConfigError: If the file is missing, or if the module's output has none of the three forms.
     """
 
     def __init__(
@@ -47,19 +48,27 @@ class ModuleEncoder(VisionEncoder):
         std: tuple[float, float, float],
     ) -> None:
         super().__init__()
+
         self.weights = Path(weights)
         if not self.weights.is_file():
             raise ConfigError(f"weights={weights}: no such file: give the safetensors file of the module")
+
+        # Values out of YAML come as lists.
         self.transform = ImageTransform(size_px=size_px, mean=tuple(mean), std=tuple(std))
+
         with torch.device("meta"):
             self.module = make_module().eval()
-            patches = self._patches(self.module(torch.zeros(1, 3, size_px, size_px)))
+            image = torch.zeros(1, 3, size_px, size_px)
+            patches = self._patches(self.module(image))
         self.num_patches = patches.shape[1]
         self.patch_dim = patches.shape[2]
         self.pooled_dim = patches.shape[2]
 
     def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
-        """Load the module's weights; as they are stored with "auto".
+        """Load the module's weights.
+
+        Args:
+            dtype: Dtype of the weights; "auto" keeps that of the file.
 
         Raises:
             ConfigError: If the file holds other tensors than the module has.
@@ -68,22 +77,32 @@ class ModuleEncoder(VisionEncoder):
             self.module.load_state_dict(load_file(self.weights), assign=True)
         except (RuntimeError, SafetensorError) as error:
             raise ConfigError(f"weights={self.weights}: does not fit the module: {error}") from error
+
         if dtype != "auto":
             self.module.to(dtype)
 
     def encode(self, pixel_values: Float[Tensor, "N C H W"]) -> VisionFeatures:
-        patches = self._patches(self.module(pixel_values))
+        output = self.module(pixel_values)
+        patches = self._patches(output)
         return VisionFeatures(pooled=patches.mean(1), patch=patches)
 
-    def _patches(self, output: Tensor) -> Float[Tensor, "N P D"]:
-        dimensions = output.ndim if isinstance(output, Tensor) else None
-        if dimensions == 4:
+    def _patches(self, output: object) -> Float[Tensor, "N P D"]:
+        """Return the module's output as one vector for each patch.
+
+        Raises:
+            ConfigError: If the output is no tensor of two, three or four dimensions.
+        """
+        if not isinstance(output, Tensor):
+            description = type(output).__name__
+        elif output.ndim == 4:
             return output.flatten(2).transpose(1, 2)
-        if dimensions == 3:
+        elif output.ndim == 3:
             return output
-        if dimensions == 2:
+        elif output.ndim == 2:
             return output.unsqueeze(1)
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        else:
+            description = str(tuple(output.shape))
+
         raise ConfigError(
-            f"{type(self).__name__}: its module makes {found}: (N, D, H, W), (N, P, D) or (N, D) is needed"
+            f"{type(self).__name__}: its module makes {description}: (N, D, H, W), (N, P, D) or (N, D) is needed"
         )

@@ -1,6 +1,6 @@
 """Trained weights on disk: the trained tensors alone, and a description that rebuilds the model around them.
 
-The persistent buffers of a part go with its parameters, wherever these are saved, loaded, hashed or compared.
+Wherever the parameters of a part are saved, loaded, hashed or compared, its persistent buffers are too.
 
 `weights/visllama.safetensors` holds the trained tensors, `weights/visllama.json` the parts by kind and arguments, the
 base models' hashes, the image transform and the prompt. No code path is stored or run.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -29,88 +29,128 @@ from visllama.files import open_regular, read_regular, replacing, write_whole
 from visllama.model.contracts import check_encoder
 from visllama.model.locate import locate
 from visllama.model.lora import base_name, is_adapter, is_plain, spelled_out
-from visllama.model.sharding import cast
+from visllama.model.sharding import cast_weights
 from visllama.model.visllama import ADAPTER, PARTS, VisLlama, part_of, persistent_buffers
 from visllama.plugins import ROLES, part_class
 from visllama.text.settings import TextSettings
 from visllama.text.templates import TEMPLATES
 
 FORMAT_VERSION = 3
-TENSORS_FILE, DESCRIPTION_FILE = "visllama.safetensors", "visllama.json"
-_MOST_DESCRIPTION_BYTES = 2**26
+TENSORS_FILE = "visllama.safetensors"
+DESCRIPTION_FILE = "visllama.json"
+_MAX_DESCRIPTION_BYTES = 2**26
+_DESCRIPTION_KEYS = {
+    "parts": dict,
+    "trained": list,
+    "base_sha256": dict,
+    "text": dict,
+}
 BASE_PARTS = ("vision_encoder", "language_model")
 Parts = Mapping[str, Mapping]
-"""For `vision_encoder`, `connector` and `language_model`: `{"kind": its class's name, "arguments": {...}}`; for `lora`,
-where there is one, PEFT's arguments alone."""
+"""The description of a model by its parts. Each of `vision_encoder`, `connector` and `language_model` is described by
+`{"kind": name of its class, "arguments": {...}}`. An entry `lora`, where there is one, holds PEFT's arguments alone."""
 
 
 def build_model(
-    parts: Parts, trainable: Iterable[str], *, plugins: Sequence[str] = (), models: Path | str | None = None
+    parts: Parts,
+    trainable: Iterable[str],
+    *,
+    plugins: Sequence[str] = (),
+    models: Path | str | None = None,
 ) -> VisLlama:
     """Build a model from its parts' kinds and arguments, without weights; works on the meta device too.
 
     Args:
-        parts: What to build.
+        parts: Description of the parts.
         trainable: Names of the parts that learn.
-        plugins: The user's packages, in which kinds that are not ours are looked for.
-        models: Where downloaded base models lie (`paths.models`).
+        plugins: The user's packages, which are searched for kinds that are not ours.
+        models: The folder of downloaded base models (`paths.models`).
 
     Raises:
         ConfigError: If a kind is unknown, or an argument does not fit.
     """
     classes = {role: part_class(role, parts[role]["kind"], plugins) for role in ROLES}
     arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
+
     with _named("vision_encoder"):
-        vision_encoder = classes["vision_encoder"](**_located(arguments["vision_encoder"], models))
+        vision_arguments = _located(arguments["vision_encoder"], models)
+        vision_encoder = classes["vision_encoder"](**vision_arguments)
         check_encoder(vision_encoder)
     with _named("language_model"):
-        language_model = classes["language_model"](**_located(arguments["language_model"], models))
-    if "num_image_tokens" in arguments["connector"] and arguments["connector"]["num_image_tokens"] is None:
-        arguments["connector"]["num_image_tokens"] = vision_encoder.num_patches
+        language_arguments = _located(arguments["language_model"], models)
+        language_model = classes["language_model"](**language_arguments)
+
+    # A connector that makes one token of each patch has null here, and takes the encoder's number of patches.
+    connector_arguments = arguments["connector"]
+    if connector_arguments.get("num_image_tokens", 0) is None:
+        connector_arguments["num_image_tokens"] = vision_encoder.num_patches
+
     with _named("connector"):
-        connector = partial(classes["connector"], **arguments["connector"])
+        connector = partial(classes["connector"], **connector_arguments)
         return VisLlama(vision_encoder, connector, language_model, trainable, parts.get("lora"))
 
 
 @contextmanager
-def _named(role: str) -> Iterator[None]:
-    """Name the model's part in an error, which the user can mend: a file or a config asked for it."""
+def _named(role: str) -> Generator[None, None, None]:
+    """Put the model's part in front of the message of any error.
+
+    The classes and arguments come from a config or a file, so an error of whatever type is one that the user can mend.
+
+    Raises:
+        ConfigError: If there was an error inside the `with` block.
+    """
     try:
         yield
     except ConfigError as error:
-        raise error if str(error).startswith("model.") else ConfigError(f"model.{role}: {error}") from error
+        if str(error).startswith("model."):
+            raise
+        raise ConfigError(f"model.{role}: {error}") from error
     except Exception as error:
-        raise ConfigError(f"model.{role}: {next(iter(str(error).splitlines()), repr(error))}") from error
+        lines = str(error).splitlines()
+        message = lines[0] if lines else repr(error)
+        raise ConfigError(f"model.{role}: {message}") from error
 
 
-def _located(arguments: Mapping, models: Path | str | None) -> dict:
-    return dict(arguments) | ({"path": locate(arguments["path"], models)} if "path" in arguments else {})
+def _located(arguments: Mapping[str, Any], models: Path | str | None) -> dict[str, Any]:
+    """Return the arguments of a base model with its path as transformers takes it; a class may have no path."""
+    if "path" not in arguments:
+        return dict(arguments)
+    return {**arguments, "path": locate(arguments["path"], models)}
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as it is, or, of one in shards, all of it; then all ranks have to ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """Return all of a tensor that lies in shards, and any other tensor as it is.
+
+    All ranks have to call this for a tensor in shards, since they gather it together.
+    """
+    if isinstance(tensor, DTensor):
+        return tensor.full_tensor()
+    return tensor
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
     """Return the SHA-256 of tensors with their names and shapes.
 
     Args:
-        named: As from `named_parameters()`.
-        dtype: Compare floating-point tensors in this one: in bf16 a base model's hash is the same in whatever dtype
-            it was loaded, but for fp16, which rounds otherwise. None compares bit by bit.
+        named: Names and tensors, as from `named_parameters()`.
+        dtype: Dtype that floating-point tensors are compared in; None compares bit by bit. In bf16, a base model has
+            the same hash whatever dtype it was loaded in, except for fp16, which rounds differently.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
-        compared = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-        data = whole(tensor.detach()).to(device="cpu", dtype=compared).contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
-        digest.update(data.flatten().view(torch.uint8).numpy())
+        compared_dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
+        data = whole(tensor.detach()).to(device="cpu", dtype=compared_dtype).contiguous()
+        header = f"{name} {data.dtype} {tuple(data.shape)}"
+        digest.update(header.encode())
+
+        # numpy has no bf16, so it sees the bytes.
+        data_bytes = data.flatten().view(torch.uint8).numpy()
+        digest.update(data_bytes.data)
     return digest.hexdigest()
 
 
 def hash_weights(folder: Path) -> str:
-    """Return the SHA-256 of a weights folder: of its tensors and of the description that rebuilds the model."""
+    """Return the SHA-256 of a weights folder, over the description of the model and the trained tensors."""
     digest = hashlib.sha256()
     for name in (DESCRIPTION_FILE, TENSORS_FILE):
         with open_regular(folder / name) as file:
@@ -120,63 +160,84 @@ def hash_weights(folder: Path) -> str:
 
 
 def frozen_hashes(model: VisLlama) -> dict[str, str]:
-    """Return the hash of each part's frozen tensors, bit by bit."""
+    """Return the hash of each base model's frozen tensors, bit by bit, by the name of the part."""
     hashes = {}
     for part in BASE_PARTS:
-        frozen = [(name, tensor) for name, tensor in _part(model, part) if not tensor.requires_grad]
-        if part in model.trainable:  # what of it cannot learn; its buffers may change
+        frozen = [(name, tensor) for name, tensor in _base_tensors(model, part) if not tensor.requires_grad]
+
+        # In a part that learns, some parameters may be frozen, but buffers may change.
+        if part in model.trainable:
             frozen = [(name, tensor) for name, tensor in frozen if isinstance(tensor, nn.Parameter)]
+
         if frozen:
             hashes[part] = hash_tensors(frozen)
     return hashes
 
 
-def _part(model: VisLlama, name: str) -> list[tuple[str, Tensor]]:
-    """Return a part's own parameters and persistent buffers, under the names that they have without an adapter."""
-    part = getattr(model, name)
-    tensors = dict(part.named_parameters()) | persistent_buffers(part)
-    return [(base_name(n), tensor) for n, tensor in tensors.items() if not is_adapter(n)]
+def _base_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
+    """Return the parameters and persistent buffers of a part without its adapter.
+
+    Their names are those that they have where there is no adapter.
+    """
+    module = getattr(model, part)
+    tensors = dict(module.named_parameters()) | persistent_buffers(module)
+    return [(base_name(name), tensor) for name, tensor in tensors.items() if not is_adapter(name)]
 
 
 def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """Return the tensors that no base model holds, by name: the trained ones, and what a stage before has trained.
+    """Return the tensors that no base model holds, by name, with the persistent buffers of their parts.
 
-    The persistent buffers of these parts are among them.
+    They are the tensors of all parts but the frozen encoder and language model: what this stage trains, and what an
+    earlier stage has trained.
 
     Args:
-        model: Which has them.
-        trained: Names of the parts that learn, or have learned; None is the model's own.
+        model: The model.
+        trained: Names of the parts that learn or have learned; None means those that the model trains.
     """
-    base = set(BASE_PARTS) - set(model.trainable if trained is None else trained)
+    learned = model.trainable if trained is None else trained
+    published_parts = set(BASE_PARTS) - set(learned)
     tensors = dict(model.named_parameters()) | persistent_buffers(model)
-    return {name: tensor.detach() for name, tensor in tensors.items() if part_of(name) not in base}
+    return {name: tensor.detach() for name, tensor in tensors.items() if part_of(name) not in published_parts}
 
 
 def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path) -> None:
-    """Write the trained tensors and the model's description, each file whole or not at all, on the first rank.
+    """Write the trained tensors and the model's description on the first rank, each file whole or not at all.
 
     Args:
-        model: Its trained tensors are written; where it lies in shards, all ranks have to call.
+        model: The model whose trained tensors are written; where it lies in shards, all ranks have to call.
         parts: The description that `build_model` took.
-        text: How the texts of the training were made.
-        folder: Where to write.
+        text: The settings that the texts of the training were made with.
+        folder: The folder to write, which is made if it is missing.
 
     Raises:
-        WriteFailed: If there is no room, or no leave, to write there.
+        WriteFailed: If there is no space or no permission to write there.
     """
+    described_parts = {name: dict(part) for name, part in parts.items()}
+    if "lora" in described_parts:
+        described_parts["lora"] = spelled_out(model.language_model, described_parts["lora"])
+
+    base_hashes = {}
+    for part in BASE_PARTS:
+        if part not in model.trainable:
+            base_hashes[part] = hash_tensors(_base_tensors(model, part), torch.bfloat16)
+
+    # A language model that trains is stored whole, so only a frozen base model has to be found again.
     description = {
         "format_version": FORMAT_VERSION,
-        "parts": {n: spelled_out(model.language_model, p) if n == "lora" else dict(p) for n, p in parts.items()},
+        "parts": described_parts,
         "trained": list(model.trainable),
-        "base_sha256": {
-            part: hash_tensors(_part(model, part), torch.bfloat16) for part in BASE_PARTS if part not in model.trainable
-        },
+        "base_sha256": base_hashes,
         "image_transform": model.vision_encoder.transform.to_dict(),
         "text": text.to_dict(),
     }
-    tensors = {name: whole(tensor).cpu().contiguous() for name, tensor in trained_tensors(model).items()}
+
+    # Gathering a tensor in shards needs all ranks, so the first one is left alone only after it.
+    tensors = {}
+    for name, tensor in trained_tensors(model).items():
+        tensors[name] = whole(tensor).cpu().contiguous()
     if not is_first_rank():
         return
+
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TENSORS_FILE) as temporary:
         save_file(tensors, temporary)
@@ -184,50 +245,69 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
 
 
 def read_description(folder: Path) -> dict:
-    """Read what `weights/visllama.json` says.
+    """Return the description in `weights/visllama.json`, after checking that a run can have written it.
 
     Raises:
-        ConfigError: If the folder is none of ours, of another version, or holds what no run wrote.
+        ConfigError: If the folder holds no description, or one of another version or with contents that no run writes.
     """
     path = Path(folder) / DESCRIPTION_FILE
     if not path.is_file():
         raise ConfigError(f"weights={folder}: holds no {DESCRIPTION_FILE}; give the weights/ folder that a run wrote")
+
     try:
-        description = json.loads(read_regular(path, _MOST_DESCRIPTION_BYTES))
+        description = json.loads(read_regular(path, _MAX_DESCRIPTION_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: no valid JSON: {error}") from error
+
+    # Version 2 is from before there were templates.
     version = description.get("format_version") if isinstance(description, dict) else None
-    if version == 2 and isinstance(description.get("text"), dict):  # before there were templates
+    if version == 2 and isinstance(description.get("text"), dict):
         description["text"]["template"] = asdict(TEMPLATES["plain"])
     elif version != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
-    for key, kind in (("parts", dict), ("trained", list), ("base_sha256", dict), ("text", dict)):
+
+    for key, kind in _DESCRIPTION_KEYS.items():
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
-    unknown = [name for name in description["trained"] if name not in (*PARTS, ADAPTER)]
-    if unknown:
-        raise ConfigError(f"{path}: trained={unknown}: a model's parts are {', '.join((*PARTS, ADAPTER))}")
+
+    part_names = (*PARTS, ADAPTER)
+    unknown_parts = [name for name in description["trained"] if name not in part_names]
+    if unknown_parts:
+        raise ConfigError(f"{path}: trained={unknown_parts}: a model's parts are {', '.join(part_names)}")
+
     try:
         TextSettings.from_dict(description["text"])
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
     _check_parts(path, description["parts"])
     return description
 
 
 def _check_parts(path: Path, parts: Mapping) -> None:
-    """Refuse what no run wrote: a file from elsewhere names no code, reads no variable, and brings no pattern."""
+    """Refuse a description of parts that no run writes.
+
+    The file may come from somebody else: it must not name code to import, read a variable, or hold a pattern.
+
+    Raises:
+        ConfigError: If it does, or if it does not describe a part.
+    """
     for role in ROLES:
-        if not isinstance(parts.get(role), dict) or not isinstance(parts[role].get("arguments"), dict):
+        part = parts.get(role)
+        if not isinstance(part, dict) or not isinstance(part.get("arguments"), dict):
             raise ConfigError(f"{path}: does not describe the {role}")
-        if not isinstance(parts[role].get("kind"), str):
+        if not isinstance(part.get("kind"), str):
             raise ConfigError(f"{path}: does not name the kind of the {role}")
+
+    # Hydra imports what `_target_` names, and OmegaConf reads variables of the environment in `${...}`.
+    text = json.dumps(parts)
     for refused in ("_target_", "${"):
-        if refused in json.dumps(parts):
+        if refused in text:
             raise ConfigError(f"{path}: a {refused} inside weights is refused")
+
     lora = parts.get("lora", {})
     if not isinstance(lora, dict) or not is_plain(lora):
-        raise ConfigError(f"{path}: lora={lora} must be LoRA's arguments, and names in them no patterns")
+        raise ConfigError(f"{path}: lora={lora} must be LoRA's arguments, with names of layers and no patterns")
 
 
 def load_weights(
@@ -238,14 +318,15 @@ def load_weights(
     models: Path | str | None = None,
     as_stored: bool = False,
 ) -> tuple[VisLlama, dict]:
-    """Rebuild the model and put the trained tensors in; gives it with its description.
+    """Rebuild a model with its base weights and its trained tensors, and return it with its description.
 
     Args:
-        folder: A run's `weights/`.
-        dtype: Of the frozen weights.
-        plugins: The user's packages, for parts that are not ours.
-        models: Where downloaded base models lie (`paths.models`).
-        as_stored: Leave the frozen weights in the dtype of their files, for a strategy that casts them itself.
+        folder: The `weights/` folder of a run.
+        dtype: Dtype of the frozen weights.
+        plugins: The user's packages, which are searched for kinds that are not ours.
+        models: The folder of downloaded base models (`paths.models`).
+        as_stored: Whether to leave the frozen weights in the dtype of their files, for a strategy that converts them
+            itself.
 
     Raises:
         ConfigError: If a part's kind is unknown, if a trained tensor is missing, unknown or of another shape, or if a
@@ -255,62 +336,86 @@ def load_weights(
     description = read_description(folder)
     model = build_model(description["parts"], description["trained"], plugins=plugins, models=models)
     check_tensors(model, folder, description)
-    # The hashes are of the base models as they are stored. What fp16 rounds has others, so it is rounded after; every
-    # other dtype holds all that bf16 does.
+
+    # The hashes of the base models are taken in bf16. Every dtype but fp16 holds all values of bf16; weights in fp16
+    # would have other hashes, so they are rounded after the comparison.
     rounds = dtype == torch.float16
     model.load_base_weights(dtype, as_stored or rounds)
     load_tensors(model, folder, description)
     if rounds and not as_stored:
-        cast(model, dtype)
+        cast_weights(model, dtype)
     return model, description
 
 
 def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
-    """Refuse a folder whose tensors are not those of the parts that it says were trained; no weight is loaded.
+    """Refuse a folder whose tensors are not those of the parts that its description calls trained.
+
+    No weight is loaded.
+
+    Args:
+        model: The model that the tensors are for. It may have an adapter that the weights do not have.
+        folder: The weights folder.
+        description: The folder's description.
 
     Raises:
-        ConfigError: If one is missing, unknown or of another shape, naming it.
+        ConfigError: If a tensor is missing, unknown or of another shape; the message names it.
     """
-    had = set(description["parts"])
-    own = trained_tensors(model, description["trained"]).items()
-    wanted = {name: tuple(p.shape) for name, p in own if "lora" in had or part_of(name) != ADAPTER}
+    has_adapter = "lora" in description["parts"]
+    expected_shapes = {}
+    for name, tensor in trained_tensors(model, description["trained"]).items():
+        if has_adapter or part_of(name) != ADAPTER:
+            expected_shapes[name] = tuple(tensor.shape)
+
+    # safetensors' file is no dict: it has `keys()` and cannot be iterated over.
     with open_tensors(folder / TENSORS_FILE) as file:
-        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    _check_same_tensors(folder, wanted, found)
+        file_shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    _check_same_tensors(folder, expected_shapes, file_shapes)
 
 
 def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
-    """Put trained tensors into a model that has its base weights.
+    """Load trained tensors into a model that has its base weights.
+
+    Args:
+        model: The model, which is changed in place.
+        folder: The weights folder.
+        description: The folder's description.
 
     Raises:
-        ConfigError: If it has other base models or images than those that the tensors were trained with.
+        ConfigError: If the model has other base models, or prepares images otherwise, than in the training.
     """
     for part in set(BASE_PARTS) - set(description["trained"]):
         expected = description["base_sha256"].get(part)
-        actual = hash_tensors(_part(model, part), torch.bfloat16)
+        actual = hash_tensors(_base_tensors(model, part), torch.bfloat16)
         if actual != expected:
             described = description["parts"][part]
             name = described["arguments"].get("path", described["kind"])
+            expected_start = str(expected)[:12]
             raise ConfigError(
-                f"{folder}: trained with another {part}: its sha256 starts {str(expected)[:12]}, here {name} has "
+                f"{folder}: trained with another {part}: its sha256 starts {expected_start}, here {name} has "
                 f"{actual[:12]}: its weights have to be the same each time that they are loaded"
             )
+
+    # Through JSON, since the description has been: tuples have become lists.
     transform = json.loads(json.dumps(model.vision_encoder.transform.to_dict()))
-    if description.get("image_transform") != transform:
+    trained_transform = description.get("image_transform")
+    if trained_transform != transform:
         raise ConfigError(
-            f"{folder}: trained on images made by {description.get('image_transform')}, and here the encoder's "
-            f"processor makes {transform}"
+            f"{folder}: trained on images made by {trained_transform}, and here the encoder's processor makes "
+            f"{transform}"
         )
+
     with open_tensors(folder / TENSORS_FILE) as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()}, strict=False)  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # The base weights are in the model already, so the tensors are fewer than the model's.
+    model.load_state_dict(tensors, strict=False)
 
 
 @contextmanager
-def open_tensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file that somebody else may have made.
+def open_tensors(path: Path) -> Generator[Any, None, None]:
+    """Open a safetensors file, which may come from somebody else.
 
     Raises:
-        ConfigError: If it is none.
+        ConfigError: If it is no regular file, or holds no safetensors.
     """
     try:
         open_regular(path).close()
@@ -320,13 +425,17 @@ def open_tensors(path: Path) -> Iterator[Any]:
         raise ConfigError(f"{path}: no safetensors file ({error}); pickled weights are not read") from error
 
 
-def _check_same_tensors(folder: Path, expected: dict[str, tuple], found: dict[str, tuple]) -> None:
-    problems = [f"missing {name}" for name in expected if name not in found]
-    problems += [f"unknown {name}" for name in found if name not in expected]
-    problems += [
-        f"{name} has shape {found[name]}, the model {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
+def _check_same_tensors(folder: Path, model_shapes: dict[str, tuple], file_shapes: dict[str, tuple]) -> None:
+    """Refuse a file whose tensors have other names or shapes than the model's.
+
+    Raises:
+        ConfigError: If it does, with the first five differences.
+    """
+    problems = [f"missing {name}" for name in model_shapes if name not in file_shapes]
+    problems += [f"unknown {name}" for name in file_shapes if name not in model_shapes]
+    for name, shape in model_shapes.items():
+        if name in file_shapes and file_shapes[name] != shape:
+            problems.append(f"{name} has shape {file_shapes[name]}, the model {shape}")
+
     if problems:
         raise ConfigError(f"{folder}: the weights do not fit the model they describe: {'; '.join(problems[:5])}")

@@ -1,1 +1,1 @@
-"""What a job costs before it is queued: memory a rank, time, communication; no weight, no GPU, no data."""
+"""The cost of a job before it is queued: memory a rank, time and communication, without weights, GPU or data."""

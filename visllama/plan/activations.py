@@ -1,4 +1,4 @@
-"""What forward passes keep for the backward pass, in closed form: bytes a token, an image, a micro-batch."""
+"""Memory that forward passes keep for the backward pass, in closed form: bytes a token, an image, a micro-batch."""
 
 from __future__ import annotations
 
@@ -14,118 +14,216 @@ _UNTIL_CONNECTOR = (*_UNTIL_BLOCKS, CONNECTOR)
 
 
 def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
-    """Compute what a micro-batch keeps, its loss included.
+    """Return the memory of a micro-batch on one rank, the loss and its gradients included.
 
     Args:
-        shapes: Of the model.
-        job: How it is trained.
-        tokens: Of each sample, image span included.
+        shapes: Sizes of the model.
+        job: How the model is trained.
+        tokens: Tokens of each sample, image span included.
     """
-    own, samples, layers = job.precision, job.most_at_once, shapes.language
-    total, at = samples * tokens, f"{samples} x {tokens:,.4g}"
-    is_trained = shapes.is_trained("language_model")
-    block = block_bytes(layers, own, is_trained) + adapter_bytes(shapes, own) / layers.num_layers
-    compute = own.compute(is_trained)
-    last = norm_bytes(layers.width, own, is_trained) + is_trained * compute * layers.width
-    kept = layers.width * (own.trained if is_trained else own.frozen) if job.recomputes else block
-    under_way = compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
-    if own.frozen < own.trained:
-        under_way += own.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
-    of_image = shapes.connector.kept_bytes * own.trained // 4  # counted in fp32
-    if own.is_mixed:
-        of_image = shapes.connector.kept_bytes_mixed
-    loss, v = 3 * max(4, compute), shapes.vocabulary  # log-probabilities, their gradient, the logits' gradient
     pixels = 3 * shapes.size_px**2
-
-    def line(name: str, each: float, formula: str, moments: tuple[str, ...]) -> Line:
-        return Line(name, round(total * each), f"{at} x {formula}", moments)
-
-    lines = [
-        Line("images of a step", job.num_samples * pixels, f"{job.num_samples} x 3 x {shapes.size_px}^2 B"),
+    images = Line(
+        "images of a step",
+        job.num_samples * pixels,
+        f"{job.num_samples} x 3 x {shapes.size_px}^2 B",
+    )
+    return [
+        images,
         _vision_line(shapes, job),
-        Line("activations: connector", samples * of_image, f"{samples} x {number(of_image)} B", _UNTIL_CONNECTOR),
+        _connector_line(shapes, job),
+        *_language_lines(shapes, job, tokens),
+        *_copies(shapes, job),
+    ]
+
+
+def _connector_line(shapes: Shapes, job: Job) -> Line:
+    samples = job.most_at_once
+    if job.precision.is_mixed:
+        of_image = shapes.connector.kept_bytes_mixed
+    else:
+        # It was counted in fp32, where a number has four bytes.
+        of_image = shapes.connector.kept_bytes * job.precision.trained // 4
+
+    formula = f"{samples} x {number(of_image)} B"
+    return Line("activations: connector", samples * of_image, formula, _UNTIL_CONNECTOR)
+
+
+def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
+    """Return the memory of the language model's blocks, of its head and of the loss."""
+    layers = shapes.language
+    precision = job.precision
+    samples = job.most_at_once
+    is_trained = shapes.is_trained("language_model")
+    compute = precision.compute(is_trained)
+
+    def line(name: str, bytes_per_token: float, formula: str, moments: tuple[str, ...]) -> Line:
+        num_bytes = round(samples * tokens * bytes_per_token)
+        return Line(name, num_bytes, f"{samples} x {tokens:,.4g} x {formula}", moments)
+
+    block = block_bytes(layers, precision, is_trained) + adapter_bytes(shapes, precision) / layers.num_layers
+    kept_bytes = block
+    if job.recomputes:
+        # Only a block's input is kept.
+        kept_bytes = layers.width * (precision.trained if is_trained else precision.frozen)
+
+    # Behind the blocks, the last norm; where the head trains, it keeps its input.
+    last = norm_bytes(layers.width, precision, is_trained)
+    if is_trained:
+        last += compute * layers.width
+
+    # In the backward pass of a block, the gradients of what its MLP keeps, and of its input and its output.
+    under_way = compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
+    if precision.frozen < precision.trained:
+        # The gradient of an adapter's input is in the adapter's own precision at first; the widest one counts.
+        under_way += precision.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
+
+    # The log-probabilities, their gradient and the gradient of the logits, in fp32 at least.
+    loss = 3 * max(4, compute)
+    vocabulary = shapes.vocabulary
+    lines = [
         line(
             "activations: language model",
-            layers.num_layers * kept + last,
-            f"{layers.num_layers} x {number(kept)} B",
+            layers.num_layers * kept_bytes + last,
+            f"{layers.num_layers} x {number(kept_bytes)} B",
             _BEFORE_BLOCKS,
         ),
-        line("logits", compute * v, f"{compute} B x {number(v)}", _UNTIL_BLOCKS),
-        line("loss and its gradients", loss * v, f"{loss} B x {number(v)}", (LOSS,)),
+        line("logits", compute * vocabulary, f"{compute} B x {number(vocabulary)}", _UNTIL_BLOCKS),
+        line("loss and its gradients", loss * vocabulary, f"{loss} B x {number(vocabulary)}", (LOSS,)),
     ]
+
     if job.recomputes:
-        lines.append(line("a block computed again", block + under_way, f"{number(block + under_way)} B", _BLOCKS))
+        again = block + under_way
+        lines.append(line("a block computed again", again, f"{number(again)} B", _BLOCKS))
     else:
         lines.append(line("a block's gradients", under_way, f"{number(under_way)} B", _BLOCKS))
         lines.append(line("a block's activations", block, f"{number(block)} B", (FIRST_BLOCK,)))
-    return [*lines, *_copies(shapes, job)]
+    return lines
 
 
 def _copies(shapes: Shapes, job: Job) -> list[Line]:
     """Return the half-precision copies of trained weights that autocast makes and the backward pass needs."""
-    own = job.precision
-    if not own.is_mixed:
+    precision = job.precision
+    if not precision.is_mixed:
         return []
-    units: dict[str, int] = {}
+
+    unit_bytes: dict[str, int] = {}
     for parameter in shapes.parameters:
+        # The copies of the connector were counted with its activations.
         if parameter.is_cast and parameter.unit != "connector":
-            units[parameter.unit] = units.get(parameter.unit, 0) + own.frozen * parameter.numel()
-    again = [size for unit, size in units.items() if unit.startswith("language_model")]
-    kept = sum(units.values()) - (sum(again) if job.recomputes else 0)
-    of_block, of_connector = max(again, default=0), shapes.connector.copied_bytes_mixed
-    lines = [
-        ("copies of connector's weights", of_connector, _UNTIL_BLOCKS),
-        ("copies of trained weights", kept, _BEFORE_BLOCKS),
-        ("copies of a block's weights", of_block, _BLOCKS if job.recomputes else (FIRST_BLOCK,)),
+            num_bytes = precision.frozen * parameter.numel()
+            unit_bytes[parameter.unit] = unit_bytes.get(parameter.unit, 0) + num_bytes
+
+    # A block that is computed again makes its copies again: they are held one block at a time.
+    block_copies = [size for unit, size in unit_bytes.items() if unit.startswith("language_model")]
+    kept_copies = sum(unit_bytes.values())
+    block_moments = (FIRST_BLOCK,)
+    if job.recomputes:
+        kept_copies -= sum(block_copies)
+        block_moments = _BLOCKS
+
+    copies = [
+        ("copies of connector's weights", shapes.connector.copied_bytes_mixed, _UNTIL_BLOCKS),
+        ("copies of trained weights", kept_copies, _BEFORE_BLOCKS),
+        ("copies of a block's weights", max(block_copies, default=0), block_moments),
     ]
-    return [Line(name, size, f"{own.frozen} B x {number(size / own.frozen)}", held) for name, size, held in lines]
+    lines = []
+    for name, size, moments in copies:
+        formula = f"{precision.frozen} B x {number(size / precision.frozen)}"
+        lines.append(Line(name, size, formula, moments))
+    return lines
 
 
-def norm_bytes(width: int, own: Precision, is_trained: bool) -> int:
-    """Bytes a token that an RMSNorm keeps: its input and a root in fp32; if its weight trains, what that multiplies."""
-    return max(4, own.compute(is_trained)) * (width + 1) + is_trained * own.trained * width
+def norm_bytes(width: int, precision: Precision, is_trained: bool) -> int:
+    """Return the bytes a token that an RMSNorm keeps.
 
-
-def block_bytes(layers: Transformer, own: Precision, is_trained: bool) -> int:
-    """Bytes a token that a block of LLaMA's kind keeps for its backward pass.
-
-    Two norms; queries, keys, values, their result and one fp32 number a head (flash attention); of the gated MLP the
-    gate, what the activation makes of it, and what it multiplies. A frozen matrix keeps nothing; one that trains keeps
-    its input, which under autocast is a copy for each.
+    It keeps its input and one root, in fp32 at least; where its weight trains, also what the weight multiplies.
     """
-    d, c = layers.width, own.compute(is_trained)
-    attention = 2 * c * (layers.query_dim + layers.key_dim) + max(4, c) * layers.num_heads
-    kept = 2 * norm_bytes(d, own, is_trained) + attention + layers.ffn_kept * c * layers.ffn_dim
+    num_bytes = max(4, precision.compute(is_trained)) * (width + 1)
     if is_trained:
-        kept += (5 if own.is_mixed else 2) * c * d + c * layers.ffn_dim
-    return kept
+        num_bytes += precision.trained * width
+    return num_bytes
 
 
-def adapter_bytes(shapes: Shapes, own: Precision) -> int:
-    """Bytes a token that LoRA keeps in all blocks: inputs and their masks, and what the first matrix makes of them."""
-    kept, shared = 0, set()
-    compute = own.compute(is_trained=True)
-    is_copied = own.frozen < own.trained  # by autocast, or by PEFT to the adapter's own precision
+def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> int:
+    """Return the bytes a token that a block of LLaMA's kind keeps for its backward pass.
+
+    It keeps two norms; queries, keys, values, their result and one fp32 number a head (flash attention); and of the
+    gated MLP the gate, the activated gate and what that multiplies. A frozen matrix keeps nothing; one that trains
+    keeps its input, which under autocast is a copy for each matrix.
+    """
+    width = layers.width
+    compute = precision.compute(is_trained)
+
+    attention = 2 * compute * (layers.query_dim + layers.key_dim) + max(4, compute) * layers.num_heads
+    mlp = layers.ffn_kept * compute * layers.ffn_dim
+    num_bytes = 2 * norm_bytes(width, precision, is_trained) + attention + mlp
+    if is_trained:
+        # Five matrices read a normed hidden state (queries, keys, values, gate, up), out of two norms.
+        num_inputs = 5 if precision.is_mixed else 2
+        num_bytes += num_inputs * compute * width + compute * layers.ffn_dim
+    return num_bytes
+
+
+def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
+    """Return the bytes a token that LoRA keeps in all blocks.
+
+    It keeps inputs and their dropout masks, and what the first matrix makes of them.
+    """
+    compute = precision.compute(is_trained=True)
+
+    # Autocast copies an input for each adapter, or PEFT converts it to the adapter's own precision.
+    is_copied = precision.frozen < precision.trained
+
+    num_bytes = 0
+    counted_inputs = set()
     for adapter in shapes.adapters:
-        is_own = is_copied or adapter.has_dropout or adapter.shares_input not in shared
-        shared.add(adapter.shares_input)
-        kept += compute * (is_own * adapter.in_dim + adapter.rank + 2 * adapter.scaled_dim)
-        kept += adapter.has_dropout * own.mask * adapter.in_dim
-    return kept
+        num_bytes += compute * (adapter.rank + 2 * adapter.scaled_dim)
+        if is_copied or adapter.has_dropout or adapter.shares_input not in counted_inputs:
+            num_bytes += compute * adapter.in_dim
+        if adapter.has_dropout:
+            num_bytes += precision.mask * adapter.in_dim
+        counted_inputs.add(adapter.shares_input)
+    return num_bytes
 
 
 def _vision_line(shapes: Shapes, job: Job) -> Line:
-    """Return what the encoder needs: frozen, the hidden states of one pass; trained, what a backward pass needs."""
-    layers, own, samples = shapes.vision, job.precision, job.most_at_once
+    """Return the memory of the vision encoder.
+
+    A frozen one needs the hidden states of one forward pass; one that trains keeps what the backward pass needs.
+    """
+    layers = shapes.vision
+    precision = job.precision
+    samples = job.most_at_once
+    positions = shapes.num_positions
     is_trained = shapes.is_trained("vision_encoder")
-    c, d, mlp = own.compute(is_trained), layers.width, layers.ffn_kept * layers.ffn_dim
+    compute = precision.compute(is_trained)
+    width = layers.width
+    mlp = compute * layers.ffn_kept * layers.ffn_dim
+
     if not is_trained:
-        each = c * ((layers.num_layers + 3) * d + mlp)
-        pixels = (4 + c * (c < 4)) * 3 * shapes.size_px**2
-        formula = f"{samples} x ({shapes.num_positions} x {number(each)} B + {number(pixels)} B)"
-        return Line("vision encoder's pass", samples * (shapes.num_positions * each + pixels), formula, (ENCODE,))
-    norms = 2 * (own.trained * d + 8) + (0 if own.is_mixed else 2 * c * d)
-    block = norms + (8 if own.is_mixed else 4) * c * d + c * mlp + 4 * layers.num_heads
-    formula = f"{samples} x {shapes.num_positions} x {layers.num_layers} x {number(block)} B"
-    kept = samples * shapes.num_positions * layers.num_layers * block
-    return Line("activations: vision encoder", kept, formula, (ENCODE, *_UNTIL_CONNECTOR))
+        per_position = compute * ((layers.num_layers + 3) * width) + mlp
+
+        # The normalised pixels are fp32, and are copied where the encoder computes in half precision.
+        bytes_per_pixel = 4 + compute if compute < 4 else 4
+        pixels = bytes_per_pixel * 3 * shapes.size_px**2
+        return Line(
+            "vision encoder's pass",
+            samples * (positions * per_position + pixels),
+            f"{samples} x ({positions} x {number(per_position)} B + {number(pixels)} B)",
+            (ENCODE,),
+        )
+
+    # A LayerNorm keeps its input and two fp32 numbers. Its output is kept once for all matrices that read it; under
+    # autocast each of the four matrices has a copy of its own.
+    norms = 2 * (precision.trained * width + 8)
+    num_inputs = 4 if precision.is_mixed else 2
+
+    # Attention keeps queries, keys, values and their result, and one fp32 number a head.
+    attention = 4 * compute * width + 4 * layers.num_heads
+    block = norms + num_inputs * compute * width + attention + mlp
+    return Line(
+        "activations: vision encoder",
+        samples * positions * layers.num_layers * block,
+        f"{samples} x {positions} x {layers.num_layers} x {number(block)} B",
+        (ENCODE, *_UNTIL_CONNECTOR),
+    )

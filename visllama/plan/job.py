@@ -1,4 +1,4 @@
-"""How a job trains: ranks, batches, strategy, precision; as a config says it, or leaves it open."""
+"""How a job trains: its ranks, batches, strategy and precision, as read from a config."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from visllama.training.optimizer_states import measure_states
 
 
 class Precision(NamedTuple):
-    """Bytes a number.
+    """Bytes of one number, by what it is for.
 
     Attributes:
-        frozen: Of frozen weights.
-        trained: Of trained weights, their gradients and the optimizer's state.
-        is_mixed: Whether products with trained weights are in the frozen ones' precision too (autocast).
-        mask: Of dropout's mask: CUDA keeps a byte, the CPU a number.
+        frozen: Bytes of a number of frozen weights.
+        trained: Bytes of a number of trained weights, their gradients and the optimizer's state.
+        is_mixed: Whether products with trained weights are computed in the precision of frozen ones too (autocast).
+        mask: Bytes of a number of dropout's mask: one on CUDA, those of a trained number on the CPU.
     """
 
     frozen: int
@@ -27,13 +27,21 @@ class Precision(NamedTuple):
 
     @classmethod
     def named(cls, precision: str) -> Precision:
-        """Read the name of one."""
-        frozen = {"bf16": 2, "32": 4, "64": 8}[precision.partition("-")[0]]
-        return cls(frozen, max(4, frozen), precision.endswith("-mixed"))
+        """Return the precision of a name, as `trainer.precision` takes it: "bf16-mixed", "32-true", ..."""
+        # What trains is in fp32 at least, whatever the name.
+        kind = precision.partition("-")[0]
+        frozen = {"bf16": 2, "32": 4, "64": 8}[kind]
+        return cls(
+            frozen=frozen,
+            trained=max(4, frozen),
+            is_mixed=precision.endswith("-mixed"),
+        )
 
     def compute(self, is_trained: bool) -> int:
-        """Return the bytes of a number in a part's matrix products."""
-        return self.trained if is_trained and not self.is_mixed else self.frozen
+        """Return the bytes of a number in the matrix products of a frozen part, or of one that trains."""
+        if is_trained and not self.is_mixed:
+            return self.trained
+        return self.frozen
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,15 @@ class Job:
     """How a model is trained.
 
     Attributes:
-        num_devices: Of each node; a rank each.
-        micro_batch_size: Most samples in one forward pass.
-        strategy: one, ddp or fsdp.
-        recomputes: Whether activations inside blocks are computed again.
-        state_bytes: What the optimizer keeps for each number that trains, and for each tensor: 8 and 4 for AdamW.
-        updates_in_place: Whether the optimizer's step needs no copy of its group.
+        num_nodes: Number of machines.
+        num_devices: Number of GPUs in each node, with one rank on each.
+        global_batch_size: Samples a step, over all ranks.
+        micro_batch_size: Greatest number of samples in one forward pass.
+        strategy: "one", "ddp" or "fsdp".
+        precision: Bytes of one number.
+        recomputes: Whether activations inside blocks are computed again in the backward pass.
+        state_bytes: Bytes that the optimizer keeps for each number that trains, and for each tensor: 8 and 4 for AdamW.
+        updates_in_place: Whether the optimizer's step makes no copies of the parameters that it updates together.
     """
 
     num_nodes: int
@@ -61,64 +72,79 @@ class Job:
 
     @property
     def num_ranks(self) -> int:
+        """Number of ranks of all nodes."""
         return self.num_nodes * self.num_devices
 
     @property
     def num_shards(self) -> int:
+        """Number of ranks that a tensor is cut over."""
+        # Under DDP, each rank has a copy of the whole model.
         return self.num_ranks if self.strategy == "fsdp" else 1
 
     @property
     def num_samples(self) -> int:
-        """Samples of a rank in a step; where ranks do not divide the batch, some have one less."""
+        """Samples of a rank in a step; where ranks do not divide the batch, some ranks have one less."""
+        # Division that rounds up.
         return -(-self.global_batch_size // self.num_ranks)
 
     @property
     def most_at_once(self) -> int:
+        """Samples in the largest forward pass of a rank."""
         return min(self.micro_batch_size, self.num_samples)
 
     @property
     def num_micro_batches(self) -> int:
+        """Number of forward passes of a rank in a step."""
         return -(-self.num_samples // self.micro_batch_size)
 
 
 def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
-    """Read how a config trains, and say what it left open and was taken how."""
-    trainer, said = config.trainer, []
-    devices, nodes = trainer.devices, trainer.num_nodes
+    """Return how a config trains, and one sentence for each setting that it leaves open and that was assumed."""
+    trainer = config.trainer
+    assumed = []
+
+    devices = trainer.devices
     if isinstance(devices, list):
         devices = len(devices)
     elif devices in ("auto", -1):
-        devices = 8 if trainer.accelerator in ("gpu", "cuda") or trainer.strategy != "auto" else 1
-        said.append(f"trainer.devices={trainer.devices} is taken as {devices}")
+        # A GPU or a strategy is chosen for a node of a cluster, which usually has eight.
+        is_for_node = trainer.accelerator in ("gpu", "cuda") or trainer.strategy != "auto"
+        devices = 8 if is_for_node else 1
+        assumed.append(f"trainer.devices={trainer.devices} is taken as {devices}")
+
+    nodes = trainer.num_nodes
     if nodes == "auto":
         nodes = 1
-        said.append("trainer.num_nodes=auto is taken as 1")
+        assumed.append("trainer.num_nodes=auto is taken as 1")
+
     on_cpu = trainer.accelerator in ("cpu", "mps")
-    precision = trainer.precision
-    if precision == "auto":
-        precision = "32-true" if on_cpu else "bf16-mixed"
-        said.append(f"trainer.precision=auto is taken as {precision}")
+    precision_name = trainer.precision
+    if precision_name == "auto":
+        precision_name = "32-true" if on_cpu else "bf16-mixed"
+        assumed.append(f"trainer.precision=auto is taken as {precision_name}")
     if on_cpu:
-        said.append(f"trainer.accelerator={trainer.accelerator} is shown as if it were the GPU")
-    own = Precision.named(precision)
-    each, of_tensor, in_place = measure_states(config.optim, config.plugins, own.trained)
+        assumed.append(f"trainer.accelerator={trainer.accelerator} is shown as if it were the GPU")
+
+    precision = Precision.named(precision_name)
+    bytes_per_number, bytes_per_tensor, in_place = measure_states(config.optim, config.plugins, precision.trained)
     job = Job(
-        nodes,
-        devices,
-        config.stage.global_batch_size,
-        config.micro_batch_size,
-        strategy_of(config, nodes * devices),
-        own,
-        trainer.activation_checkpointing,
-        (each, of_tensor),
-        in_place,
+        num_nodes=nodes,
+        num_devices=devices,
+        global_batch_size=config.stage.global_batch_size,
+        micro_batch_size=config.micro_batch_size,
+        strategy=strategy_of(config, nodes * devices),
+        precision=precision,
+        recomputes=trainer.activation_checkpointing,
+        state_bytes=(bytes_per_number, bytes_per_tensor),
+        updates_in_place=in_place,
     )
-    return job, said
+    return job, assumed
 
 
 def strategy_of(config: PlanConfig, num_ranks: int) -> str:
-    """Return the strategy by what it does with memory: one, ddp, fsdp."""
-    chosen = config.trainer.strategy
-    if isinstance(chosen, Mapping) and "FSDP" in chosen["_target_"]:
+    """Return the strategy of a config on so many ranks: "one", "ddp" or "fsdp"."""
+    # trainer/strategy=ddp and trainer/strategy=fsdp are nodes that name a class; the default is the word "auto".
+    strategy = config.trainer.strategy
+    if isinstance(strategy, Mapping) and "FSDP" in strategy["_target_"]:
         return "fsdp"
     return "ddp" if num_ranks > 1 else "one"

@@ -1,25 +1,37 @@
-"""What takes memory, and when: lines of a table, which add up at each moment of a step."""
+"""Lines of the table of memory: what takes how much, and at which moments of a step."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 GIB = 2**30
-ENCODE, LOSS, LAST_BLOCK, FIRST_BLOCK, CONNECTOR, UPDATE = MOMENTS = (
-    "the vision encoder's forward pass",
-    "the loss's backward pass",
-    "the last block's backward pass",
-    "the first block's backward pass",
-    "the connector's backward pass",
-    "the optimizer's step",
-)
-"""Of a step, in their order: any of them may be when most is held."""
-CONTEXT_GIB, NCCL_GIB, FRAGMENTED = 0.75, 1.0, 0.05
-"""What is allowed for beside what is computed: CUDA's context and cuBLAS, NCCL's buffers, the allocator's holes."""
+
+ENCODE = "the vision encoder's forward pass"
+LOSS = "the loss's backward pass"
+LAST_BLOCK = "the last block's backward pass"
+FIRST_BLOCK = "the first block's backward pass"
+CONNECTOR = "the connector's backward pass"
+UPDATE = "the optimizer's step"
+MOMENTS = (ENCODE, LOSS, LAST_BLOCK, FIRST_BLOCK, CONNECTOR, UPDATE)
+"""The moments of a step, in their order; the peak of memory may be at any of them."""
+
+CONTEXT_GIB = 0.75
+"""Allowance for CUDA's context and cuBLAS."""
+NCCL_GIB = 1.0
+"""Allowance for NCCL's buffers, where there are several ranks."""
+FRAGMENTED = 0.05
+"""Allowance for the holes that the allocator leaves, as a share of the tensors."""
 
 
 class Line(NamedTuple):
-    """Something that takes memory on each rank."""
+    """Something that takes memory on each rank.
+
+    Attributes:
+        name: Its name in the table.
+        num_bytes: Its size.
+        formula: The computation of its size, for the table.
+        moments: The moments at which it is held.
+    """
 
     name: str
     num_bytes: int
@@ -31,8 +43,8 @@ class Memory(NamedTuple):
     """Memory of a rank.
 
     Attributes:
-        lines: What it holds.
-        num_ranks: How many there are.
+        lines: What the rank holds.
+        num_ranks: Number of ranks of the job.
     """
 
     lines: list[Line]
@@ -44,7 +56,7 @@ class Memory(NamedTuple):
 
     @property
     def moment(self) -> str:
-        """When most is held."""
+        """The moment at which most is held."""
         return max(MOMENTS, key=self.at)
 
     @property
@@ -54,8 +66,9 @@ class Memory(NamedTuple):
 
     @property
     def allowance(self) -> int:
-        fixed = CONTEXT_GIB + NCCL_GIB * (self.num_ranks > 1)
-        return round(fixed * GIB + FRAGMENTED * self.counted)
+        """Bytes allowed for beside the tensors."""
+        fixed_gib = CONTEXT_GIB + NCCL_GIB if self.num_ranks > 1 else CONTEXT_GIB
+        return round(fixed_gib * GIB + FRAGMENTED * self.counted)
 
     @property
     def peak(self) -> int:

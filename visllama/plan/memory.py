@@ -1,6 +1,8 @@
-"""Bytes on one rank, line by line, and when each is held; the peak is the moment at which most is."""
+"""Memory of one rank, line by line, with the moments at which each line is held."""
 
 from __future__ import annotations
+
+from collections import defaultdict
 
 from visllama.console import number
 from visllama.model.shapes import Shapes
@@ -9,91 +11,165 @@ from visllama.plan.job import Job
 from visllama.plan.lines import CONNECTOR, FIRST_BLOCK, MOMENTS, UPDATE, Line, Memory
 
 _BLOCKS_AT_ONCE = 3
-"""Under FSDP: one computes, the next one is whole, and what it was gathered in is not yet free."""
+"""Number of blocks that FSDP holds whole: one computes, the next one is gathered, and a buffer is not yet free."""
 
 
 def memory(shapes: Shapes, job: Job, tokens: float) -> Memory:
-    """Compute what a rank holds.
+    """Return the memory of one rank.
 
     Args:
-        shapes: Of the model.
-        job: How it is trained.
-        tokens: Of each sample in the micro-batch, image span included.
+        shapes: Sizes of the model.
+        job: How the model is trained.
+        tokens: Tokens of each sample in the micro-batch, image span included.
     """
-    lines = [*_weights(shapes, job), *activations(shapes, job, tokens), *_passing(shapes, job)]
+    lines = [
+        *_weights(shapes, job),
+        *activations(shapes, job, tokens),
+        *_passing(shapes, job),
+    ]
     return Memory([line for line in lines if line.num_bytes], job.num_ranks)
 
 
 def _weights(shapes: Shapes, job: Job) -> list[Line]:
-    own, n = job.precision, job.num_shards
-    over = f" / {n}" if n > 1 else ""
-    trained = shapes.numel(trained=True, num_shards=n)
-    whole = number(shapes.numel(trained=True))
+    """Return the memory of weights, of the optimizer's state and of gradients that are kept."""
+    precision = job.precision
+    num_shards = job.num_shards
+    over_shards = f" / {num_shards}" if num_shards > 1 else ""
 
-    def frozen(part: str) -> Line:
-        each = own.trained if shapes.is_trained(part) else own.frozen  # what cannot learn is loaded as the rest is
-        held = each * shapes.numel(part, trained=False, num_shards=n)
-        formula = f"{each} B x {number(shapes.numel(part, trained=False))}{over}"
-        return Line(f"frozen {part.replace('_', ' ')}", held, formula)
+    num_trained = shapes.numel(trained=True)
+    trained_bytes = precision.trained * num_trained
+    trained_formula = f"{precision.trained} B x {number(num_trained)}"
+    num_held = shapes.numel(trained=True, num_shards=num_shards)
+    held_bytes = precision.trained * num_held
 
-    is_kept = job.num_micro_batches > 1  # from one micro-batch to the next
-    after = MOMENTS if is_kept else (CONNECTOR, UPDATE)
-    behind = sum(p.numel(n) for p in shapes.parameters if p.is_trained and p.is_behind_first_block)
-    each, a_tensor = job.state_bytes
-    num_tensors = sum(p.is_trained for p in shapes.parameters)
-    held = [
-        Line("trained weights", own.trained * trained, f"{own.trained} B x {whole}{over}"),
-        frozen("language_model"),
-        frozen("vision_encoder"),
-        Line("optimizer's state", round(each * trained) + a_tensor * num_tensors, f"{each:g} B x {whole}{over}"),
-        Line("gradients", own.trained * trained, f"{own.trained} B x {whole}{over}", after),
+    state_bytes, bytes_per_tensor = job.state_bytes
+    num_tensors = sum(parameter.is_trained for parameter in shapes.parameters)
+    state = round(state_bytes * num_held) + bytes_per_tensor * num_tensors
+
+    # With several micro-batches, gradients are kept from one to the next.
+    keeps_gradients = job.num_micro_batches > 1
+    lines = [
+        Line("trained weights", held_bytes, trained_formula + over_shards),
+        _frozen_line(shapes, job, "language_model"),
+        _frozen_line(shapes, job, "vision_encoder"),
+        Line("optimizer's state", state, f"{state_bytes:g} B x {number(num_trained)}{over_shards}"),
+        Line(
+            "gradients",
+            held_bytes,
+            trained_formula + over_shards,
+            MOMENTS if keeps_gradients else (CONNECTOR, UPDATE),
+        ),
     ]
-    if not is_kept:
-        formula = f"{own.trained} B x {number(behind)}: of later blocks"
-        held.append(Line("gradients so far", own.trained * behind, formula, (FIRST_BLOCK,)))
+
+    if not keeps_gradients:
+        # At the first block's backward pass, the gradients of all that lies behind it exist already.
+        num_behind = 0
+        for parameter in shapes.parameters:
+            if parameter.is_trained and parameter.is_behind_first_block:
+                num_behind += parameter.numel(num_shards)
+        formula = f"{precision.trained} B x {number(num_behind)}: of later blocks"
+        lines.append(Line("gradients so far", precision.trained * num_behind, formula, (FIRST_BLOCK,)))
+
     if job.strategy == "ddp" and job.num_ranks > 1:
-        held.append(Line("DDP's gradient buckets", own.trained * trained, f"{own.trained} B x {whole}"))
-    if n > 1 and is_kept:
-        unreduced = own.trained * shapes.numel(trained=True)
-        formula = f"{own.trained} B x {whole}, not yet reduced"
-        held.append(Line("gradients, whole", unreduced, formula, MOMENTS[:-1]))
-    return held
+        lines.append(Line("DDP's gradient buckets", held_bytes, trained_formula))
+
+    if num_shards > 1 and keeps_gradients:
+        # FSDP reduces gradients in the last micro-batch alone, and until then each rank has them whole.
+        formula = f"{trained_formula}, not yet reduced"
+        lines.append(Line("gradients, whole", trained_bytes, formula, MOMENTS[:-1]))
+    return lines
+
+
+def _frozen_line(shapes: Shapes, job: Job, part: str) -> Line:
+    """Return the memory of a part's frozen weights."""
+    precision = job.precision
+    num_shards = job.num_shards
+    over_shards = f" / {num_shards}" if num_shards > 1 else ""
+
+    # In a part that trains, tensors that cannot learn are loaded in the precision of the others.
+    bytes_per_number = precision.trained if shapes.is_trained(part) else precision.frozen
+    num_frozen = shapes.numel(part, trained=False)
+    num_held = shapes.numel(part, trained=False, num_shards=num_shards)
+    return Line(
+        f"frozen {part.replace('_', ' ')}",
+        bytes_per_number * num_held,
+        f"{bytes_per_number} B x {number(num_frozen)}{over_shards}",
+    )
 
 
 def _passing(shapes: Shapes, job: Job) -> list[Line]:
-    """Return what is there for a moment: gradients under way, whole units of a sharded model, copies in an update."""
-    own, n = job.precision, job.num_shards
-    trained = [p for p in shapes.parameters if p.is_trained]
-    each, largest = (
-        own.frozen * own.is_mixed + own.trained * (job.num_micro_batches > 1),
-        max(p.numel() for p in trained),
-    )
-    of_connector = sum(p.numel() for p in trained if p.unit == "connector")
-    if n > 1 and own.trained * of_connector > each * largest:
-        each, largest = own.trained, of_connector  # FSDP reduces a unit's gradients together, out of a copy
-    lines = [Line("a gradient under way", each * largest, f"{each} B x {number(largest)}", (CONNECTOR,))]
+    """Return what is held only for a moment.
+
+    This is the gradient that is being computed, the whole units of a sharded model, and the copies of an update.
+    """
+    precision = job.precision
+    num_shards = job.num_shards
+    trained = [parameter for parameter in shapes.parameters if parameter.is_trained]
+
+    # The gradient of the half-precision copy, and with several micro-batches the one that is added to those kept.
+    bytes_per_number = 0
+    if precision.is_mixed:
+        bytes_per_number += precision.frozen
+    if job.num_micro_batches > 1:
+        bytes_per_number += precision.trained
+    largest = max(parameter.numel() for parameter in trained)
+
+    # FSDP reduces the gradients of a unit together, out of a copy.
+    of_connector = sum(parameter.numel() for parameter in trained if parameter.unit == "connector")
+    if num_shards > 1 and precision.trained * of_connector > bytes_per_number * largest:
+        bytes_per_number = precision.trained
+        largest = of_connector
+
+    formula = f"{bytes_per_number} B x {number(largest)}"
+    lines = [Line("a gradient under way", bytes_per_number * largest, formula, (CONNECTOR,))]
+
     if not job.updates_in_place:
-        formula = f"{own.trained} B x {number(shapes.numel(trained=True, num_shards=n))}"
-        size = own.trained * shapes.numel(trained=True, num_shards=n)
-        lines.append(Line("copies in an update", size, formula, (UPDATE,)))
-    return [*lines, *_gathered(shapes, job)] if n > 1 else lines
+        num_held = shapes.numel(trained=True, num_shards=num_shards)
+        formula = f"{precision.trained} B x {number(num_held)}"
+        lines.append(Line("copies in an update", precision.trained * num_held, formula, (UPDATE,)))
+
+    if num_shards > 1:
+        lines.extend(_gathered(shapes, job))
+    return lines
 
 
 def _gathered(shapes: Shapes, job: Job) -> list[Line]:
-    own = job.precision
-    whole: dict[str, int] = {}
-    learning: dict[str, int] = {}
-    for p in shapes.parameters:
-        whole[p.unit] = whole.get(p.unit, 0) + p.numel() * (own.trained if p.is_trained else own.frozen)
-        learning[p.unit] = learning.get(p.unit, 0) + p.numel() * own.trained * p.is_trained
-    root, connector = whole.pop("root"), whole.pop("connector")
-    largest = max(whole, key=whole.__getitem__)
-    reduced = 2 * learning[largest]
-    gradient = 0 if job.num_micro_batches > 1 else learning["connector"]  # they are held whole in any case
-    of_blocks = f"{_BLOCKS_AT_ONCE} x {number(whole[largest])} B" + f" + {number(reduced)} B" * bool(reduced)
-    of_connector = f"{number(connector)} B" + f" + {number(gradient)} B" * bool(gradient)
+    """Return the memory of the units that FSDP has gathered, and of the gradients that it reduces."""
+    weights: dict[str, int] = defaultdict(int)
+    gradients: dict[str, int] = defaultdict(int)
+    for parameter in shapes.parameters:
+        if parameter.is_trained:
+            num_bytes = job.precision.trained * parameter.numel()
+            gradients[parameter.unit] += num_bytes
+        else:
+            num_bytes = job.precision.frozen * parameter.numel()
+        weights[parameter.unit] += num_bytes
+
+    root = weights.pop("root")
+    connector = weights.pop("connector")
+    largest_unit = max(weights, key=weights.__getitem__)
+
+    # While a block's gradients are reduced, FSDP holds them twice: as computed, and in the buffer that it sends.
+    block = weights[largest_unit]
+    reduced = 2 * gradients[largest_unit]
+    blocks_formula = f"{_BLOCKS_AT_ONCE} x {number(block)} B"
+    if reduced:
+        blocks_formula += f" + {number(reduced)} B"
+    blocks = Line(
+        "FSDP's blocks, whole",
+        _BLOCKS_AT_ONCE * block + reduced,
+        blocks_formula,
+        MOMENTS[:-2],
+    )
+
+    # With several micro-batches, gradients are held whole in any case and are counted there.
+    gradient = 0 if job.num_micro_batches > 1 else gradients["connector"]
+    connector_formula = f"{number(connector)} B"
+    if gradient:
+        connector_formula += f" + {number(gradient)} B"
+
     return [
         Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:-1]),
-        Line("FSDP's blocks, whole", _BLOCKS_AT_ONCE * whole[largest] + reduced, of_blocks, MOMENTS[:-2]),
-        Line("FSDP's connector, whole", connector + gradient, of_connector, (CONNECTOR,)),
+        blocks,
+        Line("FSDP's connector, whole", connector + gradient, connector_formula, (CONNECTOR,)),
     ]

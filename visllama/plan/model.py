@@ -1,4 +1,4 @@
-"""The model of a config as shapes alone."""
+"""The model of a config on the meta device, built without downloads."""
 
 from __future__ import annotations
 
@@ -21,25 +21,28 @@ def build_shapes(
     plugins: Sequence[str] = (),
     models: Path | str | None = None,
 ) -> VisLlama:
-    """Build a model on the meta device, of base models that need not be there.
+    """Build a model on the meta device; its base models need not have been downloaded.
 
     Args:
-        parts: As `build_model` takes them.
+        parts: Description of the parts, as `build_model` takes it.
         trainable: Names of the parts that learn.
         plugins: The user's packages.
-        models: Where downloaded base models lie (`paths.models`).
+        models: The folder of downloaded models (`paths.models`).
 
     Raises:
-        ConfigError: If a part cannot be made, or the shapes of a base model are not known.
+        ConfigError: If a part cannot be built, or the shapes of a base model are not known.
     """
     with TemporaryDirectory() as scratch:
-        made = without_downloads(parts, plugins, models, Path(scratch))
+        replaced_parts = without_downloads(parts, plugins, models, Path(scratch))
         try:
             with torch.device("meta"):
-                return build_model(made, trainable, plugins=plugins, models=models).train()
+                model = build_model(replaced_parts, trainable, plugins=plugins, models=models)
+            return model.train()
         except ConfigError as error:
-            named = str(error)
-            for role in set(made) & set(ROLES):
-                theirs, ours = (each[role]["arguments"].get("path") for each in (made, parts))
-                named = named.replace(theirs, ours) if theirs else named
-            raise ConfigError(named) from error
+            # The message names a folder in `scratch`, and the user knows the path of the config.
+            message = str(error)
+            for role in ROLES:
+                scratch_path = replaced_parts[role]["arguments"].get("path")
+                if scratch_path:
+                    message = message.replace(scratch_path, parts[role]["arguments"].get("path"))
+            raise ConfigError(message) from error

@@ -1,11 +1,11 @@
-"""Shapes of the published backbones, for a machine that has not downloaded them: a plan needs no weight."""
+"""Shapes of the published backbones, for a plan on a machine that has not downloaded them."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from huggingface_hub import try_to_load_from_cache
 from transformers import (
@@ -26,32 +26,73 @@ from visllama.plugins import part_class
 
 _PROCESSOR = "preprocessor_config.json"
 _SIDES_PX = {"facebook/dinov2-large": (256, 224)}
-"""What an encoder's processor resizes to and crops, where that is not the side of its config."""
+"""The sides that an encoder's processor resizes to and crops to, where they are not the side in its config."""
 
 
-def _llama(hidden: int, ffn: int, layers: int, heads: int, positions: int = 2048, **more: Any) -> PreTrainedConfig:
-    return LlamaConfig(**(_language(hidden, ffn, layers, heads, heads, 32000, positions) | more))
+class _LanguageSizes(TypedDict):
+    """The sizes of a LLaMA-like model, by the names of transformers' configs."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+
+class _VisionSizes(TypedDict):
+    """The sizes of a vision encoder, by the names of transformers' configs."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    patch_size: int
+    image_size: int
 
 
 def _language(
-    hidden: int, ffn: int, layers: int, heads: int, kv_heads: int, vocabulary: int, positions: int
-) -> dict[str, Any]:
+    hidden: int,
+    ffn: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    vocabulary: int,
+    positions: int,
+) -> _LanguageSizes:
     return {
-        "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "vocab_size": vocabulary, "max_position_embeddings": positions,
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": positions,
         "tie_word_embeddings": False,
-    }  # fmt: skip
+    }
 
 
-def _vision(width: int, ffn: int, layers: int, heads: int, patch_px: int, size_px: int) -> dict[str, int]:
+def _llama(hidden: int, ffn: int, layers: int, heads: int, positions: int = 2048) -> PreTrainedConfig:
+    """Return the config of a LLaMA of the first two generations, with a key for each query."""
+    sizes = _language(hidden, ffn, layers, heads, kv_heads=heads, vocabulary=32000, positions=positions)
+    return LlamaConfig(**sizes)
+
+
+def _vision(width: int, layers: int, heads: int, patch_px: int, size_px: int) -> _VisionSizes:
     return {
-        "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "patch_size": patch_px, "image_size": size_px,
-    }  # fmt: skip
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "patch_size": patch_px,
+        "image_size": size_px,
+    }
 
 
 def language_configs() -> dict[str, PreTrainedConfig]:
-    """Return each published language model's config, by its hub id; weights and tokenizer are elsewhere."""
+    """Return the config of each published language model by its hub id."""
+    # Width, width of the MLP, layers, heads; then, for a LLaMA, positions, and for others also heads of keys and values
+    # and the vocabulary before them.
     return {
         "huggyllama/llama-7b": _llama(4096, 11008, 32, 32),
         "huggyllama/llama-13b": _llama(5120, 13824, 40, 40),
@@ -59,91 +100,142 @@ def language_configs() -> dict[str, PreTrainedConfig]:
         "huggyllama/llama-65b": _llama(8192, 22016, 80, 64),
         "meta-llama/Llama-2-7b-hf": _llama(4096, 11008, 32, 32, 4096),
         "lmsys/vicuna-7b-v1.5": _llama(4096, 11008, 32, 32, 4096),
-        "meta-llama/Meta-Llama-3-8B": _llama(4096, 14336, 32, 32, 8192, num_key_value_heads=8, vocab_size=128256),
+        "meta-llama/Meta-Llama-3-8B": LlamaConfig(**_language(4096, 14336, 32, 32, 8, 128256, 8192)),
         "mistralai/Mistral-7B-v0.1": MistralConfig(**_language(4096, 14336, 32, 32, 8, 32000, 32768)),
         "Qwen/Qwen2.5-7B": Qwen2Config(**_language(3584, 18944, 28, 28, 4, 152064, 131072)),
     }
 
 
 def vision_configs() -> dict[str, PreTrainedConfig]:
-    """Return each published vision encoder's config, by its hub id."""
-    large = (1024, 4096, 24, 16, 14)
-    dinov2 = {name: value for name, value in _vision(*large, 518).items() if name != "intermediate_size"}
+    """Return the config of each published vision encoder by its hub id."""
+    # Width, layers, heads, side of a patch, side of an image.
     return {
-        "openai/clip-vit-large-patch14": CLIPVisionConfig(**_vision(*large, 224), projection_dim=768),
-        "openai/clip-vit-large-patch14-336": CLIPVisionConfig(**_vision(*large, 336), projection_dim=768),
-        "google/siglip-so400m-patch14-384": SiglipVisionConfig(**_vision(1152, 4304, 27, 16, 14, 384)),
-        "facebook/dinov2-large": Dinov2Config(**dinov2, mlp_ratio=4),
+        "openai/clip-vit-large-patch14": CLIPVisionConfig(
+            **_vision(1024, 24, 16, 14, 224),
+            intermediate_size=4096,
+            projection_dim=768,
+        ),
+        "openai/clip-vit-large-patch14-336": CLIPVisionConfig(
+            **_vision(1024, 24, 16, 14, 336),
+            intermediate_size=4096,
+            projection_dim=768,
+        ),
+        "google/siglip-so400m-patch14-384": SiglipVisionConfig(
+            **_vision(1152, 27, 16, 14, 384),
+            intermediate_size=4304,
+        ),
+        # DINOv2 has the MLP's width as a multiple of the hidden states'.
+        "facebook/dinov2-large": Dinov2Config(
+            **_vision(1024, 24, 16, 14, 518),
+            mlp_ratio=4,
+        ),
     }
 
 
 def without_downloads(
-    parts: Mapping[str, Mapping], plugins: Sequence[str], models: Path | str | None, scratch: Path
+    parts: Mapping[str, Mapping],
+    plugins: Sequence[str],
+    models: Path | str | None,
+    scratch: Path,
 ) -> dict[str, Mapping]:
-    """Return a model's parts with base models of shapes alone, which can be built without having been fetched.
+    """Return a description of a model whose base models are configs alone, which can be built without a download.
 
-    The config is that of the model's own folder, or of the hub's cache; else it is made of the published shapes. A part
-    that is no base model of ours stays as it is.
+    A config is read from the model's own folder or from the hub's cache, or made of the published shapes. A part that
+    is no base model of ours stays as it is.
 
     Args:
-        parts: As `build_model` takes them.
+        parts: Description of the parts, as `build_model` takes it.
         plugins: The user's packages.
-        models: Where downloaded models lie (`paths.models`).
-        scratch: An empty folder, in which these are made.
+        models: The folder of downloaded models (`paths.models`).
+        scratch: An empty folder, in which the configs are written.
 
     Raises:
-        ConfigError: If a config is nowhere, and no shapes of the model are known.
+        ConfigError: If a model has no config on this machine, and its shapes are not known either.
     """
-    made = dict(parts)
-    for role, ours, published in (
-        ("vision_encoder", PretrainedVisionEncoder, vision_configs()),
-        ("language_model", PretrainedLanguageModel, language_configs()),
-    ):
-        found, arguments = part_class(role, parts[role]["kind"], plugins), parts[role]["arguments"]
-        if not issubclass(found, ours):
-            continue
-        folder = scratch / role
-        folder.mkdir()
-        try:
-            _write_config(arguments, published, models, folder)
-        except ConfigError as error:
-            raise ConfigError(f"model.{role}.{error}") from error
-        if role == "language_model":  # any tokenizer that fits: it is not asked for anything
-            for file in Path(locate("visllama:llama")).glob("tokenizer*"):
-                shutil.copy(file, folder)
-        elif not (folder / _PROCESSOR).is_file():
-            _write_processor(found, arguments["path"], folder)
-        made[role] = {**parts[role], "arguments": {**arguments, "path": str(folder), "revision": None}}
-    return made
+    replaced = dict(parts)
+
+    encoder_class = part_class("vision_encoder", parts["vision_encoder"]["kind"], plugins)
+    if issubclass(encoder_class, PretrainedVisionEncoder):
+        folder = _config_folder("vision_encoder", parts, vision_configs(), models, scratch)
+        if not (folder / _PROCESSOR).is_file():
+            _write_processor(encoder_class, parts["vision_encoder"]["arguments"]["path"], folder)
+        replaced["vision_encoder"] = _at(parts["vision_encoder"], folder)
+
+    language_class = part_class("language_model", parts["language_model"]["kind"], plugins)
+    if issubclass(language_class, PretrainedLanguageModel):
+        folder = _config_folder("language_model", parts, language_configs(), models, scratch)
+        # A plan encodes no text, so any tokenizer does whose ids fit.
+        for file in Path(locate("visllama:llama")).glob("tokenizer*"):
+            shutil.copy(file, folder)
+        replaced["language_model"] = _at(parts["language_model"], folder)
+
+    return replaced
+
+
+def _config_folder(
+    role: str,
+    parts: Mapping[str, Mapping],
+    published: Mapping[str, PreTrainedConfig],
+    models: Path | str | None,
+    scratch: Path,
+) -> Path:
+    """Make a folder with the config of a base model, and return it."""
+    folder = scratch / role
+    folder.mkdir()
+    try:
+        _write_config(parts[role]["arguments"], published, models, folder)
+    except ConfigError as error:
+        raise ConfigError(f"model.{role}.{error}") from error
+    return folder
+
+
+def _at(part: Mapping, folder: Path) -> Mapping:
+    """Return the description of a part with the path of another folder, which has no revision."""
+    arguments = {**part["arguments"], "path": str(folder), "revision": None}
+    return {**part, "arguments": arguments}
 
 
 def _write_config(
-    arguments: Mapping[str, Any], published: Mapping[str, PreTrainedConfig], models: Path | str | None, folder: Path
+    arguments: Mapping[str, Any],
+    published: Mapping[str, PreTrainedConfig],
+    models: Path | str | None,
+    folder: Path,
 ) -> None:
+    """Write a base model's config, and its processor's where there is one, into a folder.
+
+    Raises:
+        ConfigError: If the model has no config on this machine, and its shapes are not known either.
+    """
     path = locate(arguments["path"], models)
-    found = Path(path)
-    if not found.is_dir():
+    source = Path(path)
+    if not source.is_dir():
+        # The cache answers with a path, with None, or with a mark for a file that the hub is known not to have.
         cached = try_to_load_from_cache(path, "config.json", revision=arguments.get("revision"))
         if isinstance(cached, str):
-            found = Path(cached).parent
+            source = Path(cached).parent
         elif path in published:
             published[path].save_pretrained(folder)
+            return
         else:
             raise ConfigError(
                 f"path={path}: neither a folder (also not under paths.models) nor in the hub's cache, and its shapes "
-                f"are not known here (of {', '.join(published)} they are): a folder with its config.json is enough"
+                f"are not known here, as are those of {', '.join(published)}: a folder with its config.json is enough"
             )
+
     for name in ("config.json", _PROCESSOR):
-        if (found / name).is_file():
-            shutil.copy(found / name, folder)
+        if (source / name).is_file():
+            shutil.copy(source / name, folder)
 
 
 def _write_processor(encoder: type[PretrainedVisionEncoder], path: str, folder: Path) -> None:
-    size = encoder.config_class.from_pretrained(folder).image_size
-    resized, size = _SIDES_PX.get(path, (size, size))
-    square = {"height": size, "width": size}
-    if encoder.num_class_tokens == 0:  # SigLIP's stretches
+    """Write the processor of a published encoder, from the side of the images in its config."""
+    config_px = encoder.config_class.from_pretrained(folder).image_size
+    resized_px, cropped_px = _SIDES_PX.get(path, (config_px, config_px))
+    square = {"height": cropped_px, "width": cropped_px}
+
+    # SigLIP, which has no class token, stretches images to a square; CLIP and DINOv2 resize the shorter edge and crop.
+    if encoder.num_class_tokens == 0:
         processor = encoder.processor_class(size=square)
     else:
-        processor = encoder.processor_class(size={"shortest_edge": resized}, crop_size=square)
+        processor = encoder.processor_class(size={"shortest_edge": resized_px}, crop_size=square)
     processor.save_pretrained(folder)

@@ -24,59 +24,104 @@ from visllama.plan.tables import flops_table, memory_table, time_notes, time_tab
 from visllama.training.assembly import check_positions, model_parts
 
 _OWN_KEYS = ("gpu", "utilisation", "network_gb_s", "text_tokens", "samples", "out", "check_only")
+"""The keys that are for `plan` alone, and the one that would keep `train` from running."""
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Show what the job costs that `train` would run with this config; with `out`, write it as JSON too.
+    """Show the cost of the job that `train` would run with this config, and return it.
+
+    Where `out` names a file, the plan is written there as JSON too.
 
     Raises:
-        ConfigError: If `train` would refuse the config, wherever it runs, or a base model's shapes are unknown.
+        ConfigError: If `train` would refuse the config on any machine, or a base model's shapes are unknown.
     """
-    # The job's machine is another one than this.
+    # The job runs on another machine than this one, so what this one lacks is no error.
     anywhere = replace(config.trainer, accelerator="auto", devices="auto", precision="auto")
     check_parts(replace(config, trainer=anywhere))
-    model = build_shapes(model_parts(config), config.stage.trainable, config.plugins, config.paths["models"])
-    check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
-    made = make_plan(config, read_shapes(model))
-    show(made)
+
+    model = build_shapes(
+        model_parts(config),
+        config.stage.trainable,
+        config.plugins,
+        config.paths["models"],
+    )
+    max_new_tokens = config.decoding.get("max_new_tokens", 0)
+    check_positions(model, config.stage.max_text_tokens, max_new_tokens)
+
+    # The shapes are all that is needed of the model: it has no weights.
+    job_plan = make_plan(config, read_shapes(model))
+    show(job_plan)
     if config.out:
-        write_whole(Path(config.out), json.dumps(made.to_dict(), indent=2) + "\n")
+        write_whole(Path(config.out), json.dumps(job_plan.to_dict(), indent=2) + "\n")
         say(f"Wrote {config.out}")
-    say(f"Run it:  {shlex.join(['visllama', 'train', *invocation().options, *train_overrides(made.switches or [])])}")
-    return made
+
+    overrides = train_overrides(job_plan.switches or [])
+    command = shlex.join(["visllama", "train", *invocation().options, *overrides])
+    say(f"Run it:  {command}")
+    return job_plan
 
 
 def train_overrides(switches: Sequence[str]) -> list[str]:
-    """Return what was typed and `train` takes, with switches in place of what they change."""
-    replaced = {*_OWN_KEYS, *(word.partition("=")[0] for word in switches)}
-    typed = invocation().overrides
-    return [*(word for word in typed if word.lstrip("+").partition("=")[0] not in replaced), *switches]
+    """Return the overrides for `train`: those that were typed, and the switches in place of those that they change.
+
+    Args:
+        switches: Overrides with which the job fits.
+    """
+    replaced_keys = set(_OWN_KEYS)
+    for switch in switches:
+        replaced_keys.add(switch.partition("=")[0])
+
+    overrides = []
+    for override in invocation().overrides:
+        # Hydra takes `+key=value` for a key that the config does not have.
+        key = override.lstrip("+").partition("=")[0]
+        if key not in replaced_keys:
+            overrides.append(override)
+    return [*overrides, *switches]
 
 
-def show(found: Plan) -> None:
-    """Print it."""
-    job, card = found.job, found.rates.card
+def show(job_plan: Plan) -> None:
+    """Print a plan as tables and notes, with the warnings and the verdict at the end."""
+    job = job_plan.job
+    card = job_plan.rates.card
+
     notes = [
         f"GiB: in the worst micro-batch, {job.most_at_once} samples padded to the longest text there can be "
-        f"({found.longest_tokens} tokens a sample); mean: to the mean one ({found.tokens:,.4g}).",
+        f"({job_plan.longest_tokens} tokens a sample); mean: to the mean one ({job_plan.tokens:,.4g}).",
     ]
-    if found.assumed:
-        notes.append(f"Assumed: {'; '.join(found.assumed)}.")
-    say("", memory_table(job, found.longest, found.mean, found.gpu, card), *map(_wrapped, notes))
-    say("", flops_table(found.flops))
-    steps, peaks = zip(*found.by_nodes, strict=True)
-    table = time_table(steps, peaks, card, found.tokens, found.num_samples, found.num_steps)
-    say("", table, *map(_wrapped, time_notes(found.step, found.rates, found.num_steps)), "")
-    for warning in found.warnings:
+    if job_plan.assumed:
+        notes.append(f"Assumed: {'; '.join(job_plan.assumed)}.")
+    table = memory_table(job, job_plan.longest, job_plan.mean, job_plan.gpu, card)
+    say("", table, *map(_wrapped, notes))
+
+    say("", flops_table(job_plan.flops))
+
+    steps = [step for step, _ in job_plan.by_nodes]
+    peaks = [peak_bytes for _, peak_bytes in job_plan.by_nodes]
+    table = time_table(steps, peaks, card, job_plan.tokens, job_plan.num_samples, job_plan.num_steps)
+    notes = time_notes(job_plan.step, job_plan.rates, job_plan.num_steps)
+    say("", table, *map(_wrapped, notes), "")
+
+    for warning in job_plan.warnings:
         say(Text(_wrapped(warning), style="yellow"))
-    gib = found.longest.peak / GIB, card.memory_gib
-    if found.fits:
-        say(Text(f"It fits: {gib[0]:,.1f} of {gib[1]:,.1f} GiB.", style="green"))
+    _show_verdict(job_plan)
+
+
+def _show_verdict(job_plan: Plan) -> None:
+    """Print whether the job fits, and where it does not, the overrides with which it would."""
+    peak_gib = job_plan.longest.peak / GIB
+    card_gib = job_plan.rates.card.memory_gib
+    if job_plan.fits:
+        say(Text(f"It fits: {peak_gib:,.1f} of {card_gib:,.1f} GiB.", style="green"))
         return
-    how = f"it would with {' '.join(found.switches)}" if found.switches else "and no switch makes it fit"
-    told = f"It does not fit: {gib[0]:,.1f} GiB, and gpu={found.gpu} has {gib[1]:,.1f}: {how}"
-    say(Text(_wrapped(told), style="bold red"))
+
+    remedy = "and no switch makes it fit"
+    if job_plan.switches:
+        remedy = f"it would with {' '.join(job_plan.switches)}"
+    message = f"It does not fit: {peak_gib:,.1f} GiB, and gpu={job_plan.gpu} has {card_gib:,.1f}: {remedy}"
+    say(Text(_wrapped(message), style="bold red"))
 
 
 def _wrapped(text: str) -> str:
+    """Return text in lines of 80 characters, without cutting overrides in two."""
     return fill(text, 80, break_long_words=False, break_on_hyphens=False)
