@@ -224,7 +224,7 @@ def _score(
 
     # CIDEr is always measured: the gallery ranks by it, and the controls are compared by it.
     metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
-    then_controls = ", then the controls by CIDEr" if blind else ""
+    then_controls = ", then the controls by CIDEr" if control_texts else ""
     say(f"{task.name}: scoring {len(prompts)} captions by {', '.join(metrics)}{then_controls}")
     references = {key: prompt.record["captions"] for key, prompt in zip(keys, prompts, strict=True)}
     control_scores = {}

@@ -33,7 +33,7 @@ from visllama.text.encode import TextEncoder
 from visllama.text.settings import TextSettings
 from visllama.text.tokens import PLACEHOLDER_ID
 
-_RESAMPLE = {name: int(number) for number, name in INTERPOLATIONS.items()}
+_RESAMPLE = {name: number for number, name in INTERPOLATIONS.items()}
 """Pillow's number of each resampling filter, by the filter's name."""
 
 

@@ -78,3 +78,12 @@ def test_models_are_chosen_by_name():
 def test_names_are_those_of_the_runs(tmp_path):
     folders = [tmp_path / "x" / "1" / "weights", tmp_path / "y" / "1" / "weights", tmp_path / "2", tmp_path / "z" / "2"]
     assert names_of([*folders, folders[0]]) == ["x/1", "y/1", "2", "2 (2)", "x/1 (2)"]
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), "1", True, 0])
+def test_a_wish_out_of_range_is_refused(value):
+    model = Served("a", None, {}, 1)
+    with pytest.raises(ConfigError, match="num_beams: has to be a whole number"):
+        model.settings(num_beams=value)
+    with pytest.raises(ConfigError, match="temperature: has to be a number above 0"):
+        model.settings(temperature=value)
