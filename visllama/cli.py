@@ -175,11 +175,13 @@ def check_sweep(config: DictConfig) -> None:
     if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.isdisjoint(os.environ):
         from visllama.machine.devices import started_ranks  # here: it imports torch
 
-        who, nodes, per_node = started_ranks() or ("", 1, 1)
-        if nodes * per_node > 1:
+        started = started_ranks()
+        if started and started.num_nodes * started.per_node > 1:
+            num_ranks = started.num_nodes * started.per_node
             raise ConfigError(
-                f"-m: {who} has started {nodes * per_node} ranks, each of which would go through the sweep by itself: "
-                f"leave out {who}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
+                f"-m: {started.launcher} has started {num_ranks} ranks, each of which would go through the sweep by "
+                f"itself: leave out {started.launcher}, and give trainer.devices= (the ranks of each job are started "
+                f"by it), or launch=slurm"
             )
     if config.hydra.runtime.choices.get("hydra/launcher") == "slurm":
         try:
