@@ -133,7 +133,10 @@ def find_damage(path: Path) -> str | None:
 
 def _read_entries(files: Any) -> dict[str, _FileEntry]:
     """Return the entries of `COMPLETE` by file name, each value converted to its type."""
-    return {str(name): _FileEntry(bytes=int(of["bytes"]), sha256=str(of["sha256"])) for name, of in files.items()}
+    entries = {}
+    for name, entry in files.items():
+        entries[str(name)] = _FileEntry(bytes=int(entry["bytes"]), sha256=str(entry["sha256"]))
+    return entries
 
 
 def _measure(path: Path) -> _FileEntry | None:
@@ -167,6 +170,7 @@ def write_checkpoint(
     rank = dist.get_rank(group) if group else 0
     temporary = path.with_name(f".{path.name}")
     own_entries: dict[str, _FileEntry] = {}
+    entries: dict[str, _FileEntry] = {}
 
     def prepare() -> None:
         if rank == 0:
@@ -183,9 +187,8 @@ def write_checkpoint(
     # none leaves while another still writes.
     _together(path, group, prepare)
     _together(path, group, write)
-    entries = {
-        name: entry for entries_of_rank in _gather(own_entries, group) for name, entry in entries_of_rank.items()
-    }
+    for entries_of_rank in _gather(own_entries, group):
+        entries.update(entries_of_rank)
     _together(path, group, complete)
 
 
@@ -266,10 +269,11 @@ def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], ob
 
     reasons = [each for each in _gather(reason, group) if each is not None]
     if reasons:
-        if not group or dist.get_rank(group) == 0:
+        is_first = group is None or dist.get_rank(group) == 0
+        if is_first:
             shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
         earlier = checkpoints(path.parent.parent)
-        last = f"the last good one is {earlier[0].path.name}" if earlier else "there is none yet"
+        last = f"the last good one is {earlier[0].path.name}" if earlier else "there is no earlier one"
         raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
 
 
@@ -303,7 +307,9 @@ def read_loader_state(path: Path) -> dict:
         (state,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
         position = {name: state[name] for name in ("samples_seen", "rests_on")}
     except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: no checkpoint to go on from: it does not tell where in the data it was") from error
+        raise ConfigError(
+            f"{path}: no checkpoint to go on from: its {REST} does not hold the position in the data"
+        ) from error
     return position
 
 
