@@ -65,12 +65,13 @@ def name_of(step: int) -> str:
 
 def checkpoints(run: Path) -> list[Checkpoint]:
     """Return a run's checkpoints, the newest first, whether whole or not."""
-    found = []
+    existing = []
     for path in (run / "checkpoints").glob("step_*"):
         match = _NAME.fullmatch(path.name)
         if match:
-            found.append(Checkpoint(int(match[1]), path))
-    return sorted(found, reverse=True)
+            existing.append(Checkpoint(int(match[1]), path))
+
+    return sorted(existing, reverse=True)
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -124,8 +125,10 @@ def find_damage(path: Path) -> str | None:
         for (name, wanted), actual in zip(expected.items(), entries, strict=True):
             if actual is None:
                 return f"{name} is missing"
-            if actual["bytes"] != wanted["bytes"]:
-                return f"{name} has {actual['bytes']:,} bytes of {wanted['bytes']:,}"
+            num_bytes = actual["bytes"]
+            num_wanted = wanted["bytes"]
+            if num_bytes != num_wanted:
+                return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
             if actual["sha256"] != wanted["sha256"]:
                 return f"{name} is not what was written: its SHA-256 differs"
     return None
@@ -135,7 +138,9 @@ def _read_entries(files: Any) -> dict[str, _FileEntry]:
     """Return the entries of `COMPLETE` by file name, each value converted to its type."""
     entries = {}
     for name, entry in files.items():
-        entries[str(name)] = _FileEntry(bytes=int(entry["bytes"]), sha256=str(entry["sha256"]))
+        num_bytes = int(entry["bytes"])
+        sha256 = str(entry["sha256"])
+        entries[str(name)] = _FileEntry(bytes=num_bytes, sha256=sha256)
     return entries
 
 
@@ -143,6 +148,7 @@ def _measure(path: Path) -> _FileEntry | None:
     """Return the size and SHA-256 of a file; None if it cannot be read."""
     digest = hashlib.sha256()
     size = 0
+
     try:
         with open_regular(path) as file:
             while block := file.read(_BLOCK_BYTES):
@@ -150,6 +156,7 @@ def _measure(path: Path) -> _FileEntry | None:
                 size += len(block)
     except (OSError, ValueError):
         return None
+
     return _FileEntry(bytes=size, sha256=digest.hexdigest())
 
 
@@ -202,6 +209,7 @@ def _write_part(
 ) -> dict[str, _FileEntry]:
     """Write the files of this rank, flush them to the disk, and return their entries by name."""
     _save_tensors(temporary, tensors, group)
+
     # torch's writer names the files of a rank by its number from 1.
     own_files = list(temporary.glob(f"shard-{rank + 1:05d}-*"))
     if rank == 0:
@@ -243,6 +251,7 @@ def _gather(value: Any, group: dist.ProcessGroup | None) -> list:
     """Return the value of every rank of a group, in their order."""
     if group is None:
         return [value]
+
     gathered: list = [None] * dist.get_world_size(group)
     dist.all_gather_object(gathered, value, group=group)
     return gathered
@@ -302,6 +311,7 @@ def read_loader_state(path: Path) -> dict:
         ConfigError: If the checkpoint does not hold the position.
     """
     rest = read_rest(path)
+
     try:
         # Lightning saves one state for each data loader, and a run has one.
         (state,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
@@ -310,6 +320,7 @@ def read_loader_state(path: Path) -> dict:
         raise ConfigError(
             f"{path}: no checkpoint to go on from: its {REST} does not hold the position in the data"
         ) from error
+
     return position
 
 

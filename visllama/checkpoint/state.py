@@ -31,6 +31,7 @@ def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], 
     """
     # The optimizer knows parameters by identity, a checkpoint by name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+
     tensors = _trained(model)
     for parameter, state in optimizer.state.items():
         parameter_name = names[id(parameter)]
@@ -74,7 +75,10 @@ def read_tensors(
 
     tensors = _trained(model)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    stored_shapes = {name: tuple(each.size) for name, each in metadata.items() if not name.startswith(_OF_OPTIMIZER)}
+    stored_shapes = {}
+    for name, stored in metadata.items():
+        if not name.startswith(_OF_OPTIMIZER):
+            stored_shapes[name] = tuple(stored.size)
     if stored_shapes != shapes:
         names = stored_shapes.keys() | shapes.keys()
         differing = sorted(name for name in names if stored_shapes.get(name) != shapes.get(name))

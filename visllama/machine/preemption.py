@@ -151,6 +151,7 @@ def _heed_interrupt() -> None:
     if _state.num_interrupts > 1:
         _end_children()
         _exit(b"visllama: told to leave again: not saved; resume= goes on from the last checkpoint\n")
+
     if _state.is_training:
         os.write(2, b"\nvisllama: told to leave: after this step it is saved; Ctrl-C again ends it at once\n")
 
@@ -210,6 +211,7 @@ def end_training() -> None:
     """Let requests end the process at once again, and obey one that has come since the last step."""
     was_training = _state.is_training
     _state.is_training = False
+
     if was_training and _state.told:
         leave_at_once(_state.told)
 
@@ -240,6 +242,7 @@ def leave_at_once(what: int) -> None:
         last_work = threading.Thread(target=_quietly, args=(_state.before_leaving,), daemon=True)
         last_work.start()
         last_work.join(_LAST_WORD_S)
+
     _end_children()
     requeue(what)
     _exit(b"visllama: told to leave, before or after training: nothing is lost\n")
@@ -262,6 +265,7 @@ def end_now(code: int) -> NoReturn:
     """
     for stream in (sys.stdout, sys.stderr):
         _quietly(stream.flush)
+
     os._exit(code)
 
 
@@ -278,12 +282,14 @@ def _children() -> list[int]:
     These are ranks, and programs that would not notice its end, such as METEOR's Java.
     """
     pids = {child.pid for child in _state.children if child.poll() is None}
+
     # Only Linux has these listings; elsewhere the ranks alone are known.
     for listing in Path("/proc/self/task").glob("*/children"):
         # A thread may end between the two reads.
         with suppress(OSError):
             words = listing.read_text().split()
             pids.update(int(word) for word in words)
+
     return sorted(pids)
 
 
@@ -296,6 +302,7 @@ def requeue(what: int) -> None:
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", ""))
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+
     if what == REQUEUE and _state.requeues and is_first and re.fullmatch(r"\d+", job):
         name = f"{job}_{task}" if task else job
         _quietly(lambda: subprocess.run(["scontrol", "requeue", name], check=False, timeout=60))

@@ -48,6 +48,7 @@ def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callabl
     """
     quieten_lightning()
     strategy = build_strategy(trainer, plugins)
+
     launch_our_way()
     # The Trainer is not kept: making it gives the strategy its launcher and its environment.
     pl.Trainer(
@@ -78,6 +79,7 @@ def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callabl
 def places(trainer: TrainerSettings) -> dict:
     """Return the arguments of Lightning's Trainer for the devices and nodes of the `trainer` group."""
     num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+
     # Indices name certain devices, and a number would take the first ones.
     devices = trainer.devices if isinstance(trainer.devices, list) else num_devices
     return {"accelerator": trainer.accelerator, "devices": devices, "num_nodes": num_nodes}
@@ -140,6 +142,7 @@ def watch(child_processes: list[subprocess.Popen]) -> None:
         child_processes: The ranks that this process has started, from rank 1 on.
     """
     preemption.watch_over(child_processes)
+
     # A copy of stderr: while captions are scored, descriptor 2 belongs to the Java programs.
     terminal = os.dup(2)
     threading.Thread(target=_watch, args=(child_processes, terminal), daemon=True, name="ranks").start()
@@ -205,10 +208,10 @@ def forget_ranks() -> None:
 
     If this job has failed, its other ranks are ended, and do not take the sweep with them.
     """
-    of_sweep = invocation().is_of_sweep
+    is_of_sweep = invocation().is_of_sweep
     error = sys.exc_info()[1]
     has_failed = isinstance(error, Exception)
-    if of_sweep and has_failed:
+    if is_of_sweep and has_failed:
         # Before the ranks end: the thread that watches them would end this process too.
         _OF_FAILED_JOBS.update(child.pid for child in preemption.watched())
 
@@ -218,8 +221,8 @@ def forget_ranks() -> None:
             preemption.wait_to_be_told()
         torch.distributed.destroy_process_group()
 
-    if of_sweep and has_failed:
+    if is_of_sweep and has_failed:
         wait_for_ranks(_LAST_WORDS_S)
-    if of_sweep:
+    if is_of_sweep:
         for variable in _RANK_VARIABLES:
             os.environ.pop(variable, None)

@@ -71,10 +71,12 @@ class VisLlamaStrategy(Strategy):
     def teardown(self) -> None:
         module = self.lightning_module
         assert module is not None, "Lightning connects its module first"
+
         # An error came before the weights were loaded. Lightning would fail to move the tensors without values to the
         # CPU, and its error would hide the first one.
         if any(parameter.is_meta for parameter in module.parameters()):
             self._lightning_module = None
+
         super().teardown()
 
     def gather(self, values: Sequence[int]) -> list[list[int]]:

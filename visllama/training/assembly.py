@@ -65,9 +65,11 @@ def build_assembly(config: TrainConfig) -> Assembly:
     sources = config.data.sources
     train = build_sources(sources, "train", config.plugins)
     val = build_sources(sources, "val", config.plugins) if config.trainer.val_check_interval else {}
+
     check_faults(train, config.data.max_bad_fraction)
     num_items = sum(count_items(source) for source in train.values())
     num_steps = count_steps(config, num_items)
+
     order = Order(
         {name: source.shard_items for name, source in train.items()},
         {name: node.get("weight", 1.0) for name, node in sources.items()},
@@ -124,6 +126,7 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
 
         faults = source.faults
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
+
         num_bad = sum(faults.values())
         fraction = num_bad / (num_bad + len(source))
         if fraction > max_bad_fraction:
@@ -167,6 +170,7 @@ def model_parts(config: TrainConfig) -> dict[str, dict]:
     """
     parts: dict[str, dict] = {}
     lora = config.model.get("lora")
+
     for role, part in config.model.items():
         if role == "lora":
             continue
@@ -253,6 +257,7 @@ def count_steps(config: TrainConfig, num_items: int) -> int:
     stage = config.stage
     num_samples = stage.num_samples or int(stage.epochs * num_items)
     num_steps = config.trainer.max_steps or num_samples // stage.global_batch_size
+
     if num_steps == 0:
         if stage.num_samples:
             cause = f"stage.num_samples={num_samples}"
@@ -262,4 +267,5 @@ def count_steps(config: TrainConfig, num_items: int) -> int:
             f"{cause} makes no whole batch of stage.global_batch_size={stage.global_batch_size}: lower the batch "
             f"size, or give trainer.max_steps"
         )
+
     return num_steps

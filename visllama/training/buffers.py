@@ -37,6 +37,7 @@ def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Boo
     for name, buffer in buffers.items():
         # A choice on the device: an `if` would wait for the GPU.
         buffer.copy_(torch.where(is_finite, buffer, before[name]))
+
     if buffers and num_ranks > 1:
         _broadcast(list(buffers.values()))
 

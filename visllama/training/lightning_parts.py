@@ -56,6 +56,7 @@ def gather_objects(trainer: pl.Trainer, value: T) -> list[T]:
     """
     if trainer.world_size == 1:
         return [value]
+
     gathered: list = [None] * trainer.world_size
     dist.all_gather_object(gathered, value, group=connected(trainer).strategy.control)
     return gathered

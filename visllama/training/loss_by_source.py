@@ -25,6 +25,7 @@ class LossBySource:
         # mps has no fp64.
         exact = torch.float32 if device.type == "mps" else torch.float64
         self.names = list(names)
+
         # The first row holds losses, the second the numbers of supervised tokens.
         self.sums = torch.zeros(2, len(names), device=device, dtype=exact)
         self.token_loss = token_loss
@@ -37,9 +38,11 @@ class LossBySource:
             labels: The ids of the supervised tokens, IGNORE_INDEX elsewhere; not shifted.
             sources: The name of each sample's source.
         """
-        columns = torch.tensor([self.names.index(name) for name in sources], device=self.sums.device)
+        indices = [self.names.index(name) for name in sources]
+        columns = torch.tensor(indices, device=self.sums.device)
         losses = token_loss_by_sample(logits.detach(), labels, self.token_loss)
         num_targets = (labels[:, 1:] != IGNORE_INDEX).sum(1)
+
         by_sample = torch.stack([losses, num_targets])
         self.sums.index_add_(1, columns, by_sample.to(self.sums.dtype))
 
@@ -54,4 +57,5 @@ class LossBySource:
         for name, loss, count in zip(self.names, losses, counts, strict=True):
             if count:
                 means[name] = loss / count
+
         return means

@@ -69,13 +69,16 @@ class VisLlamaModule(pl.LightningModule):
         load: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
+
         # A Step has several micro-batches, each with a backward of its own. Lightning's own loop does one for a step.
         self.automatic_optimization = False
+
         self.model = model
         self.optim = optim
         self.num_steps = num_steps
         self.plugins = plugins
         self._load = load
+
         self._val_sums = torch.zeros(2)
         self._by_source: LossBySource | None = None
 
@@ -149,8 +152,10 @@ class VisLlamaModule(pl.LightningModule):
             num_tokens=step["num_tokens"],
             num_images=step["num_images"],
         )
+
         num_rounds = len(step["micro_batches"])
         most_rounds = num_rounds
+
         if self.trainer.world_size > 1:
             # One message for all numbers.
             gathered = connected(self.trainer).strategy.gather([num_rounds, *counts])
@@ -173,6 +178,7 @@ class VisLlamaModule(pl.LightningModule):
         output = self.model(**batch)
         if self._by_source and sources:
             self._by_source.add(output.logits, batch["labels"], sources)
+
         loss = output.loss_sum / max(num_targets, 1)
         self.manual_backward(loss)
         return loss.detach()
@@ -197,17 +203,21 @@ class VisLlamaModule(pl.LightningModule):
 
         self.is_finite = torch.isfinite(self.gradient_norm) & torch.isfinite(loss)
         step_if_finite(optimizer, self.is_finite)
+
         if self._has_buffers:
             settle_buffers(self.model, self._buffers_before, self.is_finite, self.trainer.world_size)
+
         optimizer.zero_grad()
         cast(LambdaLR, self.lr_schedulers()).step()
 
     def _log_step(self, loss: Tensor, num_targets: int) -> None:
         if not self._is_logged(self.trainer.global_step):
             return
+
         self.log("train/loss", loss)
         self.log("train/gradient_norm", self.gradient_norm)
         self.log("train/target_tokens", float(num_targets))
+
         if self._by_source:
             for name, mean in self._by_source.means(self._over_ranks).items():
                 self.log(f"train/loss/{name}", mean)
@@ -220,11 +230,13 @@ class VisLlamaModule(pl.LightningModule):
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
         _, rounds = self._agree(step)
+
         for batch, sources in rounds:
             output = self.model(**batch)
             self._val_sums[0] += output.loss_sum
             if self._by_source and sources:
                 self._by_source.add(output.logits, batch["labels"], sources)
+
         self._val_sums[1] += step["num_targets"]
 
     def on_validation_epoch_end(self) -> None:
@@ -235,7 +247,9 @@ class VisLlamaModule(pl.LightningModule):
                 f"val/loss: none of the {num_records} validation records has a supervised token; "
                 f"log.txt names what is wrong with them. Mend them, or train without: trainer.val_check_interval=null"
             )
+
         self.log("val/loss", total / count, rank_zero_only=True)
+
         if self._by_source:
             for name, mean in self._by_source.means(self._over_ranks).items():
                 self.log(f"val/loss/{name}", mean, rank_zero_only=True)
@@ -244,8 +258,10 @@ class VisLlamaModule(pl.LightningModule):
         """Let a resumed run go on inside its epoch: for Lightning a run is one epoch, which may have ended."""
         if checkpoint["global_step"] >= self.num_steps:
             return
+
         fit = checkpoint["loops"]["fit_loop"]
         last = fit["epoch_loop.batch_progress"]
+
         if last["is_last_batch"]:
             # It was the last step of a run that is to be longer now.
             last["is_last_batch"] = False
@@ -255,6 +271,7 @@ class VisLlamaModule(pl.LightningModule):
             if last["total"]["completed"] < last["total"]["processed"]:
                 num_batches -= 1
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = num_batches
+
         fit["epoch_progress"]["current"]["processed"] = 0
         fit["epoch_progress"]["current"]["completed"] = 0
 

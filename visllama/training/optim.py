@@ -76,6 +76,7 @@ def parameter_groups(
                 "weight_decay": weight_decay if decays else 0.0,
             }
         groups[part, decays]["params"].append(parameter)
+
     return list(groups.values())
 
 
@@ -91,6 +92,7 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
     """
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     arguments = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
+
     target = {"_target_": arguments.pop("_target_"), "_partial_": True}
     make = build(target | arguments, plugins)
 
@@ -100,6 +102,7 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
         # A `fused` of the config's own stays.
         arguments.setdefault("fused", True)
         make = build(target | arguments, plugins)
+
     return make(groups)
 
 
@@ -118,6 +121,7 @@ def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Bool[Te
         fused = cast("_FusedOptimizer", inner)
         fused.grad_scale = None
         fused.found_inf = (~is_finite).to(torch.float32)
+
         optimizer.step()
         del fused.grad_scale
         del fused.found_inf
@@ -160,12 +164,14 @@ def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int, plugin
         plugins: The user's packages.
     """
     warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
+
     chosen = config["schedule"]
     shape = _SHAPES[chosen] if isinstance(chosen, str) else build(chosen, plugins)
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
+
         done = (step - warmup) / max(1, num_steps - warmup)
         return shape(min(1.0, done))
 

@@ -46,6 +46,7 @@ def measure_states(optim: Mapping[str, Any], plugins: Sequence[str], trained_byt
     # A matrix, because an optimizer may keep other state for vectors.
     weight = nn.Parameter(torch.zeros(4, 8, dtype=_DTYPES[trained_bytes]))
     weight.grad = torch.zeros_like(weight)
+
     make = build(arguments | {"_partial_": True}, plugins)
     try:
         optimizer = make([weight])
@@ -54,7 +55,8 @@ def measure_states(optim: Mapping[str, Any], plugins: Sequence[str], trained_byt
     except Exception as error:
         raise ConfigError(f"optim._target_={optim['_target_']}: takes no step: {error}") from error
 
-    states = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
+    values = optimizer.state[weight].values()
+    states = [value for value in values if isinstance(value, torch.Tensor)]
     bytes_a_number = sum(state.element_size() for state in states if state.shape == weight.shape)
     bytes_a_tensor = sum(state.nbytes for state in states if state.shape != weight.shape)
     has_fused_form = "fused" in signature(make).parameters and arguments.get("fused") is not False

@@ -94,7 +94,9 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     strategy = build_strategy(config.trainer, config.plugins)
     load = weights_loader(config, assembly, strategy)
     module = VisLlamaModule(model, config.optim, num_steps, config.plugins, load)
-    captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
+    captioners = {}
+    for name, source_maker in data.makers.items():
+        captioners[name] = Captioner(source_maker, config.decoding, SAMPLES_AT_ONCE)
     first_step = checkpoint.step if checkpoint else 0
     loggers = build_loggers(config.logger, config.plugins, folder, first_step)
     callbacks = build_callbacks(config, folder, captioners, count_sizes(model))
@@ -141,7 +143,8 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     if not trainer.is_global_zero:
         return None
 
-    metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
+    for name, value in seconds.items():
+        metrics["train"][name] = round(value, 1)
     metrics["provenance"] = provenance(
         seed=config.seed,
         precision=find_precision(config.trainer.precision, config.trainer.accelerator),
@@ -154,8 +157,9 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
 
+    times = [f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()]
     lines = [
-        ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
+        ", ".join(times),
         f"Wrote {folder}: weights/ metrics.json; index.html shows and links all",
     ]
     if config.evaluation:
@@ -170,11 +174,14 @@ def _fit(
 ) -> None:
     """Train to the last step or to an early stop, and validate the last step if that was not done."""
     trainer.fit(module, data, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+
     # Some versions of Lightning return from `fit` after an interrupt as if it were done.
     if trainer.interrupted:
         raise KeyboardInterrupt
+
     if trainer.global_step < num_steps:
         say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
+
     if find_callback(trainer, LastValidation).is_missing(trainer):
         trainer.validate(module, data, verbose=False)
 
@@ -184,6 +191,7 @@ def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: 
     settings = JudgeSettings.of_config(config)
     # Only the first rank writes the log of predictions, which the key is for.
     weights_key = hash_weights(folder / "weights") if is_first_rank else ""
+
     return judge(assembly.model, maker, config.judged_on, assembly.judged_sources, settings, folder, weights_key)
 
 
@@ -213,11 +221,15 @@ def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaSt
 
     def load() -> None:
         model.load_base_weights(dtype, as_stored=strategy.is_sharded)
+
         if assembly.initial and config.init_from:
             load_tensors(model, Path(config.init_from), assembly.initial)
-            say(f"Starting from {config.init_from}, which trained {', '.join(assembly.initial['trained'])}")
+            trained_parts = ", ".join(assembly.initial["trained"])
+            say(f"Starting from {config.init_from}, which trained {trained_parts}")
+
         if config.trainer.activation_checkpointing:
             compute_again(model)
+
         strategy.prepare(model, dtype)
 
     return load
@@ -263,6 +275,7 @@ def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_s
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
     elif config.resume:
         say(f"resume={config.resume}: it was stopped before its first checkpoint, and begins again")
+
     return checkpoint
 
 
@@ -287,6 +300,7 @@ def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -
     collator = Collator(
         maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, config.micro_batch_size
     )
+
     return TrainingData(
         train=assembly.train,
         val=assembly.val,
@@ -325,6 +339,7 @@ def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
             full_key = f"evaluation.{name}.source.{key}"
             if source.get(key) and full_key not in keys:
                 words.append(override(full_key, source[key]))
+
     return [*running.options, *words, *typed]
 
 
@@ -347,10 +362,13 @@ def build_trainer(
         loggers: The trackers of the run.
     """
     launch.launch_our_way()
+
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     interval = validation_interval(config.trainer.val_check_interval, num_steps)
+
     # As an object, because the sharded strategy does not know this precision by its name.
     precision_plugins = [DoublePrecision()] if precision == "64-true" else []
+
     trainer = pl.Trainer(
         **launch.places(config.trainer),
         strategy=strategy,
@@ -372,6 +390,7 @@ def build_trainer(
         callbacks=list(callbacks),
         default_root_dir=folder,
     )
+
     # Lightning answers SIGTERM by a collective inside its handler, where ranks hang, and asks the GPU each step whether
     # there was one: `preemption` does neither.
     trainer._signal_connector.register_signal_handlers = lambda: None
@@ -388,6 +407,7 @@ def validation_interval(chosen: float | None, num_steps: int) -> int | None:
     """
     if chosen is None:
         return None
+
     num_steps_between = round(num_steps * chosen) if chosen <= 1 else int(chosen)
     return min(max(1, num_steps_between), num_steps)
 
@@ -395,7 +415,11 @@ def validation_interval(chosen: float | None, num_steps: int) -> int | None:
 def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object]:
     """Return the `train` entry of metrics.json: steps, samples, rate, hashes, masked records, and the last losses."""
     num_steps = trainer.global_step
-    facts: dict[str, object] = {"steps": num_steps, "samples": num_steps * config.stage.global_batch_size}
+    facts: dict[str, object] = {
+        "steps": num_steps,
+        "samples": num_steps * config.stage.global_batch_size,
+    }
+
     rate = find_callback(trainer, Throughput).samples_per_second
     if rate is not None:
         facts["samples_per_second"] = round(rate, 1)
@@ -422,6 +446,7 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object
         # A step whose loss is not finite was not taken, and log.txt names it.
         if "/loss" in name and math.isfinite(value):
             facts[name] = value
+
     return facts
 
 

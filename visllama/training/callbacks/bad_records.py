@@ -49,6 +49,7 @@ class _Seen:
         for fault in step["faults"]:
             self.num_in_a_row = 0 if fault is None else self.num_in_a_row + 1
             longest = max(longest, self.num_in_a_row)
+
         return longest
 
 
@@ -64,7 +65,8 @@ class BadRecords(Callback):
     """
 
     def __init__(self, max_fraction: float, max_consecutive: int) -> None:
-        self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
+        self.max_fraction = max_fraction
+        self.max_consecutive = max_consecutive
         self.train = _Seen()
         self.val = _Seen()
 
@@ -77,6 +79,7 @@ class BadRecords(Callback):
         batch_idx: int,
     ) -> None:
         self._count(self.train, f"step {trainer.global_step}", trainer, pl_module, batch)
+
         if run_module(pl_module).num_bad:
             for name, count in self.train.counts.items():
                 pl_module.log(f"data/bad/{name}", float(count))
@@ -98,6 +101,7 @@ class BadRecords(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, count in self.val.counts.items():
             pl_module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
+
         num_samples = max(self.val.num_samples, _FEW_OF_VALIDATION)
         self._check_share(self.val, f"validation at step {trainer.global_step}", num_samples)
 
@@ -117,6 +121,7 @@ class BadRecords(Callback):
         module = run_module(pl_module)
         seen.num_samples += module.num_samples
         num_in_a_row = seen.longest_run(step)
+
         # The number is that of all ranks, so all of them return here, or none.
         if not module.num_bad:
             return
@@ -125,6 +130,7 @@ class BadRecords(Callback):
         for key, fault in zip(step["keys"], step["faults"], strict=True):
             if fault is not None:
                 own_faults.append((key, *fault))
+
         gathered = gather_objects(trainer, (num_in_a_row, own_faults))
         num_in_a_row = max(longest for longest, _ in gathered)
         faults = [fault for _, faults_of_rank in gathered for fault in faults_of_rank]

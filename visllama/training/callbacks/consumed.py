@@ -43,6 +43,7 @@ class ConsumedKeys(Callback):
     ) -> None:
         gathered = gather_objects(trainer, batch["keys"])
         keys = [key for keys_of_rank in gathered for key in keys_of_rank]
+
         if trainer.is_global_zero:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": batch_idx, "keys": keys}) + "\n")
@@ -57,4 +58,5 @@ def read_consumed(path: Path) -> dict[int, list[str]]:
         except ValueError:
             continue
         steps[entry["step"]] = entry["keys"]
+
     return steps

@@ -42,7 +42,8 @@ class Curves(Callback):
         self.points: dict[str, Points] = {}
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
-        if trainer.global_step == 1 or trainer.global_step % connected(trainer).log_every_n_steps == 0:
+        step = trainer.global_step
+        if step == 1 or step % connected(trainer).log_every_n_steps == 0:
             self._remember(trainer, "train/", "lr/")
 
     def on_validation_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
@@ -102,27 +103,44 @@ def _draw_losses(axes: Axes, points: Mapping[str, Points]) -> None:
         color = f"C{number}"
         name = source or "loss"
         if "train" in kinds:
-            axes.plot(*_columns(kinds["train"]), color=color, linewidth=width, label=f"train {name}", linestyle="-")
+            axes.plot(
+                *_columns(kinds["train"]),
+                color=color,
+                linewidth=width,
+                label=f"train {name}",
+                linestyle="-",
+            )
         if "val" in kinds:
             axes.plot(
-                *_columns(kinds["val"]), color=color, linewidth=width, label=f"val {name}", linestyle="--", marker="o"
+                *_columns(kinds["val"]),
+                color=color,
+                linewidth=width,
+                label=f"val {name}",
+                linestyle="--",
+                marker="o",
             )
+
     axes.set(ylabel="loss (nats a token)", title="Loss")
 
 
 def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
     for label, values in equal_rates(points):
         axes.plot(*_columns(values), label=label)
+
     axes.set(title="Learning rate", ylim=(0, None))
 
 
 def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
-    values = [(step, value) for step, value in points.get("train/gradient_norm", []) if math.isfinite(value)]
+    # The norm of a step that was not taken may not be finite.
+    norms = points.get("train/gradient_norm", [])
+    values = [(step, value) for step, value in norms if math.isfinite(value)]
     if values:
         axes.plot(*_columns(values))
+
     positive = [value for _, value in values if value > 0]
     if positive and max(positive) > _WIDE_RANGE * min(positive):
         axes.set_yscale("log")
+
     axes.set(title="Gradient norm, before clipping", ylabel="L2 norm")
 
 
@@ -130,6 +148,7 @@ def _draw_speed(axes: Axes, points: Mapping[str, Points]) -> None:
     values = points.get("train/samples_per_second", [])
     if values:
         axes.plot(*_columns(values))
+
     axes.set(title="Throughput", ylabel="samples a second", ylim=(0, None))
 
 
@@ -137,16 +156,20 @@ def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
     """Draw CIDEr as a thick line, and that of each control dashed."""
     for name in sorted(filter(is_cider, points)):
         control = name.removeprefix(_CIDER).lstrip("/")
+        steps, values = _columns(points[name])
         if control:
-            axes.plot(*_columns(points[name]), marker="o", label=control.replace("_", " "), linestyle="--")
+            axes.plot(steps, values, marker="o", label=control.replace("_", " "), linestyle="--")
         else:
-            axes.plot(*_columns(points[name]), marker="o", label="CIDEr", linewidth=2)
+            axes.plot(steps, values, marker="o", label="CIDEr", linewidth=2)
+
     axes.set(title="CIDEr at validations", ylabel="CIDEr")
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Return the steps and the values of points."""
-    return [point[0] for point in points], [point[1] for point in points]
+    steps = [point[0] for point in points]
+    values = [point[1] for point in points]
+    return steps, values
 
 
 def is_cider(name: str) -> bool:
@@ -163,6 +186,7 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
         metric, _, source = figure.partition("/")
         if kind in ("train", "val") and metric == "loss":
             losses.setdefault(source, {})[kind] = values
+
     return losses
 
 
@@ -181,5 +205,6 @@ def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple
             names = parts_by_values.setdefault(values, [])
             if part not in names:
                 names.append(part)
+
     for values, names in parts_by_values.items():
         yield ", ".join(names), values

@@ -50,11 +50,13 @@ class NonFinite(Callback):
         batch_idx: int,
     ) -> None:
         is_finite = _start_copy(run_module(pl_module).is_finite)
+
         self._read_last(trainer)
         self._unread = _UnreadStep(trainer.global_step, is_finite, batch["keys"])
         # The CPU has computed the flag already.
         if pl_module.device.type == "cpu":
             self._read_last(trainer)
+
         if self.num_skipped:
             pl_module.log("train/skipped_steps", float(self.num_skipped))
 
@@ -84,6 +86,7 @@ class NonFinite(Callback):
         _log.warning(
             "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", step.number, named
         )
+
         if self.in_a_row >= self.max_in_a_row:
             raise FloatingPointError(
                 f"trainer.max_skipped_steps={self.max_in_a_row}: so many steps in a row had a loss or gradient that is "
@@ -118,6 +121,7 @@ def _start_copy(flag: Tensor) -> Tensor | _CopiedFlag:
         return flag
     copy = torch.empty_like(flag, device="cpu", pin_memory=True)
     copy.copy_(flag, non_blocking=True)
+
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream())
     return _CopiedFlag(copy, event)

@@ -37,9 +37,11 @@ class HangWatch(Callback):
         folder = self.run / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"rank_{trainer.global_rank:04d}.txt"
+
         # Opened now: a hung process may not be able to open it, and C's thread needs its descriptor.
         self._file = open(self.path, "w")  # noqa: SIM115
         self._restart(self._file)
+
         threading.Thread(target=self._watch, daemon=True, name="hang").start()
 
     def on_train_start(self, *_: object, **__: object) -> None:
@@ -77,6 +79,7 @@ class HangWatch(Callback):
                 message = f"visllama: nothing was done for trainer.timeout_s={self.timeout_s:g}; stacks: {self.path}"
                 print(message, file=sys.stderr, flush=True)
                 os._exit(1)
+
             time.sleep(min(left, 1.0))
 
     def teardown(self, *_: object, **__: object) -> None:

@@ -36,6 +36,7 @@ class KeepBest(Callback):
     def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:
         if mode not in ("min", "max"):
             raise ConfigError(f"callbacks.keep_best.mode={mode}: choose min or max")
+
         self.monitor = monitor
         self.mode = mode
         self.best: float | None = None
@@ -52,6 +53,7 @@ class KeepBest(Callback):
         # A run may validate once more after its training: its weights are those of the best step then.
         if trainer.state.fn != TrainerFn.FITTING:
             return
+
         figures = trainer.callback_metrics
         if self.monitor not in figures:
             names = ", ".join(name for name in figures if name.startswith("val/"))
@@ -68,6 +70,7 @@ class KeepBest(Callback):
     def _is_better(self, value: float) -> bool:
         if self.best is None:
             return True
+
         return value < self.best if self.mode == "min" else value > self.best
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -40,6 +40,7 @@ class StepProgress(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         assert self._bars is not None and self._training is not None, "on_train_start comes first"
+
         step = trainer.global_step
         self._bars.update(self._training, completed=step)
 
@@ -87,6 +88,7 @@ class StepProgress(Callback):
                 auto_refresh=False,
             )
             self._bars.start()
+
         return self._bars.add_task(name, total=total, figures="")
 
     def _tell(self, line: str) -> None:

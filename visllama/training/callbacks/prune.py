@@ -45,8 +45,10 @@ class Prune(Callback):
     def on_validation_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         if trainer.state.fn != TrainerFn.FITTING or self.step is not None:
             return
+
         is_ended = trainer.is_global_zero and self._ask(trainer)
         answers = connected(trainer).strategy.gather([int(is_ended)])
+
         # One rank that went on alone would wait for the others for ever.
         if [1] in answers:
             self.step = trainer.global_step

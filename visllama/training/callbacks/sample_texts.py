@@ -37,6 +37,7 @@ class SampleTexts(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
+
         lines = []
         pictures = []
         # Every rank generates, though one prints: under sharding all of them are needed.
@@ -49,18 +50,22 @@ class SampleTexts(Callback):
                 *earlier_turns, reference = turns_of(record, 0, "", "", 0)
                 question = earlier_turns[-1].text if earlier_turns else ""
                 shown_question = f"{question} ".lstrip()
-                lines.append(f"  {record['key']}: {shown_question}{caption}   (a reference: {reference.text})")
-                pictures.append(Picture(name, record["key"], _thumbnail(record), question, caption, reference.text))
+                key = record["key"]
+                lines.append(f"  {key}: {shown_question}{caption}   (a reference: {reference.text})")
+                pictures.append(Picture(name, key, _thumbnail(record), question, caption, reference.text))
 
         if not trainer.is_global_zero:
             return
+
         loss = float(trainer.callback_metrics["val/loss"])
-        after = f"after {time.perf_counter() - STARTED:.0f} s"
+        seconds = time.perf_counter() - STARTED
+        head = f"step {trainer.global_step} of {trainer.max_steps}, after {seconds:.0f} s: validation loss {loss:.3f}"
         # In a file that the output goes to, one is enough: the log has all.
         printed_lines = lines if is_terminal() else lines[:1]
-        say(f"step {trainer.global_step} of {trainer.max_steps}, {after}: validation loss {loss:.3f}", *printed_lines)
+        say(head, *printed_lines)
         for line in lines[len(printed_lines) :]:
             log(line)
+
         # Figures of this validation are logged by the number of its step from 0.
         log_pictures(trainer.loggers, pictures, trainer.global_step - 1)
 

@@ -45,6 +45,7 @@ class Saving(CheckpointCallback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         if self.every_steps and trainer.global_step % self.every_steps == 0:
             self.save(trainer)
+
         self._leave_if_told(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
@@ -69,6 +70,7 @@ class Saving(CheckpointCallback):
         step = trainer.global_step
         if self._saved_step == step:
             return
+
         trainer.save_checkpoint(self.run / "checkpoints" / name_of(step))
         self._saved_step = step
         rank_zero_only(keep_newest)(self.run, self.keep)
@@ -84,6 +86,7 @@ class Saving(CheckpointCallback):
         strongest = max(request for (request,) in requests)
         if not strongest:
             return
+
         self.save(trainer)
         if trainer.is_global_zero:
             say(f"\nTold to leave: saved at step {trainer.global_step}. It goes on by:  {self.next_command}")

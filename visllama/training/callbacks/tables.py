@@ -38,6 +38,7 @@ def startup_tables(
     """Return the tables that are printed before the first step: of the run, of its model and of its data."""
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+
     return [
         run_table(config, model, folder, num_steps),
         parts_table(model, config.optim),
@@ -88,7 +89,11 @@ def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
 
     It holds the trained tensors and the optimizer's state; the state of a class of the user's is not counted.
     """
-    sizes = [parameter.numel() for name, parameter in model.named_parameters() if part_of(name) in model.trainable]
+    sizes = []
+    for name, parameter in model.named_parameters():
+        if part_of(name) in model.trainable:
+            sizes.append(parameter.numel())
+
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     # Trained tensors are fp32 at least.
     bytes_a_number = torch.promote_types(frozen_dtype(precision), torch.float32).itemsize
@@ -142,11 +147,17 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         cells = [name]
         if is_wide:
             cells.append(_class_name(model, name))
-        cells += [f"{num_parameters:,}", f"{num_bytes / 2**20:.1f}", "/".join(sorted(dtypes)), state]
+        cells += [
+            f"{num_parameters:,}",
+            f"{num_bytes / 2**20:.1f}",
+            "/".join(sorted(dtypes)),
+            state,
+        ]
         table.add_row(*cells)
 
     formats = [form for form in EXPORT_FORMATS if find_obstacle(model, form) is None]
-    rates = [f"{name} {_rate(model, name, optim)}" for name in parameters_by_part if name in model.trainable]
+    trained_parts = [name for name in parameters_by_part if name in model.trainable]
+    rates = [f"{name} {_rate(model, name, optim)}" for name in trained_parts]
     table.caption = f"exports to: {', '.join(formats)}\nlearning rate: {', '.join(rates)}"
     return table
 
@@ -156,6 +167,7 @@ def _class_name(model: VisLlama, name: str) -> str:
     part = getattr(model, name, None)
     if part is None:
         return "LoRA"
+
     # The encoder wraps a model of transformers, whose class says more.
     shown_part = getattr(part, "model", part) if name == "vision_encoder" else part
     return type(shown_part).__name__
@@ -165,8 +177,11 @@ def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
     """Return a part's learning rate, and its share of `optim.lr` if its class has one."""
     rate = part_rate(model, part, optim["lr"], optim["lr_by_part"])
     scale = lr_scale(model, part)
+    # A rate of the config's own for the part is taken as it is.
     is_scaled = scale != 1 and not optim["lr_by_part"].get(part)
-    return f"{rate:g} ({scale:g} of optim.lr)" if is_scaled else f"{rate:g}"
+    if is_scaled:
+        return f"{rate:g} ({scale:g} of optim.lr)"
+    return f"{rate:g}"
 
 
 def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
@@ -227,4 +242,5 @@ class StartupTable(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
         data = connected(trainer).datamodule
+
         say(*startup_tables(self.config, model, data, self.folder, trainer.max_steps))

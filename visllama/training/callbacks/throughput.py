@@ -47,6 +47,7 @@ class Throughput(Callback):
         self.seconds = 0.0
         self.samples = 0
         self.targets = 0
+
         # None while the clock is stopped.
         self._started: float | None = None
 
@@ -65,6 +66,7 @@ class Throughput(Callback):
     ) -> None:
         if self._started is None:
             self._start_clock(trainer)
+
         # Kept now, because at the end of a step, before `_log`, the module sets the rates of the next one.
         self.rates = {group["name"]: group["lr"] for group in optimizer_of(pl_module).param_groups}
 
@@ -75,6 +77,7 @@ class Throughput(Callback):
         self._num_targets += module.num_targets
         self._num_tokens += module.num_tokens
         self._num_images += module.num_images
+
         if trainer.global_step % connected(trainer).log_every_n_steps == 0:
             self._stop_clock(trainer)
             self._log(module)
@@ -97,6 +100,7 @@ class Throughput(Callback):
         """Begin to count the steps of the next rates."""
         self._window_s = 0.0
         self._waited_s = 0.0
+
         self._num_steps = 0
         self._num_samples = 0
         self._num_targets = 0
@@ -153,6 +157,7 @@ class Throughput(Callback):
         """Return the peak of all GPUs together in floating-point operations a second; None if it is not known."""
         if self.shapes is None or device.type != "cuda":
             return None
+
         card = find_card(torch.cuda.get_device_name(device))
         if card is None:
             return None

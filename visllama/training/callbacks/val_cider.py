@@ -41,6 +41,7 @@ class ValCIDEr(Callback):
     def __init__(self, num_images: int, controls: Sequence[str], decoding: Mapping, batch_size: int) -> None:
         for control in controls:
             choose("callbacks.val_cider.controls", control, tuple(CONTROLS))
+
         self.num_images = num_images
         self.controls = tuple(controls)
         self.decoding = dict(decoding)
@@ -53,6 +54,7 @@ class ValCIDEr(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
         data = connected(trainer).datamodule
+
         references: dict[str, list[str]] = {}
         captions: dict[str, dict[str, str]] = {figure: {} for figure in self._controls_of_figures()}
         for source, maker in data.makers.items():
@@ -79,13 +81,15 @@ class ValCIDEr(Callback):
         for figure, score in scores.items():
             pl_module.log(figure, score, rank_zero_only=True)
         if trainer.is_global_zero:
-            say(f"step {trainer.global_step} of {trainer.max_steps}: {_describe(scores, len(references))}")
+            description = _describe(scores, len(references))
+            say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
 
     def _controls_of_figures(self) -> dict[str, str | None]:
         """Return the control of each figure, by the figure's name; None is the model with the right pictures."""
         controls: dict[str, str | None] = {_FIGURE: None}
         for control in self.controls:
             controls[f"{_FIGURE}/{control}"] = control
+
         return controls
 
     def _records(self, data: TrainingData, model: VisLlama, source: str, captioner: Captioner) -> list[dict]:
@@ -104,7 +108,11 @@ def _write(captioner: Captioner, model: VisLlama, prompts: Prompts) -> list[str]
 def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
     """Return the CIDEr of several sets of captions of the same pictures, by the name of each set."""
     scorer = CaptionScorer(references)
-    return {figure: scorer.score(texts, ("CIDEr",)).values["CIDEr"] for figure, texts in captions.items()}
+    scores = {}
+    for figure, texts in captions.items():
+        result = scorer.score(texts, ("CIDEr",))
+        scores[figure] = result.values["CIDEr"]
+    return scores
 
 
 def _describe(scores: Mapping[str, float], num_images: int) -> str:
@@ -115,4 +123,5 @@ def _describe(scores: Mapping[str, float], num_images: int) -> str:
         if figure != _FIGURE:
             control = figure.removeprefix(f"{_FIGURE}/").replace("_", " ")
             controls.append(f"{control} {100 * score:.1f}")
+
     return f"{line} ({', '.join(controls)})" if controls else line
