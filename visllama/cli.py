@@ -234,12 +234,15 @@ def _refuse_ranks_of_sweep() -> None:
     # Imported here, because it imports torch, which takes seconds.
     from visllama.machine.devices import started_ranks
 
-    starter, num_nodes, ranks_per_node = started_ranks() or ("", 1, 1)
-    num_ranks = num_nodes * ranks_per_node
+    started = started_ranks()
+    if started is None:
+        return
+    num_ranks = started.num_nodes * started.per_node
     if num_ranks > 1:
         raise ConfigError(
-            f"-m: {starter} has started {num_ranks} ranks, each of which would go through the sweep by itself: leave "
-            f"out {starter}, and give trainer.devices= (the ranks of each job are started by it), or launch=slurm"
+            f"-m: {started.launcher} has started {num_ranks} ranks, each of which would go through the sweep by itself: "
+            f"leave out {started.launcher}, and give trainer.devices= (the ranks of each job are started by it), or "
+            f"launch=slurm"
         )
 
 

@@ -1,1 +1,1 @@
-"""Checkpoints: what a run goes on from."""
+"""Checkpoints: the training state from which a run resumes."""

@@ -1,9 +1,9 @@
-"""Checkpoints to go on from: a folder a step, written whole or not at all, checked before it is read.
+"""Write and read checkpoints: one folder for each saved step, written whole or not at all, checked before it is read.
 
-`step_00001200/` holds what is trained and the optimizer's state in safetensors (a file a rank that had something to
-write: any number of ranks reads them), all else of the training state in `rest.pt`, and in `COMPLETE` the size and
-SHA-256 of each file. Under any other name a folder is none: it is written as `.step_00001200`, flushed to the disk, and
-then renamed.
+A folder `step_00001200/` holds the trained tensors and the optimizer's state in safetensors (one file for each rank
+that had something to write; any number of ranks can read them), the rest of the training state in `rest.pt`, and the
+size and SHA-256 of each file in `COMPLETE`. A checkpoint is written as `.step_00001200`, flushed to the disk, and then
+renamed: a folder of any other name is no checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -27,10 +27,24 @@ from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorage
 from visllama.errors import ConfigError
 from visllama.files import flush, open_regular, read_regular
 
-COMPLETE, REST = "COMPLETE", "rest.pt"
+COMPLETE = "COMPLETE"
+"""The file that lists all others of a checkpoint, written last."""
+REST = "rest.pt"
+"""The file of the training state beside tensors."""
 _NAME = re.compile(r"step_(\d{8,})")
 _VERSION = 1
+"""The version of the folder's layout."""
 _MOST_COMPLETE_BYTES = 2**24
+"""A larger `COMPLETE` is not read: it cannot be ours."""
+_BLOCK_BYTES = 2**20
+"""Bytes that are hashed at once."""
+
+
+class _FileEntry(TypedDict):
+    """The entry of a file in `COMPLETE`."""
+
+    bytes: int
+    sha256: str
 
 
 class Checkpoint(NamedTuple):
@@ -41,24 +55,32 @@ class Checkpoint(NamedTuple):
 
 
 class SaveFailed(ConfigError):
-    """A checkpoint could not be written; those before are as they were."""
+    """A checkpoint could not be written; the earlier ones are unchanged."""
 
 
 def name_of(step: int) -> str:
+    """Return the name of a step's checkpoint folder."""
     return f"step_{step:08d}"
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
     """Return a run's checkpoints, the newest first, whether whole or not."""
-    found = [(_NAME.fullmatch(path.name), path) for path in (run / "checkpoints").glob("step_*")]
-    return sorted((Checkpoint(int(match[1]), path) for match, path in found if match), reverse=True)
+    existing = []
+    for path in (run / "checkpoints").glob("step_*"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            existing.append(Checkpoint(int(match[1]), path))
+
+    return sorted(existing, reverse=True)
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return a run's newest checkpoint that is as it was written, and tell what is wrong with newer ones.
+    """Return a run's newest undamaged checkpoint, and a description of the damage of each newer one.
+
+    Both are empty, None and [], where the run has no checkpoint.
 
     Raises:
-        ConfigError: If there are some, and none is whole.
+        ConfigError: If all of the run's checkpoints are damaged.
     """
     damaged = []
     for checkpoint in checkpoints(run):
@@ -66,6 +88,7 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
         if damage is None:
             return checkpoint, damaged
         damaged.append(f"{checkpoint.path}: {damage}")
+
     if damaged:
         raise ConfigError(
             f"resume={run}: none of its checkpoints is whole ({'; '.join(damaged)}): begin anew under another name=, "
@@ -75,44 +98,66 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint: a file that is missing, shorter, or not what was written; else None.
+    """Return a description of a checkpoint's damage; None if all its files are as they were written.
 
-    Every byte of it is read.
+    Every byte of the checkpoint is read. A file is damaged if it is missing, of another size, or of another SHA-256.
     """
     try:
-        written = json.loads(read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES))
-        files = {str(name): (int(of["bytes"]), str(of["sha256"])) for name, of in written["files"].items()}
-        version = written["version"]
+        complete = json.loads(read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES))
+        version = complete["version"]
+        expected = _read_entries(complete["files"])
     except FileNotFoundError:
         return f"has no {COMPLETE}"
+    # A damaged byte can turn any value of the JSON into another type.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return f"{COMPLETE} is not what was written ({error})"
+
     if version != _VERSION:
         return f"is of version {version}, this visllama reads {_VERSION}"
-    if REST not in files or not all(re.fullmatch(r"[\w.\-]+", name) for name in files):
+    # Names without a slash: no file outside the checkpoint is read.
+    are_plain_names = all(re.fullmatch(r"[\w.\-]+", name) for name in expected)
+    if REST not in expected or not are_plain_names:
         return f"{COMPLETE} names other files than a checkpoint has"
+
+    # Hashing lets other threads run, so the files are read at the same time.
     with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda name: _describe(path / name), files)
-        for (name, expected), actual in zip(files.items(), found, strict=True):
+        entries = pool.map(_measure, [path / name for name in expected])
+        for (name, wanted), actual in zip(expected.items(), entries, strict=True):
             if actual is None:
                 return f"{name} is missing"
-            if actual[0] != expected[0]:
-                return f"{name} has {actual[0]:,} bytes of {expected[0]:,}"
-            if actual != expected:
+            num_bytes = actual["bytes"]
+            num_wanted = wanted["bytes"]
+            if num_bytes != num_wanted:
+                return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
+            if actual["sha256"] != wanted["sha256"]:
                 return f"{name} is not what was written: its SHA-256 differs"
     return None
 
 
-def _describe(path: Path) -> tuple[int, str] | None:
-    digest, size = hashlib.sha256(), 0
+def _read_entries(files: Any) -> dict[str, _FileEntry]:
+    """Return the entries of `COMPLETE` by file name, each value converted to its type."""
+    entries = {}
+    for name, entry in files.items():
+        num_bytes = int(entry["bytes"])
+        sha256 = str(entry["sha256"])
+        entries[str(name)] = _FileEntry(bytes=num_bytes, sha256=sha256)
+    return entries
+
+
+def _measure(path: Path) -> _FileEntry | None:
+    """Return the size and SHA-256 of a file; None if it cannot be read."""
+    digest = hashlib.sha256()
+    size = 0
+
     try:
         with open_regular(path) as file:
-            while block := file.read(1 << 20):
+            while block := file.read(_BLOCK_BYTES):
                 digest.update(block)
                 size += len(block)
     except (OSError, ValueError):
         return None
-    return size, digest.hexdigest()
+
+    return _FileEntry(bytes=size, sha256=digest.hexdigest())
 
 
 def write_checkpoint(
@@ -120,36 +165,67 @@ def write_checkpoint(
 ) -> None:
     """Write a checkpoint, each rank its own part; all ranks of `group` call it together.
 
+    Args:
+        path: The folder of the checkpoint, `RUN/checkpoints/step_NNNNNNNN`.
+        tensors: The tensors of this rank by name, as `state_of` returns them.
+        rest: The training state beside tensors; the first rank writes it.
+        group: The ranks that write together; None is this process alone.
+
     Raises:
-        SaveFailed: On all ranks, if one cannot write; what stood there before is untouched.
+        SaveFailed: On all ranks, if one of them cannot write; a checkpoint that was there before is untouched.
     """
-    rank, files = dist.get_rank(group) if group else 0, {}
+    rank = dist.get_rank(group) if group else 0
     temporary = path.with_name(f".{path.name}")
-    _together(path, group, lambda: rank or _make(temporary))
-    _together(path, group, lambda: files.update(_write_part(temporary, tensors, rest, rank, group)))
-    described = {name: of for part in _all(files, group) for name, of in part.items()}
-    _together(path, group, lambda: rank or _complete(path, temporary, described))
+    own_entries: dict[str, _FileEntry] = {}
+    entries: dict[str, _FileEntry] = {}
+
+    def prepare() -> None:
+        if rank == 0:
+            _make_empty(temporary)
+
+    def write() -> None:
+        own_entries.update(_write_part(temporary, tensors, rest, rank, group))
+
+    def complete() -> None:
+        if rank == 0:
+            _complete(path, temporary, entries)
+
+    # Each of these ends with a message from all ranks, so no rank writes into a folder that is not there yet, and
+    # none leaves while another still writes.
+    _together(path, group, prepare)
+    _together(path, group, write)
+    for entries_of_rank in _gather(own_entries, group):
+        entries.update(entries_of_rank)
+    _together(path, group, complete)
 
 
-def _make(temporary: Path) -> None:
+def _make_empty(temporary: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
 
 
 def _write_part(
     temporary: Path, tensors: Mapping[str, Tensor], rest: Mapping, rank: int, group: dist.ProcessGroup | None
-) -> dict[str, dict]:
+) -> dict[str, _FileEntry]:
+    """Write the files of this rank, flush them to the disk, and return their entries by name."""
     _save_tensors(temporary, tensors, group)
+
+    # torch's writer names the files of a rank by its number from 1.
+    own_files = list(temporary.glob(f"shard-{rank + 1:05d}-*"))
     if rank == 0:
-        with open(temporary / REST, "wb") as file:
+        rest_file = temporary / REST
+        with open(rest_file, "wb") as file:
             torch.save(dict(rest), file)
-    own = [*temporary.glob(f"shard-{rank + 1:05d}-*"), *([temporary / REST] if rank == 0 else [])]
-    described = {}
-    for file in own:
-        flush(file)
-        size, sha256 = _describe(file)
-        described[file.name] = {"bytes": size, "sha256": sha256}
-    return described
+        own_files.append(rest_file)
+
+    entries = {}
+    for own_file in own_files:
+        flush(own_file)
+        entry = _measure(own_file)
+        if entry is None:
+            raise OSError(f"{own_file.name} cannot be read back")
+        entries[own_file.name] = entry
+    return entries
 
 
 def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None) -> None:
@@ -157,73 +233,101 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
     dcp.save(dict(tensors), storage_writer=writer, process_group=group, no_dist=group is None)
 
 
-def _complete(path: Path, temporary: Path, files: Mapping[str, Mapping]) -> None:
+def _complete(path: Path, temporary: Path, entries: Mapping[str, _FileEntry]) -> None:
+    """Write `COMPLETE`, and give the checkpoint its name."""
+    content = {"version": _VERSION, "files": dict(sorted(entries.items()))}
     with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
-        json.dump({"version": _VERSION, "files": dict(sorted(files.items()))}, file, indent=2)
+        json.dump(content, file, indent=2)
     flush(temporary / COMPLETE)
     flush(temporary)
-    discard(path)  # of a run that was here before, and was not gone on from
+
+    # An earlier run in this folder, which was not resumed, may have left one of the same step.
+    discard(path)
     os.replace(temporary, path)
     flush(path.parent)
 
 
-def _all(value: Any, group: dist.ProcessGroup | None) -> list:
+def _gather(value: Any, group: dist.ProcessGroup | None) -> list:
+    """Return the value of every rank of a group, in their order."""
     if group is None:
         return [value]
-    found: list = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, value, group=group)
-    return found
+
+    gathered: list = [None] * dist.get_world_size(group)
+    dist.all_gather_object(gathered, value, group=group)
+    return gathered
 
 
 def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
-    """Do this rank's part of the work, and fail on all ranks if it fails on one."""
-    cause, reason = None, None
+    """Do this rank's part of the work, and fail on all ranks if it fails on one.
+
+    Raises:
+        SaveFailed: With the reason of the first rank that failed.
+    """
+    cause: BaseException | None = None
+    reason: str | None = None
     try:
         work()
-    except CheckpointException as error:  # what any of the ranks has raised, and no Exception
-        cause, reason = error, str(next(iter(error.failures.values()))[0])
+    # torch raises this on all ranks for what any of them has raised. It is not derived from Exception.
+    except CheckpointException as error:
+        cause = error
+        first_failure = next(iter(error.failures.values()))
+        reason = str(first_failure[0])
     except Exception as error:
-        cause, reason = error, str(error) or type(error).__name__
-    reasons = [each for each in _all(reason, group) if each is not None]
+        cause = error
+        reason = str(error) or type(error).__name__
+
+    reasons = [each for each in _gather(reason, group) if each is not None]
     if reasons:
-        if not group or dist.get_rank(group) == 0:
+        is_first = group is None or dist.get_rank(group) == 0
+        if is_first:
             shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
-        before = checkpoints(path.parent.parent)
-        last = f"the last good one is {before[0].path.name}" if before else "there is none yet"
+        earlier = checkpoints(path.parent.parent)
+        last = f"the last good one is {earlier[0].path.name}" if earlier else "there is no earlier one"
         raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
 
 
 def read_rest(path: Path) -> dict:
-    """Read what a checkpoint holds beside tensors; nothing in it is run.
+    """Read the training state that a checkpoint holds beside tensors; no code in it is run.
 
     Raises:
-        ConfigError: If it is none that we wrote.
+        ConfigError: If the file is damaged, or is not one that visllama wrote.
     """
     try:
         return torch.load(path / REST, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds on damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    # torch raises many kinds of exceptions on damaged files.
+    except Exception as error:
+        lines = str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise ConfigError(f"{path}: no checkpoint to go on from ({reason})") from error
 
 
 def read_loader_state(path: Path) -> dict:
-    """Read where in the data a checkpoint's run was.
+    """Read the position in the data at which a checkpoint was saved.
+
+    Returns:
+        A dictionary of `samples_seen`, the number of samples, and `rests_on`, the settings that fix their order.
 
     Raises:
-        ConfigError: If it does not tell.
+        ConfigError: If the checkpoint does not hold the position.
     """
     rest = read_rest(path)
+
     try:
+        # Lightning saves one state for each data loader, and a run has one.
         (state,) = rest["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-        found = {name: state[name] for name in ("samples_seen", "rests_on")}
+        position = {name: state[name] for name in ("samples_seen", "rests_on")}
     except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: no checkpoint to go on from: it does not tell where in the data it was") from error
-    return found
+        raise ConfigError(
+            f"{path}: no checkpoint to go on from: its {REST} does not hold the position in the data"
+        ) from error
+
+    return position
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint; killed meanwhile, it is none, and not half of one."""
+    """Remove a checkpoint, so that a kill in the middle leaves none, and not half of one."""
     if path.exists():
+        # Renaming is one operation on the disk; removing many files is not.
         hidden = path.with_name(f".{path.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(path, hidden)
@@ -231,19 +335,19 @@ def discard(path: Path) -> None:
 
 
 def keep_newest(run: Path, count: int) -> None:
-    """Remove all but the newest checkpoints."""
+    """Remove all checkpoints of a run but the newest `count`."""
     for checkpoint in checkpoints(run)[count:]:
         discard(checkpoint.path)
 
 
 def drop_newer(run: Path, step: int) -> None:
-    """Remove the checkpoints of later steps, which a run that goes on from `step` will come to again."""
+    """Remove the checkpoints of steps after `step`: a run that resumes from it will write them again."""
     for checkpoint in checkpoints(run):
         if checkpoint.step > step:
             discard(checkpoint.path)
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a killed run left half-written."""
+    """Remove the half-written checkpoints of a run that was killed."""
     for path in (run / "checkpoints").glob(".step_*"):
         shutil.rmtree(path, ignore_errors=True)

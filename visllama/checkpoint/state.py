@@ -1,77 +1,119 @@
-"""What of a run lies in tensors: taken from model and optimizer by name, and put back where the ranks want it."""
+"""Take the tensors that training changes from model and optimizer, and read them back where the ranks want them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.optim import Optimizer
 
 from visllama.errors import ConfigError
 from visllama.model.visllama import VisLlama, trained_buffers
 
 _NOT_STATE = ("params", "fused", "foreach", "capturable")
-"""Of an optimizer's groups: how it computes, which a resumed run may do otherwise."""
+"""Keys of an optimizer's groups that only say how it computes: a resumed run may compute otherwise."""
+_OF_OPTIMIZER = "optimizer/"
+"""Beginning of the names of the optimizer's tensors: `optimizer/KEY/PARAMETER`."""
 
 
 def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
-    """Return what training changes, by name and as each rank has it, and the settings of the optimizer's groups.
+    """Return the tensors that training changes, as this rank has them, and the settings of the optimizer's groups.
 
-    These are the trained parameters, the persistent buffers of the parts that learn, and the optimizer's state.
+    Returns:
+        The tensors by name: trained parameters, persistent buffers of the trained parts, and the optimizer's state;
+        and for each of the optimizer's groups a dictionary of its settings, such as `lr`.
     """
+    # The optimizer knows parameters by identity, a checkpoint by name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+
     tensors = _trained(model)
     for parameter, state in optimizer.state.items():
+        parameter_name = names[id(parameter)]
         for key, value in state.items():
-            tensors[f"optimizer/{key}/{names[id(parameter)]}"] = torch.as_tensor(value)
-    groups = [{k: v for k, v in group.items() if k not in _NOT_STATE} for group in optimizer.param_groups]
+            tensors[f"{_OF_OPTIMIZER}{key}/{parameter_name}"] = torch.as_tensor(value)
+
+    groups = []
+    for group in optimizer.param_groups:
+        groups.append({key: value for key, value in group.items() if key not in _NOT_STATE})
     return tensors, groups
 
 
+def _trained_parameters(model: VisLlama) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def _trained(model: VisLlama) -> dict[str, Tensor]:
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {name: tensor.detach() for name, tensor in (parameters | trained_buffers(model)).items()}
+    """Return the trained parameters and the persistent buffers of the trained parts, by name."""
+    tensors = _trained_parameters(model) | trained_buffers(model)
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def read_tensors(
     path: Path, model: VisLlama, optimizer: Optimizer, groups: list[dict], group: dist.ProcessGroup | None = None
 ) -> None:
-    """Read tensors into a model and its optimizer, each rank what it has of them.
+    """Read a checkpoint's tensors into a model and its optimizer; each rank reads the parts that it holds.
+
+    Args:
+        path: The folder of the checkpoint.
+        model: The model, whose trained tensors are overwritten.
+        optimizer: The optimizer, whose state is replaced.
+        groups: The settings of the optimizer's groups, as `state_of` returned them.
+        group: The ranks that read together; None is this process alone.
 
     Raises:
-        ConfigError: If the trained tensors are not this model's, naming some.
+        ConfigError: If names or shapes of the trained tensors are not this model's; the message names three of them.
     """
     reader = HuggingFaceStorageReader(str(path))
-    stored = reader.read_metadata().state_dict_metadata
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    found = {name: tuple(of.size) for name, of in stored.items() if not name.startswith("optimizer/")}
+    # The files hold tensors alone, so torch's metadata for values that are none cannot occur.
+    metadata = cast("dict[str, TensorStorageMetadata]", reader.read_metadata().state_dict_metadata)
+
     tensors = _trained(model)
-    own = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != own:
-        differing = sorted(name for name in found.keys() | own.keys() if found.get(name) != own.get(name))
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    stored_shapes = {}
+    for name, stored in metadata.items():
+        if not name.startswith(_OF_OPTIMIZER):
+            stored_shapes[name] = tuple(stored.size)
+    if stored_shapes != shapes:
+        names = stored_shapes.keys() | shapes.keys()
+        differing = sorted(name for name in names if stored_shapes.get(name) != shapes.get(name))
         raise ConfigError(
             f"resume: the checkpoint's trained tensors are not this model's: {len(differing)} differ: "
             f"{', '.join(differing[:3])}"
         )
-    for name, of in stored.items():
-        if name.startswith("optimizer/"):
-            _, key, owner = name.split("/", 2)
-            like = parameters[owner]
-            dtype = of.properties.dtype
-            value = (
-                torch.zeros_like(like, dtype=dtype, requires_grad=False)
-                if of.size == like.shape
-                else torch.zeros(of.size, dtype=dtype, device=like.device if _is_fused(optimizer) else "cpu")
-            )
-            optimizer.state[like][key] = tensors[name] = value
+
+    parameters = _trained_parameters(model)
+    for name, stored in metadata.items():
+        if name.startswith(_OF_OPTIMIZER):
+            _, key, parameter_name = name.split("/", 2)
+            parameter = parameters[parameter_name]
+            value = _empty_state(stored, parameter, optimizer)
+            optimizer.state[parameter][key] = value
+            tensors[name] = value
+
+    # This writes into the very tensors of the model and of the optimizer's state.
     dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), process_group=group, no_dist=group is None)
-    for written, group_of in zip(groups, optimizer.param_groups, strict=True):
-        group_of.update(written)
+    for own_group, stored_group in zip(optimizer.param_groups, groups, strict=True):
+        own_group.update(stored_group)
+
+
+def _empty_state(stored: TensorStorageMetadata, parameter: Tensor, optimizer: Optimizer) -> Tensor:
+    """Return a tensor for a value of the optimizer's state, where the optimizer would have put it."""
+    dtype = stored.properties.dtype
+    # A value of the parameter's shape is cut over the ranks as the parameter is.
+    if stored.size == parameter.shape:
+        return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+
+    # A count of steps lies on the CPU, unless the kernel reads it.
+    device = parameter.device if _is_fused(optimizer) else "cpu"
+    return torch.zeros(stored.size, dtype=dtype, device=device)
 
 
 def _is_fused(optimizer: Optimizer) -> bool:
+    """Return whether a kernel on the GPU reads the optimizer's count of steps."""
     return any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)

@@ -1,4 +1,4 @@
-"""GPUs, by what their makers' data sheets say."""
+"""GPUs, as their makers' data sheets describe them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class Card(NamedTuple):
-    """A GPU.
+    """The size and the peak rates of a GPU.
 
     Attributes:
-        memory_gib: What CUDA says there is, less than what it is sold by.
-        half_tflops: Dense bf16 and fp16 with sums in fp32, 10^12 a second.
-        single_tflops: fp32, without TF32: torch's default.
-        double_tflops: fp64.
-        memory_gb_s: Its own memory's bandwidth, 10^9 bytes a second.
-        node_gb_s: To the other cards of a node, one way: NVLink, or PCIe where there is none.
+        memory_gib: Memory that CUDA reports, in GiB; it is less than the size in the card's name.
+        half_tflops: Dense bf16 and fp16 operations with sums in fp32, 10^12 a second.
+        single_tflops: fp32 operations without TF32, which is torch's default, 10^12 a second.
+        double_tflops: fp64 operations, 10^12 a second.
+        memory_gb_s: Bandwidth of the card's memory, 10^9 bytes a second.
+        node_gb_s: Bandwidth to the other cards of a node, one way, 10^9 bytes a second: NVLink, or PCIe without it.
     """
 
     memory_gib: float
@@ -25,8 +25,13 @@ class Card(NamedTuple):
     node_gb_s: float
 
     def flops(self, compute_bytes: int) -> float:
-        """Return floating-point operations a second, at most, in numbers of this many bytes."""
-        return 1e12 * {2: self.half_tflops, 4: self.single_tflops, 8: self.double_tflops}[compute_bytes]
+        """Return the peak of floating-point operations a second.
+
+        Args:
+            compute_bytes: Bytes of a number that is computed with: 2, 4 or 8.
+        """
+        tflops_by_bytes = {2: self.half_tflops, 4: self.single_tflops, 8: self.double_tflops}
+        return 1e12 * tflops_by_bytes[compute_bytes]
 
 
 _NAMES = {
@@ -39,7 +44,7 @@ _NAMES = {
     "NVIDIA L40S": "l40s_48g",
     "NVIDIA GeForce RTX 4090": "rtx4090_24g",
 }
-"""CUDA's names of the cards; others of the same make (H100 PCIe, H100 NVL) are slower, and are not here."""
+"""Card by the device name that CUDA reports. Slower cards of the same make (H100 PCIe, H100 NVL) are left out."""
 CARDS = {
     "a100_40g": Card(39.4, 312, 19.5, 19.5, 1555, 300),
     "a100_80g": Card(79.1, 312, 19.5, 19.5, 2039, 300),
@@ -51,6 +56,8 @@ CARDS = {
 
 
 def find_card(device_name: str) -> Card | None:
-    """Return the card of a name that CUDA gives; None where its data sheet is not here."""
+    """Return the card with the device name that CUDA reports; None if its data sheet is not in `CARDS`."""
     name = _NAMES.get(device_name)
-    return None if name is None else CARDS[name]
+    if name is None:
+        return None
+    return CARDS[name]

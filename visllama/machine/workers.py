@@ -11,15 +11,20 @@ from concurrent.futures import ProcessPoolExecutor
 
 def executor(num_workers: int) -> ProcessPoolExecutor:
     """Build an executor of new processes, which hold nothing of this one's memory."""
-    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"), end_with_parent)
+    # A forked process would share CUDA's state and the locks of other threads, and could hang on either.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(num_workers, context, end_with_parent)
 
 
 def end_with_parent() -> None:
     """Let a worker end at Ctrl-C without a word, and when its parent is gone: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only a process that `executor` has started calls this"
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -1,1 +1,1 @@
-"""How it learns: the Lightning module, the optimizer, the callbacks, and the run from config to weights."""
+"""Training: the Lightning module, the optimizer, the callbacks, and the run from config to weights."""

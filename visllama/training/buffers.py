@@ -1,6 +1,7 @@
-"""Buffers that training changes beside the parameters: the same on all ranks after each step, and as before a bad one.
+"""Keep the trained buffers the same on all ranks, and restore them after a step that was not taken.
 
-BatchNorm's statistics are such, or a counter. A rank's forward passes change its own, one micro-batch at a time.
+Such a buffer is one of BatchNorm's statistics, or a counter. A rank's forward passes change its own copy, one
+micro-batch at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Bool
 from torch import Tensor
 
 from visllama.model.visllama import VisLlama, trained_buffers
@@ -20,28 +22,33 @@ def copy_buffers(model: VisLlama) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Tensor, num_ranks: int) -> None:
-    """Take the first rank's buffers on all ranks, or, if the step was not taken, those of before it.
+def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Bool[Tensor, ""], num_ranks: int) -> None:
+    """Set the buffers of all ranks to the first rank's, or, if the step was not taken, to those before the step.
+
+    All ranks call it together.
 
     Args:
-        model: Its forward passes of this step are over.
-        before: `copy_buffers` at the step's start.
-        is_finite: Whether the step was taken; the same on all ranks.
-        num_ranks: All of them call it together.
+        model: The model after its forward passes of this step.
+        before: The result of `copy_buffers` at the start of the step.
+        is_finite: Whether the step was taken: a boolean, the same on all ranks.
+        num_ranks: The number of ranks.
     """
     buffers = trained_buffers(model)
     for name, buffer in buffers.items():
+        # A choice on the device: an `if` would wait for the GPU.
         buffer.copy_(torch.where(is_finite, buffer, before[name]))
+
     if buffers and num_ranks > 1:
         _broadcast(list(buffers.values()))
 
 
 def _broadcast(tensors: list[Tensor]) -> None:
-    """Send the first rank's values to all, whatever their dtypes, in one message."""
+    """Send the first rank's values to all ranks, whatever their dtypes, in one message."""
     sizes = [tensor.nbytes for tensor in tensors]
     message = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors])
     dist.broadcast(message, src=0)
 
     for tensor, part in zip(tensors, message.split(sizes), strict=True):
+        # A part of the message may begin at any byte, and a view of a wider dtype may not.
         aligned = part.clone()
         tensor.copy_(aligned.view(tensor.dtype).view(tensor.shape))

@@ -1,10 +1,11 @@
-"""The loss of each source of a mix, to be looked at: what is trained on is their sum."""
+"""Measure the loss of each source of a mix, to show it; training uses their sum."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from visllama.model.loss import TokenLoss, token_loss_by_sample
@@ -15,24 +16,46 @@ class LossBySource:
     """Sum losses and supervised tokens by source.
 
     Args:
-        names: Of the sources, the same on every rank.
-        device: Where the sums are kept: they are read once, when they are asked for.
+        names: The names of the sources, in the same order on every rank.
+        device: The device of the sums. They stay there until `means`, so that no micro-batch waits for the GPU.
         token_loss: The loss of each token; None is the cross-entropy.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device, token_loss: TokenLoss | None = None) -> None:
+        # mps has no fp64.
         exact = torch.float32 if device.type == "mps" else torch.float64
-        self.names, self.sums = list(names), torch.zeros(2, len(names), device=device, dtype=exact)
+        self.names = list(names)
+
+        # The first row holds losses, the second the numbers of supervised tokens.
+        self.sums = torch.zeros(2, len(names), device=device, dtype=exact)
         self.token_loss = token_loss
 
-    def add(self, logits: Tensor, labels: Tensor, sources: Sequence[str]) -> None:
-        """Add a micro-batch; `sources` names that of each sample."""
-        places = torch.tensor([self.names.index(name) for name in sources], device=self.sums.device)
-        targets = (labels[:, 1:] != IGNORE_INDEX).sum(1)
-        both = torch.stack([token_loss_by_sample(logits.detach(), labels, self.token_loss), targets])
-        self.sums.index_add_(1, places, both.to(self.sums.dtype))
+    def add(self, logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], sources: Sequence[str]) -> None:
+        """Add a micro-batch.
+
+        Args:
+            logits: The output of the model.
+            labels: The ids of the supervised tokens, IGNORE_INDEX elsewhere; not shifted.
+            sources: The name of each sample's source.
+        """
+        indices = [self.names.index(name) for name in sources]
+        columns = torch.tensor(indices, device=self.sums.device)
+        losses = token_loss_by_sample(logits.detach(), labels, self.token_loss)
+        num_targets = (labels[:, 1:] != IGNORE_INDEX).sum(1)
+
+        by_sample = torch.stack([losses, num_targets])
+        self.sums.index_add_(1, columns, by_sample.to(self.sums.dtype))
 
     def means(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the mean loss a token of each source of which there were any, over all ranks."""
-        losses, targets = over_ranks(self.sums).tolist()
-        return {name: loss / n for name, loss, n in zip(self.names, losses, targets, strict=True) if n}
+        """Return the mean loss of a token by source, over all ranks; sources without supervised tokens are left out.
+
+        Args:
+            over_ranks: A function that sums a tensor over ranks.
+        """
+        losses, counts = over_ranks(self.sums).tolist()
+        means = {}
+        for name, loss, count in zip(self.names, losses, counts, strict=True):
+            if count:
+                means[name] = loss / count
+
+        return means

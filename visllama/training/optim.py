@@ -1,12 +1,14 @@
-"""The optimizer over trained tensors alone, and its schedule over optimizer steps."""
+"""Build the optimizer of the trained tensors, and its schedule over optimizer steps."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from typing import Protocol, cast
 
 import torch
+from jaxtyping import Bool
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,77 +19,128 @@ from visllama.config.instantiate import build
 from visllama.model.visllama import part_of
 
 LEAST_WARMUP_STEPS = 10
-"""Steps of warm-up where `warmup_fraction` makes fewer: at the published 4e-3 a short run diverges with fewer."""
+"""The least number of warm-up steps: at the published rate of 4e-3 a short run diverges with fewer."""
+
+
+class _FusedOptimizer(Protocol):
+    """The attributes through which torch's fused optimizers take a step or not, without the CPU knowing it.
+
+    Attributes:
+        grad_scale: The scale of the gradients; None is 1.
+        found_inf: A number on the device; the step is not taken if it is 1.
+    """
+
+    grad_scale: Tensor | None
+    found_inf: Tensor
 
 
 def lr_scale(model: nn.Module, part: str) -> float:
-    """Return how fast a part learns beside `optim.lr`, as its class says."""
+    """Return the factor of a part's learning rate to `optim.lr`: the `lr_scale` of its class, else 1."""
     return getattr(getattr(model, part, None), "lr_scale", 1.0)
 
 
 def part_rate(model: nn.Module, part: str, lr: float, lr_by_part: Mapping[str, float | None]) -> float:
-    """Return a part's highest learning rate: the one given for it, taken as it is, or its share of `lr`."""
+    """Return the highest learning rate of a part.
+
+    Args:
+        model: The model.
+        part: The name of the part.
+        lr: The value of `optim.lr`, which `lr_scale` multiplies.
+        lr_by_part: The value of `optim.lr_by_part`: a rate in it is taken as it is.
+    """
     return lr_by_part.get(part) or lr * lr_scale(model, part)
 
 
 def parameter_groups(
     model: nn.Module, lr: float, lr_by_part: Mapping[str, float | None], weight_decay: float
 ) -> list[dict]:
-    """Group the trained tensors by part and by whether they decay: matrices do, vectors and the markers do not."""
+    """Return the trained tensors in groups by part, and by whether they decay.
+
+    Matrices decay; vectors and the markers do not.
+
+    Returns:
+        One dictionary for each group, as torch's optimizers take it: `name`, `params`, `lr` and `weight_decay`.
+    """
     groups: dict[tuple[str, bool], dict] = {}
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            part = part_of(name)
-            part_lr = part_rate(model, part, lr, lr_by_part)
-            decays = parameter.ndim > 1 and part != "markers"
-            group = groups.setdefault(
-                (part, decays),
-                {"name": f"{part}{'' if decays else ', no decay'}", "params": [], "lr": part_lr,
-                 "weight_decay": weight_decay if decays else 0.0},
-            )  # fmt: skip
-            group["params"].append(parameter)
+        if not parameter.requires_grad:
+            continue
+
+        part = part_of(name)
+        decays = parameter.ndim > 1 and part != "markers"
+        if (part, decays) not in groups:
+            groups[part, decays] = {
+                "name": part if decays else f"{part}, no decay",
+                "params": [],
+                "lr": part_rate(model, part, lr, lr_by_part),
+                "weight_decay": weight_decay if decays else 0.0,
+            }
+        groups[part, decays]["params"].append(parameter)
+
     return list(groups.values())
 
 
 def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = ()) -> Optimizer:
-    """Make the optimizer that `config` (the `optim` group) names, of torch or of the user's `plugins`.
+    """Build the optimizer of the trained tensors.
 
-    On CUDA it is torch's fused one, where there is one: it can be kept from a step without waiting for the GPU.
+    On CUDA it is torch's fused form, where there is one: it can leave out a step without waiting for the GPU.
+
+    Args:
+        model: The model; tensors that require no gradient are left out.
+        config: The `optim` group, whose `_target_` is a class of torch or of the user's.
+        plugins: The user's packages.
     """
-    own = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
-    target = {"_target_": own.pop("_target_"), "_partial_": True}
-    make = build(target | own, plugins)
-    if "fused" in signature(make).parameters and all(p.is_cuda for group in groups for p in group["params"]):
-        own.setdefault("fused", True)
-        make = build(target | own, plugins)
+    arguments = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
+
+    target = {"_target_": arguments.pop("_target_"), "_partial_": True}
+    make = build(target | arguments, plugins)
+
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    is_on_cuda = all(parameter.is_cuda for parameter in parameters)
+    if is_on_cuda and "fused" in signature(make).parameters:
+        # A `fused` of the config's own stays.
+        arguments.setdefault("fused", True)
+        make = build(target | arguments, plugins)
+
     return make(groups)
 
 
-def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Tensor) -> None:
-    """Take a step, or leave weights and the optimizer's state as they are, to the bit; it counts as a step either way.
+def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Bool[Tensor, ""]) -> None:
+    """Take a step, or leave weights and the optimizer's state as they are, to the bit.
+
+    Lightning counts a step either way.
 
     Args:
-        optimizer: Its fused form reads `is_finite` on the device; another one has it read first.
-        is_finite: Whether the loss and the gradients are; a boolean on the device.
+        optimizer: The optimizer. Its fused form reads `is_finite` on the device; for any other the CPU waits for it.
+        is_finite: Whether the loss and the gradients are finite: a boolean on the device.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     if getattr(inner, "_step_supports_amp_scaling", False):
-        inner.grad_scale, inner.found_inf = None, (~is_finite).to(torch.float32)
+        # These attributes are made for mixed precision, where a step with an infinite gradient is left out too.
+        fused = cast("_FusedOptimizer", inner)
+        fused.grad_scale = None
+        fused.found_inf = (~is_finite).to(torch.float32)
+
         optimizer.step()
-        del inner.grad_scale, inner.found_inf
-    else:
-        if not is_finite.item():
-            optimizer.zero_grad()  # without gradients there is no step
-        optimizer.step()
+        del fused.grad_scale
+        del fused.found_inf
+        return
+
+    if not is_finite.item():
+        # Parameters without gradients are left out by `step`.
+        optimizer.zero_grad()
+    optimizer.step()
 
 
 def warmup_steps(fraction: float, num_steps: int) -> int:
-    """Return over how many steps the rate rises: a fraction of all steps, and at least `LEAST_WARMUP_STEPS`.
+    """Return the number of steps over which the rate rises: a fraction of all steps, and at least `LEAST_WARMUP_STEPS`.
 
     A fraction of 0 is no warm-up. A run that is shorter than its warm-up ends before the rate is reached.
     """
-    return max(round(fraction * num_steps), LEAST_WARMUP_STEPS) if fraction else 0
+    if not fraction:
+        return 0
+    return max(round(fraction * num_steps), LEAST_WARMUP_STEPS)
 
 
 _SHAPES: dict[str, Callable[[float], float]] = {
@@ -95,25 +148,31 @@ _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: 1 - x,
     "constant": lambda x: 1.0,
 }
+"""Share of the rate, by how much of the steps after the warm-up is done, from 0 to 1."""
 
 
 def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> LambdaLR:
     """Build the schedule: the rate rises linearly over `warmup_steps`, and then follows the shape of `optim.schedule`.
 
-    A shape is a function of how much of the steps behind the warm-up is done, from 0 to 1, to a share of the rate. A
-    resumed run asks it at the same steps, so it has no state to be kept.
+    A shape is a function from the part of the steps after the warm-up that is done, from 0 to 1, to a share of the
+    rate. It has no state to be saved, since a resumed run calls it at the same steps.
 
     Args:
-        optimizer: Its rates are the highest ones.
-        config: The `optim` group: its `schedule` is a name, or names a class of the user's.
-        num_steps: Optimizer steps of the run.
+        optimizer: The optimizer, whose rates are the highest ones.
+        config: The `optim` group. Its `schedule` is the name of a shape, or a node with the `_target_` of the user's.
+        num_steps: The number of optimizer steps of the run.
         plugins: The user's packages.
     """
     warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
+
     chosen = config["schedule"]
     shape = _SHAPES[chosen] if isinstance(chosen, str) else build(chosen, plugins)
 
     def factor(step: int) -> float:
-        return (step + 1) / warmup if step < warmup else shape(min(1.0, (step - warmup) / max(1, num_steps - warmup)))
+        if step < warmup:
+            return (step + 1) / warmup
+
+        done = (step - warmup) / max(1, num_steps - warmup)
+        return shape(min(1.0, done))
 
     return LambdaLR(optimizer, factor)

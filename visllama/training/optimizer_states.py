@@ -1,10 +1,10 @@
-"""What an optimizer keeps beside the weights: measured on one small tensor, whatever its class."""
+"""Measure the state that an optimizer of any class keeps beside the weights, on one small tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,29 +14,50 @@ from visllama.config.instantiate import build
 from visllama.errors import ConfigError
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32, 8: torch.float64}
+"""Dtype of the trained tensors by the bytes of a number."""
 
 
-def measure_states(optim: Mapping[str, Any], plugins: Sequence[str], trained_bytes: int) -> tuple[float, int, bool]:
-    """Take one step, and give what is kept then: bytes a number, bytes a tensor, and whether a step needs no copy.
+class OptimizerStates(NamedTuple):
+    """The size of an optimizer's state.
+
+    Attributes:
+        bytes_a_number: Bytes for each number of the trained tensors.
+        bytes_a_tensor: Bytes for each trained tensor, whatever its size: a count of steps, for example.
+        steps_in_place: Whether a step makes no copy of the weights, because the optimizer has a fused form.
+    """
+
+    bytes_a_number: float
+    bytes_a_tensor: int
+    steps_in_place: bool
+
+
+def measure_states(optim: Mapping[str, Any], plugins: Sequence[str], trained_bytes: int) -> OptimizerStates:
+    """Take one step with the optimizer of the `optim` group, and return the size of the state that it then keeps.
 
     Args:
         optim: The `optim` config group.
         plugins: The user's packages, of which the optimizer may be.
-        trained_bytes: Of a number of the trained tensors.
+        trained_bytes: Bytes of a number of the trained tensors: 2, 4 or 8.
 
     Raises:
         ConfigError: If the optimizer takes no step.
     """
-    own = {name: value for name, value in optim.items() if name not in OWN_OPTIM_KEYS}
+    arguments = {name: value for name, value in optim.items() if name not in OWN_OPTIM_KEYS}
+    # A matrix, because an optimizer may keep other state for vectors.
     weight = nn.Parameter(torch.zeros(4, 8, dtype=_DTYPES[trained_bytes]))
     weight.grad = torch.zeros_like(weight)
-    make = build(own | {"_partial_": True}, plugins)
+
+    make = build(arguments | {"_partial_": True}, plugins)
     try:
         optimizer = make([weight])
         optimizer.step()
-    except Exception as error:  # of whatever type a class of somebody else's raises
+    # A class of the user's may raise any type.
+    except Exception as error:
         raise ConfigError(f"optim._target_={optim['_target_']}: takes no step: {error}") from error
-    kept = [value for value in optimizer.state[weight].values() if isinstance(value, torch.Tensor)]
-    each = sum(value.element_size() for value in kept if value.shape == weight.shape)
-    of_tensor = sum(value.nbytes for value in kept if value.shape != weight.shape)
-    return float(each), of_tensor, "fused" in signature(make).parameters and own.get("fused") is not False
+
+    values = optimizer.state[weight].values()
+    states = [value for value in values if isinstance(value, torch.Tensor)]
+    bytes_a_number = sum(state.element_size() for state in states if state.shape == weight.shape)
+    bytes_a_tensor = sum(state.nbytes for state in states if state.shape != weight.shape)
+    has_fused_form = "fused" in signature(make).parameters and arguments.get("fused") is not False
+    return OptimizerStates(float(bytes_a_number), bytes_a_tensor, has_fused_form)

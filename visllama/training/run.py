@@ -1,4 +1,4 @@
-"""One training run, from its assembly to trained weights, their scores, and the run folder."""
+"""Run one training, from its assembly to trained weights, their scores, and the run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import DoublePrecision
-from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.checkpoint.folder import Checkpoint, checkpoints, newest_whole, read_loader_state, remove_leftovers
@@ -44,7 +43,7 @@ from visllama.model.sharding import compute_again
 from visllama.model.visllama import VisLlama, part_dtype, part_of
 from visllama.model.weights import hash_weights, load_tensors, save_weights
 from visllama.parallel import launch
-from visllama.parallel.strategy import build_strategy
+from visllama.parallel.strategy import VisLlamaStrategy, build_strategy
 from visllama.tracking.loggers import build_loggers, closing, log_results, log_weights
 from visllama.training.assembly import Assembly
 from visllama.training.callbacks.bad_records import BadRecords
@@ -56,27 +55,34 @@ from visllama.training.callbacks.proofs import FrozenWeights
 from visllama.training.callbacks.prune import Prune
 from visllama.training.callbacks.tables import startup_tables
 from visllama.training.callbacks.throughput import Throughput
+from visllama.training.lightning_parts import connected
 from visllama.training.module import VisLlamaModule
 
 _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=", "trainer/strategy")
 _OF_EVALUATE += tuple(f"trainer.{name}" for name in READ_BY_EVALUATE)
-"""How the words begin that mean the same to `evaluate`."""
+"""Beginnings of the overrides that mean the same to `evaluate` as to `train`."""
 SAMPLES_AT_ONCE = 32
 """Batch size of the sample captions shown at validation."""
 T = TypeVar("T")
 
 
 def run(config: TrainConfig, assembly: Assembly) -> dict | None:
-    """Train, judge, and write the run folder; gives metrics.json's content on rank 0, None elsewhere."""
+    """Train, judge, and write the run folder.
+
+    Returns:
+        The content of metrics.json on the first rank; None elsewhere and with `check_only`.
+    """
     launch.quieten_lightning()
     pl.seed_everything(config.seed, workers=True, verbose=False)
     started = time.perf_counter()
-    parts, model, text, num_steps = assembly.parts, assembly.model, assembly.text, assembly.num_steps
-    maker = sample_maker(model, text)
+
+    model = assembly.model
+    num_steps = assembly.num_steps
+    maker = sample_maker(model, assembly.text)
     data = training_data(config, assembly, maker)
     folder = run_folder()
     if config.check_only:
-        cast_unloaded(model, frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator)))
+        cast_unloaded(model, _find_frozen_dtype(config))
         say(*startup_tables(config, model, data, folder, num_steps))
         say("All checks passed; no weight was loaded. Without check_only=true it trains.")
         return None
@@ -84,77 +90,118 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     checkpoint = find_checkpoint(config, data, folder, num_steps)
     rank_zero_only(write_config)(config, folder)
     rank_zero_only(write_command)(folder)
+
     strategy = build_strategy(config.trainer, config.plugins)
-    module = VisLlamaModule(model, config.optim, num_steps, config.plugins, weights_loader(config, assembly, strategy))
-    captioners = {name: Captioner(maker, config.decoding, SAMPLES_AT_ONCE) for name, maker in data.makers.items()}
-    loggers = build_loggers(config.logger, config.plugins, folder, checkpoint.step if checkpoint else 0)
+    load = weights_loader(config, assembly, strategy)
+    module = VisLlamaModule(model, config.optim, num_steps, config.plugins, load)
+    captioners = {}
+    for name, source_maker in data.makers.items():
+        captioners[name] = Captioner(source_maker, config.decoding, SAMPLES_AT_ONCE)
+    first_step = checkpoint.step if checkpoint else 0
+    loggers = build_loggers(config.logger, config.plugins, folder, first_step)
     callbacks = build_callbacks(config, folder, captioners, count_sizes(model))
     trainer = build_trainer(config, strategy, num_steps, folder, callbacks, loggers)
+
     fit_started = time.perf_counter()
     seconds = {"setup_seconds": fit_started - started}
     try:
         with closing(loggers):
             for logger in loggers:
                 logger.log_hyperparams(to_dict(config) | {"provenance": provenance()})
-            trainer.fit(module, data, ckpt_path=checkpoint and checkpoint.path, weights_only=True)
-            if trainer.interrupted:
-                raise KeyboardInterrupt
-            if trainer.global_step < num_steps:
-                say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
-            if find_callback(trainer, LastValidation).is_missing(trainer):
-                trainer.validate(module, data, verbose=False)
+            _fit(trainer, module, data, checkpoint, num_steps)
             seconds["fit_seconds"] = time.perf_counter() - fit_started
+
+            # Under a sharded strategy all ranks have to take part; the first one writes.
             if trainer.is_global_zero or strategy.is_sharded:
-                save_weights(model, parts, text, folder / "weights")
+                save_weights(model, assembly.parts, assembly.text, folder / "weights")
             log_weights(loggers, folder / "weights")
+
+            # Written before the judging too: whatever that meets, the facts of the training are there.
             metrics: dict = {"evaluations": {}, "train": training_facts(trainer, config)}
-            rank_zero_only(write_json)(folder / "metrics.json", metrics)  # whatever the judge meets, this much is told
+            rank_zero_only(write_json)(folder / "metrics.json", metrics)
+
             if config.judge and config.judged_on and PRUNED not in metrics["train"]:
                 judge_started = time.perf_counter()
-                settings = JudgeSettings.of_config(config)
-                sources = assembly.judged_sources
-                key = hash_weights(folder / "weights") if trainer.is_global_zero else ""  # the first rank alone logs
-                metrics["evaluations"] = judge(model, maker, config.judged_on, sources, settings, folder, key)
+                metrics["evaluations"] = _judge(config, assembly, maker, folder, trainer.is_global_zero)
                 seconds["judge_seconds"] = time.perf_counter() - judge_started
                 log_results(loggers, metrics["evaluations"], folder, trainer.global_step)
-    except preemption.Preempted as left:
+    except preemption.Preempted as preempted:
+        # Requeued earlier, the job could begin again while ranks of this one still write.
         launch.wait_for_ranks()
-        preemption.requeue(left.what)
+        preemption.requeue(preempted.what)
         raise
     except RuntimeError as error:
+        # torch's error about a loading process that has ended does not say what to do.
         killed = explain_killed(error)
         if killed is None:
             raise
         raise killed from error
     finally:
         launch.forget_ranks()
+
     launch.wait_for_ranks()
     if not trainer.is_global_zero:
         return None
 
-    metrics["train"] |= {name: round(value, 1) for name, value in seconds.items()}
+    for name, value in seconds.items():
+        metrics["train"][name] = round(value, 1)
     metrics["provenance"] = provenance(
         seed=config.seed,
         precision=find_precision(config.trainer.precision, config.trainer.accelerator),
         overrides=invocation().overrides,
-        model=parts,
+        model=assembly.parts,
         init_from=config.init_from,
         num_ranks=trainer.world_size,
         plugins=config.plugins,
     )
     write_json(folder / "metrics.json", metrics)
     write_index(folder)
-    again = shlex.join(evaluate_overrides(config, folder))
-    say(
-        ", ".join(f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()),
+
+    times = [f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()]
+    lines = [
+        ", ".join(times),
         f"Wrote {folder}: weights/ metrics.json; index.html shows and links all",
-        *([f"Judge it again, or elsewhere:  visllama evaluate {again}"] if config.evaluation else []),
-    )
+    ]
+    if config.evaluation:
+        again = shlex.join(evaluate_overrides(config, folder))
+        lines.append(f"Judge it again, or elsewhere:  visllama evaluate {again}")
+    say(*lines)
     return metrics
 
 
+def _fit(
+    trainer: pl.Trainer, module: VisLlamaModule, data: TrainingData, checkpoint: Checkpoint | None, num_steps: int
+) -> None:
+    """Train to the last step or to an early stop, and validate the last step if that was not done."""
+    trainer.fit(module, data, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+
+    # Some versions of Lightning return from `fit` after an interrupt as if it were done.
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+    if trainer.global_step < num_steps:
+        say(f"Stopped early, at step {trainer.global_step} of {num_steps}")
+
+    if find_callback(trainer, LastValidation).is_missing(trainer):
+        trainer.validate(module, data, verbose=False)
+
+
+def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: Path, is_first_rank: bool) -> dict:
+    """Judge the trained model on all ranks, and return the results by evaluation."""
+    settings = JudgeSettings.of_config(config)
+    # Only the first rank writes the log of predictions, which the key is for.
+    weights_key = hash_weights(folder / "weights") if is_first_rank else ""
+
+    return judge(assembly.model, maker, config.judged_on, assembly.judged_sources, settings, folder, weights_key)
+
+
+def _find_frozen_dtype(config: TrainConfig) -> torch.dtype:
+    """Return the dtype of the run's frozen weights."""
+    return frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+
+
 def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
-    """Give a model without weights the dtypes that it would be loaded in, for its table.
+    """Convert a model without weights to the dtypes in which it would be loaded, for the table of its parts.
 
     Args:
         model: The model, on the meta device, in the dtypes of its files.
@@ -164,53 +211,71 @@ def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
 
 
-def weights_loader(config: TrainConfig, assembly: Assembly, strategy: Strategy) -> Callable[[], None]:
-    """Return what loads the weights, on each rank once all have started, and puts the model where it is to be."""
-    model, dtype = assembly.model, frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaStrategy) -> Callable[[], None]:
+    """Return the function that loads the weights, and puts the model where the strategy wants it.
+
+    Each rank calls it once all have started.
+    """
+    model = assembly.model
+    dtype = _find_frozen_dtype(config)
 
     def load() -> None:
         model.load_base_weights(dtype, as_stored=strategy.is_sharded)
-        if assembly.initial:
+
+        if assembly.initial and config.init_from:
             load_tensors(model, Path(config.init_from), assembly.initial)
-            say(f"Starting from {config.init_from}, which trained {', '.join(assembly.initial['trained'])}")
+            trained_parts = ", ".join(assembly.initial["trained"])
+            say(f"Starting from {config.init_from}, which trained {trained_parts}")
+
         if config.trainer.activation_checkpointing:
             compute_again(model)
+
         strategy.prepare(model, dtype)
 
     return load
 
 
 def count_sizes(model: VisLlama) -> Shapes | None:
-    """Return the sizes by which a model's arithmetic is counted; None where parts of the user's own do not show them.
+    """Return the sizes from which a model's arithmetic is counted; None if a part of the user's does not show them.
 
     Args:
         model: The model, before a strategy has cut it into parts.
     """
     try:
         return read_shapes(model)
-    except Exception as error:  # of whatever type a class of somebody else's raises
+    # A class of the user's may raise any type.
+    except Exception as error:
         log(f"The model's arithmetic is not counted: {type(error).__name__}: {error}")
         return None
 
 
 def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
-    """Return the checkpoint to go on from.
+    """Return the checkpoint to resume from; None if the run begins at step 0.
 
-    The first rank looks whether it is whole, and the others take what it took.
+    The first rank alone reads checkpoints for damage. The others return the newest one, and `load_checkpoint` gives
+    them the first rank's choice.
+
+    Raises:
+        ConfigError: If all checkpoints are damaged, or the settings that fix the order of the data have changed.
     """
-    found = checkpoints(folder) if config.resume else []
+    existing = checkpoints(folder) if config.resume else []
     if not is_first_rank():
-        return found[0] if found else None
+        return existing[0] if existing else None
+
     remove_leftovers(folder)
-    checkpoint, damaged = newest_whole(folder) if found else (None, [])
-    for damage in damaged:
-        say(f"A checkpoint is damaged, and passed over: {damage}")
+    checkpoint = None
+    if existing:
+        checkpoint, damaged_checkpoints = newest_whole(folder)
+        for description in damaged_checkpoints:
+            say(f"A checkpoint is damaged, and passed over: {description}")
+
     if checkpoint:
         state = read_loader_state(checkpoint.path)
         check_order(state["rests_on"], data.rests_on, config.data.allow_reorder)
         say(f"Going on from step {checkpoint.step} of {num_steps}: {checkpoint.path}")
     elif config.resume:
         say(f"resume={config.resume}: it was stopped before its first checkpoint, and begins again")
+
     return checkpoint
 
 
@@ -220,14 +285,27 @@ def write_config(config: TrainConfig, folder: Path) -> None:
 
 
 def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -> TrainingData:
-    """Make the data module of a run; a source may have a prompt of its own."""
-    pad, size_px = maker.tokenizer.pad_token_id, maker.transform.size_px
-    prompts = {name: node.get("prompt") for name, node in config.data.sources.items()}
+    """Build the data module of a run.
+
+    Args:
+        config: The configuration of the run.
+        assembly: The parts of the run.
+        maker: The maker of samples with the run's prompt; a source may have a prompt of its own.
+    """
+    makers = {}
+    for name, node in config.data.sources.items():
+        prompt = node.get("prompt")
+        makers[name] = maker if prompt is None else maker.with_prompt(prompt)
+
+    collator = Collator(
+        maker.tokenizer.pad_token_id, maker.num_image_tokens, maker.transform.size_px, config.micro_batch_size
+    )
+
     return TrainingData(
         train=assembly.train,
         val=assembly.val,
-        makers={name: maker if prompt is None else maker.with_prompt(prompt) for name, prompt in prompts.items()},
-        collator=Collator(pad, maker.num_image_tokens, size_px, config.micro_batch_size),
+        makers=makers,
+        collator=collator,
         order=assembly.order,
         num_steps=assembly.num_steps,
         num_workers=config.data.num_workers,
@@ -237,39 +315,60 @@ def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -
 
 
 def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
-    """Name what `evaluate` needs to judge a run again as it was judged: what was typed of that, where data lie."""
+    """Return the words after `visllama evaluate` that judge a run again as it was judged.
+
+    These are the weights, the evaluations, the places of their data, and the overrides of the run's own command that
+    mean the same to `evaluate`.
+    """
     running = invocation()
     typed = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
     keys = {key_of(word) for word in typed}
+
     words = [override("weights", folder / "weights")]
+    # The embedded world is the default of `evaluate`.
     if "evaluation" not in keys and list(config.evaluation) != ["scenes_caption"]:
         words.append(f"evaluation=[{','.join(config.evaluation)}]")
+
     for name, evaluation in config.evaluation.items():
         as_rival = config.judged_on.get(f"{name}_{SELECTING}")
         source = evaluation.source if as_rival is None else as_rival["source"]
+        # A rival in a sweep is judged on validation: test is for the best job alone.
         if as_rival is not None and evaluation.split != SELECTING:
-            words.append(f"evaluation.{name}.split={SELECTING}")  # test is for the best job alone
+            words.append(f"evaluation.{name}.split={SELECTING}")
         for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
             if source.get(key) and full_key not in keys:
                 words.append(override(full_key, source[key]))
+
     return [*running.options, *words, *typed]
 
 
 def build_trainer(
     config: TrainConfig,
-    strategy: Strategy,
+    strategy: VisLlamaStrategy,
     num_steps: int,
     folder: Path,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
 ) -> pl.Trainer:
-    """Make Lightning's Trainer; the run is one long epoch, and one of its batches is one optimizer step."""
+    """Build Lightning's Trainer; the run is one long epoch, and one of Lightning's batches is one optimizer step.
+
+    Args:
+        config: The configuration of the run.
+        strategy: The strategy of the run.
+        num_steps: The number of optimizer steps.
+        folder: The run's folder.
+        callbacks: The callbacks, in the order in which they are called.
+        loggers: The trackers of the run.
+    """
     launch.launch_our_way()
+
     precision = find_precision(config.trainer.precision, config.trainer.accelerator)
     interval = validation_interval(config.trainer.val_check_interval, num_steps)
-    # By its name, the sharded strategy does not know it.
-    plugins = [*launch.environments(), *([DoublePrecision()] if precision == "64-true" else [])]
+
+    # As an object, because the sharded strategy does not know this precision by its name.
+    precision_plugins = [DoublePrecision()] if precision == "64-true" else []
+
     trainer = pl.Trainer(
         **launch.places(config.trainer),
         strategy=strategy,
@@ -283,13 +382,15 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
-        enable_progress_bar=False,  # `StepProgress` shows it
+        # `StepProgress` has one.
+        enable_progress_bar=False,
         logger=list(loggers),
         profiler=build(config.profiler, config.plugins) if config.profiler else None,
-        plugins=plugins,
+        plugins=[*launch.environments(), *precision_plugins],
         callbacks=list(callbacks),
         default_root_dir=folder,
     )
+
     # Lightning answers SIGTERM by a collective inside its handler, where ranks hang, and asks the GPU each step whether
     # there was one: `preemption` does neither.
     trainer._signal_connector.register_signal_handlers = lambda: None
@@ -301,39 +402,54 @@ def validation_interval(chosen: float | None, num_steps: int) -> int | None:
     """Return the number of steps between two validations; None validates never.
 
     Args:
-        chosen: `trainer.val_check_interval`: up to 1 a part of the run, else a number of steps.
-        num_steps: The steps of the run.
+        chosen: The value of `trainer.val_check_interval`: up to 1 a part of the run, above it a number of steps.
+        num_steps: The number of steps of the run.
     """
     if chosen is None:
         return None
-    steps = round(num_steps * chosen) if chosen <= 1 else int(chosen)
-    return min(max(1, steps), num_steps)
+
+    num_steps_between = round(num_steps * chosen) if chosen <= 1 else int(chosen)
+    return min(max(1, num_steps_between), num_steps)
 
 
-def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict:
-    """Return metrics.json's `train`: what was done, and the last losses."""
-    points = find_callback(trainer, Curves).points
-    logged = {name: values[-1][1] for name, values in points.items()}  # also those before a resume
-    logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    facts = {"steps": trainer.global_step, "samples": trainer.global_step * config.stage.global_batch_size}
+def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object]:
+    """Return the `train` entry of metrics.json: steps, samples, rate, hashes, masked records, and the last losses."""
+    num_steps = trainer.global_step
+    facts: dict[str, object] = {
+        "steps": num_steps,
+        "samples": num_steps * config.stage.global_batch_size,
+    }
+
     rate = find_callback(trainer, Throughput).samples_per_second
     if rate is not None:
         facts["samples_per_second"] = round(rate, 1)
-    for callback in trainer.callbacks:
+
+    for callback in connected(trainer).callbacks:
         if isinstance(callback, KeepBest):
             facts["weights_of_step"] = callback.step
         if isinstance(callback, Prune) and callback.step is not None:
             facts[PRUNED] = callback.step
-    watch = find_callback(trainer, FrozenWeights)
-    facts["frozen_sha256"] = watch.before  # and after: the run would have stopped with an error
-    bad = find_callback(trainer, BadRecords)
-    for name, seen in (("bad_records", bad.train), ("bad_val_records", bad.val)):
+
+    # The hashes before training are those after it: otherwise the run would have stopped with an error.
+    facts["frozen_sha256"] = find_callback(trainer, FrozenWeights).before
+
+    bad_records = find_callback(trainer, BadRecords)
+    for name, seen in (("bad_records", bad_records.train), ("bad_val_records", bad_records.val)):
         if seen.counts:
             facts[name] = dict(seen.counts)
-    # A loss that is not finite is none: its step was not taken, and log.txt names it.
-    return facts | {name: value for name, value in logged.items() if "/loss" in name and math.isfinite(value)}
+
+    # Points remember values from before a resume too; the trainer has the newest ones.
+    points = find_callback(trainer, Curves).points
+    logged = {name: values[-1][1] for name, values in points.items()}
+    logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for name, value in logged.items():
+        # A step whose loss is not finite was not taken, and log.txt names it.
+        if "/loss" in name and math.isfinite(value):
+            facts[name] = value
+
+    return facts
 
 
 def find_callback(trainer: pl.Trainer, kind: type[T]) -> T:
     """Return the trainer's callback of a class."""
-    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
+    return next(callback for callback in connected(trainer).callbacks if isinstance(callback, kind))

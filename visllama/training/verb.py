@@ -1,6 +1,6 @@
-"""The verb `train`: everything is checked and built without weights first.
+"""The verb `train`: check and build everything without weights first, then train.
 
-What is slow to import (transformers, then Lightning) comes after what can be refused without it.
+Slow imports (transformers, then Lightning) come after the checks that need neither.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from visllama.training.assembly import Assembly, build_assembly
 
 
 def assemble(config: TrainConfig) -> Assembly:
-    """Build what the run is made of, before any weight is loaded or the run's folder is made.
+    """Build the parts of a run, before any weight is loaded or the run's folder is made.
 
     Raises:
-        ConfigError: If the config contradicts itself, or names what is not there.
+        ConfigError: If the config contradicts itself, or names something that does not exist.
     """
     torch.set_num_threads(config.trainer.threads)
     return build_assembly(config)
 
 
 def train(config: TrainConfig, assembly: Assembly) -> dict | None:
-    """Train what was assembled, and judge it.
+    """Train the assembled model, and judge it.
 
     Returns:
         The content of metrics.json on the first rank; None elsewhere and with `check_only`.
     """
+    # Here, because it imports Lightning.
     from visllama.training.run import run
 
     return run(config, assembly)

@@ -1,1 +1,1 @@
-"""What watches a run."""
+"""Callbacks: they watch, log, save and stop a run."""

@@ -1,4 +1,4 @@
-"""Records that could not be read: counted by source and reason over all ranks, told, and too many stop the run."""
+"""Count the records that could not be read, by source and reason over all ranks, and stop a run with too many."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import logging
 from collections import Counter
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from visllama.data.collate import Step
 from visllama.errors import ConfigError
+from visllama.training.lightning_parts import gather_objects, run_module
 
 _FEW = 10_000
-"""Before so many samples were seen, a share of them says little: it is taken of so many."""
+"""The least number of training samples of which a share is taken: a share of fewer says little."""
 _FEW_OF_VALIDATION = 200
-"""The same for a validation, which is seen whole: one bad record of a few does not end a run."""
+"""The least number of validation samples of which a share is taken: one bad record of a few does not end a run."""
 _MOST_TOLD = 100
+"""How many masked records are named in the log."""
 _log = logging.getLogger("visllama")
 
 
 class _Seen:
-    """The samples of a training, or of one validation.
+    """Counts of the samples of a training, or of one validation.
 
     Attributes:
         counts: Masked samples by source and reason.
         num_samples: All samples, masked or not.
         num_in_a_row: Masked samples since the last good one, on this rank.
-        last: The last masked sample, and why.
+        last: The key of the last masked sample, and why it is masked.
     """
 
     def __init__(self, counts: Counter[str] | None = None, num_samples: int = 0) -> None:
@@ -37,96 +39,131 @@ class _Seen:
         self.last = ""
 
     def describe(self) -> str:
-        """Return what is masked and what to do, for the end of a message."""
+        """Return the masked samples by reason, and what to do about them, for the end of an error message."""
         counted = ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
         return f"({counted}); the last: {self.last}. Mend the data, or raise it to go on"
 
     def longest_run(self, step: Step) -> int:
-        """Return the most masked samples one after the other, up to the end of a Step."""
+        """Return the largest number of masked samples one after the other, up to the end of a Step."""
         longest = 0
         for fault in step["faults"]:
             self.num_in_a_row = 0 if fault is None else self.num_in_a_row + 1
             longest = max(longest, self.num_in_a_row)
+
         return longest
 
 
 class BadRecords(Callback):
-    """Count the masked samples of a run, and those of each validation by themselves, which sees the same ones again.
+    """Count the masked samples of a run, and stop it if there are too many.
+
+    Each validation is counted by itself, since it sees the same samples again.
 
     Args:
-        max_fraction: Of all training samples seen (of 10,000 at least), and of those of a validation (of 200 at
-            least); more stop the run.
-        max_consecutive: So many one after the other on one rank stop it.
+        max_fraction: The largest share of masked samples: of the training samples so far (of 10,000 at least), and of
+            the samples of a validation (of 200 at least).
+        max_consecutive: The number of masked samples one after the other on one rank that stops the run.
     """
 
     def __init__(self, max_fraction: float, max_consecutive: int) -> None:
-        self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
+        self.max_fraction = max_fraction
+        self.max_consecutive = max_consecutive
         self.train = _Seen()
         self.val = _Seen()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
-        self._count(self.train, f"step {trainer.global_step}", trainer, module, step)
-        if module.num_bad:
-            for name, count in self.train.counts.items():
-                module.log(f"data/bad/{name}", float(count))
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Step,
+        batch_idx: int,
+    ) -> None:
+        self._count(self.train, f"step {trainer.global_step}", trainer, pl_module, batch)
 
-    def on_validation_epoch_start(self, *_) -> None:
+        if run_module(pl_module).num_bad:
+            for name, count in self.train.counts.items():
+                pl_module.log(f"data/bad/{name}", float(count))
+
+    def on_validation_epoch_start(self, *_: object, **__: object) -> None:
         self.val = _Seen()
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
-        self._count(self.val, f"validation at step {trainer.global_step}", trainer, module, step)
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Step,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._count(self.val, f"validation at step {trainer.global_step}", trainer, pl_module, batch)
 
-    def on_validation_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for name, count in self.val.counts.items():
-            module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
-        of = max(self.val.num_samples, _FEW_OF_VALIDATION)
-        self._check_share(self.val, f"validation at step {trainer.global_step}", of)
+            pl_module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
 
-    def _count(self, seen: _Seen, when: str, trainer: pl.Trainer, module: pl.LightningModule, step: Step) -> None:
+        num_samples = max(self.val.num_samples, _FEW_OF_VALIDATION)
+        self._check_share(self.val, f"validation at step {trainer.global_step}", num_samples)
+
+    def _count(self, seen: _Seen, when: str, trainer: pl.Trainer, pl_module: pl.LightningModule, step: Step) -> None:
         """Count a Step of all ranks.
 
+        Args:
+            seen: The counts to add to.
+            when: The step in words, for messages.
+            trainer: The trainer, over whose ranks the counts are summed.
+            pl_module: The module, which has the numbers of the Step over all ranks.
+            step: The Step of this rank.
+
         Raises:
-            ConfigError: If too much of what was seen is masked.
+            ConfigError: If too many samples are masked.
         """
+        module = run_module(pl_module)
         seen.num_samples += module.num_samples
-        in_a_row = seen.longest_run(step)
-        if not module.num_bad:  # of all ranks: all of them go on here, or none
+        num_in_a_row = seen.longest_run(step)
+
+        # The number is that of all ranks, so all of them return here, or none.
+        if not module.num_bad:
             return
 
-        bad = [(key, *fault) for key, fault in zip(step["keys"], step["faults"], strict=True) if fault is not None]
-        if trainer.world_size > 1:
-            gathered: list = [None] * trainer.world_size
-            dist.all_gather_object(gathered, (in_a_row, bad), group=trainer.strategy.control)
-            in_a_row = max(longest for longest, _ in gathered)
-            bad = [fault for _, faults in gathered for fault in faults]
-        for key, _, reason, detail in bad[: max(0, _MOST_TOLD - seen.counts.total())]:
-            _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
-        seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in bad)
+        own_faults = []
+        for key, fault in zip(step["keys"], step["faults"], strict=True):
+            if fault is not None:
+                own_faults.append((key, *fault))
 
-        last_key, *_, last_detail = bad[-1]
+        gathered = gather_objects(trainer, (num_in_a_row, own_faults))
+        num_in_a_row = max(longest for longest, _ in gathered)
+        faults = [fault for _, faults_of_rank in gathered for fault in faults_of_rank]
+
+        num_left_to_tell = max(0, _MOST_TOLD - seen.counts.total())
+        for key, _, reason, detail in faults[:num_left_to_tell]:
+            _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
+        seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in faults)
+
+        last_key, *_, last_detail = faults[-1]
         seen.last = f"{last_key}: {last_detail}"
-        if in_a_row >= self.max_consecutive:
+        if num_in_a_row >= self.max_consecutive:
             raise ConfigError(
-                f"data.max_consecutive_bad={self.max_consecutive}: {when}, {in_a_row} records one after the other "
+                f"data.max_consecutive_bad={self.max_consecutive}: {when}, {num_in_a_row} records one after the other "
                 f"cannot be read {seen.describe()}"
             )
         self._check_share(seen, when, max(seen.num_samples, _FEW))
 
-    def _check_share(self, seen: _Seen, when: str, of: int) -> None:
+    def _check_share(self, seen: _Seen, when: str, num_samples: int) -> None:
         """Check the share of masked samples.
 
         Args:
-            seen: What was seen.
-            when: The step, in words.
-            of: Of so many samples the share is taken.
+            seen: The counts.
+            when: The step in words, for the message.
+            num_samples: The number of samples of which the share is taken.
 
         Raises:
-            ConfigError: If it is too large.
+            ConfigError: If the share is larger than `max_fraction`.
         """
-        total = seen.counts.total()
-        if total > self.max_fraction * of:
+        num_bad = seen.counts.total()
+        if num_bad > self.max_fraction * num_samples:
             raise ConfigError(
-                f"data.max_bad_fraction={self.max_fraction}: {when}, {total} of {seen.num_samples} samples cannot be "
+                f"data.max_bad_fraction={self.max_fraction}: {when}, {num_bad} of {seen.num_samples} samples cannot be "
                 f"read {seen.describe()}"
             )
 
@@ -137,6 +174,7 @@ class BadRecords(Callback):
             "val_counts": dict(self.val.counts),
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        self.train = _Seen(Counter(state["counts"]), state["num_samples"])
-        self.val = _Seen(Counter(state.get("val_counts")))
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.train = _Seen(Counter(state_dict["counts"]), state_dict["num_samples"])
+        # Checkpoints of earlier versions have no counts of the validation.
+        self.val = _Seen(Counter(state_dict.get("val_counts")))

@@ -1,4 +1,4 @@
-"""Which callbacks a run has, and in which order."""
+"""Build the callbacks of a run, in their order."""
 
 from __future__ import annotations
 
@@ -32,35 +32,36 @@ from visllama.training.callbacks.throughput import Throughput
 def build_callbacks(
     config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner], shapes: Shapes | None = None
 ) -> list[Callback]:
-    """Return a run's callbacks, the user's own among them.
-
-    Saving comes last: a checkpoint holds what the others count.
+    """Return a run's callbacks, the user's own among them, in the order in which Lightning calls them.
 
     Args:
         config: The configuration of the run.
         folder: The run's folder.
-        captioners: For each source of data, what writes the sample captions shown at validation.
-        shapes: Sizes of the model, by which its arithmetic is counted; None counts none.
+        captioners: The captioner of each source, which writes the sample captions shown at validation.
+        shapes: Sizes of the model, from which its arithmetic is counted; None counts none.
     """
     trainer = config.trainer
-    return [
+    precision = find_precision(trainer.precision, trainer.accelerator)
+    callbacks: list[Callback] = [
         SameEverywhere(to_yaml(config)),
         HangWatch(folder, trainer.timeout_s),
         StartupTable(config, folder),
         BadRecords(config.data.max_bad_fraction, config.data.max_consecutive_bad),
-        Throughput(shapes, find_precision(trainer.precision, trainer.accelerator)),
-        StepProgress(),  # it shows what Throughput has logged
+        # Before the progress, which shows what it has logged.
+        Throughput(shapes, precision),
+        StepProgress(),
         SampleTexts(captioners),
         FrozenWeights(),
         NonFinite(trainer.max_skipped_steps, config.optim["lr"]),
         Curves(folder / "curves.png"),
         LastValidation(),
-        *([ConsumedKeys(folder / "consumed.jsonl")] if config.data.log_consumed else []),
-        *(build(node, config.plugins) for node in config.callbacks.values()),
-        Saving(
-            folder,
-            trainer.checkpoint_every_steps,
-            trainer.keep_checkpoints,
-            shlex.join(["visllama", "train", *words_to_go_on(folder)]),
-        ),
     ]
+    if config.data.log_consumed:
+        callbacks.append(ConsumedKeys(folder / "consumed.jsonl"))
+    for node in config.callbacks.values():
+        callbacks.append(build(node, config.plugins))
+
+    # Last, because a checkpoint holds what the others have counted.
+    next_command = shlex.join(["visllama", "train", *words_to_go_on(folder)])
+    callbacks.append(Saving(folder, trainer.checkpoint_every_steps, trainer.keep_checkpoints, next_command))
+    return callbacks

@@ -1,4 +1,4 @@
-"""`consumed.jsonl`: the keys of every step's samples, in the order of the global batch."""
+"""Write `consumed.jsonl`, the keys of every step's samples, in the order of the global batch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from visllama.data.collate import Step
+from visllama.training.lightning_parts import gather_objects
 
 
 class ConsumedKeys(Callback):
-    """Write a line a step: `{"step": g, "keys": [...]}`. After a resume a step may stand there twice: the last counts.
+    """Write one line for each step: `{"step": g, "keys": [...]}`.
+
+    After a resume a step may have two lines, of which the last is right.
 
     Args:
         path: The file.
@@ -22,29 +25,38 @@ class ConsumedKeys(Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.path.is_file():
+            return
+        # An earlier process of this run may have been killed in the middle of a line.
+        if not self.path.read_bytes().endswith(b"\n"):
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n")  # what was killed in the middle of a line
+                file.write("\n")
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, index: int) -> None:
-        keys = step["keys"]
-        if trainer.world_size > 1:
-            gathered: list = [None] * trainer.world_size
-            dist.all_gather_object(gathered, keys, group=trainer.strategy.control)
-            keys = [key for of_rank in gathered for key in of_rank]
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Step,
+        batch_idx: int,
+    ) -> None:
+        gathered = gather_objects(trainer, batch["keys"])
+        keys = [key for keys_of_rank in gathered for key in keys_of_rank]
+
         if trainer.is_global_zero:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": index, "keys": keys}) + "\n")
+                file.write(json.dumps({"step": batch_idx, "keys": keys}) + "\n")
 
 
 def read_consumed(path: Path) -> dict[int, list[str]]:
-    """Return the keys of each step; lines that were not written to their end are none."""
+    """Return the keys of each step; a line that was not written to its end is left out."""
     steps = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            found = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
             continue
-        steps[found["step"]] = found["keys"]
+        steps[entry["step"]] = entry["keys"]
+
     return steps

@@ -1,4 +1,4 @@
-"""`curves.png`: what was logged over the steps."""
+"""Draw `curves.png`, the logged figures over the steps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from visllama.files import replacing
+from visllama.training.lightning_parts import connected
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,40 +21,44 @@ Points = list[tuple[int, float]]
 """The steps and values of one figure."""
 _CIDER = "val/CIDEr"
 _WIDE_RANGE = 30
-"""How many times its least value a gradient norm has to reach to be drawn on a logarithmic axis."""
+"""The ratio of the largest to the least gradient norm from which on the axis is logarithmic."""
 
 
 class Curves(Callback):
-    """Remember what is logged, and draw it at each validation and at the end.
+    """Keep what is logged, and draw it at each validation and at the end.
 
-    That is losses, learning rates, the gradient norm and the throughput; and CIDEr at validations where a callback
-    logs it, as `val/CIDEr` and, of a control, `val/CIDEr/CONTROL`.
+    Drawn are losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a callback logs
+    it, as `val/CIDEr` and, for a control, as `val/CIDEr/CONTROL`.
 
     Args:
-        path: The picture.
+        path: The file of the picture.
+
+    Attributes:
+        points: The logged values of each figure, by its name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.points: dict[str, Points] = {}
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
-        if trainer.global_step == 1 or trainer.global_step % trainer.log_every_n_steps == 0:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
+        step = trainer.global_step
+        if step == 1 or step % connected(trainer).log_every_n_steps == 0:
             self._remember(trainer, "train/", "lr/")
 
-    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         self._remember(trainer, "val/")
         self.draw()
 
     @rank_zero_only
-    def teardown(self, *_, **__) -> None:
+    def teardown(self, *_: object, **__: object) -> None:
         self.draw()
 
     def state_dict(self) -> dict:
         return {"points": self.points}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.points = state["points"]
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.points = state_dict["points"]
 
     def _remember(self, trainer: pl.Trainer, *prefixes: str) -> None:
         for name, value in trainer.callback_metrics.items():
@@ -63,6 +68,7 @@ class Curves(Callback):
     @rank_zero_only
     def draw(self) -> None:
         """Write the picture, whole or not at all."""
+        # Here, because it is slow to import.
         import matplotlib
 
         matplotlib.use("Agg")
@@ -71,9 +77,10 @@ class Curves(Callback):
         panels = [_draw_losses, _draw_rates, _draw_norms, _draw_speed]
         if any(is_cider(name) for name in self.points):
             panels.append(_draw_cider)
-        num_rows = -(-len(panels) // 2)
+        num_rows = math.ceil(len(panels) / 2)
         figure, grid = plt.subplots(num_rows, 2, figsize=(11, 3.6 * num_rows), layout="constrained", squeeze=False)
         places = list(grid.flat)
+
         for draw_panel, axes in zip(panels, places, strict=False):
             draw_panel(axes, self.points)
             axes.grid(alpha=0.3)
@@ -82,34 +89,58 @@ class Curves(Callback):
                 axes.legend(fontsize="small")
         for axes in places[len(panels) :]:
             axes.axis("off")
+
         with replacing(self.path) as temporary:
             figure.savefig(temporary, dpi=110, format="png")
         plt.close(figure)
 
 
 def _draw_losses(axes: Axes, points: Mapping[str, Points]) -> None:
+    """Draw the loss of each source in a colour of its own, that of training as a line and of validation dashed."""
     for number, (source, kinds) in enumerate(sorted(losses_by_source(points).items())):
-        width = 1 if source else 2  # that of all sources together stands out
-        for kind, style in (("train", {"linestyle": "-"}), ("val", {"linestyle": "--", "marker": "o"})):
-            if kind in kinds:
-                label = " ".join([kind, source or "loss"])
-                axes.plot(*_columns(kinds[kind]), color=f"C{number}", linewidth=width, label=label, **style)
+        # The loss of all sources together stands out.
+        width = 1 if source else 2
+        color = f"C{number}"
+        name = source or "loss"
+        if "train" in kinds:
+            axes.plot(
+                *_columns(kinds["train"]),
+                color=color,
+                linewidth=width,
+                label=f"train {name}",
+                linestyle="-",
+            )
+        if "val" in kinds:
+            axes.plot(
+                *_columns(kinds["val"]),
+                color=color,
+                linewidth=width,
+                label=f"val {name}",
+                linestyle="--",
+                marker="o",
+            )
+
     axes.set(ylabel="loss (nats a token)", title="Loss")
 
 
 def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
     for label, values in equal_rates(points):
         axes.plot(*_columns(values), label=label)
+
     axes.set(title="Learning rate", ylim=(0, None))
 
 
 def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
-    values = [(step, value) for step, value in points.get("train/gradient_norm", []) if math.isfinite(value)]
+    # The norm of a step that was not taken may not be finite.
+    norms = points.get("train/gradient_norm", [])
+    values = [(step, value) for step, value in norms if math.isfinite(value)]
     if values:
         axes.plot(*_columns(values))
+
     positive = [value for _, value in values if value > 0]
     if positive and max(positive) > _WIDE_RANGE * min(positive):
         axes.set_yscale("log")
+
     axes.set(title="Gradient norm, before clipping", ylabel="L2 norm")
 
 
@@ -117,46 +148,63 @@ def _draw_speed(axes: Axes, points: Mapping[str, Points]) -> None:
     values = points.get("train/samples_per_second", [])
     if values:
         axes.plot(*_columns(values))
+
     axes.set(title="Throughput", ylabel="samples a second", ylim=(0, None))
 
 
 def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
+    """Draw CIDEr as a thick line, and that of each control dashed."""
     for name in sorted(filter(is_cider, points)):
         control = name.removeprefix(_CIDER).lstrip("/")
-        label = control.replace("_", " ") or "CIDEr"
-        style = {"linestyle": "--"} if control else {"linewidth": 2}
-        axes.plot(*_columns(points[name]), marker="o", label=label, **style)
+        steps, values = _columns(points[name])
+        if control:
+            axes.plot(steps, values, marker="o", label=control.replace("_", " "), linestyle="--")
+        else:
+            axes.plot(steps, values, marker="o", label="CIDEr", linewidth=2)
+
     axes.set(title="CIDEr at validations", ylabel="CIDEr")
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     """Return the steps and the values of points."""
-    return [point[0] for point in points], [point[1] for point in points]
+    steps = [point[0] for point in points]
+    values = [point[1] for point in points]
+    return steps, values
 
 
 def is_cider(name: str) -> bool:
-    """Return whether a figure is CIDEr at validations, `val/CIDEr`, or that of a control, `val/CIDEr/CONTROL`."""
+    """Return whether a figure is CIDEr at validations: `val/CIDEr`, or `val/CIDEr/CONTROL` of a control."""
     return name == _CIDER or name.startswith(f"{_CIDER}/")
 
 
 def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
-    """Return the losses by source, and each of those by `train` and `val`; the source of all together is ""."""
-    found: dict[str, dict[str, Points]] = {}
+    """Return the losses of each source by `train` and `val`; the name of all sources together is ""."""
+    losses: dict[str, dict[str, Points]] = {}
     for name, values in points.items():
+        # train/loss is of all sources, and train/loss/NAME of one.
         kind, _, figure = name.partition("/")
-        what, _, source = figure.partition("/")
-        if kind in ("train", "val") and what == "loss":
-            found.setdefault(source, {})[kind] = values
-    return found
+        metric, _, source = figure.partition("/")
+        if kind in ("train", "val") and metric == "loss":
+            losses.setdefault(source, {})[kind] = values
+
+    return losses
 
 
 def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple[int, float], ...]]]:
-    """Yield each learning rate once, with the names of all parts that it is the rate of."""
-    parts: dict[tuple[tuple[int, float], ...], dict[str, None]] = {}
+    """Yield each different course of a learning rate once.
+
+    Yields:
+        The names of all parts that have it, and its steps and values.
+    """
+    parts_by_values: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for name in sorted(points):
         if name.startswith("lr/"):
             part = name.removeprefix("lr/").removesuffix("_no_decay")
-            values = tuple(map(tuple, points[name]))
-            parts.setdefault(values, {})[part] = None
-    for values, names in parts.items():
+            # A resumed run reads its points as lists, which cannot be keys.
+            values = tuple((step, value) for step, value in points[name])
+            names = parts_by_values.setdefault(values, [])
+            if part not in names:
+                names.append(part)
+
+    for values, names in parts_by_values.items():
         yield ", ".join(names), values

@@ -1,96 +1,140 @@
-"""Steps whose loss or gradients are not finite: not taken, told with their samples, and too many end the run."""
+"""Report the steps whose loss or gradients are not finite, which are not taken, and end a run with too many."""
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from visllama.data.collate import Step
+from visllama.training.lightning_parts import gather_objects, run_module
 
 _MOST_KEYS = 64
+"""How many samples of a step are named."""
 _log = logging.getLogger("visllama")
 
 
 class NonFinite(Callback):
     """Count the steps that were not taken.
 
-    Whether a step was is read one step later, when the GPU has long been given the next: nobody waits for it.
+    Whether a step was taken is read one step later, when the GPU already has the next one, so that no step waits for
+    the answer.
 
     Args:
-        max_in_a_row: So many stop the run.
-        lr: To be named then.
+        max_in_a_row: The number of such steps in a row that stops the run.
+        lr: The learning rate of the config, quoted in the error message.
+
+    Attributes:
+        num_skipped: The number of steps that were not taken.
+        in_a_row: The number of those since the last step that was taken.
     """
 
     def __init__(self, max_in_a_row: int, lr: float) -> None:
-        self.max_in_a_row, self.lr = max_in_a_row, lr
-        self.num_skipped = self.in_a_row = 0
-        self._before: tuple[int, Tensor | _WhenThere, list[str]] | None = None
+        self.max_in_a_row = max_in_a_row
+        self.lr = lr
+        self.num_skipped = 0
+        self.in_a_row = 0
+        self._unread: _UnreadStep | None = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, _, step: Step, *__) -> None:
-        now = trainer.global_step, _on_its_way(module.is_finite), step["keys"]
-        if self._before:
-            self._look(trainer, *self._before)
-        self._before = now
-        if module.device.type == "cpu":
-            self._look_now(trainer)
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Step,
+        batch_idx: int,
+    ) -> None:
+        is_finite = _start_copy(run_module(pl_module).is_finite)
+
+        self._read_last(trainer)
+        self._unread = _UnreadStep(trainer.global_step, is_finite, batch["keys"])
+        # The CPU has computed the flag already.
+        if pl_module.device.type == "cpu":
+            self._read_last(trainer)
+
         if self.num_skipped:
-            module.log("train/skipped_steps", float(self.num_skipped))
+            pl_module.log("train/skipped_steps", float(self.num_skipped))
 
-    def on_train_end(self, trainer: pl.Trainer, *_) -> None:
-        self._look_now(trainer)
+    def on_train_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
+        self._read_last(trainer)
 
-    def _look_now(self, trainer: pl.Trainer) -> None:
-        if self._before:
-            self._look(trainer, *self._before)
-        self._before = None
+    def _read_last(self, trainer: pl.Trainer) -> None:
+        """Read whether the last unread step was taken, if there is one."""
+        if self._unread is not None:
+            self._read(trainer, self._unread)
+        self._unread = None
 
-    def _look(self, trainer: pl.Trainer, number: int, is_finite: Tensor | _WhenThere, keys: list[str]) -> None:
-        if is_finite.item():  # the same on all ranks
+    def _read(self, trainer: pl.Trainer, step: _UnreadStep) -> None:
+        # The flag is the same on all ranks, so all of them gather below, or none.
+        if step.is_finite.item():
             self.in_a_row = 0
             return
-        self.num_skipped, self.in_a_row = self.num_skipped + 1, self.in_a_row + 1
-        if trainer.world_size > 1:
-            gathered: list = [None] * trainer.world_size
-            dist.all_gather_object(gathered, keys, group=trainer.strategy.control)
-            keys = [key for of_rank in gathered for key in of_rank]
-        more = f" and {len(keys) - _MOST_KEYS} more" if len(keys) > _MOST_KEYS else ""
-        named = f"{', '.join(keys[:_MOST_KEYS])}{more}"
+        self.num_skipped += 1
+        self.in_a_row += 1
+
+        gathered = gather_objects(trainer, step.keys)
+        keys = [key for keys_of_rank in gathered for key in keys_of_rank]
+        num_more = len(keys) - _MOST_KEYS
+        named = ", ".join(keys[:_MOST_KEYS])
+        if num_more > 0:
+            named += f" and {num_more} more"
         _log.warning(
-            "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", number, named
+            "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", step.number, named
         )
+
         if self.in_a_row >= self.max_in_a_row:
             raise FloatingPointError(
                 f"trainer.max_skipped_steps={self.max_in_a_row}: so many steps in a row had a loss or gradient that is "
-                f"not finite; the last is {number} (optim.lr={self.lr}: try a lower rate). Its samples: {named}"
+                f"not finite; the last is {step.number} (optim.lr={self.lr}: try a lower rate). Its samples: {named}"
             )
 
     def state_dict(self) -> dict:
         return {"num_skipped": self.num_skipped, "in_a_row": self.in_a_row}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.num_skipped, self.in_a_row = state["num_skipped"], state["in_a_row"]
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.num_skipped = state_dict["num_skipped"]
+        self.in_a_row = state_dict["in_a_row"]
 
 
-def _on_its_way(flag: Tensor) -> Tensor | _WhenThere:
-    """Copy a flag to the CPU behind what the GPU has to do; it is there when it is looked at a step later."""
+class _UnreadStep(NamedTuple):
+    """A step of which the CPU does not know yet whether it was taken.
+
+    Attributes:
+        number: The number of the step.
+        is_finite: The flag, which `item` reads.
+        keys: The keys of this rank's samples.
+    """
+
+    number: int
+    is_finite: Tensor | _CopiedFlag
+    keys: list[str]
+
+
+def _start_copy(flag: Tensor) -> Tensor | _CopiedFlag:
+    """Let the GPU copy a flag to the CPU after its other work; a step later it is there."""
     if flag.device.type != "cuda":
         return flag
     copy = torch.empty_like(flag, device="cpu", pin_memory=True)
     copy.copy_(flag, non_blocking=True)
-    return _WhenThere(copy, torch.cuda.current_stream().record_event())
+
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream())
+    return _CopiedFlag(copy, event)
 
 
-class _WhenThere:
-    """A flag, and the event before which it is not there."""
+class _CopiedFlag:
+    """A flag on the CPU that is right once an event has happened."""
 
     def __init__(self, flag: Tensor, event: torch.cuda.Event) -> None:
-        self.flag, self.event = flag, event
+        self.flag = flag
+        self.event = event
 
     def item(self) -> bool:
+        """Wait for the event, and return the flag."""
         self.event.synchronize()
         return bool(self.flag.item())

@@ -1,4 +1,4 @@
-"""A rank that does nothing for too long: it leaves the stacks of its threads, and ends."""
+"""End a rank that does nothing for too long, and leave the stacks of its threads."""
 
 from __future__ import annotations
 
@@ -9,43 +9,67 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 _BACKSTOP_S = 5
-"""So much later a thread of C's does the same, should Python's be kept from it."""
+"""Seconds after which a thread of C's does the same, if Python's thread cannot run."""
 
 
 class HangWatch(Callback):
-    """End this rank, with its stacks in `stacks/rank_0000.txt`, if no step ends for `timeout_s`.
+    """End this rank, with its stacks in `stacks/rank_0000.txt`, if no step ends for `timeout_s` seconds.
 
-    A collective that one rank does not come to hangs the others; each of them, and that one, ends by its own watch.
+    A rank that does not come to a collective hangs the others. Each of them, and that one, ends by its own watch.
 
     Args:
         run: The run's folder.
-        timeout_s: Longest time between the ends of two steps (or of validation batches, or of saving).
+        timeout_s: Longest time in seconds between the ends of two steps (or of validation batches, or of saving).
     """
 
     def __init__(self, run: Path, timeout_s: float) -> None:
-        self.run, self.timeout_s = run, timeout_s
-        self._file = None
+        self.run = run
+        self.timeout_s = timeout_s
+        self._file: TextIO | None = None
 
-    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         folder = self.run / "stacks"
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"rank_{trainer.global_rank:04d}.txt"
-        self._file = open(self.path, "w")  # noqa: SIM115  (it has to be open when there is no time left)
-        self._beat()
+
+        # Opened now: a hung process may not be able to open it, and C's thread needs its descriptor.
+        self._file = open(self.path, "w")  # noqa: SIM115
+        self._restart(self._file)
+
         threading.Thread(target=self._watch, daemon=True, name="hang").start()
 
-    def _beat(self, *_) -> None:
-        self._until = time.monotonic() + self.timeout_s
-        faulthandler.dump_traceback_later(self.timeout_s + _BACKSTOP_S, file=self._file, exit=True)
+    def on_train_start(self, *_: object, **__: object) -> None:
+        self._beat()
 
-    on_train_start = on_train_batch_end = on_validation_batch_end = on_validation_end = on_save_checkpoint = _beat
+    def on_train_batch_end(self, *_: object, **__: object) -> None:
+        self._beat()
+
+    def on_validation_batch_end(self, *_: object, **__: object) -> None:
+        self._beat()
+
+    def on_validation_end(self, *_: object, **__: object) -> None:
+        self._beat()
+
+    def on_save_checkpoint(self, *_: object, **__: object) -> None:
+        self._beat()
+
+    def _beat(self) -> None:
+        if self._file is not None:
+            self._restart(self._file)
+
+    def _restart(self, file: TextIO) -> None:
+        """Restart the time after which this rank is ended."""
+        self._until = time.monotonic() + self.timeout_s
+        faulthandler.dump_traceback_later(self.timeout_s + _BACKSTOP_S, file=file, exit=True)
 
     def _watch(self) -> None:
+        """Wait until the time is over, and end this rank; return when the file is closed."""
         while (file := self._file) is not None:
             left = self._until - time.monotonic()
             if left <= 0:
@@ -55,17 +79,24 @@ class HangWatch(Callback):
                 message = f"visllama: nothing was done for trainer.timeout_s={self.timeout_s:g}; stacks: {self.path}"
                 print(message, file=sys.stderr, flush=True)
                 os._exit(1)
+
             time.sleep(min(left, 1.0))
 
-    def teardown(self, *_, **__) -> None:
-        if self._file is not None:
-            faulthandler.cancel_dump_traceback_later()
-            file, self._file = self._file, None
-            file.close()
-            with suppress(OSError):
-                if not self.path.stat().st_size:
-                    self.path.unlink()
-                    self.path.parent.rmdir()  # unless another rank's is there
+    def teardown(self, *_: object, **__: object) -> None:
+        if self._file is None:
+            return
+        faulthandler.cancel_dump_traceback_later()
+        # The thread reads the attribute, and must not find a closed file there.
+        file = self._file
+        self._file = None
+        file.close()
 
-    def on_exception(self, *_) -> None:
+        # The folder stays if the file of another rank is there.
+        with suppress(OSError):
+            is_empty = self.path.stat().st_size == 0
+            if is_empty:
+                self.path.unlink()
+                self.path.parent.rmdir()
+
+    def on_exception(self, *_: object, **__: object) -> None:
         self.teardown()

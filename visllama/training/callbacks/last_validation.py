@@ -1,4 +1,4 @@
-"""The validation that every run ends with."""
+"""Validate the last step of every run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 class LastValidation(Callback):
-    """Let every run end with a validation: the interval between two need not divide the number of steps.
+    """Let every run end with a validation, also if the interval does not divide the number of steps.
 
     Attributes:
         validated_step: The step of the last validation.
@@ -16,19 +16,20 @@ class LastValidation(Callback):
     def __init__(self) -> None:
         self.validated_step = -1
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         if trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # before it stops, Lightning validates, once
+            # Before it stops, Lightning validates once.
+            trainer.should_stop = True
 
-    def on_validation_end(self, trainer: pl.Trainer, *_) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         self.validated_step = trainer.global_step
 
     def is_missing(self, trainer: pl.Trainer) -> bool:
-        """Return whether a run that has trained all its steps was stopped before it could validate the last."""
+        """Return whether a run that has trained all its steps was stopped before it could validate the last one."""
         return trainer.limit_val_batches > 0 and self.validated_step < trainer.global_step
 
     def state_dict(self) -> dict:
         return {"validated_step": self.validated_step}
 
-    def load_state_dict(self, state: dict) -> None:
-        self.validated_step = state["validated_step"]
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.validated_step = state_dict["validated_step"]

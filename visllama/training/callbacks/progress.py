@@ -1,25 +1,29 @@
-"""How far a run is."""
+"""Show the progress of a run."""
 
 from __future__ import annotations
 
 import math
 import time
 from datetime import timedelta
+from typing import cast
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from visllama.console import bars, is_terminal, log, say
+from visllama.training.lightning_parts import connected
 
 _DRAW_EVERY_S = 0.2
+"""Seconds between two drawings of the bars."""
 _TELL_EVERY_S = 10.0
+"""Seconds between two printed lines where there is no terminal."""
 
 
 class StepProgress(Callback):
-    """Show how far a run is: a bar on a terminal, and a line in the log every `trainer.log_every_steps`.
+    """Show the progress of a run: a bar on a terminal, and a line in the log every `trainer.log_every_steps`.
 
-    Where there is no terminal, such a line is printed every ten seconds.
+    Without a terminal, such a line is printed every ten seconds.
     """
 
     def __init__(self) -> None:
@@ -29,15 +33,19 @@ class StepProgress(Callback):
         self._drawn = -math.inf
         self._told = -math.inf
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         self._started = time.perf_counter()
         self._first_step = trainer.global_step
         self._training = self._add("train", trainer.max_steps)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
+        assert self._bars is not None and self._training is not None, "on_train_start comes first"
+
         step = trainer.global_step
         self._bars.update(self._training, completed=step)
-        if step % trainer.log_every_n_steps == 0:  # to read a figure is to wait for the GPU
+
+        # Not at each step: reading a figure waits for the GPU.
+        if step % connected(trainer).log_every_n_steps == 0:
             figures = trainer.callback_metrics
             loss = f"loss {figures['train/loss']:.3f}"
             rate = max(value for name, value in figures.items() if name.startswith("lr/"))
@@ -47,33 +55,44 @@ class StepProgress(Callback):
             self._tell(f"step {step} of {trainer.max_steps}: {loss}  lr {rate:.2e}  {speed}  {left}")
         self._draw()
 
-    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._validation = self._add("validate", sum(trainer.num_val_batches))
+    def on_validation_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
+        num_batches = cast("list[int]", trainer.num_val_batches)
+        self._validation = self._add("validate", sum(num_batches))
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_) -> None:
+    def on_validation_batch_end(self, *_: object, **__: object) -> None:
+        assert self._bars is not None and self._validation is not None, "on_validation_start comes first"
         self._bars.advance(self._validation)
         self._draw()
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, *_: object, **__: object) -> None:
+        assert self._bars is not None and self._validation is not None, "on_validation_start comes first"
         self._bars.remove_task(self._validation)
 
-    def teardown(self, *_, **__) -> None:
+    def teardown(self, *_: object, **__: object) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
 
-    def on_exception(self, *_) -> None:
+    def on_exception(self, *_: object, **__: object) -> None:
         self.teardown()
 
     def _add(self, name: str, total: int) -> TaskID:
-        """Add a bar, the first of which shows them."""
+        """Add a bar, and with the first one begin to show them."""
         if self._bars is None:
-            columns = TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn()
-            self._bars = bars(*columns, TextColumn("{task.fields[figures]}"), auto_refresh=False)
+            # `_draw` draws them, and no thread does.
+            self._bars = bars(
+                TextColumn("{task.description}"),
+                BarColumn(None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                auto_refresh=False,
+            )
             self._bars.start()
+
         return self._bars.add_task(name, total=total, figures="")
 
     def _tell(self, line: str) -> None:
+        """Log a line, and print it if there is no bar and the last one is ten seconds old."""
         now = time.perf_counter()
         if is_terminal() or now - self._told < _TELL_EVERY_S:
             log(line)
@@ -82,12 +101,15 @@ class StepProgress(Callback):
             self._told = now
 
     def _draw(self, at_once: bool = False) -> None:
+        assert self._bars is not None, "there is a bar to draw"
         now = time.perf_counter()
         if at_once or now - self._drawn >= _DRAW_EVERY_S:
             self._bars.refresh()
             self._drawn = now
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
-        """Return how long the rest of the steps takes, with its validations, if it goes on as before."""
+        """Return the seconds that the rest of the steps takes, with its validations, at the speed so far."""
         seconds = time.perf_counter() - self._started
-        return seconds / (trainer.global_step - self._first_step) * (trainer.max_steps - trainer.global_step)
+        num_done = trainer.global_step - self._first_step
+        num_left = trainer.max_steps - trainer.global_step
+        return seconds / num_done * num_left

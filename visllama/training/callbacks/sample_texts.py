@@ -1,4 +1,4 @@
-"""Texts that the model writes on the way, so that a person sees it learn; the trackers get their pictures too."""
+"""Show texts that the model writes during the training, so that a person sees it learn; trackers get pictures too."""
 
 from __future__ import annotations
 
@@ -17,41 +17,61 @@ from visllama.evaluation.captioner import Captioner
 from visllama.images.decode import open_image
 from visllama.tracking.loggers import log_pictures
 from visllama.tracking.tracker import Picture
+from visllama.training.lightning_parts import connected, run_module
 
 _MOST_PX = 384
+"""The longer side of a picture that a tracker gets."""
 
 
 class SampleTexts(Callback):
-    """Show what the model says to a few validation records of each source, at each validation."""
+    """Show the texts that the model writes to a few validation records of each source, at each validation.
+
+    Args:
+        captioners: The captioner of each source.
+        num_records: The number of records of each source.
+    """
 
     def __init__(self, captioners: Mapping[str, Captioner], num_records: int = 3) -> None:
-        self.captioners, self.num_records = captioners, num_records
+        self.captioners = captioners
+        self.num_records = num_records
 
-    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model = run_module(pl_module).model
+
+        lines = []
+        pictures = []
         # Every rank generates, though one prints: under sharding all of them are needed.
-        lines, pictures = [], []
         for name, captioner in self.captioners.items():
-            readable = trainer.datamodule.val.readable(name)
-            fitting = (record for record in readable if captioner.has_room(module.model, record))
+            readable = connected(trainer).datamodule.val.readable(name)
+            fitting = (record for record in readable if captioner.has_room(model, record))
             records = list(islice(fitting, self.num_records))
-            for record, said in zip(records, captioner(module.model, records), strict=True):
-                *asked, reference = turns_of(record, 0, "", "", 0)
-                question = asked[-1].text if asked else ""
-                lines.append(f"  {record['key']}: {f'{question} '.lstrip()}{said}   (a reference: {reference.text})")
-                pictures.append(Picture(name, record["key"], _thumbnail(record), question, said, reference.text))
-        if trainer.is_global_zero:
-            loss = float(trainer.callback_metrics["val/loss"])
-            after = f"after {time.perf_counter() - STARTED:.0f} s"
-            shown = lines if is_terminal() else lines[:1]  # of a file one is enough: the log has all
-            say(f"step {trainer.global_step} of {trainer.max_steps}, {after}: validation loss {loss:.3f}", *shown)
-            for line in lines[len(shown) :]:
-                log(line)
-            # Figures of this validation are logged by the number of its step from 0.
-            log_pictures(trainer.loggers, pictures, trainer.global_step - 1)
+            captions = captioner(model, records)
+            for record, caption in zip(records, captions, strict=True):
+                *earlier_turns, reference = turns_of(record, 0, "", "", 0)
+                question = earlier_turns[-1].text if earlier_turns else ""
+                shown_question = f"{question} ".lstrip()
+                key = record["key"]
+                lines.append(f"  {key}: {shown_question}{caption}   (a reference: {reference.text})")
+                pictures.append(Picture(name, key, _thumbnail(record), question, caption, reference.text))
+
+        if not trainer.is_global_zero:
+            return
+
+        loss = float(trainer.callback_metrics["val/loss"])
+        seconds = time.perf_counter() - STARTED
+        head = f"step {trainer.global_step} of {trainer.max_steps}, after {seconds:.0f} s: validation loss {loss:.3f}"
+        # In a file that the output goes to, one is enough: the log has all.
+        printed_lines = lines if is_terminal() else lines[:1]
+        say(head, *printed_lines)
+        for line in lines[len(printed_lines) :]:
+            log(line)
+
+        # Figures of this validation are logged by the number of its step from 0.
+        log_pictures(trainer.loggers, pictures, trainer.global_step - 1)
 
 
 def _thumbnail(record: Mapping) -> Image.Image | None:
-    """Return a record's first picture, small enough to be kept at each validation; None where it has none."""
+    """Return a record's first picture, small enough to be kept at each validation; None if it has no picture."""
     for picture in images_of(record):
         image = open_image(picture).copy()
         image.thumbnail((_MOST_PX, _MOST_PX))

@@ -1,7 +1,8 @@
-"""The tables that a run begins with: where it runs, what is trained, and on which data."""
+"""Build the tables that a run begins with: where it runs, what is trained, and on which data."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from visllama.data.source import count_items
 from visllama.machine.devices import count_ranks, find_device, find_precision, frozen_dtype
 from visllama.model.export_formats import find_obstacle
 from visllama.model.visllama import PARTS, VisLlama, part_of
+from visllama.training.lightning_parts import connected, run_module
 from visllama.training.optim import lr_scale, part_rate, warmup_steps
 from visllama.training.optimizer_states import measure_states
 
@@ -33,9 +35,10 @@ _WIDE = 75
 def startup_tables(
     config: TrainConfig, model: VisLlama, data: TrainingData, folder: Path, num_steps: int
 ) -> list[Table]:
-    """Return what a run says before its first step: the tables of the run, of its model and of its data."""
+    """Return the tables that are printed before the first step: of the run, of its model and of its data."""
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+
     return [
         run_table(config, model, folder, num_steps),
         parts_table(model, config.optim),
@@ -44,26 +47,35 @@ def startup_tables(
 
 
 def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int) -> Table:
-    """Show where a run computes and writes, and how much disk its checkpoints take."""
+    """Return the table of where a run computes and writes, and how much disk its checkpoints take."""
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
     device = find_device(trainer.accelerator)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    ranks = f"{device_name}: {_count(per_node, 'rank')}"
+    if nodes > 1:
+        ranks += f" on each of {nodes} nodes"
+
     precision = find_precision(trainer.precision, trainer.accelerator)
     dtype = str(frozen_dtype(precision)).removeprefix("torch.")
-    each = decimal(checkpoint_bytes(config, model)) + " and the optimizer's state" * (not _has_known_state(config))
-    existing = next(place for place in (folder, *folder.parents) if place.is_dir())
+
+    checkpoint_size = decimal(checkpoint_bytes(config, model))
+    if not _has_known_state(config):
+        checkpoint_size += " and the optimizer's state"
+    # The run's folder may not be there yet.
+    existing_folder = next(place for place in (folder, *folder.parents) if place.is_dir())
+    free = decimal(shutil.disk_usage(existing_folder).free)
 
     table = Table(title="Run", show_header=False)
     table.add_column()
-    table.add_column(overflow="fold")  # a path is there to be copied
+    # Folded and not cut off, so that a path can be copied.
+    table.add_column(overflow="fold")
     table.add_row("folder", escape(str(folder)))
-    table.add_row("device", f"{device_name}: {_count(per_node, 'rank')}" + f" on each of {nodes} nodes" * (nodes > 1))
+    table.add_row("device", ranks)
     table.add_row("precision", f"{precision}, frozen weights in {dtype}")
     table.add_row(
         "disk",
-        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {each} (one more while it saves); "
-        f"{decimal(shutil.disk_usage(existing).free)} free",
+        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {checkpoint_size} (one more while it saves); {free} free",
     )
     table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
     warmup = warmup_steps(config.optim["warmup_fraction"], num_steps)
@@ -73,27 +85,40 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
 
 
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
-    """Return about how large a checkpoint is: what trains, and what an optimizer of torch's keeps for it."""
-    sizes = [p.numel() for name, p in model.named_parameters() if part_of(name) in model.trainable]
-    frozen = frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
-    number = torch.promote_types(frozen, torch.float32).itemsize  # what trains is fp32 at least
-    of_number, of_tensor = 0.0, 0
+    """Return the approximate size of a checkpoint in bytes.
+
+    It holds the trained tensors and the optimizer's state; the state of a class of the user's is not counted.
+    """
+    sizes = []
+    for name, parameter in model.named_parameters():
+        if part_of(name) in model.trainable:
+            sizes.append(parameter.numel())
+
+    precision = find_precision(config.trainer.precision, config.trainer.accelerator)
+    # Trained tensors are fp32 at least.
+    bytes_a_number = torch.promote_types(frozen_dtype(precision), torch.float32).itemsize
+
+    state_bytes_a_number = 0.0
+    state_bytes_a_tensor = 0
     if _has_known_state(config):
-        of_number, of_tensor, _ = measure_states(config.optim, config.plugins, number)
-    return round(sum(sizes) * (number + of_number)) + len(sizes) * of_tensor
+        states = measure_states(config.optim, config.plugins, bytes_a_number)
+        state_bytes_a_number = states.bytes_a_number
+        state_bytes_a_tensor = states.bytes_a_tensor
+    return round(sum(sizes) * (bytes_a_number + state_bytes_a_number)) + len(sizes) * state_bytes_a_tensor
 
 
 def _has_known_state(config: TrainConfig) -> bool:
-    """Return whether the optimizer is torch's: its state is measured by a step, which a user's may count."""
+    """Return whether the optimizer is torch's: a step measures its state, and a user's class may count its steps."""
     return config.optim["_target_"].startswith("torch.optim.")
 
 
 def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'s' * (number != 1)}"
+    """Return a number with its noun, in the plural unless it is 1."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def parts_table(model: VisLlama, optim: Mapping) -> Table:
-    """Show each part: parameters, memory, dtype, trained or frozen; and the learning rates after warm-up.
+    """Return the table of the model's parts: parameters, memory, dtype, trained or frozen; and the learning rates.
 
     Args:
         model: The model, as it trains.
@@ -104,63 +129,118 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
     is_wide = get_console().width >= _WIDE
     if is_wide:
         table.add_column("class")
-    for header, justify in (("parameters", "right"), ("MiB", "right"), ("dtype", "left"), ("state", "left")):
-        table.add_column(header, justify=justify, no_wrap=True)
-    own: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
+    for header in ("parameters", "MiB"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for header in ("dtype", "state"):
+        table.add_column(header, justify="left", no_wrap=True)
+
+    # The parts in their order, also those without parameters; an adapter comes behind them.
+    parameters_by_part: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
-        own.setdefault(part_of(name), []).append(parameter)
-    for name, parameters in own.items():
-        part = getattr(model, name, None)
-        count = sum(p.numel() for p in parameters)
-        mib = sum(p.numel() * p.element_size() for p in parameters) / 2**20
-        dtypes = "/".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
+        parameters_by_part.setdefault(part_of(name), []).append(parameter)
+
+    for name, parameters in parameters_by_part.items():
+        num_parameters = sum(parameter.numel() for parameter in parameters)
+        num_bytes = sum(parameter.nbytes for parameter in parameters)
+        dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters}
         state = "[green]trained[/]" if name in model.trainable else "frozen"
-        inner = getattr(part, "model", part) if name == "vision_encoder" else part
-        kind = ["LoRA" if part is None else type(inner).__name__] if is_wide else []
-        table.add_row(name, *kind, f"{count:,}", f"{mib:.1f}", dtypes, state)
+        cells = [name]
+        if is_wide:
+            cells.append(_class_name(model, name))
+        cells += [
+            f"{num_parameters:,}",
+            f"{num_bytes / 2**20:.1f}",
+            "/".join(sorted(dtypes)),
+            state,
+        ]
+        table.add_row(*cells)
+
     formats = [form for form in EXPORT_FORMATS if find_obstacle(model, form) is None]
-    rates = [f"{name} {_rate(model, name, optim)}" for name in own if name in model.trainable]
+    trained_parts = [name for name in parameters_by_part if name in model.trainable]
+    rates = [f"{name} {_rate(model, name, optim)}" for name in trained_parts]
     table.caption = f"exports to: {', '.join(formats)}\nlearning rate: {', '.join(rates)}"
     return table
 
 
+def _class_name(model: VisLlama, name: str) -> str:
+    """Return the class of a part; an adapter is no module of its own."""
+    part = getattr(model, name, None)
+    if part is None:
+        return "LoRA"
+
+    # The encoder wraps a model of transformers, whose class says more.
+    shown_part = getattr(part, "model", part) if name == "vision_encoder" else part
+    return type(shown_part).__name__
+
+
 def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
+    """Return a part's learning rate, and its share of `optim.lr` if its class has one."""
     rate = part_rate(model, part, optim["lr"], optim["lr_by_part"])
     scale = lr_scale(model, part)
+    # A rate of the config's own for the part is taken as it is.
     is_scaled = scale != 1 and not optim["lr_by_part"].get(part)
-    return f"{rate:g} ({scale:g} of optim.lr)" if is_scaled else f"{rate:g}"
+    if is_scaled:
+        return f"{rate:g} ({scale:g} of optim.lr)"
+    return f"{rate:g}"
 
 
 def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
-    """Show what the data and batch settings make: records, items, steps, samples."""
-    batch = data.order.global_batch_size
-    micro = min(micro_batch_size, -(-batch // num_ranks))
-    samples = max_steps * batch
+    """Return the table of the sources: records, items, and how many samples the run draws of each.
+
+    Args:
+        data: The data module of the run.
+        micro_batch_size: The largest number of samples in a micro-batch.
+        num_ranks: The number of ranks.
+        max_steps: The number of steps of the run.
+    """
+    batch_size = data.order.global_batch_size
+    num_samples = max_steps * batch_size
     table = Table("source", title="Data")
     for header in ("records", "items", "share", "samples", "passes"):
         table.add_column(header, justify="right")
-    for (name, source), share in zip(data.train.items(), data.order.shares, strict=True):
-        share = share / sum(data.order.shares)
-        drawn = share * samples
+
+    total_share = sum(data.order.shares)
+    for (name, source), source_share in zip(data.train.items(), data.order.shares, strict=True):
+        share = source_share / total_share
+        num_drawn = share * num_samples
         num_items = count_items(source)
-        row = f"{len(source):,}", f"{num_items:,}", f"{share:.1%}", f"{drawn:,.0f}"
-        table.add_row(escape(name), *row, f"{drawn / num_items:.2f}")
-    table.caption = (
-        f"{max_steps:,} steps of {batch} samples, {_count(num_ranks, 'rank')}, micro-batches of up to "
-        f"{micro}; {len(data.val):,} validation records"
+        table.add_row(
+            escape(name),
+            f"{len(source):,}",
+            f"{num_items:,}",
+            f"{share:.1%}",
+            f"{num_drawn:,.0f}",
+            f"{num_drawn / num_items:.2f}",
+        )
+
+    # A rank has no more samples than its part of the batch.
+    largest_micro_batch = min(micro_batch_size, math.ceil(batch_size / num_ranks))
+    caption = (
+        f"{max_steps:,} steps of {batch_size} samples, {_count(num_ranks, 'rank')}, micro-batches of up to "
+        f"{largest_micro_batch}; {len(data.val):,} validation records"
     )
     for name, source in data.val.sources.items():
         if source.origin:
-            table.caption += escape(f"\nvalidation of {name}: {source.origin}")
+            caption += escape(f"\nvalidation of {name}: {source.origin}")
+    table.caption = caption
     return table
 
 
 class StartupTable(Callback):
-    """Print the run, the model and the data before the first step."""
+    """Print the tables of the run, the model and the data before the first step.
+
+    Args:
+        config: The configuration of the run.
+        folder: The run's folder.
+    """
 
     def __init__(self, config: TrainConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
+        self.config = config
+        self.folder = folder
 
     @rank_zero_only
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        say(*startup_tables(self.config, module.model, trainer.datamodule, self.folder, trainer.max_steps))
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        model = run_module(pl_module).model
+        data = connected(trainer).datamodule
+
+        say(*startup_tables(self.config, model, data, self.folder, trainer.max_steps))
