@@ -240,9 +240,9 @@ def _refuse_ranks_of_sweep() -> None:
     num_ranks = started.num_nodes * started.per_node
     if num_ranks > 1:
         raise ConfigError(
-            f"-m: {started.launcher} has started {num_ranks} ranks, each of which would go through the sweep by itself: "
-            f"leave out {started.launcher}, and give trainer.devices= (the ranks of each job are started by it), or "
-            f"launch=slurm"
+            f"-m: {started.launcher} has started {num_ranks} ranks, each of which would go through the sweep by "
+            f"itself: leave out {started.launcher}, and give trainer.devices= (the ranks of each job are started by "
+            f"it), or launch=slurm"
         )
 
 
