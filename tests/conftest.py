@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from tests.support.commands import ROOT
-from tests.support.composed import compose_fast, compose_whole
+from tests.support.composed import compose_fast
 from tests.support.tiny import tiny_parts
 from visllama.config.plain import plain
 from visllama.data.scenes.source import ScenesSource
@@ -56,10 +56,8 @@ def compose_config(tmp_path):
     """Compose a verb's config as Hydra would from a command line, with any config folders of the user's own."""
 
     def run(verb: str, *overrides: str, config_dir=None):
-        if config_dir is None:
-            cfg = compose_fast(verb, *overrides)
-        else:  # what lies in the user's folder may change between two calls
-            cfg = compose_whole(verb, *overrides, f"hydra.searchpath=[file://{config_dir}]")
+        extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+        cfg = compose_fast(verb, *overrides, *extra)
         with open_dict(cfg):
             cfg.hydra.runtime.output_dir = str(tmp_path)
             HydraConfig.instance().set_config(cfg.copy())

@@ -26,6 +26,9 @@ def compose_whole(verb: str, *words: str) -> DictConfig:
 
 def compose_fast(verb: str, *words: str) -> DictConfig:
     """Return what `compose_whole` returns, but for `hydra.job.override_dirname`; what that refuses, this refuses alike."""
+    if any(word.startswith("hydra.searchpath=") for word in words):
+        return compose_whole(verb, *words)  # what lies in the user's folders may change between two calls
+
     values = [word for word in words if _is_value(word)]
     others = tuple(word for word in words if word not in values)
     config = _composed_with(verb, others, values)
