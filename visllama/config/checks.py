@@ -1,6 +1,7 @@
-"""What is refused before any weight is loaded: contradictions, wrong types and ranges, files that are not there.
+"""Check a verb's whole configuration before any weight is loaded: contradictions, types, ranges, and missing files.
 
-Nothing here needs torch, so that an error comes at once; the checks that need it are in `dry_run.py`.
+There is one public function for each verb, or for each kind of verb. Nothing here needs torch, so that an error comes
+at once; the checks that need it are in `dry_run.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ from visllama.machine.cards import CARDS
 def check_train(cfg: DictConfig) -> None:
     """Check the configuration of `train`, before any weight is loaded.
 
+    Checked are that every key has a value and is known, the values of each group, and that the folders of `resume` and
+    `init_from` are there. Whether classes take their arguments is checked later, by `check_parts` in `dry_run.py`.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`; it is not changed.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
@@ -85,10 +92,16 @@ def check_train(cfg: DictConfig) -> None:
 
 
 def check_inspect(cfg: DictConfig) -> None:
-    """Check the configuration of `inspect`: that of a run, or that of weights whose connector is shown.
+    """Check the configuration of `inspect`.
+
+    Without `weights`, it is the configuration of a run of `train`, and checked as such. With `weights`, it is the
+    folder of trained weights, and one caption evaluation with whose pictures their connector is studied.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     if cfg.weights is not None:
         _check_inspected_weights(cfg)
@@ -106,7 +119,7 @@ def check_inspect(cfg: DictConfig) -> None:
 
 
 def _check_inspected_weights(cfg: DictConfig) -> None:
-    """Check that there are weights whose connector can be shown, and one caption evaluation to show it on."""
+    """Check that `weights` holds weights, and that one caption evaluation is chosen, whose captions are not sampled."""
     check_known(cfg)
     check_groups_typed("inspect weights=", READ_BY_CONNECTOR, "since the model is described inside the weights")
     check_typed("inspect weights=", READ_BY_CAPTION)
@@ -146,10 +159,16 @@ def _check_inspected_weights(cfg: DictConfig) -> None:
 
 
 def check_plan(cfg: DictConfig) -> None:
-    """Check the configuration of `plan`: that of a run, except for the machine and the data, which need not be here.
+    """Check the configuration of `plan`: all that `check_train` checks, then the keys that only `plan` has.
+
+    These are the card (`gpu`), its share of use (`utilisation`), `network_gb_s`, `text_tokens`, `samples`, and that the
+    file `out` can be written. `resume` must not be given.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     check_train(cfg)
     require(
@@ -191,13 +210,17 @@ def check_plan(cfg: DictConfig) -> None:
 def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
     """Check the configuration of `caption`, `ask`, `chat` or `demo`, before any weight is loaded.
 
+    Checked are that the needed keys have values, that every key is known, that the folders of weights exist, the batch
+    size, and the group `trainer`.
+
     Args:
-        cfg: The configuration.
-        verb: The verb.
-        needs: The words that have to be typed, as "weights=RUN/weights".
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
+        verb: The name of the verb, for the message.
+        needs: An example `key=value` for each key without which the verb cannot run, for example
+            ["weights=RUN/weights"].
 
     Raises:
-        ConfigError: Naming the key and what to do.
+        ConfigError: At the first mistake; the message names the key and what to do.
     """
     for word in needs:
         key = word.partition("=")[0]
@@ -222,8 +245,11 @@ def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
 def check_export(cfg: DictConfig) -> None:
     """Check the configuration of `export`, before any weight is loaded.
 
+    Checked are that `weights`, `format` and `out` are given, that the weights exist, and the form of the other values.
+    The hub is not asked whether a name exists there.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     for key in ("weights", "format", "out"):
         needed = f"weights=RUN/weights format={'|'.join(EXPORT_FORMATS)} out=DIR"
@@ -248,8 +274,11 @@ def check_export(cfg: DictConfig) -> None:
 def check_report(cfg: DictConfig) -> None:
     """Check the configuration of `report`, before any run is read.
 
+    Checked are that runs are named, the form of each list of names, the format, that the file `published` exists, and
+    that `out` can be a file. Whether the runs' folders exist is not checked here.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     require(
         not OmegaConf.is_missing(cfg, "runs"),
@@ -278,10 +307,10 @@ def check_report(cfg: DictConfig) -> None:
 
 
 def check_benchmark(cfg: DictConfig) -> None:
-    """Check the configuration of `benchmark`, before anything is measured.
+    """Check the configuration of `benchmark`: that `what` and `size` are known names, and the range of `seed`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what there is.
+        ConfigError: At the first mistake; the message names the key, the value found, and what may be given.
     """
     check_known(cfg)
     options = ", ".join(f"what={name}" for name in BENCHMARKS)
@@ -291,10 +320,17 @@ def check_benchmark(cfg: DictConfig) -> None:
 
 
 def check_evaluate(cfg: DictConfig) -> None:
-    """Check the configuration of `evaluate`, which judges either weights or predictions.
+    """Check the configuration of `evaluate`, before any weight is loaded.
+
+    One of `weights` and `predictions` has to be given, and with predictions also `references`. All files that are named
+    have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...) are refused beside
+    `weights`.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key and what to do.
+        ConfigError: At the first mistake; the message names the key and what to do.
     """
     check_known(cfg)
     judged_keys = [key for key in ("weights", "predictions") if cfg[key]]
@@ -334,7 +370,7 @@ def check_evaluate(cfg: DictConfig) -> None:
 
 
 def _check_caption_keys(cfg: DictConfig) -> None:
-    """Check that keys which set how predicted captions are scored are changed only where captions are predicted."""
+    """Check that the keys for scoring a file of captions have their defaults where no such file is given."""
     # A key that has its default value counts as untouched.
     is_changed = {
         "metrics": list(cfg.metrics) != list(METRICS),
@@ -352,7 +388,7 @@ def _check_caption_keys(cfg: DictConfig) -> None:
 
 
 def _check_shared(cfg: DictConfig) -> None:
-    """Check the keys that all verbs have which load a model."""
+    """Check the group `trainer`, the evaluations and all counts, which several verbs have in common."""
     check_trainer(cfg.trainer)
     check_evaluations(cfg.get("evaluation", {}))
     check_counts(cfg)
@@ -380,5 +416,5 @@ def _check_out_file(out: str, example: str) -> None:
 
 
 def _is_weights_folder(folder: str) -> bool:
-    """Return whether a folder holds weights that a run wrote."""
+    """Return whether a folder holds the file `visllama.json`, which a run writes beside its weights."""
     return (Path(folder) / "visllama.json").is_file()
