@@ -24,6 +24,7 @@ MULTIRUN = "multirun.yaml"
 
 def is_selecting() -> bool:
     """Return whether the running Hydra job belongs to a sweep whose best job will be chosen, on the split "val".
+
     It is False outside of a sweep, and in a sweep over seeds alone: seeds are repeats, and each is judged on test. The
     sweep's `multirun.yaml` is read.
     """
