@@ -74,10 +74,12 @@ def check_secrets(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     for key, value in values:
         if value in (None, "", "null"):
             continue
+        # A word that was typed may still have the quotes around its value, which Hydra takes off.
         text = str(value).strip("'\"")
         if not _is_secret(key, text):
             continue
 
+        # Tokens of the Hugging Face hub begin with hf_; whatever else was found is taken for a key of wandb's.
         variable = "HF_TOKEN" if "hf_" in text else "WANDB_API_KEY"
         raise ConfigError(
             f"{key}: holds what looks like a key or a password, which would be written into the run's folder: "

@@ -365,6 +365,7 @@ def check_evaluate(cfg: DictConfig) -> None:
             f"{key}={cfg[key]}: a folder: give a file",
         )
 
+    # Scoring a file of predictions loads no model, and so reads nothing of `trainer`.
     check_typed("evaluate", READ_BY_EVALUATE if cfg.weights else ())
     _check_shared(cfg)
 

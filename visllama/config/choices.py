@@ -83,6 +83,7 @@ def choose(key: str, value: object, options: Sequence[str]) -> None:
         return
 
     text = str(value)
+    # difflib finds no long name by its beginning: `ptb_keep` is too unlike `ptb_keep_punctuation` for it.
     close = [option for option in options if text and option.startswith(text)]
     if not close:
         # Without regard to case: difflib counts "PTB" and "ptb" as wholly different.

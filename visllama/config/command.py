@@ -59,6 +59,7 @@ def read_command(run: Path) -> Command:
             return _read_hydras(run / ".hydra")
         return _read_ours(run)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        # A folder may be anybody's: what lies there may be of any type and form.
         raise ConfigError(
             f"resume={printable(run)}: no folder of a run ({printable(error)}): give the one that holds its .hydra/"
         ) from error
@@ -122,6 +123,7 @@ def words_to_go_on(run: Path) -> list[str]:
         run: The folder of the running job.
     """
     running = invocation()
+    # All other overrides lie in the run's folder, from where `resume=` replays them.
     plugins = [word for word in running.overrides if key_of(word) == "plugins"]
     return [*running.options, *plugins, override("resume", run)]
 
@@ -217,6 +219,7 @@ def split_words(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     """
     words = []
     folders = []
+    # Each word is seen with the one before it, since `--config-dir` and its folder are two words.
     previous_words = ["", *arguments]
     for previous, word in zip(previous_words, arguments, strict=False):
         if previous in CONFIG_DIR:

@@ -105,6 +105,7 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
                 is_higher_better = not part.startswith("CHAIR")
                 objectives.append(Objective(f"{name}/{part}", is_higher_better, scale=scale))
 
+    # null: the run is never validated, and so has no such loss.
     if cfg.trainer.val_check_interval:
         objectives.append(Objective(VAL_LOSS, is_higher_better=False, digits=3))
     return objectives

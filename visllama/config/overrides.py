@@ -21,6 +21,7 @@ def config_dir_options() -> list[str]:
         if source.provider == "command-line":
             options += ["--config-dir", source.path]
 
+    # This override names folders too, and Hydra keeps it apart from those of the verb.
     searchpaths = [word for word in hydra.overrides.hydra if word.startswith("hydra.searchpath=")]
     return [*options, *searchpaths]
 
@@ -45,6 +46,7 @@ def lists_of(word: str, keys: Sequence[str]) -> str:
         keys: The keys that take a list.
     """
     key, _, value = word.partition("=")
+    # Brackets or quotes show that the user has already made one value of it.
     is_quoted_or_list = value.startswith(("[", "'", '"'))
     if key not in keys or "," not in value or is_quoted_or_list:
         return word

@@ -212,6 +212,7 @@ def _choices(key: str, values: object) -> Range:
 
 def _text(value: object) -> str:
     """Return a value as it is written in an override."""
+    # Hydra writes null and booleans otherwise than Python's `str` does.
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -56,17 +56,18 @@ class Finished(Exception):
 def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
     """Return the arguments with which the run that `resume=` names goes on.
 
-    These are the user's `--config-dir`, the overrides that the run began with, its folder, and then what was typed,
-    which wins. Without `resume=`, the arguments are returned unchanged; without `resume=` in them, if `resume=auto`
-    finds no run.
+    These are the run's `--config-dir` options, the overrides that it began with, its folder, and then what was typed,
+    which wins. If `resume=` was not typed, the arguments are returned unchanged; if `resume=auto` finds no run, they
+    are returned without that word, so that a new run begins.
 
     Args:
         arguments: What was typed, without the program and the verb.
-        verb: "train" or "evaluate". For `evaluate`, `auto` and `last` are refused, since it has no checkpoints.
+        verb: "train" or "evaluate". For "evaluate", `resume=auto` and `resume=last` are refused, since it has no
+            checkpoints.
 
     Raises:
-        ConfigError: If `resume=` names no run's folder, if what was typed beside it does not fit, or if somebody else
-            wrote a command there that chooses code.
+        ConfigError: If `resume=` names no run's folder, if what was typed beside it does not fit, or if a command that
+            bears no seal of this user's would choose code.
         Finished: If `resume=auto` or `resume=last` finds a run that is finished.
     """
     resumed = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]

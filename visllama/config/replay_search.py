@@ -61,8 +61,8 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
         arguments: What was typed; `resume=` in it is left out of the result, since no job of a search reads it.
 
     Raises:
-        ConfigError: If what was typed would make other trials than those that are there, or if somebody else wrote a
-            command there that chooses code.
+        ConfigError: If what was typed would make other trials than those that are there, or if a command that bears no
+            seal of this user's would choose code.
     """
     command = read_command(folder)
     # Somebody else's folder may hold links, which lead elsewhere what is written.
@@ -83,5 +83,6 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
     kept = [word for word in command.overrides if key_of(word) not in replaced_keys]
     options = config_dirs(command, typed)
     code_words = [*options, *filter(chooses_code, kept)]
+    # The message repeats all that was typed, `resume=` included.
     check_code(folder, command, code_words, arguments)
     return [*options, *kept, override(_UNDER, folder), *typed]
