@@ -87,6 +87,7 @@ def check_data(data: DictConfig) -> None:
     for name, node in data.sources.items():
         _check_source(f"data.sources.{name}", node)
 
+    # 0: records are loaded in the process that trains.
     num_workers = data.num_workers
     require(num_workers >= 0, f"data.num_workers={num_workers}: must be 0 or more")
     num_records = data.num_val_records
@@ -216,6 +217,7 @@ def check_trainer(trainer: DictConfig) -> None:
 
     interval = trainer.val_check_interval
     if interval is not None:
+        # The schema makes a float of the value, also of a number of steps.
         is_part_of_run = 0 < interval <= 1
         is_whole_steps = 1 < interval < math.inf and interval == int(interval)
         require(
