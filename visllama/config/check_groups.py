@@ -401,8 +401,8 @@ def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
 def check_counts(cfg: DictConfig) -> None:
     """Check that arguments whose names say so (`num_...`, `..._dim`, `..._batch_size`, ...) are positive whole numbers.
 
-    Looked at are the values below `model`, `data`, `evaluation`, `decoding`, `logger` and `callbacks`. Null, references
-    to other keys (`${...}`), `num_workers` and the arguments of a user's own classes are passed over.
+    The check covers all values below `model`, `data`, `evaluation`, `decoding`, `logger` and `callbacks`, except for
+    null, references to other keys (`${...}`), `num_workers`, and the arguments of a user's own classes.
 
     Args:
         cfg: The whole configuration of a verb; groups that it does not have are passed over.

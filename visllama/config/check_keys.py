@@ -136,8 +136,9 @@ class _Place(NamedTuple):
 def check_nodes(cfg: DictConfig) -> None:
     """Check that each key which an option of a group fills in holds a node with an allowed `_target_`.
 
-    Looked at are the model's parts, the sources, the evaluations' sources, the optimizer, and all else that is a class.
-    The `path` of a model's part has to be a folder that is there, or of the form of a hub id. Nothing is imported.
+    These keys are the model's parts, the sources of data and of evaluations, the optimizer, and, if they are set, the
+    schedule, loss, profiler, loggers, callbacks and strategy. The `path` of a model's part has to be a folder that
+    exists, or of the form of a hub id. No class is imported.
 
     Args:
         cfg: The configuration of a run of `train`.

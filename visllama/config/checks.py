@@ -45,8 +45,9 @@ from visllama.machine.cards import CARDS
 def check_train(cfg: DictConfig) -> None:
     """Check the configuration of `train`, before any weight is loaded.
 
-    Checked are that every key has a value and is known, the values of each group, and that the folders of `resume` and
-    `init_from` are there. Whether classes take their arguments is checked later, by `check_parts` in `dry_run.py`.
+    Every key must have a value and be known, the values of each group must be in their ranges, and the folders that
+    `resume` and `init_from` name must exist. `check_parts` in `dry_run.py` checks later whether classes take their
+    arguments.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`; it is not changed.
@@ -92,10 +93,10 @@ def check_train(cfg: DictConfig) -> None:
 
 
 def check_inspect(cfg: DictConfig) -> None:
-    """Check the configuration of `inspect`.
+    """Check the configuration of `inspect`, which shows either a run of `train` or the connector of trained weights.
 
-    Without `weights`, it is the configuration of a run of `train`, and checked as such. With `weights`, it is the
-    folder of trained weights, and one caption evaluation with whose pictures their connector is studied.
+    Without `weights`, the configuration is checked as that of a run of `train`. With `weights`, they must exist, and
+    exactly one caption evaluation must be chosen, on whose pictures the connector is studied.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`.
@@ -210,8 +211,8 @@ def check_plan(cfg: DictConfig) -> None:
 def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
     """Check the configuration of `caption`, `ask`, `chat` or `demo`, before any weight is loaded.
 
-    Checked are that the needed keys have values, that every key is known, that the folders of weights exist, the batch
-    size, and the group `trainer`.
+    The keys in `needs` must have values, every key must be known, the folders of weights must exist, and the batch size
+    and the group `trainer` must be in their ranges.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`.
@@ -245,7 +246,7 @@ def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
 def check_export(cfg: DictConfig) -> None:
     """Check the configuration of `export`, before any weight is loaded.
 
-    Checked are that `weights`, `format` and `out` are given, that the weights exist, and the form of the other values.
+    `weights`, `format` and `out` must be given, the weights must exist, and all other values must have the right form.
     The hub is not asked whether a name exists there.
 
     Raises:
@@ -274,8 +275,8 @@ def check_export(cfg: DictConfig) -> None:
 def check_report(cfg: DictConfig) -> None:
     """Check the configuration of `report`, before any run is read.
 
-    Checked are that runs are named, the form of each list of names, the format, that the file `published` exists, and
-    that `out` can be a file. Whether the runs' folders exist is not checked here.
+    Runs must be named, each list must hold names, the format must be known, `published` must be a file that exists, and
+    `out` a place where a file can be. Whether the runs' folders exist is not checked here.
 
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what to do.
@@ -322,9 +323,9 @@ def check_benchmark(cfg: DictConfig) -> None:
 def check_evaluate(cfg: DictConfig) -> None:
     """Check the configuration of `evaluate`, before any weight is loaded.
 
-    One of `weights` and `predictions` has to be given, and with predictions also `references`. All files that are named
-    have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...) are refused beside
-    `weights`.
+    One of `weights` and `predictions` has to be given, and with `predictions` also `references`. All files that are
+    named have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...) are refused
+    beside `weights`.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`.
