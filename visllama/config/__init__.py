@@ -1,1 +1,1 @@
-"""The configuration: how a command line is read, composed, checked and written down."""
+"""The configuration: reading the command line, composing YAML files, checking the result, and writing it down."""

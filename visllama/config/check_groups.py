@@ -1,4 +1,7 @@
-"""Whether the values of a group of keys are in their ranges, and fit together."""
+"""Check the values of each group of keys (`stage`, `data`, `trainer`, `optim`, ...): ranges, names, and contradictions.
+
+Each check takes a node that Hydra has composed, changes nothing in it, and raises a `ConfigError` at the first mistake.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,13 @@ _FILES = ("images", "references", "questions")
 
 
 def check_stage(stage: DictConfig) -> None:
-    """Check that the values of `stage` are in their ranges, and that the parts to train exist and are named once.
+    """Check the node `stage`: its parts to train, its template, and its numbers.
+
+    `trainable` names known parts, each once, and at least one. `global_batch_size`, `epochs` and `max_text_tokens` are
+    more than 0 and finite; `num_samples` is more than 0 or null.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to give.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to give.
     """
     trainable = stage.trainable
     for name in trainable:
@@ -67,10 +73,12 @@ def check_stage(stage: DictConfig) -> None:
 
 
 def check_data(data: DictConfig) -> None:
-    """Check that the values of `data` are in their ranges, and that each source's weight and prompt can be used.
+    """Check the node `data`: that it has a source, each source's `weight` and `prompt`, and the numbers of the loader.
+
+    Other arguments of a source are left to the source's own class. No file is read.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to give.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to give.
     """
     require(
         len(data.sources) > 0,
@@ -79,6 +87,7 @@ def check_data(data: DictConfig) -> None:
     for name, node in data.sources.items():
         _check_source(f"data.sources.{name}", node)
 
+    # 0: records are loaded in the process that trains.
     num_workers = data.num_workers
     require(num_workers >= 0, f"data.num_workers={num_workers}: must be 0 or more")
     num_records = data.num_val_records
@@ -94,7 +103,7 @@ def check_data(data: DictConfig) -> None:
 
 
 def _check_source(key: str, node: DictConfig) -> None:
-    """Check the two arguments of a data source that visllama itself reads."""
+    """Check the arguments of a data source that visllama itself reads, `weight` and `prompt`; both may be missing."""
     weight = node.get("weight", 1.0)
     is_weight = matches_hint(weight, float) and 0 < weight < math.inf
     require(
@@ -109,10 +118,15 @@ def _check_source(key: str, node: DictConfig) -> None:
 
 
 def check_adapter(cfg: DictConfig) -> None:
-    """Check that an adapter trains if there is one, and that the language model does not train beside it.
+    """Check that `model.lora` and `stage.trainable` fit together.
+
+    With LoRA, `adapter` has to train and `language_model` must not; without LoRA, `adapter` must not be named.
+
+    Args:
+        cfg: The configuration of a run of `train`, of which `model` and `stage` are read.
 
     Raises:
-        ConfigError: Naming the keys and what to do.
+        ConfigError: If they do not fit; the message names both keys and what to do.
     """
     trainable = list(cfg.stage.trainable)
     if cfg.model.get("lora") is None:
@@ -135,14 +149,16 @@ def check_adapter(cfg: DictConfig) -> None:
 
 
 def check_template(key: str, template: object) -> None:
-    """Check that a template is a known name, or holds the strings of a template.
+    """Check that a chat template is a known name, or a mapping with the strings of one.
+
+    The name "tokenizer" is accepted unseen, since that template is read only when the language model is loaded.
 
     Args:
-        key: The key that the template was given to.
-        template: The value that was found.
+        key: The dotted key that the template was given to, for the message, for example "stage.template".
+        template: The value at that key, of any type.
 
     Raises:
-        ConfigError: Naming the key and what there is.
+        ConfigError: If the value is neither; the message begins with the key.
     """
     if isinstance(template, DictConfig):
         template = OmegaConf.to_container(template, resolve=True)
@@ -162,10 +178,12 @@ def check_template(key: str, template: object) -> None:
 
 
 def check_trainer(trainer: DictConfig) -> None:
-    """Check that the values of `trainer` are possible on some machine.
+    """Check the node `trainer`: known names, and numbers that are possible on some machine.
+
+    Whether this machine has the devices is checked by `check_machine` in `dry_run.py`, which needs torch.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to give.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to give.
     """
     choose("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     choose("trainer.precision", trainer.precision, PRECISIONS)
@@ -199,6 +217,7 @@ def check_trainer(trainer: DictConfig) -> None:
 
     interval = trainer.val_check_interval
     if interval is not None:
+        # The schema makes a float of the value, also of a number of steps.
         is_part_of_run = 0 < interval <= 1
         is_whole_steps = 1 < interval < math.inf and interval == int(interval)
         require(
@@ -209,7 +228,10 @@ def check_trainer(trainer: DictConfig) -> None:
 
 
 def _check_devices(trainer: DictConfig) -> None:
-    """Check that devices and nodes are counted or listed in one of the ways that there are."""
+    """Check the form of `trainer.devices` and `trainer.num_nodes`.
+
+    Devices are a number of 1 or more, -1, a list of indices, or "auto"; nodes are a number of 1 or more, or "auto".
+    """
     devices = trainer.devices
     # -1 means all devices of the machine.
     is_count = matches_hint(devices, int) and (devices > 0 or devices == -1)
@@ -229,13 +251,16 @@ def _check_devices(trainer: DictConfig) -> None:
 
 
 def check_evaluations(evaluations: Mapping[str, DictConfig]) -> None:
-    """Check that each evaluation's task, split, metrics, controls, template and files exist.
+    """Check each evaluation: its task, split, metrics, controls, template, tokenizer and `num_images`, and its files.
+
+    Files are looked for on the disk (`document_frequencies`, `instances`, `object_names`) or compared with the
+    arguments of the source (`images`, `references`, `questions`); none is read.
 
     Args:
-        evaluations: The nodes below `evaluation`, by their names.
+        evaluations: The nodes below `evaluation`, by their names. Without any, nothing is checked.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what there is.
+        ConfigError: At the first mistake; the message names the key, the value found, and what may be given.
     """
     for name, evaluation in evaluations.items():
         key = f"evaluation.{name}"
@@ -280,7 +305,7 @@ def _check_metrics(key: str, evaluation: DictConfig) -> None:
 
 
 def _check_picture_metrics(key: str, evaluation: DictConfig) -> None:
-    """Check that CHAIR has the objects in the pictures, and that no file is named which no metric reads."""
+    """Check that CHAIR has its annotations, and that no key is set which only a metric reads that is not chosen."""
     has_chair = "CHAIR" in evaluation.metrics
     require(
         not has_chair or evaluation.instances is not None,
@@ -305,7 +330,7 @@ def _check_picture_metrics(key: str, evaluation: DictConfig) -> None:
 
 
 def _check_files(key: str, evaluation: DictConfig) -> None:
-    """Check that an evaluation has the files that its source needs, and none that its source does not read."""
+    """Check that an evaluation's source has the files that it needs, and that each file which is set is read by it."""
     source = {} if OmegaConf.is_missing(evaluation, "source") else evaluation.source
 
     # A source of the user's own may do without a file that it has an argument for.
@@ -328,14 +353,14 @@ def _check_files(key: str, evaluation: DictConfig) -> None:
 
 
 def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
-    """Check that the values of `optim` have the right types, are in their ranges, and speak of parts that train.
+    """Check the node `optim`: types and ranges of the keys that visllama reads, and that parts with own rates train.
 
     Args:
-        optim: The node `optim`.
-        trainable: The value of `stage.trainable`.
+        optim: The node `optim`. Arguments of the optimizer's own class are not checked here.
+        trainable: The names of the parts that train, which is the value of `stage.trainable`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to give.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to give.
     """
     # The node is an optimizer's, whose arguments no schema knows: the types are checked here.
     for name, hint in OPTIM_TYPES.items():
@@ -374,12 +399,16 @@ def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
 
 
 def check_counts(cfg: DictConfig) -> None:
-    """Check that counts and widths of our own classes are positive whole numbers.
+    """Check that arguments whose names say so (`num_...`, `..._dim`, `..._batch_size`, ...) are positive whole numbers.
 
-    An argument's name shows whether it is one: `num_`, `_dim` and the like.
+    The check covers all values below `model`, `data`, `evaluation`, `decoding`, `logger` and `callbacks`, except for
+    null, references to other keys (`${...}`), `num_workers`, and the arguments of a user's own classes.
+
+    Args:
+        cfg: The whole configuration of a verb; groups that it does not have are passed over.
 
     Raises:
-        ConfigError: Naming the key and the value found.
+        ConfigError: At the first such value that is no positive whole number; the message names the key and the value.
     """
     groups = ("model", "data", "evaluation", "decoding", "logger", "callbacks")
     for key, value in _leaves(OmegaConf.to_container(cfg), groups):
@@ -394,7 +423,10 @@ def check_counts(cfg: DictConfig) -> None:
 
 
 def _leaves(node: object, names: Sequence[str], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield the values below these keys with their dotted keys, except the arguments of a user's own classes."""
+    """Yield the dotted key and the value of everything below the keys in `names`, except inside a user's own classes.
+
+    Lists count as values. With an empty `names`, nothing is yielded.
+    """
     if not isinstance(node, dict):
         yield prefix, node
         return
@@ -410,7 +442,7 @@ def _leaves(node: object, names: Sequence[str], prefix: str = "") -> Iterator[tu
 
 
 def _names_count(key: str) -> bool:
-    """Return whether a key's name says that it holds a count or a width."""
+    """Return whether a dotted key's last name says that the value is a count or a width."""
     name = key.rpartition(".")[2]
     if key.startswith("decoding."):
         return name in ("num_beams", "max_new_tokens")

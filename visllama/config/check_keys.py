@@ -1,4 +1,4 @@
-"""Whether the keys of a configuration are ones that something reads, and groups hold what an option fills in."""
+"""Check the keys of a configuration: that something reads them, and that options have filled in their groups."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from visllama.plugins import ROLES, check_target
 
 
 def check_typed(verb: str, read: Sequence[str]) -> None:
-    """Check that a verb reads every key of `trainer` that was typed.
+    """Check that a verb reads every key of `trainer` that stands on the command line.
 
-    Keys that come from groups and from conf/local may be there without being read.
+    Keys of `trainer` from YAML files are not looked at. Outside of a Hydra job, nothing is checked.
 
     Args:
         verb: The verb, for the message.
-        read: The keys below `trainer` that it reads.
+        read: The names below `trainer` that the verb reads, for example ("accelerator", "precision").
 
     Raises:
-        ConfigError: Naming the key and those that are read.
+        ConfigError: If another key was typed; the message names it, and the keys that are read.
     """
     for word in _typed():
         key = key_of(word)
@@ -40,15 +40,17 @@ def check_typed(verb: str, read: Sequence[str]) -> None:
 
 
 def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
-    """Check that one mode of a verb reads every key and group that was typed.
+    """Check that every override on the command line begins with a name that this mode of a verb reads.
+
+    Outside of a Hydra job, nothing is checked.
 
     Args:
-        mode: The words that choose the mode, for the message.
-        read: The first names of the keys that it reads.
-        reason: Why it does not read the others, for the message.
+        mode: The words that choose the mode, for the message, for example "inspect weights=".
+        read: The first names of the keys and groups that are read, for example "trainer" for all of `trainer.*`.
+        reason: Why the others are not read, for the message.
 
     Raises:
-        ConfigError: Naming the key and those that are read.
+        ConfigError: If another key was typed; the message names it, and the names that are read.
     """
     for word in _typed():
         key = key_of(word)
@@ -59,14 +61,16 @@ def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
 
 
 def check_not_typed(key: str, reason: str) -> None:
-    """Check that a key was not typed, where nothing reads it.
+    """Check that a key does not stand on the command line.
+
+    Its default in a YAML file is allowed. Outside of a Hydra job, nothing is checked.
 
     Args:
-        key: The key.
+        key: The dotted key, as "num_pictures".
         reason: Why nothing reads it, for the message.
 
     Raises:
-        ConfigError: Naming the key and the reason.
+        ConfigError: If the key was typed; the message names it and gives the reason.
     """
     typed_keys = map(key_of, _typed())
     if key in typed_keys:
@@ -74,21 +78,24 @@ def check_not_typed(key: str, reason: str) -> None:
 
 
 def _typed() -> list[str]:
-    """Return the overrides that were typed; none outside of a job of Hydra's."""
+    """Return the overrides that were typed for the running job; an empty list outside of a Hydra job."""
     if not HydraConfig.initialized():
         return []
     return list(HydraConfig.get().overrides.task)
 
 
 def check_known(node: DictConfig, prefix: str = "") -> None:
-    """Check that `+` added no key where the schema knows every key: nothing would read it.
+    """Check that every key of a configuration, at any depth, is one that its schema has.
+
+    A typed `+KEY=VALUE` adds a key without regard to the schema, and nothing would read it. Nodes without a schema, as
+    the arguments of a class, may have any key; the nodes inside them are looked at.
 
     Args:
-        node: The configuration, or a node of it.
-        prefix: The node's own key with a dot behind it; empty for the whole configuration.
+        node: The whole configuration, or a node of it.
+        prefix: The dotted key of `node` with a dot behind it, for the message; empty for the whole configuration.
 
     Raises:
-        ConfigError: Naming the key and those that are known.
+        ConfigError: At the first unknown key; the message names it, and the closest known key or else all of them.
     """
     schema = OmegaConf.get_type(node)
     # A node without a class, as that of a source, takes any key.
@@ -113,12 +120,12 @@ def check_known(node: DictConfig, prefix: str = "") -> None:
 
 
 class _Place(NamedTuple):
-    """A key whose value an option of a group fills in.
+    """A key of the configuration that is filled in by choosing an option of a group.
 
     Attributes:
-        key: The key.
-        group: The group.
-        node: What stands at the key.
+        key: The dotted key, as "model.connector".
+        group: The group whose options fill it in, as "model/connector".
+        node: The value that stands at the key now.
     """
 
     key: str
@@ -127,15 +134,17 @@ class _Place(NamedTuple):
 
 
 def check_nodes(cfg: DictConfig) -> None:
-    """Check that each node holds what an option of its group fills in, and not a value that was typed in its place.
+    """Check that each key which an option of a group fills in holds a node with an allowed `_target_`.
 
-    Every `_target_` has to be one that a config may name, and the model's folders have to exist.
+    These keys are the model's parts, the sources of data and of evaluations, the optimizer, and, if they are set, the
+    schedule, loss, profiler, loggers, callbacks and strategy. The `path` of a model's part has to be a folder that
+    exists, or of the form of a hub id. No class is imported.
 
     Args:
         cfg: The configuration of a run of `train`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and how to choose an option.
+        ConfigError: At the first mistake; the message names the key, the value found, and how to choose an option.
     """
     for name in cfg.model:
         require(
@@ -163,7 +172,7 @@ def check_nodes(cfg: DictConfig) -> None:
 
 
 def _places(cfg: DictConfig) -> Iterator[_Place]:
-    """Yield the places of a configuration that options of groups fill in."""
+    """Yield each key of a configuration that an option of a group fills in, with the group and the present value."""
     for role in ROLES:
         node = cfg.model.get(role)
         yield _Place(f"model.{role}", f"model/{role}", node)

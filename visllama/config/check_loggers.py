@@ -1,4 +1,4 @@
-"""Whether the chosen loggers can be used: their packages are there, and no key stands in the configuration."""
+"""Check that the chosen loggers can be used, and that no key or password stands in the configuration."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ _LOGGER_SECRET = re.compile(r"(local-)?[0-9a-f]{40}|[a-z]+://[^/\s:@]+:[^/\s@]+@
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Check that each logger's package is installed, and that wandb has a key where it is online.
+    """Check that each logger's package is installed, and that wandb, where it is online, can find a key.
 
-    Nothing is imported.
+    The packages are looked up and not imported; the environment and netrc are read for wandb's key.
+
+    Args:
+        cfg: A configuration with the group `logger`; without any logger, nothing is checked.
 
     Raises:
-        ConfigError: Naming the logger and what to type.
+        ConfigError: At the first logger that cannot be used; the message names it and what to type.
     """
     for name, node in cfg.logger.items():
         target = str(node.get("_target_"))
@@ -52,16 +55,16 @@ def check_loggers(cfg: DictConfig) -> None:
 
 
 def check_secrets(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Check that a configuration holds nothing that looks like a key or a password.
+    """Check that no value of a configuration looks like a key or a password.
 
-    The configuration is written into each run's folder, which people share. No message holds the value.
+    The configuration is written into each run's folder, which people share. No message holds the value itself.
 
     Args:
-        cfg: The configuration.
-        overrides: The words that were typed: those of a sweep are in no configuration yet.
+        cfg: The whole configuration.
+        overrides: The overrides `key=value` that were typed for a sweep, whose values are in no configuration yet.
 
     Raises:
-        ConfigError: Naming the key of the configuration and the environment variable.
+        ConfigError: At the first such value; the message names its key, and the environment variable to use instead.
     """
     values = list(_leaves(OmegaConf.to_container(cfg)))
     for word in overrides:
@@ -71,10 +74,12 @@ def check_secrets(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
     for key, value in values:
         if value in (None, "", "null"):
             continue
+        # A word that was typed may still have the quotes around its value, which Hydra takes off.
         text = str(value).strip("'\"")
         if not _is_secret(key, text):
             continue
 
+        # Tokens of the Hugging Face hub begin with hf_; whatever else was found is taken for a key of wandb's.
         variable = "HF_TOKEN" if "hf_" in text else "WANDB_API_KEY"
         raise ConfigError(
             f"{key}: holds what looks like a key or a password, which would be written into the run's folder: "
@@ -84,7 +89,12 @@ def check_secrets(cfg: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 
 def _is_secret(key: str, text: str) -> bool:
-    """Return whether a value looks like a key or a password, by its form or by the name that it has in a logger."""
+    """Return whether a value looks like a key or a password, by its form or by the name that it has in a logger.
+
+    Args:
+        key: The dotted key of the value.
+        text: The value as text, without quotes.
+    """
     if _SECRET_VALUE.search(text):
         return True
 
@@ -95,7 +105,7 @@ def _is_secret(key: str, text: str) -> bool:
 
 
 def _leaves(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield each value of a plain configuration with its key."""
+    """Yield each value inside a plain configuration, with its dotted key; values in a list have the list's key."""
     if isinstance(node, dict):
         for name, value in node.items():
             key = f"{prefix}.{name}".lstrip(".")

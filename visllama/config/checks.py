@@ -1,6 +1,7 @@
-"""What is refused before any weight is loaded: contradictions, wrong types and ranges, files that are not there.
+"""Check a verb's whole configuration before any weight is loaded: contradictions, types, ranges, and missing files.
 
-Nothing here needs torch, so that an error comes at once; the checks that need it are in `dry_run.py`.
+There is one public function for each verb, or for each kind of verb. Nothing here needs torch, so that an error comes
+at once; the checks that need it are in `dry_run.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,15 @@ from visllama.machine.cards import CARDS
 def check_train(cfg: DictConfig) -> None:
     """Check the configuration of `train`, before any weight is loaded.
 
+    Every key must have a value and be known, the values of each group must be in their ranges, and the folders that
+    `resume` and `init_from` name must exist. `check_parts` in `dry_run.py` checks later whether classes take their
+    arguments.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`; it is not changed.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     missing = sorted(OmegaConf.missing_keys(cfg))
     if missing:
@@ -85,10 +93,16 @@ def check_train(cfg: DictConfig) -> None:
 
 
 def check_inspect(cfg: DictConfig) -> None:
-    """Check the configuration of `inspect`: that of a run, or that of weights whose connector is shown.
+    """Check the configuration of `inspect`, which shows either a run of `train` or the connector of trained weights.
+
+    Without `weights`, the configuration is checked as that of a run of `train`. With `weights`, they must exist, and
+    exactly one caption evaluation must be chosen, on whose pictures the connector is studied.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     if cfg.weights is not None:
         _check_inspected_weights(cfg)
@@ -106,7 +120,7 @@ def check_inspect(cfg: DictConfig) -> None:
 
 
 def _check_inspected_weights(cfg: DictConfig) -> None:
-    """Check that there are weights whose connector can be shown, and one caption evaluation to show it on."""
+    """Check that `weights` holds weights, and that one caption evaluation is chosen, whose captions are not sampled."""
     check_known(cfg)
     check_groups_typed("inspect weights=", READ_BY_CONNECTOR, "since the model is described inside the weights")
     check_typed("inspect weights=", READ_BY_CAPTION)
@@ -146,10 +160,16 @@ def _check_inspected_weights(cfg: DictConfig) -> None:
 
 
 def check_plan(cfg: DictConfig) -> None:
-    """Check the configuration of `plan`: that of a run, except for the machine and the data, which need not be here.
+    """Check the configuration of `plan`: all that `check_train` checks, then the keys that only `plan` has.
+
+    These are the card (`gpu`), its share of use (`utilisation`), `network_gb_s`, `text_tokens`, `samples`, and that the
+    file `out` can be written. `resume` must not be given.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     check_train(cfg)
     require(
@@ -191,13 +211,17 @@ def check_plan(cfg: DictConfig) -> None:
 def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
     """Check the configuration of `caption`, `ask`, `chat` or `demo`, before any weight is loaded.
 
+    The keys in `needs` must have values, every key must be known, the folders of weights must exist, and the batch size
+    and the group `trainer` must be in their ranges.
+
     Args:
-        cfg: The configuration.
-        verb: The verb.
-        needs: The words that have to be typed, as "weights=RUN/weights".
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
+        verb: The name of the verb, for the message.
+        needs: An example `key=value` for each key without which the verb cannot run, for example
+            ["weights=RUN/weights"].
 
     Raises:
-        ConfigError: Naming the key and what to do.
+        ConfigError: At the first mistake; the message names the key and what to do.
     """
     for word in needs:
         key = word.partition("=")[0]
@@ -222,8 +246,11 @@ def check_inference(cfg: DictConfig, verb: str, needs: Sequence[str]) -> None:
 def check_export(cfg: DictConfig) -> None:
     """Check the configuration of `export`, before any weight is loaded.
 
+    `weights`, `format` and `out` must be given, the weights must exist, and all other values must have the right form.
+    The hub is not asked whether a name exists there.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     for key in ("weights", "format", "out"):
         needed = f"weights=RUN/weights format={'|'.join(EXPORT_FORMATS)} out=DIR"
@@ -248,8 +275,11 @@ def check_export(cfg: DictConfig) -> None:
 def check_report(cfg: DictConfig) -> None:
     """Check the configuration of `report`, before any run is read.
 
+    Runs must be named, each list must hold names, the format must be known, `published` must be a file that exists, and
+    `out` a place where a file can be. Whether the runs' folders exist is not checked here.
+
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: At the first mistake; the message names the key, the value found, and what to do.
     """
     require(
         not OmegaConf.is_missing(cfg, "runs"),
@@ -278,10 +308,10 @@ def check_report(cfg: DictConfig) -> None:
 
 
 def check_benchmark(cfg: DictConfig) -> None:
-    """Check the configuration of `benchmark`, before anything is measured.
+    """Check the configuration of `benchmark`: that `what` and `size` are known names, and the range of `seed`.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what there is.
+        ConfigError: At the first mistake; the message names the key, the value found, and what may be given.
     """
     check_known(cfg)
     options = ", ".join(f"what={name}" for name in BENCHMARKS)
@@ -291,10 +321,17 @@ def check_benchmark(cfg: DictConfig) -> None:
 
 
 def check_evaluate(cfg: DictConfig) -> None:
-    """Check the configuration of `evaluate`, which judges either weights or predictions.
+    """Check the configuration of `evaluate`, before any weight is loaded.
+
+    One of `weights` and `predictions` has to be given, and with `predictions` also `references`. All files that are
+    named have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...) are refused
+    beside `weights`.
+
+    Args:
+        cfg: The configuration that Hydra has composed, without the node `hydra`.
 
     Raises:
-        ConfigError: Naming the key and what to do.
+        ConfigError: At the first mistake; the message names the key and what to do.
     """
     check_known(cfg)
     judged_keys = [key for key in ("weights", "predictions") if cfg[key]]
@@ -329,12 +366,13 @@ def check_evaluate(cfg: DictConfig) -> None:
             f"{key}={cfg[key]}: a folder: give a file",
         )
 
+    # Scoring a file of predictions loads no model, and so reads nothing of `trainer`.
     check_typed("evaluate", READ_BY_EVALUATE if cfg.weights else ())
     _check_shared(cfg)
 
 
 def _check_caption_keys(cfg: DictConfig) -> None:
-    """Check that keys which set how predicted captions are scored are changed only where captions are predicted."""
+    """Check that the keys for scoring a file of captions have their defaults where no such file is given."""
     # A key that has its default value counts as untouched.
     is_changed = {
         "metrics": list(cfg.metrics) != list(METRICS),
@@ -352,7 +390,7 @@ def _check_caption_keys(cfg: DictConfig) -> None:
 
 
 def _check_shared(cfg: DictConfig) -> None:
-    """Check the keys that all verbs have which load a model."""
+    """Check the group `trainer`, the evaluations and all counts, which several verbs have in common."""
     check_trainer(cfg.trainer)
     check_evaluations(cfg.get("evaluation", {}))
     check_counts(cfg)
@@ -380,5 +418,5 @@ def _check_out_file(out: str, example: str) -> None:
 
 
 def _is_weights_folder(folder: str) -> bool:
-    """Return whether a folder holds weights that a run wrote."""
+    """Return whether a folder holds the file `visllama.json`, which a run writes beside its weights."""
     return (Path(folder) / "visllama.json").is_file()

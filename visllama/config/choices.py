@@ -1,4 +1,4 @@
-"""What may be chosen: the values that a key takes, and the keys that a verb reads."""
+"""The names that may be chosen for a key, the keys that a verb reads, and a check that a value is one of the names."""
 
 from __future__ import annotations
 
@@ -68,21 +68,22 @@ OWN_OPTIM_KEYS = OPTIM_TYPES.keys() - {"lr", "weight_decay"}
 
 
 def choose(key: str, value: object, options: Sequence[str]) -> None:
-    """Check that a value is one of some options.
+    """Check that a value is one of some allowed values, and do nothing else.
 
     Args:
-        key: The key that the value was given to.
+        key: The dotted key that the value was given to, for the message.
         value: The value that was found.
-        options: What may stand there.
+        options: The allowed values, at least two.
 
     Raises:
-        ConfigError: If it is another value. The message names the key, the value, the options, and those that were
-            probably meant.
+        ConfigError: If the value is not allowed. The message names the key, the value, all allowed values, and those
+            that were probably meant: those that begin with the value, or else at most two of a similar spelling.
     """
     if value in options:
         return
 
     text = str(value)
+    # difflib finds no long name by its beginning: `ptb_keep` is too unlike `ptb_keep_punctuation` for it.
     close = [option for option in options if text and option.startswith(text)]
     if not close:
         # Without regard to case: difflib counts "PTB" and "ptb" as wholly different.

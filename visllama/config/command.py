@@ -1,7 +1,7 @@
-"""`command.yaml`: the command line of a run or of a search, kept in its folder, and which of its words are believed.
+"""Read and write `command.yaml`, the command line of a run or of a search that is kept in its folder.
 
-What lies in a folder chooses no code: `plugins`, `--config-dir`, `hydra.*` and a `_target_` that is not ours are taken
-from there only if this user wrote them there (`trust.py`).
+Words of it that choose which code runs (`plugins`, `--config-dir`, `hydra.*`, and a `_target_` outside visllama and the
+libraries that it allows) are used only if this user wrote them there, which a seal shows (`trust.py`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ _SEARCHPATH = "hydra.searchpath"
 
 
 class Command(NamedTuple):
-    """The command line of a run, as it lies in the run's folder.
+    """The command line of a run, as it was read from the run's folder.
 
     Attributes:
-        overrides: The overrides that were typed, with that of `hydra.searchpath`.
-        folders: The folders of the user's configs, as `--config-dir` named them.
-        is_own: Whether this user wrote the command: the words of anybody else choose no code.
+        overrides: The overrides `key=value` that the run was started with, that of `hydra.searchpath` first.
+        folders: The folders of the user's own configs, which `--config-dir` named.
+        is_own: Whether the seal shows that this user wrote the command for this folder. If not, its words may choose no
+            code.
     """
 
     overrides: list[str]
@@ -42,13 +43,15 @@ class Command(NamedTuple):
 
 
 def read_command(run: Path) -> Command:
-    """Read a run's command line.
+    """Read the command line of a run or a search from its folder.
+
+    It is read from `command.yaml`, or where that is missing from the files in `.hydra/`, which bear no seal.
 
     Args:
-        run: The folder of the run.
+        run: The folder of the run or the search.
 
     Raises:
-        ConfigError: If the folder holds none.
+        ConfigError: If the folder holds neither, or a file that cannot be read as one of them.
     """
     try:
         # A run that was killed at its very start has only what Hydra wrote.
@@ -56,13 +59,18 @@ def read_command(run: Path) -> Command:
             return _read_hydras(run / ".hydra")
         return _read_ours(run)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        # A folder may be anybody's: what lies there may be of any type and form.
         raise ConfigError(
             f"resume={printable(run)}: no folder of a run ({printable(error)}): give the one that holds its .hydra/"
         ) from error
 
 
 def _read_ours(run: Path) -> Command:
-    """Read `command.yaml`, and check its seal."""
+    """Read `command.yaml` from a run's folder, and check its seal.
+
+    Raises:
+        ValueError: If its contents are not of the form that `write_command` writes. Other types are raised too.
+    """
     written = yaml.safe_load(read_regular(run / COMMAND))
     overrides = _texts(written["overrides"])
     options = _texts(written["options"])
@@ -79,7 +87,11 @@ def _read_ours(run: Path) -> Command:
 
 
 def _read_hydras(folder: Path) -> Command:
-    """Read what Hydra wrote about a run that has no `command.yaml`; it bears no seal."""
+    """Read a command line from the files that Hydra writes into `.hydra/`; they bear no seal, so `is_own` is False.
+
+    Args:
+        folder: The folder `.hydra` of the run.
+    """
     overrides = _texts(yaml.safe_load(read_regular(folder / "overrides.yaml")))
     hydra = yaml.safe_load(read_regular(folder / "hydra.yaml"))["hydra"]
 
@@ -91,31 +103,43 @@ def _read_hydras(folder: Path) -> Command:
 
 
 def _texts(value: object) -> list[str]:
-    """Return a value that was read, after a check that it is a list of strings."""
+    """Return a value unchanged, after a check that it is a list of strings.
+
+    Raises:
+        ValueError: If it is something else.
+    """
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise ValueError("it holds no list of words")
     return value
 
 
 def words_to_go_on(run: Path) -> list[str]:
-    """Return what to type to go on with the running job: its folder, and where the user's own configs and code are.
+    """Return the arguments of `visllama train` that resume the running job.
+
+    These are its `--config-dir` options and `hydra.searchpath=`, its `plugins=`, and `resume=FOLDER`, in this order.
+    They are not quoted for a shell.
 
     Args:
         run: The folder of the running job.
     """
     running = invocation()
+    # All other overrides lie in the run's folder, from where `resume=` replays them.
     plugins = [word for word in running.overrides if key_of(word) == "plugins"]
     return [*running.options, *plugins, override("resume", run)]
 
 
 def write_command(run: Path, more: Sequence[str] = ()) -> None:
-    """Write the running command line, whole or not at all.
+    """Write the command line of the running job to `command.yaml` in its folder, with this user's seal.
 
-    Hydra's own files may be cut off, when the job is killed.
+    The seal is null where the user's secret cannot be kept. The file is written whole or not at all, since Hydra's own
+    files may be cut off when the job is killed.
 
     Args:
         run: The folder of the running job, or of the running search.
-        more: Overrides that belong to it and are no job's, as those of a launcher.
+        more: Overrides to add behind the typed ones, for example those that a search's launcher needs.
+
+    Raises:
+        WriteFailed: If the file cannot be written.
     """
     running = invocation()
     overrides = [*running.overrides, *more]
@@ -130,17 +154,19 @@ def write_command(run: Path, more: Sequence[str] = ()) -> None:
 def check_code(
     run: Path, command: Command, words: Sequence[str], arguments: Sequence[str], verb: str = "train"
 ) -> None:
-    """Check that words out of a run's folder which choose code were written there by this user.
+    """Check that code is chosen by a folder's command only where this user wrote that command.
+
+    Without any such words, or with this user's seal on the command, nothing is checked.
 
     Args:
-        run: The folder of the run.
-        command: The command line that lies there.
-        words: The words of the command line that choose code.
-        arguments: What was typed.
+        run: The folder of the run or the search.
+        command: The command line that was read from that folder.
+        words: Those of its words that choose which code runs (see `chooses_code` in `trust.py`).
+        arguments: The arguments that were typed now, for the message.
         verb: The verb that was typed, for the message.
 
     Raises:
-        ConfigError: If somebody else may have written them. The message has the command to type, which accepts them.
+        ConfigError: If somebody else may have written the words. The message has the command that accepts them.
     """
     if words and not command.is_own:
         accepting = [*words, *arguments]
@@ -152,13 +178,16 @@ def check_code(
 
 
 def check_files(run: Path) -> None:
-    """Check that a folder of somebody else's holds no link: what the run writes would go elsewhere.
+    """Check that a folder which somebody else may have made holds only regular files and folders, at any depth.
+
+    A link would lead elsewhere what the run writes, and a pipe would be waited for. The folder `wandb` at the top is
+    not entered, since wandb itself keeps links there.
 
     Args:
-        run: The folder.
+        run: The folder of the run or the search.
 
     Raises:
-        ConfigError: Naming the link, or what else is no file, as a pipe that would be waited for.
+        ConfigError: At the first link, pipe or the like; the message names it.
     """
     for folder, folders, files in os.walk(run):
         for name in [*folders, *files]:
@@ -180,13 +209,17 @@ def check_files(run: Path) -> None:
 
 
 def split_words(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Return the overrides among arguments, and the folders that `--config-dir` names.
+    """Return the overrides among typed arguments, and the folders that `--config-dir DIR` names.
+
+    Overrides keep their order, and folders are made absolute. Other options, `--config-dir=DIR` among them, are left
+    out.
 
     Args:
         arguments: What was typed, without the program and the verb.
     """
     words = []
     folders = []
+    # Each word is seen with the one before it, since `--config-dir` and its folder are two words.
     previous_words = ["", *arguments]
     for previous, word in zip(previous_words, arguments, strict=False):
         if previous in CONFIG_DIR:
@@ -197,11 +230,14 @@ def split_words(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def config_dirs(command: Command, arguments: Sequence[str]) -> list[str]:
-    """Return the `--config-dir` options of a command; none where another folder was typed.
+    """Return the `--config-dir` options of a run's command, as words to put before its overrides.
 
     Args:
-        command: The command line of a run.
-        arguments: What was typed.
+        command: The command line that was read from the run's folder.
+        arguments: What was typed now.
+
+    Returns:
+        "--config-dir" and the folder, for each folder; an empty list where `--config-dir` was typed now, which wins.
     """
     for word in arguments:
         if word.partition("=")[0] in CONFIG_DIR:

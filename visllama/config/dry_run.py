@@ -1,6 +1,7 @@
-"""What is tried before any weight is loaded: classes on their signatures, decoding and optimizer on a tiny tensor.
+"""Try what a configuration names, before any weight is loaded: classes, decoding, the optimizer, a loss, a schedule.
 
-torch, transformers and Lightning take seconds to import: functions import them, after the checks that need none.
+Classes are checked on their signatures, and the rest on tiny tensors. torch, transformers and Lightning take seconds to
+import: functions import them, after the checks that need none.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ _BASES = {
 
 
 def check_parts(config: TrainConfig) -> None:
-    """Check every class that the config names against its arguments, and the trainer against this machine.
+    """Check that this machine has the devices of `trainer`, and that every class the config names takes its arguments.
+
+    The user's packages are imported. Decoding, optimizer, loss and schedule are tried on tiny tensors; no weight is
+    loaded.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what is expected.
+        ConfigError: At the first mistake; the message names the key, the value found, and what is expected.
     """
     import_plugins(config.plugins)
     check_machine(config.trainer)
@@ -59,7 +63,7 @@ def check_parts(config: TrainConfig) -> None:
 
 
 def _check_model(config: TrainConfig) -> None:
-    """Check that the classes of the model's parts exist and take their arguments."""
+    """Check that the classes of connector, vision encoder and language model exist and take their arguments."""
     # The connector is the quickest to import: an error in it is shown soonest.
     for role in ("connector", "vision_encoder", "language_model"):
         key = f"model.{role}"
@@ -75,10 +79,12 @@ def _check_model(config: TrainConfig) -> None:
 
 
 def check_machine(trainer: TrainerSettings) -> None:
-    """Check that this machine has the accelerator and the devices of `trainer`.
+    """Check that this machine has the accelerator and as many devices as the node `trainer` asks for.
+
+    A number of devices on a CPU is not checked, since each is a process there. torch is imported, and nothing computed.
 
     Raises:
-        ConfigError: Naming the key and what there is.
+        ConfigError: If something is missing; the message names the key, the value, and what this machine has.
     """
     import torch
 
@@ -111,14 +117,17 @@ def check_machine(trainer: TrainerSettings) -> None:
 
 
 def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
-    """Try the settings of `generate` on a language model of one tiny layer.
+    """Check settings of transformers' `generate` by writing at most two tokens with a tiny model on the CPU.
+
+    Random states are left as they were.
 
     Args:
-        decoding: The settings.
-        key: The key that they stand at.
+        decoding: The settings, by the names that `generate` gives them, for example {"num_beams": 3}.
+        key: The dotted key that the settings stand at, for the message.
 
     Raises:
-        ConfigError: Naming the setting that is refused.
+        ConfigError: If `generate` refuses a setting, or would not write one text for each image; the message names it.
+            Also if a setting would run code from elsewhere.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -157,10 +166,12 @@ def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
 
 
 def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
-    """Try the settings of `generate` that a verb has, and those that single evaluations have of their own.
+    """Check the settings of transformers' `generate` in `decoding`, and those that evaluations have of their own.
+
+    An evaluation's own settings are tried on top of those in `decoding`.
 
     Raises:
-        ConfigError: Naming the setting that is refused.
+        ConfigError: At the first setting that is refused; the message names it.
     """
     check_decoding(config.decoding)
     for name, evaluation in evaluations(config).items():
@@ -170,7 +181,7 @@ def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
 
 
 def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
-    """Try the optimizer on one number."""
+    """Check that the optimizer's class derives from torch's, and can be made with its arguments for one parameter."""
     import torch
 
     cls = _class_of("optim", optim, plugins)
@@ -196,14 +207,14 @@ def _check_optimizer(optim: Mapping[str, Any], plugins: Sequence[str]) -> None:
 
 
 def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
-    """Try a schedule of the user's at its beginning, middle and end.
+    """Check a user's own schedule by calling it at the progress 0.0, 0.5 and 1.0.
 
     Args:
-        schedule: The node `optim.schedule`.
-        plugins: The user's packages.
+        schedule: The node `optim.schedule`, with its `_target_` and arguments.
+        plugins: The names of the user's packages that a `_target_` may come from.
 
     Raises:
-        ConfigError: Naming the class, the value that it returns, and what a schedule is.
+        ConfigError: If the class does not take its arguments, fails, or returns no finite number of 0 or more.
     """
     cls = _checked_class("optim.schedule", schedule, plugins)
     shape = build(schedule, plugins)
@@ -222,14 +233,15 @@ def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
 
 
 def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
-    """Try a loss of the user's on three tokens.
+    """Check a user's own loss by calling it on the logits of three tokens over a vocabulary of 7.
 
     Args:
-        loss: The node `loss`.
-        plugins: The user's packages.
+        loss: The node `loss`, with its `_target_` and arguments.
+        plugins: The names of the user's packages that a `_target_` may come from.
 
     Raises:
-        ConfigError: Naming the class, what it returns, and what a loss is.
+        ConfigError: If the class does not take its arguments, holds parameters or buffers, fails, or does not return
+            one finite number for each token.
     """
     import torch
 
@@ -259,13 +271,13 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
 
 
 def _check_kind(key: str, node: Mapping[str, Any], base: str, plugins: Sequence[str]) -> None:
-    """Check that the class of a node derives from another class, and takes the node's arguments.
+    """Check that the class of a node derives from a base class, and takes the node's arguments.
 
     Args:
-        key: The key that the node stands at.
-        node: The node.
-        base: The path of the other class.
-        plugins: The user's packages.
+        key: The dotted key that the node stands at, for the message.
+        node: The node, with its `_target_` and arguments.
+        base: The dotted path of the base class.
+        plugins: The names of the user's packages that a `_target_` may come from.
     """
     cls = _class_of(key, node, plugins)
     # This comes before the arguments: those of a wrong class help nobody.

@@ -1,4 +1,4 @@
-"""What to type instead: Hydra's errors about a command line, with the key, the value found, and the right spelling."""
+"""Explain an error that Hydra raises about a command line: the key, the value found, and what to type instead."""
 
 from __future__ import annotations
 
@@ -23,16 +23,23 @@ from visllama.config.schema import conf_dir
 from visllama.errors import ConfigError
 
 _NAMED_BELOW = {"data/source": "data.sources", "logger": "logger", "callbacks": "callbacks", "evaluation": "evaluation"}
-"""The groups of which several options may be chosen, and the key below which each option stands by its name."""
+"""The groups of which several options may be chosen at once, with the key below which each chosen option has a node."""
 
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
-    """Return what is wrong with a command line, and what would be right; None for an error that is not about it.
+    """Return a message that says what is wrong with a command line and what to type instead.
+
+    The names that exist are read from the YAML files, those of the user's own `--config-dir` included. Hydra's global
+    state may be cleared on the way.
 
     Args:
-        error: The error that Hydra raised.
+        error: The error that Hydra raised while it composed the configuration.
         arguments: What was typed, without the program and the verb.
-        verb: The verb, whose config was composed.
+        verb: The verb, for example "train".
+
+    Returns:
+        The message; for an error that a `ConfigError` has caused, that one's own message. None for an error that is not
+        about the command line.
     """
     lines = _lines(error)
     for cause in (error, error.__cause__):
@@ -69,11 +76,14 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
 
 
 def explain_options(arguments: Sequence[str], verb: str) -> str | None:
-    """Return what is meant by a key that was typed as an option (`--lr 1e-3`); None where all options are Hydra's.
+    """Return a message about the first option that Hydra does not know, for example a key typed as `--lr 1e-3`.
 
     Args:
         arguments: What was typed, without the program and the verb.
-        verb: The verb.
+        verb: The verb, for example "train".
+
+    Returns:
+        The message, with up to three overrides that were probably meant; None where Hydra knows all options.
     """
     _, unknown = get_args_parser().parse_known_args(arguments)
     if not unknown:
@@ -109,7 +119,7 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
 
 
 def _key(word: str) -> str:
-    """Return the key of an override, without its package."""
+    """Return the key of an override, without a package behind `@`: "optim" of `optim@x=adamw`."""
     return key_of(word).partition("@")[0]
 
 
@@ -119,7 +129,7 @@ def _last_name(key: str) -> str:
 
 
 def _value(arguments: Sequence[str], key: str) -> str:
-    """Return the value that was typed for a key; an empty string where it was not typed."""
+    """Return the value that was typed for a key, from its first override; an empty string where there is none."""
     for word in arguments:
         if _key(word) == key:
             return word.partition("=")[2]
@@ -127,7 +137,7 @@ def _value(arguments: Sequence[str], key: str) -> str:
 
 
 def _source(arguments: Sequence[str]) -> str:
-    """Return the source that was chosen; an empty string where it is none of ours."""
+    """Return the value of `source=` if it is one of visllama's sources of `prepare`, else an empty string."""
     chosen = _value(arguments, "source")
     is_ours = (conf_dir() / "source" / f"{chosen}.yaml").is_file()
     is_name = re.fullmatch(r"\w+", chosen) is not None
@@ -135,7 +145,7 @@ def _source(arguments: Sequence[str]) -> str:
 
 
 def _lines(error: Exception) -> list[str]:
-    """Return the lines of an error's message, then those of its cause; the error's type where there are none."""
+    """Return the lines of an error's message and its cause, without empty ones; the error's type if none are left."""
     text = f"{error}\n{error.__cause__ or ''}"
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line] or [type(error).__name__]
@@ -153,7 +163,7 @@ def _key_in(error: Exception, lines: Sequence[str]) -> str:
 
 
 def _is_about_key(line: str) -> bool:
-    """Return whether the first line of an error says that a key is not there."""
+    """Return whether the first line of an error's message says that a key does not exist."""
     if line.startswith("Could not override"):
         return True
     return "is not in struct" in line or " not in '" in line
@@ -166,7 +176,7 @@ def _own_folder(arguments: Sequence[str]) -> Path | None:
 
 
 def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
-    """Return whether an option of the user's own lacks the line that says below which key it stands."""
+    """Return whether the user's own YAML of an option lacks the line `# @package`, which says where its keys go."""
     folder = _own_folder(arguments)
     if group not in _NAMED_BELOW or folder is None:
         return False
@@ -175,10 +185,13 @@ def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
 
 
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return the options of each config group, those of the user's own configs included.
+    """Return the names of the options of each config group, as the YAML files in the folders of configs have them.
 
     Args:
-        arguments: What was typed; `--config-dir` names the folder of the user's own configs.
+        arguments: What was typed; a `--config-dir DIR` among them names the folder of the user's own configs.
+
+    Returns:
+        Sorted names of options by the name of their group, for example {"model/lora": ["none", "qv"]}.
     """
     own_folder = _own_folder(arguments)
     folders = [conf_dir()] if own_folder is None else [conf_dir(), own_folder]
@@ -195,11 +208,13 @@ def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
 
 @cache
 def known_config(verb: str, source: str = "") -> DictConfig:
-    """Return a verb's config as it is when nothing is typed.
+    """Return a verb's configuration as it is composed without any override.
+
+    The result is kept for later calls: do not change it. Hydra's global state is cleared on the way.
 
     Args:
-        verb: The verb.
-        source: For `prepare`, the source whose own keys are wanted too.
+        verb: The verb, for example "train".
+        source: For the verb `prepare`, the name of the source whose own keys are wanted too; other verbs ignore it.
     """
     words = [f"source={source}"] if source and verb == "prepare" else []
     GlobalHydra.instance().clear()
@@ -208,7 +223,7 @@ def known_config(verb: str, source: str = "") -> DictConfig:
 
 
 def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
-    """Yield the dotted keys of a configuration, nodes and values alike."""
+    """Yield the dotted keys of a configuration at any depth, each node before the keys inside it."""
     for name in node:
         key = f"{prefix}{name}"
         yield key
@@ -222,7 +237,7 @@ def _dotted(node: DictConfig, prefix: str = "") -> Iterable[str]:
 def _about_option(
     error: MissingConfigException, lines: list[str], groups: dict[str, list[str]], arguments: Sequence[str]
 ) -> str:
-    """Return the explanation of an option that a group does not have."""
+    """Return the message for an option that its group does not have."""
     quoted = re.search(r"'([^']*)'", lines[0])
     quoted_name = quoted[1] if quoted else ""
     path = error.missing_cfg_file or quoted_name
@@ -250,7 +265,7 @@ def _about_option(
 
 
 def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> str:
-    """Return the explanation of a group that was given something else than the names of its options."""
+    """Return the message for a group that was given something else than the names of its options."""
     for word in arguments:
         group = _key(word)
         if group not in groups:
@@ -265,14 +280,20 @@ def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> st
 
 
 def _about_several(line: str) -> str:
-    """Return the explanation of a value with commas in it, which only a sweep takes."""
+    """Return the message for a value with commas in it, which only a sweep takes."""
     typed = re.findall(r"'(.*?)'", line)[0]
     key, _, values = typed.partition("=")
     return f"{typed}: several values are a sweep:  -m {typed}  (one list is {key}=[{values}])"
 
 
 def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
-    """Return Hydra's own words about a value, behind what was typed."""
+    """Return Hydra's own message about a value, without its internal lines, behind the override that was typed.
+
+    Args:
+        key: The key that the error is about; an empty string where Hydra names none.
+        lines: The lines of Hydra's message.
+        arguments: What was typed.
+    """
     # These lines name classes and internal paths.
     plain_lines = [line for line in lines if "_type" not in line and "full_key" not in line]
     if not plain_lines:
@@ -302,7 +323,7 @@ def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
 
 
 def _about_grammar(typed: str, lines: list[str]) -> str:
-    """Return the explanation of an override that does not parse: most often its value needs quotes."""
+    """Return the message for an override that does not parse, which most often means that its value needs quotes."""
     key, equals, value = typed.partition("=")
     if not equals:
         return f"{typed}: an override is key=value"
@@ -317,14 +338,14 @@ def _about_grammar(typed: str, lines: list[str]) -> str:
 
 
 def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[str]], cfg: DictConfig) -> str:
-    """Return the explanation of a key that is not there.
+    """Return the message for a key that does not exist.
 
     Args:
         key: The key that was typed.
         value: The value that was typed.
         lines: The lines of Hydra's message.
-        groups: The options of each config group.
-        cfg: The verb's configuration as it is when nothing is typed.
+        groups: The names of the options of each config group.
+        cfg: The verb's configuration as it is composed without any override.
     """
     group = key.replace(".", "/")
     if group in groups and group.partition("/")[0] not in cfg:
@@ -363,7 +384,7 @@ def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[st
 
 
 def _about_other_verb(group: str, key: str, value: str, cfg: DictConfig) -> str:
-    """Return the explanation of a group that another verb has."""
+    """Return the message for a group that this verb's configuration does not have, but that of another verb has."""
     verb_with_group = "prepare" if group == "source" else "train"
     if group == "source" and "data" in cfg:
         advice = f"data={value or 'NAME'} chooses what is learned from"
@@ -375,13 +396,16 @@ def _about_other_verb(group: str, key: str, value: str, cfg: DictConfig) -> str:
 
 
 def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
-    """Return what may have been meant by a key that is not there, most likely first.
+    """Return what may have been meant by a key that does not exist, most likely first.
 
     Args:
         key: The key that was typed.
         value: The value that was typed.
-        groups: The options of each config group.
-        keys: The dotted keys that there are.
+        groups: The names of the options of each config group.
+        keys: The dotted keys that exist.
+
+    Returns:
+        Keys, as "optim.lr", and groups with an option, as "model/lora=qv".
     """
     # Dots and slashes were mixed up.
     dotted = key.replace("/", ".")
@@ -420,7 +444,7 @@ def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[s
 
 
 def _misspelt(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
-    """Return groups and keys whose spelling is close to that of a key that is not there, most likely first."""
+    """Return existing groups and keys that are spelt similarly to a key that does not exist, most likely first."""
     name = _last_name(key)
     slashed = key.replace(".", "/")
     close_groups = get_close_matches(slashed, list(groups), 1, 0.8)

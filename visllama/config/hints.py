@@ -1,4 +1,4 @@
-"""What the words of other trainers (LLaVA, Hugging Face's Trainer, Lightning) are called here."""
+"""Tables of what other trainers (LLaVA, Hugging Face's Trainer, Lightning) call a key, and what to type in visllama."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ OTHER_NAMES = {
     "num_beams": "decoding.num_beams",
     "max_new_tokens": "decoding.max_new_tokens",
 }
-"""The key of ours that means the same as a name of another trainer."""
+"""The dotted key of visllama that means the same, or sets the same thing, by the name that another trainer gives it."""
 
 # Advice that several names share.
 _LORA = "model/lora=qv stage.trainable=[connector,markers,adapter], as stage=finetune has both"
@@ -253,7 +253,8 @@ KEYS = {
     "use_flash_attn": "a class of your own chooses it: visllama/README.md, Language model",
     "hub_token": "leave it out: `hf auth login` keeps it",
 }
-"""What to type in place of a key that stands for several words of ours, or for none."""
+"""What to type instead, by the name of another trainer's key that has no single key here: one or more overrides, or why
+it is left out."""
 
 _ONE_GPU = "one GPU is taken by trainer=auto, which is the default; all of this machine by trainer=node"
 _SGD = "optim._target_=torch.optim.SGD '~optim.betas' +optim.momentum=0.9"
@@ -277,4 +278,4 @@ OPTIONS = {
     "model=vicuna": "model=real model/language_model=vicuna_7b",
     "model=llava": "experiment=llava15_pretrain, then experiment=llava15_finetune",
 }
-"""What to type in place of an option that a group does not have."""
+"""What to type instead, by a choice `GROUP=OPTION` that does not exist here but that people expect."""

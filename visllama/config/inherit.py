@@ -1,4 +1,4 @@
-"""`init_from=RUN/weights`: a stage that goes on from what another has trained, with the same model."""
+"""Read the model of `init_from=RUN/weights`, for a stage that goes on from weights which another stage has trained."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from visllama.plugins import ROLES, part_class
 
 
 def inherit_model(cfg: DictConfig) -> None:
-    """Put the model that `init_from` describes into the config.
+    """Replace each part of `cfg.model` by that part of the model which the folder `init_from` describes.
 
-    A part that the weights do not hold, as an adapter, stays as it is configured.
+    Only `visllama.json` is read, and no weight. A part that the weights do not hold, as LoRA, stays as it is
+    configured. It works in a running Hydra job alone, since it looks at what was typed.
 
     Args:
-        cfg: The configuration of a run, whose `model` is changed in place.
+        cfg: The configuration of a run of `train` with `init_from`; its node `model` is changed in place.
 
     Raises:
-        ConfigError: If the command line asks for another model, showing both; or if the stage would freeze a base model
-            that was trained, whose weights nobody else has.
+        ConfigError: If the folder holds no description of weights; if the command line asks for another model (the
+            message shows both); or if the base model was trained there and `stage.trainable` would now freeze it, since
+            its trained weights are in that folder alone.
     """
     folder = Path(cfg.init_from)
     description = read_description(folder)
@@ -57,7 +59,13 @@ def inherit_model(cfg: DictConfig) -> None:
 
 
 def _differences(role: str, configured: Mapping[str, Any], described: Mapping[str, Any]) -> list[str]:
-    """Return what the command line asks of a part that the weights have otherwise, as the error message shows it."""
+    """Return each argument of a part that the command line sets otherwise than the weights have it, for the message.
+
+    Args:
+        role: The part, as "connector" or "lora".
+        configured: The part's arguments in the config; empty where it has none.
+        described: The part's arguments in the description of the weights.
+    """
     differences = []
     for key in {**configured, **described}:
         here = configured.get(key)
@@ -69,13 +77,13 @@ def _differences(role: str, configured: Mapping[str, Any], described: Mapping[st
 
 
 def _node(role: str, part: Mapping[str, Any], cfg: DictConfig) -> dict[str, Any]:
-    """Return the config node of a part that the weights describe."""
+    """Return the config node, with its `_target_` and arguments, of a part that the weights describe."""
     cls = part_class(role, part["kind"], cfg.plugins)
     return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **part["arguments"]}
 
 
 def _is_asked_for(role: str, key: str) -> bool:
-    """Return whether the command line chooses an argument of a part: by itself, or by an option that holds it."""
+    """Return whether the command line sets an argument of a part: by its own key, by an option, or by an experiment."""
     choosing_keys = (
         "model",
         f"model/{role}",
@@ -94,7 +102,7 @@ def _is_asked_for(role: str, key: str) -> bool:
 
 
 def _chooses_part(role: str, experiment: str | None) -> bool:
-    """Return whether an experiment chooses a part of the model, and not the data or a rate alone."""
+    """Return whether an experiment's YAML sets or chooses a part of the model; True where the YAML is not found."""
     for source in HydraConfig.get().runtime.config_sources:
         path = Path(source.path) / "experiment" / f"{experiment}.yaml"
         if not path.is_file():

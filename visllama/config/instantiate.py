@@ -1,4 +1,4 @@
-"""Objects that a config names by `_target_`: each is resolved first, then Hydra calls it."""
+"""Build the object that a config node describes by its `_target_`, once all its classes are known to be allowed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from visllama.plugins import resolve
 
 
 def build(node: Mapping, plugins: Sequence[str] = ()) -> Any:
-    """Return the object that a config node describes: its `_target_`, called with the node's other values.
+    """Return the object that a config node describes: the class `_target_`, called with the node's other values.
+
+    Nodes inside it that have a `_target_` are built too, and references (`${...}`) are resolved. The node is not
+    changed.
 
     Args:
-        node: The node.
-        plugins: The user's packages, which a `_target_` may name beside ours.
+        node: The node, as a plain mapping or as OmegaConf's.
+        plugins: The names of the user's packages that a `_target_` may come from, besides those that are always
+            allowed.
 
     Raises:
-        ConfigError: If a `_target_` anywhere inside the node may not be named, or does not exist.
+        ConfigError: If a `_target_` anywhere inside the node is not allowed, or names no class. Nothing is built then.
     """
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
 
@@ -30,7 +34,11 @@ def build(node: Mapping, plugins: Sequence[str] = ()) -> Any:
 
 
 def targets(node: object) -> Iterator[object]:
-    """Yield every `_target_` inside a plain config, at whatever depth."""
+    """Yield every value of a key `_target_` inside a plain config, at any depth, the outermost first.
+
+    Args:
+        node: Nested dictionaries and lists; anything else yields nothing.
+    """
     if isinstance(node, dict):
         if "_target_" in node:
             yield node["_target_"]

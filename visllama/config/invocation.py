@@ -1,4 +1,4 @@
-"""How the running job was started: what was typed, and where it writes."""
+"""Read how the running Hydra job was started: what was typed, and which folder it writes to."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ class Invocation(NamedTuple):
     """The command line of the running job, as Hydra has understood it.
 
     Attributes:
-        verb: The verb, which is also the name of its config.
-        overrides: The words `key=value` that were typed, and those that a sweep added for this job, without `sweep=`.
-        options: The options that another command needs to find the same configs, as `--config-dir DIR`.
-        is_of_sweep: Whether the job is one of a multirun.
+        verb: The verb, as "train", which is also the name of its config.
+        overrides: The overrides `key=value` that were typed, and those that a sweep added for this job, without
+            `sweep=`.
+        options: The words that another command needs to find the same YAML files: `--config-dir DIR` for each folder,
+            and `hydra.searchpath=...` if it was typed.
+        is_of_sweep: Whether the job is one of several in a multirun (`-m`).
     """
 
     verb: str
@@ -28,12 +30,16 @@ class Invocation(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """The arguments with which another command has the same configuration."""
+        """The arguments, behind the verb, with which another command has the same configuration."""
         return [*self.options, *self.overrides]
 
 
 def invocation() -> Invocation:
-    """Return how the running job was started."""
+    """Return how the running Hydra job was started.
+
+    Raises:
+        ValueError: If no Hydra job is running.
+    """
     hydra = HydraConfig.get()
     verb = hydra.job.config_name
     assert verb is not None, "cli.py starts every job with the name of its config"
@@ -49,5 +55,9 @@ def invocation() -> Invocation:
 
 
 def run_folder() -> Path:
-    """Return the folder that the running job writes to."""
+    """Return the folder that the running Hydra job writes to, whether it exists yet or not.
+
+    Raises:
+        ValueError: If no Hydra job is running.
+    """
     return Path(HydraConfig.get().runtime.output_dir)

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are compared by: a metric of an evaluation, or the loss on validation."""
+"""Find the number by which the jobs of a sweep are compared: a metric of an evaluation, or the loss on validation."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ PRUNED = "pruned_step"
 """The key in metrics.json's `train` that holds the step after which a trial of a search was ended early."""
 _MAIN_METRIC = {"caption": "CIDEr", "vqa": "accuracy"}
 _CAPTION_SCALE = 100
-"""The factor that caption metrics are printed with, as papers do; the files hold pycocoevalcap's own scale."""
+"""The factor that metrics of captions are printed with, as in papers; files hold pycocoevalcap's own scale."""
 _PARTS = {
     "BLEU": ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"],
     "CLIPScore": ["CLIPScore", "RefCLIPScore"],
     "CHAIR": ["CHAIRs", "CHAIRi"],
 }
-"""The names of the figures of those metrics that have several."""
+"""The names of the figures that a metric consists of, for the metrics that have several figures."""
 
 
 class Objective(NamedTuple):
-    """One number of a job's result.
+    """One number that a run measures, by which jobs can be compared.
 
     Attributes:
-        name: The number as the key `objective` names it: `EVALUATION/METRIC`, or `val/loss`.
-        is_higher_better: Whether the best job has the highest value.
-        scale: The factor that the number is printed with.
-        digits: The number of printed digits behind the point.
+        name: The number's name, as the key `objective` takes it: "EVALUATION/METRIC", or "val/loss".
+        is_higher_better: Whether a higher value is the better one.
+        scale: The factor that a value is multiplied by when it is printed.
+        digits: The number of digits behind the point when it is printed.
     """
 
     name: str
@@ -39,37 +39,45 @@ class Objective(NamedTuple):
 
     @property
     def evaluation(self) -> str | None:
-        """The evaluation whose metric it is; None for the loss."""
+        """The name of the evaluation that the metric belongs to; None for the loss."""
         return None if self.name == VAL_LOSS else self.name.rpartition("/")[0]
 
     @property
     def metric(self) -> str:
-        """The name of the metric alone."""
+        """The last name alone: "CIDEr" of "scenes_caption/CIDEr", "loss" of "val/loss"."""
         return self.name.rpartition("/")[2]
 
     @property
     def label(self) -> str:
-        """The metric as a column's header, with its scale."""
+        """The last name with its scale, for a column's header: "CIDEr x100", or "accuracy" where the scale is 1."""
         return self.metric if self.scale == 1 else f"{self.metric} x{self.scale}"
 
     @property
     def title(self) -> str:
-        """The whole name as it is printed before values, with its scale."""
+        """The whole name with its scale, to print before values: "scenes_caption/CIDEr x100"."""
         return self.name if self.scale == 1 else f"{self.name} x{self.scale}"
 
     @property
     def direction(self) -> str:
-        """Which values are better, as a table says it."""
+        """Which values are better, in words: "higher is better" or "lower is better"."""
         return "higher is better" if self.is_higher_better else "lower is better"
 
     def show(self, value: float) -> str:
-        """Return a value as it is printed: scaled and rounded."""
+        """Return a measured value as text for printing: times the scale, rounded to the digits, without the name."""
         scaled = self.scale * value
         return f"{scaled:.{self.digits}f}"
 
 
 def main_objectives(cfg: DictConfig) -> list[Objective]:
-    """Return the main metric of each evaluation that is judged, in the order of the config, then the loss."""
+    """Return one number for each evaluation that a run is judged by, its main metric, then the loss on validation.
+
+    The main metric is CIDEr of captions and accuracy of questions, or the first that is listed where accuracy is not.
+    Evaluations come in the order of the config. There are none with `judge=false`, and no loss where nothing is
+    validated.
+
+    Args:
+        cfg: The configuration of a run of `train`.
+    """
     by_evaluation: dict[str | None, Objective] = {}
     for objective in possible_objectives(cfg):
         # The main metric of an evaluation comes first.
@@ -78,7 +86,15 @@ def main_objectives(cfg: DictConfig) -> list[Objective]:
 
 
 def possible_objectives(cfg: DictConfig) -> list[Objective]:
-    """Return what a run of `train` with this config measures; the main metric of each evaluation comes first."""
+    """Return every number that a run of `train` with this config measures and jobs can be compared by.
+
+    Evaluations come in the order of the config (none with `judge=false`), each with its main metric first, then the
+    loss on validation, if `trainer.val_check_interval` is set. A metric of several figures, as BLEU, gives one entry
+    for each.
+
+    Args:
+        cfg: The configuration of a run of `train`.
+    """
     objectives = []
     judged = cfg.evaluation if cfg.judge else {}
     for name, evaluation in judged.items():
@@ -89,21 +105,22 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
                 is_higher_better = not part.startswith("CHAIR")
                 objectives.append(Objective(f"{name}/{part}", is_higher_better, scale=scale))
 
+    # null: the run is never validated, and so has no such loss.
     if cfg.trainer.val_check_interval:
         objectives.append(Objective(VAL_LOSS, is_higher_better=False, digits=3))
     return objectives
 
 
 def find_objective(cfg: DictConfig) -> Objective | None:
-    """Return the number that the key `objective` names.
+    """Return the number that the key `objective` names, out of those that the run measures.
 
-    Where the key is null, return the first number that the run measures, or None if it measures nothing.
+    Where the key is null, this is the first of `possible_objectives`, or None if the run measures nothing.
 
     Args:
         cfg: The configuration of a run of `train`.
 
     Raises:
-        ConfigError: If the run does not measure what is named.
+        ConfigError: If the run does not measure what is named; the message lists what it measures.
     """
     possible = possible_objectives(cfg)
     if cfg.objective is None:
@@ -118,7 +135,7 @@ def find_objective(cfg: DictConfig) -> Objective | None:
 
 
 def _metrics(evaluation: DictConfig) -> list[str]:
-    """Return the metrics of an evaluation, the main one first."""
+    """Return the names of an evaluation's metrics, the main one first, where it is computed."""
     main = _MAIN_METRIC[evaluation.task]
     metrics = list(evaluation.metrics)
 

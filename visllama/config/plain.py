@@ -1,4 +1,4 @@
-"""A composed configuration as plain objects: whoever reads them needs neither Hydra nor OmegaConf."""
+"""Turn a composed configuration into plain objects, so that whoever reads them needs neither Hydra nor OmegaConf."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from visllama.errors import require
 
 
 def plain(cfg: DictConfig) -> RunConfig:
-    """Return a verb's configuration as an object of its class in `schema.py`, with every reference resolved.
+    """Return a verb's configuration as an object of its class in `schema.py`, with every reference (`${...}`) resolved.
+
+    For `train`, `judged_on` is filled in, which needs a running Hydra job; for `prepare`, the source's own keys are in
+    `keys`.
 
     Args:
-        cfg: What Hydra composed, without the node `hydra`.
+        cfg: The configuration that Hydra has composed, without the node `hydra`; it is not changed.
 
     Raises:
-        ConfigError: If jobs of a sweep would be selected on files that do not hold the validation split.
+        ConfigError: If the best job of a sweep would be chosen on an evaluation's own files of another split than
+            `val`.
     """
     if OmegaConf.get_type(cfg) is PrepareConfig:
         return _plain_prepare(cfg)
@@ -32,7 +36,7 @@ def plain(cfg: DictConfig) -> RunConfig:
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """Return a copy of a whole configuration without the node `hydra`, as a verb reads it."""
+    """Return a copy of a whole configuration without its node `hydra`; the original is not changed."""
     cfg = config.copy()
     with open_dict(cfg):
         del cfg["hydra"]
@@ -40,22 +44,27 @@ def without_hydra(config: DictConfig) -> DictConfig:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Return a configuration's keys and values, without the fields that are no keys."""
+    """Return a configuration as nested dictionaries, with the verb's keys alone.
+
+    Fields that are no keys of the configuration (`judged_on`, and the `keys` of `prepare`) are left out.
+    """
     values = asdict(config)
     return {key: values[key] for key in key_names(type(config))}
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Return a configuration as YAML."""
+    """Return a configuration as the text of a YAML file, with the same keys as `to_dict`."""
     values = OmegaConf.create(to_dict(config))
     return OmegaConf.to_yaml(values)
 
 
 def judging(cfg: DictConfig) -> EvaluateConfig:
-    """Return the configuration of the `evaluate` that judges a run, taken from the run's own.
+    """Return the configuration with which `evaluate` would judge a run: the run's evaluations, decoding and machine.
+
+    What to judge (`weights`) and the keys for predictions are left at their defaults.
 
     Args:
-        cfg: The configuration of a run of `train`.
+        cfg: The composed configuration of a run of `train`; it is not changed.
     """
     names = ("plugins", "paths", "evaluation", "decoding", "trainer")
     values: dict[str, Any] = {}
@@ -65,12 +74,12 @@ def judging(cfg: DictConfig) -> EvaluateConfig:
 
 
 def evaluations(config: TrainConfig | EvaluateConfig) -> dict[str, dict]:
-    """Return the evaluations of a verb as plain dictionaries."""
+    """Return each evaluation's settings as a new dictionary, by the evaluation's name, in the order of the config."""
     return {name: asdict(evaluation) for name, evaluation in config.evaluation.items()}
 
 
 def _plain_prepare(cfg: DictConfig) -> PrepareConfig:
-    """Return the configuration of `prepare`, with the keys that its source's YAML brings in `keys`."""
+    """Return the configuration of `prepare`, with the keys that only the chosen source has in the field `keys`."""
     values = cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True))
     common = {}
     for key in key_names(PrepareConfig):
@@ -82,7 +91,11 @@ def _plain_prepare(cfg: DictConfig) -> PrepareConfig:
 
 
 def _on_validation(cfg: DictConfig) -> dict[str, dict]:
-    """Return the evaluations of a run with the validation split in place of theirs, under names that say so."""
+    """Return a run's evaluations as dictionaries, with `split` set to "val", each under its name with `_val` behind it.
+
+    Raises:
+        ConfigError: If an evaluation has its own files (`references`), which hold another split.
+    """
     # The split is changed before references are resolved: the place of an evaluation's data may name it.
     cfg = cfg.copy()
     for name, evaluation in cfg.evaluation.items():

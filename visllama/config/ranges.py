@@ -1,4 +1,4 @@
-"""`search.ranges`: the keys that a search varies, and the values that each of them may take."""
+"""Read `search.ranges`: the keys that a search varies, and the values that each of them may take."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _CHOICES = {"choices"}
 
 
 class Range(NamedTuple):
-    """The values that a search may give to one key.
+    """The values that a search may give to one key: the numbers between two ends, or a list of choices.
 
     Attributes:
-        key: The key, or the group, as in an override.
-        low: The least value; None for choices.
-        high: The greatest value; None for choices. Where both ends are `int`, all values are whole numbers.
-        is_log: Whether values are drawn evenly on a logarithmic scale.
+        key: The dotted key or the group, as in an override, for example "optim.lr" or "model/connector".
+        low: The least number, which is included; None for choices.
+        high: The greatest number, which is included; None for choices. If both ends are `int`, all values are whole.
+        is_log: Whether numbers are drawn evenly on a logarithmic scale.
         choices: The values to choose from, each as it is written in an override; empty for numbers.
     """
 
@@ -39,21 +39,25 @@ class Range(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether the values are whole numbers."""
+        """Whether all values are whole numbers; False for choices."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def ends(self) -> list[str]:
-        """The overrides that set the key to its least and its greatest value, or to each of the choices."""
+        """The overrides that set the key to its least and its greatest number, or to each of the choices in turn."""
         if self.choices:
             return [self.word(choice) for choice in self.choices]
         low, high = self._bounds()
         return [self.word(low), self.word(high)]
 
     def word(self, value: float | str) -> str:
-        """Return the override that sets this key to a value.
+        """Return the override `key=value` that sets the key to a value of this range.
 
-        A number has four significant digits, so that a person can type it.
+        A number is rounded to four significant digits, so that a person can type it, unless it would then leave the
+        range; of a whole-number range, digits behind the point are cut off. A choice is written unchanged.
+
+        Args:
+            value: A number between the ends, or one of the choices.
         """
         if self.choices:
             return f"{self.key}={value}"
@@ -74,16 +78,17 @@ class Range(NamedTuple):
 
 
 def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
-    """Return what a search varies: the ranges of its config, and what was typed as a sweep, which wins.
+    """Return the ranges that a search draws values from: those of its config, then those that were typed as a sweep.
 
-    A key that was typed with one value is fixed, and no longer searched.
+    A typed sweep (`key=a,b` or `key=interval(a,b)`) takes the place of the config's range for that key. A key that was
+    typed with one value is fixed, and its range is left out.
 
     Args:
-        typed: The overrides of the command line.
+        typed: The overrides of the command line, without options such as `-m`.
         ranges: The plain values of `search.ranges`.
 
     Raises:
-        ConfigError: Naming the key, if a range is wrong or none is left.
+        ConfigError: If a range is wrong, or none is left; the message names the key.
     """
     by_key = read_ranges(ranges)
     for parsed in OverridesParser.create().parse_overrides(list(typed)):
@@ -102,12 +107,12 @@ def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
 
 
 def job_words(typed: Sequence[str]) -> list[str]:
-    """Return the overrides that all jobs of a search share.
+    """Return those of a search's overrides that each of its jobs is given too, unchanged and in their order.
 
-    These are neither the search's own, nor those of the keys that it varies.
+    Left out are overrides of `search` and `sweep`, and those with several values, from which the search draws.
 
     Args:
-        typed: The overrides of the command line.
+        typed: The overrides of the command line, without options such as `-m`.
     """
     overrides = OverridesParser.create().parse_overrides(list(typed))
 
@@ -120,19 +125,19 @@ def job_words(typed: Sequence[str]) -> list[str]:
 
 
 def is_of_sweep(key: str) -> bool:
-    """Return whether a key chooses the sweep, or the search, that jobs come from: it means nothing to a job."""
+    """Return whether a key is `search` or `sweep`, or lies below one of them, and so means nothing to a single job."""
     first_name = key.partition(".")[0]
     return first_name in _OF_SWEEP
 
 
 def read_ranges(ranges: Mapping) -> dict[str, Range]:
-    """Return the ranges that `search.ranges` holds, by their keys.
+    """Return the ranges that `search.ranges` holds, by their dotted keys, in the order of the config.
 
     Args:
-        ranges: Its plain values, nested as the config is or below dotted keys.
+        ranges: The plain values of `search.ranges`: a range stands below nested mappings or below a dotted key.
 
     Raises:
-        ConfigError: Naming the key, what was found, and what a range is.
+        ConfigError: If a range is wrong or given twice; the message names the key, and says how a range is written.
     """
     by_key: dict[str, Range] = {}
     for key, value in _leaves(ranges):
@@ -144,7 +149,7 @@ def read_ranges(ranges: Mapping) -> dict[str, Range]:
 
 
 def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield each key that has a range, and what was written as its range."""
+    """Yield each dotted key that has a range, and the plain value that was written as its range, which may be wrong."""
     for name, value in node.items():
         key = f"{prefix}{name}"
         # An empty mapping is a range too, and a wrong one: the error message names it.
@@ -157,7 +162,11 @@ def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _read_range(key: str, value: object) -> Range:
-    """Return the range that a plain value describes."""
+    """Return the range that a plain value describes.
+
+    Raises:
+        ConfigError: If it describes none.
+    """
     advice = "give {low: A, high: B}, {low: A, high: B, log: true} or {choices: [A, B]}"
     if not isinstance(value, Mapping):
         raise ConfigError(f"{RANGES}.{key}={value}: is no range: {advice}")
@@ -172,7 +181,7 @@ def _read_range(key: str, value: object) -> Range:
 
 
 def _numbers(key: str, low: object, high: object, is_log: object) -> Range:
-    """Return a range of numbers, after a check that it is one."""
+    """Return a range of numbers, after a check of its ends and of `log`."""
     least = _checked_number(f"{RANGES}.{key}.low", low)
     greatest = _checked_number(f"{RANGES}.{key}.high", high)
     if not isinstance(is_log, bool):
@@ -186,7 +195,7 @@ def _numbers(key: str, low: object, high: object, is_log: object) -> Range:
 
 
 def _checked_number(key: str, value: object) -> int | float:
-    """Return a value, after a check that it is a finite number."""
+    """Return a value unchanged, after a check that it is a finite number."""
     # bool is a subclass of int: `low: true` would pass as 1.
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{key}={value}: must be a number, and finite")
@@ -194,7 +203,7 @@ def _checked_number(key: str, value: object) -> int | float:
 
 
 def _choices(key: str, values: object) -> Range:
-    """Return a range of choices, after a check that there are several."""
+    """Return a range of choices, after a check that they are a list of two or more."""
     if not isinstance(values, list) or len(values) < 2:
         raise ConfigError(f"{RANGES}.{key}.choices={values}: must be a list of two values or more")
     texts = [_text(value) for value in values]
@@ -203,6 +212,7 @@ def _choices(key: str, values: object) -> Range:
 
 def _text(value: object) -> str:
     """Return a value as it is written in an override."""
+    # Hydra writes null and booleans otherwise than Python's `str` does.
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""`resume=RUN`: the command line that goes on with a run, from what was written down when it began.
+"""Replace `resume=RUN` by the command line that goes on with that run, as it was written down when the run began.
 
 `resume=auto` finds the run: of those with this name, the one with the newest checkpoint. All ranks of a job find the
 same, each by itself: it changes only when all of them train. `resume=last` looks at all runs below `paths.outputs`,
@@ -50,21 +50,24 @@ _MOST_METRICS_BYTES = 2**28
 
 
 class Finished(Exception):
-    """Raised when the run to go on with is finished: there is nothing to do."""
+    """Raised when the run that `resume=auto` or `resume=last` finds is finished, so that there is nothing to do."""
 
 
 def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
-    """Return the arguments that go on with the run that `resume=` names.
+    """Return the arguments with which the run that `resume=` names goes on.
 
-    These are the overrides that the run began with, then what was typed, which wins. Without `resume=`, the arguments
-    are returned as they are.
+    These are the run's `--config-dir` options, the overrides that it began with, its folder, and then what was typed,
+    which wins. If `resume=` was not typed, the arguments are returned unchanged; if `resume=auto` finds no run, they
+    are returned without that word, so that a new run begins.
 
     Args:
-        arguments: What was typed.
-        verb: The verb: `train`, or `evaluate`, whose runs have no checkpoints to find the newest by.
+        arguments: What was typed, without the program and the verb.
+        verb: "train" or "evaluate". For "evaluate", `resume=auto` and `resume=last` are refused, since it has no
+            checkpoints.
 
     Raises:
-        ConfigError: If `resume=` names no run's folder, or what was typed beside it does not fit.
+        ConfigError: If `resume=` names no run's folder, if what was typed beside it does not fit, or if a command that
+            bears no seal of this user's would choose code.
         Finished: If `resume=auto` or `resume=last` finds a run that is finished.
     """
     resumed = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
@@ -97,7 +100,7 @@ def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
 
 
 def _replay_run(run: Path, arguments: Sequence[str], verb: str) -> list[str]:
-    """Return the arguments that go on with a single run."""
+    """Return the arguments that go on with a single run: its own overrides, its folder, then what was typed."""
     command = read_command(run)
     # Somebody else's folder may hold links, which lead elsewhere what is written.
     if not command.is_own:
@@ -125,7 +128,7 @@ def _replay_run(run: Path, arguments: Sequence[str], verb: str) -> list[str]:
 
 
 def _is_no_sweep(place: str) -> ConfigError:
-    """Return the error of a multirun beside `resume=`."""
+    """Return the error for a multirun (`-m`) beside `resume=`, which goes on with one run."""
     return ConfigError(
         f"resume={place} goes on with one run: leave out -m, and resume the jobs of a sweep one by one; a search goes "
         f"on as a whole, by its own folder"
@@ -133,15 +136,21 @@ def _is_no_sweep(place: str) -> ConfigError:
 
 
 def find_run(arguments: Sequence[str], which: str) -> Path | None:
-    """Return the run with the newest checkpoint, which `resume=auto` or `resume=last` goes on with.
+    """Return the folder of the run or search that `resume=auto` or `resume=last` goes on with.
+
+    This is the run with the newest checkpoint. If it is a job of a search, `last` returns the search's folder; if
+    `search=` is among the arguments, `auto` returns the newest search of that name.
 
     Args:
-        arguments: What was typed beside it.
-        which: `auto` looks where these arguments would put a run, and may find none; `last` looks at all runs.
+        arguments: What was typed, without `resume=`.
+        which: "auto" looks only where these arguments would put a run; "last" looks at all runs below `paths.outputs`.
+
+    Returns:
+        The folder. None if `auto` finds nothing, or if the arguments do not compose, which the verb reports later.
 
     Raises:
-        ConfigError: If `last` finds none.
-        Finished: If the run has nothing left to do.
+        ConfigError: If "last" finds no run with a checkpoint.
+        Finished: If the run is finished, and nothing was typed that it did not begin with.
     """
     try:
         composed = _compose(arguments)
@@ -166,7 +175,11 @@ def find_run(arguments: Sequence[str], which: str) -> Path | None:
 
 
 def _newest_of_all(outputs: Path) -> Path:
-    """Return the run with the newest checkpoint of all below a folder, whatever their names."""
+    """Return the run with the newest checkpoint of all runs and jobs of sweeps below a folder.
+
+    Raises:
+        ConfigError: If there is none.
+    """
     single_runs = outputs.glob(f"*/*/{COMMAND}")
     jobs_of_sweeps = outputs.glob(f"*/*/*/{COMMAND}")
     newest = _newest([*single_runs, *jobs_of_sweeps])
@@ -176,10 +189,10 @@ def _newest_of_all(outputs: Path) -> Path:
 
 
 def _newest(commands: Iterable[Path]) -> Path | None:
-    """Return the run with the newest checkpoint; None where no run has one.
+    """Return the folder of the run whose newest checkpoint is the newest of all; None where no run has a checkpoint.
 
     Args:
-        commands: The files `command.yaml` in the runs' folders.
+        commands: The path of `command.yaml` in each run's folder.
     """
     newest_run = None
     newest_time = 0.0
@@ -193,19 +206,22 @@ def _newest(commands: Iterable[Path]) -> Path | None:
 
 
 def _asks_nothing_new(arguments: Sequence[str], run: Path) -> bool:
-    """Return whether all overrides that were typed are those that a run began with."""
+    """Return whether a run began with every override that is typed now."""
     words, _ = split_words(arguments)
     return set(words) <= set(read_command(run).overrides)
 
 
 def _as_named_now(word: str) -> str:
-    """Return an override of an earlier version's run with the key's name of today."""
+    """Return an override with its key renamed, if an earlier version of visllama had another name for the key."""
     key = key_of(word)
     return word.replace(key, _RENAMED[key], 1) if key in _RENAMED else word
 
 
 def _compose(arguments: Sequence[str]) -> DictConfig:
-    """Return the configuration, with `hydra`, of the run that these arguments would start."""
+    """Return the configuration, with the node `hydra`, of the run of `train` that these arguments would start.
+
+    Hydra's global state is cleared, and `HydraConfig` then holds this configuration.
+    """
     words, folders = split_words(arguments)
     # Hydra composes no word of several values; none of them names a folder.
     words = [word for word in words if "=" not in word or not _is_of_several(word)]
@@ -225,13 +241,13 @@ def _compose(arguments: Sequence[str]) -> DictConfig:
 
 
 def _is_of_several(word: str) -> bool:
-    """Return whether an override has several values, as those of a sweep."""
+    """Return whether an override has several values, from which a sweep would make jobs."""
     parsed = OverridesParser.create().parse_override(word)
     return parsed.is_sweep_override()
 
 
 def _is_finished(run: Path) -> bool:
-    """Return whether a run has written its result."""
+    """Return whether a run's `metrics.json` is there and complete, which is written at the run's end."""
     try:
         metrics = json.loads(read_regular(run / "metrics.json", _MOST_METRICS_BYTES))
         # It is the last entry that a run adds.
@@ -241,13 +257,15 @@ def _is_finished(run: Path) -> bool:
 
 
 def read_config(path: Path) -> dict:
-    """Read the `config.yaml` of a run as plain data.
+    """Read the `config.yaml` of a run, and return it as nested dictionaries.
+
+    References (`${...}`) are returned as they are written.
 
     Args:
-        path: The file, which may be anybody's.
+        path: The path of the file, which somebody else may have made.
 
     Raises:
-        ConfigError: If no run wrote it.
+        ConfigError: If the file cannot be read, or is none that a run writes.
     """
     try:
         content = read_regular(path)
@@ -265,7 +283,9 @@ def read_config(path: Path) -> dict:
 
 
 def what_is_safe(run: Path) -> str:
-    """Return which results a run that could not write has kept, and what to type to go on from them.
+    """Return the end of a message for a run that could not write: which results are kept, and what to type to go on.
+
+    The folder is looked at for trained weights first, then for checkpoints.
 
     Args:
         run: The folder of the run.
@@ -283,7 +303,10 @@ def what_is_safe(run: Path) -> str:
 
 
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return the keys that differ and may not, when a run goes on.
+    """Return the sorted keys whose values differ between two configurations of a run, and which must not on `resume=`.
+
+    Keys that begin with one of `FREE` may change; with `data.allow_reorder`, seed and data too; with `init_from`, the
+    model. Keys that only `before` has are not looked at, nor are values with a reference (`${...}`).
 
     Args:
         before: The values that the run began with, by their dotted keys.

@@ -1,4 +1,4 @@
-"""`resume=FOLDER` of a search: the command line that goes on with the trials that are missing."""
+"""Replace `resume=FOLDER` of a search by the command line that runs the trials which are missing."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ _FREE = (
 
 
 def is_search(folder: Path) -> bool:
-    """Return whether a folder is that of a search, which holds its jobs."""
+    """Return whether a folder is that of a search: whether it holds the journal of its trials."""
     return (folder / JOURNAL).is_file()
 
 
 def newest_search(composed: DictConfig) -> Path | None:
-    """Return the folder of the newest search with a configuration's name; None where there is none.
+    """Return the folder of the search whose journal changed last, among those with the name of a configuration.
 
     Args:
-        composed: The configuration of a search that would begin, with `hydra`.
+        composed: The configuration of the search that would begin otherwise, with the node `hydra`.
+
+    Returns:
+        The folder; None where there is no search of that name.
     """
     searches = Path(composed.hydra.sweep.dir).parent
     journals = searches.glob(f"*/{JOURNAL}")
@@ -51,14 +54,15 @@ def newest_search(composed: DictConfig) -> Path | None:
 
 
 def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that go on with a search: the overrides that it began with, then what was typed.
+    """Return the arguments that go on with a search: the overrides that it began with, its folder, then what was typed.
 
     Args:
-        folder: The folder of the search.
-        arguments: What was typed; `resume=` is left out, since no job of a search reads it.
+        folder: The folder of the search, which holds its `command.yaml`.
+        arguments: What was typed; `resume=` in it is left out of the result, since no job of a search reads it.
 
     Raises:
-        ConfigError: If what was typed would make other trials than those that are there.
+        ConfigError: If what was typed would make other trials than those that are there, or if a command that bears no
+            seal of this user's would choose code.
     """
     command = read_command(folder)
     # Somebody else's folder may hold links, which lead elsewhere what is written.
@@ -79,5 +83,6 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
     kept = [word for word in command.overrides if key_of(word) not in replaced_keys]
     options = config_dirs(command, typed)
     code_words = [*options, *filter(chooses_code, kept)]
+    # The message repeats all that was typed, `resume=` included.
     check_code(folder, command, code_words, arguments)
     return [*options, *kept, override(_UNDER, folder), *typed]

@@ -1,4 +1,4 @@
-"""The run's folder: it can be written, and holds no run of another config."""
+"""Find the run's folder, and check that it can be written and holds no run of another config."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _FIRST_FILES_BYTES = 2**17
 
 
 def find_folder(config: DictConfig) -> Path:
-    """Return the folder of a single run.
+    """Return the absolute path of the folder of a single run, which is the value of `hydra.run.dir`; nothing is made.
 
     Args:
-        config: The whole configuration, with `hydra`.
+        config: The whole configuration, with the node `hydra`.
 
     Raises:
-        ConfigError: If the folder's name refers to a key that is not there.
+        ConfigError: If the folder's name refers to a key that does not exist.
     """
     try:
         return Path(config.hydra.run.dir).absolute()
@@ -34,15 +34,20 @@ def find_folder(config: DictConfig) -> Path:
 
 
 def check_folder(config: DictConfig, cfg: DictConfig, make: bool = True) -> None:
-    """Check that the run's folder can be written, and holds no run of another config.
+    """Check that the run's folder can be written, and that an earlier run in it has the same config.
+
+    With `resume=`, keys that say how a run computes may differ. Nothing is checked for a verb that writes no folder, or
+    for a rank of a run whose first rank has checked it.
 
     Args:
-        config: The whole configuration, with `hydra`.
-        cfg: The same without `hydra`.
-        make: Whether the folder is made; otherwise nothing is left behind.
+        config: The whole configuration, with the node `hydra`.
+        cfg: The same without the node `hydra`.
+        make: Whether to make the folder if it is missing. If not, its nearest existing parent is tried, and nothing is
+            left behind.
 
     Raises:
-        ConfigError: Naming the folder, what differs, and what to give.
+        ConfigError: If the folder cannot be written, or the configs differ; the message names the folder, what differs,
+            and what to give.
     """
     folder = Path(config.hydra.run.dir)
     # Hydra makes no folder for a verb that writes none, or for a rank of a run whose first rank has checked it.
@@ -57,7 +62,7 @@ def check_folder(config: DictConfig, cfg: DictConfig, make: bool = True) -> None
 
 
 def _check_writable(folder: Path, make: bool) -> None:
-    """Check that a folder can be made and takes the first files of a run, by writing as many bytes."""
+    """Check that a folder can be made and takes the first files of a run, by writing and removing as many bytes."""
     try:
         if make:
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +80,7 @@ def _check_writable(folder: Path, make: bool) -> None:
 
 
 def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
-    """Check that a folder's earlier run has the config of this one, but for what a resumed run may change."""
+    """Check that a `config.yaml` holds the config of this run, but for what a resumed run may change."""
     folder = config_file.parent
     before = _flat(read_config(config_file))
     now = _flat(OmegaConf.to_container(cfg))
@@ -100,7 +105,7 @@ def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
 
 
 def _all_differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return the keys that have another value than before."""
+    """Return the keys of `now` that have another value than in `before`; values with a reference are not looked at."""
     keys = []
     for key, value in now.items():
         # A value that still holds a reference holds the folder's name, which changes with each run.
@@ -111,7 +116,7 @@ def _all_differing_keys(before: Mapping[str, object], now: Mapping[str, object])
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
-    """Return the values of a plain configuration by their dotted keys."""
+    """Return the values of nested dictionaries by their dotted keys; an empty dictionary gives none."""
     if not isinstance(node, dict):
         return {prefix: node}
 

@@ -1,7 +1,8 @@
 """The configuration: where its YAML files lie, and the classes that hold it.
 
 Each class is the schema by which Hydra composes and checks a verb's values, and then the plain object that the verb
-reads (`config/plain.py`).
+reads (`config/plain.py`). A field's meaning stands as a comment at its key in the YAML files of `conf/`; a field
+without a default here (`MISSING`) has it there, or has to be typed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from visllama.machine.ranks import on_first_rank, run_id, run_key
 
 
 def conf_dir() -> Path:
-    """Return the folder of YAML files: `visllama/conf` in a wheel, `conf/` beside the package in a checkout."""
+    """Return the folder of our YAML files: `conf/` inside the package in a wheel, beside the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     in_wheel = package / "conf"
     in_checkout = package.parent / "conf"
@@ -26,10 +27,12 @@ def conf_dir() -> Path:
 
 
 def read_conf(path: str) -> dict[str, Any]:
-    """Read one of our YAML files as plain values, with references as they are written.
+    """Read one of our YAML files, and return its keys and values as nested dictionaries.
+
+    Its `defaults` are not followed, and references (`${...}`) are returned as they are written.
 
     Args:
-        path: Path of the file below `conf/`.
+        path: The path of the file below `conf/`, as "trainer/auto.yaml".
     """
     content = OmegaConf.load(conf_dir() / path)
     return cast("dict[str, Any]", OmegaConf.to_container(content))
@@ -40,10 +43,10 @@ _NO_KEY = {"omegaconf_ignore": True}
 
 
 def key_names(schema: type) -> list[str]:
-    """Return the names of the keys of one of the classes below.
+    """Return the names of a schema's keys, inherited ones first; fields that are no keys are left out.
 
     Args:
-        schema: The class.
+        schema: One of the classes of this module, for example `TrainConfig`.
     """
     return [each.name for each in fields(schema) if each.metadata != _NO_KEY]
 
@@ -53,7 +56,7 @@ def key_names(schema: type) -> list[str]:
 
 @dataclass
 class StageSettings:
-    """The group `stage`: what is trained in a phase, on how much."""
+    """The group `stage`: which parts of the model are trained in a phase of training, and on how many samples."""
 
     trainable: list[str] = MISSING
     global_batch_size: int = MISSING
@@ -67,7 +70,7 @@ class StageSettings:
 
 @dataclass
 class DataSettings:
-    """The group `data`: the sources of records, and how they are loaded."""
+    """The group `data`: the sources of training records, and how records are loaded."""
 
     sources: dict[str, Any] = field(default_factory=dict)
     num_workers: int = MISSING
@@ -81,7 +84,7 @@ class DataSettings:
 
 @dataclass
 class TrainerSettings:
-    """The group `trainer`: where and how long a run computes."""
+    """The group `trainer`: on which devices and for how long a run computes, and when it validates, logs and saves."""
 
     accelerator: str = MISSING
     # A number, a list of indices, or "auto".
@@ -106,7 +109,7 @@ class TrainerSettings:
 
 @dataclass
 class EvaluationSettings:
-    """One evaluation: what is judged, and how.
+    """One evaluation, a node below `evaluation`: the data to judge weights on, the metrics, and how texts are written.
 
     Attributes:
         images: A folder of pictures, for a source that reads one.
@@ -137,7 +140,7 @@ class EvaluationSettings:
 
 @dataclass
 class RunConfig:
-    """The keys that every verb has."""
+    """The keys that the configurations of all verbs have; each verb's class derives from it."""
 
     name: str = MISSING
     seed: int = 1
@@ -150,9 +153,9 @@ class TrainConfig(RunConfig):
     """The configuration of `train`.
 
     Attributes:
-        judged_on: The evaluations that this run is judged by, as plain dictionaries, under the names that its scores
-            are written by. They are those of `evaluation`, on validation where the run is one of rivals in a sweep.
-            This field is no key: `plain` fills it in.
+        judged_on: The settings of the evaluations that this run is judged by, as dictionaries, by the names that its
+            scores are written under. They are those of `evaluation`; in a sweep whose best job is chosen, those on the
+            split "val" instead. This field is no key of the configuration: `plain` fills it in.
     """
 
     micro_batch_size: int = MISSING
@@ -179,7 +182,7 @@ class TrainConfig(RunConfig):
 
 @dataclass
 class InspectConfig(TrainConfig):
-    """The configuration of `inspect`: that of `train`, and how much is shown; or weights, to see their connector."""
+    """The configuration of `inspect`: that of `train`, how much is shown, and weights if their connector is studied."""
 
     samples: int = MISSING
     num_samples: int = MISSING
@@ -189,7 +192,7 @@ class InspectConfig(TrainConfig):
 
 @dataclass
 class PlanConfig(TrainConfig):
-    """The configuration of `plan`: that of `train`, and the machine that the run would have."""
+    """The configuration of `plan`: that of `train`, the machine that the run would have, and the file to write."""
 
     gpu: str = MISSING
     utilisation: float = MISSING
@@ -201,7 +204,7 @@ class PlanConfig(TrainConfig):
 
 @dataclass
 class EvaluateConfig(RunConfig):
-    """The configuration of `evaluate`, which judges weights, or predictions against references."""
+    """The configuration of `evaluate`, which judges weights, or scores a file of predictions against references."""
 
     weights: str | None = None
     predictions: str | None = None
@@ -240,7 +243,7 @@ class AskConfig(CaptionConfig):
 
 @dataclass
 class ChatConfig(RunConfig):
-    """The configuration of `chat`: the weights, and the pictures that the talk is about."""
+    """The configuration of `chat`: the weights that answer, and the pictures that the talk is about."""
 
     weights: str = MISSING
     images: Any = None
@@ -251,7 +254,7 @@ class ChatConfig(RunConfig):
 
 @dataclass
 class ExportConfig(RunConfig):
-    """The configuration of `export`: the weights, the format to write, and the place."""
+    """The configuration of `export`: the weights, the format to write them in, and the folder to write to."""
 
     weights: str = MISSING
     format: str = MISSING
@@ -266,7 +269,7 @@ class ExportConfig(RunConfig):
 
 @dataclass
 class DemoConfig(RunConfig):
-    """The configuration of `demo`: the weights, and the page that shows them."""
+    """The configuration of `demo`: the weights, and the address and limits of the web page that shows them."""
 
     # A folder, or a list of them.
     weights: Any = MISSING
@@ -299,11 +302,11 @@ class ReportConfig(RunConfig):
 
 @dataclass
 class PrepareConfig(RunConfig):
-    """The configuration of `prepare`: the keys that every source has.
+    """The configuration of `prepare`: the keys that all its sources have, and the chosen source's own.
 
     Attributes:
-        keys: The source's own keys, which come with its YAML; `prepare/keys.py` checks them. This field is no key
-            itself.
+        keys: The source's own keys and values, which its YAML adds; `prepare/keys.py` checks them. This field is no key
+            of the configuration.
     """
 
     name: str | None = None  # pyrefly: ignore[bad-override]  prepare starts no run, which alone needs a name
@@ -321,7 +324,10 @@ class BenchmarkConfig(RunConfig):
 
 
 def register() -> None:
-    """Make schemas and resolvers known to Hydra; calling it again changes nothing."""
+    """Register each verb's schema and the resolvers (`${run_id:}`, `${add:...}`, ...) with Hydra.
+
+    This has to come before anything is composed. It may be called again, which changes nothing.
+    """
     _store_schemas()
     OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("on_first_rank", on_first_rank, replace=True)
@@ -331,7 +337,7 @@ def register() -> None:
 
 
 def _store_schemas() -> None:
-    """Store each verb's schema under the name by which its YAML asks for it."""
+    """Store each verb's schema in Hydra under the name that the verb's YAML lists in its `defaults`."""
     store = ConfigStore.instance()
     for name, schema in (
         ("train_schema", TrainConfig),

@@ -1,4 +1,4 @@
-"""The group `search`: how many trials there are, and who draws them."""
+"""Read and check the group `search`: how many trials a search has, and how their values are drawn."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SAMPLERS = ("tpe", "random")
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The settings of a search.
+    """The settings of a search, checked.
 
     Attributes:
-        sampler: "tpe" or "random".
-        n_trials: The number of trials that the search ends with.
+        sampler: How values are drawn: "tpe" (Optuna's TPE, which learns from earlier trials) or "random".
+        n_trials: The number of trials that the search has at its end, those of earlier starts included.
         n_startup_trials: The number of trials that TPE draws at random first.
         batch: The number of trials that are drawn and run at once; None lets the launcher decide.
-        prune: Whether a trial that is behind is ended early.
-        ranges: The plain values of `search.ranges`.
+        prune: Whether a trial that is behind the others is ended early.
+        ranges: The plain values of `search.ranges`, which `read_ranges` checks, and this module does not.
     """
 
     sampler: str
@@ -35,13 +35,13 @@ class SearchSettings:
 
 
 def read_settings(config: DictConfig) -> SearchSettings:
-    """Return the settings of a search, after a check of each.
+    """Return the settings in the node `search`, after a check of each except for the ranges.
 
     Args:
-        config: The configuration of the sweep.
+        config: The whole configuration of the sweep; it is not changed.
 
     Raises:
-        ConfigError: Naming the key, the value found, and what to do.
+        ConfigError: If a setting is missing, unknown or wrong; the message names the key, the value, and what to do.
     """
     if not OmegaConf.is_dict(config.search):
         raise ConfigError(f"search={config.search}: choose an option of the group: search=tpe or search=random")
@@ -72,7 +72,7 @@ def read_settings(config: DictConfig) -> SearchSettings:
 
 
 def _check_count(key: str, value: object, may_be_null: bool = False) -> None:
-    """Check that a value is a positive whole number, or null where that is allowed."""
+    """Check that a value is a whole number of 1 or more, or null where that is allowed."""
     if value is None and may_be_null:
         return
 

@@ -1,4 +1,7 @@
-"""What sets the jobs of a sweep apart, and whether they are rivals, of which the best is chosen on validation."""
+"""Find the keys in which the jobs of a sweep differ, and whether the jobs are rivals.
+
+Rivals are jobs of different settings, of which the best is chosen on the validation split.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ MULTIRUN = "multirun.yaml"
 
 
 def is_selecting() -> bool:
-    """Return whether this job is one of rivals, from which the best will be chosen.
+    """Return whether the running Hydra job belongs to a sweep whose best job will be chosen, on the split "val".
 
-    Several seeds of one setting are repeats, not rivals: each is judged on test.
+    It is False outside of a sweep, and in a sweep over seeds alone: seeds are repeats, and each is judged on test. The
+    sweep's `multirun.yaml` is read.
     """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -38,15 +42,18 @@ def is_selecting() -> bool:
 
 
 def are_rivals(keys: list[str]) -> bool:
-    """Return whether jobs that differ in these keys are rivals; a single job is none, and seeds are repeats."""
+    """Return whether jobs that differ in these keys are rivals, of which the best is chosen.
+
+    They are not if they differ in no key, or only in `seed`.
+    """
     return keys not in ([], ["seed"])
 
 
 def swept_keys(folder: Path) -> list[str]:
-    """Return the keys that a sweep varies.
+    """Return the keys that a sweep or a search varies, read from the `multirun.yaml` in its folder.
 
     Args:
-        folder: The sweep's folder, which holds its configuration.
+        folder: The folder of the sweep or the search.
     """
     searched = ranges_in(folder)
     if searched:
@@ -65,10 +72,12 @@ def swept_keys(folder: Path) -> list[str]:
 
 
 def ranges_in(folder: Path) -> list[Range]:
-    """Return what a search varies; an empty list for a sweep that is a grid.
+    """Return the ranges that a search draws values from, read from the `multirun.yaml` in its folder.
+
+    A sweep that is no search gives an empty list.
 
     Args:
-        folder: The folder of the search, which holds its configuration.
+        folder: The folder of the sweep or the search.
     """
     sweep_config = OmegaConf.load(folder / MULTIRUN)
     search = OmegaConf.select(sweep_config, "search")
@@ -81,12 +90,12 @@ def ranges_in(folder: Path) -> list[Range]:
 
 
 def job_name(name: str) -> str:
-    """Return the name of a run, and for a sweep's job what was swept, as "lr optim.lr=1e-3".
+    """Return the name of a run; for a job of a multirun, with the swept overrides behind it, as "lr optim.lr=1e-3".
 
-    This is a resolver, which YAML files call.
+    YAML files call this as the resolver `${job_name:...}`.
 
     Args:
-        name: The value of `name`.
+        name: The value of `name`, which is returned unchanged outside of a multirun.
     """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:

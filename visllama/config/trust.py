@@ -1,4 +1,4 @@
-"""Which words of a command in a folder are believed: plain values always, those that choose code only from this user.
+"""Decide which words of a command in a folder may be used: plain values always, those that choose code by a seal only.
 
 A folder may be anybody's, also one that this user unpacked and therefore owns. So a command that this user's visllama
 writes bears a seal: an HMAC of the command and its folder, with a secret that lies in the user's home and nowhere else.
@@ -33,14 +33,14 @@ _TARGET = "_target_"
 
 
 def chooses_code(word: str) -> bool:
-    """Return whether an override may choose what runs, or read what the config does not hold.
+    """Return whether an override may choose which code runs, or read something outside the config.
 
-    False is returned for plain values alone. True is returned for `plugins`, every `hydra.*`, a `_target_` that is not
-    ours, a YAML from outside our groups, `${...}` (which reads environment variables), and for a word that is no
-    override, as an option of Hydra's.
+    It is False for plain values alone. It is True for `plugins`, `hydra.*`, a `_target_` that is not allowed without
+    plugins, a path to a YAML outside our groups, `${...}` (which can read environment variables), an override with
+    several values, and a word that is no override, as an option of Hydra's.
 
     Args:
-        word: A word of a command line.
+        word: One word of a command line.
     """
     if word.startswith("-") or "${" in word:
         return True
@@ -73,12 +73,12 @@ def chooses_code(word: str) -> bool:
 
 
 def _is_group(key: str) -> bool:
-    """Return whether a key names a group of configs, whose options are files."""
+    """Return whether a key names a config group, whose options are YAML files."""
     return "/" in key or key == "local" or (conf_dir() / key).is_dir()
 
 
 def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
-    """Yield each value inside a plain value, as text, with the name of the key that holds it."""
+    """Yield each value inside nested dictionaries and lists as text, with the last name of the key that holds it."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _strings(str(key), inner)
@@ -90,14 +90,16 @@ def _strings(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def seal(folder: Path, command: object) -> str | None:
-    """Return this user's seal on a command: an HMAC in hexadecimal digits.
+    """Return this user's seal on a command: an HMAC in hexadecimal digits, over the folder and the command.
+
+    The user's secret is read from the state folder in the home, and made at its first use.
 
     Args:
-        folder: The folder that the command is kept in.
-        command: The command, as plain values.
+        folder: The folder that the command is kept in; it need not exist.
+        command: The command, as lists and texts that JSON can hold.
 
     Returns:
-        The seal, or None where the user's secret cannot be kept.
+        The seal, or None where there is no place for the secret that is this user's alone.
     """
     secret = _secret()
     if secret is None:
@@ -109,12 +111,12 @@ def seal(folder: Path, command: object) -> str | None:
 
 
 def is_sealed(folder: Path, command: object, written_seal: object) -> bool:
-    """Return whether this user wrote a command for the very folder that it lies in.
+    """Return whether a command bears this user's seal for the very folder that it lies in.
 
     Args:
         folder: The folder that the command lies in.
-        command: The command, as plain values.
-        written_seal: What was read as its seal, of whatever type.
+        command: The command, of the same form that was given to `seal`.
+        written_seal: The seal that was read beside it, of whatever type; anything but the right text gives False.
     """
     expected = seal(folder, command)
     if expected is None or not isinstance(written_seal, str):
@@ -123,7 +125,7 @@ def is_sealed(folder: Path, command: object, written_seal: object) -> bool:
 
 
 def _secret() -> bytes | None:
-    """Return this user's secret, made at its first use; None where no place for it is the user's alone."""
+    """Return this user's secret, which is made at its first use; None where no place for it is the user's alone."""
     try:
         place = _state_folder() / "key"
         if not place.exists():
@@ -146,7 +148,7 @@ def _secret() -> bytes | None:
 
 
 def _state_folder() -> Path:
-    """Return the folder of what visllama keeps for this user."""
+    """Return the folder in which visllama keeps what belongs to this user, by `XDG_STATE_HOME` or in the home."""
     configured = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification says that a relative path is ignored.
     if os.path.isabs(configured):
