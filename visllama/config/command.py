@@ -209,10 +209,9 @@ def check_files(run: Path) -> None:
 
 
 def split_words(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Return the overrides among typed arguments, and the folders that `--config-dir DIR` names.
+    """Return the overrides among typed arguments, and the folders that `--config-dir DIR` or `--config-dir=DIR` names.
 
-    Overrides keep their order, and folders are made absolute. Other options, `--config-dir=DIR` among them, are left
-    out.
+    Overrides keep their order, and folders are made absolute. Other options are left out.
 
     Args:
         arguments: What was typed, without the program and the verb.
@@ -222,8 +221,11 @@ def split_words(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
     # Each word is seen with the one before it, since `--config-dir` and its folder are two words.
     previous_words = ["", *arguments]
     for previous, word in zip(previous_words, arguments, strict=False):
+        option, has_value, value = word.partition("=")
         if previous in CONFIG_DIR:
             folders.append(Path(word).resolve())
+        elif option in CONFIG_DIR and has_value:
+            folders.append(Path(value).resolve())
         elif not word.startswith("-"):
             words.append(word)
     return words, folders
