@@ -69,8 +69,8 @@ def choose_source(config: InspectConfig) -> Chosen:
 def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     """Load the weights, inspect their connector, print the results, and write them into the run's folder.
 
-    The files are `inspect_connector.html` and `inspect.json`; with `check_only` all is computed and printed, and no file
-    is written.
+    The files are `inspect_connector.html` and `inspect.json`. With `check_only` all is computed and printed, but no
+    file is made.
 
     Args:
         config: A configuration with `weights` and exactly one evaluation.
@@ -80,8 +80,8 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
         All results.
 
     Raises:
-        ConfigError: If the weights cannot be loaded, the pictures cannot be read, or the captions that the decoding
-            allows are longer than the language model's positions.
+        ConfigError: If the weights cannot be loaded, the pictures cannot be read, or a prompt leaves the language
+            model too few positions for the new tokens that the decoding allows.
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     evaluation = evaluations(config)[chosen.name]
@@ -139,7 +139,7 @@ def look(
     about: dict[str, Any],
     is_mixed: bool = False,
 ) -> ConnectorStudy:
-    """Inspect a model's connector on some pictures, and return the results; nothing is written.
+    """Inspect a model's connector on some pictures, and return the results; no file is written.
 
     The pictures are encoded, captioned once for each ablation, and their image vectors are read by tokens.
 
