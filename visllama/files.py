@@ -204,6 +204,7 @@ def flush(path: Path) -> None:
     Raises:
         OSError: If it cannot be opened or flushed.
     """
+    # A folder can be opened for reading alone, which is enough to flush it.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -24,6 +24,7 @@ def escape(text: object) -> str:
     """
     words = printable(text).split()
     line = " ".join(words)
+    # Cut before it is escaped: a cut behind a backslash would escape what follows the text.
     if len(line) > _MOST_CHARACTERS:
         line = f"{line[:_MOST_CHARACTERS]}..."
 

@@ -97,6 +97,8 @@ def masked_lines(samples: Sequence[Sample]) -> list[str]:
     """
     masked = [sample for sample in samples if sample.fault]
     lines = [readable(f"masked: {sample.key}: {sample.fault}") for sample in masked]
+
+    # A source that is wrong as a whole would fill the terminal.
     num_more = len(lines) - _MOST_LISTED
     if num_more <= 0:
         return lines

@@ -51,6 +51,8 @@ class MeasuringMaker:
 
     def __init__(self, maker: SampleMaker) -> None:
         self.maker = maker
+
+        # A shallow copy shares the tokenizer, and the changes below stay with it.
         self.uncut = copy(maker)
         self.uncut.max_text_tokens = sys.maxsize
         self.uncut.num_positions = None
@@ -69,6 +71,7 @@ class MeasuringMaker:
         sample = self.maker(record, item)
         most = self.maker.max_text_tokens
         count = self._count(sample)
+
         # A cut may leave one place empty: a response of one token and its end need two.
         if count >= most - 1:
             count = self._count(self.uncut(record, item))

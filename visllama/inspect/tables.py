@@ -60,6 +60,7 @@ class SourceCounts(NamedTuple):
         measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
         cut = [sample for sample in measured if sample.is_cut]
         with_images = [sample for sample in samples if BOI_ID in sample.input_ids]
+
         return cls(
             name=name,
             samples=len(samples),
@@ -74,6 +75,7 @@ class SourceCounts(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         """Return the counts as texts for a row of a table, one for each of `HEADERS` in that order."""
         masked = ", ".join(f"{count} {reason}" for reason, count in self.masked.most_common())
+
         return (
             readable(self.name),
             f"{self.samples:,}",
@@ -157,6 +159,7 @@ def step_line(number: int, step: SeenStep) -> str:
     num_tokens = sum(len(sample.input_ids) for sample in step.samples)
     # Samples of a micro-batch are padded to its longest.
     padding = share(step.num_positions - num_tokens, step.num_positions)
+
     plural = "es" if step.num_micro_batches > 1 else ""
     return (
         f"Step {number}, on one rank: {len(step.samples):,} samples, {step.num_micro_batches} micro-batch{plural}, "
@@ -233,6 +236,7 @@ def bars(bins: Sequence[Bin]) -> str:
 
     highest = max(b.count for b in bins)
     label_width = max(len(b.label) for b in bins)
+
     lines = ["Text tokens of a sample"]
     for b in bins:
         # Rounded up, so that one sample among thousands still shows.

@@ -46,6 +46,7 @@ class JudgedRun:
         """
         git = mapping(self.provenance, "git")
         commit = git.get("commit")
+        # The file may be somebody else's: it can hold anything here.
         if not isinstance(commit, str):
             return ""
 

@@ -87,6 +87,7 @@ def latex(table: RunTable) -> str:
 def _row(table: RunTable, row: TableRow) -> str:
     first, *others = [escape_latex(label) for label in row.labels]
     count = str(len(row.runs))
+    # Over how many runs a published figure is a mean is not known.
     if row.is_published:
         first += "$^\\dagger$"
         count = ""

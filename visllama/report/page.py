@@ -101,6 +101,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
     rows = []
     for name, metric in comparison.metrics.items():
         value, (low, high), p = metric.difference
+        # The page colours a row by its kind.
         kind = ""
         if p < _SURE:
             kind = "won" if value > 0 else "lost"

@@ -20,6 +20,7 @@ def comparison_table(comparison: Comparison) -> Table:
     which conditions the runs were judged differently, and which metrics one run lacks.
     """
     title = f"{comparison.pair.name}: n = {comparison.num_rows:,}"
+    # Where an image has several questions, both numbers matter: the bootstrap draws images.
     if comparison.num_images != comparison.num_rows:
         title += f" on {comparison.num_images:,} images"
     scale = scale_of(comparison.task)

@@ -92,6 +92,7 @@ def _read_entry(where: str, entry: object) -> Published:
 
     metrics = mapping(entry, "metrics")
     figures = numbers(metrics)
+    # `numbers` keeps finite numbers alone: one that it has left out is wrong.
     if not metrics or len(figures) < len(metrics):
         raise ConfigError(f"{where}: metrics={printable(entry.get('metrics'))}: give numbers, as {{CIDEr: 1.13}}")
 

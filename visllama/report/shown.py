@@ -113,6 +113,7 @@ def _show(image: ImageDifference, first: Texts, second: Texts) -> Shown:
         question = cards[0].texts["question"].strip()
         references = references or cards[0].references
 
+    # The references of an image may repeat each other.
     different_references = list(dict.fromkeys(references))
     return Shown(
         difference=image,
@@ -141,6 +142,7 @@ def _cut(text: str) -> str:
 
 def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
     """Return the pictures of the first card that has some, each written anew."""
+    # Both galleries show the same image: the pictures of one are enough.
     for card in cards:
         written = [_written_anew(address) for address in card.addresses]
         pictures = [picture for picture in written if picture is not None]

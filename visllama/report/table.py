@@ -173,6 +173,7 @@ def _values_of_row(row: TableRow, values: Mapping[str, str]) -> str:
 def _published_row(system: Published, columns: Sequence[Column], num_labels: int) -> TableRow:
     """Return the row of a published system."""
     cells = []
+    # By the metric alone: a published figure names no evaluation of ours.
     for column in columns:
         if column.metric in system.metrics:
             cells.append(Cell([system.metrics[column.metric]]))
@@ -222,6 +223,7 @@ def _notes(
     for name, by_run in judged.items():
         conditions_of_runs = list(by_run.values())
         parts = []
+        # A condition that the runs do not share is a column of the table instead.
         for key, words in _NOTED_CONDITIONS.items():
             value = shared_text(key, conditions_of_runs)
             if value:

@@ -204,6 +204,7 @@ def _write_comparisons(
     images_on_page = {}
     content = {}
     for name, scored in assembled.scored.items():
+        # Resampling takes seconds, in which nothing would move on the terminal.
         with working() as show_step:
             show_step(f"{name}: resampling")
             comparison = compare(scored, first.name, second.name)

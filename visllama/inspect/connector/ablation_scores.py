@@ -147,8 +147,8 @@ def score_ablations(
     Args:
         reader: The reader that writes the captions.
         ablations: The ablations; `whole` and the baseline of each one have to be among them.
-        shown: The K image vectors of each of N pictures, by kind: those of the pictures themselves under `whole`, those
-            of the pictures in another order under `shuffled_images`, and those of gray ones under `blank_images`.
+        shown: The K image vectors of each of N pictures, by kind: those of the picture itself under `whole`, those of
+            another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
         keys: The id of each picture, in the order of the reader's Samples.
         references: The reference captions of each picture, by its id.
     """

@@ -106,8 +106,8 @@ def changed_inputs(
 
     Args:
         ablation: The ablation.
-        shown: The K image vectors of each of N pictures, by kind: those of the pictures themselves under `whole`, those
-            of the pictures in another order under `shuffled_images`, and those of gray ones under `blank_images`.
+        shown: The K image vectors of each of N pictures, by kind: those of the picture itself under `whole`, those of
+            another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
 
     Returns:
         The vectors of the N pictures, and a mask over the K + 2 positions of a span (`[boi]`, the vectors, `[eoi]`)
@@ -135,4 +135,6 @@ def changed_inputs(
         is_frozen[chosen] = True
     elif ablation.kind == ALONE:
         is_frozen[chosen] = False
+
+    # The mean is one set of vectors, which stands in for those of each picture.
     return torch.where(is_frozen[:, None], whole.mean(0), whole), None

@@ -65,6 +65,7 @@ class LossChart:
 
     def __init__(self, study: ConnectorStudy) -> None:
         whole = study.ablations[0]
+
         # The interval is of the difference, so it stands on the baseline.
         ends = []
         for score in study.ablations:
@@ -106,6 +107,7 @@ class LossChart:
 
     def _place(self, value: float) -> float:
         """Return the place of a value on the axis, in percent."""
+        # The lower end of an interval can lie below zero, where the axis begins.
         return round(max(0.0, value) * self._scale, 2)
 
     def _row(self, score: AblationScore, is_level: bool = False) -> Row:

@@ -86,8 +86,10 @@ def _fixed(scores: Sequence[AblationScore]) -> str:
 
 
 def _worst(scores: Sequence[AblationScore]) -> str:
+    # The most negative difference is the largest loss.
     worst = min(scores, key=lambda score: score.difference)
     place = place_name(worst.ablation.vectors)
+
     return f"vector {place} costs most: {signed(worst.difference)} ({interval(worst)})."
 
 
@@ -122,6 +124,7 @@ def _markers(score: AblationScore) -> str:
 def _varies(vectors: Sequence[VectorFacts]) -> str:
     least = min(vectors, key=lambda facts: facts.varies)
     most = max(vectors, key=lambda facts: facts.varies)
+
     return (
         f"From {least.varies:.0%} (vector {least.vector}) to {most.varies:.0%} (vector {most.vector}) of a vector "
         "changes with the picture; the rest is the same for all."
@@ -170,6 +173,7 @@ def _length(norms: Norms) -> str:
     middle = len(norms["quantiles"]) // 2
     image = norms["image_vectors"][middle]
     text = norms["text_embeddings"][middle]
+
     return (
         f"An image vector is {image / text:.1f} times as long as a text embedding (medians {image:.2f} and {text:.2f})."
     )

@@ -144,6 +144,7 @@ def final_norm(language_model: PreTrainedModel) -> nn.Module | None:
         The first attribute of the decoder that is named in `FINAL_NORMS`; None where it has none of them.
     """
     decoder = language_model.get_decoder()
+
     # By name, because transformers has no method for it.
     for name in FINAL_NORMS:
         norm = getattr(decoder, name, None)

@@ -137,9 +137,11 @@ def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence
 
 
 def _card(picture: ShownPicture, pixels: UInt8[Tensor, "3 H W"], is_grid: bool) -> Card:
+    # Torch has the channels first, Pillow last.
     channels_last = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(channels_last)
     file_format = "jpeg" if image.width >= _PHOTO_PX else "png"
+
     return Card(
         picture=picture,
         address=data_address(image, file_format),

@@ -68,6 +68,7 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
     except BadRecord as error:
         raise ConfigError(f"{where}: a record cannot be read: {error}") from error
 
+    # Pictures and their image vectors are matched by their index, so each record must have one.
     for record in records:
         num_images = len(images_of(record))
         if num_images != 1:
@@ -101,6 +102,7 @@ def encode(model: VisLlama, collator: Collator, samples: Sequence[Sample]) -> Fl
         collator: The collator that makes batches; its micro-batch size is the number of pictures in one pass.
         samples: The Samples, each with one picture, in the order of the result.
     """
+    # In batches: what the encoder computes of all pictures at once might not fit on the device.
     size = collator.micro_batch_size
     parts = []
     for start in range(0, len(samples), size):

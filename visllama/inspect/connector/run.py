@@ -124,6 +124,7 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
 
     _print_study(study)
     if not config.check_only:
+        # The page shows the pixels that the model has seen, which `look` does not return.
         samples = make_samples(maker, pictures.records[: config.samples])
         _write(study, samples, config)
     command = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
@@ -155,6 +156,7 @@ def look(
     collator = captioner.collator
     prompts = prompts_of_records(pictures.records)
     samples = make_samples(maker, pictures.records)
+    # The same prompts with other pictures: what the captions lose then, they owe to the pictures.
     shuffled_samples = make_samples(maker, prompts.shuffled().records())
     blank_samples = make_samples(maker, prompts.blank().records())
 
@@ -221,6 +223,7 @@ def _shown_pictures(
 
 
 def _rounded(shares: Sequence[float]) -> list[float]:
+    # In full each share would take about 20 characters of `inspect.json`.
     return [round(share, 5) for share in shares]
 
 
@@ -228,6 +231,7 @@ def _print_study(study: ConnectorStudy) -> None:
     """Print the results: sentences first, then the tables."""
     about = study.about
     kind = about["connector"]["kind"]
+
     say(
         f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
         f"{about['evaluation']}\n"

@@ -94,6 +94,8 @@ def _vector(facts: VectorFacts) -> dict[str, Any]:
         "nearest": _reading(facts.nearest, "mean_cosine"),
         "nearest_to_mean": _tokens(facts.mean_nearest, "cosine"),
     }
+
+    # Left out, not null, where the language model has no unembedding that is known.
     if facts.unembedding is not None:
         row["unembedding"] = _reading(facts.unembedding, "mean_probability")
     return row

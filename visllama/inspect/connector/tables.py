@@ -106,6 +106,7 @@ def notes(study: ConnectorStudy) -> str:
         "token that is first in most pictures, and in how many. names: words among the",
         "five that are in the references more often than chance has it, right/times.",
     ]
+
     if len(study.of_kind(REMOVED)) > MOST_ROWS:
         lines.append(f"Shown: the {MOST_ROWS} whose removal costs most; inspect.json has all.")
     return "\n".join(lines)

@@ -93,6 +93,7 @@ class ReferenceWords:
             other += _meets(spoken, shifted)
         other /= num_others
 
+        # Picture by picture, so that the interval is of a paired difference.
         intervals = bootstrap_intervals({"difference": mean_metric(own - other)})
         return WordMatch(
             own=float(own.mean()),
