@@ -92,7 +92,7 @@ def is_terminal() -> bool:
 
 
 class _Bars(Progress):
-    """Bars beside a cursor that stays: a process that has to leave at once could not bring it back."""
+    """Progress bars that leave the cursor visible: a process that ends at once could not show it again."""
 
     def start(self) -> None:
         super().start()
@@ -123,6 +123,8 @@ def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
 @contextmanager
 def working() -> Generator[Callable[[str], None], None, None]:
     """Show a spinner and the elapsed time on the terminal while the block of a `with` runs.
+
+    Where the output is no terminal, and on all ranks but the first, nothing is shown.
 
     Yields:
         A function that takes a text, for example the name of the next step, and shows it beside the spinner.

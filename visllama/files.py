@@ -242,9 +242,9 @@ def locked(path: Path, busy: str | None = None) -> Generator[None, None, None]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that somebody else may have made for reading in binary; the caller closes it.
+    """Open a file for reading in binary, and return it; the caller closes it.
 
-    A symbolic link is followed.
+    This is for files that somebody else may have made: a pipe, at which a reader could wait forever, is refused.
 
     Raises:
         OSError: If the file is not there, cannot be opened, or is a folder.

@@ -70,7 +70,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def without_places(text: str) -> str:
-    """Return text in which each path names its file alone: `/home/me/photos/a.tar` becomes `PATH/a.tar`.
+    """Return text without the folders of its paths: `/home/me/photos/a.tar` becomes `PATH/a.tar`.
 
     Absolute paths and those that begin with `~` or `../` are shortened. Of addresses on the web, user names, passwords
     and the query (all from `?` on) are left out.

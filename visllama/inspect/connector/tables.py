@@ -43,7 +43,7 @@ def loss_table(study: ConnectorStudy) -> Table:
     """Return a table with a row for each vector, or group of vectors: its worth in CIDEr.
 
     A row has the difference where the vector is removed, the difference where it is held at its mean over the pictures,
-    and the CIDEr where all others are. It has at most 16 rows.
+    and the CIDEr where all other vectors are. It has at most 16 rows: those whose removal costs most.
     """
     removed = study.of_kind(REMOVED)
     frozen = study.of_kind(FROZEN)
