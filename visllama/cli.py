@@ -510,7 +510,6 @@ def main() -> None:
 
     Ends the program with exit code 2 where there is no such verb.
     """
-    # Not by Hydra: it needs the name of a config before it can print any help.
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb == "--version":
         _print_version()

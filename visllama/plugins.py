@@ -264,8 +264,8 @@ def example_of(role: str) -> str:
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
     """Return the class of a model's part by its kind, which is the class's name: one of visllama's, or of a plugin's.
 
-    visllama's own classes are searched first, then the plugins in their order, with all modules inside them, which are
-    imported until the class is found.
+    visllama's own classes are searched first, then the plugins in their order, then the modules inside them, which are
+    imported one by one until the class is found.
 
     Args:
         role: The part of the model: "vision_encoder", "connector" or "language_model".
