@@ -1,4 +1,7 @@
-"""Give a LLaMA eyes: `visllama.load(weights)` captions, answers and chats; the programs are `visllama VERB`."""
+"""Language models that see: `visllama.load(weights)` returns a pipeline that captions, answers and chats.
+
+The programs that train, judge and release such models are `visllama VERB key=value ...`.
+"""
 
 from __future__ import annotations
 

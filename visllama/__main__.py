@@ -1,4 +1,4 @@
-"""`python -m visllama VERB ...`"""
+"""Run `python -m visllama VERB key=value ...`, which is the same as the program `visllama VERB key=value ...`."""
 
 from visllama.cli import main
 

@@ -1,4 +1,7 @@
-"""The program: `visllama VERB key=value ...`, every verb by Hydra."""
+"""Run the program `visllama VERB key=value ...`: check the configuration that Hydra composes, then run the verb.
+
+A verb is the program's first argument (`train`, `evaluate`, ...). Its module holds a function of the same name.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,9 @@ _VERBS = {
     "report": ("visllama.report.verb", "compare runs: a paired test of two, a table of many"),
     "benchmark": ("visllama.benchmark.verb", "measure what something costs, beside what others do"),
 }
-"""The module of each verb, and what the verb does. The module holds a function of the verb's name and, where something
-can be tried first, `assemble`; it is imported when the cheap checks have passed."""
+"""The module of each verb, and what the verb does. The module holds a function of the verb's name and, for some verbs,
+`assemble`, which builds what the verb needs before the run's folder is made. It is imported when the cheap checks have
+passed."""
 _CHECKS: dict[str, Callable[[DictConfig], None]] = {
     "train": checks.check_train,
     "evaluate": checks.check_evaluate,
@@ -79,11 +83,12 @@ _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
 
 
 class Understood(NamedTuple):
-    """A configuration that has passed all checks.
+    """A configuration that has passed all checks, with what was built of it.
 
     Attributes:
-        config: The configuration as plain objects.
-        assembled: The result of the verb's `assemble`; None where the verb has none, or where it only checks.
+        config: The configuration as plain objects (dataclasses, lists, dictionaries), without OmegaConf.
+        assembled: The result of the verb's `assemble`; None where the verb has none, or where its `assemble` returns
+            nothing.
     """
 
     config: RunConfig
@@ -95,11 +100,12 @@ _WAITING: list[Understood] = []
 
 
 def understand(verb: str, cfg: DictConfig) -> Understood:
-    """Check a configuration, and build what it names as far as that needs neither a weight nor the run's folder.
+    """Check a verb's configuration, call the verb's `assemble` if it has one, and return both results for `work`.
 
     Args:
         verb: The name of the verb.
-        cfg: The configuration, as Hydra has composed it.
+        cfg: The configuration as Hydra has composed it, without the key `hydra`. Where `init_from` is set, its `model`
+            is changed in place to the model of those weights.
 
     Raises:
         ConfigError: If the configuration is wrong. The message names the key, the value found, and what to do.
@@ -127,7 +133,12 @@ def understand(verb: str, cfg: DictConfig) -> Understood:
 
 
 def work(verb: str, understood: Understood) -> object:
-    """Run a verb on a configuration that was understood, and return its result."""
+    """Run a verb on a configuration that has passed its checks, and return the verb's result.
+
+    Args:
+        verb: The name of the verb.
+        understood: The configuration, as `understand` returns it for this verb.
+    """
     module_name, _ = _VERBS[verb]
     run_verb = getattr(import_module(module_name), verb)
     if understood.assembled is None:
@@ -148,7 +159,12 @@ class BeforeTheFolder(Callback):
     """
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check what holds for a sweep as a whole; ends the program with a message where that is wrong."""
+        """Check a sweep as a whole before its jobs start; if it is wrong, end the program with a message.
+
+        Args:
+            config: The whole configuration, with `hydra`.
+            kwargs: Further arguments from Hydra; `config_name` is the verb.
+        """
         verb: str = kwargs["config_name"]
 
         # The sweep's folder may be named after what was chosen.
@@ -162,7 +178,15 @@ class BeforeTheFolder(Callback):
             sys.exit(1)
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a run; ends the program with a message where it is wrong."""
+        """Check the configuration and the folder of a single run, and keep the result for the job that Hydra starts.
+
+        Where something is wrong, the program ends with a message. With `check_only` the verb runs here, and the program
+        ends with exit code 0.
+
+        Args:
+            config: The whole configuration, with `hydra`. The run's folder is written into it.
+            kwargs: Further arguments from Hydra; `config_name` is the verb.
+        """
         verb: str = kwargs["config_name"]
         if verb not in _VERBS:
             _end(f"--config-name {verb}", "a verb chooses its config by itself: leave this out")
@@ -200,10 +224,15 @@ def _name_folder(config: DictConfig) -> None:
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Refuse a sweep that several ranks were started for, that cannot be queued or searched, or that holds a secret.
+    """Check a sweep (`-m`) before its jobs start, and make Hydra use our launcher or sweeper where one was chosen.
+
+    Args:
+        config: The whole configuration, with `hydra`.
 
     Raises:
-        ConfigError: If the sweep is such. The message names what to type instead.
+        ConfigError: If the configuration holds a secret, if torchrun or srun has started several ranks, if
+            `launch=slurm` is chosen where there is no queue, if it or `search=` is chosen without its extra, or if
+            `search=` is chosen for another verb than `train` or beside a grid (`sweep=`).
     """
     check_secrets(without_hydra(config), config.hydra.overrides.task)
     _refuse_ranks_of_sweep()
@@ -270,10 +299,14 @@ def _prepare_search(config: DictConfig) -> None:
 
 
 def check_single(config: DictConfig) -> None:
-    """Refuse a single run that names a launcher of sweeps, or another number of ranks than were started.
+    """Check that a run without `-m` names no launcher of sweeps, and fits the ranks that torchrun or srun has started.
+
+    Args:
+        config: The whole configuration, with `hydra`.
 
     Raises:
-        ConfigError: If the run is such. The message names what to type instead.
+        ConfigError: If the run names a launcher, or if `trainer` asks for another number of ranks than were started.
+            The message names what to type instead.
     """
     choices = config.hydra.runtime.choices
     overrides = list(config.hydra.overrides.task)
@@ -410,7 +443,7 @@ def _print_version() -> None:
 
 
 def _sources() -> str:
-    """Return the sources of `prepare`, each with its command."""
+    """Return a text that lists the sources of `prepare`, each with its command."""
     lines = ["choose a source:"]
     for path in sorted((conf_dir() / "source").glob("*.yaml")):
         # The second line of each file is a comment: what the source reads, three spaces, the command.
@@ -423,12 +456,14 @@ def _sources() -> str:
 
 
 def without_room(error: Exception, verb: str, folder: Path | None = None) -> ConfigError | None:
-    """Return the error that a user sees where a file could not be written; None for any other error.
+    """Return a `ConfigError` for a file that could not be written (a full disk, for example); None for other errors.
+
+    The new error says which file failed, and what to do; it is returned, not raised.
 
     Args:
-        error: The error that was raised: `WriteFailed`, or a library's own `OSError` of a full disk.
-        verb: The verb that was at work.
-        folder: The run's folder; None where none was begun.
+        error: The error that was raised: a `WriteFailed`, or a library's own `OSError` of a full disk or quota.
+        verb: The verb that was running. After `train`, the message says which weights or checkpoints are safe.
+        folder: The run's folder; None if it was not made yet.
     """
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         place = error.filename or folder or "the run's folder"
@@ -443,9 +478,10 @@ def without_room(error: Exception, verb: str, folder: Path | None = None) -> Con
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with overrides behind the options.
+    """Return command line arguments with all options (`-m`) first, and all overrides (`key=value`, `~key`) behind them.
 
-    Hydra's parser fails where overrides stand on both sides of an option (`a=1 -m b=2`).
+    The order is otherwise kept, and the value of an option stays behind it. Hydra's parser fails where overrides stand
+    on both sides of an option (`a=1 -m b=2`).
     """
     options = []
     overrides = []
@@ -470,7 +506,10 @@ benchmark = _verb("benchmark")
 
 
 def main() -> None:
-    """Run the verb that the command line names first."""
+    """Run the verb that the command line (`sys.argv`) names first; without one, print the list of verbs.
+
+    Ends the program with exit code 2 where there is no such verb.
+    """
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb == "--version":
         _print_version()

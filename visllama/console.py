@@ -1,4 +1,7 @@
-"""What a person reads: on the terminal, and the same in the run's `log.txt`."""
+"""Print for a person on the terminal, and write the same into the run's `log.txt`; draw progress bars.
+
+Where a program runs as several processes (ranks), only the first one prints and logs.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, T
 from rich.table import Table
 
 STARTED = time.perf_counter()
-"""When the program began; this module is imported first, before the heavy ones."""
+"""The `time.perf_counter()` of the program's start, in seconds; this module is imported before the heavy ones."""
 
 _UNLOGGED: deque[logging.LogRecord] = deque(maxlen=1000)
 """Records that stand in no log yet: the checks speak before the run's folder is made."""
@@ -32,7 +35,11 @@ class _KeepUnlogged(logging.Handler):
 
 @contextmanager
 def before_the_log() -> Generator[None, None, None]:
-    """Keep what is logged inside this context for the run's log, and off the terminal."""
+    """Keep records of `logging` for the run's log file, for use by `with` before that file is made.
+
+    Inside the context nothing is logged to the terminal. The next `say` or `log` after the run's folder is made writes
+    the records into its `log.txt`; of more than 1000, the last 1000 are kept.
+    """
     root = logging.getLogger()
     before = root.handlers
     root.handlers = [_KeepUnlogged()]
@@ -43,7 +50,10 @@ def before_the_log() -> Generator[None, None, None]:
 
 
 def is_first_rank() -> bool:
-    """Return whether this process is the first of its ranks, or the only one; it alone prints and writes."""
+    """Return whether this process is the first of the ranks that were started together, or the only one.
+
+    The environment variables `RANK`, `SLURM_PROCID`, `NODE_RANK` and `LOCAL_RANK` tell which one it is.
+    """
     # `RANK` is of torchrun.
     if "RANK" in os.environ:
         return os.environ["RANK"] == "0"
@@ -56,7 +66,10 @@ def is_first_rank() -> bool:
 
 
 def printable(text: object) -> str:
-    """Return text as it may go to a terminal: what would steer it, or cannot be seen, is written as an escape."""
+    """Return a value as text that is safe to print: signs that cannot be printed become escapes, line breaks stay.
+
+    Control characters, for example, which could steer the terminal, become texts such as `\\x1b`.
+    """
     return "".join(_printable_sign(sign) for sign in str(text))
 
 
@@ -67,19 +80,19 @@ def _printable_sign(sign: str) -> str:
 
 
 def number(count: float) -> str:
-    """Return a count as short as three digits allow: 6.74e9, 12,288, 27."""
+    """Return a count as a short text: in full below a million ("27", "12,288"), else three digits of it ("6.74e9")."""
     if count < 1e6:
         return f"{count:,.0f}"
     return f"{count:.2e}".replace("e+0", "e").replace("e+", "e")
 
 
 def is_terminal() -> bool:
-    """Return whether the output goes to a terminal, where a line can be drawn again."""
+    """Return whether standard output is a terminal on which a line can be drawn again, as progress bars need it."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
 class _Bars(Progress):
-    """Bars beside a cursor that stays: a process that has to leave at once could not bring it back."""
+    """Progress bars that leave the cursor visible: a process that ends at once could not show it again."""
 
     def start(self) -> None:
         super().start()
@@ -87,13 +100,15 @@ class _Bars(Progress):
 
 
 def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
-    """Return progress bars that vanish from the terminal when their work ends; `say` prints above them.
+    """Return rich's `Progress` for use by `with`: progress bars that vanish from the terminal when the block ends.
 
-    Where the output is no terminal, and on all ranks but the first, nothing is drawn.
+    What `say` prints meanwhile stands above the bars. Where the output is no terminal, and on all ranks but the first,
+    nothing is drawn.
 
     Args:
         columns: The columns of a bar; without any, rich chooses them.
-        auto_refresh: Whether a thread draws the bars again, ten times a second; otherwise their `refresh` does.
+        auto_refresh: Whether a thread draws the bars again, ten times a second. Otherwise they are drawn again only
+            when the caller calls `refresh`.
     """
     is_drawn = is_first_rank() and is_terminal()
     return _Bars(
@@ -107,10 +122,12 @@ def bars(*columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
 
 @contextmanager
 def working() -> Generator[Callable[[str], None], None, None]:
-    """Show on the terminal that work of unknown length goes on, and for how long.
+    """Show a spinner and the elapsed time on the terminal while the block of a `with` runs.
+
+    Where the output is no terminal, and on all ranks but the first, nothing is shown.
 
     Yields:
-        A function that shows the name of the next step.
+        A function that takes a text, for example the name of the next step, and shows it beside the spinner.
     """
     with bars(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as progress:
         task = progress.add_task("", total=None)
@@ -122,7 +139,13 @@ def working() -> Generator[Callable[[str], None], None, None]:
 
 
 def say(*renderables: object) -> None:
-    """Print rich renderables (tables) and texts as they stand, on the first rank; the run's log gets them plain."""
+    """Print texts and rich renderables (as tables), each on lines of its own, and write them into the run's log file.
+
+    On all ranks but the first nothing is done. A text is printed as it stands, without rich's markup.
+
+    Args:
+        renderables: The texts and renderables. A `Table` loses its outer frame where the output is no terminal.
+    """
     if not is_first_rank():
         return
 
@@ -142,7 +165,10 @@ def say(*renderables: object) -> None:
 
 
 def log(text: str) -> None:
-    """Write text into the run's log, and not on the terminal; on the first rank only."""
+    """Write text into the run's log file, and not on the terminal; on all ranks but the first nothing is done.
+
+    Where the run has no log file yet, the text is kept and written with the first text after it is made.
+    """
     if not is_first_rank():
         return
 

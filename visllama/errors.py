@@ -1,4 +1,7 @@
-"""Errors that a user can mend, and records that cannot be used. Everything may import this: it imports none of ours."""
+"""The two errors of visllama: a wrong configuration (`ConfigError`), and a record that cannot be used (`BadRecord`).
+
+Every module may import this one: it imports none of ours.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,20 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """Raised when what the user asked for cannot be done; the message names the key, its value, and what to do."""
+    """Raised when what the user asked for cannot be done, and the user can change that.
+
+    The message names the key of the configuration, its value, and what to do. The program prints it without a
+    traceback, and ends with exit code 2.
+    """
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise a `ConfigError` with this message unless the condition is true.
+    """Check that a condition is true.
 
-    The message is formatted in either case: where that costs something, write `if ...: raise ConfigError(...)`.
+    The caller formats the message in either case: where that costs something, write `if ...: raise ConfigError(...)`.
+
+    Raises:
+        ConfigError: If the condition is false. The message is `message`.
     """
     if not condition:
         raise ConfigError(message)
@@ -36,15 +46,19 @@ REASONS = (
     # The record is longer than the language model's positions.
     "positions",
 )
-"""Why a record cannot be used."""
+"""The reasons for which a record cannot be used, one of which each `BadRecord` has."""
 
 
 class BadRecord(ValueError):
-    """Raised when one record cannot be used; the others can.
+    """Raised when one record of a source cannot be used; the other records can.
 
     Args:
+        reason: One of `REASONS`; any other is a `ValueError`.
+        detail: What is wrong with the record, as the end of the error's message.
+
+    Attributes:
         reason: One of `REASONS`.
-        detail: What is wrong with the record, in words.
+        detail: What is wrong with the record.
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -60,14 +74,16 @@ class BadRecord(ValueError):
 
 
 def refuse_ids(ids: Iterable[str], reason: str) -> None:
-    """Refuse ids, if there are any.
+    """Raise an error that lists wrong ids; without any ids, do nothing.
 
     Args:
         ids: The ids that are wrong.
-        reason: What is wrong with them, in words that follow their number.
+        reason: What is wrong with them, as the words after their number: "images have no reference" becomes "3 images
+            have no reference, first a, b, c".
 
     Raises:
-        ConfigError: If there are ids. The message names their number, the reason and the first five.
+        ConfigError: If there are any ids. The message names their number, the reason, and the first five in the order
+            of their text.
     """
     wrong_ids = sorted(ids)
     if wrong_ids:

@@ -1,4 +1,4 @@
-"""How files are written whole or not at all, locked, and read when somebody else may have made them."""
+"""Write files and folders whole or not at all, hold locks on files, and read files that somebody else may have made."""
 
 from __future__ import annotations
 
@@ -18,15 +18,21 @@ from safetensors import SafetensorError
 from visllama.errors import ConfigError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk that is full, or of what a user may write there."""
+"""The `errno`s of a disk that is full, a quota that is used up, and a file that is too large for the file system."""
 
 
 class WriteFailed(ConfigError):
-    """Raised when a file could not be written; nothing of it is there, and what stood in its place is as it was.
+    """Raised when a file or folder could not be written.
+
+    Nothing of it is left, and a file that stood in its place before is unchanged.
 
     Args:
-        path: The file, or the folder that it was to lie in.
+        path: The path that could not be written.
         reason: Why it could not be written, for example "No space left on device".
+
+    Attributes:
+        path: The path that could not be written.
+        reason: Why it could not be written.
     """
 
     def __init__(self, path: Path | str, reason: str) -> None:
@@ -40,10 +46,19 @@ class WriteFailed(ConfigError):
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path, None, None]:
-    """Yield a temporary path beside `path`; what is written there then takes the place of `path`, whole or not at all.
+    """Write a file whole or not at all: inside `with replacing(path) as temporary:`, write to `temporary`.
+
+    When the block ends, the temporary file takes the place of `path`, also where a file is there already. Where the
+    block raises an error, the temporary file is removed and `path` is as it was.
+
+    Args:
+        path: The file to write. Its folder has to exist.
+
+    Yields:
+        The path of an empty file in the same folder.
 
     Raises:
-        WriteFailed: If the file cannot be written; the temporary file is removed.
+        WriteFailed: If the file cannot be written. Any other error of the block is raised unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -78,10 +93,14 @@ def _reason_of_safetensors(error: SafetensorError) -> str:
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Write a text file whole or not at all, whatever ends the program meanwhile.
+    """Write a UTF-8 text file whole or not at all, whatever ends the program meanwhile.
+
+    Args:
+        path: The file; one that is there is replaced. Its folder has to exist.
+        content: The whole text.
 
     Raises:
-        WriteFailed: If it cannot be written.
+        WriteFailed: If the file cannot be written.
     """
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
@@ -89,16 +108,20 @@ def write_whole(path: Path, content: str) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Generator[Path, None, None]:
-    """Yield a temporary folder beside `path`; what is written there then is the folder `path`, whole or not at all.
+    """Make a folder whole or not at all: inside `with new_folder(path) as temporary:`, fill `temporary`, not `path`.
 
-    Temporary folders that killed processes have left beside it are removed first.
+    When the block ends, the temporary folder is renamed to `path`. Where the block raises an error, it is removed.
+    Temporary folders that killed processes have left beside `path` are removed first.
 
     Args:
-        path: The folder to make: not there yet, or empty.
+        path: The folder to make: not there yet, or empty. Folders above it are made too.
+
+    Yields:
+        The path of an empty folder beside `path`.
 
     Raises:
-        ConfigError: If there is something at `path` already.
-        WriteFailed: If the folder cannot be written; nothing of it is there.
+        ConfigError: If there is a file or a folder with files at `path` already.
+        WriteFailed: If the folder cannot be written. Any other error of the block is raised unchanged.
     """
     check_new_folder(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -123,10 +146,10 @@ def new_folder(path: Path) -> Generator[Path, None, None]:
 
 
 def check_new_folder(path: Path) -> None:
-    """Check that a folder can be made: there is none yet, or an empty one.
+    """Check that nothing is at `path`, or an empty folder; nothing is made.
 
     Raises:
-        ConfigError: If there is something already.
+        ConfigError: If a file or a folder with files is there.
     """
     if not path.exists():
         return
@@ -171,10 +194,17 @@ def _reason_of_the_disk(error: BaseException, folder: Path) -> str | None:
 
 
 def flush(path: Path) -> None:
-    """Flush a file to the disk, or the names of the files in a folder.
+    """Flush what was written into a file from the system's cache to the disk; of a folder, the names of its files.
 
-    A file that was renamed stays after a loss of power only if its folder is flushed too.
+    A file that was renamed keeps its new name after a loss of power only if its folder is flushed too.
+
+    Args:
+        path: The file or folder, which has to exist.
+
+    Raises:
+        OSError: If it cannot be opened or flushed.
     """
+    # A folder can be opened for reading alone, which is enough to flush it.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -184,14 +214,16 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str | None = None) -> Generator[None, None, None]:
-    """Hold the lock of this name, which the end of the process frees; on a file system without locks, hold none.
+    """Hold a lock while the block of a `with` runs, so that no other process runs such a block at the same time.
+
+    The lock is also freed when the process ends. On a file system without locks the block runs without one.
 
     Args:
-        path: The file that stands for the lock. It and its folder are made, and it is not removed.
-        busy: The error message where another process holds the lock; None waits until the lock is free.
+        path: The file that stands for the lock. It and its folder are made if needed, and the file is not removed.
+        busy: The error message for the case that another process holds the lock; None waits until the lock is free.
 
     Raises:
-        ConfigError: If another process holds the lock. The message is `busy`.
+        ConfigError: If `busy` is given and another process holds the lock. The message is `busy`.
     """
     operation = fcntl.LOCK_EX
     if busy is not None:
@@ -210,11 +242,13 @@ def locked(path: Path, busy: str | None = None) -> Generator[None, None, None]:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that somebody else may have made; a pipe or a device is refused.
+    """Open a file for reading in binary, and return it; the caller closes it.
+
+    This is for files that somebody else may have made: a pipe, at which a reader could wait forever, is refused.
 
     Raises:
-        OSError: If it cannot be opened.
-        ValueError: If it is no regular file.
+        OSError: If the file is not there, cannot be opened, or is a folder.
+        ValueError: If it is a pipe or a device, not a regular file.
     """
     # Without O_NONBLOCK the program would wait at a pipe until somebody writes into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -227,15 +261,15 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, most_bytes: int = 2**20) -> str:
-    """Read a text file that somebody else may have made.
+    """Return the whole text of a UTF-8 file that somebody else may have made.
 
     Args:
         path: The file.
-        most_bytes: The largest size that is read.
+        most_bytes: The largest size of a file that is read, in bytes.
 
     Raises:
-        OSError: If it cannot be read.
-        ValueError: If it is no regular file, too large, or no UTF-8.
+        OSError: If the file is not there, cannot be read, or is a folder.
+        ValueError: If it is a pipe or a device, has more bytes than `most_bytes`, or is no UTF-8.
     """
     with open_regular(path) as file:
         content = file.read(most_bytes + 1)

@@ -1,4 +1,4 @@
-"""Text of others inside Markdown: it is shown as it stands, and neither links, formats nor ends anything."""
+"""Write Markdown that holds text of others: it is shown as it stands, and cannot link, format or end anything."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ _MOST_CHARACTERS = 400
 
 
 def escape(text: object) -> str:
-    """Return text for a line or a table's cell of Markdown, cut after 400 characters.
+    """Return a value as one line of Markdown that shows it as plain text, for a line or a table's cell.
 
-    Control characters are written out, lines become one, and each sign that Markdown or HTML would read is escaped;
-    addresses stay text.
+    Each sign that Markdown or HTML would read gets a backslash before it, addresses do not become links, control
+    characters become escapes, and line breaks and repeated spaces become one space. A text of more than 400 characters
+    is cut there, with "..." behind it.
     """
     words = printable(text).split()
     line = " ".join(words)
+    # Cut before it is escaped: a cut behind a backslash would escape what follows the text.
     if len(line) > _MOST_CHARACTERS:
         line = f"{line[:_MOST_CHARACTERS]}..."
 
@@ -38,7 +40,12 @@ def _broken_address(match: re.Match[str]) -> str:
 
 
 def fenced(lines: Iterable[str], language: str = "") -> str:
-    """Return lines as a block of code; no line of them can end it."""
+    """Return lines as a block of code in Markdown, which no text inside can end.
+
+    Args:
+        lines: The lines of the block, as plain text. A line break inside a line becomes a space.
+        language: The name of the language behind the opening fence, for example "python"; "" for none.
+    """
     safe_lines = [printable(line).replace("\n", " ") for line in lines]
 
     # A block ends at a fence of at least its own length.
@@ -51,20 +58,22 @@ def fenced(lines: Iterable[str], language: str = "") -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown.
+    """Return a table in Markdown, without a line break at its end.
 
     Args:
-        header: The header of each column, as Markdown.
-        rows: The cells of each row, as Markdown.
+        header: The header of each column.
+        rows: The cells of each row, one for each column. Headers and cells are written as they stand: give text of
+            others through `escape`.
     """
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def without_places(text: str) -> str:
-    """Return text in which no folder of this machine is named: `/home/me/photos/a.tar` becomes `PATH/a.tar`.
+    """Return text without the folders of its paths: `/home/me/photos/a.tar` becomes `PATH/a.tar`.
 
-    Names, passwords and signatures are left out of addresses on the web.
+    Absolute paths and those that begin with `~` or `../` are shortened. Of addresses on the web, user names, passwords
+    and the query (all from `?` on) are left out.
     """
     text = _CREDENTIALS.sub(r"\1", text)
     text = _QUERY.sub(r"\1", text)

@@ -1,4 +1,4 @@
-"""What a config may name: `_target_`s of our packages and of the user's plugins, and a model's parts by their kind.
+"""Check and import what a config names: classes by a `_target_`, the user's plugins, and a model's parts by their kind.
 
 `plugins` names importable packages of the user's. It is read from the command line and the user's config, never from a
 weights folder, a checkpoint, or a run of somebody else's: what lies in a file cannot choose which code runs.
@@ -29,6 +29,7 @@ ALLOWED_TARGETS = (
     "lightning.pytorch.strategies.",
     "lightning.pytorch.profilers.",
 )
+"""A `_target_` has to begin with one of these, or with the name of a plugin."""
 ROLES = ("vision_encoder", "connector", "language_model")
 """The parts of a model, each of which is chosen by a YAML file."""
 _INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
@@ -50,10 +51,15 @@ _RECIPES = {
 
 
 def check_target(target: object, plugins: Sequence[str] = ()) -> str:
-    """Refuse a `_target_` outside the packages that a config may name: it is code that would run.
+    """Check that a `_target_` lies in a package that a config may name, and return it unchanged; nothing is imported.
+
+    Args:
+        target: The value of `_target_`, of whatever type the config holds there.
+        plugins: The names of the user's packages, which are allowed too.
 
     Raises:
-        ConfigError: If the path does not start with one of `ALLOWED_TARGETS` or with a plugin.
+        ConfigError: If the value is no text, or does not start with one of `ALLOWED_TARGETS` or with a plugin's name
+            and a dot.
     """
     allowed = (*ALLOWED_TARGETS, *(f"{name}." for name in plugins))
     if not isinstance(target, str) or not target.startswith(allowed):
@@ -73,11 +79,15 @@ def _package(target: object) -> str | None:
 
 
 def resolve(target: object, plugins: Sequence[str] = ()) -> type:
-    """Return the class that a `_target_` names, which must be defined in a package that the config may name.
+    """Import the class that a `_target_` names, and return it.
+
+    Args:
+        target: The dotted path of the class, for example "visllama.model.connector.MLPConnector".
+        plugins: The names of the user's packages, which are imported and allowed too.
 
     Raises:
-        ConfigError: If the path is not allowed, nothing is there, or it names no class or a class that is defined
-            elsewhere.
+        ConfigError: If the path lies outside `ALLOWED_TARGETS` and the plugins, nothing is there, its module cannot be
+            imported, or it names no class or a class that is defined outside those packages.
     """
     path = check_target(target, plugins)
     import_plugins(plugins)
@@ -123,12 +133,16 @@ def _locate(path: str) -> object:
 
 
 def check_plugin(name: object) -> None:
-    """Refuse a plugin that is no package of the user's: a module of Python, or a library that visllama uses.
+    """Check that the name of a plugin is that of a package of the user's own; nothing is imported.
 
-    A config could call anything in them (`os.system`, `torch.load`), and nobody needs them as plugins.
+    A module of Python or a library that visllama uses is refused: a config could call anything in it (`os.system`,
+    `torch.load`).
+
+    Args:
+        name: The name of the package, of whatever type the config holds there. It may have dots.
 
     Raises:
-        ConfigError: If the name is such, or is no name of a package.
+        ConfigError: If the package belongs to Python or to what visllama requires, or the name is no package's name.
     """
     if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", str(name)):
         raise ConfigError(f"plugins=[{name}]: {name!r} is no package's name")
@@ -182,10 +196,16 @@ def _canonical(distribution: str) -> str:
 
 
 def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
-    """Import the user's packages, also from the working folder.
+    """Import the user's packages, and return them in the order of their names.
+
+    The working folder is added to the end of `sys.path`, so that packages that lie there are found.
+
+    Args:
+        plugins: The names of the packages.
 
     Raises:
-        ConfigError: If a name is no package of the user's, or the package cannot be imported.
+        ConfigError: If a name is that of a module of Python or of a library that visllama uses, or the package cannot
+            be imported.
     """
     # At the end, so that a file of the working folder hides no library.
     if plugins and os.getcwd() not in sys.path:
@@ -206,15 +226,16 @@ def import_plugins(plugins: Sequence[str]) -> list[ModuleType]:
 
 
 def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> type:
-    """Return the class that a `_target_` names, once it is allowed and fit for its role.
+    """Import the class that a `_target_` names, check that it has what its role needs, and return it.
 
     Args:
-        role: The role: `vision_encoder`, `connector`, `language_model` or `source`.
-        target: The path of the class.
-        plugins: The user's packages.
+        role: What the class is used as: "vision_encoder", "connector", "language_model" or "source".
+        target: The dotted path of the class, of whatever type the config holds there.
+        plugins: The names of the user's packages, which are imported and allowed too.
 
     Raises:
-        ConfigError: If the class is not allowed, is not there, or lacks an attribute that its role needs.
+        ConfigError: If the path lies outside `ALLOWED_TARGETS` and the plugins, no class is there, or the class lacks
+            an attribute that its role needs, or still has an abstract method.
     """
     part = resolve(target, plugins)
     missing = [name for name in _INTERFACES[role] if not hasattr(part, name)]
@@ -231,21 +252,29 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
 
 
 def example_of(role: str) -> str:
-    """Return the end of an error message that says where there is an example of a part of one's own."""
+    """Return the end of an error message, which names the heading in visllama's README that has an example for a role.
+
+    Args:
+        role: "vision_encoder", "connector", "language_model" or "source".
+    """
     page = Path(__file__).with_name("README.md")
     return f'; an example: "{_RECIPES[role]}" in {page}'
 
 
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
-    """Return the class of a model's part by its kind (the class's name): one of ours, or one of the plugins.
+    """Return the class of a model's part by its kind, which is the class's name: one of visllama's, or of a plugin's.
+
+    visllama's own classes are searched first, then the plugins in their order, then the modules inside them, which are
+    imported one by one until the class is found.
 
     Args:
-        role: The role: `vision_encoder`, `connector` or `language_model`.
+        role: The part of the model: "vision_encoder", "connector" or "language_model".
         kind: The name of the class, of whatever type a file holds there.
-        plugins: The user's packages.
+        plugins: The names of the user's packages, which are imported.
 
     Raises:
-        ConfigError: If there is none. The message says how to name the package that holds it.
+        ConfigError: If no such class is there, or it lacks an attribute that its role needs. The message lists the
+            known kinds, and how to name a package that holds another one.
     """
     our_module = import_module(f"visllama.model.{role}")
     # A plugin that has imported a class of another library does not make it a part.

@@ -1,4 +1,4 @@
-"""Checks whether plain values fit the parameters of a class, and which of them the class refuses."""
+"""Check whether values from YAML fit the parameters of a class, and find which of them the class refuses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from visllama.errors import ConfigError, require
 
 
 def check_arguments(key: str, cls: type, arguments: Mapping[str, Any], added: set[str]) -> None:
-    """Check that a class takes these arguments, by their names and types.
+    """Check that a class takes these arguments, by the names and type hints of its `__init__`; nothing is made.
+
+    A value that refers to another key ("${...}") is checked by its name alone.
 
     Args:
         key: The key of the configuration that holds the arguments, for the message.
         cls: The class.
-        arguments: The arguments that the configuration holds.
-        added: The names of the arguments that the program adds.
+        arguments: The arguments that the configuration holds, by their names.
+        added: The names of further arguments, which the program gives itself when it makes the class.
 
     Raises:
-        ConfigError: If an argument is missing, not known, or of another type than its annotation.
+        ConfigError: If a required argument is missing, the class takes none of that name, or a value is of another type
+            than the parameter's annotation.
     """
     signature = inspect.signature(cls)
     try:
@@ -45,7 +48,13 @@ def check_arguments(key: str, cls: type, arguments: Mapping[str, Any], added: se
 
 
 def wrong_type(key: str, value: object, hint: object) -> str:
-    """Return the error message for a value that does not match a hint, in the words of YAML."""
+    """Return an error message for a value of the wrong type, for example "optim.lr=fast: must be float, not str".
+
+    Args:
+        key: The key of the configuration that holds the value.
+        value: The value.
+        hint: The type hint that the value should match; None is named "null", as in YAML.
+    """
     is_plain_class = isinstance(hint, type) and get_origin(hint) is None
     wanted = hint.__name__ if is_plain_class else str(hint).replace("typing.", "")
     message = f"{key}={value}: must be {wanted}, not {type(value).__name__}"
@@ -53,7 +62,11 @@ def wrong_type(key: str, value: object, hint: object) -> str:
 
 
 def matches_hint(value: object, hint: Any) -> bool:
-    """Return whether a plain value from YAML can be given to a parameter with this type hint."""
+    """Return whether a value from YAML can be given to a parameter with this type hint.
+
+    An integer matches float, a list matches a tuple or a Sequence, and a bool matches no number. What lists and
+    dictionaries hold is not checked, and a hint that cannot be checked matches any value.
+    """
     origin = get_origin(hint)
     if hint is Any:
         return True
@@ -82,15 +95,18 @@ def matches_hint(value: object, hint: Any) -> bool:
 
 
 def find_refused(key: str, make: Callable[[dict[str, Any]], object], arguments: dict[str, Any]) -> None:
-    """Make something as the run will; where that fails, find the argument without which it does not.
+    """Call `make(arguments)`; where that raises an error, find the arguments that are to blame.
+
+    `make` is then called again without each argument in turn. An argument is to blame if the call succeeds without it;
+    where there is none, all are named.
 
     Args:
         key: The key of the configuration that holds the arguments, for the message.
-        make: The function that makes it.
-        arguments: The arguments that the configuration holds.
+        make: The function, which takes the arguments as one dictionary. What it returns is thrown away.
+        arguments: The arguments that the configuration holds, by their names.
 
     Raises:
-        ConfigError: If it cannot be made. The message names the arguments that are to blame.
+        ConfigError: If `make(arguments)` raises any error. The message names the arguments to blame, and the error.
     """
 
     def failure(tried: dict[str, Any]) -> Exception | None:

@@ -1,1 +1,1 @@
-"""What training would see, as a person reads it."""
+"""The verb `inspect`: show the batches that training would see, or what a trained connector's vectors stand for."""

@@ -1,4 +1,4 @@
-"""The page `inspect.html`: the tables, each token as a coloured span, images as the model sees them.
+"""Write the page `inspect.html`: the tables, samples token by token, and images as the model sees them.
 
 One file that opens offline. What comes from data is escaped, and the page forbids itself scripts and addresses.
 """
@@ -58,16 +58,19 @@ def write_page(
     bins: Sequence[Bin],
     shown: Sequence[Shown],
 ) -> None:
-    """Write the page.
+    """Write the inspection of batches as one HTML file, whole or not at all.
 
     Args:
-        path: Path of the page.
-        command: The command that was typed.
-        lines: Sentences about the steps.
-        counts: The counts of each source.
-        most: The value of `stage.max_text_tokens`.
-        bins: The histogram of text lengths.
-        shown: The samples that are shown one by one.
+        path: The path of the HTML file; a file that is there is replaced.
+        command: The command that was typed, as the page shows it.
+        lines: Lines of text about the steps, which stand at the top. All text is escaped here.
+        counts: The counts of each source, as `count_sources` returns them.
+        most: The value of `stage.max_text_tokens`, which a note on the page names.
+        bins: The histogram of text lengths, as `histogram` returns it.
+        shown: The samples that are shown one by one, with an image for each entry of their `pixel_values`.
+
+    Raises:
+        WriteFailed: If the file cannot be written.
     """
     # All that comes from data or the command line is escaped here, or in the functions below.
     sentences = "<br>".join(html.escape(line) for line in lines)
@@ -106,7 +109,7 @@ def _sample(shown: Shown) -> str:
 
 
 def _spans(token: Token | list[Token]) -> str:
-    """Return a token as a span, and tokens that are folded as an element that a click unfolds."""
+    """Return the HTML of a token, or of a list of tokens as an element that a click unfolds."""
     if not isinstance(token, Token):
         spans = "".join(_spans(each) for each in token)
         return f"<details><summary>{len(token)} more</summary>{spans}</details>"
@@ -126,6 +129,7 @@ def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
 def _svg(bins: Sequence[Bin]) -> str:
     """Return a histogram as SVG: a bar for each bin, its count above it and its lengths below it."""
     highest = max((b.count for b in bins), default=1)
+
     # Red bars are of texts that are cut.
     bars = []
     for place, b in enumerate(bins):
@@ -135,6 +139,7 @@ def _svg(bins: Sequence[Bin]) -> str:
         # Half of the label's height is left above the highest bar for its count.
         y = _LABEL_PX / 2 + _HEIGHT_PX - bar_height
         css_class = " class=cut" if b.is_cut else ""
+
         bars.append(
             f'<rect{css_class} x="{x + 2}" y="{y:.1f}" width="{_BAR_PX - 4}" height="{bar_height:.1f}"/>'
             f'<text x="{middle}" y="{y - 3:.1f}">{b.count:,}</text>'

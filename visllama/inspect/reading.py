@@ -1,4 +1,8 @@
-"""A Sample as a person reads it: token, segment, label; and which samples are shown."""
+"""List the tokens of a Sample with their segments and labels, and choose the Samples that are shown.
+
+A Sample is one training example: token ids with an image span (`[boi]`, K placeholders, `[eoi]`), a label for each
+token, and the pixels of its images.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ _MARKS = {BOI_ID: "boi", PLACEHOLDER_ID: "image", EOI_ID: "eoi"}
 
 
 class Token(NamedTuple):
-    """A token of a Sample; all placeholders of an image together are one token.
+    """A token of a Sample; all placeholders of an image together are one `Token`.
 
     Attributes:
-        name: The token's text, as `token_names` returns it.
-        id: The token's id in `input_ids`.
-        segment: The part that it belongs to: "bos", "boi", "image", "eoi", "prompt", "response" or "end".
-        label: The token's label in `labels`; None where nothing is learned.
+        name: The token's text with escapes for signs that cannot be seen; of several placeholders also their number.
+        id: The token's id in `Sample.input_ids`.
+        segment: The part of the Sample that the token belongs to: "bos", "boi", "image", "eoi", "prompt", "response" or
+            "end" (the end token that the model learns to write).
+        label: The token's label in `Sample.labels`; None where nothing is learned.
     """
 
     name: str
@@ -32,12 +37,12 @@ class Token(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A Sample that is shown.
+    """A Sample that is shown on the terminal and on the page.
 
     Attributes:
-        step: The number of the step that it is in, counted from 1.
+        step: The number of the training step that the Sample is in, counted from 1.
         sample: The Sample.
-        tokens: The Sample's tokens; empty where it could not be made.
+        tokens: The Sample's tokens; empty where its record could not be read, so that it has none.
     """
 
     step: int
@@ -46,12 +51,12 @@ class Shown(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The Sample's key, as it may be printed."""
+        """The key of the Sample's record, with escapes for signs that cannot be seen."""
         return readable(self.sample.key)
 
     @property
     def facts(self) -> str:
-        """What the sample is made of, and why nothing is learned from it."""
+        """A line of text: the step if it is not the first, numbers of images and tokens, and why nothing is learned."""
         sample = self.sample
         parts = []
         # Nearly all that is shown is of the first step, which need not be said.
@@ -66,13 +71,17 @@ class Shown(NamedTuple):
             if sample.is_cut:
                 parts.append(f"cut: its text has {sample.num_text_tokens:,} tokens")
 
+        # A record that cannot be used stays in the step as a Sample without anything to learn.
         if sample.fault:
             parts.append(f"masked: {readable(str(sample.fault))}")
         return ", ".join(parts)
 
 
 def readable(text: str) -> str:
-    """Return text with escapes for what cannot be seen or would steer the terminal: control characters, surrogates."""
+    """Return text that is safe to print on one line: signs that cannot be printed become escapes.
+
+    These are control characters, line breaks and surrogates, for example: a line break becomes the two signs `\\n`.
+    """
     return "".join(_readable_sign(sign) for sign in text)
 
 
@@ -83,7 +92,13 @@ def _readable_sign(sign: str) -> str:
 
 
 def tokens_of(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[Token]:
-    """Return the tokens of a Sample; none where it could not be made."""
+    """Return the tokens of a Sample, each with its segment and its label.
+
+    Args:
+        sample: The Sample. One that is no `MeasuredSample` stands for a record that could not be read: its list is
+            empty.
+        tokenizer: The tokenizer that made the Sample's ids.
+    """
     if not isinstance(sample, MeasuredSample):
         return []
 
@@ -113,8 +128,17 @@ def tokens_of(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[Token]
 
 
 def folded(tokens: Sequence[Token], most: int) -> Iterator[Token | list[Token]]:
-    """Yield tokens one by one. Where more than `most` in a row are of one segment, their middle half is one list."""
+    """Yield the tokens in their order, the middle of a long segment as one list.
+
+    A segment is a run of neighbouring tokens with the same `segment`.
+
+    Args:
+        tokens: The tokens.
+        most: The largest number of tokens of a segment that are all yielded one by one; at least 4. Of a longer
+            segment, `most // 4` tokens at each end are yielded one by one, and all between them as one list.
+    """
     num_at_ends = most // 4
+
     for _, group in groupby(tokens, key=lambda token: token.segment):
         row = list(group)
         if len(row) <= most:
@@ -126,7 +150,7 @@ def folded(tokens: Sequence[Token], most: int) -> Iterator[Token | list[Token]]:
 
 
 class _Place(NamedTuple):
-    """A Sample, and its place in the steps."""
+    """A Sample, the number of its step from 1, and its index in the step."""
 
     step: int
     place: int
@@ -134,12 +158,17 @@ class _Place(NamedTuple):
 
 
 def choose(steps: Sequence[SeenStep], num_shown: int, tokenizer: PreTrainedTokenizerBase) -> list[Shown]:
-    """Choose samples to show: the first ones of every source in turn, so that each source is seen.
+    """Choose the Samples that are shown: the first ones of each source in turn, so that each source is seen.
+
+    Of a source, only Samples of the first step that holds it are taken.
 
     Args:
-        steps: The steps that were seen.
-        num_shown: The number of samples; where there are more sources, one sample of each is shown.
-        tokenizer: The tokenizer that names the tokens.
+        steps: The training steps, as `see` returns them.
+        num_shown: The largest number of Samples; where there are more sources than that, one Sample of each is shown.
+        tokenizer: The tokenizer that made the Samples' ids.
+
+    Returns:
+        The Samples in the order of the run.
     """
     # Of the first step that has the source: one that is too rare for the first step of all is shown of a later one.
     by_source: dict[str, list[_Place]] = {}

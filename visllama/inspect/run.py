@@ -1,4 +1,4 @@
-"""One inspection: the first steps of a run, as tables on the terminal and as a page."""
+"""Inspect the first training steps of a run: print them as tables on the terminal, and write them as a page."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _MOST_LISTED = 5
 
 
 class Inspected(NamedTuple):
-    """What an inspection has seen.
+    """The results of an inspection of batches.
 
     Attributes:
-        steps: The steps that were loaded.
-        counts: The counts of each source.
-        shown: The samples that were shown.
+        steps: The training steps that were loaded.
+        counts: The counts of each source, followed by those of all sources if there are several.
+        shown: The samples that were shown one by one, in the order of the run.
     """
 
     steps: list[SeenStep]
@@ -48,11 +48,18 @@ class Inspected(NamedTuple):
 
 
 def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
-    """Load the first steps, print them, and write the page; with `check_only` the page is not written.
+    """Load the first training steps of a run, print them, and write `inspect.html` into the run's folder.
+
+    No weight is loaded. With `check_only` the page is not written.
+
+    Args:
+        config: The configuration of the verb: that of `train`, and how many samples are loaded and shown.
+        assembly: What `train` would be run with, as `assemble` of this verb returns it.
 
     Raises:
-        ConfigError: If a step has nothing to learn.
+        ConfigError: If a step has no supervised token; the page is written before.
     """
+    # The loader gives what `train` would, in the order of the run.
     maker = sample_maker(assembly.model, assembly.text)
     most = config.stage.max_text_tokens
     steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
@@ -84,9 +91,14 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
 
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:
-    """Return a line for each of the first samples from which nothing is learned, and a line that counts the others."""
+    """Return lines that name the samples from which nothing is learned (those with a `fault`), each with its reason.
+
+    The first five samples have a line each; where there are more, a last line counts the others.
+    """
     masked = [sample for sample in samples if sample.fault]
     lines = [readable(f"masked: {sample.key}: {sample.fault}") for sample in masked]
+
+    # A source that is wrong as a whole would fill the terminal.
     num_more = len(lines) - _MOST_LISTED
     if num_more <= 0:
         return lines
@@ -94,11 +106,11 @@ def masked_lines(samples: Sequence[Sample]) -> list[str]:
 
 
 def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
-    """Refuse steps that have nothing to learn.
+    """Check that each training step has a supervised token: a step without one has nothing to learn.
 
     Args:
-        steps: The steps that were seen.
-        most: The value of `stage.max_text_tokens`.
+        steps: The training steps, as `see` returns them.
+        most: The value of `stage.max_text_tokens`, for the message.
 
     Raises:
         ConfigError: If a step has no supervised token. The message names the step, the reasons and what to do.

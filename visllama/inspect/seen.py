@@ -1,4 +1,7 @@
-"""What a run's loader would give, looked at on its way: through the run's own order, makers and collator."""
+"""Load the first training steps of a run with its own order, makers and collator, and keep the Samples in them.
+
+A Sample is one training example; a Step is what the collator makes of the Samples of one optimizer step.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ _OF_IMAGES = frozenset(image_span(1))
 
 @dataclass(frozen=True)
 class MeasuredSample(Sample):
-    """A Sample, and what its maker knows of its text.
+    """A Sample with the length that its text had before it was cut.
 
     Attributes:
-        num_text_tokens: The number of tokens of prompts and responses with their ends, before the cut at
-            `max_text_tokens`.
+        num_text_tokens: The number of tokens of prompts and responses, with their end tokens, before the cut at
+            `stage.max_text_tokens`. The BOS and image spans do not count.
         is_cut: Whether the text was cut.
-        end_id: The token that ends its responses.
+        end_id: The id of the token that ends the Sample's responses; None if there is none.
     """
 
     num_text_tokens: int = 0
@@ -36,28 +39,39 @@ class MeasuredSample(Sample):
 
 
 class MeasuringMaker:
-    """Make the Samples that a run's maker makes, and measure their text.
+    """Make the same Samples as a run's maker, with the length of their text.
 
     Args:
         maker: The run's maker.
+
+    Attributes:
+        maker: The run's maker.
+        uncut: A copy of the maker that cuts no text and decodes no image.
     """
 
     def __init__(self, maker: SampleMaker) -> None:
         self.maker = maker
+
+        # A shallow copy shares the tokenizer, and the changes below stay with it.
         self.uncut = copy(maker)
         self.uncut.max_text_tokens = sys.maxsize
         self.uncut.num_positions = None
         self.uncut.transform = _no_pixels  # pyrefly: ignore[bad-assignment]  what it makes is counted, not trained on
 
     def __call__(self, record: Mapping, item: int = 0) -> MeasuredSample:
-        """Make a Sample of the record's caption or question of this index.
+        """Make a Sample of one of a record's captions or questions, or of its conversation, and measure its text.
+
+        Args:
+            record: The record.
+            item: The index of the caption or question in the record, counted from 0.
 
         Raises:
-            BadRecord: If the run's maker cannot make it.
+            BadRecord: If an image cannot be decoded, or the Sample is longer than the language model's positions.
         """
         sample = self.maker(record, item)
         most = self.maker.max_text_tokens
         count = self._count(sample)
+
         # A cut may leave one place empty: a response of one token and its end need two.
         if count >= most - 1:
             count = self._count(self.uncut(record, item))
@@ -82,12 +96,13 @@ def _no_pixels(image: object) -> None:
 
 
 class SeenStep(NamedTuple):
-    """What is kept of a Step.
+    """The Samples of one training step, and the sizes of the batches that the collator made of them.
 
     Attributes:
-        samples: The Samples in their order. Only the first few of each source keep their pixels.
+        samples: The Samples in their order. Only the first few of each source keep their pixels; `pixel_values` of the
+            others is empty.
         num_targets: The number of supervised tokens.
-        num_micro_batches: The number of micro-batches on one rank.
+        num_micro_batches: The number of micro-batches that one rank computes one after another.
         num_positions: The number of token positions in all micro-batches, padding included.
     """
 
@@ -98,11 +113,14 @@ class SeenStep(NamedTuple):
 
 
 class SeeingCollator(Collator):
-    """Make a run's Steps as its own collator does, and return the Samples that went into them.
+    """Collate Samples as a run's collator does, and return the Samples and sizes of a step in place of its batches.
 
     Args:
-        collator: The run's collator.
-        num_shown: The number of samples of each source whose pixels are kept.
+        collator: The run's collator, whose settings are copied.
+        num_shown: The number of Samples of each source in a step whose pixels are kept.
+
+    Attributes:
+        num_shown: The number of Samples of each source in a step whose pixels are kept.
     """
 
     def __init__(self, collator: Collator, num_shown: int) -> None:
@@ -112,7 +130,11 @@ class SeeingCollator(Collator):
     def step(  # pyrefly: ignore[bad-override]  `see` alone uses it, in a loader that hands its results through
         self, samples: Sequence[Sample]
     ) -> SeenStep:
-        """Return what is kept of the Step that these samples make."""
+        """Return the Samples of one step, with the sizes of the micro-batches that they make.
+
+        Args:
+            samples: The Samples of the step. They are not changed.
+        """
         step = super().step(samples)
 
         # The pixels of all samples of a large step might not fit into memory.
@@ -133,11 +155,13 @@ class SeeingCollator(Collator):
 
 
 def see(data: TrainingData, num_samples: int, num_shown: int) -> list[SeenStep]:
-    """Load a run's first steps, those of all its ranks together.
+    """Load the first training steps of a run in this process, and return their Samples, in the order of the run.
 
     Args:
-        data: The run's data. They are changed: do not train on them afterwards.
-        num_samples: The least number of samples that are loaded, if the run has so many; whole steps are loaded.
+        data: The run's data. Its makers, collator and numbers of steps and workers are replaced: do not train on it
+            afterwards.
+        num_samples: The least number of samples that are loaded, if the run has so many. It is rounded up to whole
+            steps.
         num_shown: The number of samples of each source in a step whose pixels are kept.
     """
     makers = {name: MeasuringMaker(maker) for name, maker in data.makers.items()}

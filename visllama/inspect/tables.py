@@ -1,4 +1,4 @@
-"""Tables of what was seen: a sample's tokens, each source's counts, a histogram of lengths."""
+"""Make the tables of an inspection of batches: a sample's tokens, the counts of each source, a histogram of lengths."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ _BAR_CHARACTERS = 40
 
 
 class SourceCounts(NamedTuple):
-    """What was seen of a source.
+    """The counts of the samples of one source.
 
     Attributes:
         name: The source's name; "all" for the sum of all sources.
         samples: The number of samples.
-        tokens: The number of tokens, with image spans and without padding.
-        targets: The number of supervised tokens.
-        text_tokens: The number of text tokens before the cut, for each sample that could be read.
+        tokens: The number of tokens of all samples, with image spans and without padding.
+        targets: The number of supervised tokens: those that the model learns to write.
+        text_tokens: For each sample that could be read, the number of its text tokens before the cut at
+            `stage.max_text_tokens`.
         cut: The number of samples whose text was cut.
-        with_images: The number of samples with an image or more.
-        masked: The number of samples from which nothing is learned, by the reason.
+        with_images: The number of samples with at least one image.
+        masked: The number of samples from which nothing is learned, by the reason (one of `errors.REASONS`).
     """
 
     name: str
@@ -49,11 +50,17 @@ class SourceCounts(NamedTuple):
 
     @classmethod
     def of(cls, name: str, samples: Sequence[Sample]) -> SourceCounts:
-        """Return the counts of these samples, under this name."""
+        """Count these samples, and return the counts under this name.
+
+        Args:
+            name: The name of the source, or "all".
+            samples: The samples; those of any source are counted.
+        """
         # What could not be read is a plain Sample, of which no text is known.
         measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
         cut = [sample for sample in measured if sample.is_cut]
         with_images = [sample for sample in samples if BOI_ID in sample.input_ids]
+
         return cls(
             name=name,
             samples=len(samples),
@@ -66,8 +73,9 @@ class SourceCounts(NamedTuple):
         )
 
     def cells(self) -> tuple[str, ...]:
-        """Return the counts as texts, one for each of `HEADERS`."""
+        """Return the counts as texts for a row of a table, one for each of `HEADERS` in that order."""
         masked = ", ".join(f"{count} {reason}" for reason, count in self.masked.most_common())
+
         return (
             readable(self.name),
             f"{self.samples:,}",
@@ -93,12 +101,17 @@ def _quantiles(lengths: Sequence[int]) -> str:
 
 
 def share(part: int, whole: int) -> str:
-    """Return a share as a percentage; "-" where the whole is 0."""
+    """Return `part / whole` as a percentage with one decimal, for example "12.5%"; "-" where the whole is 0."""
     return f"{part / whole:.1%}" if whole else "-"
 
 
 def count_sources(samples: Sequence[Sample], names: Iterable[str]) -> list[SourceCounts]:
-    """Return the counts of each source, followed by the counts of all samples where there are several sources."""
+    """Count the samples of each source; where there are several sources, counts of all samples follow, named "all".
+
+    Args:
+        samples: The samples of all sources.
+        names: The names of the sources, in the order of the result. A source without samples has counts of 0.
+    """
     counts = []
     # By the names of the configuration, so that a source from which nothing came stands in the table too.
     for name in names:
@@ -111,7 +124,11 @@ def count_sources(samples: Sequence[Sample], names: Iterable[str]) -> list[Sourc
 
 
 def columns_note(most: int) -> str:
-    """Return what the columns of `HEADERS` hold that their names do not say."""
+    """Return a text of two lines that explains the columns "supervised" and "text tokens" of `sources_table`.
+
+    Args:
+        most: The value of `stage.max_text_tokens`, which the text names.
+    """
     return (
         f"supervised: share of all tokens. text tokens: min/median/95%/max,\n"
         f"before the cut at stage.max_text_tokens={most}."
@@ -119,7 +136,7 @@ def columns_note(most: int) -> str:
 
 
 def sources_table(counts: Sequence[SourceCounts]) -> Table:
-    """Return the counts of each source as a table of 80 columns."""
+    """Return a table for the terminal with a row of counts for each source, and `HEADERS` above."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     for header in HEADERS:
         is_text = header in ("source", "masked")
@@ -133,10 +150,16 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
 
 
 def step_line(number: int, step: SeenStep) -> str:
-    """Return a line about the samples, the micro-batches and the padding of a step."""
+    """Return a line of text with the numbers of samples and micro-batches of a step, and its share of padding.
+
+    Args:
+        number: The number of the step, counted from 1, which the line names.
+        step: The training step.
+    """
     num_tokens = sum(len(sample.input_ids) for sample in step.samples)
     # Samples of a micro-batch are padded to its longest.
     padding = share(step.num_positions - num_tokens, step.num_positions)
+
     plural = "es" if step.num_micro_batches > 1 else ""
     return (
         f"Step {number}, on one rank: {len(step.samples):,} samples, {step.num_micro_batches} micro-batch{plural}, "
@@ -145,7 +168,10 @@ def step_line(number: int, step: SeenStep) -> str:
 
 
 def tokens_table(tokens: Sequence[Token]) -> Table:
-    """Return a table with a row for each token of a sample; the middle of a long segment is folded."""
+    """Return a table for the terminal with a row for each token of a sample.
+
+    Of more than 24 neighbouring tokens of one segment, those in the middle share one row, which counts them.
+    """
     table = Table("token", "segment")
     table.add_column("label", justify="right")
 
@@ -160,12 +186,12 @@ def tokens_table(tokens: Sequence[Token]) -> Table:
 
 
 class Bin(NamedTuple):
-    """A bar of a histogram.
+    """A bar of a histogram of text lengths.
 
     Attributes:
-        label: The lengths that are counted, for example "12-15".
-        count: The number of samples.
-        is_cut: Whether these texts are longer than the cut.
+        label: The lengths that are counted, in tokens, for example "12-15" or "over 512".
+        count: The number of samples with such a length.
+        is_cut: Whether these texts are longer than `stage.max_text_tokens`, and so were cut.
     """
 
     label: str
@@ -174,11 +200,14 @@ class Bin(NamedTuple):
 
 
 def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
-    """Return a histogram of text lengths, in bins of one width; the last bin counts all that are longer than `most`.
+    """Return a histogram of text lengths, in up to 12 bins of one width, from the shortest to the longest length.
+
+    A further bin at the end counts all texts that are longer than `most`, if there are any. Without any length the
+    histogram is empty.
 
     Args:
-        lengths: The number of text tokens of each sample.
-        most: The length at which texts are cut.
+        lengths: The number of text tokens of each sample, before the cut.
+        most: The length at which texts are cut: the value of `stage.max_text_tokens`.
     """
     kept = [length for length in lengths if length <= most]
     bins = []
@@ -190,6 +219,7 @@ def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
         for first in range(shortest, longest + 1, width):
             last = min(first + width - 1, longest)
             label = f"{first}" if first == last else f"{first}-{last}"
+
             inside = [length for length in kept if first <= length <= last]
             bins.append(Bin(label, len(inside)))
 
@@ -200,12 +230,13 @@ def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
 
 
 def bars(bins: Sequence[Bin]) -> str:
-    """Return a histogram drawn as text; a sentence where there is nothing to draw."""
+    """Return a histogram drawn as lines of text, a bar a line; "No sample could be read" where there is no bin."""
     if not bins:
         return "No sample could be read"
 
     highest = max(b.count for b in bins)
     label_width = max(len(b.label) for b in bins)
+
     lines = ["Text tokens of a sample"]
     for b in bins:
         # Rounded up, so that one sample among thousands still shows.

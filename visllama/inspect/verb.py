@@ -1,4 +1,4 @@
-"""The verb `inspect`: batches as `train` would see them, or with `weights=` what a trained connector says.
+"""The verb `inspect`: show batches as `train` would see them, or with `weights=` what a trained connector says.
 
 For batches everything is checked as `train` checks it, and no weight is loaded.
 """
@@ -22,10 +22,18 @@ if TYPE_CHECKING:
 
 
 def assemble(config: InspectConfig) -> Assembly | Chosen:
-    """Build what `train` would, with the model's parts on the meta device; with `weights=`, the source of the pictures.
+    """Check the configuration, and build what `inspect` needs; no weight is loaded.
+
+    Args:
+        config: The configuration of the verb.
+
+    Returns:
+        Without `weights`, all that `train` would be run with, the model's parts on the meta device (without values).
+        With `weights`, the evaluation whose pictures are used, and its source.
 
     Raises:
-        ConfigError: If `train` would refuse the config, or the weights or the pictures are not there.
+        ConfigError: If `train` would refuse the configuration; with `weights`, if the folder holds no weights of
+            visllama, or the pictures' source cannot be built.
     """
     if config.weights is not None:
         # Imported here, because batches need none of it.
@@ -41,16 +49,18 @@ def assemble(config: InspectConfig) -> Assembly | Chosen:
 
 
 def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | ConnectorStudy:
-    """Show the first batches that `train` would see with this config, or what the connector of `weights=` says.
+    """Print the first batches that `train` would see with this config, or what the connector of `weights` says.
 
-    Writes `inspect.html`, or `inspect_connector.html` and `inspect.json`.
+    Writes `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`, into the run's folder; with
+    `check_only` no file is written.
 
     Args:
         config: The configuration.
-        assembled: What `assemble` has returned for this configuration.
+        assembled: What `assemble` has returned for this configuration; it decides which of the two is shown.
 
     Raises:
-        ConfigError: If a step has nothing to learn, or the weights cannot be loaded.
+        ConfigError: If a training step has no supervised token; with `weights`, if the weights cannot be loaded, or the
+            pictures cannot be read.
     """
     # Imported here, because both are slow to import, and the configuration may be refused before.
     if isinstance(assembled, Assembly):

@@ -1,1 +1,1 @@
-"""How runs are compared: two by paired tests on the same images, many in a table over seeds."""
+"""The verb `report`: compare two runs by paired tests on the same images, or many runs in a table over seeds."""

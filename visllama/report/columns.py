@@ -1,4 +1,4 @@
-"""The columns of a table of runs: which figure of `metrics.json` each shows, and how it is printed."""
+"""Choose the columns of a table of runs, each of which shows one figure of `metrics.json`, and print their values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _CAPTION_SCALE = 100
 
 
 class Column(NamedTuple):
-    """A figure of a run.
+    """A figure (a metric of an evaluation, or `val/loss`) that a table shows for each run.
 
     Attributes:
-        evaluation: The evaluation that the figure belongs to; None for `val/loss`, which belongs to the training.
-        metric: The figure's name in that evaluation.
-        scale: The factor between the value in files and the value that is printed.
-        is_higher_better: Whether the best run has the highest value.
+        evaluation: The name of the evaluation that the figure belongs to; None for `val/loss`, which belongs to the
+            training.
+        metric: The figure's name in that evaluation, for example "CIDEr".
+        scale: The factor from the value in `metrics.json` to the value that is printed: 100 for metrics of captions.
+        is_higher_better: Whether the best run has the highest value; false for a loss.
     """
 
     evaluation: str | None
@@ -33,13 +34,13 @@ class Column(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The whole name, which no other column has."""
+        """The name that no other column has: "EVALUATION/METRIC", or the metric alone for `val/loss`."""
         if self.evaluation is None:
             return self.metric
         return f"{self.evaluation}/{self.metric}"
 
     def value_of(self, run: JudgedRun) -> float | None:
-        """Return the figure of a run on the scale of `metrics.json`; None where it was not measured."""
+        """Return this figure of a run as it stands in `metrics.json`; None where it is not there or is no number."""
         metrics = run.train
         if self.evaluation is not None:
             metrics = mapping(run.evaluations, self.evaluation, "metrics")
@@ -51,7 +52,11 @@ class Column(NamedTuple):
         return float(value)
 
     def show(self, value: float) -> str:
-        """Return a value as it is printed."""
+        """Return a value as it is printed: times `scale`, a metric with one decimal, a loss with three.
+
+        Args:
+            value: The value, as `value_of` returns it.
+        """
         # A loss of about 2 needs more digits than a metric of about 100.
         digits = 1 if self.is_higher_better else 3
         return f"{self.scale * value:.{digits}f}"
@@ -62,17 +67,19 @@ def find_columns(
     wanted: Sequence[str] | None,
     evaluations: Sequence[str] | None,
 ) -> list[Column]:
-    """Return the columns of a table.
+    """Choose the columns of a table of runs.
 
     Args:
         runs: The runs.
-        wanted: Metrics, as `CIDEr`, `scenes_caption/CIDEr` or `val/loss`; None chooses the usual ones of each
-            evaluation.
-        evaluations: The evaluations whose figures are used; None uses all that a run has.
+        wanted: The names of figures, in the order of the columns: `CIDEr`, `scenes_caption/CIDEr` or `val/loss`. None
+            chooses the usual metrics of each evaluation (BLEU-4, METEOR, ROUGE-L and CIDEr of captions, the accuracy of
+            answers, all of any other task), and `val/loss` only where there are none.
+        evaluations: The names of the evaluations whose figures may be shown; None means all that a run has.
 
     Raises:
-        ConfigError: If no run has such an evaluation or figure, or several evaluations have a metric that was named
-            without its evaluation.
+        ConfigError: If no run has a figure to show, or no run has an evaluation or a figure that was named; or if a
+            metric was named without its evaluation, several evaluations have it, and not exactly one of them is in all
+            runs.
     """
     possible = _possible_columns(runs, evaluations)
     if wanted is not None:
@@ -156,7 +163,10 @@ def _find_column(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun
 
 
 def headers(columns: Sequence[Column]) -> list[str]:
-    """Return the header of each column: the metric alone where that is clear, otherwise with its evaluation."""
+    """Return the header of each column: the metric alone where that is clear, otherwise "EVALUATION/METRIC".
+
+    It is clear where all columns are of one evaluation and no other column has the metric.
+    """
     metrics = [column.metric for column in columns]
     evaluations = {column.evaluation for column in columns if column.evaluation is not None}
 

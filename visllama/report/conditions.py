@@ -1,4 +1,8 @@
-"""How an evaluation was judged: scores that were made under other conditions are not compared by mistake."""
+"""Compare the conditions that evaluations were judged under, and refuse scores that do not compare.
+
+The conditions are the task, the split, the prompt and the decoding, and for captions the tokenizer and the document
+frequencies of their metrics.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,23 @@ from visllama.evaluation.metrics_file import is_number, mapping
 _ALWAYS = ("task", "split", "prompt", "decoding")
 _OF_CAPTIONS = ("tokenizer", "document_frequencies")
 NUM_RECORDS = "n"
+"""The key of `metrics.json` under which an evaluation has the number of its records."""
 _UNKNOWN = "not known"
 _MOST_CHARACTERS = 60
 Conditions = Mapping[str, object]
 """The value of each condition that an evaluation was judged under, by its name."""
 Differences = dict[str, dict[str, str]]
-"""The conditions that are not the same in all runs, with the value of each run in words."""
+"""The conditions that are not the same in all runs: the value as text, by the condition's and then the run's name."""
 
 
 def conditions(evaluation: Mapping) -> dict[str, object]:
-    """Return what two evaluations have to share before their scores are compared.
+    """Return the conditions that an evaluation was judged under, which two runs must share to be compared.
 
     Args:
-        evaluation: An evaluation of a `metrics.json`.
+        evaluation: An evaluation as `metrics.json` holds it.
+
+    Returns:
+        The value of each condition by its name; None where the file does not hold it.
     """
     by_name: dict[str, object] = {name: evaluation.get(name) for name in _ALWAYS}
     if "prompt" not in evaluation:
@@ -44,10 +52,14 @@ def conditions(evaluation: Mapping) -> dict[str, object]:
 
 
 def differences(judged: Mapping[str, Conditions]) -> Differences:
-    """Return the conditions that are not the same in all runs, with the value of each run in words.
+    """Return the conditions that are not the same in all runs; empty where all are.
 
     Args:
-        judged: The conditions of each run, by its name.
+        judged: The conditions of each run, as `conditions` returns them, by the run's name.
+
+    Returns:
+        For each such condition the value of each run as a text, by the run's name. Of decodings, the text holds only
+        the options that differ.
     """
     names = dict.fromkeys(name for of_run in judged.values() for name in of_run)
 
@@ -86,7 +98,10 @@ def _in_words(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def short(value: object) -> str:
-    """Return a condition's value as a short text."""
+    """Return a condition's value as a text of at most 60 characters and "..."; "not known" for None.
+
+    A mapping is taken for a decoding: its text is like "greedy, at most 40 tokens".
+    """
     # Files of older runs lack some conditions.
     if value is None:
         return _UNKNOWN
@@ -100,7 +115,12 @@ def short(value: object) -> str:
 
 
 def decoding_in_words(decoding: Mapping) -> str:
-    """Return a decoding in some words, for example "greedy, at most 40 tokens"."""
+    """Return a decoding as a text, for example "greedy, at most 40 tokens"; "not known" where it names neither.
+
+    Args:
+        decoding: The options of transformers' `generate`, of which `do_sample`, `num_beams` and `max_new_tokens` are
+            read.
+    """
     words = []
     # The file may be somebody else's: only numbers are taken as numbers.
     beams = decoding.get("num_beams")
@@ -115,15 +135,15 @@ def decoding_in_words(decoding: Mapping) -> str:
 
 
 def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) -> Differences:
-    """Refuse runs that were judged under different conditions, unless that is asked for.
+    """Check that all runs were judged under the same conditions, and return those that differ if `mixed` allows it.
 
     Args:
         evaluation: The name of the evaluation, for the message.
-        judged: The conditions of each run, by its name.
-        mixed: Whether they are compared all the same.
+        judged: The conditions of each run, as `conditions` returns them, by the run's name.
+        mixed: Whether runs may differ in their conditions.
 
     Returns:
-        The conditions that differ, as `differences` returns them; empty unless `mixed`.
+        For each condition that differs the value of each run as a text, by the run's name; empty where none does.
 
     Raises:
         ConfigError: If a condition differs and `mixed` is false. The message names each such condition and two of its
@@ -147,7 +167,12 @@ def _two_values(values: Mapping[str, str]) -> str:
 
 
 def shared_text(name: str, judged: Sequence[Conditions]) -> str:
-    """Return a condition in words where all runs share it; "" where they do not, or it is not known."""
+    """Return the value of a condition as a text if all runs share it; "" where they do not, or it is not known.
+
+    Args:
+        name: The name of the condition.
+        judged: The conditions of each run.
+    """
     values = {short(of_run.get(name)) for of_run in judged}
     if len(values) != 1 or values == {_UNKNOWN}:
         return ""

@@ -1,4 +1,4 @@
-"""`curves.png`: the losses of several runs over their steps, in one plot."""
+"""Draw `curves.png`: the training and validation losses of several runs over their steps, in one plot."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from visllama.report.judged_run import JudgedRun
 from visllama.report.settings import differing_keys, labels, value_at
 
 TRAIN_LOSS = "train/loss"
+"""The name of the training loss in a run's `metrics.csv`."""
 _PANELS = {VAL_LOSS: "Validation loss", TRAIN_LOSS: "Training loss"}
 """The title of each loss's panel, from left to right."""
 _MOST_BYTES = 2**28
@@ -22,14 +23,18 @@ _MOST_POINTS = 5000
 _MOST_KEYS = 4
 _MOST_DISTINCT_COLORS = 10
 Points = list[tuple[int, float]]
-"""The steps and values of one figure."""
+"""The points of one curve: pairs of a step and a value."""
 
 
 def read_curves(path: Path) -> dict[str, Points]:
-    """Return the losses that a run has logged, by their name; nothing where it has logged none.
+    """Read the losses that a run has logged.
 
     Args:
-        path: The run's `metrics.csv`. Somebody else may have written it: a row that holds no numbers is passed over.
+        path: The run's `metrics.csv`. Somebody else may have written it: a row without a finite number is passed over.
+
+    Returns:
+        The points of "train/loss" and "val/loss", in the order of the file; without a loss that has none, and empty
+        where the file is not there or cannot be read.
     """
     curves: dict[str, Points] = {TRAIN_LOSS: [], VAL_LOSS: []}
     try:
@@ -56,7 +61,11 @@ def _point(step: object, value: object) -> tuple[int, float] | None:
 
 
 def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
-    """Return what sets each run apart: the values of the keys that they differ in, or its name where none do."""
+    """Return a text for each run that tells it from the others in a legend, for example "lr=0.001, seed=1".
+
+    It names the values of up to four keys of the configurations that differ. Where that is not enough to tell all runs
+    apart, each text begins with the run's name.
+    """
     # Only a few, so that a label fits into the legend. The seed comes last: it says least about a run.
     keys = sorted(differing_keys(runs), key=lambda key: key == "seed")
     keys = keys[:_MOST_KEYS]
@@ -74,14 +83,19 @@ def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
 
 
 def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
-    """Draw the losses of runs, with a color for each run.
+    """Draw the losses that runs have logged as a PNG: validation loss on the left, training loss on the right.
+
+    The losses are read from `metrics.csv` in each run's folder.
 
     Args:
-        path: Path of the picture that is written.
-        runs: The runs.
+        path: The path of the PNG; a file that is there is replaced.
+        runs: The runs, each of which has a colour of its own.
 
     Returns:
-        Whether there was something to draw.
+        Whether the PNG was written: false where no run has logged a loss.
+
+    Raises:
+        WriteFailed: If the PNG cannot be written.
     """
     curves = [read_curves(run.folder / "metrics.csv") for run in runs]
     if not any(curves):

@@ -1,4 +1,4 @@
-"""A table of runs as text for a terminal, as Markdown, and as CSV; LaTeX is in `latex.py`."""
+"""Write a table of runs as text for a terminal, as Markdown, and as CSV; LaTeX is in `latex.py`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,16 @@ _FILE_COLUMNS = 100
 
 
 def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
-    """Return a figure as it is printed: its mean, its spread, and how many runs have it if not all of the row do."""
+    """Return a cell as it is printed, for example "113.4 ± 0.6 (n=2)"; "-" where no run has the figure.
+
+    These are the mean, the standard deviation where two runs or more have the figure, and the number of runs where not
+    all of the row have it.
+
+    Args:
+        column: The column, which prints the values.
+        cell: The cell.
+        num_runs: The number of runs of the cell's row.
+    """
     # Not 0: a figure that was not measured is no bad figure.
     if cell.mean is None:
         return ABSENT
@@ -38,12 +47,12 @@ def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
 
 
 def count_text(row: TableRow) -> str:
-    """Return the number of a row's runs; a published row has none."""
+    """Return the number of a row's runs as text; "" for a row of published figures."""
     return "" if row.is_published else str(len(row.runs))
 
 
 def label_texts(row: TableRow) -> list[str]:
-    """Return what sets a row apart; a published system bears its mark."""
+    """Return the row's labels as they are printed: the first of a published system's row has a dagger behind it."""
     first, *others = row.labels
     if row.is_published:
         first = f"{first} {DAGGER}"
@@ -51,7 +60,10 @@ def label_texts(row: TableRow) -> list[str]:
 
 
 def terminal_table(table: RunTable) -> Table:
-    """Return the table for a terminal; a star marks the best, since a file shows no bold."""
+    """Return the table as a table of rich, its notes below, for printing on a terminal.
+
+    The best value of each column is bold and has a star, since a file shows no bold.
+    """
     rendered = Table(pad_edge=False)
     for label in table.labels:
         rendered.add_column(Text(printable(label)), overflow="fold")
@@ -80,7 +92,7 @@ def terminal_table(table: RunTable) -> Table:
 
 
 def text(table: RunTable) -> str:
-    """Return the table as the terminal shows it, for a file."""
+    """Return the table as plain text of 100 columns, as the terminal shows it, its notes below."""
     file = io.StringIO()
     # A width of its own, because a file is read elsewhere than on this terminal.
     console = Console(file=file, width=_FILE_COLUMNS)
@@ -93,7 +105,7 @@ def _has_best(table: RunTable) -> bool:
 
 
 def markdown(table: RunTable) -> str:
-    """Return the table as Markdown, its notes below."""
+    """Return the table as Markdown, its notes below; the best value of each column is bold."""
     header = [escape(each) for each in (*table.labels, _COUNT, *table.headers)]
 
     rows = []
@@ -111,9 +123,11 @@ def markdown(table: RunTable) -> str:
 
 
 def csv_table(table: RunTable) -> str:
-    """Return the table as CSV: mean, spread and number of runs of each figure, in full, as `metrics.json` has it.
+    """Return the table as CSV with a header line, for other programs; the notes are left out.
 
-    A text that a spreadsheet would take for a formula gets a quote before it.
+    Each figure has three columns: mean, standard deviation and number of runs. The values are those of `metrics.json`,
+    in full and not x100; a value that is not there is empty. A text that a spreadsheet would take for a formula gets a
+    quote before it.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -152,4 +166,4 @@ FORMATS: dict[str, tuple[str, Callable[[RunTable], str]]] = {
     "latex": ("tex", latex),
     "csv": ("csv", csv_table),
 }
-"""Each format's ending and writer."""
+"""For each value of `format`, the ending of its file (without a dot), and the function that returns the file's text."""

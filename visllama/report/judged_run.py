@@ -1,4 +1,4 @@
-"""A run as it is compared: its scores and its configuration, read as data that somebody else may have written."""
+"""Read runs that are to be compared: their scores and their configurations, which somebody else may have written."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CONFIGS = ("config.yaml", ".hydra/config.yaml")
 
 @dataclass(frozen=True)
 class JudgedRun:
-    """A run that has been judged.
+    """A run that has been judged: the content of its `metrics.json`, and its configuration.
 
     Attributes:
         folder: The run's folder.
-        name: The end of the folder's path that no other of the compared runs has.
-        evaluations: The run's evaluations that have a score, by name.
-        train: The figures of the run's training.
+        name: The end of the folder's path that tells the run from the others it is compared with.
+        evaluations: The run's evaluations that have a score, by name, as `metrics.json` holds them.
+        train: The figures of the run's training by name, for example "val/loss"; empty where it has none.
         provenance: The git revision, the command and the files that the figures were made with.
-        config: The run's configuration; empty where its folder holds none.
+        config: The run's configuration, as mappings in mappings; empty where its folder holds none.
     """
 
     folder: Path
@@ -40,9 +40,13 @@ class JudgedRun:
 
     @property
     def revision(self) -> str:
-        """The git revision that made the run, short, with a + where files had been changed; "" if not known."""
+        """The first 8 digits of the git commit that made the run, with a + where files had been changed.
+
+        "" where it is not known.
+        """
         git = mapping(self.provenance, "git")
         commit = git.get("commit")
+        # The file may be somebody else's: it can hold anything here.
         if not isinstance(commit, str):
             return ""
 
@@ -50,17 +54,24 @@ class JudgedRun:
         return f"{text}+" if git.get("dirty") else text
 
     def scores_file(self, evaluation: str) -> Path:
-        """Return the file that holds the scores of each image in an evaluation."""
+        """Return the path of the file with the scores of each image in an evaluation, whether it is there or not.
+
+        Args:
+            evaluation: The name of the evaluation in this run.
+        """
         if evaluation == OF_FILES:
             return self.folder / "scores.jsonl"
         return self.folder / "evaluations" / evaluation / "scores.jsonl"
 
 
 def read_runs(folders: Sequence[Path]) -> list[JudgedRun]:
-    """Read the runs that lie in these folders.
+    """Read `metrics.json` and the configuration of each of these folders, and return the runs in their order.
+
+    Args:
+        folders: The folders of the runs, as `find_folders` returns them.
 
     Raises:
-        ConfigError: If one holds no `metrics.json`, or one that no run wrote.
+        ConfigError: If a `metrics.json` is not there, cannot be read or is no JSON object.
     """
     names = short_names(folders)
     return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
@@ -88,7 +99,10 @@ def _read(folder: Path, name: str) -> JudgedRun:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of these paths, of the same length, that tell them apart, as they may be printed."""
+    """Return for each path its last parts ("lr/3"): as many as are needed to tell all paths apart, the same for each.
+
+    Signs that cannot be printed become escapes. Paths that are equal have the same name.
+    """
     parts = [folder.absolute().parts for folder in folders]
     # A folder that is given twice cannot be told from itself, at any length.
     num_different = len(set(parts))

@@ -1,4 +1,4 @@
-"""A table of runs as LaTeX, with booktabs; all text of others is escaped."""
+"""Write a table of runs as LaTeX, with booktabs; all text of others is escaped."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _DOTLESS = {"i": r"\i", "j": r"\j"}
 
 
 def escape_latex(text: object) -> str:
-    """Return text for a line of LaTeX: it is shown as it stands, and runs, ends and opens nothing.
+    """Return a value as one line of LaTeX that shows it as plain text: no sign of it is read as a command.
 
     pdfLaTeX knows few signs outside of ASCII. A Latin letter with an accent is written as a letter and the command of
-    its accent; any other sign is written as its number (U+4E2D).
+    its accent, and some other signs have a command of their own; any further sign is written as its number (U+4E2D).
     """
     words = printable(text).split()
     line = " ".join(words)
@@ -54,7 +54,10 @@ def _escape_sign(sign: str) -> str:
 
 
 def latex(table: RunTable) -> str:
-    """Return the table as a LaTeX float, which a paper takes in by `\\input`; it needs the package booktabs."""
+    """Return the table as a LaTeX `table` with its notes as the caption; the best value of each column is bold.
+
+    A paper takes it in by `\\input`, and needs the package booktabs.
+    """
     alignment = "l" * len(table.labels) + "r" * (1 + len(table.headers))
     header = [escape_latex(each) for each in (*table.labels, "n", *table.headers)]
     lines = [
@@ -84,6 +87,7 @@ def latex(table: RunTable) -> str:
 def _row(table: RunTable, row: TableRow) -> str:
     first, *others = [escape_latex(label) for label in row.labels]
     count = str(len(row.runs))
+    # Over how many runs a published figure is a mean is not known.
     if row.is_published:
         first += "$^\\dagger$"
         count = ""

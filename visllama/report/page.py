@@ -1,4 +1,4 @@
-"""The page `report.html`: the comparison of two runs, and the pictures that changed most.
+"""Write the page `report.html`: the comparison of two runs, and the pictures whose scores changed most.
 
 One file that opens offline. jinja2 escapes all that comes from data, and the page allows itself one script by its hash.
 The template is `report/templates/report.html.jinja`.
@@ -52,16 +52,17 @@ _SURE = 0.05
 
 
 class Row(NamedTuple):
-    """A metric as the page shows it, in words.
+    """The comparison of one metric as texts, with values of captions x100.
 
     Attributes:
         metric: The metric's name.
-        first: The first run's value.
-        second: The second run's value.
-        difference: The second value minus the first, with its sign.
-        interval: The 95% interval of the difference.
-        p: The p-value of the difference.
-        kind: "won" or "lost" where the p-value is below 0.05; otherwise "".
+        first: The first run's value, with one decimal.
+        second: The second run's value, with one decimal.
+        difference: The second value minus the first, with its sign and two decimals.
+        interval: The 95% interval of the difference, for example "-0.31 to +1.20".
+        p: The p-value of the difference, with four decimals.
+        kind: "won" where the second value is higher and the p-value below 0.05, "lost" where it is lower and the
+            p-value below 0.05; otherwise "".
     """
 
     metric: str
@@ -74,7 +75,14 @@ class Row(NamedTuple):
 
 
 class Section(NamedTuple):
-    """An evaluation as the page shows it."""
+    """An evaluation as the page shows it.
+
+    Attributes:
+        comparison: The comparison of both runs.
+        scale: The factor between a score in files and the score that is shown.
+        rows: The comparison of each metric as texts.
+        shown: The images that changed most.
+    """
 
     comparison: Comparison
     scale: int
@@ -83,16 +91,17 @@ class Section(NamedTuple):
 
 
 def scale_of(task: str) -> int:
-    """Return the factor between a score in files and the score that is shown: 100 for captions, as papers print."""
+    """Return the factor from a score in files to the score that is shown: 100 for the task "caption", otherwise 1."""
     return 100 if task == "caption" else 1
 
 
 def rows_of(comparison: Comparison) -> list[Row]:
-    """Return the metrics of a comparison in words."""
+    """Return the comparison of each metric as texts, in the order of `comparison.metrics`."""
     scale = scale_of(comparison.task)
     rows = []
     for name, metric in comparison.metrics.items():
         value, (low, high), p = metric.difference
+        # The page colours a row by its kind.
         kind = ""
         if p < _SURE:
             kind = "won" if value > 0 else "lost"
@@ -111,7 +120,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
 
 
 def signed(value: float) -> str:
-    """Return a difference with its sign; a difference that rounds to zero has none."""
+    """Return a difference with its sign and two decimals: "+1.20"; "0.00" has no sign. The value is not scaled."""
     # Rounded first: "-0.00" would look like a loss.
     text = f"{value:+.2f}"
     if float(text) == 0:
@@ -126,14 +135,17 @@ def write_page(
     shown: Mapping[str, Sequence[Shown]],
     curves: Path | None,
 ) -> None:
-    """Write the page.
+    """Write the comparison of two runs as one HTML file, whole or not at all.
 
     Args:
-        path: Path of the page.
-        runs: The two runs.
-        comparisons: The comparison of each evaluation, by its name.
-        shown: The images that changed most, by the evaluation's name.
-        curves: Path of the plot of both runs' losses; None where there is none.
+        path: The path of the HTML file; a file that is there is replaced.
+        runs: The two runs, the first of which is A.
+        comparisons: The comparison of each evaluation, by the evaluation's name, in the order of the page.
+        shown: The images that changed most, by the name of each evaluation in `comparisons`.
+        curves: The path of the plot of both runs' losses, which becomes part of the page; None where there is none.
+
+    Raises:
+        WriteFailed: If the file cannot be written.
     """
     sections = []
     for name, comparison in comparisons.items():

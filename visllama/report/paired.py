@@ -1,4 +1,7 @@
-"""Two runs on the same images: how much each metric differs, how sure that is, and by which images it came."""
+"""Compare two runs on the same images: the difference of each metric, its interval and p-value, and that of each image.
+
+The two runs are also called the first and the second system, since a run may hold the captions of any system.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,14 @@ _MOST_NAMED = 5
 
 
 class Pair(NamedTuple):
-    """An evaluation that two runs have, by its name in each.
+    """The names under which two runs have the same evaluation.
 
-    A run of `predictions=FILE` has one evaluation, without a name of its own: it is compared with any of the other run.
+    The names differ only for a run of `evaluate predictions=FILE`: it has one evaluation, named "predictions", which
+    can be compared with any evaluation of the other run.
+
+    Attributes:
+        first: The evaluation's name in the first run.
+        second: The evaluation's name in the second run.
     """
 
     first: str
@@ -30,17 +38,17 @@ class Pair(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name by which the comparison is known."""
+        """The name of the comparison: the evaluation's name in the run that is not of `predictions=FILE`."""
         return self.second if self.first == OF_FILES else self.first
 
 
 class MetricComparison(NamedTuple):
-    """A metric of both systems.
+    """The values of one metric in both systems, on the scale of `metrics.json`, and the test of their difference.
 
     Attributes:
         first: The first system's value over all images.
         second: The second system's value over all images.
-        difference: The second value minus the first, with its interval and p-value.
+        difference: The second value minus the first, with its 95% interval and its p-value.
     """
 
     first: float
@@ -49,10 +57,10 @@ class MetricComparison(NamedTuple):
 
 
 class ImageDifference(NamedTuple):
-    """The main metric of one image, or of one question, in both systems.
+    """The scores of both systems for one image, or for one question about an image.
 
     Attributes:
-        id: The id by which the image or the question is scored.
+        id: The id of the image, or of the question, in the files of scores.
         image: The id of the image: the same as `id`, except for a question.
         first: The first system's score.
         second: The second system's score.
@@ -70,18 +78,19 @@ class ImageDifference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that differs in one evaluation.
+    """The comparison of two systems in one evaluation.
 
     Attributes:
         pair: The names of the evaluation in both runs.
         task: What is judged: `caption` or `vqa`.
         metrics: The comparison in each metric that both runs have.
-        lacking: The metrics that only one run has, by the name of the run that lacks them.
+        lacking: The names of the metrics that only one run has, by the name of the other run, which lacks them.
         num_rows: The number of captions or answers.
         num_images: The number of images that the captions or answers belong to; the bootstrap draws images.
         main: The metric by which single images are compared; "" where no metric has a value for each image.
-        images: The score of each image or question in the metric `main`.
-        mixed: The conditions that differ, with their values by run.
+        images: The scores of each image or question in the metric `main`; empty where `main` is "".
+        mixed: The conditions under which the runs were judged differently: the value as text, by the condition's and
+            then the run's name.
     """
 
     pair: Pair
@@ -96,14 +105,15 @@ class Comparison(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """An evaluation of two runs, read and found fit to be compared.
+    """The scores of two runs in one evaluation, after the checks that they may be compared.
 
     Attributes:
         pair: The names of the evaluation in both runs.
         task: What is judged: `caption` or `vqa`.
         first: The first run's scores.
         second: The second run's scores.
-        mixed: The conditions that differ, with their values by run.
+        mixed: The conditions under which the runs were judged differently: the value as text, by the condition's and
+            then the run's name.
     """
 
     pair: Pair
@@ -114,16 +124,16 @@ class Scored(NamedTuple):
 
 
 def shared_evaluations(first: JudgedRun, second: JudgedRun, wanted: Sequence[str] | None) -> list[Pair]:
-    """Return the evaluations that are compared.
+    """Return the evaluations in which two runs are compared, by their names in both runs.
 
     Args:
         first: The first run.
         second: The second run.
-        wanted: The names of evaluations; None chooses all that both runs have. The evaluation of a run of
-            `predictions=FILE` answers to any name.
+        wanted: The names of evaluations, in the order of the result; None chooses all names that both runs have, in the
+            order of the first run. A run of `evaluate predictions=FILE` is taken to have each name that is wanted.
 
     Raises:
-        ConfigError: If a run lacks an evaluation that is wanted, or the runs share no evaluation.
+        ConfigError: If a run lacks an evaluation that is wanted, or `wanted` is None and the runs share no evaluation.
     """
     if wanted is not None:
         return [Pair(_name_in(first, name), _name_in(second, name)) for name in wanted]
@@ -158,17 +168,18 @@ def _listed(names: Mapping[str, object]) -> str:
 
 
 def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> Scored:
-    """Read the scores of every image, once it is clear that the two runs may be compared.
+    """Check that two runs may be compared in one evaluation, and read the scores of each image from both folders.
 
     Args:
         first: The first run.
         second: The second run.
-        pair: The names of the evaluation in both runs.
-        mixed: Whether runs are compared that were judged under different conditions.
+        pair: The names of the evaluation in both runs, as `shared_evaluations` returns them.
+        mixed: Whether the runs may have been judged under different conditions. The images have to be the same also
+            then.
 
     Raises:
         ConfigError: If the runs were judged under different conditions and `mixed` is false, if they were judged on
-            different images, or if a file of scores is not there.
+            different images, if a `scores.jsonl` is not there, or if they share no metric.
     """
     evaluation_of_first = first.evaluations[pair.first]
     evaluation_of_second = second.evaluations[pair.second]
@@ -254,15 +265,16 @@ def _check_images(name: str, first_run: str, first: ImageScores, second_run: str
 
 
 def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
-    """Compare two systems in every metric that both have.
+    """Compare two systems in each metric that both have, by paired tests with resampling, which takes a while.
 
     Args:
-        scored: The scores of both systems.
-        first_run: The name of the first run.
+        scored: The scores of both systems, as `read_pair` returns them.
+        first_run: The name of the first run, for `Comparison.lacking`.
         second_run: The name of the second run.
 
     Raises:
-        ConfigError: If the counts of a file are such that a metric is no number.
+        ConfigError: If a metric cannot be computed as a finite number, since a `scores.jsonl` holds counts of zero, for
+            example.
     """
     metrics = {}
     for name, first, second in _pairs_of_metrics(scored):
@@ -327,15 +339,16 @@ def _pairs_of_metrics(scored: Scored) -> Iterator[tuple[str, CorpusMetric, Corpu
 
 
 def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[ImageDifference]:
-    """Return the images or questions whose score differs most, the largest difference first.
+    """Return the images or questions whose score differs most between the systems, the largest difference first.
 
-    Answers to questions often differ by the same amount: those that have a picture come first. Images whose score does
-    not differ are left out.
+    Those whose score does not differ are left out. Among equal differences, as answers to questions often have, those
+    with a picture come first, then by id. Where there are more than `count`, half are chosen from those with a higher
+    score in the second system and half from those with a lower one; where one side has fewer, the other fills up.
 
     Args:
         comparison: The comparison.
-        count: The largest number of images that is returned.
-        shown: The ids for which there is a picture.
+        count: The largest number of images or questions that is returned.
+        shown: The ids for which a picture can be shown, as `ids_with_pictures` returns them.
     """
 
     def rank(image: ImageDifference) -> tuple[float, bool, str]:
@@ -357,11 +370,11 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
 
 
 def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[str, Any]:
-    """Return a comparison as `report.json` holds it, on the scale of `metrics.json`.
+    """Return a comparison as plain values for `report.json`; scores are on the scale of `metrics.json`.
 
     Args:
         comparison: The comparison.
-        changed: The images that changed most.
+        changed: The images or questions that are listed: those that `most_changed` returns.
     """
     metrics = {}
     for name, metric in comparison.metrics.items():

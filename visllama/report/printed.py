@@ -1,4 +1,4 @@
-"""What `report` prints of two runs: a table of 80 columns for each evaluation."""
+"""Make the tables that `report` prints when it compares two runs, one for each evaluation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from visllama.report.paired import Comparison
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return the table of an evaluation: both values of each metric, their difference, its interval and p."""
+    """Return a table for the terminal with a row a metric: both values, their difference, its interval and p-value.
+
+    The columns A and B are the first and the second run; metrics of captions are x100. Lines below the table tell under
+    which conditions the runs were judged differently, and which metrics one run lacks.
+    """
     title = f"{comparison.pair.name}: n = {comparison.num_rows:,}"
+    # Where an image has several questions, both numbers matter: the bootstrap draws images.
     if comparison.num_images != comparison.num_rows:
         title += f" on {comparison.num_images:,} images"
     scale = scale_of(comparison.task)
@@ -49,6 +54,10 @@ def _notes(comparison: Comparison) -> list[str]:
 
 
 def names_of(runs: Sequence[JudgedRun]) -> str:
-    """Return which of two runs is A and which is B."""
+    """Return two lines of text that name the folders of the runs A and B.
+
+    Args:
+        runs: Exactly two runs, A first.
+    """
     first, second = runs
     return f"A = {printable(first.folder)}\nB = {printable(second.folder)}"

@@ -1,4 +1,4 @@
-"""Published figures, as a user writes them down: rows beside those of runs, marked as what they are."""
+"""Read published figures from a file that a user has written, for marked rows of a table beside the rows of runs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Published(NamedTuple):
 
     Attributes:
         name: The system's name.
-        metrics: The published figures, on the scale of `metrics.json`.
+        metrics: The published figures by the metric's name, on the scale of `metrics.json` (a CIDEr of 113 is 1.13).
         source: The publication that the figures are from.
-        tokenizer: The tokens that the captions were scored on; None where that is not known.
-        split: The split that the system was scored on; None where that is not known.
+        tokenizer: The name of the tokenizer that split the captions for scoring; None where that is not known.
+        split: The split of the data set that the system was scored on; None where that is not known.
     """
 
     name: str
@@ -38,10 +38,15 @@ class Published(NamedTuple):
 
 
 def read_published(path: Path) -> list[Published]:
-    """Read a list of `{name, metrics, source, tokenizer, split}` from a YAML file.
+    """Read published systems from a YAML file, in its order.
+
+    Args:
+        path: The file: a list of mappings with the keys `name`, `metrics` and `source`, and where they are known
+            `tokenizer` and `split`.
 
     Raises:
-        ConfigError: If the file cannot be read, or an entry is wrong. The message names the entry and its key.
+        ConfigError: If the file cannot be read, holds aliases or no list; or if an entry lacks a key, has an unknown
+            one, or a figure that its metric cannot have (CIDEr ends at 10, accuracy at 100, any other metric at 1).
     """
     try:
         content = read_regular(path)
@@ -87,6 +92,7 @@ def _read_entry(where: str, entry: object) -> Published:
 
     metrics = mapping(entry, "metrics")
     figures = numbers(metrics)
+    # `numbers` keeps finite numbers alone: one that it has left out is wrong.
     if not metrics or len(figures) < len(metrics):
         raise ConfigError(f"{where}: metrics={printable(entry.get('metrics'))}: give numbers, as {{CIDEr: 1.13}}")
 
@@ -113,17 +119,18 @@ def check_comparable(
     conditions: Mapping[str, Mapping[str, object]],
     mixed: bool,
 ) -> None:
-    """Refuse published figures that were made on other tokens or another split than those of the runs.
+    """Check that published figures were scored with the tokenizer and on the split that the runs were judged with.
 
-    A condition that is not known is no reason to refuse: the table says that it is not known.
+    A tokenizer or split that is not known on either side is not compared.
 
     Args:
-        published: The published figures.
-        conditions: The conditions of a run in each evaluation that has a column, by the evaluation's name.
-        mixed: Whether the figures are put beside each other all the same.
+        published: The published systems.
+        conditions: The conditions that the runs were judged under, by the evaluation's name, for each evaluation that
+            has a column in the table.
+        mixed: Whether the figures may differ in this; nothing is checked then.
 
     Raises:
-        ConfigError: If a condition differs. The message names the row, and both values.
+        ConfigError: If a tokenizer or split differs and `mixed` is false. The message names the row, and both values.
     """
     if mixed:
         return

@@ -1,4 +1,4 @@
-"""Which folders `runs=` means: those that are named, all that a pattern matches, and the jobs of a sweep."""
+"""Find the run folders that `runs=` means: those that are named, all that a pattern matches, the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ _MOST_RUNS = 10_000
 
 
 def find_folders(words: Sequence[str]) -> list[Path]:
-    """Return the folders of the runs, in the order of the words; those of one pattern are sorted by name.
+    """Find the folders of runs that have ended, in the order in which they are named.
 
-    A pattern passes over what is no run, and over runs that an earlier word has named already.
+    The folder of a run has a `metrics.json`. A sweep stands for its jobs that have one. The runs of a pattern or a
+    sweep are sorted by name, numbers by their value. A pattern passes over what is no run, and over runs that an
+    earlier entry has named; a folder that is named twice is returned twice.
 
     Args:
-        words: Folders of runs or of sweeps, and patterns of such folders (`outputs/lr/*`).
+        words: Paths of runs or of sweeps, and patterns of such paths (`outputs/lr/*`).
 
     Raises:
-        ConfigError: If a named folder holds no run, or a pattern matches none.
+        ConfigError: If a named folder holds no run, a pattern matches none, or there are more than 10,000 runs.
     """
     folders: list[Path] = []
     resolved_folders: set[Path] = set()

@@ -1,4 +1,8 @@
-"""What sets runs apart: the values of their configurations at keys, and the runs of one setting together."""
+"""Find the keys in whose values the configurations of runs differ, and group runs by such values.
+
+A key is a path in a configuration, such as "optim.lr". Keys that change no result (names, paths, machines), and those
+of how a run was judged, are no settings.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from visllama.evaluation.metrics_file import is_number
 from visllama.report.judged_run import JudgedRun
 
 ABSENT = "-"
+"""The text for a value that is not there."""
 _KIND = ".kind"
 _TARGET = "_target_"
 _NO_SETTING = (
@@ -55,10 +60,10 @@ _MOST_CHARACTERS = 40
 
 
 class Setting(NamedTuple):
-    """The runs of one row, which differ in nothing but what they are averaged over.
+    """The runs of one row of a table, which have the same values at the keys that tell rows apart.
 
     Attributes:
-        values: The value of each key of `rows`, as a text.
+        values: The value at each of these keys as text, in the order of the keys.
         runs: The runs.
     """
 
@@ -67,9 +72,13 @@ class Setting(NamedTuple):
 
 
 def flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yield each value of a configuration with its key, such as "optim.lr".
+    """Yield each value of a configuration as a pair of its key, such as "optim.lr", and the value; lists are values.
 
-    A class (`_target_`) is yielded as `KEY.kind`, with its name without the module.
+    A class (`_target_`) is yielded under `KEY.kind`, with its name without the module.
+
+    Args:
+        node: The configuration, as mappings in mappings.
+        prefix: The key of `node` itself; "" for a whole configuration.
     """
     if not isinstance(node, Mapping):
         yield prefix, node
@@ -84,11 +93,14 @@ def flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[str]:
-    """Return the keys in whose values runs differ, without those that are no setting, in the order of the first config.
+    """Return the keys in whose values the configurations of runs differ, in the order of the configurations.
+
+    Left out are keys that change no result (names, paths, machines) or belong to how a run was judged. Where a part of
+    the model is of different classes, only its class (`model.PART.kind`) is returned, and none of its arguments.
 
     Args:
-        runs: The runs.
-        but: Keys that are left out.
+        runs: The runs. A run without a key differs from one that has it.
+        but: Further keys that are left out.
     """
     configs = [dict(flat(run.config)) for run in runs]
     keys = dict.fromkeys(key for values_by_key in configs for key in values_by_key)
@@ -113,7 +125,12 @@ def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[s
 
 
 def value_at(run: JudgedRun, key: str) -> str:
-    """Return what a run's configuration holds at a key, as a short text; "-" where it has no such key."""
+    """Return the value of a run's configuration at a key, as a short text; "-" where it has no such key.
+
+    Args:
+        run: The run.
+        key: The key, as `flat` yields it.
+    """
     for name, value in flat(run.config):
         if name == key:
             return in_words(value)
@@ -121,7 +138,7 @@ def value_at(run: JudgedRun, key: str) -> str:
 
 
 def in_words(value: object) -> str:
-    """Return a configuration's value as a short text."""
+    """Return a configuration's value as a text: "none", "true", "0.001", or up to 40 characters and "..."."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -136,7 +153,7 @@ def in_words(value: object) -> str:
 
 
 def labels(keys: Sequence[str]) -> list[str]:
-    """Return a short header for each key: its last part where that is unique ("lr" for "optim.lr")."""
+    """Return a header for each key: its last part where no other key ends in it ("lr" for "optim.lr"), else the key."""
     shortened = [key.removesuffix(_KIND).rpartition(".")[2] for key in keys]
 
     # At the root of a configuration `_target_` has the key ".kind", of which nothing is left.
@@ -148,15 +165,16 @@ def labels(keys: Sequence[str]) -> list[str]:
 
 
 def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> None:
-    """Refuse keys that no run's configuration has.
+    """Check that each of these keys is in the configuration of at least one run.
 
     Args:
-        what: The option that holds the keys (`rows` or `over`), for the message.
+        what: The option that holds the keys ("rows" or "over"), for the message.
         keys: The keys.
         runs: The runs.
 
     Raises:
-        ConfigError: If no run has a key. The message names it, and those that were probably meant.
+        ConfigError: If a key is in no run's configuration, or no run has a configuration. The message names the key,
+            and up to three that were probably meant.
     """
     runs_without_config = [run.name for run in runs if not run.config]
     if keys and len(runs_without_config) == len(runs):
@@ -191,16 +209,16 @@ def _similar_keys(key: str, known_keys: Sequence[str]) -> list[str]:
 
 
 def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], mixed: bool) -> list[Setting]:
-    """Return the runs of each setting together, in the order of their values.
+    """Group runs by their values at the keys `rows`, and return the groups sorted by these values, numbers first.
 
     Args:
         runs: The runs.
-        rows: The keys that set rows apart.
-        over: The keys over whose values a row is averaged.
-        mixed: Whether a row may hold runs that differ in other keys too, or that are repeats.
+        rows: The keys that tell rows apart; without any, all runs are one group.
+        over: The keys over whose values a row is averaged, for example "seed".
+        mixed: Whether a group may hold runs that differ in further keys, or that have the same values at `over`.
 
     Raises:
-        ConfigError: If a row would hold such runs and `mixed` is false.
+        ConfigError: If a group would hold such runs and `mixed` is false. The message names the key, or two runs.
     """
     by_values: dict[tuple[str, ...], list[JudgedRun]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the page shows of an image: its picture, both texts, and the references, as far as the runs' folders hold them.
+"""Collect what the page shows of an image from the runs' folders: its picture, both systems' texts, and the references.
 
 Pictures come out of the evaluations' galleries, which are pages of somebody else's: they are read as data, decoded, and
 written anew. No source of records is opened: a run of somebody else's could name any.
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 
 class Shown(NamedTuple):
-    """An image, or a question about one, with what both systems said.
+    """An image, or a question about one, with the captions or answers of both systems.
 
     Attributes:
-        difference: The scores of both systems.
+        difference: The scores of both systems, with the id.
         pictures: The pictures as data addresses, which hold them whole; empty where no gallery shows the image.
         question: The question; "" where the image was captioned.
-        first: The caption or answer of the first system; None where it is not known.
-        second: The caption or answer of the second system; None where it is not known.
-        references: The captions or answers that people gave.
+        first: The caption or answer of the first system; None where its folder does not hold it.
+        second: The caption or answer of the second system; None where its folder does not hold it.
+        references: Up to ten different captions or answers that people gave; empty where neither folder holds any.
     """
 
     difference: ImageDifference
@@ -46,17 +46,21 @@ class Shown(NamedTuple):
 
 
 class Texts:
-    """The texts, references and cards of an evaluation in the folder of a run.
+    """The captions or answers of one run in one evaluation, with references and gallery, read from the run's files.
+
+    A gallery is the page `gallery.html` of an evaluation; each of its cards shows a picture with the text about it. A
+    file that is not there, or cannot be read, counts as empty. The files of a run of `evaluate predictions=FILE` are
+    those that its `metrics.json` names.
 
     Args:
         run: The run.
         evaluation: The evaluation's name in the run.
-        task: What is judged: `caption` or `vqa`.
+        task: What is judged: "caption", or "vqa" (answers to questions).
 
     Attributes:
-        texts: The caption or answer by id; empty where the folder holds none.
-        references: The reference captions by id; empty where the folder holds none.
-        cards: The gallery's cards by id.
+        texts: The caption or answer by the id of the image or question.
+        references: The reference captions by the id of the image; empty for answers.
+        cards: The gallery's cards by the id of the image or question.
     """
 
     def __init__(self, run: JudgedRun, evaluation: str, task: str) -> None:
@@ -90,7 +94,13 @@ def _read_if_there(path: Path, read: Callable[[Path], dict[str, T]]) -> dict[str
 
 
 def show(changed: Sequence[ImageDifference], first: Texts, second: Texts) -> list[Shown]:
-    """Return what the page shows of each of these images."""
+    """Return for each of these images what the page shows of it, in the same order.
+
+    Args:
+        changed: The images or questions.
+        first: The texts of the first system.
+        second: The texts of the second system.
+    """
     return [_show(image, first, second) for image in changed]
 
 
@@ -103,6 +113,7 @@ def _show(image: ImageDifference, first: Texts, second: Texts) -> Shown:
         question = cards[0].texts["question"].strip()
         references = references or cards[0].references
 
+    # The references of an image may repeat each other.
     different_references = list(dict.fromkeys(references))
     return Shown(
         difference=image,
@@ -131,6 +142,7 @@ def _cut(text: str) -> str:
 
 def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
     """Return the pictures of the first card that has some, each written anew."""
+    # Both galleries show the same image: the pictures of one are enough.
     for card in cards:
         written = [_written_anew(address) for address in card.addresses]
         pictures = [picture for picture in written if picture is not None]
@@ -151,7 +163,11 @@ def _written_anew(address: str) -> str | None:
 
 
 def ids_with_pictures(texts: Sequence[Texts]) -> set[str]:
-    """Return the ids for which a gallery shows a picture."""
+    """Return the ids of the images or questions for which the gallery of at least one of these runs has a picture.
+
+    Args:
+        texts: The texts of each run.
+    """
     ids = set()
     for of_run in texts:
         ids.update(card.id for card in of_run.cards.values() if card.addresses)

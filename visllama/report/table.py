@@ -1,4 +1,7 @@
-"""A table of runs: a row a setting, mean and spread of each figure, the best marked, and what holds for all of it."""
+"""Build a table of runs: a row for each setting, with the mean and the standard deviation of each figure over its runs.
+
+Rows of published figures may follow. The best mean of each column is marked, and notes tell how the figures were made.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,17 @@ from visllama.report.published import Published, check_comparable
 from visllama.report.settings import Setting, group, labels
 
 DAGGER = "†"
+"""The mark of rows that hold published figures."""
 _NOTED_CONDITIONS = {"split": "split {}", "decoding": "decoding: {}", "tokenizer": "tokenizer {}"}
 """The conditions that the notes name where all runs share them, with their words."""
 
 
 class Cell(NamedTuple):
-    """A figure over the runs of a row, on the scale of `metrics.json`.
+    """The values of one figure in the runs of a row, on the scale of `metrics.json`.
 
     Attributes:
-        values: The figure of each run that measured it; empty where no run did.
-        is_best: Whether no row has a better mean.
+        values: The value of each run that has the figure; empty where no run has it. Of a published row, its one value.
+        is_best: Whether no row has a better mean in this column; false where only one row has the figure.
     """
 
     values: list[float]
@@ -31,23 +35,24 @@ class Cell(NamedTuple):
 
     @property
     def mean(self) -> float | None:
-        """The mean over the runs; None where nothing was measured."""
+        """The mean of the values; None where there is none."""
         return mean(self.values) if self.values else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation over the runs; None for fewer than two runs."""
+        """The standard deviation of the values (of a sample: n - 1); None for fewer than two values."""
         return stdev(self.values) if len(self.values) > 1 else None
 
 
 class TableRow(NamedTuple):
-    """A setting, or a published system.
+    """A row of the table: the runs of one setting, or a published system.
 
     Attributes:
-        labels: The values that set the row apart; for a published system its name, then empty texts.
-        runs: The names of the runs that the row is averaged over.
+        labels: The values that tell the row from others, one for each header in `RunTable.labels`; for a published
+            system its name, then empty texts.
+        runs: The names of the runs that the row is averaged over; empty for a published system.
         cells: The figures, in the order of the columns.
-        is_published: Whether the figures are somebody else's.
+        is_published: Whether the row is of a published system.
     """
 
     labels: list[str]
@@ -57,15 +62,16 @@ class TableRow(NamedTuple):
 
 
 class RunTable(NamedTuple):
-    """A table as every format writes it.
+    """A table of runs, from which each format is written.
 
     Attributes:
-        labels: The headers of the columns that set rows apart.
-        headers: The headers of the columns of figures.
+        labels: The headers of the first columns, which tell rows apart.
+        headers: The headers of the columns of figures, in the order of `columns`.
         columns: The columns of figures.
-        rows: The rows.
-        notes: How the figures were made, a sentence a line.
-        mixed: The conditions that differ, by evaluation, condition and run.
+        rows: The rows: those of runs sorted by their labels, then those of published systems.
+        notes: Sentences about how the figures were made, one a line.
+        mixed: The conditions under which runs were judged differently: the value as text, by the names of evaluation,
+            condition and run.
     """
 
     labels: list[str]
@@ -84,19 +90,20 @@ def build_table(
     published: Sequence[Published],
     mixed: bool,
 ) -> RunTable:
-    """Return the table of these runs.
+    """Check that runs and published systems may stand in one table, and build that table.
 
     Args:
         runs: The runs.
-        rows: The keys that set rows apart.
-        over: The keys over whose values a row is averaged.
-        columns: The figures.
-        published: The published figures.
-        mixed: Whether runs that were judged under different conditions stand beside each other. Each condition that
-            differs then becomes a column.
+        rows: The keys of the configuration that tell rows apart: runs with the same values share a row.
+        over: The keys over whose values a row is averaged, for example "seed".
+        columns: The figures that are shown, as `find_columns` returns them.
+        published: Published systems, each of which becomes a row at the end.
+        mixed: Whether runs may have been judged under different conditions, and a row may be a mean of different
+            settings or repeats. Each condition that differs then becomes a column before the figures.
 
     Raises:
-        ConfigError: If the conditions differ and `mixed` is false, or a row would be a mean of different settings.
+        ConfigError: If `mixed` is false, and conditions differ between runs or from those of a published system, or the
+            runs of a row differ in a key that is in neither `rows` nor `over`, or have the same values at `over`.
     """
     names = (column.evaluation for column in columns if column.evaluation is not None)
     evaluations = list(dict.fromkeys(names))
@@ -166,6 +173,7 @@ def _values_of_row(row: TableRow, values: Mapping[str, str]) -> str:
 def _published_row(system: Published, columns: Sequence[Column], num_labels: int) -> TableRow:
     """Return the row of a published system."""
     cells = []
+    # By the metric alone: a published figure names no evaluation of ours.
     for column in columns:
         if column.metric in system.metrics:
             cells.append(Cell([system.metrics[column.metric]]))
@@ -215,6 +223,7 @@ def _notes(
     for name, by_run in judged.items():
         conditions_of_runs = list(by_run.values())
         parts = []
+        # A condition that the runs do not share is a column of the table instead.
         for key, words in _NOTED_CONDITIONS.items():
             value = shared_text(key, conditions_of_runs)
             if value:
@@ -256,7 +265,7 @@ def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:
 
 
 def as_json(table: RunTable) -> dict[str, Any]:
-    """Return a table as `report.json` holds it, on the scale of `metrics.json`."""
+    """Return a table as plain values for `report.json`; figures are on the scale of `metrics.json`."""
     rows: list[dict[str, Any]] = []
     for row in table.rows:
         figures = {}

@@ -1,4 +1,4 @@
-"""The verb `report`: two runs are tested in pairs of images, and many become a table.
+"""The verb `report`: compare two runs by a paired test over images, or many runs in a table.
 
 All that the runs' folders hold is read and checked before anything is written.
 """
@@ -38,12 +38,13 @@ _OF_TABLES = ("rows", "over", "columns", "published", "out")
 
 @dataclass(frozen=True)
 class Report:
-    """What is reported, read and found fit to be compared.
+    """The runs that are reported, read and checked.
 
     Attributes:
         runs: The runs.
-        scored: The evaluations of two runs that are tested, by name; empty where a table is asked for.
-        table: The table; None where two runs are tested.
+        scored: The scores of two runs in each evaluation in which they are compared, by its name; empty where a
+            table is made.
+        table: The table; None where two runs are compared image by image.
     """
 
     runs: list[JudgedRun]
@@ -52,11 +53,17 @@ class Report:
 
 
 def assemble(config: ReportConfig) -> Report:
-    """Read the runs, and check that they may be compared.
+    """Read the runs that the configuration names, and check that they may be compared; nothing is written.
+
+    Two runs are compared image by image, unless a key is given that asks for a table (`rows`, `over`, `columns`,
+    `published`, `out`, or a `format` other than "text"). More runs become a table.
+
+    Args:
+        config: The configuration of the verb.
 
     Raises:
-        ConfigError: If a run is not there, if the runs were judged under different conditions, or if they lack what is
-            asked for.
+        ConfigError: If fewer than two runs are named, if a run or a file of its scores is not there, if the runs were
+            judged under different conditions or on different images, or if they lack what is asked for.
     """
     words = names(config.runs) or []
     runs = read_runs(find_folders(words))
@@ -78,7 +85,7 @@ def assemble(config: ReportConfig) -> Report:
 
 
 def names(value: object) -> list[str] | None:
-    """Return one or several names of the configuration as a list; None where none is given."""
+    """Return the value of a key that takes one or several names as a list of texts; None where the value is None."""
     if value is None:
         return None
     if isinstance(value, list | tuple):
@@ -118,14 +125,17 @@ def _build_table(config: ReportConfig, runs: Sequence[JudgedRun]) -> RunTable:
 
 
 def report(config: ReportConfig, assembled: Report) -> dict[str, Any]:
-    """Compare the runs, and write the run folder.
+    """Compare the runs, print the result, and write it into the run's folder.
+
+    The files are `report.json`, `curves.png` where a run has logged losses, and either `report.html` (two runs) or the
+    table in the chosen format. With `out` a second copy of the table is written there.
 
     Args:
-        config: The configuration.
-        assembled: The runs, as `assemble` has read them.
+        config: The configuration of the verb.
+        assembled: The runs, as `assemble` returns them for this configuration.
 
     Returns:
-        The content of `report.json`.
+        The content of `report.json`, without its provenance.
     """
     folder = run_folder()
     runs = assembled.runs
@@ -194,6 +204,7 @@ def _write_comparisons(
     images_on_page = {}
     content = {}
     for name, scored in assembled.scored.items():
+        # Resampling takes seconds, in which nothing would move on the terminal.
         with working() as show_step:
             show_step(f"{name}: resampling")
             comparison = compare(scored, first.name, second.name)

@@ -1,6 +1,7 @@
-"""What captions are worth under each ablation: CIDEr, and its difference to the whole with an interval.
+"""Caption pictures under each ablation, and score the captions: CIDEr, and its difference to a baseline's CIDEr.
 
-Scores are on pycocoevalcap's scale. The document frequencies are those of the references, so they are the same for all.
+Scores are on pycocoevalcap's scale, where a CIDEr of 1 is printed as 100 in papers. CIDEr's document frequencies are
+those of the references, so they are the same for all ablations.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from visllama.model.visllama import VisLlama
 
 @dataclass(frozen=True)
 class AblationScore:
-    """What the captions are worth under an ablation.
+    """The CIDEr of the captions that were written under one ablation.
 
     Attributes:
         ablation: The ablation.
         cider: The CIDEr over all pictures.
-        difference: The CIDEr minus that of the ablation's baseline.
-        interval: The paired bootstrap interval of the difference over pictures, 95%.
-        changed: The share of captions that differ from those of the whole.
+        difference: `cider` minus the CIDEr under `ablation.baseline`; negative where the ablation costs something.
+        interval: The 95% interval of the difference, as `[low, high]`, by the paired bootstrap over pictures.
+        changed: The share of captions, in [0, 1], that are not the caption that was written when nothing was left out.
     """
 
     ablation: Ablation
@@ -43,7 +44,7 @@ class AblationScore:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the interval leaves zero out."""
+        """Whether the difference is told from zero: its interval lies wholly above or wholly below zero."""
         low, high = self.interval
         return low > 0 or high < 0
 
@@ -53,8 +54,8 @@ class WrittenCaptions(NamedTuple):
 
     Attributes:
         captions: The caption of each picture.
-        ids: The ids of each caption, as the model has written them.
-        cider: The CIDEr of each caption.
+        ids: The token ids of each caption as the model has written them, end token and padding included.
+        cider: The CIDEr of each caption, in the order of the pictures.
         mean_cider: The CIDEr over all pictures.
     """
 
@@ -68,8 +69,8 @@ class AblationResults(NamedTuple):
     """The results of all ablations.
 
     Attributes:
-        scores: The score of each ablation, the whole first.
-        whole: The captions when nothing is left out.
+        scores: The score of each ablation, in the order in which the ablations were given.
+        whole: The captions that were written when nothing was left out.
     """
 
     scores: list[AblationScore]
@@ -77,12 +78,12 @@ class AblationResults(NamedTuple):
 
 
 class AblatedReader:
-    """Caption pictures whose image vectors are given.
+    """Write captions from given image vectors, so that vectors can be changed or left out first.
 
     Args:
-        model: The model that writes.
-        captioner: The captioner that holds the collator and the decoding.
-        samples: The Samples of the pictures.
+        model: The model that writes the captions.
+        captioner: The captioner whose collator, batch size, tokenizer and decoding are used.
+        samples: The Samples (tokenised prompts) of the pictures, one picture each; the pixels are not encoded again.
     """
 
     def __init__(self, model: VisLlama, captioner: Captioner, samples: Sequence[Sample]) -> None:
@@ -92,12 +93,12 @@ class AblatedReader:
 
     @torch.inference_mode()
     def write(self, image_embeds: Float[Tensor, "N K D"], kept: Bool[Tensor, " span"] | None = None) -> list[list[int]]:
-        """Return the ids that the model writes after each picture.
+        """Return the token ids of the caption that the model writes of each picture, in the order of the Samples.
 
         Args:
-            image_embeds: The vectors of the pictures.
-            kept: Which positions of a span are read, `[boi]` and `[eoi]` included; None reads all. The others are left
-                out, and the positions behind them close up.
+            image_embeds: The K image vectors of each picture, in the order of the Samples.
+            kept: A mask over the K + 2 positions of an image span (`[boi]`, the vectors, `[eoi]`), true where the
+                position is read; None reads all. Positions that are not read are left out, and those behind move up.
         """
         # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
@@ -108,6 +109,7 @@ class AblatedReader:
             input_ids = batch["input_ids"].to(device)
             attention_mask = batch["attention_mask"].to(device)
             embeds = self.model.splice(input_ids, image_embeds[start : start + size].to(device))
+
             if kept is not None:
                 # Not by the mask: where `[eoi]` is the last position, the model would write on from what it says.
                 is_read = torch.ones_like(input_ids, dtype=torch.bool)
@@ -122,7 +124,11 @@ class AblatedReader:
         return written
 
     def texts(self, written: list[list[int]]) -> list[str]:
-        """Return the ids that were written as captions of one line."""
+        """Return captions as texts of one line, without special tokens.
+
+        Args:
+            written: The token ids of each caption, as `write` returns them.
+        """
         decoded = self.captioner.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [" ".join(text.split()) for text in decoded]
 
@@ -134,14 +140,17 @@ def score_ablations(
     keys: Sequence[str],
     references: Mapping[str, Sequence[str]],
 ) -> AblationResults:
-    """Caption the pictures under each ablation, and compare the captions' CIDEr with that of its baseline.
+    """Caption all pictures under each ablation, score the captions, and compare their CIDEr with the baseline's.
+
+    Shows a progress bar on the terminal.
 
     Args:
         reader: The reader that writes the captions.
-        ablations: The ablations, the whole first; each baseline is among them.
-        shown: The image vectors, as `changed_inputs` takes them.
-        keys: The id of each picture.
-        references: The references of each picture, by its id.
+        ablations: The ablations; `whole` and the baseline of each one have to be among them.
+        shown: The K image vectors of each of N pictures, by kind: those of the picture itself under `whole`, those of
+            another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
+        keys: The id of each picture, in the order of the reader's Samples.
+        references: The reference captions of each picture, by its id.
     """
     scorer = CaptionScorer(references)
     written: dict[Ablation, WrittenCaptions] = {}
@@ -149,6 +158,7 @@ def score_ablations(
         task = progress.add_task("captions", total=len(ablations))
         for ablation in ablations:
             progress.update(task, description=ablation.name)
+
             image_embeds, kept = changed_inputs(ablation, shown)
             ids = reader.write(image_embeds, kept)
             written[ablation] = _score(scorer, keys, reader.texts(ids), ids)
@@ -171,6 +181,7 @@ def _score(
 ) -> WrittenCaptions:
     """Return captions with their CIDEr, in the order of the pictures."""
     scores = scorer.score(dict(zip(keys, captions, strict=True)), ("CIDEr",))
+
     # The scorer has an order of its own.
     by_key = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
     return WrittenCaptions(
@@ -191,6 +202,7 @@ def _compare(
     # The interval is of differences picture by picture, which makes it paired.
     difference = captions.cider - baseline.cider
     intervals = bootstrap_intervals({"difference": mean_metric(difference)})
+
     is_changed = [caption != of_whole for caption, of_whole in zip(captions.captions, whole.captions, strict=True)]
     return AblationScore(
         ablation=ablation,

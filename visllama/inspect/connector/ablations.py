@@ -1,6 +1,9 @@
-"""What is left out of the image vectors that the language model reads: a vector, the markers, the picture itself.
+"""List the ablations of a connector, and apply one to the image vectors that the language model reads.
 
-The pictures are encoded once; each ablation changes their vectors, or leaves positions out, and those behind close up.
+An ablation takes something away (a vector, the markers, the picture itself): the captions that are written then show
+what it is worth. The language model reads a picture as an image span: the marker `[boi]`, the K image vectors that
+the connector makes of the picture, and the marker `[eoi]`. The pictures are encoded once; each ablation then changes
+their vectors, or leaves positions of the span out, and the positions behind move up.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ REMOVED = "removed"
 FROZEN = "frozen"
 ALONE = "alone"
 _MOST_GROUPS = 40
-"""Where there are more vectors, several are left out at once: the pictures are captioned three times a group."""
+"""Where there are more vectors, several are left out together: the pictures are captioned three times a group."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Ablation:
             `all_frozen` sets each vector to its mean over the pictures; `markers_removed` leaves both markers out.
             Three kinds are of some vectors: `removed` leaves these out, `frozen` sets these to their means, and `alone`
             sets all others to their means.
-        vectors: The places of the vectors in the span, counted from 1.
+        vectors: The numbers of these vectors among the K image vectors, counted from 1; empty for the other kinds.
     """
 
     kind: str
@@ -42,13 +45,13 @@ class Ablation:
 
     @property
     def baseline(self) -> str:
-        """The kind that it is compared with."""
+        """The kind of the ablation that this one is compared with: `all_frozen` for `alone`, otherwise `whole`."""
         # A vector alone adds to all at their means; every other change takes something away from the whole.
         return ALL_FROZEN if self.kind == ALONE else WHOLE
 
     @property
     def name(self) -> str:
-        """The ablation in words."""
+        """The kind with spaces for underscores, after the numbers of the vectors if it has some: "9-16 removed"."""
         words = self.kind.replace("_", " ")
         if not self.vectors:
             return words
@@ -56,18 +59,21 @@ class Ablation:
 
 
 def place_name(vectors: Sequence[int]) -> str:
-    """Return the places of neighbouring vectors in the span as "4", or "9-16"."""
+    """Return the numbers of neighbouring vectors as a text: "4" for `(4,)`, "9-16" for `(9, 10, ..., 16)`."""
     if len(vectors) == 1:
         return str(vectors[0])
     return f"{vectors[0]}-{vectors[-1]}"
 
 
 def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
-    """Return which vectors are left out together: each by itself, or neighbours in at most 40 groups.
+    """Return the groups of vectors that are left out together, as tuples of their numbers, which count from 1.
+
+    Up to 40 vectors, each is a group by itself. Of more vectors, neighbours form a group.
 
     Args:
-        num_vectors: The number of vectors (K).
-        is_grid: Whether the vectors are the patches of a square. Where there are more than 40, the groups are its rows.
+        num_vectors: The number of image vectors of a picture (K).
+        is_grid: Whether the vectors are the patches of a square picture, row by row. Each row is then a group where
+            there are more than 40 vectors; vectors of no grid form at most 40 groups.
     """
     if num_vectors <= _MOST_GROUPS:
         size = 1
@@ -81,10 +87,10 @@ def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
 
 
 def list_ablations(groups: Sequence[tuple[int, ...]]) -> list[Ablation]:
-    """Return all ablations, the whole first.
+    """Return all ablations: `whole`, the other four of no single vector, then each group removed, frozen, and alone.
 
     Args:
-        groups: The vectors that are left out together.
+        groups: The vectors that are left out together, as `vector_groups` returns them.
     """
     ablations = [Ablation(kind) for kind in (WHOLE, SHUFFLED, BLANK, ALL_FROZEN, NO_MARKERS)]
     for kind in (REMOVED, FROZEN, ALONE):
@@ -96,11 +102,16 @@ def changed_inputs(
     ablation: Ablation,
     shown: Mapping[str, Float[Tensor, "N K D"]],
 ) -> tuple[Float[Tensor, "N K D"], Bool[Tensor, " span"] | None]:
-    """Return the image vectors under an ablation, and which positions of a span are read (None reads all).
+    """Return the image vectors that the language model reads under an ablation, and which positions of a span it reads.
 
     Args:
         ablation: The ablation.
-        shown: The image vectors of the pictures (`whole`), of shuffled ones and of blank ones, by those names.
+        shown: The K image vectors of each of N pictures, by kind: those of the picture itself under `whole`, those of
+            another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
+
+    Returns:
+        The vectors of the N pictures, and a mask over the K + 2 positions of a span (`[boi]`, the vectors, `[eoi]`)
+        that is true where the position is read; None instead of the mask where all are read.
     """
     if ablation.kind in shown:
         return shown[ablation.kind], None
@@ -124,4 +135,6 @@ def changed_inputs(
         is_frozen[chosen] = True
     elif ablation.kind == ALONE:
         is_frozen[chosen] = False
+
+    # The mean is one set of vectors, which stands in for those of each picture.
     return torch.where(is_frozen[:, None], whole.mean(0), whole), None

@@ -1,4 +1,4 @@
-"""Where the marks of the page's charts stand, in percent of a chart's width."""
+"""Compute where the marks of the charts on `inspect_connector.html` stand, in percent of a chart's width."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _MARGIN = 1.04
 
 
 class Row(NamedTuple):
-    """A row of a chart of CIDEr.
+    """A row of a chart of CIDEr: the score of one ablation. Places and widths are in percent of the chart's width.
 
     Attributes:
         name: The vector or the part that was left out.
         text: The figure at the end of the row.
         title: A sentence with all figures, which is shown when the row is pointed at.
-        at: The place of the score.
-        low: The place at which the interval begins.
+        at: The place of the ablation's CIDEr.
+        low: The place at which the 95% interval begins.
         width: The width of the interval.
-        is_sure: Whether the interval of the difference to the baseline leaves zero out.
+        is_sure: Whether the interval of the difference to the baseline lies wholly above or wholly below zero.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Panel(NamedTuple):
 
     Attributes:
         title: The heading.
-        note: What the rows show, in words.
-        rows: The rows.
-        start: The place at which the bars of the rows begin.
+        note: A line below the heading, which says what the rows show.
+        rows: The rows, from top to bottom.
+        start: The place at which the bars of the rows begin: the CIDEr that they are compared with, in percent.
     """
 
     title: str
@@ -53,18 +53,19 @@ class Panel(NamedTuple):
 
 
 class LossChart:
-    """What is lost under each ablation, as panels on one axis from 0.
+    """The chart of the CIDEr under each ablation: four panels that share one axis, which begins at 0.
 
     Args:
-        study: All that was found of the connector.
+        study: The results of inspecting the connector.
 
     Attributes:
-        whole: The place of the score of the whole.
-        panels: The panels.
+        whole: The place of the CIDEr when nothing is left out, in percent of the chart's width.
+        panels: The panels: general ablations, then each vector removed, at its mean, and alone.
     """
 
     def __init__(self, study: ConnectorStudy) -> None:
         whole = study.ablations[0]
+
         # The interval is of the difference, so it stands on the baseline.
         ends = []
         for score in study.ablations:
@@ -106,6 +107,7 @@ class LossChart:
 
     def _place(self, value: float) -> float:
         """Return the place of a value on the axis, in percent."""
+        # The lower end of an interval can lie below zero, where the axis begins.
         return round(max(0.0, value) * self._scale, 2)
 
     def _row(self, score: AblationScore, is_level: bool = False) -> Row:
@@ -119,6 +121,7 @@ class LossChart:
         low_bound, high_bound = score.interval
         low = self._place(_baseline(score) + low_bound)
         high = self._place(_baseline(score) + high_bound)
+
         baseline = score.ablation.baseline.replace("_", " ")
         title = (
             f"{score.ablation.name}: CIDEr {cider(score.cider)}, {signed(score.difference)} against {baseline} "
@@ -144,9 +147,9 @@ class Strip(NamedTuple):
     """A row of the chart of norms.
 
     Attributes:
-        name: What the norms are of.
-        text: The median, or the norm of the one vector.
-        marks: The places of the quantiles, or of the one norm.
+        name: What the norms are of: "text embeddings", "image vectors", "[boi]" or "[eoi]".
+        text: The median of the norms with two decimals; for a marker its one norm.
+        marks: The places of the quantiles, or of the one norm, in percent of the chart's width.
     """
 
     name: str
@@ -155,7 +158,11 @@ class Strip(NamedTuple):
 
 
 def norm_strips(norms: Norms) -> list[Strip]:
-    """Return the rows of the chart of norms, on one axis from 0."""
+    """Return the four rows of the chart of norms, which share one axis that begins at 0.
+
+    Args:
+        norms: The norms, as `norm_quantiles` returns them.
+    """
     norms_by_name = {
         "text embeddings": norms["text_embeddings"],
         "image vectors": norms["image_vectors"],
@@ -168,6 +175,7 @@ def norm_strips(norms: Norms) -> list[Strip]:
 
     strips = []
     for name, values in norms_by_name.items():
+        # Quantiles come in ascending order, so the one in the middle is the median.
         median = values[len(values) // 2]
         marks = [round(value * scale, 2) for value in values]
         strips.append(Strip(name, f"{median:.2f}", marks))

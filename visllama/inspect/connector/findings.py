@@ -1,4 +1,4 @@
-"""What stands out of the figures, in sentences of plain words. CIDEr is x100 here, as papers print it."""
+"""Write the main results of inspecting a connector as sentences. CIDEr is printed x100 here, as in papers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ _MOST_WORDS = 6
 
 
 def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms: Norms) -> list[str]:
-    """Return the findings, the weightiest first.
+    """Return the nine findings about a connector, a sentence or two each, always in the same order.
+
+    They tell what the pictures, each vector and the markers are worth in CIDEr, how much the vectors change with the
+    picture, which words they name, and how long they are.
 
     Args:
-        scores: The score of each ablation.
-        vectors: The facts about each vector.
-        norms: The lengths of vectors, markers and text embeddings.
+        scores: The scores of all ablations that `list_ablations` lists, in any order.
+        vectors: The statistics of each image vector.
+        norms: The norms of image vectors, markers and text embeddings.
     """
     by_kind: dict[str, list[AblationScore]] = {}
     for score in scores:
@@ -49,19 +52,19 @@ def find(scores: Sequence[AblationScore], vectors: Sequence[VectorFacts], norms:
 
 
 def cider(value: float) -> str:
-    """Return a value of CIDEr as it is printed, x100."""
+    """Return a CIDEr on pycocoevalcap's scale as it is printed: x100, with one decimal (1.134 gives "113.4")."""
     return f"{100 * value:.1f}"
 
 
 def signed(value: float) -> str:
-    """Return a difference of CIDEr as it is printed, x100, with its sign."""
+    """Return a difference of two CIDErs as it is printed: x100, with its sign and one decimal; "0.0" for none."""
     # Rounded first, so that a difference of nothing has no sign.
     rounded = round(100 * value, 1)
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def interval(score: AblationScore) -> str:
-    """Return the interval of a difference as it is printed."""
+    """Return the interval of a score's difference as it is printed, CIDEr x100: "-3.1 to +0.4"."""
     low, high = score.interval
     return f"{signed(low)} to {signed(high)}"
 
@@ -83,8 +86,10 @@ def _fixed(scores: Sequence[AblationScore]) -> str:
 
 
 def _worst(scores: Sequence[AblationScore]) -> str:
+    # The most negative difference is the largest loss.
     worst = min(scores, key=lambda score: score.difference)
     place = place_name(worst.ablation.vectors)
+
     return f"vector {place} costs most: {signed(worst.difference)} ({interval(worst)})."
 
 
@@ -104,6 +109,7 @@ def _count_spared(scores: Sequence[AblationScore]) -> str:
 
 def _alone(whole: AblationScore, frozen: AblationScore, scores: Sequence[AblationScore]) -> str:
     best = max(scores, key=lambda score: score.cider)
+
     return (
         f"With all vectors held at their means CIDEr is {cider(frozen.cider)}; let vector "
         f"{place_name(best.ablation.vectors)} alone change with the picture, and it is {cider(best.cider)} "
@@ -118,6 +124,7 @@ def _markers(score: AblationScore) -> str:
 def _varies(vectors: Sequence[VectorFacts]) -> str:
     least = min(vectors, key=lambda facts: facts.varies)
     most = max(vectors, key=lambda facts: facts.varies)
+
     return (
         f"From {least.varies:.0%} (vector {least.vector}) to {most.varies:.0%} (vector {most.vector}) of a vector "
         "changes with the picture; the rest is the same for all."
@@ -128,6 +135,7 @@ def _tokens(vectors: Sequence[VectorFacts]) -> str:
     # By how much it beats chance: a vector that names frequent words is right often without looking.
     best = max(vectors, key=lambda facts: facts.nearest.words.own - facts.nearest.words.other)
     cosines = [facts.nearest.mean_score for facts in vectors]
+
     words = best.nearest.words
     low, high = words.interval
     return (
@@ -151,6 +159,7 @@ def _named(vectors: Sequence[VectorFacts]) -> str:
             text = f"{word.word} by vector {facts.vector} ({word.right} right of {word.times})"
             earlier = best_of_word.get(word.word, (0.0, ""))
             best_of_word[word.word] = max(earlier, (beyond_chance, text))
+
     if not best_of_word:
         return "No vector names a word of the references more often than chance would have it."
 
@@ -164,6 +173,7 @@ def _length(norms: Norms) -> str:
     middle = len(norms["quantiles"]) // 2
     image = norms["image_vectors"][middle]
     text = norms["text_embeddings"][middle]
+
     return (
         f"An image vector is {image / text:.1f} times as long as a text embedding (medians {image:.2f} and {text:.2f})."
     )

@@ -1,4 +1,8 @@
-"""Vectors read by the language model's own tokens: the embeddings nearest to them, and what they would predict."""
+"""Find the tokens of the language model that a vector stands for: `Lens`.
+
+A vector is read in two ways: by the tokens whose input embeddings are nearest to it, and by the tokens that the model's
+last norm and output layer predict from it (the unembedding).
+"""
 
 from __future__ import annotations
 
@@ -15,20 +19,21 @@ from visllama.inspect.reading import readable
 from visllama.model.visllama import VisLlama
 
 NUM_TOKENS = 5
-"""The number of tokens that a vector is read by."""
+"""The number of best tokens that are kept of each vector; a smaller vocabulary gives fewer."""
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 """The names that families of language models give the norm before their output embeddings."""
 _VECTORS_AT_ONCE = 256
+"""The scores of so many vectors against the whole vocabulary are in memory at once."""
 ScoredTokens = list[tuple[str, float]]
-"""Tokens as text, each with its score, the best first."""
+"""Pairs of a token, as the tokenizer writes it, and its score (a cosine, probability or share); the best first."""
 
 
 class TopTokens(NamedTuple):
-    """The tokens that vectors are read by, best first.
+    """The best tokens of M vectors: a row a vector, with its best token first. Both tensors lie in main memory.
 
     Attributes:
         ids: The ids of the tokens.
-        scores: The cosine, or the probability, of each token.
+        scores: The score of each token: a cosine from `Lens.nearest`, a probability from `Lens.unembed`.
     """
 
     ids: Int[Tensor, "M five"]
@@ -36,13 +41,14 @@ class TopTokens(NamedTuple):
 
 
 class Lens:
-    """Read input vectors of a language model by its tokens.
+    """Find the tokens that vectors stand for, by the input embeddings or the output layer of a language model.
 
     Args:
-        model: The model whose language model reads.
+        model: The model whose language model and tokenizer are used.
 
     Attributes:
-        embeddings: The input embeddings of all tokens that the tokenizer knows, `(V, D)`.
+        tokenizer: The model's tokenizer.
+        embeddings: The input embeddings of all tokens that the tokenizer knows, `(V, D)`, as float32.
         can_unembed: Whether the language model has output embeddings, and a norm before them that is in `FINAL_NORMS`.
 
     Reference:
@@ -67,12 +73,16 @@ class Lens:
 
     @property
     def can_unembed(self) -> bool:
-        """Whether `unembed` has a result."""
+        """Whether `unembed` returns tokens; where this is false, it returns None."""
         return self._norm is not None and self._head is not None
 
     @torch.inference_mode()
     def nearest(self, vectors: Float[Tensor, "M D"]) -> TopTokens:
-        """Return the tokens whose input embeddings have the largest cosine with each vector."""
+        """Return for each vector the five tokens whose input embeddings have the largest cosine with it, best first.
+
+        Args:
+            vectors: Vectors of any dtype and device, as long as the input embeddings of a token.
+        """
         parts = []
         for part in vectors.split(_VECTORS_AT_ONCE):
             directions = F.normalize(part.to(self._directions), dim=-1)
@@ -82,9 +92,15 @@ class Lens:
 
     @torch.inference_mode()
     def unembed(self, vectors: Float[Tensor, "M D"]) -> TopTokens | None:
-        """Return the tokens that the language model's last norm and output embeddings make of each vector.
+        """Return for each vector the five tokens that the model's last norm and output layer predict from it.
 
-        The scores are the probabilities of these tokens. None where the model has no such norm or output.
+        The best token comes first; the scores are the probabilities of the tokens.
+
+        Args:
+            vectors: Vectors of any dtype and device, as long as the input embeddings of a token.
+
+        Returns:
+            The tokens, or None where `can_unembed` is false.
         """
         if self._norm is None or self._head is None:
             return None
@@ -99,11 +115,19 @@ class Lens:
         return _joined(parts)
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """Return tokens as the tokenizer writes them, with escapes for what cannot be seen."""
+        """Return the tokens of these ids as the tokenizer writes them, with escapes for signs that cannot be seen.
+
+        The mark of a space before a word (`▁`, `Ġ`) stays.
+        """
         return [readable(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def named(self, top: TopTokens, row: int) -> ScoredTokens:
-        """Return the tokens that one vector is read by, with their scores."""
+        """Return the best tokens of one vector as pairs (token, score), best first; scores have four decimals.
+
+        Args:
+            top: The best tokens of several vectors, as `nearest` and `unembed` return them.
+            row: The index of the vector among them, counted from 0.
+        """
         names = self.names(top.ids[row].tolist())
         scores = [round(score, 4) for score in top.scores[row].tolist()]
         return list(zip(names, scores, strict=True))
@@ -114,8 +138,13 @@ class Lens:
 
 
 def final_norm(language_model: PreTrainedModel) -> nn.Module | None:
-    """Return the norm that a language model applies before its output embeddings; None where none is known."""
+    """Return the norm that a language model applies before its output embeddings.
+
+    Returns:
+        The first attribute of the decoder that is named in `FINAL_NORMS`; None where it has none of them.
+    """
     decoder = language_model.get_decoder()
+
     # By name, because transformers has no method for it.
     for name in FINAL_NORMS:
         norm = getattr(decoder, name, None)

@@ -1,4 +1,4 @@
-"""The page `inspect_connector.html`: what a connector says, for a person to understand in a minute.
+"""Write the page `inspect_connector.html`, which shows the results of inspecting a connector.
 
 One file that opens offline and runs no script. jinja2 escapes all that comes from data, and the page forbids itself
 scripts and addresses. The template is `inspect/templates/connector.html.jinja`.
@@ -34,12 +34,12 @@ _PHOTO_PX = 160
 
 
 class Chip(NamedTuple):
-    """A token on the page.
+    """A token on the page, by which an image vector is read.
 
     Attributes:
         token: The token as the tokenizer writes it.
-        score: The token's cosine or probability, as text.
-        is_own: Whether it is a word of the picture's own references.
+        score: The token's cosine ("0.31") or its probability ("12%").
+        is_own: Whether the token is a word of the picture's own reference captions.
     """
 
     token: str
@@ -48,12 +48,13 @@ class Chip(NamedTuple):
 
 
 class VectorRow(NamedTuple):
-    """How one vector of a picture is read.
+    """The tokens that one image vector of a picture is read by.
 
     Attributes:
-        vector: The vector's place in the span, counted from 1.
-        nearest: The tokens whose input embeddings are nearest.
-        unembedding: The tokens that the unembedding makes of it; empty where the language model has none.
+        vector: The number of the vector among the K image vectors of the picture, counted from 1.
+        nearest: The tokens whose input embeddings are nearest to the vector, best first.
+        unembedding: The tokens that the language model's output layer predicts from the vector, best first; empty where
+            `Lens.can_unembed` is false.
     """
 
     vector: int
@@ -62,13 +63,15 @@ class VectorRow(NamedTuple):
 
 
 class WordMap(NamedTuple):
-    """A word of a caption, and where it looked.
+    """A word of a caption, and its attention to the image vectors.
 
     Attributes:
         word: The word.
-        share: The share of the word's attention that all image vectors have together.
-        overlay: The address of the heat map that is laid over the picture; "" where the vectors are no patches.
-        cells: For each vector its share of attention, divided by the largest of the caption, in [0, 1].
+        share: The share of the word's attention that all image vectors have together, in [0, 1].
+        overlay: A heat map to lay over the picture, as a data address; "" where the vectors are not the patches of a
+            square.
+        cells: For each vector its share of the word's attention, divided by the largest share that any word of this
+            caption has for any vector; in [0, 1].
     """
 
     word: str
@@ -78,7 +81,15 @@ class WordMap(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A picture as the page shows it."""
+    """A picture as the page shows it.
+
+    Attributes:
+        picture: The picture's results.
+        address: The picture itself, as a data address.
+        cider: The CIDEr of its caption, x100, as text.
+        rows: The tokens of each of its image vectors; empty where there are more than 64 vectors.
+        maps: The attention of each word of its caption.
+    """
 
     picture: ShownPicture
     address: str
@@ -88,14 +99,18 @@ class Card(NamedTuple):
 
 
 def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence[UInt8[Tensor, "3 H W"]]) -> None:
-    """Write the page.
+    """Write the results of inspecting a connector as one HTML file, whole or not at all.
 
     Args:
-        path: Path of the page.
-        command: The command that was typed.
-        study: All that was found of the connector.
-        pixels: The pictures that are shown, as the encoder sees them.
+        path: The path of the HTML file; a file that is there is replaced.
+        command: The command that was typed, as the page shows it.
+        study: The results.
+        pixels: The pixels of each of `study.pictures`, in their order, as the vision encoder sees them.
+
+    Raises:
+        WriteFailed: If the file cannot be written.
     """
+    # A name that the template has and this call has not is an error, not an empty text.
     environment = Environment(
         loader=PackageLoader("visllama.inspect"),
         autoescape=True,
@@ -122,9 +137,11 @@ def write_page(path: Path, command: str, study: ConnectorStudy, pixels: Sequence
 
 
 def _card(picture: ShownPicture, pixels: UInt8[Tensor, "3 H W"], is_grid: bool) -> Card:
+    # Torch has the channels first, Pillow last.
     channels_last = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(channels_last)
     file_format = "jpeg" if image.width >= _PHOTO_PX else "png"
+
     return Card(
         picture=picture,
         address=data_address(image, file_format),
@@ -135,7 +152,7 @@ def _card(picture: ShownPicture, pixels: UInt8[Tensor, "3 H W"], is_grid: bool) 
 
 
 def _vector_rows(picture: ShownPicture) -> list[VectorRow]:
-    """Return how each vector of a picture is read; nothing where there are too many vectors for the page."""
+    """Return the tokens of each vector of a picture; an empty list where there are more than 64 vectors."""
     reading = picture.reading
     if len(reading.nearest) > _MOST_READ:
         return []
@@ -160,7 +177,7 @@ def _chip(token: str, score: str, own_words: set[str]) -> Chip:
 
 
 def _word_maps(picture: ShownPicture, is_grid: bool) -> list[WordMap]:
-    """Return where each word of a picture's caption looked."""
+    """Return for each word of a picture's caption its attention to the image vectors."""
     shares = np.array(picture.attention, dtype=np.float32)
     # Shared by all words of the picture, so that their colours can be compared; 1 where there is no word.
     largest = shares.max(initial=0) or 1

@@ -1,4 +1,4 @@
-"""The pictures that a connector is looked at on: some of a caption evaluation's, and what the model reads of them."""
+"""Read the pictures that a connector is inspected on, from a caption evaluation, and encode them as image vectors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from visllama.model.visllama import VisLlama
 
 
 class Pictures(NamedTuple):
-    """Pictures with their references.
+    """Pictures of a caption evaluation, with their reference captions.
 
     Attributes:
         name: The name of the evaluation that the pictures are from.
         evaluation: The evaluation's configuration.
-        records: The records, one picture each.
-        keys: The id of each picture, as text.
+        records: The records; each holds one picture, and its reference captions under "captions".
+        keys: The id of each picture as text, in the order of the records.
     """
 
     name: str
@@ -42,16 +42,17 @@ class Pictures(NamedTuple):
 
 
 def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: int) -> Pictures:
-    """Read pictures of an evaluation, evenly spaced over its source.
+    """Read records of an evaluation's source, evenly spaced from its first record on, and check that they decode.
 
     Args:
-        name: The name of the evaluation.
-        evaluation: The evaluation's configuration.
-        source: The evaluation's source.
-        num_pictures: The number of pictures; a smaller source is read whole.
+        name: The name of the evaluation, for error messages.
+        evaluation: The evaluation's configuration; it is kept in the result as it is.
+        source: The evaluation's source, which is read.
+        num_pictures: The number of pictures; a source with fewer records is read whole.
 
     Raises:
-        ConfigError: If the source holds fewer than two, or a record cannot be read or has not exactly one picture.
+        ConfigError: If fewer than two pictures would be read, or if a record cannot be read, holds an image that does
+            not decode, or holds another number of images than one.
     """
     where = f"evaluation.{name}.source"
     count = min(num_pictures, len(source))
@@ -67,6 +68,7 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
     except BadRecord as error:
         raise ConfigError(f"{where}: a record cannot be read: {error}") from error
 
+    # Pictures and their image vectors are matched by their index, so each record must have one.
     for record in records:
         num_images = len(images_of(record))
         if num_images != 1:
@@ -79,13 +81,28 @@ def read_pictures(name: str, evaluation: Mapping, source: Source, num_pictures: 
 
 
 def make_samples(maker: SampleMaker, records: Sequence[Mapping]) -> list[Sample]:
-    """Return the Samples of records that are to be captioned."""
+    """Return for each record a Sample (tokens and pixels) that ends where the model has to write the caption.
+
+    Args:
+        maker: The maker, with the prompt and the template of the evaluation.
+        records: The records, in the order of the result.
+
+    Raises:
+        BadRecord: If an image cannot be decoded.
+    """
     return [maker(record, answered=False) for record in records]
 
 
 @torch.inference_mode()
 def encode(model: VisLlama, collator: Collator, samples: Sequence[Sample]) -> Float[Tensor, "N K D"]:
-    """Return the image embeds of samples of one picture each, in main memory."""
+    """Return the K image vectors that a model's encoder and connector make of each picture, in main memory.
+
+    Args:
+        model: The model, on any device.
+        collator: The collator that makes batches; its micro-batch size is the number of pictures in one pass.
+        samples: The Samples, each with one picture, in the order of the result.
+    """
+    # In batches: what the encoder computes of all pictures at once might not fit on the device.
     size = collator.micro_batch_size
     parts = []
     for start in range(0, len(samples), size):

@@ -1,4 +1,4 @@
-"""One look at a connector: its pictures captioned under each ablation, its vectors read, tables and a page."""
+"""Inspect a connector: caption pictures under each ablation, read its image vectors, print tables and write a page."""
 
 from __future__ import annotations
 
@@ -39,20 +39,25 @@ from visllama.text.settings import TextSettings
 
 
 class Chosen(NamedTuple):
-    """The evaluation whose pictures are looked at, and its source."""
+    """The caption evaluation whose pictures are used.
+
+    Attributes:
+        name: The evaluation's name.
+        source: The source of its records.
+    """
 
     name: str
     source: Source
 
 
 def choose_source(config: InspectConfig) -> Chosen:
-    """Build the source of the pictures, and check the description of the weights; no weight is loaded.
+    """Build the source of the pictures, and check that `weights` is a weights folder; no weight is loaded.
 
     Args:
-        config: A configuration with `weights` and one evaluation.
+        config: A configuration with `weights` and exactly one evaluation.
 
     Raises:
-        ConfigError: If the source cannot be built, or the weights are none of ours.
+        ConfigError: If the source cannot be built, or the folder's description is missing or not one of visllama.
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     read_description(Path(config.weights))
@@ -62,14 +67,21 @@ def choose_source(config: InspectConfig) -> Chosen:
 
 
 def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
-    """Load the weights, look at their connector, print and write what is found; with `check_only` nothing is written.
+    """Load the weights, inspect their connector, print the results, and write them into the run's folder.
+
+    The files are `inspect_connector.html` and `inspect.json`. With `check_only` all is computed and printed, but no
+    file is made.
 
     Args:
-        config: A configuration with `weights` and one evaluation.
+        config: A configuration with `weights` and exactly one evaluation.
         chosen: The evaluation and its source, as `choose_source` returns them.
 
+    Returns:
+        All results.
+
     Raises:
-        ConfigError: If the weights cannot be loaded, or the pictures cannot be read.
+        ConfigError: If the weights cannot be loaded, the pictures cannot be read, or a prompt leaves the language
+            model too few positions for the new tokens that the decoding allows.
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     evaluation = evaluations(config)[chosen.name]
@@ -112,6 +124,7 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
 
     _print_study(study)
     if not config.check_only:
+        # The page shows the pixels that the model has seen, which `look` does not return.
         samples = make_samples(maker, pictures.records[: config.samples])
         _write(study, samples, config)
     command = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
@@ -127,20 +140,23 @@ def look(
     about: dict[str, Any],
     is_mixed: bool = False,
 ) -> ConnectorStudy:
-    """Return all that is found of a model's connector on some pictures.
+    """Inspect a model's connector on some pictures, and return the results; no file is written.
+
+    The pictures are encoded, captioned once for each ablation, and their image vectors are read by tokens.
 
     Args:
-        model: A model with all its weights.
-        captioner: The captioner that makes the model's prompts and holds the decoding.
-        pictures: The pictures.
-        num_shown: The number of pictures that are shown one by one.
-        about: What was looked at, as `ConnectorStudy.about` holds it.
-        is_mixed: Whether pictures are encoded and captioned in bf16 by autocast, as an evaluation does.
+        model: A model with all its weights, on the device that it is to run on.
+        captioner: The captioner, which holds the prompt and the decoding of the evaluation.
+        pictures: At least two pictures.
+        num_shown: The number of pictures, the first ones, whose results are in `ConnectorStudy.pictures`.
+        about: The values of `ConnectorStudy.about`, which are kept as they are.
+        is_mixed: Whether pictures are encoded and captioned in bf16 by autocast (`trainer.precision=bf16-mixed`).
     """
     maker = captioner.maker
     collator = captioner.collator
     prompts = prompts_of_records(pictures.records)
     samples = make_samples(maker, pictures.records)
+    # The same prompts with other pictures: what the captions lose then, they owe to the pictures.
     shuffled_samples = make_samples(maker, prompts.shuffled().records())
     blank_samples = make_samples(maker, prompts.blank().records())
 
@@ -164,6 +180,7 @@ def look(
     markers = model.markers.detach()
     nearest_to_markers = lens.nearest(markers)
     norms = norm_quantiles(embeds[WHOLE], markers, lens.embeddings)
+
     return ConnectorStudy(
         about=about,
         findings=find(results.scores, vector_study.vectors, norms),
@@ -183,7 +200,7 @@ def _shown_pictures(
     results: AblationResults,
     vector_study: VectorStudy,
 ) -> list[ShownPicture]:
-    """Return the first pictures, each with its caption and what its words attended to."""
+    """Return the pictures of these samples, each with its caption, its vectors' tokens and its words' attention."""
     whole = results.whole
     end_ids = captioner.decoding["eos_token_id"]
 
@@ -206,13 +223,15 @@ def _shown_pictures(
 
 
 def _rounded(shares: Sequence[float]) -> list[float]:
+    # In full each share would take about 20 characters of `inspect.json`.
     return [round(share, 5) for share in shares]
 
 
 def _print_study(study: ConnectorStudy) -> None:
-    """Print what is found: sentences first, then the tables."""
+    """Print the results: sentences first, then the tables."""
     about = study.about
     kind = about["connector"]["kind"]
+
     say(
         f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
         f"{about['evaluation']}\n"
@@ -227,8 +246,8 @@ def _write(study: ConnectorStudy, samples: Sequence[Sample], config: InspectConf
     """Write `inspect.json` and the page into the run's folder.
 
     Args:
-        study: All that was found.
-        samples: The Samples of the pictures that are shown.
+        study: All results.
+        samples: The Samples of the pictures that are shown, in the order of `study.pictures`.
         config: The configuration.
     """
     folder = run_folder()

@@ -1,4 +1,4 @@
-"""All that is found of a connector, as `inspect.json` holds it."""
+"""The results of inspecting a connector, as objects, and as `inspect.json` holds them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from visllama.inspect.connector.vectors import Norms, PictureReading, TokenReadi
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """A picture that is shown, and what was written and read of it.
+    """A picture that the page shows, with its caption, the tokens of its vectors, and the attention of its words.
 
     Attributes:
         key: The picture's id.
         caption: The caption that the model writes when nothing is left out.
-        cider: The caption's CIDEr, on pycocoevalcap's scale.
-        references: The picture's references.
-        reading: How its vectors are read.
-        words: The words of the caption.
-        attention: For each word the share of its attention that each vector has, as a table `(words, K)`; the mean
-            over layers and heads.
+        cider: The caption's CIDEr, on pycocoevalcap's scale (1 is printed as 100).
+        references: The picture's reference captions.
+        reading: The tokens that each of its image vectors is read by.
+        words: The words of the caption, in their order.
+        attention: For each word a list of K shares in [0, 1]: how much of the word's attention each image vector has,
+            as the mean over layers and heads. The rest of the attention goes to other tokens.
     """
 
     key: str
@@ -36,16 +36,17 @@ class ShownPicture:
 
 @dataclass(frozen=True)
 class ConnectorStudy:
-    """All that is found of a connector.
+    """All results of inspecting a connector.
 
     Attributes:
-        about: What was looked at: weights, connector, K, evaluation, split, n, decoding, prompt, template.
-        findings: What stands out, in sentences.
-        ablations: The score of each ablation, the whole first.
-        vectors: The facts about each vector.
-        markers: The tokens nearest to `[boi]` and `[eoi]`, with their cosines.
-        norms: The lengths of vectors, markers and text embeddings.
-        pictures: The pictures that are shown.
+        about: What was inspected, by the keys of `inspect.json`: `weights`, `connector`, `num_image_tokens` (K),
+            `is_patch_grid`, `evaluation`, `split`, `n` (the number of pictures), `decoding`, `prompt`, `template`.
+        findings: The main results as sentences.
+        ablations: The score of each ablation; `whole`, under which nothing is left out, comes first.
+        vectors: The statistics of each of the K image vectors, in their order.
+        markers: The tokens nearest to the markers, each with its cosine, under "boi" and "eoi".
+        norms: The Euclidean norms of image vectors, markers and text embeddings.
+        pictures: The pictures that the page shows one by one.
     """
 
     about: dict[str, Any]
@@ -57,11 +58,11 @@ class ConnectorStudy:
     pictures: list[ShownPicture]
 
     def of_kind(self, kind: str) -> list[AblationScore]:
-        """Return the scores of one kind of ablation."""
+        """Return the scores of all ablations of one kind (see `Ablation.kind`), in their order."""
         return [score for score in self.ablations if score.ablation.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the study as `inspect.json` holds it."""
+        """Return all results as plain values for JSON: the keys of `about`, then a key for each other attribute."""
         # What was looked at stands first, so that a reader of the file sees it at once.
         return {
             **self.about,
@@ -93,6 +94,8 @@ def _vector(facts: VectorFacts) -> dict[str, Any]:
         "nearest": _reading(facts.nearest, "mean_cosine"),
         "nearest_to_mean": _tokens(facts.mean_nearest, "cosine"),
     }
+
+    # Left out, not null, where the language model has no unembedding that is known.
     if facts.unembedding is not None:
         row["unembedding"] = _reading(facts.unembedding, "mean_probability")
     return row

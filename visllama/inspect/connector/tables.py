@@ -1,4 +1,4 @@
-"""What is found of a connector on the terminal, in 80 columns."""
+"""Tables of a connector's results for the terminal, 80 columns wide, and the text that explains their columns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from visllama.inspect.connector.study import ConnectorStudy
 from visllama.inspect.connector.vectors import TokenReading
 
 MOST_ROWS = 16
-"""Where there are more vectors, those are shown whose removal costs most."""
+"""The largest number of rows of a table; where there are more, those are shown whose removal costs most."""
 _SHOWN_WORDS = 2
 
 
 def ablation_table(study: ConnectorStudy) -> Table:
-    """Return a table of what is lost with the picture or the markers."""
+    """Return a table of the ablations of no single vector: shuffled and blank images, all frozen, no markers.
+
+    Each row has the CIDEr, its difference to `whole` with an interval, and the share of captions that changed.
+    """
     table = _table("CIDEr x100", "score", "difference", "95% interval", "other captions")
 
     whole = study.ablations[0]
@@ -37,10 +40,16 @@ def ablation_table(study: ConnectorStudy) -> Table:
 
 
 def loss_table(study: ConnectorStudy) -> Table:
-    """Return a table of what is lost with each vector, removed or held at its mean, and what it is worth alone."""
+    """Return a table with a row for each vector, or group of vectors: its worth in CIDEr.
+
+    A row has the difference where the vector is removed, the difference where it is held at its mean over the pictures,
+    and the CIDEr where all other vectors are. It has at most 16 rows: those whose removal costs most.
+    """
     removed = study.of_kind(REMOVED)
     frozen = study.of_kind(FROZEN)
     alone = study.of_kind(ALONE)
+
+    # The three kinds list the same vectors in the same order: one index is one row of all.
     table = _table("vector", "removed", "95% interval", "at its mean", "95% interval", "alone")
 
     for row in _shown(removed):
@@ -56,7 +65,10 @@ def loss_table(study: ConnectorStudy) -> Table:
 
 
 def vectors_table(study: ConnectorStudy) -> Table:
-    """Return a table of each vector: its norm, the token that it is read by most often, and the words that it names."""
+    """Return a table with a row for each vector: its norm, its most frequent best token, and the words that it names.
+
+    It has at most 16 rows: the first of those vectors that `loss_table` shows.
+    """
     # The last three columns hold words of any length: cut to a width, so that a row stays one line of 80 columns.
     table = _table("vector", "norm", "varies", "own/other")
     for header, width in (("nearest", 13), ("unembedding", 15), ("names", 20)):
@@ -85,7 +97,7 @@ def vectors_table(study: ConnectorStudy) -> Table:
 
 
 def notes(study: ConnectorStudy) -> str:
-    """Return what the columns hold that their names do not say."""
+    """Return a text of several lines that explains the columns of `loss_table` and `vectors_table`."""
     lines = [
         "removed: left out, those behind close up. at its mean: over the pictures.",
         "alone: CIDEr with all others at their means. varies: share of the vector that",
@@ -94,13 +106,14 @@ def notes(study: ConnectorStudy) -> str:
         "token that is first in most pictures, and in how many. names: words among the",
         "five that are in the references more often than chance has it, right/times.",
     ]
+
     if len(study.of_kind(REMOVED)) > MOST_ROWS:
         lines.append(f"Shown: the {MOST_ROWS} whose removal costs most; inspect.json has all.")
     return "\n".join(lines)
 
 
 def _shown(scores: Sequence[AblationScore]) -> list[int]:
-    """Return the numbers of the rows that are shown, in their order."""
+    """Return the indices of the (at most 16) scores with the largest loss, in ascending order."""
     # The most negative difference is the largest loss.
     ranked = sorted(range(len(scores)), key=lambda row: scores[row].difference)
     return sorted(ranked[:MOST_ROWS])

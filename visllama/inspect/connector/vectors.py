@@ -1,4 +1,9 @@
-"""What each image vector is like over many pictures: how long, how changing, and which tokens it is read by."""
+"""Statistics of a connector's image vectors over many pictures: norm, variance, and the tokens nearest to each vector.
+
+A connector makes K image vectors of each picture, which the language model reads in place of text embeddings. A vector
+is "read" by tokens: those whose input embeddings have the largest cosine with it, or those that the language model's
+output layer predicts from it (the unembedding, see `lens.py`).
+"""
 
 from __future__ import annotations
 
@@ -17,16 +22,19 @@ from visllama.inspect.connector.lens import Lens, ScoredTokens, TopTokens
 from visllama.inspect.connector.words import ReferenceWords, WordMatch
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""The quantiles of the norms that `norm_quantiles` returns."""
 
 
 @dataclass(frozen=True)
 class TokenReading:
-    """Which tokens a vector is read by over all pictures.
+    """The tokens that one of the K image vectors is read by, summed up over all pictures.
 
     Attributes:
-        tokens: The tokens that are read first most often, with the share of pictures in which each is, most first.
-        mean_score: The mean cosine, or probability, of the token that is read first.
-        words: How well the first five tokens meet the words of the references.
+        tokens: Up to five pairs of a token and the share of pictures, in [0, 1], in which it is the best token of this
+            vector; the largest share first.
+        mean_score: The mean over the pictures of the best token's score: a cosine for the nearest input embeddings, a
+            probability for the unembedding.
+        words: How often the vector's five best tokens in a picture include a word of that picture's reference captions.
     """
 
     tokens: ScoredTokens
@@ -36,16 +44,17 @@ class TokenReading:
 
 @dataclass(frozen=True)
 class VectorFacts:
-    """What one image vector is like over the pictures.
+    """The statistics of one of the K image vectors over all pictures.
 
     Attributes:
-        vector: The vector's place in the span, counted from 1.
-        norm: The mean of its norm.
-        varies: The share of its mean square that changes with the picture, in [0, 1]: at 0 the vector is the same for
-            all pictures, at 1 its mean is zero.
-        nearest: The reading by the nearest input embeddings.
-        unembedding: The reading by the unembedding; None where the language model has none that is known.
-        mean_nearest: The tokens nearest to its mean over the pictures, with their cosines.
+        vector: The number of the vector among the K image vectors of a picture, counted from 1.
+        norm: The mean over the pictures of the vector's Euclidean norm.
+        varies: The share of the vector's mean square that is variance over the pictures, in [0, 1]: at 0 the vector is
+            the same for all pictures, at 1 its mean is zero.
+        nearest: The tokens whose input embeddings are nearest to the vector.
+        unembedding: The tokens that the language model's output layer predicts from the vector; None where
+            `Lens.can_unembed` is false.
+        mean_nearest: The tokens nearest to the mean of the vector over the pictures, each with its cosine, best first.
     """
 
     vector: int
@@ -58,12 +67,13 @@ class VectorFacts:
 
 @dataclass(frozen=True)
 class PictureReading:
-    """How the vectors of one picture are read.
+    """The tokens that each image vector of one picture is read by.
 
     Attributes:
-        nearest: For each vector the tokens with the nearest input embeddings, and their cosines.
-        unembedding: For each vector the tokens that the unembedding makes of it, and their probabilities; None where
-            the language model has no unembedding that is known.
+        nearest: For each of the K vectors up to five pairs (token, cosine): the tokens with the nearest input
+            embeddings, best first.
+        unembedding: For each of the K vectors up to five pairs (token, probability): the tokens that the language
+            model's output layer predicts from the vector, best first. None where `Lens.can_unembed` is false.
     """
 
     nearest: list[ScoredTokens]
@@ -71,27 +81,32 @@ class PictureReading:
 
 
 class Norms(TypedDict):
-    """How long vectors, markers and text embeddings are."""
+    """The Euclidean norms of image vectors, markers and text embeddings."""
 
     quantiles: list[float]
-    """The quantiles that are given, the median in the middle."""
+    """The probabilities of the quantiles below: `QUANTILES`, with the median (0.5) in the middle."""
     image_vectors: list[float]
-    """The quantiles of the norms of all image vectors of all pictures."""
+    """The norms of all image vectors of all pictures, at each of `quantiles`."""
     text_embeddings: list[float]
-    """The quantiles of the norms of all text embeddings."""
+    """The norms of the input embeddings of all tokens, at each of `quantiles`."""
     boi: float
-    """The norm of the marker `[boi]`."""
+    """The norm of the vector of `[boi]`, the marker before the image vectors."""
     eoi: float
-    """The norm of the marker `[eoi]`."""
+    """The norm of the vector of `[eoi]`, the marker behind the image vectors."""
 
 
 class VectorStudy:
-    """Read all vectors of all pictures.
+    """Find the tokens that each image vector of each picture is read by.
+
+    All vectors are read when the object is made; `vectors` and `picture` only look up and sum up the results.
 
     Args:
-        image_embeds: The image vectors of each picture.
-        lens: The lens that reads them.
-        references: The captions of each picture, in the order of the pictures.
+        image_embeds: The K image vectors of each of N pictures.
+        lens: The lens that finds the tokens of a vector.
+        references: The reference captions of each picture, in the order of the pictures; at least two pictures.
+
+    Attributes:
+        lens: The lens that was given.
     """
 
     def __init__(self, image_embeds: Float[Tensor, "N K D"], lens: Lens, references: Sequence[Sequence[str]]) -> None:
@@ -108,7 +123,7 @@ class VectorStudy:
 
     @cached_property
     def vectors(self) -> list[VectorFacts]:
-        """What each vector is like over the pictures."""
+        """The statistics of each of the K vectors over all pictures, in the order of the vectors."""
         varies = variance_shares(self._vectors)
         norms = self._vectors.norm(dim=-1).mean(0)
 
@@ -129,20 +144,26 @@ class VectorStudy:
         return vectors
 
     def picture(self, number: int) -> PictureReading:
-        """Return how one picture's vectors are read.
+        """Return the tokens that each of the K image vectors of one picture is read by, with their scores.
 
         Args:
-            number: The number of the picture, counted from 0.
+            number: The picture's index in `image_embeds`, counted from 0.
         """
         # The rows of `flat` that are this picture's.
         rows = range(number * self._num_vectors, (number + 1) * self._num_vectors)
+
         nearest = [self.lens.named(self._nearest, row) for row in rows]
         if self._unembedded is None:
             return PictureReading(nearest, None)
         return PictureReading(nearest, [self.lens.named(self._unembedded, row) for row in rows])
 
     def _reading(self, top: TopTokens, k: int) -> TokenReading:
-        """Return how the vector at one place of the span is read over all pictures."""
+        """Return the tokens of the vector of index `k` (from 0), summed up over all pictures.
+
+        Args:
+            top: The best tokens of all vectors of all pictures, picture by picture.
+            k: The index of the vector among the K vectors of a picture.
+        """
         by_picture = (self._num_pictures, self._num_vectors)
         ids = top.ids.unflatten(0, by_picture)[:, k]
         first_scores = top.scores.unflatten(0, by_picture)[:, k, 0]
@@ -161,14 +182,18 @@ class VectorStudy:
         )
 
     def _spoken(self, ids: Sequence[int]) -> set[str]:
-        """Return tokens as words that can be compared with those of the references."""
+        """Return the texts of these token ids, in small letters and without spaces around them."""
         # One by one, because the decoder would join tokens to words.
         texts = [cast("str", self.lens.tokenizer.decode([token])) for token in ids]
         return {text.strip().lower() for text in texts}
 
 
 def variance_shares(vectors: Float[Tensor, "N K D"]) -> Float[Tensor, " K"]:
-    """Return for each vector the share of its mean square that is variance over the pictures, in [0, 1]."""
+    """Return for each of the K vectors the share of its mean square that is variance over the N pictures, in [0, 1].
+
+    A vector that is the same in all pictures, also one of zeros, has 0.
+    """
+    # Variance and mean square are summed over the D components: the share is of the vector as a whole.
     variance = (vectors - vectors.mean(0)).square().sum(-1).mean(0)
     mean_square = vectors.square().sum(-1).mean(0)
     # A vector of zeros would be divided by zero.
@@ -180,12 +205,12 @@ def norm_quantiles(
     markers: Float[Tensor, "2 D"],
     embeddings: Float[Tensor, "V D"],
 ) -> Norms:
-    """Return how long the vectors, the markers and the text embeddings are: quantiles, and the markers' two norms.
+    """Return the Euclidean norms of image vectors and text embeddings as quantiles, and the norms of the two markers.
 
     Args:
-        image_embeds: The image vectors of each picture.
-        markers: The vectors of `[boi]` and `[eoi]`.
-        embeddings: The input embeddings of all tokens.
+        image_embeds: The K image vectors of each of N pictures.
+        markers: The vector of `[boi]`, then that of `[eoi]`.
+        embeddings: The input embeddings of all V tokens, as `Lens.embeddings` holds them.
     """
     boi, eoi = markers.float().norm(dim=-1).tolist()
     return {

@@ -1,4 +1,8 @@
-"""Whether the tokens that a vector is read by name what is seen: words of the picture's own references."""
+"""Compare the tokens that an image vector is read by with the words of each picture's reference captions.
+
+A vector that says what a picture shows has tokens that are words of that picture's own references more often than they
+are words of another picture's references, which is the measure of chance.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +21,19 @@ _MOST_OTHERS = 50
 """The number of other pictures whose references each picture's words are compared with."""
 _MOST_NAMED = 5
 _LEVEL = 0.05
+"""The level of the test whether a word is named more often than by chance."""
 
 
 class NamedWord(NamedTuple):
-    """A word that a vector is read by where it is right, more often than chance would have it.
+    """A word that a vector names rightly more often than by chance.
+
+    A vector "names" a word in a picture where one of its best tokens is that word.
 
     Attributes:
-        word: The word.
-        right: The number of pictures in which the word is named and is in a reference.
-        times: The number of pictures in which the word is named: one of the first tokens is the word.
-        base: The share of all pictures whose references have the word: what chance would give.
+        word: The word, in small letters.
+        right: The number of pictures in which the vector names the word, and a reference of that picture has it.
+        times: The number of pictures in which the vector names the word.
+        base: The share of all pictures, in [0, 1], whose references have the word: by chance, `right / times` is this.
     """
 
     word: str
@@ -36,13 +43,13 @@ class NamedWord(NamedTuple):
 
 
 class WordMatch(NamedTuple):
-    """How well the tokens of a vector meet the words of the references.
+    """How often a vector's best tokens are words of the reference captions.
 
     Attributes:
-        own: The share of pictures in which one of the first tokens is a word of the picture's references.
-        other: The share in which one of them is a word of another picture's references: what chance gives.
-        interval: The bootstrap interval of the difference of both shares over pictures, 95%.
-        named: The words that are named rightly more often than chance would have it, the surest first.
+        own: The share of pictures, in [0, 1], in which one of the tokens is a word of the picture's own references.
+        other: The same share with the references of another picture, as a mean over up to 50 other pictures: chance.
+        interval: The 95% bootstrap interval of `own - other` over pictures, as `[low, high]`.
+        named: Up to five words that the vector names rightly more often than by chance; the smallest p-value first.
     """
 
     own: float
@@ -52,22 +59,28 @@ class WordMatch(NamedTuple):
 
 
 class ReferenceWords:
-    """The words of the references of each picture.
+    """The words of each picture's reference captions, against which `match` tests the tokens of a vector.
 
     Args:
-        references: The captions of each picture.
+        references: The reference captions of each picture; at least two pictures, since `match` compares each picture
+            with others.
+
+    Attributes:
+        words: The different words of each picture's captions in small letters, in the order of the pictures.
     """
 
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         self.words = [words_of(captions) for captions in references]
+        # A picture counts once for a word, however many of its captions have it.
         counts = Counter(word for words in self.words for word in words)
         self._base = {word: count / len(self.words) for word, count in counts.items()}
 
     def match(self, spoken: Sequence[set[str]]) -> WordMatch:
-        """Compare the words that a vector is read by with those of the references.
+        """Return how often the tokens of one vector are words of the pictures' references, and which words these are.
 
         Args:
-            spoken: The words that the vector is read by, for each picture.
+            spoken: The texts of the vector's best tokens in each picture, in small letters, in the order of the
+                references.
         """
         own = _meets(spoken, self.words)
 
@@ -80,6 +93,7 @@ class ReferenceWords:
             other += _meets(spoken, shifted)
         other /= num_others
 
+        # Picture by picture, so that the interval is of a paired difference.
         intervals = bootstrap_intervals({"difference": mean_metric(own - other)})
         return WordMatch(
             own=float(own.mean()),
@@ -89,7 +103,7 @@ class ReferenceWords:
         )
 
     def _named(self, spoken: Sequence[set[str]]) -> list[NamedWord]:
-        """Return the words whose count of right pictures a binomial test tells from chance, corrected for their number.
+        """Return up to five words that are named rightly more often than chance by a binomial test, the surest first.
 
         Reference:
             Bonferroni's correction: each of n words is tested at a level of 0.05 / n.
@@ -112,13 +126,13 @@ class ReferenceWords:
 
 
 def _meets(spoken: Sequence[set[str]], references: Sequence[set[str]]) -> Float[np.ndarray, " pictures"]:
-    """Return 1 for each picture of which a word is among the words of the references beside it, otherwise 0."""
+    """Return for each picture 1.0 where one of its `spoken` words is in its entry of `references`, otherwise 0.0."""
     pairs = zip(spoken, references, strict=True)
     return np.array([not spoken_words.isdisjoint(words) for spoken_words, words in pairs], dtype=float)
 
 
 def words_of(captions: Sequence[str]) -> set[str]:
-    """Return the words of captions in small letters."""
+    """Return the different words of captions, in small letters; punctuation is left out."""
     words: set[str] = set()
     for caption in captions:
         words.update(re.findall(r"\w+", caption.lower()))
@@ -126,6 +140,9 @@ def words_of(captions: Sequence[str]) -> set[str]:
 
 
 def binomial_tail(right: int, times: int, base: float) -> float:
-    """Return the probability that at least `right` of `times` draws succeed, each with the probability `base`."""
+    """Return the probability that at least `right` of `times` independent draws succeed, each with probability `base`.
+
+    This is the p-value of a one-sided binomial test.
+    """
     probabilities = (comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
     return sum(probabilities)
