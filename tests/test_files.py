@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support.small_disk import run_on_small_disk
-from visllama.files import WriteFailed, replacing, write_whole
+from visllama.files import WriteFailed, open_regular, replacing, write_whole
 
 
 def test_others_may_read_what_safetensors_writes(tmp_path):
@@ -44,7 +44,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
-from visllama.files import WriteFailed, replacing, write_whole
+from visllama.files import WriteFailed, open_regular, replacing, write_whole
 disk = Path(sys.argv[1])
 write_whole(disk / "a.json", "small")
 def tensors():
@@ -63,3 +63,13 @@ print(sorted(path.name for path in disk.iterdir()), (disk / "a.json").read_text(
         f"{tmp_path}/disk/a.safetensors: cannot be written (No space left on device)",
         "['a.json'] small",
     ], ended.stderr
+
+
+def test_a_folder_in_the_place_of_a_file_leaves_nothing_open(tmp_path, monkeypatch):
+    opened = []
+    open_descriptor = os.open
+    monkeypatch.setattr(os, "open", lambda *arguments: opened.append(open_descriptor(*arguments)) or opened[-1])
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])

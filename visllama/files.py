@@ -252,7 +252,11 @@ def open_regular(path: Path) -> BinaryIO:
     """
     # Without O_NONBLOCK the program would wait at a pipe until somebody writes into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
+    try:
+        file = open(descriptor, "rb")  # noqa: SIM115 (the caller closes it)
+    except OSError:  # it is a folder
+        os.close(descriptor)
+        raise
 
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
