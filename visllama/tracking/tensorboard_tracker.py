@@ -1,4 +1,4 @@
-"""The tracker of TensorBoard, whose files lie in the run's folder."""
+"""Write what a run logs as files of TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from visllama.tracking.tracker import Picture, Tracker
 
 
 class TensorBoardTracker(Tracker):
-    """Write what a run logs as TensorBoard's event files.
+    """Tracker that writes a run's figures, pictures and tables as TensorBoard's event files.
 
-    A run that goes on writes a file of its own beside the first one, which tells TensorBoard to drop the figures and
-    pictures that the first one holds of the checkpoint's step and later ones. Texts it keeps.
+    A resumed run writes a second file beside the first one. It makes TensorBoard drop the figures and pictures that the
+    first file holds of the checkpoint's step and later ones; texts of these steps stay.
 
     Args:
         save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so the jobs of a sweep
@@ -30,6 +30,8 @@ class TensorBoardTracker(Tracker):
         super().__init__()
         self._folder = save_dir
         self._inner = self._make(purge_step=None)
+
+        # What a resumed run changes (`go_on`).
         self._first_step = 0
         self._steps_with_texts: set[int] = set()
 
@@ -47,12 +49,15 @@ class TensorBoardTracker(Tracker):
 
     @property
     def experiment(self) -> Any:
-        """The `SummaryWriter` of torch."""
+        """The `SummaryWriter` of torch that writes the event file."""
         return self._inner.experiment
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
+        # `logged` stays unset: TensorBoard drops these figures, so that they have to be given again.
         self._inner = self._make(purge_step=first_step)
         self._first_step = first_step
+
+        # Texts are not dropped.
         self._steps_with_texts = {step for step, names in logged.items() if "val/loss" in names}
 
     @rank_zero_only
@@ -100,6 +105,7 @@ class TensorBoardTracker(Tracker):
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
         # TensorBoard has no tables of texts; it shows Markdown.
         lines = [columns, ["---"] * len(columns), *rows]
+
         table = []
         for line in lines:
             cells = " | ".join(_cell(value) for value in line)
@@ -108,17 +114,24 @@ class TensorBoardTracker(Tracker):
         self.experiment.add_text(name, "\n".join(table), step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Write a text that names the file of an HTML page, as TensorBoard shows no pages.
+
+        Args:
+            name: The name under which the text is shown.
+            path: The page's file, whose path is written as it is.
+            step: The optimizer step that the page belongs to.
+        """
         self.experiment.add_text(name, f"TensorBoard shows no pages; this one is the file `{path}`", step)
 
     def log_weights(self, folder: Path) -> None:
-        """Keep nothing: TensorBoard has no place for files."""
+        """Do nothing: TensorBoard has no place for files."""
 
     def close(self, exit_code: int) -> None:
         self._inner.finalize("success" if exit_code == 0 else "failed")
 
 
 def _cell(value: object) -> str:
-    """Return a value as a cell of a Markdown table, where nothing in it is taken for Markdown or HTML."""
+    """Return a value as the cell of a Markdown table, in one line, with the signs of Markdown and HTML escaped."""
     if value is None:
         text = ""
     elif isinstance(value, float):
