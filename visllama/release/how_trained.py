@@ -148,7 +148,7 @@ def _values_table(facts: RunFacts) -> list[str]:
 
 
 def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    """Yield pairs of a label and a setting of one training, as Markdown; a setting that is not known is an empty text."""
+    """Yield pairs of a label and a setting of one training, as Markdown; a setting that is not known is ""."""
     train = mapping(facts.metrics, "train")
     stage = mapping(facts.config, "stage")
     optim = mapping(facts.config, "optim")

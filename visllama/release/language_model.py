@@ -45,6 +45,7 @@ def write_language_model(
         pad_token_id=model.tokenizer.pad_token_id,
         max_new_tokens=max_new_tokens,
     )
+
     with quietly():
         language_model.save_pretrained(folder, max_shard_size=max_shard_size)
 
@@ -96,7 +97,7 @@ def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
 
 @contextmanager
 def quiet_peft() -> Generator[None, None, None]:
-    """Use as `with quiet_peft():` to silence transformers' messages and all `FutureWarning`s inside the block.
+    """Use as `with quiet_peft():` to silence all `FutureWarning`s, and what transformers logs below errors.
 
     PEFT calls a function of transformers by an older name, of which transformers would warn each user.
     """

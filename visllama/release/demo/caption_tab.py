@@ -1,4 +1,4 @@
-"""The tab that captions a picture at once, and shows where its words looked."""
+"""Build the page's tab that captions a picture at once, and shows where in the picture each word of it looked."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ _Outputs = tuple[str, gr.Radio, gr.Image]
 
 
 class CaptionTab:
-    """The tab that captions a picture at once, and shows where its words looked.
+    """The page's tab that captions a picture at once, and shows where in the picture each word looked.
+
+    Where a word looked is the model's attention to the patches of the picture, drawn as a heat map.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
         model = self.exhibit.model_choice()
 
         # Side by side on a wide screen, one below the other on a phone.

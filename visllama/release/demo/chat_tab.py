@@ -1,4 +1,4 @@
-"""The tab of the chat: a conversation about pictures, in which answers appear word by word."""
+"""Build the page's tab of a chat about pictures, in which answers appear word by word."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from visllama.release.demo.served import MOST_PICTURES
 
 
 class ChatTab:
-    """The tab of the chat: a conversation about pictures, in which answers appear word by word.
+    """The page's tab of a chat about pictures, in which answers appear word by word.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
         model = self.exhibit.model_choice()
         talk = gr.HTML(as_page([]), elem_id="talk", label="Conversation")
         question = gr.MultimodalTextbox(

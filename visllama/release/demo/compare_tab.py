@@ -1,4 +1,4 @@
-"""The tab that shows what several weights write about the same picture, side by side."""
+"""Build the page's tab that shows side by side what several models write about the same picture."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from visllama.release.demo.sessions import Session
 
 
 class CompareTab:
-    """The tab that shows what several weights write about the same picture, side by side.
+    """The page's tab that shows side by side what several models write about the same picture.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = picture_input()
