@@ -98,6 +98,7 @@ def base_models_section(models: list[BaseModel]) -> str:
         name = model.markdown
         if model.revision:
             name += f", commit {escape(model.revision)}"
+
         rows.append([model.role, name, _licence_cell(model)])
 
     return table(["", "model", "licence"], rows)
@@ -106,6 +107,7 @@ def base_models_section(models: list[BaseModel]) -> str:
 def _licence_cell(model: BaseModel) -> str:
     """Return the Markdown cell with a model's licence and its conditions, or a note that they are not known here."""
     terms = model.terms
+    # A page on the hub names its licence, which a folder need not do.
     if terms is None:
         return "see its page" if model.is_on_hub else "not known"
 

@@ -166,6 +166,7 @@ def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
     else:
         yield "passes over the data", _number(stage.get("epochs"))
 
+    # A reader knows AdamW by its name, without the module that it comes from.
     optimizer = str(optim.get("_target_") or "")
     yield "optimizer", escape(optimizer.rpartition(".")[2])
     yield "learning rate", _rates(optim, trained)
@@ -212,6 +213,7 @@ def _rates(optim: Mapping, trained: list) -> str:
     if not is_number(learning_rate):
         return ""
 
+    # A rate of a frozen part was without effect.
     rates = [f"{learning_rate:g}"]
     for part, rate in numbers(mapping(optim, "lr_by_part")).items():
         if part in trained:

@@ -56,6 +56,7 @@ def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dt
         description: The content of `visllama.json` to write, from `name_bases`.
         dtype: The dtype in which floating-point tensors are written; other tensors keep theirs.
     """
+    # Replaced one after the other, so that there are never two whole copies in memory.
     tensors = load_file(weights / TENSORS_FILE)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():

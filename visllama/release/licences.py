@@ -33,6 +33,7 @@ _LLAMA_TERMS = (
     "users a licence of one's own is needed"
 )
 
+# By the beginning of a model's name: sizes and versions of one family have the same licence.
 _TERMS = {
     "visllama:": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
     "huggyllama/": Terms(
@@ -121,6 +122,7 @@ class DataTerms(NamedTuple):
 
 
 _WEB = "the pictures are their owners', found on the web"
+# By the names of the sources in `conf/data/source`.
 _DATA = {
     "coco": DataTerms(
         "COCO captions (CC BY 4.0), five people's of each picture; the pictures are Flickr's, each with its own licence"

@@ -105,6 +105,7 @@ def _datasets(facts: RunFacts) -> list[str]:
 
 def _tags(facts: RunFacts, form: str, models: list[BaseModel]) -> list[str]:
     """Return the tags by which the model is found on the hub."""
+    # What the model was judged on says what it may be used for.
     tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
     tags = ["visllama", "vision-language-model"]
 

@@ -64,6 +64,8 @@ def _evaluation_section(name: str, evaluation: Mapping, facts: RunFacts) -> str:
 def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
     """Return the table of the scores, their intervals, and the controls' scores beside them."""
     factor = _factor(evaluation)
+
+    # A control may lack a metric, and then has an empty cell.
     rows = []
     for metric, value in numbers(mapping(evaluation, "metrics")).items():
         controls_scores = [_score(mapping(controls, control).get(metric), factor) for control in controls]
@@ -81,6 +83,7 @@ def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
     if task in _SCORING:
         sentences.append(_SCORING[task])
 
+    # An unknown control, such as one of a newer release, has its column in the table, and no sentence here.
     known_controls = [control for control in controls if control in _CONTROLS]
     if known_controls:
         names = _as_words(known_controls)
@@ -188,6 +191,7 @@ def _decoding(evaluation: Mapping) -> list[str]:
     if decoding.get("repetition_penalty", 1.0) != 1.0:
         settings.append(f"repetition penalty {escape(decoding['repetition_penalty'])}")
 
+    # An evaluation without the key `prompt` is not said to have had none.
     sentences = []
     prompt = evaluation.get("prompt") or evaluation.get("hint")
     if settings:
@@ -256,6 +260,8 @@ def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
     for name, evaluation in facts.evaluations.items():
         factor = _factor(evaluation)
         scores = numbers(mapping(evaluation, "metrics"))
+
+        # There is at least one score: `RunFacts.evaluations` has no others.
         main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
         metric = [*main_metrics, *scores][0]
 

@@ -41,10 +41,12 @@ class TensorBoardTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """Lightning's name of the logger, always "tensorboard"."""
         return "tensorboard"
 
     @property
     def version(self) -> str:
+        """Lightning's version of the run, always empty: the files lie directly in `save_dir`."""
         return ""
 
     @property
@@ -53,6 +55,13 @@ class TensorBoardTracker(Tracker):
         return self._inner.experiment
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
+        """Continue a stopped run in a second file, which hides what the first one holds of `first_step` and later ones.
+
+        Args:
+            first_step: The step of the checkpoint that the run goes on from.
+            logged: The names of the figures of that step and later ones that were already written, in a set for each
+                step. Only the texts of these steps are left out when they come again.
+        """
         # `logged` stays unset: TensorBoard drops these figures, so that they have to be given again.
         self._inner = self._make(purge_step=first_step)
         self._first_step = first_step
@@ -62,6 +71,13 @@ class TensorBoardTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Write a run's configuration as a text, and keep it for the file `hparams.yaml`, which `save` writes.
+
+        Nothing is done if that file is there already, unless a stopped run is continued.
+
+        Args:
+            params: The configuration, as plain values that YAML can hold.
+        """
         # A run that is judged once more has its configuration there already.
         is_written = Path(self._folder, "hparams.yaml").is_file()
         if is_written and not self._first_step:
@@ -76,17 +92,31 @@ class TensorBoardTracker(Tracker):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures of an optimizer step, each by its name."""
         self._inner.log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
+        """Write to the disk what waits to be written, and `hparams.yaml` if it is not there."""
         self._inner.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        """Write what waits to be written, and close the file, when Lightning ends a training.
+
+        Args:
+            status: Lightning's name of how it ended, such as "success".
+        """
         self._inner.finalize(status)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Write pictures as images, and their texts as a table without pictures.
+
+        Args:
+            name: The name of the table; that of an image is `NAME/SOURCE/KEY`.
+            pictures: The pictures. One without an image has its texts alone.
+            step: The optimizer step that they belong to.
+        """
         for picture in pictures:
             if picture.image is not None:
                 # The same name at each step: TensorBoard shows the steps of one picture under one slider.
@@ -103,6 +133,14 @@ class TensorBoardTracker(Tracker):
         self.log_rows(name, columns, rows, step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Write a table of texts and numbers as a Markdown text.
+
+        Args:
+            name: The name of the text.
+            columns: The names of the columns.
+            rows: The rows, each with a value for each column; None is an empty cell.
+            step: The optimizer step that the table belongs to.
+        """
         # TensorBoard has no tables of texts; it shows Markdown.
         lines = [columns, ["---"] * len(columns), *rows]
 
@@ -127,6 +165,7 @@ class TensorBoardTracker(Tracker):
         """Do nothing: TensorBoard has no place for files."""
 
     def close(self, exit_code: int) -> None:
+        """Write what waits to be written, and close the file; the exit code is not shown."""
         self._inner.finalize("success" if exit_code == 0 else "failed")
 
 

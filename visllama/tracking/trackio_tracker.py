@@ -72,24 +72,29 @@ class TrackioTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """The name of trackio's project."""
         return self._project
 
     @property
     def version(self) -> str:
+        """The name of trackio's run, with the end of the id."""
         return self._run_name
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Keep a run's configuration, to be sent when the run begins; later calls change nothing that was sent."""
         # They are sent with the first message, by which the run begins.
         self._params |= params
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
         new = {name: float(value) for name, value in self.without_logged(metrics, step).items()}
         if new:
             self._send("figures", values=new, step=step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
         rows = []
         for picture in pictures:
             image = _encode(picture.image)
@@ -98,17 +103,24 @@ class TrackioTracker(Tracker):
         self._send("table", name=name, columns=PICTURE_COLUMNS, rows=rows, step=step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Send a table of texts and numbers, whose rows have a value for each column."""
         lists = [list(row) for row in rows]
         self._send("table", name=name, columns=list(columns), rows=lists, step=step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Send the path of an HTML page, which the writing process reads."""
         self._send("page", name=name, path=str(path.absolute()), step=step)
 
     def log_weights(self, folder: Path) -> None:
+        """Have the weights in a folder copied as an artifact, if the tracker was built with `log_weights`."""
         if self._keeps_weights:
             self._send("weights", path=str(folder.absolute()))
 
     def close(self, exit_code: int) -> None:
+        """Wait until everything is written, for a minute at most, and end the writing process.
+
+        The exit code is not shown. A second call does nothing.
+        """
         if self._writer is not None:
             self._writer.close()
             self._writer = None

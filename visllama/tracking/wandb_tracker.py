@@ -82,10 +82,12 @@ class WandbTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """The name of wandb's project."""
         return self._project
 
     @property
     def version(self) -> str | None:
+        """The identity of the run that was asked for; None if wandb chooses one."""
         return self._id
 
     @property
@@ -106,15 +108,18 @@ class WandbTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Send a run's configuration, by which wandb's run begins if it has not begun."""
         self._logger().log_hyperparams(dict(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
         new = self.without_logged(metrics, step)
         if new:
             self._logger().log_metrics(new, step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
         import wandb
 
         rows: list[Iterable[Any]] = []
@@ -126,18 +131,21 @@ class WandbTracker(Tracker):
         self.experiment.log({name: table, _STEP: step})
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Send a table of texts and numbers, whose rows have a value for each column."""
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         self.experiment.log({name: table, _STEP: step})
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Send an HTML page, which is read from its file."""
         import wandb
 
         page = wandb.Html(str(path), inject=False)
         self.experiment.log({name: page, _STEP: step})
 
     def log_weights(self, folder: Path) -> None:
+        """Send the weights in a folder as an artifact, if the tracker was built with `log_weights`."""
         if not self._keeps_weights:
             return
 
@@ -148,6 +156,11 @@ class WandbTracker(Tracker):
         self.experiment.log_artifact(artifact)
 
     def close(self, exit_code: int) -> None:
+        """End wandb's run if this tracker has begun one; a second call does nothing.
+
+        Args:
+            exit_code: The exit code that wandb shows for the run; 0 means that it has ended well.
+        """
         if self._inner is not None:
             # Only once: closing it again would end the run that the next job has begun.
             self._inner = None

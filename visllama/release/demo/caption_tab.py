@@ -69,6 +69,8 @@ class CaptionTab:
         """Caption the picture that was chosen; without one, clear the outputs."""
         session = self.exhibit.session(request)
         session.looked = None
+
+        # The page has no file when the visitor has removed the picture.
         if not file:
             session.pictures.pop("caption", None)
             return _nothing()
@@ -94,10 +96,12 @@ class CaptionTab:
             # Only image tokens that are patches of the picture have a place in it.
             if not has_patches(pipeline.model):
                 caption = pipeline.caption(picture, **decoding)
+                # One picture, and no list of them, has one caption.
                 assert isinstance(caption, str)
                 return caption, _hidden_words(), _hidden_heat()
             looked = caption_and_look(pipeline, picture, decoding)
 
+        # Offered by their numbers, as a word may come twice.
         session.looked = looked
         choices = [(word, number) for number, word in enumerate(looked.words)]
         words = gr.Radio(choices, value=None, visible=bool(choices))
@@ -116,15 +120,15 @@ class CaptionTab:
 
 
 def _nothing() -> _Outputs:
-    """Return the outputs where there is no caption."""
+    """Return the outputs of the tab before there is a caption."""
     return "", _hidden_words(), _hidden_heat()
 
 
 def _hidden_words() -> gr.Radio:
-    """Return the choice of words where there are none."""
+    """Return an update that empties and hides the choice of words."""
     return gr.Radio([], value=None, visible=False)
 
 
 def _hidden_heat() -> gr.Image:
-    """Return the heat map where there is none."""
+    """Return an update that empties and hides the heat map."""
     return gr.Image(None, visible=False)

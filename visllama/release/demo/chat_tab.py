@@ -107,6 +107,8 @@ class ChatTab:
             # The page shows what it showed before the question, which can be changed and sent again.
             yield as_page(session.messages), question
             raise
+
+        # The caches of many chats would fill the device's memory.
         self.exhibit.sessions.free_caches()
 
     def _read_question(self, question: object) -> tuple[str, list[Image.Image]]:
@@ -115,6 +117,7 @@ class ChatTab:
         Raises:
             ConfigError: If there is no text, there are too many pictures, or one cannot be read.
         """
+        # The value comes from the client, which may send anything.
         content = question if isinstance(question, dict) else {}
         text = content.get("text")
         files = content.get("files") or []
@@ -123,6 +126,7 @@ class ChatTab:
 
         uploads = [self.exhibit.read_upload(file) for file in files]
         pictures = [read_picture(upload, name) for upload, name in uploads]
+
         text = text.strip() if isinstance(text, str) else ""
         if not text:
             raise ConfigError("type a question")

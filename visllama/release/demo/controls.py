@@ -63,6 +63,7 @@ def decoding_of(
     Raises:
         ConfigError: If a number that is used has another type, or is out of its range.
     """
+    # Sampling is without beams here, also if the server's own arguments have some.
     if method == "sampling":
         return served.settings(num_beams=1, temperature=temperature, max_new_tokens=max_new_tokens)
     if method == "beams":
@@ -78,6 +79,7 @@ def picture_input() -> gr.Image:
 
     Its value is the uploaded file. Web addresses and cameras are not offered.
     """
+    # `image_mode=None` keeps the file's own colors, as gradio is not to convert it.
     return gr.Image(
         type="filepath",
         format="png",
@@ -133,6 +135,7 @@ def _friendly(handler: Callable, refused: object) -> Callable:
     """
 
     def show(error: Exception) -> None:
+        # Escaped, since gradio shows a message as HTML, and the text may hold a client's own words.
         if isinstance(error, ConfigError):
             gr.Warning(html.escape(str(error)))
         else:

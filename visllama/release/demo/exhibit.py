@@ -75,6 +75,7 @@ class Exhibit:
     def model_choice(self) -> gr.Dropdown:
         """Build the control that chooses a model by its name, and add it to the page; with one model it is hidden."""
         names = self.models.names
+
         return gr.Dropdown(names, value=names[0], label="Weights", visible=len(names) > 1)
 
     def settings(self) -> Settings:
@@ -83,6 +84,7 @@ class Exhibit:
         They begin with the first model's own number of new tokens (at most 256), or with 40 if it has none.
         """
         num_new_tokens = self.models.choose().decoding.get("max_new_tokens") or 40
+
         # The slider ends at 256.
         return settings_of(min(256, num_new_tokens))
 
