@@ -18,7 +18,7 @@ ROLES = {"vision_encoder": "vision encoder", "language_model": "language model"}
 
 
 class BaseModel(NamedTuple):
-    """A published model that the trained weights were made with, and are used with.
+    """A pretrained model that the trained weights were made with, and are used with.
 
     Attributes:
         role: "vision encoder" or "language model".
@@ -26,7 +26,7 @@ class BaseModel(NamedTuple):
             last part of the path of a local folder or, without a path, `kind`.
         revision: The commit on the hub that was used; empty if it is not known.
         kind: The name of the model's class, as `visllama.json` has it.
-        is_on_hub: Whether `name` is an id on the hub.
+        is_on_hub: Whether `name` has the form of an id on the hub, and is no folder here. The hub is not asked.
     """
 
     role: str

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SCORE_COLUMNS = ("evaluation", "split", "n", "pictures", "metric", "score", "low", "high")
-"""The columns of a table of scores; `low` and `high` are the ends of the 95% interval."""
+"""The columns of a table of scores: `n` is the number of records, `low` and `high` are the ends of the 95% interval."""
 _TRUE_PICTURES = "true"
 """The value of the column `pictures` where a score is no control's: each record was shown with its own picture."""
 

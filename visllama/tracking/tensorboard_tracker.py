@@ -121,6 +121,7 @@ class TensorBoardTracker(Tracker):
             if picture.image is not None:
                 # The same name at each step: TensorBoard shows the steps of one picture under one slider.
                 tag = f"{name}/{picture.source}/{picture.key}"
+
                 pixels = np.asarray(picture.image.convert("RGB"))
                 self.experiment.add_image(tag, pixels, step, dataformats="HWC")
 

@@ -134,6 +134,7 @@ class TrackioTracker(Tracker):
         """
         if self._writer is None:
             self._writer = _Writer(self._folder)
+
             identity = {"project": self._project, "name": self._run_name, "group": self._group}
             self._writer.send({"kind": "begin", **identity, "config": self._params})
 
@@ -159,6 +160,8 @@ class _Writer:
 
         # None is the last message.
         self._messages: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+        # A daemon: a program that ends without `close` does not wait for the thread.
         self._thread = threading.Thread(target=self._hand_over, daemon=True, name="trackio")
         self._thread.start()
 

@@ -52,7 +52,7 @@ def _log_figures(message: Mapping[str, Any]) -> None:
 
 
 def _log_table(message: Mapping[str, Any]) -> None:
-    """Log a table; the caption of a picture is the column `text` of its row."""
+    """Log a table; the caption of a picture is the value in the column `text` of its row."""
     columns = message["columns"]
 
     rows = []
@@ -85,6 +85,7 @@ def _log_weights(message: Mapping[str, Any]) -> None:
     """Log a folder of weights as an artifact."""
     artifact = trackio.Artifact("weights", type="model")
     artifact.add_dir(message["path"])
+
     trackio.log_artifact(artifact)
 
 

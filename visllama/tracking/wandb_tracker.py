@@ -67,6 +67,8 @@ class WandbTracker(Tracker):
         self._save_dir = save_dir
         self._offline = offline
         self._keeps_weights = log_weights
+
+        # Made when something is logged, so that a run that logs nothing has no run of wandb.
         self._inner: WandbLogger | None = None
 
         self._arguments: dict[str, Any] = {
@@ -151,8 +153,10 @@ class WandbTracker(Tracker):
 
         import wandb
 
+        # The run's id is part of the name, as the names of a project's artifacts are shared by all of its runs.
         artifact = wandb.Artifact(_artifact_name(self.experiment.id), type="model")
         artifact.add_dir(str(folder))
+
         self.experiment.log_artifact(artifact)
 
     def close(self, exit_code: int) -> None:

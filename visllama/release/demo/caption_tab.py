@@ -108,7 +108,7 @@ class CaptionTab:
         return looked.caption, words, _hidden_heat()
 
     def _look(self, request: gr.Request, word: object) -> gr.Image:
-        """Show where a word of the last caption looked; an index that no word has shows nothing."""
+        """Return the heat map of a word of the last caption by its index; a hidden one if no word has the index."""
         session = self.exhibit.session(request)
         looked = session.looked
         if looked is None or not isinstance(word, int) or not 0 <= word < len(looked.maps):

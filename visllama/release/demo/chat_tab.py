@@ -68,7 +68,7 @@ class ChatTab:
         return {"text": "What is in the picture?", "files": [str(path)]}
 
     def _begin(self, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """Begin a new conversation."""
+        """Delete the page's conversation, and return an empty one and an empty textbox."""
         self.exhibit.session(request).forget_chat()
         return as_page([]), _empty_question()
 
@@ -112,7 +112,7 @@ class ChatTab:
         self.exhibit.sessions.free_caches()
 
     def _read_question(self, question: object) -> tuple[str, list[Image.Image]]:
-        """Return the text and the pictures of the textbox.
+        """Return the text and the decoded pictures that the visitor has put into the textbox.
 
         Raises:
             ConfigError: If there is no text, there are too many pictures, or one cannot be read.

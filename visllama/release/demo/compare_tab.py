@@ -56,7 +56,7 @@ class CompareTab:
             on(examples.select, self.exhibit.example, [], [picture])
 
     def _nothing(self) -> list[str]:
-        """Return the outputs where nothing is written: an empty text for each model."""
+        """Return the outputs without a picture: an empty text for each model."""
         return [""] * len(self.exhibit.models.names)
 
     def _compare(self, request: gr.Request, file: object, question: object, *settings: object) -> list[str]:
