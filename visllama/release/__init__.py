@@ -1,1 +1,1 @@
-"""How a model leaves: exported for other libraries, with a card, and shown on a page."""
+"""Publish a trained model: export it for other libraries, write its model card, upload it, show it on a web page."""

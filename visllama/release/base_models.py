@@ -1,4 +1,4 @@
-"""The base models that trained weights belong to, as a card names them."""
+"""Describe the two base models of trained weights, vision encoder and language model, for a model card."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from visllama.release.licences import Terms, find_terms
 from visllama.release.run_facts import RunFacts
 
 ROLES = {"vision_encoder": "vision encoder", "language_model": "language model"}
+"""The role of each part of `visllama.json` that is a base model."""
 
 
 class BaseModel(NamedTuple):
-    """A base model.
+    """A pretrained model that the trained weights were made with, and are used with.
 
     Attributes:
-        role: The part that it plays: "vision encoder" or "language model".
-        name: The id on the hub, `visllama:NAME`, or the name of the folder.
-        revision: The commit on the hub that was used; empty where the config names none.
-        kind: The name of the class.
-        is_on_hub: Whether the name is an id on the hub.
+        role: "vision encoder" or "language model".
+        name: The id on the Hugging Face hub; `visllama:NAME` for a tiny model that comes with the package; else the
+            last part of the path of a local folder or, without a path, `kind`.
+        revision: The commit on the hub that was used; empty if it is not known.
+        kind: The name of the model's class, as `visllama.json` has it.
+        is_on_hub: Whether `name` has the form of an id on the hub, and is no folder here. The hub is not asked.
     """
 
     role: str
@@ -35,7 +37,7 @@ class BaseModel(NamedTuple):
 
     @property
     def terms(self) -> Terms | None:
-        """Return the model's terms; None where they are not known here."""
+        """Return the licence of the model and its conditions; None if the table in `licences.py` does not have it."""
         # A folder may have any name, also one that begins like that of a published model.
         if self.is_on_hub or self.is_shipped:
             return find_terms(self.name)
@@ -43,12 +45,12 @@ class BaseModel(NamedTuple):
 
     @property
     def is_shipped(self) -> bool:
-        """Return whether the model is one of the embedded world, which come with the package."""
+        """Return whether the model is one of the tiny ones that come with the package, for drawn scenes."""
         return self.name.startswith(SHIPPED_PREFIX)
 
     @property
     def markdown(self) -> str:
-        """Return the model's name as Markdown, with a link where it is on the hub."""
+        """Return the model's name as Markdown: a link if it is on the hub, else an escaped text."""
         if self.is_on_hub:
             return f"[{escape(self.name)}](https://huggingface.co/{self.name})"
         if self.is_shipped:
@@ -57,18 +59,19 @@ class BaseModel(NamedTuple):
 
 
 def base_models(facts: RunFacts, named: Mapping[str, str | None]) -> list[BaseModel]:
-    """Return the vision encoder and the language model.
+    """Return the two base models of some weights: first the vision encoder, then the language model.
 
     Args:
-        facts: What is known of the weights.
-        named: The hub's ids of `vision_encoder` and `language_model` that the user gives, in place of the paths that
-            the weights name.
+        facts: The facts about the weights, from `read_run`.
+        named: Ids on the hub under "vision_encoder" and "language_model", which replace the paths that the weights
+            name; a missing one or None keeps the path.
     """
     return [_base_model(facts, part, named.get(part)) for part in ROLES]
 
 
 def _base_model(facts: RunFacts, part: str, hub_id: str | None) -> BaseModel:
-    """Return the base model of a part; its path comes from a file that somebody else may have written."""
+    """Return the base model of a part, "vision_encoder" or "language_model"."""
+    # Somebody else may have written the description: any value in it may be of another type.
     description = mapping(facts.description, "parts", part)
     arguments = mapping(description, "arguments")
     kind = str(description.get("kind"))
@@ -89,20 +92,22 @@ def _base_model(facts: RunFacts, part: str, hub_id: str | None) -> BaseModel:
 
 
 def base_models_section(models: list[BaseModel]) -> str:
-    """Return a table of the base models with their terms."""
+    """Return a Markdown table of base models, a row for each: its role, its name with the commit, and its licence."""
     rows = []
     for model in models:
         name = model.markdown
         if model.revision:
             name += f", commit {escape(model.revision)}"
+
         rows.append([model.role, name, _licence_cell(model)])
 
     return table(["", "model", "licence"], rows)
 
 
 def _licence_cell(model: BaseModel) -> str:
-    """Return the cell of the table that names a model's licence and its conditions."""
+    """Return the Markdown cell with a model's licence and its conditions, or a note that they are not known here."""
     terms = model.terms
+    # A page on the hub names its licence, which a folder need not do.
     if terms is None:
         return "see its page" if model.is_on_hub else "not known"
 

@@ -1,4 +1,4 @@
-"""The card of a model, by which a stranger can use it, judge it and train it again; built from the files of a run."""
+"""Build the model card (README.md on the Hugging Face hub) of trained weights from the files of their run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ _PARTS = {
     "vision_encoder": "the vision encoder",
     "language_model": "the language model",
 }
+"""What a reader is told of each trained part."""
 
 
 class Card(NamedTuple):
-    """A model card.
+    """A model card with the files that belong to it.
 
     Attributes:
-        text: The content of README.md, with the hub's metadata.
-        files: The content of the files beside it, by path: the sample pictures, and `.eval_results/`.
+        text: The content of README.md, which begins with the hub's metadata as YAML.
+        files: The content of each further file by its path beside README.md: the sample pictures `samples/*.png`, and
+            the scores `.eval_results/*.yaml`.
     """
 
     text: str
@@ -47,15 +49,17 @@ def build_card(
     repo_id: str | None = None,
     named: Mapping[str, str | None] | None = None,
 ) -> Card:
-    """Build the card of trained weights from their description and from the run in whose folder they lie.
+    """Build the model card of trained weights; nothing is written.
 
-    Facts that are not known are left out.
+    The facts are read from `visllama.json` and, if the weights lie in a run's folder, from the other files of the run.
+    Facts that are not known are left out of the card.
 
     Args:
-        weights: A run's `weights/`, or a folder with its two files alone.
-        form: The format that the card is for: "hub" (the weights as they are), "llava", "adapter" or "language_model".
-        repo_id: The repository that the card is for, as `user/name`; None where there is none.
-        named: The hub's ids of `vision_encoder` and `language_model`, where the weights name a folder.
+        weights: A run's `weights/` folder, or any folder with `visllama.json` and `visllama.safetensors`.
+        form: The format of the exported files: "hub" (visllama's own), "llava", "adapter" or "language_model".
+        repo_id: The repository on the hub that the card is for, as `user/name`; None names the folder `FOLDER`.
+        named: Ids on the hub under "vision_encoder" and "language_model", which the card names in place of the paths
+            in the weights; None keeps the paths.
 
     Raises:
         ConfigError: If the folder holds no weights of visllama, or there is no such format.
@@ -63,6 +67,7 @@ def build_card(
     choose("format", form, EXPORT_FORMATS)
     facts = read_run(weights)
     models = base_models(facts, named or {})
+    # An adapter, for example, is used without the vision encoder, whose licence then does not bind.
     used_models = models_of_form(models, form)
     title = _title(facts, repo_id)
 
@@ -86,6 +91,7 @@ def build_card(
         if section:
             paragraphs.append(f"## {name}\n\n{section}")
 
+    # `ModelCard` parses the text again, and so refuses metadata that is no YAML.
     metadata = card_data(facts, form, models, title).to_yaml()
     body = "\n\n".join(paragraphs)
     text = str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
@@ -94,18 +100,19 @@ def build_card(
 
 
 def write_card(card: Card, folder: Path) -> None:
-    """Write a card and the files beside it.
+    """Write README.md and the other files of a card into a folder, over files of the same names.
 
     Args:
-        card: The card.
-        folder: An existing folder.
+        card: The card, from `build_card`.
+        folder: An existing folder; the card's own folders inside it are created.
 
     Raises:
-        WriteFailed: If the disk is full, or the folder may not be written to.
+        WriteFailed: If a file cannot be written, for example because the disk is full.
     """
     for name, content in card.files.items():
         path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
+
         with replacing(path) as temporary:
             temporary.write_bytes(content)
 
@@ -114,13 +121,13 @@ def write_card(card: Card, folder: Path) -> None:
 
 
 def _title(facts: RunFacts, repo_id: str | None) -> str:
-    """Return the card's title: the name of the repository, or of the run."""
+    """Return the card's title: the name of the repository without its owner, else that of the run, else "visllama"."""
     name = repo_id.rpartition("/")[2] if repo_id else facts.config.get("name")
     return name if isinstance(name, str) and name else "visllama"
 
 
 def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
-    """Return the paragraphs on what the model is, and which part of it the files hold."""
+    """Return the paragraphs on what the model is, and on which part of it the files of a format hold."""
     trained = facts.description["trained"]
     encoder, language_model = models
     encoder_state = "trained" if "vision_encoder" in trained else "frozen"
@@ -179,7 +186,7 @@ def _content_of_files(form: str, models: list[BaseModel]) -> str:
 
 
 def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]]:
-    """Return the name of the first evaluation that has pictures, and its samples; no samples where there is none."""
+    """Return the name and the samples of the first evaluation whose gallery has some; "" and no samples if none has."""
     if facts.folder is None:
         return "", []
 
@@ -191,7 +198,7 @@ def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]]:
 
 
 def _samples_section(name: str, samples: list[Sample], facts: RunFacts) -> str:
-    """Return the table of an evaluation's samples."""
+    """Return a sentence on how an evaluation's samples were chosen, and their table, as Markdown."""
     metric = main_metric(facts.evaluations[name])
     has_questions = any(sample.question for sample in samples)
     rows = []
@@ -215,7 +222,7 @@ def _samples_section(name: str, samples: list[Sample], facts: RunFacts) -> str:
 
 
 def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
-    """Return a list of the model's limits, as far as its training and its evaluations tell of them."""
+    """Return a Markdown list of the model's limits, chosen by its training data and its evaluations."""
     is_toy = any(model.is_shipped for model in models)
     has_controls = any(mapping(evaluation, "controls") for evaluation in facts.evaluations.values())
     sources = sources_of(facts)
@@ -256,12 +263,12 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
 
 
 def _has_answers(facts: RunFacts) -> bool:
-    """Return whether an evaluation of the run has scored answers."""
+    """Return whether the run has an evaluation of answers to questions, and not of captions alone."""
     return any(evaluation.get("task") == "vqa" for evaluation in facts.evaluations.values())
 
 
 def _licence(models: list[BaseModel]) -> str:
-    """Return the paragraph on the terms that bind a user of the files."""
+    """Return the paragraph on the licences that bind a user of the files."""
     terms = find_licence(models)
     if terms is None:
         unknown = ", ".join(model.markdown for model in models if model.terms is None)

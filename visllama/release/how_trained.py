@@ -1,4 +1,7 @@
-"""The sections of a card on the training: the data, the stage's values, the command that repeats it, the versions."""
+"""Write the sections of a model card on the training: the data, the settings, the command and the versions.
+
+Trained weights may come from two runs: a first stage, and a second one that began from the first one's weights.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,36 @@ from visllama.release.licences import describe_scenes, find_data_terms
 from visllama.release.run_facts import RunFacts
 
 _SCENES_TARGET = "visllama.data.scenes."
+"""The beginning of `_target_` of the data sources of drawn scenes, which come with the package."""
 
 
 def sources_of(facts: RunFacts) -> dict[str, dict]:
-    """Return the data sources of a run, by name; none where its config is not known."""
+    """Return the configuration of each data source of a run by name; empty if the run's config is not known.
+
+    Entries that are no mapping, which a run does not write, are left out.
+    """
     sources = mapping(facts.config, "data", "sources")
     return {name: source for name, source in sources.items() if isinstance(source, dict)}
 
 
 def is_scenes(source: Mapping) -> bool:
-    """Return whether a source is one of the embedded world."""
+    """Return whether the configuration of a data source names one of drawn scenes, which come with the package.
+
+    Args:
+        source: A value of `sources_of`; its `_target_` decides.
+    """
     return str(source.get("_target_")).startswith(_SCENES_TARGET)
 
 
 def data_section(facts: RunFacts) -> str:
-    """Return the sources that the run and its first stage were trained on; empty where they are not known."""
+    """Return Markdown tables of the data sources that the weights were trained on; an empty text if none is known.
+
+    Each table names a source, its share of the samples, the number of samples and the content. With a first stage there
+    are two tables, the first stage's first.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
+    """
     section = _sources_table(facts)
     first_section = "" if facts.first is None else _sources_table(facts.first)
     if not first_section:
@@ -34,7 +52,7 @@ def data_section(facts: RunFacts) -> str:
 
 
 def _sources_table(facts: RunFacts) -> str:
-    """Return a table of the sources of one run; empty where they are not known."""
+    """Return the Markdown table of the data sources of one run, without its first stage; "" if none is known."""
     sources = sources_of(facts)
     if not sources:
         return ""
@@ -53,6 +71,7 @@ def _sources_table(facts: RunFacts) -> str:
             share_cell = f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
             if num_samples is not None:
                 samples_cell = f"{share * num_samples:,.0f}"
+
         rows.append([escape(name), share_cell, samples_cell, _describe_source(name, source)])
 
     section = table(["source", "share of the samples", "samples, about", "what it is"], rows)
@@ -64,7 +83,7 @@ def _sources_table(facts: RunFacts) -> str:
 
 
 def _describe_source(name: str, source: Mapping) -> str:
-    """Return a line about what a source holds, under which terms, and how it was filtered."""
+    """Return a line of Markdown about what a data source holds, under which licence, and how it was filtered."""
     terms = find_data_terms(name)
     path = source.get("path")
     if is_scenes(source):
@@ -83,7 +102,14 @@ def _describe_source(name: str, source: Mapping) -> str:
 
 
 def training_section(facts: RunFacts) -> str:
-    """Return how the weights were trained, and the commands that repeat it; empty where that is not known."""
+    """Return Markdown with tables of the settings of the training, and with the commands that repeat it.
+
+    With a first stage both stages are described, the first one first. The text is empty if the weights do not lie in a
+    run's folder.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
+    """
     if facts.folder is None:
         return ""
 
@@ -99,10 +125,11 @@ def training_section(facts: RunFacts) -> str:
 
 
 def _commands(facts: RunFacts) -> list[str]:
-    """Return the paragraphs with the commands that repeat a run; none where its command is not known."""
+    """Return the paragraphs with the commands that repeat a run; an empty list if its command is not known."""
     if facts.words is None:
         return []
 
+    # Without the first stage's own command, the second one names the folder that was typed.
     if facts.first is None or facts.first.words is None:
         commands = [_command(facts.words)]
         introduction = "This command repeats it"
@@ -115,13 +142,13 @@ def _commands(facts: RunFacts) -> list[str]:
 
 
 def _values_table(facts: RunFacts) -> list[str]:
-    """Return the table of a stage's values, as far as they are known; nothing where none is."""
+    """Return a list with the table of the known settings of one stage; an empty list if none is known."""
     rows = [[label, value] for label, value in _values(facts) if value]
     return [table(["", ""], rows)] if rows else []
 
 
 def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    """Yield the values that repeat a training, each after its label; one that is not known is empty."""
+    """Yield pairs of a label and a setting of one training, as Markdown; a setting that is not known is ""."""
     train = mapping(facts.metrics, "train")
     stage = mapping(facts.config, "stage")
     optim = mapping(facts.config, "optim")
@@ -139,6 +166,7 @@ def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
     else:
         yield "passes over the data", _number(stage.get("epochs"))
 
+    # A reader knows AdamW by its name, without the module that it comes from.
     optimizer = str(optim.get("_target_") or "")
     yield "optimizer", escape(optimizer.rpartition(".")[2])
     yield "learning rate", _rates(optim, trained)
@@ -162,12 +190,12 @@ def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
 
 
 def _number(value: object, unit: str = "") -> str:
-    """Return a number with its unit; empty where the value is none."""
+    """Return a number with commas between thousands and with its unit; an empty text if the value is no number."""
     return f"{value:,}{unit}" if is_number(value) else ""
 
 
 def _time(train: Mapping) -> str:
-    """Return the time of a training, with its mean speed; empty where the time is not known."""
+    """Return the minutes of a training, with its samples a second if known; an empty text if the time is not known."""
     seconds = numbers(train).get("fit_seconds")
     if seconds is None:
         return ""
@@ -180,11 +208,12 @@ def _time(train: Mapping) -> str:
 
 
 def _rates(optim: Mapping, trained: list) -> str:
-    """Return the learning rate, and those of trained parts that have their own; empty where it is not known."""
+    """Return the learning rate, then the own rates of trained parts; an empty text if the first one is not known."""
     learning_rate = optim.get("lr")
     if not is_number(learning_rate):
         return ""
 
+    # A rate of a frozen part was without effect.
     rates = [f"{learning_rate:g}"]
     for part, rate in numbers(mapping(optim, "lr_by_part")).items():
         if part in trained:
@@ -193,7 +222,7 @@ def _rates(optim: Mapping, trained: list) -> str:
 
 
 def _schedule(optim: Mapping) -> str:
-    """Return the schedule of the learning rate, with its warm-up; empty where it is not known."""
+    """Return the schedule of the learning rate, with its warm-up if known; an empty text if it is not known."""
     schedule = optim.get("schedule")
     if not isinstance(schedule, str):
         return ""
@@ -205,7 +234,7 @@ def _schedule(optim: Mapping) -> str:
 
 
 def _lora(facts: RunFacts) -> str:
-    """Return the values of the LoRA adapter; empty where there is none."""
+    """Return the rank and the other settings of the LoRA adapter; an empty text if there is none."""
     lora = mapping(facts.description, "parts", "lora")
     if not lora:
         return ""
@@ -214,6 +243,8 @@ def _lora(facts: RunFacts) -> str:
     alpha = lora.get("lora_alpha")
     dropout = lora.get("lora_dropout")
     values = f"rank {rank}, alpha {alpha}, dropout {dropout}"
+
+    # A pattern instead of a list would tell a reader little.
     modules = lora.get("target_modules")
     if isinstance(modules, list):
         values += f", on {', '.join(map(str, modules))}"
@@ -221,11 +252,11 @@ def _lora(facts: RunFacts) -> str:
 
 
 def _command(words: list[str], first_run: str | None = None) -> str:
-    """Return a command line in which no folder of this machine is named.
+    """Return a command line `visllama train ...` in which no folder of this machine is named.
 
     Args:
-        words: The words that were typed after `visllama train`.
-        first_run: A placeholder for the folder of the first stage's run; None keeps the folder that was typed.
+        words: The words that were typed after `visllama train`, one for each argument of the command line.
+        first_run: A placeholder for the folder of the first stage's run in `init_from=`; None keeps what was typed.
     """
     command = ["visllama train"]
     for word in words:
@@ -238,13 +269,22 @@ def _command(words: list[str], first_run: str | None = None) -> str:
 
 
 def provenance_section(facts: RunFacts) -> str:
-    """Return the versions, the commit and the hashes by which the figures can be reproduced."""
+    """Return a Markdown table of what produced the weights, as far as it is known, and a note on its hashes.
+
+    It names the versions of libraries, the machine, visllama's commit, the user's packages, and the SHA-256 of each
+    base model.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
+    """
     provenance = facts.provenance
     versions = [f"{escape(name)} {escape(version)}" for name, version in mapping(provenance, "versions").items()]
     git = mapping(provenance, "git")
     commit = escape(git["commit"]) if git.get("commit") else ""
     if commit and git.get("dirty"):
         commit += ", with changes that were not committed"
+
+    # A file that somebody else wrote may hold anything here.
     plugins = provenance.get("plugins")
     plugin_names = [str(plugin) for plugin in plugins] if isinstance(plugins, list) else []
 

@@ -1,4 +1,4 @@
-"""The format `hub`: the weights as visllama reads them, which name no folder of this machine."""
+"""Write the export format `hub`: visllama's own two files, in which no folder of this machine is named."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from visllama.release.tokenizer_files import write_json
 
 
 def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return a copy of a description whose base models are named so that other users find them.
+    """Return a copy of a description in which each base model has a path that other users can load.
 
     Args:
-        description: The content of `visllama.json`.
-        named: The hub's ids of `vision_encoder` and `language_model`, where the user gives them.
+        description: The content of `visllama.json`, which is not changed.
+        named: Ids on the hub under "vision_encoder" and "language_model". An id replaces the path, and the commit that
+            belonged to the path is removed. A missing id or None keeps both.
 
     Raises:
-        ConfigError: If a base model is a folder of this machine, and no id was given.
+        ConfigError: If a path without an id is a folder of this machine: neither a hub id nor `visllama:NAME`.
     """
     description = deepcopy(dict(description))
     for part in BASE_PARTS:
@@ -47,14 +48,15 @@ def name_bases(description: Mapping, named: Mapping[str, str | None]) -> dict[st
 
 
 def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dtype) -> None:
-    """Write the trained tensors and their description.
+    """Write `visllama.safetensors` and `visllama.json` into a folder.
 
     Args:
         folder: An existing empty folder.
-        weights: The run's `weights/`, which was checked.
-        description: A description that `name_bases` returned.
-        dtype: The dtype to write; tensors of whole numbers keep theirs.
+        weights: The run's `weights/` folder, from which the trained tensors are read. It is not checked here.
+        description: The content of `visllama.json` to write, from `name_bases`.
+        dtype: The dtype in which floating-point tensors are written; other tensors keep theirs.
     """
+    # Replaced one after the other, so that there are never two whole copies in memory.
     tensors = load_file(weights / TENSORS_FILE)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():

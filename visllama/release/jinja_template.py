@@ -1,4 +1,4 @@
-"""A run's template as a Jinja chat template, by which other libraries render the same text, image marks included."""
+"""Turn a run's prompt template into a Jinja chat template, by which other libraries write the same prompts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from visllama.text.template import SLOT, Template
 
 
 class ImageMark(NamedTuple):
-    """The text that stands for an image in a rendered prompt.
+    """The names of the three tokens that stand for an image in the text of a prompt; `str()` joins them in their order.
 
     Attributes:
-        boi: The token before an image.
-        image: The token that the image's vectors replace.
-        eoi: The token after an image.
+        boi: The marker before an image (begin of image).
+        image: The image token, which the image's vectors replace.
+        eoi: The marker after an image (end of image).
     """
 
     boi: str
@@ -26,20 +26,23 @@ class ImageMark(NamedTuple):
 
 
 def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: ImageMark | None) -> str:
-    """Return a chat template that renders the text that the run's template writes.
+    """Return the source of a Jinja chat template that writes the same text as a run's own template.
 
-    It takes messages as transformers and vLLM do: `content` is a text, or a list of parts of type "image" and "text".
-    Images at the start of a message are moved to where the template has its images; others stay in their place. A
-    first message that holds images alone asks for a caption. BOS is part of the rendered text.
+    The Jinja template takes messages as transformers and vLLM do: `content` is a text, or a list of parts of type
+    "image" and "text". Images at the start of a message are moved to where the run's template has its images; others
+    stay where they are. A first message that holds images alone asks for a caption. The text begins with the
+    tokenizer's BOS (begin of sequence) token, if it has one.
 
     Args:
-        template: The run's template.
-        prompt: The text by which the run asked for a caption; "" where a caption follows its image.
-        encoder: The encoder of the language model's tokenizer.
-        mark: The text that stands for an image; None where the caller inserts the images' vectors.
+        template: The run's template, by which turns of a conversation are written.
+        prompt: The text by which the run asked for a caption; "" if a caption directly follows its image.
+        encoder: The text encoder of the language model's tokenizer.
+        mark: The names of the tokens that stand for an image; None writes nothing for an image, for callers that insert
+            vectors themselves.
     """
     bos = encoder.tokenizer.bos_token or ""
     image = "" if mark is None else str(mark)
+
     lines = [
         f"{{%- set image = {_quoted(image)} -%}}",
         # Jinja forgets at the end of a loop what was set inside it, but for the attributes of a namespace.
@@ -77,15 +80,16 @@ _READ_MESSAGE = (
     "{%- endfor -%}",
     "{%- endif -%}",
 )
-"""Lines that read a message: `said` gets its text and the number of images before it."""
+"""Lines of Jinja that read a message: `said` gets the text and the number of images before the text."""
 
 
 def _human(template: Template, prompt: str, encoder: TextEncoder) -> list[str]:
-    """Return the lines that write a human turn."""
+    """Return the lines of Jinja that write a user's message."""
     is_caption = 'state.is_first and said.num_images > 0 and said.text == ""'
     with_system = _filled(template.with_system, template, encoder)
     first = _filled(template.first or template.human, template, encoder)
     later = _filled(template.human, template, encoder)
+
     turn = [
         "{%- if state.is_first and state.system -%}",
         f"{{%- set written.text = {with_system} -%}}",
@@ -126,9 +130,10 @@ def _human(template: Template, prompt: str, encoder: TextEncoder) -> list[str]:
 
 
 def _response(template: Template, end: str) -> list[str]:
-    """Return the lines that write a response and its end."""
+    """Return the lines of Jinja that write an assistant's message, and the token that ends it."""
     before, _, after = template.response.partition("{response}")
     written = f"{_quoted(before)} ~ said.text ~ {_quoted(after)}"
+
     return [
         "{%- if state.is_prompted and said.text -%}",
         f"{{%- set state.text = state.text ~ {written} ~ {_quoted(end)} -%}}",
@@ -141,10 +146,10 @@ def _response(template: Template, end: str) -> list[str]:
 
 
 def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark | None) -> list[str]:
-    """Return the lines that write the space with which a text starts.
+    """Return the lines of Jinja that put a space between BOS or an image and a text; none if no space is needed.
 
-    Some tokenizers put it themselves only at the very start, so that a text after BOS or an image needs a written one.
-    Where no text follows, but another image or a special token of the template, the space is taken out again.
+    Some tokenizers begin a text with a space, but do so themselves only at the very start: after BOS or an image it has
+    to be written. If no text follows, but another image or a special token of the template, it is taken out again.
     """
     if not encoder.needs_space_after_special:
         return []
@@ -175,7 +180,7 @@ def _spaces(template: Template, encoder: TextEncoder, bos: str, mark: ImageMark 
 
 
 def _without_spaces(token: str, followers: list[str]) -> list[str]:
-    """Return the lines that take out the space between a token and those that follow it, and at the end of the text."""
+    """Return the lines of Jinja that take out the space between a token and each of its followers or the text's end."""
     return [
         *(_replacement(f"{token} {follower}", token + follower) for follower in followers),
         f"{{%- if state.text.endswith({_quoted(token + ' ')}) -%}}",
@@ -185,12 +190,12 @@ def _without_spaces(token: str, followers: list[str]) -> list[str]:
 
 
 def _replacement(old: str, new: str) -> str:
-    """Return the line that replaces one text by another wherever it stands."""
+    """Return the line of Jinja that replaces one text by another wherever it stands in the rendered text."""
     return f"{{%- set state.text = state.text.replace({_quoted(old)}, {_quoted(new)}) -%}}"
 
 
 def _filled(form: str, template: Template, encoder: TextEncoder) -> str:
-    """Return the Jinja expression of one of a template's strings, with values in the place of its slots."""
+    """Return the Jinja expression of one string of a template, with an expression in the place of each slot `{...}`."""
     images = f"(image ~ {_quoted(template.image)}) * said.num_images"
 
     # Without a slot of their own, images open the text.
@@ -208,6 +213,6 @@ def _filled(form: str, template: Template, encoder: TextEncoder) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text as a string of Jinja, in which quotes, line ends and characters beyond ASCII are escaped."""
+    """Return a text as a string literal of Jinja, with quotes, line ends and characters beyond ASCII escaped."""
     escaped = text.encode("unicode_escape").decode().replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""The formats `language_model` and `adapter`: the language model with LoRA merged, and LoRA alone for PEFT."""
+"""Write the export formats `language_model` (the language model with LoRA merged) and `adapter` (LoRA for PEFT)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,18 @@ from visllama.text.settings import TextSettings
 def write_language_model(
     folder: Path, model: VisLlama, text: TextSettings, end_ids: list[int], max_new_tokens: int, max_shard_size: str
 ) -> None:
-    """Write a folder that `AutoModelForCausalLM` and `AutoTokenizer` read, with the run's template as chat template.
+    """Write a model's language model as a folder that `AutoModelForCausalLM` and `AutoTokenizer` of transformers read.
+
+    The tokenizer gets the run's template as its chat template, in which an image leaves no trace. The generation config
+    of the model in memory is replaced.
 
     Args:
         folder: An existing empty folder.
-        model: A model with LoRA merged, in the dtype to write.
-        text: The settings by which the texts of its training were made.
-        end_ids: The tokens that end a response.
-        max_new_tokens: The largest number of tokens of a response, where a caller names no other.
-        max_shard_size: The largest size of a file of tensors, for example "5GB".
+        model: The model, with LoRA merged, in the dtype to write.
+        text: The prompt, template and length of the texts in its training.
+        end_ids: The ids of the tokens that end a response.
+        max_new_tokens: The largest number of tokens of a response unless a caller of `generate` names another.
+        max_shard_size: The largest size of one file of tensors, for example "5GB".
     """
     language_model = model.language_model
     language_model.generation_config = GenerationConfig(
@@ -42,6 +45,7 @@ def write_language_model(
         pad_token_id=model.tokenizer.pad_token_id,
         max_new_tokens=max_new_tokens,
     )
+
     with quietly():
         language_model.save_pretrained(folder, max_shard_size=max_shard_size)
 
@@ -63,12 +67,15 @@ def write_language_model(
 
 
 def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
-    """Write a PEFT folder that `PeftModel.from_pretrained` reads over the base model.
+    """Write a model's LoRA adapter as a folder that `PeftModel.from_pretrained(BASE_MODEL, folder)` reads.
 
     Args:
         folder: An existing empty folder.
-        model: A model with LoRA, which is not merged.
-        base_name: The name of the base model in PEFT's config, for example its id on the hub.
+        model: The model, whose LoRA is not merged.
+        base_name: The name of the base model to write into PEFT's config, for example its id on the hub.
+
+    Raises:
+        AssertionError: If the model has no LoRA.
     """
     assert model.lora is not None  # `find_obstacle` has refused a model without LoRA
     peft_config = lora_config(spelled_out(model.language_model, model.lora))
@@ -90,7 +97,10 @@ def write_adapter(folder: Path, model: VisLlama, base_name: str) -> None:
 
 @contextmanager
 def quiet_peft() -> Generator[None, None, None]:
-    """Keep transformers' warning off the terminal that PEFT uses one of its functions by an older name."""
+    """Use as `with quiet_peft():` to silence all `FutureWarning`s, and what transformers logs below errors.
+
+    PEFT calls a function of transformers by an older name, of which transformers would warn each user.
+    """
     with quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield

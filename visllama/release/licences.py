@@ -1,4 +1,4 @@
-"""The terms of base models, by their names on the hub, and of training data, by the names of `conf/data`.
+"""Tables of licences: of base models by their names on the hub, and of training data by the names of `conf/data`.
 
 A licence may change after this table was written: each entry links the page whose text is binding.
 """
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 
 class Terms(NamedTuple):
-    """The terms of a base model.
+    """The licence of a base model, with its conditions.
 
     Attributes:
-        licence: The hub's identifier of the licence; "other" where it has none.
+        licence: The Hugging Face hub's identifier of the licence, such as "apache-2.0"; "other" if the hub has none.
         name: The name of the licence for a reader.
-        link: The address of the binding text.
-        conditions: The conditions in one line; empty where the name is enough.
+        link: The address of a page that has or explains the binding text.
+        conditions: The conditions of use in one line; empty if the name says enough.
     """
 
     licence: str
@@ -33,6 +33,7 @@ _LLAMA_TERMS = (
     "users a licence of one's own is needed"
 )
 
+# By the beginning of a model's name: sizes and versions of one family have the same licence.
 _TERMS = {
     "visllama:": Terms(APACHE, "Apache-2.0", _APACHE_LINK),
     "huggyllama/": Terms(
@@ -76,7 +77,11 @@ _TERMS = {
 
 
 def find_terms(name: str) -> Terms | None:
-    """Return the terms of a base model, found by the beginning of its name; None where the table has none."""
+    """Return the licence of a base model, found by the beginning of its name; None if the table does not have it.
+
+    Args:
+        name: An id on the hub, or `visllama:NAME` for a model that comes with the package.
+    """
     for prefix, terms in _TERMS.items():
         if name.startswith(prefix):
             return terms
@@ -84,14 +89,14 @@ def find_terms(name: str) -> Terms | None:
 
 
 def licence_of(names: list[str]) -> Terms | None:
-    """Return the terms that bind a model that was made from base models.
+    """Return the licence that binds a model that was made from some base models.
 
     Args:
-        names: The names of the base models.
+        names: The names of the base models, as `find_terms` takes them.
 
     Returns:
-        Apache-2.0 where the terms of all base models allow it, and otherwise the terms of the last one that does not;
-        None where the terms of one are not known.
+        Apache-2.0 if the licences of all base models allow it (they are Apache-2.0 or MIT); else the licence of the
+        last one in `names` that does not. None if the table lacks one of the names.
     """
     binding = _TERMS["visllama:"]
     for name in names:
@@ -105,11 +110,11 @@ def licence_of(names: list[str]) -> Terms | None:
 
 
 class DataTerms(NamedTuple):
-    """The content and the terms of a data source.
+    """The content of a data source, with its licence.
 
     Attributes:
-        description: The content and its terms, in one line.
-        dataset: The id of the dataset on the hub; None where it is not there.
+        description: The content and its licence, in one line for a reader.
+        dataset: The id of the dataset on the hub; None if the table names none.
     """
 
     description: str
@@ -117,6 +122,7 @@ class DataTerms(NamedTuple):
 
 
 _WEB = "the pictures are their owners', found on the web"
+# By the names of the sources in `conf/data/source`.
 _DATA = {
     "coco": DataTerms(
         "COCO captions (CC BY 4.0), five people's of each picture; the pictures are Flickr's, each with its own licence"
@@ -137,6 +143,7 @@ _DATA = {
         "liuhaotian/LLaVA-Instruct-150K",
     ),
 }
+# The keys are those of `holds` in the config of a source of drawn scenes.
 _SCENES = {
     "captions": "captions that a grammar wrote",
     "questions": "questions and answers that a grammar wrote",
@@ -146,15 +153,20 @@ _SCENES = {
 
 
 def find_data_terms(name: str) -> DataTerms | None:
-    """Return the terms of a source of `conf/data/source`; None where the source is the user's own."""
+    """Return the content and licence of a published data source; None if the table does not have its name.
+
+    Args:
+        name: The name of the source in the configuration, such as "coco"; the table has some of `conf/data/source`.
+    """
     return _DATA.get(name)
 
 
 def describe_scenes(holds: object) -> str:
-    """Return a line about a data source of the embedded world.
+    """Return a line for a reader about a data source of drawn scenes, which come with the package.
 
     Args:
-        holds: The source's key `holds`, the kind of its texts. A config that somebody else wrote may hold anything.
+        holds: The source's setting `holds`, the kind of its texts: "captions", "questions", "conversations" or
+            "instructions". None means captions; any other value is described in general words.
     """
     texts = _SCENES.get(str(holds or "captions"), "texts that a grammar wrote")
     return f"the embedded world's rendered scenes of colored shapes, with {texts} (Apache-2.0)"

@@ -1,4 +1,6 @@
-"""The format `llava`: a folder with transformers' LLaVA model and processor, in which the markers are tokens.
+"""Write the export format `llava`: a folder with transformers' LLaVA model and processor.
+
+Each image stands in a prompt between two trained vectors, the markers. LLaVA has none, so they become tokens.
 
 Reference:
     Liu et al. 2023, arXiv:2310.03744.
@@ -40,23 +42,29 @@ _RESAMPLE = {name: number for number, name in INTERPOLATIONS.items()}
 def write_llava(
     folder: Path, model: VisLlama, text: TextSettings, end_ids: list[int], max_new_tokens: int, max_shard_size: str
 ) -> None:
-    """Write a folder that `LlavaForConditionalGeneration` and `LlavaProcessor` read.
+    """Write a whole model as a folder that `LlavaForConditionalGeneration` and `LlavaProcessor` of transformers read.
 
-    The markers become two rows after the language model's embeddings, and the image token a third. No text contains
-    these tokens, and none may be generated: in the head, which is not tied to the embeddings, their rows are the mean
-    of all others, so that their logits are never the highest, and the generation config suppresses them in sampling.
+    The markers become two rows after the language model's embeddings, and the image token becomes a third. These three
+    tokens are not to be generated: their rows in the output head are the mean of all others, so that their logits are
+    never the highest, and the generation config suppresses them in sampling.
 
     Args:
         folder: An existing empty folder.
-        model: A model that LLaVA can express (`find_obstacle` finds none), with LoRA merged, in the dtype to write.
-        text: The settings by which the texts of its training were made.
-        end_ids: The tokens that end a response.
-        max_new_tokens: The largest number of tokens of a response, where a caller names no other.
-        max_shard_size: The largest size of a file of tensors, for example "5GB".
+        model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None), with LoRA merged, in the
+            dtype to write.
+        text: The prompt, template and length of the texts in its training.
+        end_ids: The ids of the tokens that end a response.
+        max_new_tokens: The largest number of tokens of a response unless a caller of `generate` names another.
+        max_shard_size: The largest size of one file of tensors, for example "5GB".
+
+    Raises:
+        ConfigError: If the tokenizer has no tokenizer.json, or gives the three tokens other ids.
     """
     source = model.language_model_source
     # `find_obstacle` has refused any other source.
     assert isinstance(source, PretrainedLanguageModel)
+
+    # The tokenizer is a copy: the model's own gets no new tokens.
     tokenizer = read_tokenizer(source)
     num_embeddings = _input_embeddings(model).num_embeddings
     mark, added_ids = add_image_tokens(tokenizer, num_embeddings)
@@ -84,11 +92,11 @@ def write_llava(
 
 
 def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
-    """Return the values of config.json.
+    """Return the content of config.json for a model in the format of LLaVA.
 
     Args:
-        model: The model.
-        image_id: The id of the token that an image's vectors replace, which is the largest id.
+        model: A model that LLaVA can express.
+        image_id: The id of the image token, which an image's vectors replace; the vocabulary ends with it.
     """
     encoder = _vision_encoder(model)
     dtype = str(model.language_model.dtype).removeprefix("torch.")
@@ -121,9 +129,13 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
 
 
 def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
-    """Return all tensors by the names of the first LLaVA folders.
+    """Return all tensors of a model under the names of LLaVA, in the dtype of its language model.
 
-    All releases of transformers and other engines read these names.
+    The names are those of the first LLaVA folders, which all releases of transformers and other engines read. The
+    embeddings and the output head have three rows more than the model's own: the two markers and the image token.
+
+    Args:
+        model: A model that LLaVA can express, with LoRA merged.
     """
     tensors = {}
     for name, tensor in _vision_encoder(model).model.state_dict().items():
@@ -148,7 +160,7 @@ def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
 
 
 def _extended_embeddings(model: VisLlama) -> Float[Tensor, "V_exported D"]:
-    """Return the embeddings with the rows of the two markers and of the image token."""
+    """Return the language model's embeddings, followed by the rows of the two markers and of the image token."""
     embeddings = _input_embeddings(model).weight.detach()
 
     # No engine reads the image token's own row. The mean of the others can do no harm.
@@ -158,7 +170,7 @@ def _extended_embeddings(model: VisLlama) -> Float[Tensor, "V_exported D"]:
 
 
 def _extended_head(model: VisLlama) -> Float[Tensor, "V_exported D"]:
-    """Return the head with three rows whose logits, the mean of all others, are never the highest."""
+    """Return the output head, followed by three rows that are the mean of all others: no logit of theirs is highest."""
     layer = cast("nn.Linear", model.language_model.get_output_embeddings())
     head = layer.weight.detach()
     mean = head.float().mean(0, keepdim=True).to(head.dtype)
@@ -173,19 +185,21 @@ def _input_embeddings(model: VisLlama) -> nn.Embedding:
 
 
 def _vision_encoder(model: VisLlama) -> PretrainedVisionEncoder:
-    """Return the vision encoder, which LLaVA has a place for where it comes from transformers."""
+    """Return the vision encoder, which `find_obstacle` has found to be one that LLaVA has a place for."""
     encoder = model.vision_encoder
     assert isinstance(encoder, PretrainedVisionEncoder)
     return encoder
 
 
 def write_processor(folder: Path, model: VisLlama, mark: ImageMark) -> None:
-    """Write preprocessor_config.json and processor_config.json: an image's pixels, and how many tokens it becomes.
+    """Write the two files of LLaVA's processor: preprocessor_config.json and processor_config.json.
+
+    The first one says how a picture becomes pixel values, the second one how many image tokens stand for it.
 
     Args:
-        folder: An existing folder.
-        model: The model.
-        mark: The names of the image token and of the markers.
+        folder: An existing folder; files of these names are overwritten.
+        model: A model that LLaVA can express.
+        mark: The names of the image token and of the markers, of which only the image token is written.
     """
     encoder = _vision_encoder(model)
     write_json(folder / "preprocessor_config.json", image_processor_config(encoder.transform))
@@ -202,10 +216,15 @@ def write_processor(folder: Path, model: VisLlama, mark: ImageMark) -> None:
 
 
 def image_processor_config(transform: ImageTransform) -> dict[str, Any]:
-    """Return the values of the image processor of transformers that does what an image transform does."""
+    """Return the content of preprocessor_config.json, by which transformers prepares pictures as visllama does.
+
+    Args:
+        transform: visllama's own transform from a picture to pixel values, whose size, crop and colors are taken.
+    """
     side = transform.resize_px or transform.size_px
     square = {"height": side, "width": side}
     is_cropped = transform.fit != "squash"
+
     values = {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "LlavaProcessor",

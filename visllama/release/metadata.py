@@ -1,4 +1,4 @@
-"""The metadata of a card, by which the hub finds and lists a model and shows its licence."""
+"""Build the metadata of a model card, by which the Hugging Face hub finds and lists a model and shows its licence."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from visllama.release.run_facts import RunFacts
 
 TEXT_FORMS = ("adapter", "language_model")
 """Formats that hold the language model or its adapter alone, and so read no pictures."""
+# The hub's names of the libraries that read each format.
 _LIBRARIES = {"hub": "visllama", "llava": "transformers", "adapter": "peft", "language_model": "transformers"}
 
 
 def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) -> ModelCardData:
-    """Build the metadata.
+    """Build the metadata that stands as YAML at the head of a model card: licence, base models, datasets, tags, scores.
 
     Args:
-        facts: What is known of the weights.
-        form: One of `EXPORT_FORMATS`.
-        models: The base models.
-        name: The model's name on its page.
+        facts: The facts about the weights, from `read_run`.
+        form: The export format: "hub", "llava", "adapter" or "language_model".
+        models: Both base models, from `base_models`. Those that the format does not use are left out, also from the
+            licence.
+        name: The model's name on its page; it is written only if there are scores.
     """
     used_models = models_of_form(models, form)
     hub_ids = [model.name for model in used_models if model.is_on_hub]
@@ -59,14 +61,22 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
 
 
 def models_of_form(models: list[BaseModel], form: str) -> list[BaseModel]:
-    """Return the base models that the files of a format are used with."""
+    """Return those base models that the files of an export format are used with, in their order.
+
+    Args:
+        models: The base models, from `base_models`.
+        form: The export format. "adapter" and "language_model" use the language model alone, others all models.
+    """
     if form in TEXT_FORMS:
         return [model for model in models if model.role == "language model"]
     return models
 
 
 def find_licence(models: list[BaseModel]) -> Terms | None:
-    """Return the terms that bind a model made from these base models; None where the terms of one are not known."""
+    """Return the licence that binds a model made from these base models, as `licence_of` chooses it.
+
+    The result is None if the licence of one base model is not known, as it is for every local folder.
+    """
     # A folder may be named like a published model, whose terms would then be taken for its own.
     if any(model.terms is None for model in models):
         return None
@@ -74,7 +84,7 @@ def find_licence(models: list[BaseModel]) -> Terms | None:
 
 
 def _slug(name: str) -> str:
-    """Return a name in lower case, its words joined by hyphens."""
+    """Return a name in lower case, with hyphens in the place of spaces and punctuation."""
     words = re.split(r"[\W_]+", name.lower())
     return "-".join(word for word in words if word)
 
@@ -94,7 +104,8 @@ def _datasets(facts: RunFacts) -> list[str]:
 
 
 def _tags(facts: RunFacts, form: str, models: list[BaseModel]) -> list[str]:
-    """Return the words by which the model is found on the hub."""
+    """Return the tags by which the model is found on the hub."""
+    # What the model was judged on says what it may be used for.
     tasks = [evaluation.get("task") for evaluation in facts.evaluations.values()]
     tags = ["visllama", "vision-language-model"]
 

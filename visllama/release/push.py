@@ -1,4 +1,4 @@
-"""The upload of a folder to the Hugging Face hub, which lists the files first and sends nothing but data."""
+"""Upload a folder to the Hugging Face hub: the files are listed first, and only a model's data is sent."""
 
 from __future__ import annotations
 
@@ -15,15 +15,22 @@ from visllama.files import open_regular
 from visllama.inference.hub import is_repository
 
 TOKEN = "HF_TOKEN"
+"""The environment variable of the user's token."""
 _SUFFIXES = (".safetensors", ".json", ".md", ".yaml", ".png", ".jinja", ".txt", ".model")
+"""The ends of the names of files that may be uploaded: tensors, settings, texts, pictures; neither pickles nor code."""
 
 
 def list_upload(folder: Path) -> list[tuple[str, int]]:
-    """Return the files that an upload would send: their names in the repository, with their sizes in bytes.
+    """Return the files that `push` would send, as pairs of the path inside the folder and the size in bytes.
+
+    They come sorted by their paths, and include those in folders below. Nothing is sent.
+
+    Args:
+        folder: The folder to upload.
 
     Raises:
-        ConfigError: If the folder does not exist, is empty, or holds other files than a model's data: pickles, code,
-            links.
+        ConfigError: If the folder does not exist or has no files, or if it holds anything else than a model's data:
+            links, or files such as pickles and code, whose names do not end with one of `_SUFFIXES`.
     """
     folder = Path(folder)
     files = []
@@ -65,13 +72,15 @@ def _size(path: Path) -> int:
 
 
 def read_token(repo_id: str) -> str:
-    """Return the token of the environment variable HF_TOKEN.
+    """Return the user's token for the hub from the environment variable HF_TOKEN, after checking a repository's name.
+
+    The hub is not asked whether the token is valid.
 
     Args:
-        repo_id: The repository that will be written to, as `user/name`.
+        repo_id: The repository that will be written to, as `user/name`, for the check and the error messages.
 
     Raises:
-        ConfigError: If the variable is not set, or `repo_id` does not have the form of a repository's name.
+        ConfigError: If `repo_id` does not have the form `user/name`, or the variable is not set or empty.
     """
     if not is_repository(repo_id):
         raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
@@ -86,25 +95,25 @@ def read_token(repo_id: str) -> str:
 
 
 def push(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Upload a folder's files as one commit; a repository that does not exist is created.
+    """Upload all files of a folder to the Hugging Face hub as one commit, and return the web address of the commit.
 
-    The token is that of the environment variable HF_TOKEN; one that `hf auth login` has saved is not read.
+    A repository that does not exist is created. The token is read from the environment variable HF_TOKEN; one that
+    `hf auth login` has saved is not used.
 
     Args:
-        folder: The folder to upload; see `list_upload`.
+        folder: The folder to upload, with the files of a model alone (`list_upload` lists and checks them).
         repo_id: The repository, as `user/name`.
         private: Whether a repository that is created is private; an existing one stays as it is.
 
-    Returns:
-        The address of the commit.
-
     Raises:
-        ConfigError: If a file is refused, the token is missing or may not write there, or the hub cannot be reached.
+        ConfigError: If the folder holds a file that may not be sent, the token is missing or may not write there, or
+            the hub cannot be reached or refuses.
     """
     token = read_token(repo_id)
 
     # Listed, and not "everything": a file that appears meanwhile does not go.
     patterns = [glob.escape(name) for name, _ in list_upload(folder)]
+
     api = HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -122,13 +131,13 @@ def push(folder: Path, repo_id: str, private: bool = True) -> str:
 
 
 def _reason(error: Exception, token: str) -> str:
-    """Return the reason of a failure in one line, with the token taken out."""
+    """Return the reason of a failed upload in one line of about 500 characters at most, with the token taken out."""
     response = error.response if isinstance(error, HfHubHTTPError) else None
     status = None if response is None else response.status_code
     if status in (401, 403):
         return f"the hub refuses the token of {TOKEN} ({status}): it needs permission to write there"
 
-    # Some errors have no text.
+    # Some errors have no text: those are named by their class.
     line = " ".join(str(error).split())
     message = line[:500] or type(error).__name__
     return printable(message.replace(token, f"${TOKEN}"))

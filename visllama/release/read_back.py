@@ -1,4 +1,4 @@
-"""The check of an export: the library that it is for reads it back, and has to compute what the model computed."""
+"""Check an exported folder: the library that it is for loads it, and has to compute what the model computed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ _QUESTION = "What is in the picture?"
 
 
 class Probe(NamedTuple):
-    """Two inputs with the model's logits: a question about an image, and the same question without one.
+    """Two inputs with the logits that a model computes for them: a question about an image, and without one.
 
     Attributes:
-        input_ids: The ids of the question with one image span.
-        pixel_values: The image, which is normalised noise.
-        inputs_embeds: The vectors that the language model reads for ids and image.
-        logits: The logits at each position.
-        text_ids: The ids of the question without an image.
+        input_ids: The token ids of the question about one image, in whose place stand visllama's own ids: a marker, a
+            placeholder for each vector of the image, and a marker.
+        pixel_values: The image, which is noise.
+        inputs_embeds: The vectors that the language model reads for `input_ids` and the image.
+        logits: The logits at each position of `input_ids`.
+        text_ids: The token ids of the question without an image.
         text_logits: The logits at each position of `text_ids`.
     """
 
@@ -51,11 +52,13 @@ class Probe(NamedTuple):
 
 @torch.no_grad()
 def make_probe(model: VisLlama, maker: SampleMaker) -> Probe:
-    """Run the model on an image of noise with a question, and on the question alone.
+    """Run a model on a question about an image of noise and on the question alone, and return inputs and logits.
+
+    The noise is the same at each call, and no gradients are kept.
 
     Args:
-        model: The model, in the dtype that is exported.
-        maker: The maker of the run's prompts.
+        model: The model on the CPU, in evaluation mode and in the dtype that is exported.
+        maker: The maker of the model's inputs, by whose template the question is written.
     """
     # Noise has an effect on every patch, and needs no file.
     size = maker.transform.size_px
@@ -76,7 +79,7 @@ def make_probe(model: VisLlama, maker: SampleMaker) -> Probe:
 
 
 def _question_ids(maker: SampleMaker, num_images: int) -> Int[Tensor, "1 T"]:
-    """Return the ids of the question about a number of images."""
+    """Return the token ids of the question about a number of images, as a batch of one."""
     segments = maker.template.segments([Turn("human", _QUESTION, num_images)])
     ids, _ = maker.tokenise(segments)
     return torch.tensor([ids])
@@ -84,20 +87,21 @@ def _question_ids(maker: SampleMaker, num_images: int) -> Int[Tensor, "1 T"]:
 
 @torch.no_grad()
 def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
-    """Return the largest difference between the probe's logits and those of the folder's LLaVA.
+    """Load a folder as LLaVA, and return the largest absolute difference of its logits from those of the probe.
 
     Args:
-        folder: The exported folder.
-        probe: The probe of the exported model.
-        dtype: The dtype of the export.
+        folder: A folder of `write_llava`.
+        probe: The probe that `make_probe` made with the model before the export.
+        dtype: The dtype in which the folder was written.
 
     Raises:
-        ConfigError: If the folder's tensors are not those of LLaVA, or it computes something else.
+        ConfigError: If tensors are missing or unknown, or the logits differ by more than rounding.
     """
     llava = _load(LlavaForConditionalGeneration, folder, dtype)
     num_embeddings = probe.logits.shape[-1]
     exported_id_of = exported_ids(num_embeddings)
     ids = [exported_id_of.get(token_id, token_id) for token_id in probe.input_ids[0].tolist()]
+
     logits = llava(input_ids=torch.tensor([ids]), pixel_values=probe.pixel_values.to(dtype)).logits
 
     # The model has no logits for the three tokens that the export has added.
@@ -106,15 +110,17 @@ def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
 
 @torch.no_grad()
 def read_back_language_model(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
-    """Return the largest difference between the probe's logits and those of the folder's language model.
+    """Load a folder as a language model, and return the largest absolute difference of its logits from the probe's.
+
+    The language model reads the probe's vectors (`inputs_embeds`), as it has no image tokens of its own.
 
     Args:
-        folder: The exported folder.
-        probe: The probe of the exported model.
-        dtype: The dtype of the export.
+        folder: A folder of `write_language_model`.
+        probe: The probe that `make_probe` made with the model before the export.
+        dtype: The dtype in which the folder was written.
 
     Raises:
-        ConfigError: If the folder's tensors are not those of its model, or it computes something else.
+        ConfigError: If tensors are missing or unknown, or the logits differ by more than rounding.
     """
     language_model = _load(AutoModelForCausalLM, folder, dtype)
     logits = language_model(inputs_embeds=probe.inputs_embeds).logits
@@ -123,15 +129,17 @@ def read_back_language_model(folder: Path, probe: Probe, dtype: torch.dtype) -> 
 
 @torch.no_grad()
 def read_back_adapter(folder: Path, probe: Probe, load_base: Callable[[], nn.Module]) -> float:
-    """Return the largest difference between the probe's logits and those of the adapter over its base model.
+    """Load an adapter over its base model, and return the largest absolute difference of its logits from the probe's.
+
+    The probe's question without an image is compared, as an adapter reads text alone.
 
     Args:
-        folder: The PEFT folder.
-        probe: The probe, of which the question without an image is used.
-        load_base: A function that loads the base model.
+        folder: A folder of `write_adapter`.
+        probe: The probe that `make_probe` made with the model before the export.
+        load_base: A function that loads the base model, in the dtype of the probe.
 
     Raises:
-        ConfigError: If the adapter computes something else.
+        ConfigError: If the logits differ by more than rounding.
     """
     with quiet_peft():
         language_model = PeftModel.from_pretrained(load_base(), folder).eval()
@@ -140,7 +148,7 @@ def read_back_adapter(folder: Path, probe: Probe, load_base: Callable[[], nn.Mod
 
 
 def _load(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Load an exported model by a class of transformers.
+    """Load an exported model by a class of transformers, and return it in evaluation mode.
 
     Raises:
         ConfigError: If the class does not find each of its tensors, or finds others, which it would only warn of.
@@ -153,10 +161,15 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
 
 
 def _compare(form: str, logits: Float[Tensor, "1 T V"], expected: Float[Tensor, "1 T V"]) -> float:
-    """Return the largest difference of logits.
+    """Return the largest absolute difference of two sets of logits.
+
+    Args:
+        form: The name of the export format, for the error message.
+        logits: The logits of the exported model.
+        expected: The logits of the probe, whose dtype sets how large a difference is taken for rounding.
 
     Raises:
-        ConfigError: If the difference is more than rounding.
+        ConfigError: If the difference is more than rounding, or not a number.
     """
     difference = logits.float() - expected.float()
     largest = difference.abs().max().item()
@@ -174,12 +187,17 @@ def _compare(form: str, logits: Float[Tensor, "1 T V"], expected: Float[Tensor, 
 
 
 def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[str]:
-    """Return the names of the conversations that the folder's chat template turns into other ids than the run did.
+    """Compare a LLaVA folder's chat template with the run's own prompts, and return names of those that differ.
+
+    Six example conversations are turned into token ids in both ways.
 
     Args:
-        folder: The folder of LLaVA.
-        maker: The maker of the run's prompts.
-        num_embeddings: Number of the model's embeddings (V), which the ids of markers and image token follow.
+        folder: A folder of `write_llava`, whose tokenizer and chat template are read.
+        maker: The maker of the model's inputs, by whose template the run's own prompts are written.
+        num_embeddings: Number of the model's own embeddings (V), after which the ids of the new tokens come.
+
+    Returns:
+        Names such as "a question about two images", for a reader; an empty list if all prompts are the same.
     """
     tokenizer = read(AutoTokenizer, str(folder))
     exported_id_of = exported_ids(num_embeddings)
@@ -192,6 +210,7 @@ def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[
         rendered = rendered.replace(image, image * maker.num_image_tokens)
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
+        # visllama's ids of markers and placeholder are not those of the export.
         run_ids, _ = maker.tokenise(maker.template.segments(turns, answered=False))
         expected_ids = [exported_id_of.get(token_id, token_id) for token_id in run_ids]
         if ids != expected_ids:
@@ -223,5 +242,5 @@ def _conversations(prompt: str) -> dict[str, tuple[list[dict], list[Turn]]]:
 
 
 def _user(*parts: dict) -> dict:
-    """Return a user's message of some parts."""
+    """Return a user's message that has some parts, as chat templates take it."""
     return {"role": "user", "content": list(parts)}

@@ -1,4 +1,7 @@
-"""The results of a card: tables for a reader, and the same figures in the two forms that the hub reads."""
+"""Write the scores of a model card: tables for a reader, and the same figures in the two forms that the hub reads.
+
+An evaluation may have controls: the same evaluation with other pictures than the right ones, or with none.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ _CONTROLS = {
     "true_facts": "it is told in words what the picture shows, and shown none",
 }
 _MAIN_METRICS = ("CIDEr", "accuracy")
+"""The metrics that an evaluation is known by; without both its first metric is taken."""
 _MAX_TYPES = 12
 """The largest number of rows of a table of types; a longer one is left out."""
 _PLAIN = "{images}{human}"
@@ -32,13 +36,20 @@ _PLAIN = "{images}{human}"
 
 
 def results_section(facts: RunFacts) -> str:
-    """Return the tables of all evaluations, and how they were measured."""
+    """Return Markdown with the score tables of all evaluations of a run, and how each was measured.
+
+    The text is empty if the run has no evaluations with scores.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
+    """
     return "\n\n".join(_evaluation_section(name, evaluation, facts) for name, evaluation in facts.evaluations.items())
 
 
 def _evaluation_section(name: str, evaluation: Mapping, facts: RunFacts) -> str:
-    """Return the tables of one evaluation, and how it was measured."""
+    """Return Markdown with the heading of one evaluation, its tables, and how it was measured."""
     controls = mapping(evaluation, "controls")
+
     split = f"split {escape(evaluation['split'])}, " if "split" in evaluation else ""
     paragraphs = [
         f"### {escape(name)}",
@@ -53,6 +64,8 @@ def _evaluation_section(name: str, evaluation: Mapping, facts: RunFacts) -> str:
 def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
     """Return the table of the scores, their intervals, and the controls' scores beside them."""
     factor = _factor(evaluation)
+
+    # A control may lack a metric, and then has an empty cell.
     rows = []
     for metric, value in numbers(mapping(evaluation, "metrics")).items():
         controls_scores = [_score(mapping(controls, control).get(metric), factor) for control in controls]
@@ -63,12 +76,14 @@ def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
 
 
 def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
-    """Return the paragraph on how an evaluation was measured."""
+    """Return the sentences on how an evaluation was measured: its scoring, controls, decoding and origin."""
     task = _task(evaluation)
     sentences = []
+
     if task in _SCORING:
         sentences.append(_SCORING[task])
 
+    # An unknown control, such as one of a newer release, has its column in the table, and no sentence here.
     known_controls = [control for control in controls if control in _CONTROLS]
     if known_controls:
         names = _as_words(known_controls)
@@ -76,6 +91,7 @@ def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
         sentences.append(f"The controls: {', '.join(meanings)}.")
 
     sentences += _decoding(evaluation)
+
     version = mapping(facts.provenance, "versions").get("pycocoevalcap")
     if version and task == "caption":
         sentences.append(f"pycocoevalcap {escape(version)}.")
@@ -90,7 +106,11 @@ def _as_words(keys: Iterable[str]) -> list[str]:
 
 
 def main_metric(evaluation: Mapping) -> str:
-    """Return the name of the score by which an evaluation is known, and by which its gallery is sorted."""
+    """Return a reader's name of the main score: "accuracy" for an evaluation of answers, else "CIDEr x 100".
+
+    Args:
+        evaluation: A value of `RunFacts.evaluations`; its `task` decides.
+    """
     return "CIDEr x 100" if _factor(evaluation) == 100 else "accuracy"
 
 
@@ -101,25 +121,25 @@ def _task(evaluation: Mapping) -> str:
 
 
 def _factor(evaluation: Mapping) -> int:
-    """Return the factor to the scale that papers print: they multiply captions' scores by 100."""
+    """Return the factor from a stored score to the one that papers print: 1 for accuracies of answers, else 100."""
     return 1 if _task(evaluation) == "vqa" else 100
 
 
 def _count(evaluation: Mapping) -> str:
-    """Return the number of an evaluation's records for a reader."""
+    """Return the number of an evaluation's records as a text, or "unknown"."""
     n = evaluation.get("n")
     return f"{n:,}" if is_number(n) else "unknown"
 
 
 def _score(value: object, factor: int) -> str:
-    """Return a cell with a score; an empty one where the value is none."""
+    """Return the cell with a score times a factor; an empty cell if the value is no number."""
     if isinstance(value, int | float) and is_number(value):
         return f"{value * factor:.1f}"
     return ""
 
 
 def _interval(evaluation: Mapping, metric: str, factor: int) -> str:
-    """Return a cell with the ends of a score's interval; an empty one where there is none."""
+    """Return the cell with the ends of a score's 95% interval times a factor; an empty cell if there is no interval."""
     bounds = mapping(evaluation, "intervals").get(metric)
     is_pair = isinstance(bounds, list) and len(bounds) == 2
     if not is_pair or not all(map(is_number, bounds)):
@@ -130,13 +150,17 @@ def _interval(evaluation: Mapping, metric: str, factor: int) -> str:
 
 
 def _tables_by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
-    """Return a table of the scores by type for each kind of types, unless it has too many rows for a reader."""
+    """Return a table of the scores by type for each way to sort records into types, such as types of answers.
+
+    A table that would have more than `_MAX_TYPES` rows is left out.
+    """
     tables = []
     for kind in mapping(evaluation, "by_type"):
         scores = numbers(mapping(evaluation, "by_type", kind))
         if not 0 < len(scores) <= _MAX_TYPES:
             continue
 
+        # Each control has scores of the same types, shown in columns of their own.
         counts = mapping(evaluation, "counts", kind)
         scores_by_control = [mapping(controls, control, "by_type", kind) for control in controls]
         rows = []
@@ -149,6 +173,7 @@ def _tables_by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
 
         header = [*_as_words([kind]), "n", "score", *_as_words(controls)]
         tables.append(table(header, rows))
+
     return tables
 
 
@@ -156,6 +181,7 @@ def _decoding(evaluation: Mapping) -> list[str]:
     """Return the sentences on how the texts were generated, and what the model was asked."""
     decoding = mapping(evaluation, "decoding")
     settings = []
+
     num_beams = decoding.get("num_beams")
     if is_number(num_beams):
         search = "sampled" if decoding.get("do_sample") else "greedy"
@@ -165,6 +191,7 @@ def _decoding(evaluation: Mapping) -> list[str]:
     if decoding.get("repetition_penalty", 1.0) != 1.0:
         settings.append(f"repetition penalty {escape(decoding['repetition_penalty'])}")
 
+    # An evaluation without the key `prompt` is not said to have had none.
     sentences = []
     prompt = evaluation.get("prompt") or evaluation.get("hint")
     if settings:
@@ -183,7 +210,14 @@ def _decoding(evaluation: Mapping) -> list[str]:
 
 
 def eval_results(facts: RunFacts) -> list[EvalResult]:
-    """Return all scores in the form of the hub's `model-index`, on the scale of the tables."""
+    """Return all scores of a run for the metadata of its card, in the form that the hub calls `model-index`.
+
+    There is one entry for each metric of each evaluation, without the controls. Values are on the scale of the tables:
+    accuracies of answers as they are, other scores times 100.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
+    """
     results = []
     for name, evaluation in facts.evaluations.items():
         factor = _factor(evaluation)
@@ -200,6 +234,7 @@ def eval_results(facts: RunFacts) -> list[EvalResult]:
                 metric_value=round(value * factor, 2),
             )
             results.append(result)
+
     return results
 
 
@@ -210,15 +245,23 @@ def _split(evaluation: Mapping) -> str | None:
 
 
 def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
-    """Return the files of `.eval_results/` by their paths: one for the main score of each evaluation.
+    """Return the files `.eval_results/EVALUATION.yaml` of a card, each as its content by its path.
+
+    There is one file for each evaluation, in the form that the hub reads. It holds the main score: CIDEr or the
+    accuracy, else the first metric. Nothing is written.
 
     The hub shows results on datasets that it counts among its benchmarks. As far as this project knows, neither
     Karpathy's split of COCO nor VQAv2 is one of them: the dataset's id is the evaluation's name.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
     """
     files = {}
     for name, evaluation in facts.evaluations.items():
         factor = _factor(evaluation)
         scores = numbers(mapping(evaluation, "metrics"))
+
+        # There is at least one score: `RunFacts.evaluations` has no others.
         main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
         metric = [*main_metrics, *scores][0]
 

@@ -1,7 +1,7 @@
-"""Facts about trained weights, read from their description and from the files of the run that wrote them.
+"""Read facts about trained weights from `visllama.json` and from the files of the run that wrote them.
 
-Somebody else may have written all of these files. A file that is missing, or is not what a run writes, counts as
-absent, and a card leaves out what is not known.
+Somebody else may have written all of these files. Without a valid `visllama.json` nothing is read; of the run's other
+files, one that is missing or is not what a run writes counts as absent, and a card leaves out what is not known.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ from visllama.model.weights import TENSORS_FILE, open_tensors, read_description
 
 
 class RunFacts(NamedTuple):
-    """Facts about trained weights; those that are not known are empty.
+    """Facts about trained weights and about their run; `read_run` reads them.
 
     Attributes:
         description: The content of `visllama.json`.
-        num_parameters: The number of parameters of each trained part.
-        folder: The run's folder; None where the weights do not lie in one.
-        metrics: The content of `metrics.json`.
-        config: The content of `config.yaml`, in which `${...}` is not resolved.
-        words: The words that were typed after `visllama train`; None where they are not known.
-        first: The facts about the run that these weights began from; None where there is none, or it is not found.
+        num_parameters: The number of parameters that the weights hold of each trained part.
+        folder: The run's folder; None if the weights do not lie in one.
+        metrics: The content of `metrics.json`; empty if it is not known.
+        config: The content of `config.yaml`, in which `${...}` is not resolved; empty if it is not known.
+        words: The words that were typed after `visllama train`, one for each argument of the command line; None if
+            they are not known.
+        first: The facts about the run whose weights this run began from (its `init_from`); None if there is none, or
+            it is not found.
     """
 
     description: dict[str, Any]
@@ -44,30 +46,39 @@ class RunFacts(NamedTuple):
 
     @property
     def evaluations(self) -> dict[str, dict]:
-        """Return the evaluations that have a score, by name; a name that is no plain file name is none."""
+        """Return the run's evaluations that have a score, by name; empty if there are none.
+
+        An evaluation whose name could not be a file's is left out.
+        """
         return judged(self.metrics)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what produced the run's figures: versions, commit, machine, seed."""
+        """Return what produced the run's figures, such as versions, commit, machine and seed; empty if not known."""
         return mapping(self.metrics, "provenance")
 
 
 def read_run(weights: Path) -> RunFacts:
-    """Read the facts about trained weights, and about the run in whose folder they lie.
+    """Read the facts about trained weights, about the run in whose folder they lie, and about its first stage.
+
+    Tensors are not loaded. The first stage is the run named by this run's `init_from`, if its folder is found.
 
     Args:
-        weights: A run's `weights/`, or a folder with its two files alone.
+        weights: A run's `weights/` folder, or any folder with `visllama.json` and `visllama.safetensors`.
 
     Raises:
-        ConfigError: If the folder holds no weights of ours.
+        ConfigError: If the folder holds no weights of visllama, or those of a version that is not read.
     """
     facts = _read_one_run(Path(weights))
     return facts._replace(first=_find_first(facts))
 
 
 def _read_one_run(weights: Path) -> RunFacts:
-    """Read the facts about weights and their run, without the run that they began from."""
+    """Return the facts about weights and their run, without its first stage.
+
+    Raises:
+        ConfigError: If the folder holds no weights of visllama.
+    """
     description = read_description(weights)
     num_parameters = _count_parameters(weights / TENSORS_FILE)
 
@@ -82,7 +93,7 @@ def _read_one_run(weights: Path) -> RunFacts:
 
 
 def _read_or_empty(read: Callable[[], object]) -> dict[str, Any]:
-    """Return the mapping that a function reads; an empty one where it fails or reads something else."""
+    """Return the dict that a function reads; an empty one if the function raises or returns something else."""
     try:
         content = read()
     except (OSError, ValueError, RecursionError):
@@ -91,10 +102,11 @@ def _read_or_empty(read: Callable[[], object]) -> dict[str, Any]:
 
 
 def _read_words(folder: Path) -> list[str] | None:
-    """Return the words of the command line that began a run; None where they cannot be read.
+    """Return the words of the command line that began a run, one for each argument; None if they cannot be read.
 
     Args:
-        folder: The run's folder. Its `command.yaml` also holds Hydra's options; older runs have Hydra's file alone.
+        folder: The run's folder. They are in its `command.yaml`, which also has Hydra's options, or for older runs in
+            `.hydra/overrides.yaml`.
     """
     for path in (folder / "command.yaml", folder / ".hydra" / "overrides.yaml"):
         try:
@@ -106,26 +118,28 @@ def _read_words(folder: Path) -> list[str] | None:
         except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
 
+        # Hydra's own file is a list.
         if isinstance(document, dict):
             words = [*_list_at(document, "options"), *_list_at(document, "overrides")]
         else:
             words = document
+
         if isinstance(words, list) and all(isinstance(word, str) for word in words):
             return words
     return None
 
 
 def _list_at(document: Mapping, key: str) -> list:
-    """Return the list at a key; an empty one where there is none."""
+    """Return the list at a key; an empty list if there is nothing, or something else."""
     value = document.get(key)
     return value if isinstance(value, list) else []
 
 
 def _count_parameters(path: Path) -> dict[str, int]:
-    """Count the parameters of each trained part, by the header of the tensors' file.
+    """Return the number of parameters of each trained part, counted in the header of the tensors' file.
 
     Raises:
-        ConfigError: If it is no safetensors file.
+        ConfigError: If the file is no safetensors file.
     """
     counts: dict[str, int] = {}
     with open_tensors(path) as file:
@@ -138,9 +152,9 @@ def _count_parameters(path: Path) -> dict[str, int]:
 
 
 def _find_first(facts: RunFacts) -> RunFacts | None:
-    """Return the run that a run began from; None where there is none, or it is not found.
+    """Return the facts about the run that a run began from; None if there is none, or it is not found.
 
-    Its path is the run's `init_from`, below the current folder or one of those above the run's.
+    The path `init_from` of the run is looked for below the current folder, and below each folder above the run's.
     """
     path = facts.provenance.get("init_from")
     if facts.folder is None or not isinstance(path, str) or not path:

@@ -1,4 +1,7 @@
-"""Sample pictures for a card, taken from the gallery of an evaluation: two of the best, and the worst."""
+"""Choose sample pictures for a model card from the gallery of an evaluation: two of the best, and the worst.
+
+A gallery is an HTML page that an evaluation writes, with pictures, the texts of the model, and their scores.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,19 @@ from typing import NamedTuple
 from visllama.evaluation.gallery_cards import GalleryCard, decode_picture, read_cards
 
 _MAX_PICTURE_PX = 512
+"""The largest width and height of a picture; larger ones are passed over."""
 
 
 class Sample(NamedTuple):
-    """A picture with what the model wrote about it.
+    """A picture with the text that the model wrote about it.
 
     Attributes:
-        picture: The picture as a PNG file.
-        key: The key of its record.
-        question: The question that the model was asked; empty where the picture was captioned.
+        picture: The content of a PNG file.
+        key: The key of the record that the picture belongs to.
+        question: The question that the model was asked; empty if it wrote a caption.
         text: The text that the model wrote.
-        reference: The text that a person wrote.
-        score: The score of the text, as the gallery has it: 1 is good, and CIDEr can exceed it.
+        reference: The first of the texts of the record that the model's text was compared with.
+        score: The score of the model's text. 1 is what tables show as 100; CIDEr can be above 1.
     """
 
     picture: bytes
@@ -33,13 +37,16 @@ class Sample(NamedTuple):
 
 
 def choose_samples(gallery: Path) -> list[Sample]:
-    """Return the two pictures with the best scores and different texts, and the one with the worst score.
+    """Read a gallery, and return the two pictures with the best scores, then the one with the worst score.
+
+    The two best ones have different texts, and better scores than the worst one. Pictures above 512 pixels and cards
+    with several pictures are passed over.
 
     Args:
         gallery: An evaluation's `gallery.html`, which somebody else may have written.
 
     Returns:
-        The three samples, the worst one last; fewer where the gallery has fewer, none where it is no gallery.
+        At most three samples, the worst one last; an empty list if the file is missing or has no usable pictures.
     """
     ranked = sorted(read_cards(gallery), key=lambda card: -card.score)
     worst = next(_read_samples(reversed(ranked)), None)
@@ -59,7 +66,7 @@ def choose_samples(gallery: Path) -> list[Sample]:
 
 
 def _read_samples(cards: Iterable[GalleryCard]) -> Iterator[Sample]:
-    """Yield the cards that have a text and exactly one picture, as far as that can be read."""
+    """Yield a sample for each card that has a text of the model and exactly one picture, which can be read."""
     for card in cards:
         if len(card.addresses) != 1 or not card.texts["said"]:
             continue
@@ -71,7 +78,7 @@ def _read_samples(cards: Iterable[GalleryCard]) -> Iterator[Sample]:
 
 
 def _as_png(address: str) -> bytes | None:
-    """Return a picture of the page as a PNG file of its pixels; None where it cannot be read, or is too large."""
+    """Return the content of a PNG file for a picture inside the page; None if it cannot be read, or is too large."""
     image = decode_picture(address)
     if image is None or max(image.size) > _MAX_PICTURE_PX:
         return None

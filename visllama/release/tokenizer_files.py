@@ -1,4 +1,4 @@
-"""The files of a tokenizer that every release of transformers reads, and the tokens that stand for an image."""
+"""Write the files of a tokenizer so that transformers 4 and 5 read them, and add the tokens that stand for an image."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 def read_tokenizer(source: PretrainedLanguageModel) -> PreTrainedTokenizerBase:
-    """Read a language model's tokenizer once more, so that tokens added to it do not reach the model's own.
+    """Load a new copy of a language model's tokenizer, to which tokens can be added without changing the model's own.
+
+    If it has no padding token, its EOS (end of sequence) token becomes that.
+
+    Args:
+        source: The language model's source, whose path and revision the tokenizer is read from.
 
     Raises:
-        ConfigError: If the tokenizer has no form that a tokenizer.json can hold.
+        ConfigError: If the tokenizer cannot be read, or has no form that a tokenizer.json can hold.
     """
     tokenizer = read(AutoTokenizer, source.path, source.revision)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
@@ -38,10 +43,13 @@ def read_tokenizer(source: PretrainedLanguageModel) -> PreTrainedTokenizerBase:
 
 
 def exported_ids(num_embeddings: int) -> dict[int, int]:
-    """Return the ids of the markers and the placeholder in an exported tokenizer, by their ids in visllama.
+    """Return the ids that visllama's three image tokens have in an exported tokenizer, each by its id in visllama.
+
+    The tokens are the marker before an image, the marker after it, and the placeholder of an image's vectors; in
+    visllama their ids are negative.
 
     Args:
-        num_embeddings: Number of the language model's embeddings (V); the new ids follow them.
+        num_embeddings: Number of the language model's embeddings (V); the new ids are V, V + 1 and V + 2.
     """
     return {
         BOI_ID: num_embeddings,
@@ -51,16 +59,18 @@ def exported_ids(num_embeddings: int) -> dict[int, int]:
 
 
 def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> tuple[ImageMark, list[int]]:
-    """Add the two markers and the image token, whose ids follow the embeddings that the language model has.
+    """Add three tokens to a tokenizer: the markers before and after an image, and the image token.
 
-    Where there are more embeddings than tokens, tokens without a meaning fill the ids between.
+    They are called `[boi]`, `[eoi]` and `<image>` unless the tokenizer has such a token already. If the language model
+    has more embeddings than the tokenizer has tokens, unused tokens are added for the ids between.
 
     Args:
         tokenizer: The tokenizer, which is changed.
-        num_embeddings: Number of the language model's embeddings (V); the new ids are those of `exported_ids`.
+        num_embeddings: Number of the language model's embeddings (V); the three ids are V, V + 1 and V + 2, as
+            `exported_ids` has them.
 
     Returns:
-        The names of the three tokens, and all ids that were added.
+        The names of the three tokens, and the ids of all tokens that were added, in ascending order.
 
     Raises:
         ConfigError: If the tokenizer gives the tokens other ids.
@@ -90,7 +100,7 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
 
 
 def _free_name(name: str, known_names: Container[str]) -> str:
-    """Return a name that is no token yet."""
+    """Return a name that is no token yet: the given one, or one with "visllama_" after its first character."""
     while name in known_names:
         name = f"{name[0]}visllama_{name[1:]}"
     return name
@@ -103,18 +113,18 @@ def write_tokenizer(
     adds_bos: bool,
     processor: str | None = None,
 ) -> None:
-    """Write tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
+    """Write a tokenizer as tokenizer.json, tokenizer_config.json, special_tokens_map.json and chat_template.jinja.
 
     The files are written here because `save_pretrained` of transformers 5 names a class that transformers 4 does not
     know.
 
     Args:
-        folder: An existing folder.
-        tokenizer: The tokenizer.
-        chat_template: A Jinja template, as `write_jinja` makes it.
-        adds_bos: Whether the tokenizer puts BOS before a text, as the published one does; if false, the chat template
-            alone writes it.
-        processor: The class of the processor of transformers that uses the tokenizer; None where there is none.
+        folder: An existing folder; files of these names are overwritten.
+        tokenizer: The tokenizer, from `read_tokenizer`. Without `adds_bos` its post-processor is replaced in place.
+        chat_template: The source of a Jinja chat template, from `write_jinja`.
+        adds_bos: Whether the tokenizer keeps its post-processor, which may put BOS (begin of sequence) before a text.
+            If false, it adds no tokens to a text, and the chat template alone writes BOS.
+        processor: The name of the processor class of transformers that uses the tokenizer; None if there is none.
     """
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = False
@@ -129,6 +139,7 @@ def write_tokenizer(
         if token is not None:
             special_tokens[name] = str(token)
 
+    # The base class, which has no behavior of its own beside tokenizer.json.
     values = special_tokens | {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
@@ -148,9 +159,14 @@ def write_tokenizer(
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file.
+    """Write a value as an indented JSON file, in UTF-8.
 
-    It is not written atomically: the exported folder takes its place when it is complete (`files.new_folder`).
+    A process that is killed may leave half a file: an export writes into a temporary folder, which gets its name when
+    it is complete (`files.new_folder`).
+
+    Args:
+        path: The file, which is overwritten.
+        content: A value that JSON can hold.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(f"{text}\n", encoding="utf-8")

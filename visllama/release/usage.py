@@ -1,4 +1,4 @@
-"""The lines of Python in a card that show how the exported files are used."""
+"""Write the lines of Python in a model card that show how the exported files are used."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ print(tokenizer.decode(model.generate(inputs_embeds=embeds, attention_mask=mask)
 
 
 def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: str | None) -> list[str]:
-    """Return at most six lines of Python.
+    """Return at most six lines of Python that load exported files and write a text with them.
 
     Args:
-        form: One of `EXPORT_FORMATS`.
-        facts: What is known of the weights.
-        models: The vision encoder and the language model.
-        repo_id: The repository on the hub; None names the folder `FOLDER` instead.
+        form: The export format: "hub", "llava", "adapter" or "language_model".
+        facts: The facts about the weights, from `read_run`. By its evaluations the format "hub" shows a caption, an
+            answer or both.
+        models: The vision encoder and the language model, in this order, from `base_models`. The adapter's lines name
+            the language model if it is on the hub, else `BASE_MODEL`.
+        repo_id: The repository on the hub that the lines load, as `user/name`; None loads a folder `FOLDER`.
     """
     here = repo_id or "FOLDER"
     if form == "hub":
@@ -49,7 +51,7 @@ def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: st
 
 
 def _hub_lines(facts: RunFacts, here: str, is_on_hub: bool) -> list[str]:
-    """Return the lines that use a folder or a repository of the format `hub`, for what its evaluations measured."""
+    """Return the lines that load a folder or a repository `here` of the format `hub`, and use what was evaluated."""
     lines = ["import visllama  # pip install visllama"]
     if is_on_hub:
         # A repository may change after a reader has judged it.

@@ -1,4 +1,4 @@
-"""The verb `export`, which writes trained weights as a folder that other libraries or other users read."""
+"""Run the command `visllama export`: write trained weights as a folder that other libraries or other users read."""
 
 from __future__ import annotations
 
@@ -44,7 +44,14 @@ _USED_BY = {
 
 
 def assemble(config: ExportConfig) -> dict:
-    """Check everything that can be checked without loading weights, and return the description to export.
+    """Check that an export can be done, and return the content of the `visllama.json` to export; nothing is written.
+
+    The check covers all that needs no weights in memory: that `out` is new or empty, the token for `push`, the files in
+    `weights`, and whether `format` can express the model. For the format "hub" the base models in the result are named
+    as other users find them.
+
+    Args:
+        config: The command's configuration.
 
     Raises:
         ConfigError: If the export cannot be done; the message names the key, the value found, and what to do.
@@ -69,11 +76,18 @@ def assemble(config: ExportConfig) -> dict:
 
 
 def export(config: ExportConfig, description: Mapping) -> None:
-    """Write the folder, read it back, upload it where `push` is given, and show what was done.
+    """Export trained weights into the folder `config.out`, check it, and upload it if `config.push` is given.
+
+    The folder gets the files of the format and a model card. It is loaded by the library that it is for before it is
+    there, so that `out` appears whole or not at all. What was done is printed.
 
     Args:
-        config: The verb's config.
-        description: The description that `assemble` returned.
+        config: The command's configuration.
+        description: The content of `visllama.json` to export, from `assemble`.
+
+    Raises:
+        ConfigError: If the files cannot be loaded or compute something else, or the upload fails. After a failed upload
+            the folder is there.
     """
     out = Path(config.out)
     with new_folder(out) as folder:
@@ -101,22 +115,22 @@ def export(config: ExportConfig, description: Mapping) -> None:
 
 
 def _build_on_meta(config: ExportConfig, description: Mapping) -> VisLlama:
-    """Build a model that weights describe on the meta device, with the user's plugins and base models."""
+    """Build the model that a description names without its tensors' memory (on torch's meta device)."""
     parts = description["parts"]
     return build_model(parts, description["trained"], plugins=config.plugins, models=config.paths["models"])
 
 
 def _named_bases(config: ExportConfig) -> dict[str, str | None]:
-    """Return the hub's ids of the base models that the user gave."""
+    """Return the hub's ids that the user gave for the base models, by their parts; None for one that was not given."""
     return {"vision_encoder": config.vision_encoder, "language_model": config.language_model}
 
 
 class _Exporter:
-    """Write a model in a format, and read it back.
+    """Load the weights of an export; `write` then writes the files of its format, and `read_back` checks them.
 
     Args:
-        config: The verb's config.
-        description: The description of the weights.
+        config: The command's configuration.
+        description: The content of `visllama.json` to export.
     """
 
     def __init__(self, config: ExportConfig, description: Mapping) -> None:
@@ -133,7 +147,11 @@ class _Exporter:
         self.probe = None if config.format == "hub" else make_probe(self.model, self.maker)
 
     def _load(self, weights: Path) -> VisLlama:
-        """Load weights, which also refuses base models that they were not trained with."""
+        """Return the model of some weights in evaluation mode, with LoRA merged if the format needs it.
+
+        Raises:
+            ConfigError: If the weights cannot be loaded, or the base models are others than in training.
+        """
         model, _ = load_weights(weights, self.dtype, plugins=self.config.plugins, models=self.config.paths["models"])
 
         # These formats have no place for an adapter beside the weights.
@@ -142,7 +160,7 @@ class _Exporter:
         return model.eval()
 
     def write(self, folder: Path) -> None:
-        """Write the format's files."""
+        """Write the files of the format into an existing empty folder, without the card."""
         assert self.model is not None  # `read_back`, which drops it, comes later
         end_ids = self.decoding["eos_token_id"]
         max_new_tokens = self.decoding["max_new_tokens"]
@@ -160,12 +178,15 @@ class _Exporter:
                 write_hub(folder, self.weights, self.description, self.dtype)
 
     def read_back(self, folder: Path) -> str:
-        """Read the files by the library that they are for, and return the result as a sentence.
+        """Load the written files by the library that they are for, and return the result as a sentence for the user.
 
-        The model is dropped before: two of them may not fit into memory.
+        The model in memory is dropped first, as two of them may not fit: `write` cannot be called afterwards.
+
+        Args:
+            folder: The folder that `write` has filled.
 
         Raises:
-            ConfigError: If they cannot be read, or compute something else.
+            ConfigError: If the files cannot be loaded, or compute something else.
         """
         if self.probe is None:
             return self._read_back_hub(folder)
@@ -173,6 +194,7 @@ class _Exporter:
         assert self.model is not None  # only this method drops it
         source = self.model.language_model_source
         self.model = None
+
         by_transformers = "Read back by transformers: no tensor is missing, none is unknown, and"
 
         if self.config.format == "llava":
@@ -191,7 +213,7 @@ class _Exporter:
         return f"Read back by PEFT over the base model: the logits differ by at most {difference:.1g}."
 
     def _read_back_hub(self, folder: Path) -> str:
-        """Check the description and the shapes of the files, and return the result as a sentence.
+        """Check names and shapes of the tensors in a folder of the format `hub`, and return the result as a sentence.
 
         The model is built by the run's own description, as the exported one may name base models that only the hub has.
         """
@@ -202,8 +224,9 @@ class _Exporter:
 
 
 def _files_table(folder: Path) -> Table:
-    """Return a table of the files of a folder and their sizes, which are what an upload would send."""
+    """Return a table for the terminal of the files that an upload of a folder would send, with their sizes."""
     table = Table("file", title=f"{folder}")
+
     table.add_column("size", justify="right")
     for name, size in list_upload(folder):
         table.add_row(printable(name), decimal(size))

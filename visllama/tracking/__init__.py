@@ -1,1 +1,1 @@
-"""What a run tells of itself while it trains: `metrics.csv`, and trackers such as wandb."""
+"""Loggers of a run: the file `metrics.csv`, and trackers (wandb, TensorBoard, trackio) that show it elsewhere."""

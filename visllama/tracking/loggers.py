@@ -1,4 +1,4 @@
-"""The loggers of a run: `metrics.csv`, and the trackers and other loggers that the configuration names."""
+"""Build, feed and close the loggers of a run: that of `metrics.csv`, and those that the configuration names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from visllama.tracking.tracker import Picture, Tracker
 
 
 def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: Path, first_step: int) -> list[Logger]:
-    """Build a run's loggers, the one of `metrics.csv` first.
+    """Build all loggers of a training run, and prepare them to go on where a checkpoint was saved.
+
+    On the first rank the rows of an earlier `metrics.csv` in `folder` are read; those from `first_step` on are dropped.
 
     Args:
-        nodes: The `logger` group of the configuration.
-        plugins: The user's packages.
-        folder: The run's folder.
+        nodes: The `logger` group of the configuration: under each name a mapping with `_target_` and its arguments.
+        plugins: Names of the user's Python packages, which `_target_` may also name classes of.
+        folder: The run's folder, in which `metrics.csv` is written.
         first_step: The step of the checkpoint that the run goes on from; 0 for a new run.
+
+    Returns:
+        The logger of `metrics.csv`, then those of `nodes` in their order.
+
+    Raises:
+        ConfigError: If a `_target_` does not exist, or is one that a configuration may not name.
     """
     others = build_trackers(nodes, plugins)
     trackers = [logger for logger in others if isinstance(logger, Tracker)]
@@ -39,18 +47,25 @@ def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: 
 
 
 def build_trackers(nodes: Mapping[str, Mapping], plugins: Sequence[str]) -> list[Logger]:
-    """Build the loggers that the configuration names.
+    """Build the loggers that the configuration names, without the one of `metrics.csv`.
 
     Args:
-        nodes: The `logger` group of the configuration, resolved.
-        plugins: The user's packages.
+        nodes: The `logger` group of the configuration, with `${...}` resolved: under each name a mapping with
+            `_target_` and its arguments.
+        plugins: Names of the user's Python packages, which `_target_` may also name classes of.
+
+    Returns:
+        One logger for each entry of `nodes`, in their order.
+
+    Raises:
+        ConfigError: If a `_target_` does not exist, or is one that a configuration may not name.
     """
     return [build(node, plugins) for node in nodes.values()]
 
 
 @rank_zero_only
 def _continue_trackers(trackers: Sequence[Tracker], folder: Path, first_step: int) -> None:
-    """Let trackers continue a run that was stopped, and take no figure twice."""
+    """Make trackers continue a stopped run, and tell them which figures they hold already, so that none comes twice."""
     logged = logged_names(folder, first_step)
     for tracker in trackers:
         tracker.go_on(first_step, logged)
@@ -58,12 +73,15 @@ def _continue_trackers(trackers: Sequence[Tracker], folder: Path, first_step: in
 
 @rank_zero_only
 def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: int) -> None:
-    """Send pictures of validation, with what the model writes about them, to the trackers of a run.
+    """Send validation pictures, with the texts that the model wrote about them, to each `Tracker` among some loggers.
+
+    Only the first rank sends. Other loggers are passed over, and so is a tracker that was given this step's `val/loss`
+    before the run was stopped.
 
     Args:
         loggers: The loggers of a run.
-        pictures: The pictures.
-        step: The step of the validation, as its figures have it.
+        pictures: The validation records with the model's texts.
+        step: The optimizer step of the validation, under which its `val/loss` is logged.
     """
     for logger in loggers:
         if not isinstance(logger, Tracker):
@@ -77,15 +95,16 @@ def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: i
 
 @rank_zero_only
 def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], folder: Path, step: int) -> None:
-    """Send the scores of a run, those of its controls, and its galleries to its loggers.
+    """Send the final scores of a run to its loggers; nothing is sent if there are none.
 
-    The run's folder holds all of them as well.
+    Every logger except that of `metrics.csv` gets the scores as figures (`flat_scores`). A `Tracker` also gets them as
+    a table (`score_rows`), and the gallery of each evaluation that has one. Only the first rank sends.
 
     Args:
-        loggers: The loggers of a run. `metrics.csv` has a row for each step, and takes no scores.
-        evaluations: The scores, as `metrics.json` has them below `evaluations`.
-        folder: The run's folder.
-        step: The last step of the run.
+        loggers: The loggers of a run.
+        evaluations: The content of `metrics.json` at its key `evaluations`, by the names of the evaluations.
+        folder: The run's folder; galleries are read from `evaluations/NAME/gallery.html` inside it.
+        step: The last optimizer step of the run.
     """
     scores = flat_scores(evaluations)
     if not scores:
@@ -104,7 +123,7 @@ def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], f
 
 
 def _log_galleries(tracker: Tracker, names: Sequence[str], folder: Path, step: int) -> None:
-    """Send the galleries of a run's evaluations to a tracker, as far as there are any."""
+    """Send a tracker the gallery (an HTML page of pictures and texts) of each evaluation that has written one."""
     for name in names:
         page = folder / "evaluations" / name / "gallery.html"
         if page.is_file():
@@ -113,11 +132,11 @@ def _log_galleries(tracker: Tracker, names: Sequence[str], folder: Path, step: i
 
 @rank_zero_only
 def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
-    """Send the trained weights to the trackers that are to keep them.
+    """Pass the folder of trained weights to each `Tracker`, which keeps a copy if its `log_weights` option is on.
 
     Args:
-        loggers: The loggers of a run.
-        folder: The run's `weights/`.
+        loggers: The loggers of a run; others than trackers are passed over.
+        folder: The run's `weights/` folder.
     """
     for logger in loggers:
         if isinstance(logger, Tracker):
@@ -126,10 +145,13 @@ def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
 
 @contextmanager
 def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
-    """Close the loggers when the run ends, in whatever way it does, also where its process leaves at once.
+    """Use as `with closing(loggers):` around a run, so that the loggers are closed however it ends.
+
+    Trackers show the run as well ended (exit code 0) if the block ends normally, and as failed (1) if it raises. After
+    a preemption (the cluster takes the machine back) they show the exit code of that. Exceptions pass through.
 
     Args:
-        loggers: The loggers of `build_loggers`.
+        loggers: The loggers to close, of `build_loggers` or `build_trackers`.
     """
     # A preempted process may leave without unwinding, and would skip `finally`.
     preemption.before_leaving(lambda: close_loggers(loggers, preemption.exit_code()))
@@ -149,13 +171,14 @@ def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
 
 @rank_zero_only
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
-    """End the runs of all trackers.
+    """End the run that each tracker, and Lightning's own `WandbLogger`, holds open; other loggers are left alone.
 
-    A run of wandb outlives a training, and the next job of a sweep would write into the same one.
+    Without it the next training in the same process, such as the next job of a sweep, would write into the same run of
+    wandb. Only the first rank does anything.
 
     Args:
-        loggers: The loggers of `build_loggers`.
-        exit_code: The code that the tracker shows for the run; 0 where it has ended well.
+        loggers: The loggers of a run.
+        exit_code: The exit code that trackers show for the run; 0 means that it has ended well.
     """
     for logger in loggers:
         if isinstance(logger, Tracker):

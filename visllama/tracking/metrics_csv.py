@@ -1,4 +1,4 @@
-"""The file `metrics.csv`: one row for each step that was logged. A resumed run continues the file."""
+"""Read and continue the file `metrics.csv`, which has one row for each step that was logged."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from lightning.pytorch.loggers import CSVLogger
 from visllama.files import read_regular, replacing, write_whole
 
 _LOGGED = "logged.json"
-"""A file in the run's folder: the figures of steps that a resumed run repeats, which trackers hold already."""
+"""A file in the run's folder: names of the figures that trackers already hold of steps that a resumed run repeats."""
 
 
 def keep_metrics(logger: CSVLogger, folder: Path, before_step: int) -> None:
-    """Keep the rows that a stopped run wrote to `metrics.csv`: Lightning's logger would begin it anew.
+    """Rewrite `metrics.csv` with its rows before a step, and make the logger append to them.
+
+    Call it before the logger's first use: by itself Lightning's logger deletes an earlier file. Nothing is done if the
+    file is missing or has no such row.
 
     Args:
         logger: The logger that writes the file.
         folder: The folder of `metrics.csv`.
-        before_step: The checkpoint's step. Its row and later ones are dropped, as the resumed run writes them again.
+        before_step: The step of the checkpoint that a resumed run goes on from. The rows of this step and later ones
+            are dropped, as the resumed run writes them again.
     """
     path = folder / "metrics.csv"
     rows = [row for row in read_rows(path) if int(row["step"]) < before_step]
     if not rows:
         return
 
+    # Sorted, as Lightning's logger writes its header.
     columns = sorted(rows[0])
     with replacing(path) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -42,15 +47,18 @@ def keep_metrics(logger: CSVLogger, folder: Path, before_step: int) -> None:
 
 
 def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
-    """Return the names of the figures that a stopped run has logged since a checkpoint, by their step.
+    """Return the names of the figures that a stopped run logged since a checkpoint, and save them in `logged.json`.
 
-    A tracker whose figures cannot be taken back must not be given them again. `metrics.csv` names them until
-    `keep_metrics` drops their rows, so they are also kept in a file, for a run that is stopped a second time before it
-    has caught up.
+    A tracker that cannot take figures back must not be given these again. They are read from `metrics.csv` and from the
+    `logged.json` of an earlier call. That file is needed when a run is stopped again before it has caught up, as
+    `keep_metrics` drops the rows: call this function first.
 
     Args:
-        folder: The run's folder.
+        folder: The run's folder, with both files; either may be missing.
         first_step: The step of the checkpoint that the run goes on from; figures of this step are returned too.
+
+    Returns:
+        The names, such as "train/loss", in a set for each step; empty if there are none.
     """
     names_by_step: dict[int, set[str]] = {}
     for row in read_rows(folder / "metrics.csv"):
@@ -63,6 +71,7 @@ def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
         for step, names in kept.items():
             names_by_step.setdefault(int(step), set()).update(names)
 
+    # Saved even before anything is resumed, as the run may be killed at any moment.
     later = {step: names for step, names in names_by_step.items() if step >= first_step}
     if later:
         content = {step: sorted(names) for step, names in sorted(later.items())}
@@ -71,10 +80,15 @@ def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the complete rows of a `metrics.csv`; a row that was cut off while it was written is left out."""
+    """Return the complete rows of a `metrics.csv` in their order, each as its cells (texts) by column.
+
+    A row is left out if it has no whole number as its step, or another number of cells than the header, as one has that
+    was cut off while it was written. The list is empty if there is no such file.
+    """
     if not path.is_file():
         return []
 
+    # A damaged row is no reason to lose the others: neither bytes that are no UTF-8 nor the reader's errors are raised.
     rows: list[dict[str, str]] = []
     with open(path, newline="", encoding="utf-8", errors="replace") as file, suppress(csv.Error):
         rows += (row for row in csv.DictReader(file) if _is_whole(row))
@@ -82,8 +96,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def _is_whole(row: Mapping) -> bool:
-    """Return whether a row has a step, and as many cells as the header."""
+    """Return whether a row has a whole number as its step, and as many cells as the header."""
     # `csv.DictReader` puts cells too many under the key None, and None in the place of missing ones.
     has_all_cells = None not in row and None not in row.values()
+
     step = re.fullmatch(r"[0-9]{1,18}", str(row.get("step")))
     return has_all_cells and step is not None

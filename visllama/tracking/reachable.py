@@ -1,4 +1,4 @@
-"""A check of a few seconds at most whether a server can be reached."""
+"""Check within eight seconds whether a web server can be reached."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _ALL_S = 8.0
 
 
 def find_obstacle(address: str) -> str | None:
-    """Return why a web server cannot be reached; None where it answers, with whatever status.
+    """Request an address, and return in one line why its server cannot be reached; None if it answers.
 
-    Proxies that the environment names are used.
+    Any answer counts, also an HTTP error such as 404. It takes eight seconds at most. Proxies that the environment
+    names (`https_proxy` and its like) are used.
 
     Args:
         address: The address of the server, for example "https://api.wandb.ai".
@@ -30,6 +31,7 @@ def find_obstacle(address: str) -> str | None:
     thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(_ALL_S)
+
     if not outcomes:
         return f"no answer from {address} within {_ALL_S:.0f} s"
     return outcomes[0]

@@ -1,4 +1,4 @@
-"""The scores of a run, as figures and as the rows of a table."""
+"""Turn the scores of a run's `metrics.json` into named figures and into the rows of a table."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 SCORE_COLUMNS = ("evaluation", "split", "n", "pictures", "metric", "score", "low", "high")
-"""The columns of a table of scores; `low` and `high` are the ends of the 95% interval."""
+"""The columns of a table of scores: `n` is the number of records, `low` and `high` are the ends of the 95% interval."""
 _TRUE_PICTURES = "true"
 """The value of the column `pictures` where a score is no control's: each record was shown with its own picture."""
 
 
 def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return each score by `EVALUATION/METRIC`, and each score of a control by `EVALUATION/CONTROL/METRIC`.
+    """Return all scores of a run in one flat mapping, unchanged.
+
+    A score has the name `EVALUATION/METRIC`. A score of a control (the evaluation repeated without the right pictures)
+    has the name `EVALUATION/CONTROL/METRIC`. Scores by type of question or answer are left out.
 
     Args:
-        evaluations: The scores, as `metrics.json` has them below `evaluations`.
+        evaluations: The content of `metrics.json` at its key `evaluations`, by the names of the evaluations.
     """
     scores = {}
     for name, evaluation in evaluations.items():
@@ -27,18 +30,24 @@ def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float
                 # A mapping holds the scores by type of answer, which are too many for a chart each.
                 if not isinstance(value, Mapping):
                     scores[f"{name}/{control}/{metric}"] = value
+
     return scores
 
 
 def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
-    """Return a row of `SCORE_COLUMNS` for each score, those of controls with the name of their pictures.
+    """Return a table row for each score of a run, with a value for each of `SCORE_COLUMNS`.
+
+    The rows of an evaluation come in the order of its metrics, then those of its controls. The column `pictures` holds
+    "true" for a score with the right pictures, else the name of the control. Where there is no interval, `low` and
+    `high` are None, as they are for all controls.
 
     Args:
-        evaluations: The scores, as `metrics.json` has them below `evaluations`.
+        evaluations: The content of `metrics.json` at its key `evaluations`, by the names of the evaluations.
     """
     rows = []
     for name, evaluation in evaluations.items():
         about = [name, evaluation.get("split", ""), evaluation.get("n")]
+
         for metric, value in evaluation["metrics"].items():
             # Evaluations of older releases have no intervals.
             interval = evaluation.get("intervals", {}).get(metric)
@@ -47,6 +56,8 @@ def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 
         for control, values in evaluation.get("controls", {}).items():
             for metric, value in values.items():
+                # A mapping holds the scores by type of answer, as in `flat_scores`.
                 if not isinstance(value, Mapping):
                     rows.append([*about, control, metric, value, None, None])
+
     return rows

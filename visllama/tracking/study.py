@@ -1,4 +1,7 @@
-"""The trials of a search, in a journal of Optuna's that the search and its jobs share, also across machines."""
+"""Read and write the trials of a hyperparameter search in Optuna's journal.
+
+A journal is one file to which lines are appended. The search and its jobs share it, also across machines.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,18 @@ _UNPRUNED_PART = 2
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """Open the journal of a search; a file that is not there is created."""
+    """Return Optuna's storage over the journal file of a search; a missing file is created, its folder is not.
+
+    Optuna's messages below warnings are turned off for the whole process.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return JournalStorage(JournalFileBackend(str(path)))
 
 
 def cut_broken_line(path: Path) -> None:
-    """Remove the last line of a journal where it was not written to its end; Optuna would append to it.
+    """Cut off the end of a journal file after its last line end, if there is anything.
 
+    A killed writer can leave half a line, to which Optuna would append the next one. A missing file is left alone.
     Nobody else may write to the journal meanwhile.
     """
     if not path.is_file():
@@ -42,28 +49,37 @@ def cut_broken_line(path: Path) -> None:
 
 
 def find_trial(storage: BaseStorage, number: int) -> FrozenTrial:
-    """Return the trial of a number, as the journal has it now."""
+    """Return a trial of the search by its number, which counts from 0, in its present state.
+
+    Raises:
+        KeyError: If the storage holds no study `search`, or the study has no such trial.
+    """
     return storage.get_trial(trial_id(storage, number))
 
 
 def trial_id(storage: BaseStorage, number: int) -> int:
-    """Return the id by which a storage knows the trial of a number."""
+    """Return the id that the methods of a storage take for a trial, which is known by its number from 0 on.
+
+    Raises:
+        KeyError: If the storage holds no study `search`, or the study has no such trial.
+    """
     study_id = storage.get_study_id_from_name(NAME)
     return storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
 
 def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -> bool:
-    """Report a validation loss of a trial, and return whether the trial should end now.
+    """Write a validation loss of a trial to the journal, and return whether the trial should end now.
 
-    It should where its best loss so far is worse than the median of the other trials at that step, or where the loss
-    is not finite. At the run's last step it is never ended, as there is nothing left to save.
+    It should end if the loss is not finite, or if its best loss so far is worse than the median of the completed trials
+    at that step. The median counts only from half of the steps on, and once five trials are complete. At the last step
+    the answer is always no. A trial that the search has already given up gets no value, and the answer is no.
 
     Args:
-        journal: The file with the trials.
-        number: The trial's number.
-        loss: The loss, of which less is better whatever the search's objective is.
-        step: The optimizer steps that were taken.
-        num_steps: The steps of the whole run.
+        journal: The journal file of the search.
+        number: The trial's number, from 0 on.
+        loss: The loss; less is better, whatever the search's objective is.
+        step: The number of optimizer steps that were taken.
+        num_steps: The number of optimizer steps of the whole run.
     """
     storage = open_journal(journal)
     study = optuna.load_study(study_name=NAME, storage=storage)
@@ -77,9 +93,11 @@ def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -
     value = loss if is_minimized else -loss
     storage.set_trial_intermediate_value(trial_id(storage, number), step, value)
 
+    # At the end there is nothing left to save.
     if step >= num_steps:
         return False
     if not math.isfinite(loss):
         return True
+
     pruner = MedianPruner(n_startup_trials=_NUM_UNPRUNED, n_warmup_steps=num_steps // _UNPRUNED_PART)
     return pruner.prune(study, find_trial(storage, number))

@@ -1,4 +1,4 @@
-"""The tracker of TensorBoard, whose files lie in the run's folder."""
+"""Write what a run logs as files of TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from visllama.tracking.tracker import Picture, Tracker
 
 
 class TensorBoardTracker(Tracker):
-    """Write what a run logs as TensorBoard's event files.
+    """Tracker that writes a run's figures, pictures and tables as TensorBoard's event files.
 
-    A run that goes on writes a file of its own beside the first one, which tells TensorBoard to drop the figures and
-    pictures that the first one holds of the checkpoint's step and later ones. Texts it keeps.
+    A resumed run writes a second file beside the first one. It makes TensorBoard drop the figures and pictures that the
+    first file holds of the checkpoint's step and later ones; texts of these steps stay.
 
     Args:
         save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so the jobs of a sweep
@@ -30,6 +30,8 @@ class TensorBoardTracker(Tracker):
         super().__init__()
         self._folder = save_dir
         self._inner = self._make(purge_step=None)
+
+        # What a resumed run changes (`go_on`).
         self._first_step = 0
         self._steps_with_texts: set[int] = set()
 
@@ -39,24 +41,43 @@ class TensorBoardTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """Lightning's name of the logger, always "tensorboard"."""
         return "tensorboard"
 
     @property
     def version(self) -> str:
+        """Lightning's version of the run, always empty: the files lie directly in `save_dir`."""
         return ""
 
     @property
     def experiment(self) -> Any:
-        """The `SummaryWriter` of torch."""
+        """The `SummaryWriter` of torch that writes the event file."""
         return self._inner.experiment
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
+        """Continue a stopped run in a second file, which hides what the first one holds of `first_step` and later ones.
+
+        Args:
+            first_step: The step of the checkpoint that the run goes on from.
+            logged: The names of the figures of that step and later ones that were already written, in a set for each
+                step. Only the texts of these steps are left out when they come again.
+        """
+        # `logged` stays unset: TensorBoard drops these figures, so that they have to be given again.
         self._inner = self._make(purge_step=first_step)
         self._first_step = first_step
+
+        # Texts are not dropped.
         self._steps_with_texts = {step for step, names in logged.items() if "val/loss" in names}
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Write a run's configuration as a text, and keep it for the file `hparams.yaml`, which `save` writes.
+
+        Nothing is done if that file is there already, unless a stopped run is continued.
+
+        Args:
+            params: The configuration, as plain values that YAML can hold.
+        """
         # A run that is judged once more has its configuration there already.
         is_written = Path(self._folder, "hparams.yaml").is_file()
         if is_written and not self._first_step:
@@ -71,21 +92,36 @@ class TensorBoardTracker(Tracker):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write figures of an optimizer step, each by its name."""
         self._inner.log_metrics(metrics, step)
 
     @rank_zero_only
     def save(self) -> None:
+        """Write to the disk what waits to be written, and `hparams.yaml` if it is not there."""
         self._inner.save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
+        """Write what waits to be written, and close the file, when Lightning ends a training.
+
+        Args:
+            status: Lightning's name of how it ended, such as "success".
+        """
         self._inner.finalize(status)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Write pictures as images, and their texts as a table without pictures.
+
+        Args:
+            name: The name of the table; that of an image is `NAME/SOURCE/KEY`.
+            pictures: The pictures. One without an image has its texts alone.
+            step: The optimizer step that they belong to.
+        """
         for picture in pictures:
             if picture.image is not None:
                 # The same name at each step: TensorBoard shows the steps of one picture under one slider.
                 tag = f"{name}/{picture.source}/{picture.key}"
+
                 pixels = np.asarray(picture.image.convert("RGB"))
                 self.experiment.add_image(tag, pixels, step, dataformats="HWC")
 
@@ -98,8 +134,17 @@ class TensorBoardTracker(Tracker):
         self.log_rows(name, columns, rows, step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Write a table of texts and numbers as a Markdown text.
+
+        Args:
+            name: The name of the text.
+            columns: The names of the columns.
+            rows: The rows, each with a value for each column; None is an empty cell.
+            step: The optimizer step that the table belongs to.
+        """
         # TensorBoard has no tables of texts; it shows Markdown.
         lines = [columns, ["---"] * len(columns), *rows]
+
         table = []
         for line in lines:
             cells = " | ".join(_cell(value) for value in line)
@@ -108,17 +153,25 @@ class TensorBoardTracker(Tracker):
         self.experiment.add_text(name, "\n".join(table), step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Write a text that names the file of an HTML page, as TensorBoard shows no pages.
+
+        Args:
+            name: The name under which the text is shown.
+            path: The page's file, whose path is written as it is.
+            step: The optimizer step that the page belongs to.
+        """
         self.experiment.add_text(name, f"TensorBoard shows no pages; this one is the file `{path}`", step)
 
     def log_weights(self, folder: Path) -> None:
-        """Keep nothing: TensorBoard has no place for files."""
+        """Do nothing: TensorBoard has no place for files."""
 
     def close(self, exit_code: int) -> None:
+        """Write what waits to be written, and close the file; the exit code is not shown."""
         self._inner.finalize("success" if exit_code == 0 else "failed")
 
 
 def _cell(value: object) -> str:
-    """Return a value as a cell of a Markdown table, where nothing in it is taken for Markdown or HTML."""
+    """Return a value as the cell of a Markdown table, in one line, with the signs of Markdown and HTML escaped."""
     if value is None:
         text = ""
     elif isinstance(value, float):

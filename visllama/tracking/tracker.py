@@ -11,19 +11,19 @@ from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 PICTURE_COLUMNS = ("source", "key", "picture", "prompt", "text", "reference")
-"""The columns of a table of pictures."""
+"""The columns of a table of pictures: the fields of `Picture`, with its `image` under "picture"."""
 
 
 class Picture(NamedTuple):
-    """A validation record with what the model writes about it.
+    """A validation record with the text that the model wrote about it.
 
     Attributes:
         source: The name of the record's data source.
-        key: The record's key in its source.
-        image: The record's first picture; None where it has none.
-        prompt: The question that the model was asked; empty where it writes a caption.
+        key: The record's key, which names it within its source.
+        image: The record's first picture; None if it has none.
+        prompt: The question that the model was asked; empty if it was to write a caption.
         text: The text that the model wrote.
-        reference: The text that the record holds.
+        reference: The caption or answer that the record holds.
     """
 
     source: str
@@ -35,67 +35,80 @@ class Picture(NamedTuple):
 
 
 class Tracker(Logger):
-    """A logger that also shows pictures with captions, the final scores, pages, and the weights.
+    """Base class of Lightning loggers that also show pictures with texts, tables and HTML pages, and keep weights.
 
-    All methods are called on the first rank alone.
+    visllama calls the methods that are declared here on the first rank alone.
 
     Attributes:
-        logged: Names of the figures that this tracker was given before its run was stopped, by their step.
+        logged: The names of the figures that this tracker was given before its run was stopped, in a set for each
+            step; empty for a new run.
     """
 
     logged: Mapping[int, set[str]] = {}
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
-        """Continue the run that the tracker holds.
+        """Prepare the tracker to continue a stopped run; it is called before anything is logged.
 
         Args:
             first_step: The step of the checkpoint that the run goes on from.
-            logged: Names of the figures of that step and later ones that the tracker was given before, by their step.
+            logged: The names of the figures of that step and later ones that the tracker was already given, in a set
+                for each step.
         """
         self.logged = logged
 
     def without_logged(self, metrics: Mapping[str, float], step: int | None) -> dict[str, float]:
-        """Return the figures of a step that the tracker was not given before its run was stopped."""
+        """Return the figures that the tracker was not already given for this step before its run was stopped.
+
+        Args:
+            metrics: The figures by name; the mapping is not changed.
+            step: The optimizer step; None returns all figures.
+        """
         known = set() if step is None else self.logged.get(step, set())
         return {name: value for name, value in metrics.items() if name not in known}
 
     @abstractmethod
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
-        """Show pictures with captions as a table of `PICTURE_COLUMNS`.
+        """Send pictures with their texts, which are shown as a table of `PICTURE_COLUMNS` where the tracker has tables.
 
         Args:
             name: The table's name.
-            pictures: The pictures, one a row.
+            pictures: The pictures, one for each row.
             step: The optimizer step that they belong to.
         """
 
     @abstractmethod
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
-        """Show a table of texts and numbers.
+        """Send a table of texts and numbers.
 
         Args:
             name: The table's name.
-            columns: The names of its columns.
+            columns: The names of the columns.
             rows: The rows, each with a value for each column.
-            step: The optimizer step that they belong to.
+            step: The optimizer step that the table belongs to.
         """
 
     @abstractmethod
     def log_page(self, name: str, path: Path, step: int) -> None:
-        """Show an HTML page of the run's folder, or its path where the tracker shows no pages."""
+        """Send an HTML page, or its path alone if the tracker cannot show pages.
+
+        Args:
+            name: The name under which the page is shown.
+            path: The page's file.
+            step: The optimizer step that the page belongs to.
+        """
 
     @abstractmethod
     def log_weights(self, folder: Path) -> None:
-        """Keep the trained weights, where the tracker was configured to.
+        """Keep a copy of the trained weights if the tracker was built to do so; else do nothing.
 
         Args:
-            folder: The run's `weights/`.
+            folder: The run's `weights/` folder.
         """
 
     @abstractmethod
     def close(self, exit_code: int) -> None:
-        """End the tracker's run; calling it again changes nothing.
+        """End the tracker's run; a second call changes nothing.
 
         Args:
-            exit_code: The code that the tracker shows for the run; 0 where it has ended well.
+            exit_code: The exit code to show for the run, if the tracker shows one; 0 means that it has ended well.
         """

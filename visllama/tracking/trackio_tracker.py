@@ -1,7 +1,8 @@
-"""The tracker of trackio, which sends nothing from this machine.
+"""Write what a run logs to trackio's database, which stays on this machine.
 
-trackio reads the place of its database when it is imported, asks the Hugging Face hub who the user is, and prints. So
-each run has a process for it, which runs without the user's tokens, offline, and silently (`trackio_writer.py`).
+When trackio is imported it reads the folder of its database from the environment, asks the Hugging Face hub who the
+user is, and prints. So each run uses it in a process of its own, which has none of the user's tokens and is offline and
+silent (`trackio_writer.py`).
 """
 
 from __future__ import annotations
@@ -28,18 +29,22 @@ from visllama.tracking.tracker import PICTURE_COLUMNS, Picture, Tracker
 _END_S = 30.0
 """Seconds that the process has to write the rest when the run ends."""
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+"""Environment variables that the process does not get."""
 
 
 class TrackioTracker(Tracker):
-    """Send trackio what a run logs; its database is in the run's folder.
+    """Tracker that writes what a run logs to trackio's database in a folder.
+
+    A process of its own does the writing. It starts with the first figures, pictures, table, page or weights.
 
     Args:
-        project: The project that the run belongs to.
-        name: The name of the run.
+        project: The name of trackio's project that the run belongs to.
+        name: The name of the run, in which `/` becomes `_`.
         save_dir: The folder of trackio's database and pictures.
-        group: The name that the jobs of a sweep share.
-        id: The identity of the run; its end is added to the name, by which a resumed run goes on in it.
-        log_weights: Whether the trained weights become an artifact, which is a copy in `save_dir`.
+        group: The name of a group of runs, such as the jobs of a sweep; None is no group.
+        id: An identity that tells runs of the same name apart. Its last eight characters are added to the name; a
+            resumed run with the same name and id continues the same run.
+        log_weights: Whether the trained weights are kept as an artifact, which is a copy of them in `save_dir`.
     """
 
     def __init__(
@@ -67,57 +72,77 @@ class TrackioTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """The name of trackio's project."""
         return self._project
 
     @property
     def version(self) -> str:
+        """The name of trackio's run, with the end of the id."""
         return self._run_name
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Keep a run's configuration, to be sent when the run begins; later calls change nothing that was sent."""
         # They are sent with the first message, by which the run begins.
         self._params |= params
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
         new = {name: float(value) for name, value in self.without_logged(metrics, step).items()}
         if new:
             self._send("figures", values=new, step=step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
         rows = []
         for picture in pictures:
             image = _encode(picture.image)
             rows.append([picture.source, picture.key, image, picture.prompt, picture.text, picture.reference])
+
         self._send("table", name=name, columns=PICTURE_COLUMNS, rows=rows, step=step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Send a table of texts and numbers, whose rows have a value for each column."""
         lists = [list(row) for row in rows]
         self._send("table", name=name, columns=list(columns), rows=lists, step=step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Send the path of an HTML page, which the writing process reads."""
         self._send("page", name=name, path=str(path.absolute()), step=step)
 
     def log_weights(self, folder: Path) -> None:
+        """Have the weights in a folder copied as an artifact, if the tracker was built with `log_weights`."""
         if self._keeps_weights:
             self._send("weights", path=str(folder.absolute()))
 
     def close(self, exit_code: int) -> None:
+        """Wait until everything is written, for a minute at most, and end the writing process.
+
+        The exit code is not shown. A second call does nothing.
+        """
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def _send(self, kind: str, **content: object) -> None:
-        """Send the process a message; the first one starts it, so that a run that logs nothing has none."""
+        """Send the writing process a message; the first one starts the process, so a run that logs nothing has none.
+
+        Args:
+            kind: The kind of the message, a key of `_LOG_BY_KIND` in `trackio_writer.py`.
+            content: The message's other values, which JSON can hold.
+        """
         if self._writer is None:
             self._writer = _Writer(self._folder)
+
             identity = {"project": self._project, "name": self._run_name, "group": self._group}
             self._writer.send({"kind": "begin", **identity, "config": self._params})
+
         self._writer.send({"kind": kind, **content})
 
 
 class _Writer:
-    """The process that writes for trackio, and the thread that sends it messages: training waits for neither.
+    """Start the process that writes for trackio, and a thread that sends it messages: training waits for neither.
 
     Args:
         folder: The folder of trackio's database.
@@ -132,12 +157,16 @@ class _Writer:
             text=True,
             encoding="utf-8",
         )
+
+        # None is the last message.
         self._messages: queue.SimpleQueue[dict | None] = queue.SimpleQueue()
+
+        # A daemon: a program that ends without `close` does not wait for the thread.
         self._thread = threading.Thread(target=self._hand_over, daemon=True, name="trackio")
         self._thread.start()
 
     def send(self, message: Mapping[str, object]) -> None:
-        """Put a message behind those that wait to be sent."""
+        """Add a message to those that wait to be sent, and return at once."""
         self._messages.put(dict(message))
 
     def close(self) -> None:
@@ -151,6 +180,7 @@ class _Writer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
+
         if code != 0:
             say(f"logger.trackio: its process has ended with code {code}: what it shows of this run is not whole")
 
@@ -167,7 +197,10 @@ class _Writer:
 
 
 def writer_environment(folder: Path) -> dict[str, str]:
-    """Return the environment of the process that writes, in which it has no token and asks no server.
+    """Return the environment variables for a process that uses trackio without tokens and without a network.
+
+    They are this process's own variables, without tokens and without those of trackio and of Hugging Face Spaces, plus
+    the variables that set trackio's folder and turn off the hub and telemetry.
 
     Args:
         folder: The folder of trackio's database.
@@ -190,6 +223,7 @@ def _encode(image: Image.Image | None) -> dict[str, str] | None:
     """Return a picture as JSON can hold it: its PNG file in base64."""
     if image is None:
         return None
+
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "png")
     return {"png": base64.b64encode(buffer.getvalue()).decode()}

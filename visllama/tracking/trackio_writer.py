@@ -1,4 +1,4 @@
-"""The process that writes for trackio: it reads messages, one line of JSON each, until its input ends with the run."""
+"""Program that logs to trackio: it reads messages from standard input, one line of JSON each, until the input ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from PIL import Image
 
 
 def main() -> None:
-    """Read messages from standard input and log each one, until the input ends."""
+    """Read messages from standard input and log each one to trackio, until the input ends; then end trackio's run.
+
+    Each line is a JSON object whose `kind` is a key of `_LOG_BY_KIND`; the first one has the kind "begin". SIGINT,
+    SIGTERM and SIGUSR1 are ignored meanwhile.
+    """
     # These signals reach all processes of a run. This one ends with its input, when everything is written.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -24,11 +28,12 @@ def main() -> None:
         message = json.loads(line)
         log = _LOG_BY_KIND[message["kind"]]
         log(message)
+
     trackio.finish()
 
 
 def _begin(message: Mapping[str, Any]) -> None:
-    """Begin a run, or continue the one of its name."""
+    """Begin trackio's run, or continue the one that has the same name."""
     trackio.init(
         project=message["project"],
         name=message["name"],
@@ -47,8 +52,9 @@ def _log_figures(message: Mapping[str, Any]) -> None:
 
 
 def _log_table(message: Mapping[str, Any]) -> None:
-    """Log a table; the caption of a picture is the column `text` of its row."""
+    """Log a table; the caption of a picture is the value in the column `text` of its row."""
     columns = message["columns"]
+
     rows = []
     for row in message["rows"]:
         value_by_column = dict(zip(columns, row, strict=True))
@@ -79,6 +85,7 @@ def _log_weights(message: Mapping[str, Any]) -> None:
     """Log a folder of weights as an artifact."""
     artifact = trackio.Artifact("weights", type="model")
     artifact.add_dir(message["path"])
+
     trackio.log_artifact(artifact)
 
 

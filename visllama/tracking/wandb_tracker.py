@@ -1,4 +1,4 @@
-"""The tracker of Weights & Biases, offline by default; online where its server can be reached."""
+"""Send what a run logs to Weights & Biases (wandb), or keep it in files that can be sent later."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ KEY = "WANDB_API_KEY"
 _STEP = "trainer/global_step"
 """The figure that Lightning logs the step as; everything is drawn over it."""
 _DATA = "WANDB_DATA_DIR"
+"""The environment variable of the folder in which wandb keeps pictures of tables until they are sent."""
 _USERS_DATA = os.environ.get(_DATA)
 """The user's own value, read before a first run of this process sets another."""
 _INIT_S = 12.0
@@ -30,17 +31,19 @@ _INIT_S = 12.0
 
 
 class WandbTracker(Tracker):
-    """Send what a run logs to wandb, which reads the user's key itself, from the environment or from netrc.
+    """Tracker that logs to wandb; wandb's run begins with the first thing that is logged.
+
+    wandb reads the user's key itself, from the environment variable WANDB_API_KEY or from the file `~/.netrc`.
 
     Args:
-        project: The project that the run belongs to.
-        name: The name of the run.
-        group: The name that the jobs of a sweep share.
-        tags: Words to find the run by.
-        save_dir: The folder in which wandb keeps its files.
+        project: The name of wandb's project that the run belongs to.
+        name: The name of the run; None lets wandb choose one.
+        group: The name of a group of runs, such as the jobs of a sweep; None is no group.
+        tags: Words by which the run can be found.
+        save_dir: The folder in which wandb keeps its files, below `wandb/`.
         offline: Whether nothing is sent during the run; `wandb sync` sends it later.
-        id: The identity of the run, by which a resumed one goes on in it.
-        log_weights: Whether the trained weights become an artifact.
+        id: The identity of the run; a resumed run with the same id continues the same run. None lets wandb choose one.
+        log_weights: Whether the trained weights are kept as an artifact of wandb.
         entity: The user or team that the project belongs to; None is the user's own default.
         notes: A description of the run.
     """
@@ -64,6 +67,8 @@ class WandbTracker(Tracker):
         self._save_dir = save_dir
         self._offline = offline
         self._keeps_weights = log_weights
+
+        # Made when something is logged, so that a run that logs nothing has no run of wandb.
         self._inner: WandbLogger | None = None
 
         self._arguments: dict[str, Any] = {
@@ -79,19 +84,21 @@ class WandbTracker(Tracker):
 
     @property
     def name(self) -> str:
+        """The name of wandb's project."""
         return self._project
 
     @property
     def version(self) -> str | None:
+        """The identity of the run that was asked for; None if wandb chooses one."""
         return self._id
 
     @property
     def experiment(self) -> wandb.Run:
-        """The run of wandb, which begins when it is first asked for."""
+        """The run of wandb; reading this attribute begins the run if it has not begun."""
         return self._logger().experiment
 
     def _logger(self) -> WandbLogger:
-        """Return Lightning's logger of the run, which begins where it has not begun yet."""
+        """Return Lightning's logger of wandb's run, and begin the run if it has not begun."""
         if self._inner is None:
             run = start_run(self._arguments, self._offline)
 
@@ -103,47 +110,61 @@ class WandbTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
+        """Send a run's configuration, by which wandb's run begins if it has not begun."""
         self._logger().log_hyperparams(dict(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
         new = self.without_logged(metrics, step)
         if new:
             self._logger().log_metrics(new, step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
+        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
         import wandb
 
         rows: list[Iterable[Any]] = []
         for picture in pictures:
             image = None if picture.image is None else wandb.Image(picture.image, caption=picture.text)
             rows.append([picture.source, picture.key, image, picture.prompt, picture.text, picture.reference])
+
         table = wandb.Table(columns=list(PICTURE_COLUMNS), data=rows)
         self.experiment.log({name: table, _STEP: step})
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
+        """Send a table of texts and numbers, whose rows have a value for each column."""
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         self.experiment.log({name: table, _STEP: step})
 
     def log_page(self, name: str, path: Path, step: int) -> None:
+        """Send an HTML page, which is read from its file."""
         import wandb
 
         page = wandb.Html(str(path), inject=False)
         self.experiment.log({name: page, _STEP: step})
 
     def log_weights(self, folder: Path) -> None:
+        """Send the weights in a folder as an artifact, if the tracker was built with `log_weights`."""
         if not self._keeps_weights:
             return
 
         import wandb
 
+        # The run's id is part of the name, as the names of a project's artifacts are shared by all of its runs.
         artifact = wandb.Artifact(_artifact_name(self.experiment.id), type="model")
         artifact.add_dir(str(folder))
+
         self.experiment.log_artifact(artifact)
 
     def close(self, exit_code: int) -> None:
+        """End wandb's run if this tracker has begun one; a second call does nothing.
+
+        Args:
+            exit_code: The exit code that wandb shows for the run; 0 means that it has ended well.
+        """
         if self._inner is not None:
             # Only once: closing it again would end the run that the next job has begun.
             self._inner = None
@@ -151,11 +172,15 @@ class WandbTracker(Tracker):
 
 
 def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
-    """Begin a run of wandb; where its server cannot be reached or refuses, print one warning and begin it offline.
+    """Begin a run of wandb, and return it.
+
+    If it is to be online, and the server cannot be reached or refuses, one message is printed and the run begins
+    offline: its files stay in `DIR/wandb`, and `wandb sync` sends them later. Two environment variables of this process
+    are set: WANDB_ERROR_REPORTING, unless it is set, and WANDB_DATA_DIR, unless the user has set it.
 
     Args:
-        arguments: Arguments of `wandb.init`.
-        offline: Whether nothing is sent at all.
+        arguments: Arguments of `wandb.init`, among them `dir`, the folder of wandb's files.
+        offline: Whether the run begins offline at once, without asking the server.
     """
     # Before wandb is imported: it reports its own errors to a server of its maker's, offline too.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -178,8 +203,10 @@ def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
                 return run
             except (wandb.Error, OSError) as error:
                 obstacle = _without_key(str(error) or type(error).__name__)
+
                 # Its service still holds the identity of the run that could not begin.
                 wandb.teardown()
+
         say(
             f"logger.wandb.offline=false: wandb cannot be used now ({obstacle}): the run is kept offline in "
             f"{arguments['dir']}/wandb, and `wandb sync` sends it later"
@@ -190,10 +217,10 @@ def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
 
 
 def finish(exit_code: int) -> None:
-    """End the run of wandb that this process has; without it the next job of a sweep would write into the same run.
+    """End the run of wandb that is open in this process; without one, do nothing.
 
     Args:
-        exit_code: The code that wandb shows for the run; 0 where it has ended well.
+        exit_code: The exit code that wandb shows for the run; 0 means that it has ended well.
     """
     import wandb
 
@@ -202,8 +229,9 @@ def finish(exit_code: int) -> None:
 
 
 def _without_key(text: str) -> str:
-    """Return a message in one line of 300 characters at most, with the user's key taken out."""
+    """Return the first 300 characters of a message in one line, with the user's key replaced by `$WANDB_API_KEY`."""
     line = " ".join(text.split())[:300]
+
     key = os.environ.get(KEY, "")
     if key:
         line = line.replace(key, f"${KEY}")
@@ -211,5 +239,5 @@ def _without_key(text: str) -> str:
 
 
 def _artifact_name(run_id: str) -> str:
-    """Return a name that wandb allows for an artifact."""
+    """Return the name of the artifact of a run's weights, in which wandb allows letters, digits, `_`, `.` and `-`."""
     return "weights-" + re.sub(r"[^\w.-]+", "-", run_id)

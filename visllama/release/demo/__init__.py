@@ -1,1 +1,1 @@
-"""`visllama demo`: a page and a JSON API to talk to trained models."""
+"""Serve trained models by `visllama demo`: a web page and a JSON API, through which visitors send pictures."""

@@ -1,4 +1,4 @@
-"""The JSON API: captions and answers for other programs, at the page's own address.
+"""Answer the demo's JSON API: captions and answers for other programs, at the page's own address.
 
     POST /caption  {"image": BASE64, "weights"?, "num_beams"?, "temperature"?, "max_new_tokens"?}  ->  {"caption": TEXT}
     POST /chat     {"messages": [{"role": ROLE, "text": TEXT, "images"?: [BASE64]}], ...}          ->  {"answer": TEXT}
@@ -36,16 +36,18 @@ from visllama.release.demo.served import MOST_PICTURES, Busy, Served, Shelf
 from visllama.text.template import Turn
 
 _SETTINGS = ("num_beams", "temperature", "max_new_tokens")
+"""The keys of a request that say how a text is generated."""
 _SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
+"""visllama's name of the speaker of each role."""
 _log = logging.getLogger("visllama")
 
 
 def add_api(app: FastAPI, models: Shelf, max_bytes: int) -> None:
-    """Add the routes of the API to an application.
+    """Add the routes `GET /health`, `POST /caption` and `POST /chat` to an application.
 
     Args:
-        app: The application.
-        models: The models that answer.
+        app: The application, which is changed.
+        models: The models that answer; a request chooses one by its name.
         max_bytes: The largest size of a picture's file, in bytes.
     """
 
@@ -64,17 +66,18 @@ def add_api(app: FastAPI, models: Shelf, max_bytes: int) -> None:
 
 
 async def _answer(request: Request, work: Callable[[object], dict[str, str]]) -> Response:
-    """Answer a request by what a function returns for its JSON; an error is answered by JSON too.
+    """Return the HTTP answer to a request: what a function returns for the request's JSON, or an error as JSON.
 
     Args:
-        request: The request.
-        work: The function, which runs in a thread of its own: a model would block all other clients.
+        request: The request, whose body is read.
+        work: The function. It is called in a thread of its own, as a model would block all other clients.
     """
     try:
         body = json.loads(await request.body())
     except (ValueError, RecursionError):
         return JSONResponse({"error": "the body is no JSON"}, 400)
 
+    # Busy first, as it is a ConfigError too: a client may try again.
     try:
         return JSONResponse(await run_in_threadpool(work, body))
     except Busy as error:
@@ -87,15 +90,18 @@ async def _answer(request: Request, work: Callable[[object], dict[str, str]]) ->
 
 
 def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
-    """Return the answer to `POST /caption`.
+    """Write a caption for the picture in a request `POST /caption`, and return `{"caption": TEXT}`.
+
+    It waits until the chosen model is free.
 
     Args:
-        body: The request's JSON.
-        models: The models that answer.
-        max_bytes: The largest size of a picture's file, in bytes.
+        body: The request's JSON, of any type; the module's docstring has its keys.
+        models: The models that may be chosen; the first one is the default.
+        max_bytes: The largest size of the picture's file, in bytes.
 
     Raises:
         ConfigError: If the request is wrong; the message names the key.
+        Busy: If too many other requests wait for the model.
     """
     request = _check_keys(body, "image")
     served, decoding = _choose(request, models)
@@ -110,16 +116,19 @@ def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
 
 
 def answer_to(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
-    """Return the answer to `POST /chat`.
+    """Write the next answer in the conversation of a request `POST /chat`, and return `{"answer": TEXT}`.
+
+    It waits until the chosen model is free.
 
     Args:
-        body: The request's JSON.
-        models: The models that answer.
-        max_bytes: The largest size of a picture's file, in bytes.
+        body: The request's JSON, of any type; the module's docstring has its keys.
+        models: The models that may be chosen; the first one is the default.
+        max_bytes: The largest size of each picture's file, in bytes.
 
     Raises:
         ConfigError: If the request is wrong, in which case the message names the key, or the conversation is too long
             for the model.
+        Busy: If too many other requests wait for the model.
     """
     request = _check_keys(body, "messages")
     served, decoding = _choose(request, models)
@@ -129,7 +138,7 @@ def answer_to(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
 
 
 def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
-    """Return the body of a request, which is an object of known keys.
+    """Return the body of a request unchanged, after checking that it is an object of known keys.
 
     Raises:
         ConfigError: If it is no object, has an unknown key, or lacks the key that it needs.
@@ -148,7 +157,7 @@ def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
 
 
 def _choose(request: dict[str, Any], models: Shelf) -> tuple[Served, dict[str, Any]]:
-    """Return the model that a request chooses, and the settings of `generate`.
+    """Return the model that a request chooses, and the arguments of transformers' `generate` that it asks for.
 
     Raises:
         ConfigError: If there is no such model, or a setting is out of its range.
@@ -159,10 +168,10 @@ def _choose(request: dict[str, Any], models: Shelf) -> tuple[Served, dict[str, A
 
 
 def _read_messages(messages: object, max_bytes: int) -> tuple[list[Turn], list[Image.Image]]:
-    """Return the turns of a conversation, and the pictures of all turns in their order.
+    """Return the turns of a conversation, and the decoded pictures of all turns in their order.
 
     Raises:
-        ConfigError: If a message is wrong; the error names its place.
+        ConfigError: If a message is wrong; the error names it, as `messages[0]`.
     """
     if not isinstance(messages, list) or not messages:
         raise ConfigError("messages: has to be a list of at least one message")
@@ -178,15 +187,20 @@ def _read_messages(messages: object, max_bytes: int) -> tuple[list[Turn], list[I
             raise ConfigError(f"{place}.images: at most {MOST_PICTURES} pictures in a conversation")
         for index, image in enumerate(images):
             pictures.append(_decode_picture(image, f"{place}.images[{index}]", max_bytes))
+
         turns.append(turn)
     return turns, pictures
 
 
 def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
-    """Return the turn that a message is, and its images as they were sent.
+    """Return a message as a turn of visllama, and its images as they were sent.
+
+    Args:
+        message: The message, of any type.
+        place: The name of the message in error messages, as `messages[0]`.
 
     Raises:
-        ConfigError: If the message has other keys, or a value of another type.
+        ConfigError: If the message has other keys, a value of another type, or images that are not the user's.
     """
     needed_keys = {"role", "text"}
     known_keys = {"role", "text", "images"}
@@ -199,6 +213,7 @@ def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
     text = message["text"]
     if not isinstance(text, str):
         raise ConfigError(f"{place}.text: has to be a text")
+
     images = message.get("images", [])
     if not isinstance(images, list):
         raise ConfigError(f"{place}.images: has to be a list")
@@ -208,10 +223,15 @@ def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
 
 
 def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
-    """Return the picture that a client sent as the base64 of its file.
+    """Return the picture whose file a client sent as base64.
+
+    Args:
+        encoded: The base64, or whatever else the client sent.
+        place: The name of the value in error messages, as `messages[0].images[0]`.
+        max_bytes: The largest size of the file, in bytes.
 
     Raises:
-        ConfigError: If it is anything else, above all a path or an address, or it is too large.
+        ConfigError: If the value is anything else, above all a path or an address, or the file is too large.
     """
     if not isinstance(encoded, str):
         raise ConfigError(f"{place}: has to be the base64 of a picture's file")
@@ -221,6 +241,7 @@ def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise ConfigError(f"{place}: no base64: give a file's content, neither a path nor an address") from None
+
     if len(content) > max_bytes:
         raise ConfigError(f"{place}: larger than {max_bytes / 2**20:g} MB")
     return read_picture(content, place)

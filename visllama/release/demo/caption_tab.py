@@ -1,4 +1,4 @@
-"""The tab that captions a picture at once, and shows where its words looked."""
+"""Build the page's tab that captions a picture at once, and shows where in the picture each word of it looked."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ _Outputs = tuple[str, gr.Radio, gr.Image]
 
 
 class CaptionTab:
-    """The tab that captions a picture at once, and shows where its words looked.
+    """The page's tab that captions a picture at once, and shows where in the picture each word looked.
+
+    Where a word looked is the model's attention to the patches of the picture, drawn as a heat map.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
         model = self.exhibit.model_choice()
 
         # Side by side on a wide screen, one below the other on a phone.
@@ -67,6 +69,8 @@ class CaptionTab:
         """Caption the picture that was chosen; without one, clear the outputs."""
         session = self.exhibit.session(request)
         session.looked = None
+
+        # The page has no file when the visitor has removed the picture.
         if not file:
             session.pictures.pop("caption", None)
             return _nothing()
@@ -92,17 +96,19 @@ class CaptionTab:
             # Only image tokens that are patches of the picture have a place in it.
             if not has_patches(pipeline.model):
                 caption = pipeline.caption(picture, **decoding)
+                # One picture, and no list of them, has one caption.
                 assert isinstance(caption, str)
                 return caption, _hidden_words(), _hidden_heat()
             looked = caption_and_look(pipeline, picture, decoding)
 
+        # Offered by their numbers, as a word may come twice.
         session.looked = looked
         choices = [(word, number) for number, word in enumerate(looked.words)]
         words = gr.Radio(choices, value=None, visible=bool(choices))
         return looked.caption, words, _hidden_heat()
 
     def _look(self, request: gr.Request, word: object) -> gr.Image:
-        """Show where a word of the last caption looked; an index that no word has shows nothing."""
+        """Return the heat map of a word of the last caption by its index; a hidden one if no word has the index."""
         session = self.exhibit.session(request)
         looked = session.looked
         if looked is None or not isinstance(word, int) or not 0 <= word < len(looked.maps):
@@ -114,15 +120,15 @@ class CaptionTab:
 
 
 def _nothing() -> _Outputs:
-    """Return the outputs where there is no caption."""
+    """Return the outputs of the tab before there is a caption."""
     return "", _hidden_words(), _hidden_heat()
 
 
 def _hidden_words() -> gr.Radio:
-    """Return the choice of words where there are none."""
+    """Return an update that empties and hides the choice of words."""
     return gr.Radio([], value=None, visible=False)
 
 
 def _hidden_heat() -> gr.Image:
-    """Return the heat map where there is none."""
+    """Return an update that empties and hides the heat map."""
     return gr.Image(None, visible=False)

@@ -1,4 +1,4 @@
-"""The tab of the chat: a conversation about pictures, in which answers appear word by word."""
+"""Build the page's tab of a chat about pictures, in which answers appear word by word."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from visllama.release.demo.served import MOST_PICTURES
 
 
 class ChatTab:
-    """The tab of the chat: a conversation about pictures, in which answers appear word by word.
+    """The page's tab of a chat about pictures, in which answers appear word by word.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
         model = self.exhibit.model_choice()
         talk = gr.HTML(as_page([]), elem_id="talk", label="Conversation")
         question = gr.MultimodalTextbox(
@@ -68,7 +68,7 @@ class ChatTab:
         return {"text": "What is in the picture?", "files": [str(path)]}
 
     def _begin(self, request: gr.Request) -> tuple[str, dict[str, Any]]:
-        """Begin a new conversation."""
+        """Delete the page's conversation, and return an empty one and an empty textbox."""
         self.exhibit.session(request).forget_chat()
         return as_page([]), _empty_question()
 
@@ -107,14 +107,17 @@ class ChatTab:
             # The page shows what it showed before the question, which can be changed and sent again.
             yield as_page(session.messages), question
             raise
+
+        # The caches of many chats would fill the device's memory.
         self.exhibit.sessions.free_caches()
 
     def _read_question(self, question: object) -> tuple[str, list[Image.Image]]:
-        """Return the text and the pictures of the textbox.
+        """Return the text and the decoded pictures that the visitor has put into the textbox.
 
         Raises:
             ConfigError: If there is no text, there are too many pictures, or one cannot be read.
         """
+        # The value comes from the client, which may send anything.
         content = question if isinstance(question, dict) else {}
         text = content.get("text")
         files = content.get("files") or []
@@ -123,6 +126,7 @@ class ChatTab:
 
         uploads = [self.exhibit.read_upload(file) for file in files]
         pictures = [read_picture(upload, name) for upload, name in uploads]
+
         text = text.strip() if isinstance(text, str) else ""
         if not text:
             raise ConfigError("type a question")

@@ -1,4 +1,4 @@
-"""The tab that shows what several weights write about the same picture, side by side."""
+"""Build the page's tab that shows side by side what several models write about the same picture."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from visllama.release.demo.sessions import Session
 
 
 class CompareTab:
-    """The tab that shows what several weights write about the same picture, side by side.
+    """The page's tab that shows side by side what several models write about the same picture.
 
     Args:
-        exhibit: The models, examples, uploads and sessions.
+        exhibit: The state that the tabs of the page share.
     """
 
     def __init__(self, exhibit: Exhibit) -> None:
         self.exhibit = exhibit
 
     def build(self) -> None:
-        """Add the components and their events to the page that is being built."""
+        """Add the tab's components and their events to the page; call it inside `with gr.Tab(...):`."""
+        # Side by side on a wide screen, one below the other on a phone.
         with gr.Row():
             with gr.Column(min_width=280):
                 picture = picture_input()
@@ -55,12 +56,14 @@ class CompareTab:
             on(examples.select, self.exhibit.example, [], [picture])
 
     def _nothing(self) -> list[str]:
-        """Return the outputs where nothing is written: an empty text for each model."""
+        """Return the outputs without a picture: an empty text for each model."""
         return [""] * len(self.exhibit.models.names)
 
     def _compare(self, request: gr.Request, file: object, question: object, *settings: object) -> list[str]:
         """Write about the picture that was chosen; without one, clear the outputs."""
         session = self.exhibit.session(request)
+
+        # The page has no file when the visitor has removed the picture.
         if not file:
             session.pictures.pop("compare", None)
             return self._nothing()
@@ -80,6 +83,7 @@ class CompareTab:
         picture = read_picture(session.pictures["compare"], name)
         question = question.strip() if isinstance(question, str) else ""
 
+        # Each model is held for its own text alone, so that others may use it meanwhile.
         texts = []
         for served in self.exhibit.models:
             decoding = decoding_of(served, *settings)
@@ -88,6 +92,9 @@ class CompareTab:
                     text = pipeline.ask(picture, question, **decoding)
                 else:
                     text = pipeline.caption(picture, **decoding)
+
+            # One picture, and no list of them, has one text.
             assert isinstance(text, str)
             texts.append(text)
+
         return texts

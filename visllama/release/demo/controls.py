@@ -1,4 +1,4 @@
-"""The controls that the tabs of the page share, and the way in which their events are answered."""
+"""Build the controls that the tabs of the page share, and connect events of controls with functions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ _log = logging.getLogger("visllama")
 
 
 class Settings(NamedTuple):
-    """The controls of how a text is generated, in the order in which handlers get their values."""
+    """The page's controls of how a text is generated, in the order in which functions get their values.
+
+    Attributes:
+        method: The choice of greedy search, beams or sampling, or of the weights' own way.
+        num_beams: The number of beams.
+        temperature: The temperature for sampling.
+        max_new_tokens: The largest number of new tokens.
+    """
 
     method: gr.Radio
     num_beams: gr.Slider
@@ -28,10 +35,10 @@ class Settings(NamedTuple):
 
 
 def settings_of(num_new_tokens: int) -> Settings:
-    """Return the controls of how a text is generated.
+    """Build the controls of how a text is generated, and add them to the page that is being built.
 
     Args:
-        num_new_tokens: The largest number of new tokens until a visitor chooses another, at most 256.
+        num_new_tokens: The largest number of new tokens that is set until a visitor chooses another, from 1 to 256.
     """
     return Settings(
         gr.Radio(_METHODS, value=_METHODS[0], label="How a text is chosen"),
@@ -44,18 +51,19 @@ def settings_of(num_new_tokens: int) -> Settings:
 def decoding_of(
     served: Served, method: object, num_beams: object, temperature: object, max_new_tokens: object
 ) -> dict[str, Any]:
-    """Return the settings of `generate` for the values of the page's controls.
+    """Return the arguments of transformers' `generate` for the values of the page's controls.
 
     Args:
-        served: The model, with the settings that hold where a visitor chooses none.
-        method: The method that was chosen. Any value that the page does not offer leaves what the weights have.
-        num_beams: The number of beams, which "beams" uses.
-        temperature: The temperature, which "sampling" uses.
-        max_new_tokens: The largest number of new tokens.
+        served: The model, with the server's own arguments, which hold for all that a visitor does not choose.
+        method: "greedy", "beams" or "sampling"; any other value keeps the server's own arguments.
+        num_beams: The number of beams, used by "beams" alone.
+        temperature: The temperature, used by "sampling" alone.
+        max_new_tokens: The largest number of new tokens, used by all; None keeps the server's own.
 
     Raises:
-        ConfigError: If a number has another type, or is out of its range.
+        ConfigError: If a number that is used has another type, or is out of its range.
     """
+    # Sampling is without beams here, also if the server's own arguments have some.
     if method == "sampling":
         return served.settings(num_beams=1, temperature=temperature, max_new_tokens=max_new_tokens)
     if method == "beams":
@@ -67,7 +75,11 @@ def decoding_of(
 
 
 def picture_input() -> gr.Image:
-    """Return an input for a picture that is dropped, pasted or chosen; addresses and cameras are not offered."""
+    """Build an input for a picture that is dropped, pasted or chosen, and add it to the page that is being built.
+
+    Its value is the uploaded file. Web addresses and cameras are not offered.
+    """
+    # `image_mode=None` keeps the file's own colors, as gradio is not to convert it.
     return gr.Image(
         type="filepath",
         format="png",
@@ -89,15 +101,19 @@ def on(
     refused: object = None,
     **options: Any,
 ) -> None:
-    """Let a handler answer an event, and show a message where it refuses.
+    """Connect an event of the page with a function that answers it.
+
+    If the function raises a `ConfigError`, the visitor sees its message. Any other error is logged, and the visitor
+    sees only that something went wrong.
 
     Args:
-        event: The event of one of gradio's components.
-        handler: The function that is called with the values of the inputs.
-        inputs: The components whose values the handler takes.
-        outputs: The components that the handler fills.
-        refused: The values of the outputs where the handler refuses; None leaves them as they are.
-        options: Further options of gradio's event.
+        event: An event of one of gradio's components, such as `button.click`.
+        handler: The function. It is called with the values of `inputs` as the page sent them, and with gradio's request
+            or event data if its signature asks for them; a generator fills the outputs at each value that it yields.
+        inputs: The components whose values the function takes.
+        outputs: The components that the function's result fills.
+        refused: The values of the outputs after a `ConfigError`; None leaves them as they are.
+        options: Further keyword arguments of gradio's event.
     """
     event(
         _friendly(handler, gr.skip() if refused is None else refused),
@@ -112,12 +128,14 @@ def on(
 
 
 def _friendly(handler: Callable, refused: object) -> Callable:
-    """Return a handler that shows a `ConfigError` as a message.
+    """Return a function that calls a handler, and shows the visitor a message if the handler raises.
 
-    Any other error is logged, and the visitor sees that something went wrong, with no detail of the server.
+    A `ConfigError` is shown as it is, and the outputs become `refused`. Any other error is logged, and the visitor sees
+    that something went wrong, with no detail of the server.
     """
 
     def show(error: Exception) -> None:
+        # Escaped, since gradio shows a message as HTML, and the text may hold a client's own words.
         if isinstance(error, ConfigError):
             gr.Warning(html.escape(str(error)))
         else:

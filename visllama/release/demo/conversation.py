@@ -1,4 +1,4 @@
-"""A conversation as HTML, in which every word is escaped and pictures are part of the page."""
+"""Write a conversation as HTML, in which texts are escaped and pictures are part of the page."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from PIL import Image
 from visllama.images.inline import data_address
 
 _THUMBNAIL_PX = 256
+"""The largest width and height of a picture in a conversation."""
 _HINT = "Ask about pictures: add one or several, and type a question."
 
 
 class ShownTurn(NamedTuple):
-    """A turn as the page shows it.
+    """A turn of a conversation as the page shows it.
 
     Attributes:
-        speaker: "you" or "model".
-        text: The words of the turn.
-        thumbnails: The pictures of the turn, as `data:` addresses.
+        speaker: "you" or "model"; it becomes the CSS class of the turn, and is not escaped.
+        text: The plain text of the turn, which is escaped when it is written as HTML.
+        thumbnails: Small copies of the pictures of the turn, as `data:` addresses.
     """
 
     speaker: str
@@ -29,21 +30,25 @@ class ShownTurn(NamedTuple):
 
 
 def shown_turn(speaker: str, text: str, pictures: Sequence[Image.Image] = ()) -> ShownTurn:
-    """Return a turn as the page shows it.
+    """Build a turn of a conversation for the page, with small copies of its pictures.
 
     Args:
         speaker: "you" or "model".
-        text: The words of the turn.
-        pictures: The pictures of the turn, in any size.
+        text: The plain text of the turn.
+        pictures: The pictures of the turn, in any size; they are not changed.
     """
     thumbnails = tuple(_thumbnail(picture) for picture in pictures)
     return ShownTurn(speaker, text, thumbnails)
 
 
 def as_page(turns: Sequence[ShownTurn]) -> str:
-    """Return the HTML of a conversation, the last turn first.
+    """Return the HTML of a conversation, or of a hint how to begin if it has no turns.
 
-    The page's style reverses the order again, by which a browser stays at the end when a turn is added.
+    The last turn comes first in the HTML. The page's style reverses the order again, by which a browser stays at the
+    end when a turn is added.
+
+    Args:
+        turns: The turns of the conversation, the first one first.
     """
     paragraphs = "".join(_paragraph(turn) for turn in reversed(turns))
     content = paragraphs or f'<p class="hint">{_HINT}</p>'

@@ -1,4 +1,4 @@
-"""Example pictures for a visitor to click: scenes of the embedded world, or pictures of the run's galleries."""
+"""Find example pictures for a visitor to click: drawn scenes, or pictures of the galleries of a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from visllama.data.scenes.source import ScenesSource
 from visllama.evaluation.gallery_cards import decode_picture, read_cards
 
 NUM_EXAMPLES = 6
+"""The largest number of example pictures."""
 
 
 def find_examples(weights: Path, is_of_scenes: bool) -> list[Image.Image]:
-    """Return pictures of the kind that a model was trained on; none where its run has no galleries.
+    """Return at most six pictures of the kind that a model was trained on.
 
     Args:
-        weights: The folder of the weights. The galleries of their run, if any, lie beside it.
-        is_of_scenes: Whether the model was trained on the embedded world.
+        weights: The folder of the weights. Pictures are read from the galleries of their run,
+            `evaluations/*/gallery.html` beside it; without galleries there are none.
+        is_of_scenes: Whether the model was trained on drawn scenes. If so, six scenes are drawn, and no file is read.
     """
     if is_of_scenes:
         source = ScenesSource("test", NUM_EXAMPLES, 1)
@@ -30,10 +32,12 @@ def find_examples(weights: Path, is_of_scenes: bool) -> list[Image.Image]:
 
 
 def read_gallery(page: Path, count: int) -> list[Image.Image]:
-    """Return different pictures of a gallery; those that cannot be read are passed over.
+    """Return the first pictures of a gallery, each once, in the order of the page.
+
+    Pictures that cannot be read are passed over. The list is empty if the file is missing or is no gallery.
 
     Args:
-        page: The gallery's file, which somebody else may have written.
+        page: An evaluation's `gallery.html`, which somebody else may have written.
         count: The largest number of pictures.
     """
     addresses: list[str] = []
@@ -45,7 +49,9 @@ def read_gallery(page: Path, count: int) -> list[Image.Image]:
     for address in dict.fromkeys(addresses):
         if len(pictures) >= count:
             break
+
         picture = decode_picture(address)
         if picture is not None:
             pictures.append(picture)
+
     return pictures

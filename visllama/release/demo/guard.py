@@ -1,8 +1,8 @@
-"""The guard before the page and its API, which decides who may ask, for what, how much and how often.
+"""Check each HTTP request before it reaches the page or its API: who may ask, for what, how much and how often.
 
 gradio is made to be called from anywhere. The demo is a server of one address. The guard refuses requests under other
-names (DNS rebinding) and from other origins, routes that the page does not need, and addresses or paths in the place
-of uploads.
+names (DNS rebinding), requests that pages of other origins send, routes that the page does not need, and web addresses
+or paths in the place of uploads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _GRADIO = "/gradio_api"
 _FILE = f"{_GRADIO}/file="
+"""The route of uploaded files, which the path of a file follows."""
 _JOIN = f"{_GRADIO}/queue/join"
+"""The route by which the page sends its events."""
 _UPLOAD = f"{_GRADIO}/upload"
 _READ = (
     "/",
@@ -58,6 +60,7 @@ _SLACK_BYTES = 64 * 2**10
 _JOIN_BYTES = 2**20
 """The largest size of an event of the page, which names uploads and holds none."""
 _MOST_DIGITS = 20
+"""The largest number of digits of a Content-Length that is read."""
 _MAX_DISCARDED = 4
 """A refused body of at most this many times the largest file is read to its end before the answer."""
 _CONTENT_POLICY = "; ".join(
@@ -88,12 +91,12 @@ _HEADERS = {
 
 
 class Refused(Exception):
-    """Raised when a request is not served.
+    """Raised when a request is not served; the guard turns it into an HTTP answer.
 
     Args:
-        status: The HTTP status of the answer.
+        status: The HTTP status of the answer, such as 403.
         reason: The message for the client.
-        headers: Further headers of the answer.
+        headers: Further headers of the answer; None is none.
     """
 
     def __init__(self, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
@@ -105,16 +108,16 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of the guard.
+    """The rules by which the guard passes on or refuses a request.
 
     Attributes:
-        is_own_host: A function that checks whether a Host header names this server.
-        max_bytes: The largest size of a file, in bytes.
-        requests_per_minute: The largest number of requests for a model's work, for each client.
-        uploads: The folder of uploads.
-        user: The user of HTTP Basic authentication; None asks nobody for a password.
-        password: The password of HTTP Basic authentication.
-        body_timeout_s: The longest time in which the body of a request has to arrive, in seconds.
+        is_own_host: A function that returns whether a Host header names this server.
+        max_bytes: The largest size of a picture's file, in bytes.
+        requests_per_minute: The largest number of requests that run a model, in a minute and for each client's address.
+        uploads: The folder in which gradio keeps uploaded files.
+        user: The user name of HTTP Basic authentication; None asks nobody for a password.
+        password: The password of HTTP Basic authentication, used if there is a user.
+        body_timeout_s: The longest time that the body of a request may take to arrive, in seconds.
     """
 
     is_own_host: Callable[[str], bool]
@@ -127,10 +130,13 @@ class Rules:
 
 
 class Guard:
-    """ASGI middleware that passes on only the requests that the rules allow.
+    """ASGI middleware that passes on only the requests that the rules allow, and answers the others with an error.
+
+    A refusal is JSON with its message under "error" and "detail". Headers that make a browser load from this server
+    alone are added to each answer. Web sockets are closed.
 
     Args:
-        app: The application behind the guard.
+        app: The ASGI application behind the guard.
         rules: The rules.
     """
 
@@ -178,7 +184,7 @@ class Guard:
             await answer(scope, receive, send_safe)
 
     def _check(self, scope: Message) -> None:
-        """Check the head of a request.
+        """Check the head of a request (its method, path and headers), and count it if it runs a model.
 
         Raises:
             Refused: If the request asks by another name, comes from another origin, lacks the password, asks for a
@@ -202,10 +208,10 @@ class Guard:
             self._check_rate(scope)
 
     def _check_user(self, authorization: str | None) -> None:
-        """Check the user and the password of a request.
+        """Check the user name and the password in the Authorization header of a request; None is a missing header.
 
         Raises:
-            Refused: If they are needed, and are missing or wrong.
+            Refused: If the rules have a user, and the name or the password is missing or wrong.
         """
         if self.rules.user is None:
             return
@@ -219,10 +225,10 @@ class Guard:
             raise Refused(401, "give user and password", challenge)
 
     def _check_route(self, method: str, path: str) -> None:
-        """Check that the page or the API needs a route.
+        """Check that a method and a path are among those that the page and the API need.
 
         Raises:
-            Refused: If they do not.
+            Refused: If they are not.
         """
         if method not in ("GET", "HEAD"):
             is_served = method == "POST" and path in _WRITTEN
@@ -236,10 +242,10 @@ class Guard:
             raise Refused(404, "there is nothing here")
 
     def _check_rate(self, scope: Message) -> None:
-        """Count a request for a model's work.
+        """Count a request that runs a model.
 
         Raises:
-            Refused: If the client has sent too many in the last minute.
+            Refused: If the client's address has sent too many of them in the last minute.
         """
         address = scope.get("client") or ("",)
         wait_s = self._rate.wait_s(address[0])
@@ -248,10 +254,10 @@ class Guard:
             raise Refused(429, reason, {"retry-after": str(wait_s)})
 
     async def _read_body(self, scope: Message, receive: Receive) -> bytes:
-        """Read the whole body of a request.
+        """Return the whole body of a request; it is empty for GET and HEAD.
 
         Raises:
-            Refused: If it is too large, comes too slowly or breaks off.
+            Refused: If the body is too large, comes too slowly or breaks off.
         """
         if scope["method"] in ("GET", "HEAD"):
             return b""
@@ -269,7 +275,10 @@ class Guard:
             raise Refused(408, "the request came too slowly") from None
 
     async def _discard(self, scope: Message, receive: Receive) -> None:
-        """Read the rest of a refused request, so that a client that sends first sees the answer, and no broken pipe."""
+        """Read and drop the rest of a refused request: many clients read an answer only when they have sent everything.
+
+        A body that declares much more than the largest file is not read.
+        """
         declared = Headers(scope=scope).get("content-length", "")
         if _length(declared) > _MAX_DISCARDED * self.rules.max_bytes:
             return
@@ -279,7 +288,7 @@ class Guard:
             await asyncio.wait_for(collecting, self.rules.body_timeout_s)
 
     def _largest(self, path: str) -> int:
-        """Return the largest size of a request's body, in bytes."""
+        """Return the largest size that the body of a request to a path may have, in bytes."""
         if path == _UPLOAD:
             return self.rules.max_bytes + _SLACK_BYTES
         # Base64 writes three bytes as four characters.
@@ -288,10 +297,14 @@ class Guard:
         return _JOIN_BYTES
 
     def _check_join(self, body: bytes, host: str) -> None:
-        """Check that the files that an event of the page names are uploads: gradio itself would fetch some others.
+        """Check that an event of the page names no files but uploads; gradio itself would fetch some others.
+
+        Args:
+            body: The body of the request, the event as JSON.
+            host: The request's Host header.
 
         Raises:
-            Refused: If one is not, or the body is no JSON.
+            Refused: If a file is no upload, or the body is no JSON.
         """
         try:
             event = json.loads(body)
@@ -304,27 +317,27 @@ class Guard:
 
 
 def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers of an answer with those of the guard, which replace the application's own."""
+    """Return the headers of an answer with those of the guard added; the latter replace any of the same name."""
     kept = [(name, value) for name, value in headers if name.decode() not in _HEADERS]
     added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
     return kept + added
 
 
 def _length(declared: str) -> float:
-    """Return the length that a Content-Length header declares; infinity if it is no number."""
+    """Return the number of bytes that a Content-Length header declares; infinity if it is no number."""
     # Python refuses to read thousands of digits, and a superscript is a digit that `int` does not know.
     is_number = declared.isdecimal() and len(declared) <= _MOST_DIGITS
     return int(declared) if is_number else math.inf
 
 
 async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = True) -> bytes:
-    """Read a body to its end.
+    """Read the body of a request to its end, and return it.
 
     Args:
         receive: The function of ASGI that returns the next message.
         most: The largest size of the body, in bytes.
-        max_bytes: The largest size of a file, which the refusal names.
-        keeps: Whether the body is kept; if false, an empty one is returned, and no size is too large.
+        max_bytes: The largest size of a file, in bytes, which the error message names.
+        keeps: Whether the body is kept. If not, an empty one is returned, and no size is too large.
 
     Raises:
         Refused: If the body is too large, or breaks off.
@@ -338,6 +351,7 @@ async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = Tr
 
         if keeps:
             body += message.get("body", b"")
+
         has_more = message.get("more_body", False)
         if len(body) > most:
             raise Refused(413, f"too large: at most {max_bytes / 2**20:g} MB")
@@ -345,7 +359,10 @@ async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = Tr
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Return a function of ASGI that first returns a body that was read already, and then the messages that follow."""
+    """Return a `receive` function of ASGI whose first message is a body that was read already.
+
+    The messages after it are those of `receive`.
+    """
     is_returned = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""The limit on how often a client may ask."""
+"""Limit how often each client may ask."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ _MAX_CLIENTS = 10_000
 
 
 class Rate:
-    """Count the requests of each client in a window of time.
+    """Counter of each client's requests in the last seconds, which says whether a further one is allowed.
+
+    The 10 000 clients that asked last are remembered.
 
     Args:
-        most: The largest number of requests in a window.
-        window_s: The length of the window, in seconds.
+        most: The largest number of requests of a client in any `window_s` seconds.
+        window_s: The length of time in which requests are counted, in seconds.
         clock: A function that returns the time in seconds.
     """
 
@@ -27,7 +29,13 @@ class Rate:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait_s(self, client: str) -> int:
-        """Count a request, and return 0; where it is one too many, do not count it, and return the seconds to wait."""
+        """Count a request of a client and return 0, or return the seconds to wait if it is one too many.
+
+        A request that is one too many is not counted.
+
+        Args:
+            client: The name by which clients are told apart, such as an address.
+        """
         now = self._clock()
         times = self._times.setdefault(client, deque())
 
@@ -36,10 +44,12 @@ class Rate:
         if len(self._times) > _MAX_CLIENTS:
             self._times.popitem(last=False)
 
+        # Requests that are older than the window count no more.
         while times and times[0] <= now - self._window_s:
             times.popleft()
         if len(times) >= self._most:
             remaining_s = times[0] + self._window_s - now
             return max(1, math.ceil(remaining_s))
+
         times.append(now)
         return 0

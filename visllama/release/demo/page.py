@@ -1,7 +1,8 @@
-"""The page: captions, a chat, and weights side by side, made of gradio's own components.
+"""Build the web page with tabs for captions, a chat and a comparison of models, from gradio's own components.
 
-Handlers take the page's values as they were sent (`preprocess=False`). gradio would decode an uploaded file itself;
-so `images.decode` is the only one to read it, and refuses a picture that is too large by its header.
+The functions behind the tabs take the page's values as they were sent (`preprocess=False`), since gradio would decode
+an uploaded file itself. So visllama's decoder (`images.decode`) alone reads it, and refuses a picture that is too large
+by its header.
 """
 
 from __future__ import annotations
@@ -46,7 +47,14 @@ document.addEventListener("paste", event => {
 
 
 def build_page(exhibit: Exhibit) -> gr.Blocks:
-    """Return gradio's description of the page."""
+    """Build the whole page as gradio's `Blocks`, without serving it.
+
+    The page has a tab for captions and one for a chat and, if there are several models, one that compares them. gradio
+    deletes uploads after ten minutes.
+
+    Args:
+        exhibit: The models, examples, uploads and sessions that the tabs share.
+    """
     names = exhibit.models.names
 
     # An upload is deleted after ten minutes: a visitor may take some before the question about it is sent.

@@ -1,4 +1,4 @@
-"""The models that are served, each to one client at a time, while a limited number of others wait."""
+"""Hold the models that the demo serves, each to one client at a time, while a limited number of others wait."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MOST_PICTURES = 8
 
 
 class Busy(ConfigError):
-    """Raised when as many clients wait for a model as may."""
+    """Raised when the largest allowed number of clients already waits for a model."""
 
 
 class Served:
-    """A model that several clients share.
+    """A model that several clients share, one at a time.
 
     Args:
-        name: The name that a client chooses the model by.
-        pipeline: The model.
-        decoding: The settings of `generate` that hold where a client names no others.
-        max_waiting: The largest number of clients that wait for the model.
+        name: The name by which a client chooses the model.
+        pipeline: The model with its methods that write captions and answers.
+        decoding: Arguments of transformers' `generate` that hold unless a client asks for others.
+        max_waiting: The largest number of clients that may wait for the model.
     """
 
     def __init__(self, name: str, pipeline: Pipeline, decoding: Mapping[str, Any], max_waiting: int) -> None:
@@ -48,7 +48,10 @@ class Served:
 
     @contextmanager
     def turn(self) -> Generator[Pipeline, None, None]:
-        """Wait until the model is free, and hold it while the context lasts.
+        """Use as `with served.turn() as pipeline:` to wait for the model and then have it alone inside the block.
+
+        Yields:
+            The pipeline of the model.
 
         Raises:
             Busy: If too many clients wait already.
@@ -57,6 +60,8 @@ class Served:
             if self._num_waiting >= self._max_waiting:
                 raise Busy(f"{self._num_waiting} requests wait already: try again in a while")
             self._num_waiting += 1
+
+        # Counted as waiting only until it has the model, or is interrupted.
         try:
             self._turn.acquire()
         finally:
@@ -72,15 +77,18 @@ class Served:
     def settings(
         self, num_beams: object = None, temperature: object = None, max_new_tokens: object = None
     ) -> dict[str, Any]:
-        """Return the settings of `generate` for a client's wishes; those that are None stay as the server has them.
+        """Return the arguments of transformers' `generate` for the values that a client asks for.
+
+        A value that is None stays as the server has it. With a number of beams and no temperature, texts are searched
+        and not sampled; with a temperature they are sampled.
 
         Args:
-            num_beams: The number of beams; 1 is greedy.
-            temperature: The temperature that texts are sampled with.
-            max_new_tokens: The largest number of new tokens.
+            num_beams: The number of beams, a whole number from 1 (greedy search) to `MOST_BEAMS`.
+            temperature: The temperature for sampling, above 0 and at most `MOST_TEMPERATURE`.
+            max_new_tokens: The largest number of new tokens, a whole number from 1 to `MOST_NEW_TOKENS`.
 
         Raises:
-            ConfigError: If a value has another type, or is out of its range.
+            ConfigError: If a value has another type, or is out of its range; the message names the argument.
         """
         settings = dict(self.decoding)
 
@@ -98,7 +106,7 @@ class Served:
 
 
 def _check_temperature(value: object) -> float:
-    """Return a temperature that a client sent.
+    """Return a temperature that a client sent, as a float.
 
     Raises:
         ConfigError: If it is no number, or out of its range.
@@ -110,10 +118,15 @@ def _check_temperature(value: object) -> float:
 
 
 def _check_whole(key: str, value: object, most: int) -> int:
-    """Return a whole number that a client sent, for which gradio's sliders also send a float.
+    """Return a whole number that a client sent, as an int; a float such as 5.0 is taken too, as sliders may send it.
+
+    Args:
+        key: The name of the value in the error message.
+        value: The value, of any type.
+        most: The largest value; the smallest is 1.
 
     Raises:
-        ConfigError: If it is no whole number, or out of its range.
+        ConfigError: If the value is no whole number, or out of its range.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # The range first: a huge whole number fits no float.
@@ -123,10 +136,10 @@ def _check_whole(key: str, value: object, most: int) -> int:
 
 
 class Shelf:
-    """The models by their names; the first one is the default.
+    """The models that are served, found by their names; iterating yields them in their order.
 
     Args:
-        models: At least one.
+        models: At least one model, each with another name; the first one is the default.
     """
 
     def __init__(self, models: Sequence[Served]) -> None:
@@ -134,16 +147,20 @@ class Shelf:
 
     @property
     def names(self) -> list[str]:
+        """Return the names of the models, the default one first."""
         return list(self._models)
 
     def __iter__(self) -> Iterator[Served]:
         return iter(self._models.values())
 
     def choose(self, name: object = None) -> Served:
-        """Return the model of a name; the first one where the name is None.
+        """Return the model that has a name, or the first model if the name is None.
+
+        Args:
+            name: The name, which comes from a client and may have any type.
 
         Raises:
-            ConfigError: If no model has this name.
+            ConfigError: If no model has this name; the message lists the names.
         """
         if name is None:
             return next(iter(self))
@@ -153,11 +170,19 @@ class Shelf:
 
 
 def names_of(folders: Sequence[str | Path]) -> list[str]:
-    """Return a name for each weights folder: NAME/ID of its run, with a number where a name is repeated."""
+    """Return different names for weights folders, one for each folder in their order.
+
+    A folder called `weights` gets the last two parts of its run's path (NAME/ID), any other its own name. A name that
+    is repeated gets a number: `NAME/ID (2)`.
+
+    Args:
+        folders: The weights folders, which are not read.
+    """
     names: list[str] = []
     for folder in folders:
         path = Path(folder).resolve()
         name = path.name
+
         # All runs call the folder so.
         if name == "weights":
             name = "/".join(path.parts[-3:-1])

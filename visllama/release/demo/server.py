@@ -1,4 +1,4 @@
-"""The server: the page and the API behind the guard, and a folder for uploads that is deleted when the server ends."""
+"""Build the demo's server: the page and the API behind the guard, and a folder for uploads that is deleted after it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from visllama.release.demo.served import Shelf
 
 @contextmanager
 def upload_folder() -> Generator[Path, None, None]:
-    """Yield a folder for gradio's uploads, inside a temporary one that is deleted at the end.
+    """Use as `with upload_folder() as uploads:` to have an empty folder for gradio's uploads inside the block.
 
-    gradio reads the folder's path from the environment, which is as before at the end.
+    It lies in a temporary folder, which is deleted after the block. Inside the block the environment variable
+    GRADIO_TEMP_DIR names it, which gradio reads; afterwards the variable is as before.
     """
     path_before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="visllama-demo-", ignore_cleanup_errors=True) as temporary:
@@ -42,14 +43,17 @@ def upload_folder() -> Generator[Path, None, None]:
 
 
 def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max_mb: float, max_queue: int) -> FastAPI:
-    """Build the page and the API, without the guard.
+    """Build the application with the page at `/` and the API beside it, without the guard and without serving it.
+
+    The examples are written as PNG files beside `uploads`. Two environment variables are set that turn off gradio's
+    telemetry and its history of runs.
 
     Args:
-        models: The models.
-        examples: Example pictures for a visitor to click.
-        uploads: The folder of `upload_folder`.
-        max_mb: The largest size of a file, in MiB.
-        max_queue: The largest number of events of the page that wait.
+        models: The models that visitors may use.
+        examples: Example pictures for a visitor to click; may be empty.
+        uploads: The folder that `upload_folder` yields, while its block lasts.
+        max_mb: The largest size of a picture's file, in MiB.
+        max_queue: The largest number of events of the page that may wait.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     # Newer releases would keep a visitor's pictures in the browser.
@@ -64,6 +68,7 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
     max_bytes = int(max_mb * 2**20)
     for index, picture in enumerate(examples):
         picture.save(example_path(uploads, index))
+
     blocks = build_page(Exhibit(models, list(examples), uploads, max_bytes))
     blocks.queue(max_size=max_queue, api_open=False)
 
@@ -95,13 +100,14 @@ def build_app(models: Shelf, examples: Sequence[Image.Image], uploads: Path, max
 
 
 def own_hosts(host: str, port: int) -> Callable[[str], bool]:
-    """Return a function that checks whether a Host header names this server.
+    """Return a function that takes a Host header, and returns whether the header names this server.
 
-    A server of all addresses accepts any numeric address. A page of somebody else's can make a name point to this
-    server (DNS rebinding), but no number.
+    Accepted are `host`, the names of this machine's loopback address and, if the server listens at all addresses, this
+    machine's own name and any numeric address; each with the right port. Somebody else's page can make a name point to
+    this server (DNS rebinding), but no number.
 
     Args:
-        host: The address that the server listens at.
+        host: The address that the server listens at, such as "127.0.0.1"; "0.0.0.0", "::" or "" are all addresses.
         port: The port that the server listens at.
     """
     names = {host.lower(), "127.0.0.1", "localhost", "::1"}
@@ -112,6 +118,7 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
 
     def is_own(header: str) -> bool:
         name, _, header_port = header.rpartition(":")
+
         # Without a port a browser means that of HTTP. An IPv6 address has colons of its own.
         if not header_port.isdecimal():
             name = header
@@ -126,7 +133,7 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
 
 
 def _is_address(name: str) -> bool:
-    """Return whether a name is a numeric address."""
+    """Return whether a name is a numeric IPv4 or IPv6 address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -135,14 +142,14 @@ def _is_address(name: str) -> bool:
 
 
 def make_server(app: FastAPI, rules: Rules, started: Callable[[], None]) -> uvicorn.Server:
-    """Return a server that puts the guard before an application.
+    """Build a uvicorn server that puts the guard before an application; it does not run yet.
 
-    Its `run(sockets=[...])` ends by Ctrl-C, SIGTERM or `should_exit`.
+    Its method `run(sockets=[...])` serves until Ctrl-C, SIGTERM, or until its attribute `should_exit` is set to True.
 
     Args:
         app: The application of `build_app`.
         rules: The rules of the guard.
-        started: A function that is called when the server begins to answer requests.
+        started: A function without arguments that is called once, when the server has begun to answer requests.
     """
 
     class Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""The check that a client names no other files than those in the folder of uploads."""
+"""Check that a client names no other files than those in the folder of uploads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ _IS_NO_UPLOAD = "a file is named by the upload that it was, and not by a path or
 
 
 def is_own_file(path: str, uploads: str) -> bool:
-    """Return whether a path is absolute and leads into the folder of uploads, also through `..` and links."""
+    """Return whether a path is absolute and leads into the folder of uploads, after `..` and links are resolved.
+
+    The file need not exist.
+
+    Args:
+        path: The path, which comes from a client.
+        uploads: The folder of uploads.
+    """
     if not path.startswith("/") or path.startswith("//") or "\0" in path:
         return False
     folder = Path(uploads).resolve()
@@ -20,12 +27,15 @@ def is_own_file(path: str, uploads: str) -> bool:
 
 
 def find_foreign_file(event: object, uploads: str, host: str) -> str | None:
-    """Return what is wrong with the files that an event of the page names; None where nothing is.
+    """Return a message on the first wrong file that an event of the page names; None if all its files are uploads.
+
+    A file is wrong if its path or web address is not that of an upload, or if the upload is no longer there. An event
+    of more than 10 000 values is refused as well.
 
     Args:
-        event: The event's JSON, as gradio's page sends it.
+        event: The event's JSON, as gradio's page sends it; files may be named at any depth.
         uploads: The folder of uploads.
-        host: The name that the client uses for this server, from its Host header.
+        host: The name and port that the client uses for this server, its Host header.
     """
     # A list, and no recursion: a client may nest values as deeply as it likes.
     waiting: list[object] = [event]
@@ -47,7 +57,7 @@ def find_foreign_file(event: object, uploads: str, host: str) -> str | None:
 
 
 def _find_problem(value: dict, uploads: str, host: str) -> str | None:
-    """Return what is wrong with an object that may describe a file, as gradio's `FileData` does."""
+    """Return what is wrong with an object that may describe a file, as gradio's `FileData` does; None if nothing is."""
     path = value.get("path")
     if path is not None:
         if not isinstance(path, str) or not is_own_file(path, uploads):
@@ -63,7 +73,7 @@ def _find_problem(value: dict, uploads: str, host: str) -> str | None:
 
 
 def _is_own_address(url: object, uploads: str, host: str) -> bool:
-    """Return whether an address is this server's own address of an upload."""
+    """Return whether a web address is the one under which this server has an upload."""
     if not isinstance(url, str):
         return False
 

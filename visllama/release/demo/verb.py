@@ -1,4 +1,4 @@
-"""The verb `demo`: a page and a JSON API to talk to trained models."""
+"""Run the command `visllama demo`: serve a page and a JSON API to talk to trained models."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ PASSWORD = "VISLLAMA_DEMO_PASSWORD"
 
 
 def assemble(config: DemoConfig) -> socket.socket:
-    """Check everything that can be checked without loading weights, and bind the address.
+    """Check the configuration without loading weights, and return a socket that is bound to its host and port.
 
-    Returns:
-        A socket that is bound to the address.
+    The check covers that gradio is installed, that numbers are in their ranges, that a server which others can reach
+    has a user and a password, that the device is there, and that `generate` takes the decoding.
+
+    Args:
+        config: The command's configuration.
 
     Raises:
-        ConfigError: If gradio is missing, a key is out of its range, a password is needed, or the address is taken.
+        ConfigError: If one of these is not so, or the address is taken; the message says what to do.
     """
     # Looked for, and not imported, which would take seconds.
     if importlib.util.find_spec("gradio") is None:
@@ -50,11 +53,13 @@ def assemble(config: DemoConfig) -> socket.socket:
 
 
 def demo(config: DemoConfig, listening: socket.socket) -> None:
-    """Serve the page and the API until Ctrl-C or SIGTERM, and delete all uploads.
+    """Load the models, serve the page and the API until Ctrl-C or SIGTERM, and then delete all uploads.
+
+    SIGTERM ends the program (`SystemExit`); after Ctrl-C the function returns.
 
     Args:
-        config: The verb's config.
-        listening: The socket of `assemble`.
+        config: The command's configuration.
+        listening: The socket of `assemble`, which is closed at the end.
     """
     # Without a handler SIGTERM would end the process with the uploads still there.
     signal.signal(signal.SIGTERM, _end)
@@ -104,10 +109,13 @@ def _serve(config: DemoConfig, listening: socket.socket) -> None:
 
 
 def load_models(config: DemoConfig) -> Shelf:
-    """Load all weights, each under the name of its run.
+    """Load all weights that the configuration names, in their order, each under the name of its run (NAME/ID).
+
+    Args:
+        config: The command's configuration; `weights` is one folder or a list of them.
 
     Raises:
-        ConfigError: If a folder holds no weights, or their base models are missing or others.
+        ConfigError: If a folder holds no weights, or their base models are missing or others than in training.
     """
     folders = [str(folder) for folder in as_list(config.weights)]
     served = []
@@ -121,12 +129,17 @@ def load_models(config: DemoConfig) -> Shelf:
 
 
 def greeting(host: str, port: int) -> str:
-    """Return the text for the terminal when the server has started: its address, how to reach it, how to end it."""
+    """Return the text for the terminal when the server has started: its address, how to reach it, how to end it.
+
+    Args:
+        host: The name or address that the server listens at.
+        port: The port that the server listens at.
+    """
     # An IPv6 address stands in brackets before a port.
     bracketed = f"[{host}]" if ":" in host else host
     address = f"http://{bracketed}:{port}"
-    lines = [f"The page: {address}"]
 
+    lines = [f"The page: {address}"]
     # Nobody else reaches a loopback address, but through ssh.
     if _is_loopback(host):
         login = f"{getpass.getuser()}@{socket.gethostname()}"
@@ -138,11 +151,11 @@ def greeting(host: str, port: int) -> str:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.
+    """Return a new socket that is bound to an address, for the caller to close.
 
     Args:
-        host: A name or an address of this machine.
-        port: The port; 0 takes a free one.
+        host: A name or an address of this machine; "0.0.0.0" is all its addresses.
+        port: The port; 0 takes a free one, which the socket's `getsockname()` then names.
 
     Raises:
         ConfigError: If the port is taken, in which case the message names a free one, or this machine has no such
@@ -163,6 +176,8 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         if port == 0:
             raise ConfigError(f"host={host}: cannot be served from here ({error.strerror})") from error
+
+        # Closed at once, so that the user can take it.
         with bind(host, 0) as other:
             free_port = other.getsockname()[1]
         raise ConfigError(f"port={port}: cannot be taken ({error.strerror}): port={free_port} is free") from error
@@ -170,7 +185,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _check_password(config: DemoConfig) -> None:
-    """Check that others than this machine's own users need a password.
+    """Check that a server which other machines can reach asks for a user and a password.
 
     Raises:
         ConfigError: If others can reach the server and `user` is not given, or if `user` is given without a password
@@ -190,7 +205,7 @@ def _check_password(config: DemoConfig) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether an address can be reached from this machine alone."""
+    """Return whether a host is a loopback address or "localhost", which this machine alone can reach."""
     if host.lower() == "localhost":
         return True
     try:
