@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.receiving_hub import COMMIT, ReceivingHub
 from visllama.errors import ConfigError
-from visllama.release.push import list_upload, push
+from visllama.release.push import _reason, list_upload, push
 
 SECRET = "hf_secretsecretsecret"
 FILES = {
@@ -106,3 +106,8 @@ def test_a_refusal_says_what_to_do_and_holds_no_token(folder, hub, monkeypatch, 
 def test_a_name_that_is_none_is_refused(folder):
     with pytest.raises(ConfigError, match="a repository on the hub is user/name"):
         push(folder, "name")
+
+
+def test_a_token_at_the_end_of_what_is_shown_is_not_printed_in_part():
+    message = _reason(OSError("x" * 490 + SECRET), SECRET)
+    assert SECRET[:4] not in message and message.endswith("$HF_TOKEN")

@@ -21,7 +21,7 @@ import json, sys
 from pathlib import Path
 from PIL import Image
 from visllama.tracking.tracker import Picture
-from visllama.tracking.wandb_tracker import WandbTracker
+from visllama.tracking.wandb_tracker import WandbTracker, _without_key
 
 settings = json.loads(sys.argv[1])
 folder = Path(settings.pop("folder"))
@@ -123,3 +123,9 @@ def test_without_a_network_there_is_one_warning_and_the_run_is_kept_offline(tmp_
     assert "the run is kept offline in" in ended.stdout and KEY not in ended.stdout + ended.stderr
     run = read_wandb_run(tmp_path)
     assert run.exit_code == 0 and len([row for row in run.rows if "train/loss" in row]) == 3
+
+
+def test_a_key_at_the_end_of_what_is_shown_is_not_printed_in_part(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    message = _without_key("x" * 290 + KEY)
+    assert KEY[:4] not in message and message.endswith("$WANDB_API")

@@ -137,7 +137,8 @@ def _reason(error: Exception, token: str) -> str:
     if status in (401, 403):
         return f"the hub refuses the token of {TOKEN} ({status}): it needs permission to write there"
 
+    # The token goes before the message is cut: at the cut it would be printed in part.
+    line = " ".join(str(error).split()).replace(token, f"${TOKEN}")
     # Some errors have no text: those are named by their class.
-    line = " ".join(str(error).split())
     message = line[:500] or type(error).__name__
-    return printable(message.replace(token, f"${TOKEN}"))
+    return printable(message)

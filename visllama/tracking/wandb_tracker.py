@@ -230,12 +230,13 @@ def finish(exit_code: int) -> None:
 
 def _without_key(text: str) -> str:
     """Return the first 300 characters of a message in one line, with the user's key replaced by `$WANDB_API_KEY`."""
-    line = " ".join(text.split())[:300]
+    line = " ".join(text.split())
 
+    # Before the message is cut: a key at the cut would be printed in part.
     key = os.environ.get(KEY, "")
     if key:
         line = line.replace(key, f"${KEY}")
-    return printable(line)
+    return printable(line[:300])
 
 
 def _artifact_name(run_id: str) -> str:
