@@ -133,6 +133,7 @@ def find_damage(path: Path) -> str | None:
 
     if version != _VERSION:
         return f"is of version {version}, this visllama reads {_VERSION}"
+
     # Names without a slash: no file outside the checkpoint is read.
     are_plain_names = all(re.fullmatch(r"[\w.\-]+", name) for name in expected)
     if REST not in expected or not are_plain_names:
@@ -144,12 +145,15 @@ def find_damage(path: Path) -> str | None:
         for (name, wanted), actual in zip(expected.items(), entries, strict=True):
             if actual is None:
                 return f"{name} is missing"
+
             num_bytes = actual["bytes"]
             num_wanted = wanted["bytes"]
             if num_bytes != num_wanted:
                 return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
+
             if actual["sha256"] != wanted["sha256"]:
                 return f"{name} is not what was written: its SHA-256 differs"
+
     return None
 
 
@@ -242,6 +246,7 @@ def _write_part(
     entries = {}
     for own_file in own_files:
         flush(own_file)
+
         entry = _measure(own_file)
         if entry is None:
             raise OSError(f"{own_file.name} cannot be read back")
@@ -299,9 +304,11 @@ def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], ob
 
     reasons = [each for each in _gather(reason, group) if each is not None]
     if reasons:
+        # One rank removes what is half written: all of them see the same folder.
         is_first = group is None or dist.get_rank(group) == 0
         if is_first:
             shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
+
         earlier = checkpoints(path.parent.parent)
         last = f"the last good one is {earlier[0].path.name}" if earlier else "there is no earlier one"
         raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
@@ -334,8 +341,8 @@ def read_loader_state(path: Path) -> dict:
         path: The folder of the checkpoint.
 
     Returns:
-        A dictionary of `samples_seen`, the number of samples that all ranks together had trained on, and `rests_on`, the
-        settings that fix the order of samples, by name; `check_order` compares them with those of the resumed run.
+        A dictionary of `samples_seen`, the number of samples that all ranks together had trained on, and `rests_on`,
+        the settings that fix the order of samples, by name; `check_order` compares them with those of the resumed run.
 
     Raises:
         ConfigError: If the file is damaged, or does not hold the position.
@@ -364,6 +371,7 @@ def discard(path: Path) -> None:
         hidden = path.with_name(f".{path.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(path, hidden)
+
         shutil.rmtree(hidden, ignore_errors=True)
 
 
