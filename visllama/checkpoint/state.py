@@ -100,7 +100,7 @@ def read_tensors(
             f"{', '.join(differing[:3])}"
         )
 
-    # A new optimizer has no state before its first step, so there is nothing yet to read into.
+    # Most optimizers have no state before their first step, so that there is nothing yet to read into.
     parameters = _trained_parameters(model)
     for name, stored in metadata.items():
         if name.startswith(_OF_OPTIMIZER):

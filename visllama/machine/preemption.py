@@ -141,7 +141,7 @@ def heed_parent_alone(_: int) -> None:
 def _heed_parent(parent: int) -> None:
     """End this process at SIGTERM from its parent, and take no notice of any other signal."""
     while True:
-        # The signals are blocked in all threads of the process, and this takes them one by one.
+        # The signals are blocked: each one waits until it is taken here.
         received = signal.sigwaitinfo(_MEANING)
         if received.si_pid == parent and received.si_signo == signal.SIGTERM:
             os._exit(0)

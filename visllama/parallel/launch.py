@@ -153,7 +153,7 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
     running = invocation()
     command = [sys.executable, "-m", "visllama", running.verb, *running.command]
 
-    # All ranks of a job have this process's folder, which has its `.hydra/` already.
+    # All ranks of a job have this process's folder, and a child writes no `.hydra/` there.
     command += [override("hydra.run.dir", run_folder()), "hydra.output_subdir=null"]
     # Rank 0 writes log.txt.
     command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]
@@ -195,7 +195,7 @@ def _watch(children: list[subprocess.Popen], terminal: int) -> None:
             if not code:
                 continue
 
-            # This process has printed the job's error, and goes on with the sweep.
+            # The job of such a rank has failed already, and the sweep goes on without it.
             is_told_to_leave = code == preemption.exit_code()
             if child.pid in _OF_FAILED_JOBS and not is_told_to_leave:
                 _end(children)
@@ -261,7 +261,7 @@ def forget_ranks() -> None:
     """
     is_of_sweep = invocation().is_of_sweep
 
-    # A `SystemExit`, as `Preempted` is one, ends the sweep too, and is no failure of a job.
+    # `Preempted` derives from SystemExit: a job that was asked to leave has not failed.
     error = sys.exc_info()[1]
     has_failed = isinstance(error, Exception)
     if is_of_sweep and has_failed:

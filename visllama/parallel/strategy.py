@@ -142,7 +142,7 @@ class VisLlamaStrategy(Strategy):
 
 
 def _find_control_group() -> dist.ProcessGroup:
-    """Return a process group of all ranks that exchanges on the CPU: the default one if that is gloo, else a new one."""
+    """Return a process group of all ranks that exchanges on the CPU: the default one if it is gloo, else a new one."""
     group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     # Only a process outside a new group is given a number instead, and all ranks are in this one.
     return cast(dist.ProcessGroup, group)
@@ -241,8 +241,8 @@ def build_strategy(trainer: TrainerSettings, plugins: Sequence[str] = ()) -> Vis
     """Build the strategy of a config's `trainer` group.
 
     For `trainer.strategy` "auto" it is `DDP` if there is more than one rank over all nodes, else `SingleDevice`: on the
-    CPU, or on the GPU whose index is the only one in `trainer.devices` (0 where that is no list). Otherwise the class of
-    `trainer.strategy._target_` is called with the node's other values, and with `timeout_s` if the node has none.
+    CPU, or on the GPU whose index is the only one in `trainer.devices` (0 where that is no list). Otherwise it is the
+    class of `trainer.strategy._target_`, called with the node's other values, and with `timeout_s` if it has none.
 
     Args:
         trainer: The `trainer` group.
