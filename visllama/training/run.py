@@ -468,8 +468,8 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object
 
     It holds `steps`, `samples` (whole batches of all steps), `frozen_sha256` (a hash for each base model), and the last
     finite value of each logged loss by its name, as `val/loss`. Where they apply it also holds `samples_per_second`,
-    `weights_of_step` (with `KeepBest`), the step after which a search ended the run, and the counts of records that
-    were masked in training (`bad_records`) and in the last validation (`bad_val_records`).
+    `weights_of_step` (with `KeepBest`), `pruned_step` (after which a search ended the run), and the counts of samples
+    that were masked in training (`bad_records`) and in the last validation (`bad_val_records`).
 
     Args:
         trainer: The run's trainer, after `fit`.
