@@ -116,6 +116,18 @@ class VisLlamaStrategy(Strategy):
         pass
 
     def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
+        """Write the trained tensors, the optimizer's state, and Lightning's own state as a checkpoint folder.
+
+        All ranks call it together. It returns when the checkpoint is on the disk.
+
+        Args:
+            checkpoint: Lightning's state of the training without tensors; it is not changed.
+            filepath: The folder to write, `RUN/checkpoints/step_NNNNNNNN`.
+            storage_options: Not used.
+
+        Raises:
+            SaveFailed: On all ranks, if one of them cannot write.
+        """
         tensors, groups = state_of(self.trained_model, self.optimizers[0])
         rest = checkpoint | {"optimizer_groups": groups}
         write_checkpoint(Path(filepath), tensors, rest, self.control)
@@ -211,6 +223,12 @@ class FSDP(VisLlamaStrategy, ModelParallelStrategy):
         super().setup_environment()
 
     def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
+        """Cut every tensor of a model over all ranks, in place; all ranks call it together.
+
+        Args:
+            model: The model, with its weights in the dtypes of their files (`load_base_weights(as_stored=True)`).
+            dtype: The dtype that frozen weights get; a part that trains gets it, or fp32 if that is wider.
+        """
         assert self.device_mesh is not None, "setup_environment comes first"
         shard(model, self.device_mesh["data_parallel"], dtype)
 

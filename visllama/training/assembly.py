@@ -273,6 +273,7 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
         ConfigError: If one of the two is too large; the message names the keys to lower.
     """
     num_positions = model.num_positions
+    # The config of some language models names no limit.
     if num_positions is None:
         return
 
@@ -301,6 +302,7 @@ def count_steps(config: TrainConfig, num_items: int) -> int:
         ConfigError: If there is no whole batch.
     """
     stage = config.stage
+    # `epochs` may be a fraction of a pass.
     num_samples = stage.num_samples or int(stage.epochs * num_items)
     num_steps = config.trainer.max_steps or num_samples // stage.global_batch_size
 

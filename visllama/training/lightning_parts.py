@@ -61,6 +61,7 @@ def gather_objects(trainer: pl.Trainer, value: T) -> list[T]:
         trainer: The run's trainer, connected to its strategy.
         value: This rank's value.
     """
+    # One process alone has no group to exchange in.
     if trainer.world_size == 1:
         return [value]
 

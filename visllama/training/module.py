@@ -105,6 +105,17 @@ class VisLlamaModule(pl.LightningModule):
         self._buffers_before = copy_buffers(self.model) if self._has_buffers else {}
 
     def training_step(self, step: Step, batch_idx: int) -> None:
+        """Take one optimizer step over a Step of every rank: all forwards and backwards, the update, and the log.
+
+        Lightning calls it on all ranks together.
+
+        Args:
+            step: This rank's share of the global batch.
+            batch_idx: The number of the step, from 0.
+
+        Raises:
+            ConfigError: If the samples of all ranks could be read, but none of them has a supervised token.
+        """
         self._seed_dropout(batch_idx)
         num_targets, rounds = self._agree(step)
         self.num_targets = num_targets
@@ -252,6 +263,12 @@ class VisLlamaModule(pl.LightningModule):
         self._by_source = self._loss_by_source()
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
+        """Add the loss of a Step of validation samples to the sums of this validation; all ranks call it together.
+
+        Args:
+            step: This rank's share of a validation batch.
+            batch_idx: The number of the batch, which is not used.
+        """
         _, rounds = self._agree(step)
 
         for batch, sources in rounds:
@@ -305,6 +322,7 @@ class VisLlamaModule(pl.LightningModule):
                 num_batches -= 1
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = num_batches
 
+        # Lightning trains no more once `max_epochs` epochs, here one, are processed.
         fit["epoch_progress"]["current"]["processed"] = 0
         fit["epoch_progress"]["current"]["completed"] = 0
 

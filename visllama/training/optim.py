@@ -84,6 +84,7 @@ def parameter_groups(
             continue
 
         part = part_of(name)
+        # Biases and the weights of norms have one dimension.
         decays = parameter.ndim > 1 and part != "markers"
 
         if (part, decays) not in groups:
@@ -114,6 +115,7 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     arguments = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
 
+    # `make` lacks only the parameters, and its signature shows whether the class has a fused form.
     target = {"_target_": arguments.pop("_target_"), "_partial_": True}
     make = build(target | arguments, plugins)
 

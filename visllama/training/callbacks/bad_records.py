@@ -89,6 +89,7 @@ class BadRecords(Callback):
     ) -> None:
         self._count(self.train, f"step {trainer.global_step}", trainer, pl_module, batch)
 
+        # The counts change only at a step with a masked sample.
         if run_module(pl_module).num_bad:
             for name, count in self.train.counts.items():
                 pl_module.log(f"data/bad/{name}", float(count))
@@ -111,6 +112,7 @@ class BadRecords(Callback):
         for name, count in self.val.counts.items():
             pl_module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
 
+        # Only here is the number of a validation's samples known; `_count` takes it for at least `_FEW`.
         num_samples = max(self.val.num_samples, _FEW_OF_VALIDATION)
         self._check_share(self.val, f"validation at step {trainer.global_step}", num_samples)
 

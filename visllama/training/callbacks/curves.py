@@ -71,6 +71,7 @@ class Curves(Callback):
         # Here, because it is slow to import.
         import matplotlib
 
+        # Draws into a file, without a screen.
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 

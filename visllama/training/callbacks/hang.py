@@ -72,6 +72,7 @@ class HangWatch(Callback):
             file: The open file for the stacks.
         """
         self._until = time.monotonic() + self.timeout_s
+        # A thread of C's, which runs even if another thread never gives Python's lock back.
         faulthandler.dump_traceback_later(self.timeout_s + _BACKSTOP_S, file=file, exit=True)
 
     def _watch(self) -> None:

@@ -49,6 +49,7 @@ class StepProgress(Callback):
         if step % connected(trainer).log_every_n_steps == 0:
             figures = trainer.callback_metrics
             loss = f"loss {figures['train/loss']:.3f}"
+            # Of the parts' rates, the highest is shown.
             rate = max(value for name, value in figures.items() if name.startswith("lr/"))
             speed = f"{figures['train/samples_per_second']:.0f} samples/s"
             left = f"{timedelta(seconds=round(self._seconds_left(trainer)))} left"

@@ -106,7 +106,7 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
 
 
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
-    """Return the approximate size in bytes of one checkpoint of a run: the trained parameters and the optimizer's state.
+    """Return the approximate size of a checkpoint in bytes: the trained parameters and the optimizer's state.
 
     The state is counted for torch's optimizers alone, and is left out for a class of the user's.
 

@@ -136,6 +136,7 @@ class Throughput(Callback):
         if self.shapes is not None:
             rate = self._count_flops(self.shapes) / self._window_s
             module.log("train/model_flops_per_second", rate)
+            # The share of the GPUs' peak that the model's own arithmetic takes ("model FLOPs utilisation").
             if self._peak_flops is not None:
                 module.log("train/mfu", rate / self._peak_flops)
 

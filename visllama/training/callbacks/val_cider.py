@@ -64,6 +64,8 @@ class ValCIDEr(Callback):
         for source, maker in data.makers.items():
             captioner = Captioner(maker, self.decoding, self.batch_size)
             records = self._records(data, model, source, captioner)
+
+            # Records of two sources may have the same key.
             keys = [f"{source}/{record['key']}" for record in records]
             for key, record in zip(keys, records, strict=True):
                 references[key] = record["captions"]
