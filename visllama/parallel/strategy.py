@@ -228,6 +228,9 @@ class FSDP(VisLlamaStrategy, ModelParallelStrategy):
         Args:
             model: The model, with its weights in the dtypes of their files (`load_base_weights(as_stored=True)`).
             dtype: The dtype that frozen weights get; a part that trains gets it, or fp32 if that is wider.
+
+        Raises:
+            ConfigError: If the language model does not name the classes of its blocks, at which it would be cut.
         """
         assert self.device_mesh is not None, "setup_environment comes first"
         shard(model, self.device_mesh["data_parallel"], dtype)
