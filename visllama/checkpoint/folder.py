@@ -1,9 +1,9 @@
-"""Write and read checkpoints: one folder for each saved step, written whole or not at all, checked before it is read.
+"""Write, check, read and remove a run's checkpoints: one folder for each saved step, whole or not there at all.
 
 A folder `step_00001200/` holds the trained tensors and the optimizer's state in safetensors (one file for each rank
 that had something to write; any number of ranks can read them), the rest of the training state in `rest.pt`, and the
 size and SHA-256 of each file in `COMPLETE`. A checkpoint is written as `.step_00001200`, flushed to the disk, and then
-renamed: a folder of any other name is no checkpoint.
+renamed: a folder of any other name is no checkpoint. A run keeps its checkpoints in `RUN/checkpoints/`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from visllama.files import flush, open_regular, read_regular
 COMPLETE = "COMPLETE"
 """The file that lists all others of a checkpoint, written last."""
 REST = "rest.pt"
-"""The file of the training state beside tensors."""
+"""The file with the training state that is no tensor of the model or the optimizer: loops, callbacks, schedule."""
 _NAME = re.compile(r"step_(\d{8,})")
 _VERSION = 1
 """The version of the folder's layout."""
@@ -48,23 +48,32 @@ class _FileEntry(TypedDict):
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint on the disk."""
+    """A checkpoint on the disk, which may be damaged.
+
+    Attributes:
+        step: The number of optimizer steps after which it was saved.
+        path: Its folder.
+    """
 
     step: int
     path: Path
 
 
 class SaveFailed(ConfigError):
-    """A checkpoint could not be written; the earlier ones are unchanged."""
+    """Raised if a checkpoint cannot be written; the checkpoints from before are unchanged."""
 
 
 def name_of(step: int) -> str:
-    """Return the name of a step's checkpoint folder."""
+    """Return the name, without a path, of the checkpoint folder of a step: `step_00001200` for 1200."""
     return f"step_{step:08d}"
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return a run's checkpoints, the newest first, whether whole or not."""
+    """Return all checkpoints in a run's folder, by step from the last to the first; none of them is read.
+
+    Args:
+        run: The run's folder, whose `checkpoints/` is listed; an empty list if there is none.
+    """
     existing = []
     for path in (run / "checkpoints").glob("step_*"):
         match = _NAME.fullmatch(path.name)
@@ -75,9 +84,15 @@ def checkpoints(run: Path) -> list[Checkpoint]:
 
 
 def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return a run's newest undamaged checkpoint, and a description of the damage of each newer one.
+    """Return a run's undamaged checkpoint of the latest step, and a description of the damage of each later one.
 
-    Both are empty, None and [], where the run has no checkpoint.
+    Checkpoints are read in full, as `find_damage` does, from the latest one back to the first that is undamaged.
+
+    Args:
+        run: The run's folder.
+
+    Returns:
+        The checkpoint, or None if the run has no checkpoint at all; and one text for each damaged checkpoint.
 
     Raises:
         ConfigError: If all of the run's checkpoints are damaged.
@@ -98,9 +113,13 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find_damage(path: Path) -> str | None:
-    """Return a description of a checkpoint's damage; None if all its files are as they were written.
+    """Return a short text about a checkpoint's damage, such as "rest.pt is missing"; None if it is undamaged.
 
-    Every byte of the checkpoint is read. A file is damaged if it is missing, of another size, or of another SHA-256.
+    Every byte of the checkpoint is read and compared with `COMPLETE`. A checkpoint is damaged if `COMPLETE` is missing,
+    unreadable or of another version, or if a file in it is missing or has another size or SHA-256. Nothing is raised.
+
+    Args:
+        path: The folder of the checkpoint.
     """
     try:
         complete = json.loads(read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES))
@@ -114,6 +133,7 @@ def find_damage(path: Path) -> str | None:
 
     if version != _VERSION:
         return f"is of version {version}, this visllama reads {_VERSION}"
+
     # Names without a slash: no file outside the checkpoint is read.
     are_plain_names = all(re.fullmatch(r"[\w.\-]+", name) for name in expected)
     if REST not in expected or not are_plain_names:
@@ -125,12 +145,15 @@ def find_damage(path: Path) -> str | None:
         for (name, wanted), actual in zip(expected.items(), entries, strict=True):
             if actual is None:
                 return f"{name} is missing"
+
             num_bytes = actual["bytes"]
             num_wanted = wanted["bytes"]
             if num_bytes != num_wanted:
                 return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
+
             if actual["sha256"] != wanted["sha256"]:
                 return f"{name} is not what was written: its SHA-256 differs"
+
     return None
 
 
@@ -163,12 +186,14 @@ def _measure(path: Path) -> _FileEntry | None:
 def write_checkpoint(
     path: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], group: dist.ProcessGroup | None = None
 ) -> None:
-    """Write a checkpoint, each rank its own part; all ranks of `group` call it together.
+    """Write a checkpoint, each rank its own part of the tensors; all ranks of `group` have to call it together.
+
+    It returns when the checkpoint is flushed to the disk. A checkpoint of the same path is replaced.
 
     Args:
-        path: The folder of the checkpoint, `RUN/checkpoints/step_NNNNNNNN`.
-        tensors: The tensors of this rank by name, as `state_of` returns them.
-        rest: The training state beside tensors; the first rank writes it.
+        path: The folder of the checkpoint, `RUN/checkpoints/step_NNNNNNNN`. Folders above it are made.
+        tensors: This rank's tensors by name, as `state_of` returns them: trained weights and the optimizer's state.
+        rest: All other training state, as plain values that `torch.save` writes; that of the first rank is written.
         group: The ranks that write together; None is this process alone.
 
     Raises:
@@ -221,6 +246,7 @@ def _write_part(
     entries = {}
     for own_file in own_files:
         flush(own_file)
+
         entry = _measure(own_file)
         if entry is None:
             raise OSError(f"{own_file.name} cannot be read back")
@@ -234,7 +260,7 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
 
 
 def _complete(path: Path, temporary: Path, entries: Mapping[str, _FileEntry]) -> None:
-    """Write `COMPLETE`, and give the checkpoint its name."""
+    """Write `COMPLETE` into the temporary folder, and rename the folder to the checkpoint's path."""
     content = {"version": _VERSION, "files": dict(sorted(entries.items()))}
     with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
@@ -248,7 +274,7 @@ def _complete(path: Path, temporary: Path, entries: Mapping[str, _FileEntry]) ->
 
 
 def _gather(value: Any, group: dist.ProcessGroup | None) -> list:
-    """Return the value of every rank of a group, in their order."""
+    """Return the values of all ranks of a group, in the order of ranks; all of them call this together."""
     if group is None:
         return [value]
 
@@ -258,7 +284,7 @@ def _gather(value: Any, group: dist.ProcessGroup | None) -> list:
 
 
 def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], object]) -> None:
-    """Do this rank's part of the work, and fail on all ranks if it fails on one.
+    """Call `work` on this rank, wait for all ranks of the group, and raise on all of them if it failed on one.
 
     Raises:
         SaveFailed: With the reason of the first rank that failed.
@@ -278,16 +304,23 @@ def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], ob
 
     reasons = [each for each in _gather(reason, group) if each is not None]
     if reasons:
+        # One rank removes what is half written: all of them see the same folder.
         is_first = group is None or dist.get_rank(group) == 0
         if is_first:
             shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
+
         earlier = checkpoints(path.parent.parent)
         last = f"the last good one is {earlier[0].path.name}" if earlier else "there is no earlier one"
         raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
 
 
 def read_rest(path: Path) -> dict:
-    """Read the training state that a checkpoint holds beside tensors; no code in it is run.
+    """Return what `write_checkpoint` got as `rest`: the training state that is no tensor of the model or the optimizer.
+
+    Only `rest.pt` is read. Tensors in it are put on the CPU, and no code in it is run.
+
+    Args:
+        path: The folder of the checkpoint.
 
     Raises:
         ConfigError: If the file is damaged, or is not one that visllama wrote.
@@ -302,13 +335,17 @@ def read_rest(path: Path) -> dict:
 
 
 def read_loader_state(path: Path) -> dict:
-    """Read the position in the data at which a checkpoint was saved.
+    """Return the position in the training data at which a checkpoint was saved; only its `rest.pt` is read.
+
+    Args:
+        path: The folder of the checkpoint.
 
     Returns:
-        A dictionary of `samples_seen`, the number of samples, and `rests_on`, the settings that fix their order.
+        A dictionary of `samples_seen`, the number of samples that all ranks together had trained on, and `rests_on`,
+        the settings that fix the order of samples, by name; `check_order` compares them with those of the resumed run.
 
     Raises:
-        ConfigError: If the checkpoint does not hold the position.
+        ConfigError: If the file is damaged, or does not hold the position.
     """
     rest = read_rest(path)
 
@@ -325,29 +362,47 @@ def read_loader_state(path: Path) -> dict:
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint, so that a kill in the middle leaves none, and not half of one."""
+    """Remove a checkpoint's folder; a process that is killed meanwhile leaves no half of one under its name.
+
+    Nothing is done if the folder does not exist.
+    """
     if path.exists():
         # Renaming is one operation on the disk; removing many files is not.
         hidden = path.with_name(f".{path.name}.old")
         shutil.rmtree(hidden, ignore_errors=True)
         os.replace(path, hidden)
+
         shutil.rmtree(hidden, ignore_errors=True)
 
 
 def keep_newest(run: Path, count: int) -> None:
-    """Remove all checkpoints of a run but the newest `count`."""
+    """Remove all checkpoints of a run but the `count` of the latest steps; damaged ones are counted too.
+
+    Args:
+        run: The run's folder.
+        count: The number of checkpoints to keep.
+    """
     for checkpoint in checkpoints(run)[count:]:
         discard(checkpoint.path)
 
 
 def drop_newer(run: Path, step: int) -> None:
-    """Remove the checkpoints of steps after `step`: a run that resumes from it will write them again."""
+    """Remove a run's checkpoints of steps later than `step`: a run that resumes from `step` writes them again.
+
+    Args:
+        run: The run's folder.
+        step: The number of optimizer steps; its own checkpoint stays.
+    """
     for checkpoint in checkpoints(run):
         if checkpoint.step > step:
             discard(checkpoint.path)
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove the half-written checkpoints of a run that was killed."""
+    """Remove the folders of half-written and half-removed checkpoints that a killed process has left.
+
+    Args:
+        run: The run's folder; no process may be writing a checkpoint there.
+    """
     for path in (run / "checkpoints").glob(".step_*"):
         shutil.rmtree(path, ignore_errors=True)

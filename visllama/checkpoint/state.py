@@ -1,4 +1,4 @@
-"""Take the tensors that training changes from model and optimizer, and read them back where the ranks want them."""
+"""Collect the tensors that training changes from a model and its optimizer, and read them back from a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ _OF_OPTIMIZER = "optimizer/"
 
 
 def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
-    """Return the tensors that training changes, as this rank has them, and the settings of the optimizer's groups.
+    """Return the tensors that training changes, and the settings of the optimizer's groups, for a checkpoint.
+
+    The tensors are those of this rank and are not copied: under sharding each is this rank's part.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer of the model's trained parameters.
 
     Returns:
-        The tensors by name: trained parameters, persistent buffers of the trained parts, and the optimizer's state;
-        and for each of the optimizer's groups a dictionary of its settings, such as `lr`.
+        The tensors by name: the trained parameters, the persistent buffers of the trained parts, and each value of the
+        optimizer's state as `optimizer/KEY/PARAMETER`; and for each of the optimizer's groups, in their order, a
+        dictionary of its settings, such as `lr`, without its parameters.
     """
     # The optimizer knows parameters by identity, a checkpoint by name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -41,6 +48,7 @@ def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], 
     groups = []
     for group in optimizer.param_groups:
         groups.append({key: value for key, value in group.items() if key not in _NOT_STATE})
+
     return tensors, groups
 
 
@@ -57,19 +65,23 @@ def _trained(model: VisLlama) -> dict[str, Tensor]:
 def read_tensors(
     path: Path, model: VisLlama, optimizer: Optimizer, groups: list[dict], group: dist.ProcessGroup | None = None
 ) -> None:
-    """Read a checkpoint's tensors into a model and its optimizer; each rank reads the parts that it holds.
+    """Read a checkpoint's tensors into a model and its optimizer, in place; each rank reads the parts that it holds.
+
+    The checkpoint may have been written by another number of ranks. All ranks of `group` have to call this together.
 
     Args:
         path: The folder of the checkpoint.
-        model: The model, whose trained tensors are overwritten.
-        optimizer: The optimizer, whose state is replaced.
-        groups: The settings of the optimizer's groups, as `state_of` returned them.
+        model: The model. Its trained parameters, and the persistent buffers of the trained parts, are overwritten.
+        optimizer: The optimizer of the model's trained parameters. Its state and the settings of its groups are
+            overwritten.
+        groups: The settings of the optimizer's groups, as `state_of` returned them when the checkpoint was written.
         group: The ranks that read together; None is this process alone.
 
     Raises:
-        ConfigError: If names or shapes of the trained tensors are not this model's; the message names three of them.
+        ConfigError: If names or shapes of the trained tensors are not this model's; the message names up to three.
     """
     reader = HuggingFaceStorageReader(str(path))
+
     # The files hold tensors alone, so torch's metadata for values that are none cannot occur.
     metadata = cast("dict[str, TensorStorageMetadata]", reader.read_metadata().state_dict_metadata)
 
@@ -79,6 +91,7 @@ def read_tensors(
     for name, stored in metadata.items():
         if not name.startswith(_OF_OPTIMIZER):
             stored_shapes[name] = tuple(stored.size)
+
     if stored_shapes != shapes:
         names = stored_shapes.keys() | shapes.keys()
         differing = sorted(name for name in names if stored_shapes.get(name) != shapes.get(name))
@@ -87,23 +100,32 @@ def read_tensors(
             f"{', '.join(differing[:3])}"
         )
 
+    # Most optimizers have no state before their first step, so that there is nothing yet to read into.
     parameters = _trained_parameters(model)
     for name, stored in metadata.items():
         if name.startswith(_OF_OPTIMIZER):
             _, key, parameter_name = name.split("/", 2)
             parameter = parameters[parameter_name]
             value = _empty_state(stored, parameter, optimizer)
+
             optimizer.state[parameter][key] = value
             tensors[name] = value
 
     # This writes into the very tensors of the model and of the optimizer's state.
     dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), process_group=group, no_dist=group is None)
+
     for own_group, stored_group in zip(optimizer.param_groups, groups, strict=True):
         own_group.update(stored_group)
 
 
 def _empty_state(stored: TensorStorageMetadata, parameter: Tensor, optimizer: Optimizer) -> Tensor:
-    """Return a tensor for a value of the optimizer's state, where the optimizer would have put it."""
+    """Return zeros to read a value of the optimizer's state into, on the device where the optimizer would keep it.
+
+    Args:
+        stored: The shape and dtype of the value in the checkpoint.
+        parameter: The parameter that the value belongs to.
+        optimizer: The optimizer.
+    """
     dtype = stored.properties.dtype
     # A value of the parameter's shape is cut over the ranks as the parameter is.
     if stored.size == parameter.shape:

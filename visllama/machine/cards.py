@@ -1,4 +1,4 @@
-"""GPUs, as their makers' data sheets describe them."""
+"""Sizes and peak rates of known GPUs, from their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Card(NamedTuple):
-    """The size and the peak rates of a GPU.
+    """The memory and the peak rates of one model of GPU.
 
     Attributes:
         memory_gib: Memory that CUDA reports, in GiB; it is less than the size in the card's name.
@@ -25,10 +25,13 @@ class Card(NamedTuple):
     node_gb_s: float
 
     def flops(self, compute_bytes: int) -> float:
-        """Return the peak of floating-point operations a second.
+        """Return the peak number of floating-point operations a second, as a plain number and not in tera.
 
         Args:
-            compute_bytes: Bytes of a number that is computed with: 2, 4 or 8.
+            compute_bytes: The size in bytes of the numbers that are multiplied: 2 (bf16, fp16), 4 (fp32) or 8 (fp64).
+
+        Raises:
+            KeyError: If it is another size.
         """
         tflops_by_bytes = {2: self.half_tflops, 4: self.single_tflops, 8: self.double_tflops}
         return 1e12 * tflops_by_bytes[compute_bytes]
@@ -44,7 +47,7 @@ _NAMES = {
     "NVIDIA L40S": "l40s_48g",
     "NVIDIA GeForce RTX 4090": "rtx4090_24g",
 }
-"""Card by the device name that CUDA reports. Slower cards of the same make (H100 PCIe, H100 NVL) are left out."""
+"""Key of `CARDS` by the device name that CUDA reports. Slower H100s of other names (PCIe, NVL) are left out."""
 CARDS = {
     "a100_40g": Card(39.4, 312, 19.5, 19.5, 1555, 300),
     "a100_80g": Card(79.1, 312, 19.5, 19.5, 2039, 300),
@@ -53,10 +56,15 @@ CARDS = {
     "l40s_48g": Card(44.4, 362, 91.6, 1.4, 864, 32),
     "rtx4090_24g": Card(23.5, 165, 82.6, 1.3, 1008, 32),
 }
+"""The known GPUs, by the name that `visllama plan gpu=NAME` takes."""
 
 
 def find_card(device_name: str) -> Card | None:
-    """Return the card with the device name that CUDA reports; None if its data sheet is not in `CARDS`."""
+    """Return the data of a GPU; None if it is not one of `CARDS`.
+
+    Args:
+        device_name: The exact name that CUDA reports (`torch.cuda.get_device_name`), as "NVIDIA H200".
+    """
     name = _NAMES.get(device_name)
     if name is None:
         return None

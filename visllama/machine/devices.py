@@ -1,4 +1,4 @@
-"""Which device, how many ranks and what precision a run uses when it is not told."""
+"""Find the device, the precision and the number of ranks (processes, one a device) where a config says "auto"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FROZEN_DTYPES = {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64
 
 
 class StartedRanks(NamedTuple):
-    """The ranks that a launcher has started.
+    """The number of ranks that a launcher has started before this program ran.
 
     Attributes:
         launcher: The name of the program, "torchrun" or "srun".
@@ -31,7 +31,12 @@ class StartedRanks(NamedTuple):
 
 
 def find_device(accelerator: str) -> torch.device:
-    """Return the device of a Lightning accelerator's name; "auto" is cuda, else mps, else cpu."""
+    """Return the torch device, without an index, that `trainer.accelerator` means on this machine.
+
+    Args:
+        accelerator: "auto" and "gpu" mean cuda if it is available, else mps, else cpu. "cuda" and "mps" mean that
+            device if it is available, else cpu. Any other text means cpu.
+    """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -40,10 +45,15 @@ def find_device(accelerator: str) -> torch.device:
 
 
 def find_precision(precision: str, accelerator: str) -> str:
-    """Return the name of the precision; "auto" is bf16-mixed on cuda, else 32-true.
+    """Return the precision that `trainer.precision` means here: a name as it is, and for "auto" the device's default.
 
-    It names the dtype of frozen weights. What trains is fp32 under all of them, and fp64 under 64-true; bf16-mixed
-    computes in bf16 (autocast), and the others in the dtype of the weights.
+    The default is "bf16-mixed" if `find_device(accelerator)` is cuda, else "32-true". `frozen_dtype` returns the dtype
+    of frozen weights that a name stands for. Trained weights are fp32, or fp64 under "64-true". "bf16-mixed" computes
+    in bf16 by autocast; the other precisions compute without autocast.
+
+    Args:
+        precision: "auto", "32-true", "64-true", "bf16-mixed", "bf16-true" or "16-true"; it is not checked.
+        accelerator: The value of `trainer.accelerator`: "auto", "cpu", "gpu", "cuda" or "mps". Only "auto" needs it.
     """
     if precision != "auto":
         return precision
@@ -51,12 +61,20 @@ def find_precision(precision: str, accelerator: str) -> str:
 
 
 def frozen_dtype(precision: str) -> torch.dtype:
-    """Return the dtype in which frozen weights are loaded under a precision."""
+    """Return the dtype in which weights that do not train are loaded.
+
+    Args:
+        precision: A name that `find_precision` returns. Names that begin with "bf" mean bf16, "16-true" means fp16,
+            "64-true" fp64, and any other name fp32.
+    """
     return _FROZEN_DTYPES.get(precision[:2], torch.float32)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Return the most memory that was held at once: tensors on a CUDA device, elsewhere the whole of this process."""
+    """Return the largest number of bytes that this process has held at once so far.
+
+    On a CUDA device these are the bytes of torch's tensors there; on any other device, the main memory of the process.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
 
@@ -68,9 +86,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def started_ranks() -> StartedRanks | None:
-    """Return the ranks that torchrun or srun has started, this process among them.
+    """Return how many ranks torchrun or srun has started, this process being one of them.
 
-    None if neither has: then this process starts the other ranks of its node.
+    Only environment variables are read. The result is None if neither program has started this process, as in the shell
+    of an interactive SLURM allocation: then this process itself starts the other ranks of its machine.
     """
     environment = os.environ
     if "LOCAL_WORLD_SIZE" in environment and "TORCHELASTIC_RUN_ID" in environment:
@@ -90,18 +109,20 @@ def started_ranks() -> StartedRanks | None:
 
 
 def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accelerator: str) -> tuple[int, int]:
-    """Return the number of nodes, and the number of ranks on each: one a device.
+    """Return the number of nodes (machines) of a run, and the number of ranks on each node: one for each device.
 
     Args:
-        num_nodes: The value of `trainer.num_nodes`: a number, or "auto".
-        devices: The value of `trainer.devices`: a number, indices, or "auto".
-        accelerator: The value of `trainer.accelerator`.
+        num_nodes: The value of `trainer.num_nodes`: a number; "auto" is what torchrun or srun has started, else 1.
+        devices: The value of `trainer.devices`: a number, or a list of the indices of devices; "auto" or -1 is what
+            torchrun or srun has started on a node, else all CUDA devices of this machine, else 1.
+        accelerator: The value of `trainer.accelerator`, as `find_device` takes it.
 
     Raises:
-        ConfigError: If the config names other numbers than those that the launcher has started.
+        ConfigError: If torchrun or srun has started other numbers than these.
     """
     started = started_ranks()
 
+    # Lightning writes "all devices" as -1.
     if devices in ("auto", -1):
         num_devices = started.per_node if started else _count_devices(accelerator)
     elif isinstance(devices, int):
@@ -109,6 +130,7 @@ def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accele
     else:
         num_devices = len(devices)
 
+    # A program that nobody has started on other nodes runs on this one alone.
     started_nodes = started.num_nodes if started else 1
     nodes = num_nodes if isinstance(num_nodes, int) else started_nodes
 

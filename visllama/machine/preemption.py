@@ -1,8 +1,9 @@
-"""Leave at SIGTERM and SIGUSR1 (a machine is wanted back) and at Ctrl-C, where nothing is lost.
+"""End a run at SIGTERM, SIGUSR1 or Ctrl-C without losing what it has trained.
 
-While a run trains, a signal sets a flag. After each step the ranks agree whether one of them was told to leave, save,
-and leave together. At any other time (start-up, judging) there is nothing to save, and a process that is told leaves
-at once. No work is done inside a signal handler, which may run between any two bytecodes: a thread reads the signals.
+Each of these signals is a request to leave. While a run trains, a request only sets a flag; after each step the ranks
+agree whether one of them has a request, save, and leave together. At any other time (start-up, judging) there is
+nothing to save, and a request ends the process at once. A thread reads the signals, because a signal handler may run
+between any two bytecodes.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Preempted(SystemExit):
-    """The run leaves because it was told to, and can be resumed.
+    """Raised to end a run that was asked to leave and has saved; it exits with the code that `configure` has set.
 
     Args:
         what: The request, `TOLD` or `REQUEUE`.
@@ -77,7 +78,11 @@ _state = _State()
 
 
 def listen() -> None:
-    """Begin to heed the signals, also while the main thread waits inside a library, where no handler would run."""
+    """Start the thread that turns SIGTERM, SIGUSR1 and Ctrl-C into requests to leave; call it once, early, in main.
+
+    Without the thread no signal is acted on while the main thread waits inside a library. A signal that the process was
+    started to ignore stays ignored. At the end of the process all three signals are ignored.
+    """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
@@ -96,7 +101,7 @@ def listen() -> None:
 
 
 def _end_quickly() -> None:
-    """Keep Python's end from taking a second or more to look for garbage, and from being hit by a late signal."""
+    """Make Python's end quick and safe: without a search for garbage, which takes a second, and without signals."""
     gc.freeze()
     # At its end Python gives the signals back to the system, and one that comes late would change the exit code.
     for number in _MEANING:
@@ -104,21 +109,27 @@ def _end_quickly() -> None:
 
 
 def configure(exit_code: int, requeues: bool) -> None:
-    """Set how this process leaves.
+    """Set the exit code of this process after a request to leave, and whether SLURM starts the job again.
+
+    Without a call the code is 143, and no job is started again.
 
     Args:
-        exit_code: The code to leave with.
-        requeues: Whether SLURM is asked to start the job again after it gave notice (SIGUSR1).
+        exit_code: The exit code.
+        requeues: Whether `requeue` asks SLURM to start the job again after SIGUSR1.
     """
     _state.exit_code = exit_code
     _state.requeues = requeues
 
 
 def heed_parent_alone(_: int) -> None:
-    """Heed, in a process that loads data for a rank, that rank alone: a signal to all must not take its data away.
+    """Make a process that loads data for a rank ignore all requests to leave but SIGTERM from that rank.
 
-    The process ends with the rank, in whatever way that ends. Without this, torch's worker would look only every five
-    seconds whether the rank is there.
+    A signal to all processes must not take a rank's data away before its step. On Linux the process is killed as soon
+    as the rank ends in any way; on other systems this function does nothing. torch's `DataLoader` calls it in each of
+    its worker processes, as its `worker_init_fn`.
+
+    Args:
+        _: The number of the worker, which is not used.
     """
     # Elsewhere a process cannot know who has sent it a signal.
     if sys.platform == "linux":
@@ -130,6 +141,7 @@ def heed_parent_alone(_: int) -> None:
 def _heed_parent(parent: int) -> None:
     """End this process at SIGTERM from its parent, and take no notice of any other signal."""
     while True:
+        # The signals are blocked: each one waits until it is taken here.
         received = signal.sigwaitinfo(_MEANING)
         if received.si_pid == parent and received.si_signo == signal.SIGTERM:
             os._exit(0)
@@ -146,7 +158,7 @@ def _listen(reader: socket.socket, _: socket.socket) -> None:
 
 
 def _heed_interrupt() -> None:
-    """Answer Ctrl-C on the terminal; a second one ends the process, whatever it is in the middle of."""
+    """Count a Ctrl-C: a second one ends the process at once; a first one in training prints that the run will save."""
     _state.num_interrupts += 1
     if _state.num_interrupts > 1:
         _end_children()
@@ -157,38 +169,52 @@ def _heed_interrupt() -> None:
 
 
 def tell(what: int) -> None:
-    """Ask this process to leave: at once, or after its step while it trains.
+    """Make a request to leave to this process.
+
+    Between `begin_training` and `end_training` the request is only kept, and `told` returns it. Outside of them the
+    process ends here, by `leave_at_once`.
 
     Args:
-        what: The request, `TOLD` or `REQUEUE`.
+        what: The request, `TOLD` or `REQUEUE`; a `REQUEUE` of before is kept.
     """
     _state.told = max(_state.told, what)
+
     if not _state.is_training:
         leave_at_once(_state.told)
 
 
 def told() -> int:
-    """Return the request to this process so far: 0 for none, `TOLD` or `REQUEUE`."""
+    """Return the request to leave that this process has got: 0 for none, `TOLD`, or `REQUEUE` once there was one."""
     return _state.told
 
 
 def exit_code() -> int:
-    """Return the code that this process leaves with when it is told to."""
+    """Return the code with which this process exits after a request to leave: 143, or what `configure` has set."""
     return _state.exit_code
 
 
 def watch_over(children: list[subprocess.Popen]) -> None:
-    """Set the ranks that this process has started: it tells them to leave when it leaves at once."""
+    """Remember the ranks that this process has started, in place of those remembered before.
+
+    They get SIGTERM when this process leaves at once. `watched` returns them.
+
+    Args:
+        children: The processes, running or ended.
+    """
     _state.children = tuple(children)
 
 
 def watched() -> tuple[subprocess.Popen, ...]:
-    """Return the ranks that this process has started."""
+    """Return the processes last given to `watch_over`, ended ones included; an empty tuple before that."""
     return _state.children
 
 
 def end_with_parent() -> None:
-    """Let this rank end when the process that has started it is gone, whatever it waits for."""
+    """Start a thread that ends this rank when the rank that has started it is gone, even inside a collective.
+
+    The exit code is then that of a request to leave if there was one, else 1. The parent's id is read from the
+    environment variable `PARENT`; where it is not set, nothing is done.
+    """
     parent = os.environ.get(PARENT)
     if parent is not None:
         # A thread, because the main one may wait for ever inside a collective.
@@ -199,16 +225,17 @@ def _follow_parent(parent: int) -> None:
     # A process whose parent has ended is given another one.
     while os.getppid() == parent:
         time.sleep(_EVERY_S)
+
     os._exit(_state.exit_code if _state.told else 1)
 
 
 def begin_training() -> None:
-    """Let requests only set the flag from now on; the run reads it by `told` at the end of each step."""
+    """Let requests to leave only be kept from now on, for the run to read by `told` at the end of each step."""
     _state.is_training = True
 
 
 def end_training() -> None:
-    """Let requests end the process at once again, and obey one that has come since the last step."""
+    """Let requests to leave end this process at once again; one that was made during the training ends it here."""
     was_training = _state.is_training
     _state.is_training = False
 
@@ -217,14 +244,18 @@ def end_training() -> None:
 
 
 def before_leaving(work: Callable[[], None] | None) -> None:
-    """Set the work to do when this process leaves at once, for a few seconds at most; None is no work."""
+    """Set the function that `leave_at_once` calls first, such as one that closes trackers; None is no function.
+
+    It is called in a thread and given five seconds; its exceptions are printed. It replaces the function set before.
+    """
     _state.before_leaving = work
 
 
 def wait_to_be_told() -> None:
-    """Wait some seconds for a request to leave, when another rank is gone: it may have been told a moment earlier.
+    """Wait five seconds, so that a request to leave that is on its way can end this process.
 
-    A request that comes meanwhile ends the process, and this function does not return.
+    For an error that comes of another rank having ended: that rank may have got the request a moment earlier. If a
+    request comes outside of training, the process ends, and this function does not return.
     """
     until = time.monotonic() + _LAST_WORD_S
     while time.monotonic() < until:
@@ -232,7 +263,10 @@ def wait_to_be_told() -> None:
 
 
 def leave_at_once(what: int) -> None:
-    """End this process without any more of its work, from any of its threads.
+    """End this process now, from any of its threads; this function does not return.
+
+    The function set by `before_leaving` is called, the processes that this one has started get SIGTERM, `requeue(what)`
+    is called, and the exit code is that of `configure`.
 
     Args:
         what: The request, `TOLD` or `REQUEUE`.
@@ -249,19 +283,20 @@ def leave_at_once(what: int) -> None:
 
 
 def _exit(message: bytes) -> None:
-    """Write a message, and end this process in the middle of whatever it does."""
+    """Write a message to stderr, and end this process at once with the code of `configure`."""
     os.write(2, message)
     end_now(_state.exit_code)
 
 
 def end_now(code: int) -> NoReturn:
-    """End this process, and leave its interpreter as it is.
+    """Flush stdout and stderr, and end this process at once, without Python's own shutdown.
 
-    When a rank whose work was done took its interpreter down, that was seen to abort ("terminate called without an
-    active exception"): the rank ended with another code than 0, and the others were ended with it.
+    No `finally`, no `atexit` function and no other thread runs any more. A rank that shut Python down after its work
+    was seen to abort ("terminate called without an active exception") with a code other than 0, so that the other
+    ranks were ended too.
 
     Args:
-        code: The code to exit with.
+        code: The exit code.
     """
     for stream in (sys.stdout, sys.stderr):
         _quietly(stream.flush)
@@ -294,22 +329,27 @@ def _children() -> list[int]:
 
 
 def requeue(what: int) -> None:
-    """Ask SLURM to start the job again, if it gave notice (SIGUSR1) and `configure` allows it; the first rank asks.
+    """Ask SLURM to start this job again (`scontrol requeue`), which ends the running one.
+
+    Nothing is done unless `what` is `REQUEUE`, `configure` has set `requeues`, this is srun's first process, and the
+    environment has a SLURM job's id. An error is printed and not raised.
 
     Args:
-        what: The request, `TOLD` or `REQUEUE`.
+        what: The request to leave, `TOLD` or `REQUEUE`.
     """
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", ""))
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
 
+    # The id goes into a command, and the environment may hold anything.
     if what == REQUEUE and _state.requeues and is_first and re.fullmatch(r"\d+", job):
+        # Of an array of jobs only this one begins again.
         name = f"{job}_{task}" if task else job
         _quietly(lambda: subprocess.run(["scontrol", "requeue", name], check=False, timeout=60))
 
 
 def _quietly(work: Callable[[], object]) -> None:
-    """Do work, and only print an exception of whatever type: the process ends anyway."""
+    """Call a function, and print an exception instead of raising it: the process ends anyway."""
     try:
         work()
     except Exception as error:

@@ -1,4 +1,7 @@
-"""Resolvers of the config for runs of several ranks: which rank writes, and the name that all ranks give the run."""
+"""Functions that the YAML files call (OmegaConf resolvers): a run's name and id, and values for the first rank alone.
+
+A rank is one process of a run; a run has one for each device that it trains on.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,22 @@ from visllama.console import is_first_rank
 
 
 def on_first_rank(value: object, elsewhere: object = None) -> object:
-    """Return `value` on the first rank, and `elsewhere` on all others; a resolver of the config."""
+    """Return `value` if this process is the first rank of its run or the only one, else `elsewhere`.
+
+    YAML calls it as `${on_first_rank:VALUE,ELSEWHERE}`. Environment variables of the launcher tell the rank.
+    """
     return value if is_first_rank() else elsewhere
 
 
 def run_id() -> str:
-    """Return the name of a run's folder: the launcher's id, on which all ranks agree, else date and time.
+    """Return a new run's folder name (no path): the launcher's id where there is one, else the date and time.
+
+    The id is `SLURM_JOB_ID` or, without it, torchrun's `TORCHELASTIC_RUN_ID` of the environment, so that all ranks get
+    the same name. Date and time are local, as `2025-01-31_23-59-00`, and differ from call to call. YAML calls this as
+    `${run_id:}`, which keeps the first answer.
 
     Raises:
-        ValueError: If torchrun has started ranks on several nodes without naming them.
+        ValueError: If torchrun has started two or more ranks without `--rdzv-id`: they would not agree on a name.
     """
     for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         # torchrun writes "none" where it was given no id.
@@ -38,9 +48,16 @@ def run_id() -> str:
 
 
 def run_key(folder: str | None) -> str | None:
-    """Return the id of a run in wandb, made from its folder; None as long as it has no folder.
+    """Return the id by which a tracker (wandb, trackio) knows the run that writes to a folder.
 
-    A resumed run keeps its id, and no two folders have the same.
+    The id is made of the end of the folder's absolute path and a hash of all of it. A run that is resumed in its folder
+    keeps its id, and other folders have other ids.
+
+    Args:
+        folder: The run's folder, which need not exist; None if it is not known yet.
+
+    Returns:
+        Letters, digits, `_` and `-`, at most 89 characters; None if `folder` is None.
     """
     if folder is None:
         return None

@@ -1,4 +1,8 @@
-"""How the ranks of a node are started by the first of them, watched, and never left behind."""
+"""Start the ranks of a node (its processes, one a device) from the first of them, watch them, and end them.
+
+Lightning's launcher starts the processes. The functions here replace the command that it runs and the thread with which
+it watches them.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +43,18 @@ T = TypeVar("T")
 
 
 def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
-    """Start the ranks that the `trainer` group names, do work on each of them, and return this rank's result.
+    """Start the ranks of a config's `trainer` group, call `work` on each of them, and return this rank's result.
+
+    Each further rank is a process that runs the same job, and so comes here too. When this returns, the ranks that this
+    process has started have ended, and torch's process group is left.
 
     Args:
-        trainer: The `trainer` group.
-        plugins: The user's packages, of which the strategy may be.
-        work: The work of a rank. It is called with the strategy, which has its process group, and no model.
+        trainer: The `trainer` group, whose devices, nodes and strategy are used.
+        plugins: The names of the user's packages, in which the strategy's class may be.
+        work: The function to call. It gets the strategy, which is connected to the other ranks and has no model.
+
+    Raises:
+        ConfigError: If the strategy or the number of ranks cannot be used.
     """
     quieten_lightning()
     strategy = build_strategy(trainer, plugins)
@@ -77,7 +87,17 @@ def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callabl
 
 
 def places(trainer: TrainerSettings) -> dict:
-    """Return the arguments of Lightning's Trainer for the devices and nodes of the `trainer` group."""
+    """Return the arguments of Lightning's `Trainer` that say on which devices and nodes it runs.
+
+    Args:
+        trainer: A config's `trainer` group. "auto" numbers are replaced by what this machine or the launcher has.
+
+    Returns:
+        A dictionary of `accelerator`, `devices` (a number, or a list of indices as it is) and `num_nodes`.
+
+    Raises:
+        ConfigError: If torchrun or srun has started another number of ranks.
+    """
     num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
 
     # Indices name certain devices, and a number would take the first ones.
@@ -86,7 +106,10 @@ def places(trainer: TrainerSettings) -> dict:
 
 
 def environments() -> list[SLURMEnvironment]:
-    """Return Lightning's plugins for ranks that srun has started; an empty list if it has started none."""
+    """Return Lightning's SLURM plugin in a list if srun has started this process; else an empty list.
+
+    The list is for `Trainer(plugins=...)`. The plugin does not put the job back into SLURM's queue.
+    """
     started = started_ranks()
     if started is None or started.launcher != "srun":
         return []
@@ -95,7 +118,11 @@ def environments() -> list[SLURMEnvironment]:
 
 
 def quieten_lightning() -> None:
-    """Silence Lightning's messages about what is meant (frozen parts in eval), or what our own tables say better."""
+    """Hide Lightning's messages below warnings, and those of its warnings that do not apply to a run of visllama.
+
+    Such a warning is about what is meant (frozen parts in eval mode), or about what our own tables print. It changes
+    Python's warning filters for the whole process.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         "Found .* module.* in eval mode",
@@ -112,16 +139,21 @@ def quieten_lightning() -> None:
 
 
 def child_command(local_rank: int) -> tuple[list[str], str]:
-    """Return the command that starts another rank of this very job, and the working directory for it.
+    """Return the command that starts another rank of the running job, and the working directory for it.
 
-    Lightning would run the same command line again: with `--multirun` each child would go through the sweep by itself,
-    and under the console script it would lose the verb.
+    Lightning's launcher calls it. Lightning's own command would repeat this command line: with `--multirun` each child
+    would run the whole sweep, and under the console script it would lose the verb.
 
     Args:
-        local_rank: Unused; Lightning passes it, and names the rank in an environment variable too.
+        local_rank: Not used: the command is the same for all ranks. Lightning sets a rank's number in its environment.
+
+    Returns:
+        The command as a list of words; and the working directory of this process.
     """
     running = invocation()
     command = [sys.executable, "-m", "visllama", running.verb, *running.command]
+
+    # All ranks of a job have this process's folder, and a child writes no `.hydra/` there.
     command += [override("hydra.run.dir", run_folder()), "hydra.output_subdir=null"]
     # Rank 0 writes log.txt.
     command += [f"hydra.job_logging.handlers.file.filename={os.devnull}"]
@@ -129,14 +161,21 @@ def child_command(local_rank: int) -> tuple[list[str], str]:
 
 
 def launch_our_way() -> None:
-    """Let Lightning's launcher start ranks by `child_command`, and watch them by `watch`."""
+    """Make Lightning's launcher, from now on, start ranks with `child_command` and watch them with `watch`.
+
+    It also sets the environment variable by which a rank knows the process that has started it.
+    """
     os.environ[preemption.PARENT] = str(os.getpid())
     subprocess_script._hydra_subprocess_cmd = child_command
     subprocess_script._launch_process_observer = watch
 
 
 def watch(child_processes: list[subprocess.Popen]) -> None:
-    """Start a thread that lets no rank outlive another that has failed.
+    """Start a thread that ends all ranks, this process among them, as soon as one of the others has failed.
+
+    This process then exits with the code of that rank. If the rank had a request to leave (its code says so), the
+    others get up to `GRACE_S` seconds to leave by themselves. If its job in a sweep has failed on this process already,
+    the other ranks alone are ended, and the sweep goes on.
 
     Args:
         child_processes: The ranks that this process has started, from rank 1 on.
@@ -149,26 +188,33 @@ def watch(child_processes: list[subprocess.Popen]) -> None:
 
 
 def _watch(children: list[subprocess.Popen], terminal: int) -> None:
-    """Look at the ranks until all have ended with code 0, or one of them with another."""
+    """Look at the ranks every `_EVERY_S` seconds until all have ended with code 0, or one of them with another code."""
     codes = [child.poll() for child in children]
     while None in codes or any(codes):
         for rank, (child, code) in enumerate(zip(children, codes, strict=True), start=1):
             if not code:
                 continue
+
+            # The job of such a rank has failed already, and the sweep goes on without it.
             is_told_to_leave = code == preemption.exit_code()
             if child.pid in _OF_FAILED_JOBS and not is_told_to_leave:
                 _end(children)
                 os.close(terminal)
                 return
+
             _follow(rank, code, children, terminal)
 
         time.sleep(_EVERY_S)
         codes = [child.poll() for child in children]
+
     os.close(terminal)
 
 
 def _follow(rank: int, code: int, children: list[subprocess.Popen], terminal: int) -> None:
-    """End this process after a rank: with the others, if that rank was told to leave; else at once, with its code."""
+    """End the other ranks and this process with the code of a rank that has ended; does not return.
+
+    If that rank had a request to leave, this process gets the same request, and has `GRACE_S` seconds to end by itself.
+    """
     if code == preemption.exit_code():
         # This process ends meanwhile, unless it waits for that rank.
         preemption.tell(preemption.TOLD)
@@ -183,10 +229,12 @@ def _follow(rank: int, code: int, children: list[subprocess.Popen], terminal: in
 
 
 def wait_for_ranks(grace_s: float = GRACE_S) -> None:
-    """Wait for the ranks that this process has started, and kill those that do not end in time.
+    """Wait until the ranks that this process has started have ended, and kill those that take too long.
+
+    It returns at once in a process that has started none.
 
     Args:
-        grace_s: Seconds that all of them together have to end.
+        grace_s: Seconds from now until which the ranks may end by themselves.
     """
     until = time.monotonic() + grace_s
     for child in preemption.watched():
@@ -194,6 +242,7 @@ def wait_for_ranks(grace_s: float = GRACE_S) -> None:
             child.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.kill()
+            # Without this the ended process would stay in the system's list until this one ends.
             child.wait()
 
 
@@ -204,11 +253,15 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 
 def forget_ranks() -> None:
-    """Leave the process group and its environment, so that the next job of a sweep starts afresh.
+    """Leave torch's process group, and in a sweep remove what this job's ranks left, so that the next job can start.
 
-    If this job has failed, its other ranks are ended, and do not take the sweep with them.
+    Call it in a `finally`: it looks at the exception that is being handled. In a sweep, if that is an `Exception`, the
+    other ranks of this job get five seconds to end and are killed then, and this process goes on. The environment
+    variables of the ranks are removed in a sweep only.
     """
     is_of_sweep = invocation().is_of_sweep
+
+    # `Preempted` derives from SystemExit: a job that was asked to leave has not failed.
     error = sys.exc_info()[1]
     has_failed = isinstance(error, Exception)
     if is_of_sweep and has_failed:
@@ -223,6 +276,7 @@ def forget_ranks() -> None:
 
     if is_of_sweep and has_failed:
         wait_for_ranks(_LAST_WORDS_S)
+
     if is_of_sweep:
         for variable in _RANK_VARIABLES:
             os.environ.pop(variable, None)

@@ -1,4 +1,8 @@
-"""Strategies over ranks: where each puts the model, and one form of checkpoints that all of them write and read."""
+"""The strategies by which ranks train together: on one device, DDP or FSDP; all of them read each other's checkpoints.
+
+A rank is one process of a run, with one device. A strategy is Lightning's object that puts the model on the devices,
+exchanges gradients and saves checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +31,13 @@ from visllama.model.visllama import VisLlama
 
 
 class VisLlamaStrategy(Strategy):
-    """The base of the strategies here: checkpoints hold trained state alone, and any of the strategies can read them.
+    """The base of the strategies here, which saves trained state alone, in a form that any of them can read.
 
-    It stands before one of Lightning's strategies among the bases of a class.
+    A class names it before one of Lightning's strategies: `class Mine(VisLlamaStrategy, DDPStrategy)`.
 
     Attributes:
-        control: The group of ranks that exchanges numbers on the CPU, so that no rank waits for a GPU; None if this
-            process is alone.
+        control: The process group of all ranks that exchanges on the CPU, so that no rank waits for a GPU; None if this
+            process is alone, and before `setup_environment`.
         is_sharded: Whether each rank keeps only its part of the model, so that every rank has to call `prepare`.
     """
 
@@ -57,15 +61,19 @@ class VisLlamaStrategy(Strategy):
 
     def setup_environment(self) -> None:
         super().setup_environment()
+
+        # Only now is there a process group to exchange in.
         if dist.is_available() and dist.is_initialized():
             self.control = _find_control_group()
 
     def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
-        """Put a model with its weights where this strategy wants it.
+        """Cut a model into the ranks' parts, in place, where the strategy is sharded; here it does nothing.
+
+        A run calls it on every rank after the weights are loaded.
 
         Args:
-            model: The model, its weights loaded.
-            dtype: The dtype of frozen weights.
+            model: The model, with its weights.
+            dtype: The dtype that frozen weights are to have.
         """
 
     def teardown(self) -> None:
@@ -80,7 +88,11 @@ class VisLlamaStrategy(Strategy):
         super().teardown()
 
     def gather(self, values: Sequence[int]) -> list[list[int]]:
-        """Return the numbers of every rank, in the order of ranks; they stay on the CPU, so no GPU is waited for."""
+        """Return the integers that every rank has passed, one list for each rank, in the order of ranks.
+
+        All ranks have to call it together, each with the same number of integers. They are exchanged on the CPU, so
+        that no GPU is waited for.
+        """
         if self.control is None:
             return [list(values)]
 
@@ -104,40 +116,72 @@ class VisLlamaStrategy(Strategy):
         pass
 
     def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: Any = None) -> None:
+        """Write the trained tensors, the optimizer's state, and Lightning's own state as a checkpoint folder.
+
+        All ranks call it together. It returns when the checkpoint is on the disk.
+
+        Args:
+            checkpoint: Lightning's state of the training without tensors; it is not changed.
+            filepath: The folder to write, `RUN/checkpoints/step_NNNNNNNN`.
+            storage_options: Not used.
+
+        Raises:
+            SaveFailed: On all ranks, if one of them cannot write.
+        """
         tensors, groups = state_of(self.trained_model, self.optimizers[0])
         rest = checkpoint | {"optimizer_groups": groups}
         write_checkpoint(Path(filepath), tensors, rest, self.control)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict:
-        """Read the checkpoint that the first rank has chosen into model and optimizer, and return the rest of it."""
+        """Read a checkpoint into the model and the optimizer, in place, and return the rest of its training state.
+
+        All ranks call it together, and read the path that the first rank has passed.
+
+        Args:
+            checkpoint_path: The folder of the checkpoint; that of the first rank counts.
+            weights_only: Not used: no code in a checkpoint is ever run.
+
+        Raises:
+            ConfigError: If the checkpoint is damaged, or its tensors are not those of this model.
+        """
+        # Only the first rank has checked the checkpoints for damage.
         path = Path(self.broadcast(str(checkpoint_path)))
         rest = read_rest(path)
         groups = rest.pop("optimizer_groups")
+
         read_tensors(path, self.trained_model, self.optimizers[0], groups, self.control)
         return rest
 
 
 def _find_control_group() -> dist.ProcessGroup:
-    """Return a group of all ranks that exchanges on the CPU: the ranks' own where that does, else a new one."""
+    """Return a process group of all ranks that exchanges on the CPU: the default one if it is gloo, else a new one."""
     group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     # Only a process outside a new group is given a number instead, and all ranks are in this one.
     return cast(dist.ProcessGroup, group)
 
 
 class SingleDevice(VisLlamaStrategy, SingleDeviceStrategy):
-    """One device."""
+    """Train on one device, in this process alone.
+
+    Args:
+        device: The device, or its name, as Lightning's `SingleDeviceStrategy` takes it.
+    """
 
 
 def _patience(timeout_s: float) -> timedelta:
-    """Return how long ranks wait for each other, at the start and in a collective: `HangWatch` ends a hang first."""
+    """Return how long a rank waits for the others at the start and in a collective, before torch raises an error.
+
+    It is longer than `timeout_s`, so that `HangWatch`, which writes the stacks, ends a hung rank first.
+    """
     return timedelta(seconds=max(timeout_s + 60, 300))
 
 
 class DDP(VisLlamaStrategy, DDPStrategy):
-    """Keep the whole model on every rank, and sum the gradients of the trained tensors over ranks.
+    """Train with the whole model on every rank, and the gradients of the trained tensors summed over ranks.
 
     Args:
-        timeout_s: Seconds after which a rank that does nothing is ended.
+        timeout_s: The value of `trainer.timeout_s`, in seconds. A rank waits a minute longer than that for the others,
+            and five minutes at least.
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
@@ -158,10 +202,11 @@ def _sum_gradients(_, bucket):
 
 
 class FSDP(VisLlamaStrategy, ModelParallelStrategy):
-    """Keep on each rank its part of every tensor (FSDP2); a block is whole only while it computes.
+    """Train with every tensor cut over the ranks (FSDP2); a block of the model is whole only while it computes.
 
     Args:
-        timeout_s: Seconds after which a rank that does nothing is ended.
+        timeout_s: The value of `trainer.timeout_s`, in seconds. A rank waits a minute longer than that for the others,
+            and five minutes at least.
 
     Reference:
         Zhao et al. 2023, arXiv:2304.11277.
@@ -178,6 +223,15 @@ class FSDP(VisLlamaStrategy, ModelParallelStrategy):
         super().setup_environment()
 
     def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
+        """Cut every tensor of a model over all ranks, in place; all ranks call it together.
+
+        Args:
+            model: The model, with its weights in the dtypes of their files (`load_base_weights(as_stored=True)`).
+            dtype: The dtype that frozen weights get; a part that trains gets it, or fp32 if that is wider.
+
+        Raises:
+            ConfigError: If the language model does not name the classes of its blocks, at which it would be cut.
+        """
         assert self.device_mesh is not None, "setup_environment comes first"
         shard(model, self.device_mesh["data_parallel"], dtype)
 
@@ -191,7 +245,10 @@ class FSDP(VisLlamaStrategy, ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
-        """Let gradients be added up before they are reduced, as DDP's `no_sync`."""
+        """Return a context manager in which a backward adds gradients up on each rank, and exchanges none.
+
+        The first backward after it exchanges the sums. DDP's `no_sync` does the same.
+        """
         # `shard` has made the model one of FSDP2's modules.
         model = cast(FSDPModule, self.trained_model)
         model.set_requires_gradient_sync(False)
@@ -202,17 +259,23 @@ class FSDP(VisLlamaStrategy, ModelParallelStrategy):
 
 
 def build_strategy(trainer: TrainerSettings, plugins: Sequence[str] = ()) -> VisLlamaStrategy:
-    """Build the strategy of the `trainer` group; "auto" is one device, or DDP over several.
+    """Build the strategy of a config's `trainer` group.
+
+    For `trainer.strategy` "auto" it is `DDP` if there is more than one rank over all nodes, else `SingleDevice`: on the
+    CPU, or on the GPU whose index is the only one in `trainer.devices` (0 where that is no list). Otherwise it is the
+    class of `trainer.strategy._target_`, called with the node's other values, and with `timeout_s` if it has none.
 
     Args:
         trainer: The `trainer` group.
-        plugins: The user's packages, of which the strategy may be.
+        plugins: The names of the user's packages, in which the strategy's class may be.
 
     Raises:
-        ConfigError: If the named class is not derived from one here: no other writes checkpoints that a run can read.
+        ConfigError: If the class is not derived from `VisLlamaStrategy`, since no other writes checkpoints that a run
+            can read; or if torchrun or srun has started another number of ranks than the group names.
     """
     num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
     config = trainer.strategy
+
     if config != "auto":
         strategy = build({"timeout_s": trainer.timeout_s, **config}, plugins)
         if not isinstance(strategy, VisLlamaStrategy):
@@ -224,8 +287,10 @@ def build_strategy(trainer: TrainerSettings, plugins: Sequence[str] = ()) -> Vis
 
     if num_nodes * num_devices > 1:
         return DDP(trainer.timeout_s)
+
     device = find_device(trainer.accelerator)
     if device.type == "cpu":
         return SingleDevice(device)
+
     index = trainer.devices[0] if isinstance(trainer.devices, list) else 0
     return SingleDevice(torch.device(device.type, index))

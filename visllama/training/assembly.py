@@ -1,4 +1,8 @@
-"""Build the parts of a run from its configuration (sources, order, model), before any weight is loaded."""
+"""Build the parts of a training run from its configuration (sources, order, model), before any weight is loaded.
+
+A source is where records come from. An item is one thing to learn from a record: a caption, a question or a
+conversation.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +34,20 @@ if TYPE_CHECKING:
 
 
 class Assembly(NamedTuple):
-    """The parts of a run, before any weight is loaded.
+    """The parts of a run, before any weight is loaded, as `build_assembly` returns them.
 
     Attributes:
-        parts: The kind and the arguments of each part of the model, by the part's name.
-        model: The model, without weights.
-        text: The settings by which texts are written.
-        initial: The description of the weights to start from; None where there are none.
-        train: The training source of each of `data.sources`.
-        val: The validation source of each; empty if `trainer.val_check_interval` is null, so that nothing is validated.
+        parts: The description of the model, as `model_parts` returns it.
+        model: The model, before its pretrained weights are loaded.
+        text: The prompt, the length and the template of the training texts.
+        initial: The content of `visllama.json` in the folder of `init_from`, whose weights the run starts from; None
+            without `init_from`.
+        train: The source of training records for each of `data.sources`, by its name there.
+        val: The source of validation records, likewise; empty if `trainer.val_check_interval` is null, so that nothing
+            is validated.
         order: The order of the training samples.
-        judged_sources: The source of each evaluation; empty if `judge` is false.
+        judged_sources: The source of each evaluation after the training, by the evaluation's name; empty if `judge` is
+            false.
         num_steps: The number of optimizer steps.
     """
 
@@ -56,10 +63,18 @@ class Assembly(NamedTuple):
 
 
 def build_assembly(config: TrainConfig) -> Assembly:
-    """Build the sources, then the model, its frozen parts (with `check_only` all of them) on the meta device.
+    """Check a run's configuration, and build its sources, its order of samples and its model.
+
+    The sources open the data, which for tars at an address reads the network. No pretrained weight is read: the encoder
+    and the language model lie on the meta device (shapes without values), trained or not, and so does the whole model
+    if `config.check_only` is true. The user's `config.loss` is put into the model. torch's random seed is set, and
+    damage of the data is printed.
+
+    Args:
+        config: The configuration of the run, resolved; it is not changed.
 
     Raises:
-        ConfigError: If the config contradicts itself, or names something that does not exist.
+        ConfigError: If the config contradicts itself, names something that does not exist, or its data is too damaged.
     """
     # Sources first: reading a folder is fast, and the model needs transformers, whose import takes seconds.
     sources = config.data.sources
@@ -77,25 +92,30 @@ def build_assembly(config: TrainConfig) -> Assembly:
         config.seed,
         config.data.window_shards,
     )
+
+    # Opened now, so that a missing file is found before the training.
     judged_on = config.judged_on if config.judge else {}
     judged = judged_sources(judged_on, config.plugins)
 
     check_parts(config)
     parts = model_parts(config)
+
     # Here, because it imports transformers.
     from visllama.model.weights import build_model, check_tensors, read_description
 
-    # The trained parts draw their first weights here.
+    # The connector draws its first weights here.
     torch.manual_seed(config.seed)
     device = torch.device("meta") if config.check_only else nullcontext()
     with device:
         model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
+
     if config.loss is not None:
         model.token_loss = build(config.loss, config.plugins)
     check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
 
     text = text_settings(config, model)
     report_bare_captions(config, train)
+
     # A template that cannot be used is refused before the training, and not at the judging after it.
     for name, evaluation in judged_on.items():
         if evaluation["template"] is not None:
@@ -110,14 +130,17 @@ def build_assembly(config: TrainConfig) -> Assembly:
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
-    """Refuse sources of which too much is damaged, and report the damage of the others.
+    """Check how much of each source of tars cannot be read, and print it for each source that has some damage.
+
+    Counted are what the index of the tars lists: files and records that cannot be read. Their fraction is taken of them
+    and the readable records together. Sources of other classes than `ShardSource` are not checked.
 
     Args:
         sources: The training sources by name.
-        max_bad_fraction: The value of `data.max_bad_fraction`.
+        max_bad_fraction: The largest fraction that may be damaged, from 0 to 1: the value of `data.max_bad_fraction`.
 
     Raises:
-        ConfigError: If a larger part of a source's tars is damaged; the message names the reasons.
+        ConfigError: If the fraction of one source is larger; the message names the reasons and the first three places.
     """
     for name, source in sources.items():
         # Only a source of tars knows its damage before the records are read.
@@ -142,7 +165,15 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
 
 
 def report_bare_captions(config: TrainConfig, sources: Mapping[str, Source]) -> None:
-    """Print which sources have captions without a prompt: a template's words have nothing there to stand around."""
+    """Print one line naming the sources whose captions have no prompt, if the run's template is not "plain".
+
+    A template writes words around a prompt and its response. A caption without a prompt stands alone, so that the
+    template changes nothing there. Nothing is printed if there is no such source.
+
+    Args:
+        config: The configuration of the run, with `stage.template` and the prompts.
+        sources: The training sources, by the names that `config.data.sources` gives them.
+    """
     template = config.stage.template
     if template == "plain":
         return
@@ -163,10 +194,14 @@ def report_bare_captions(config: TrainConfig, sources: Mapping[str, Source]) -> 
 
 
 def model_parts(config: TrainConfig) -> dict[str, dict]:
-    """Return the kind (its class's name) and the arguments of each part of the model, by the part's name.
+    """Return the description of a model that is kept with its weights and that `build_model` takes.
+
+    Returns:
+        For "vision_encoder", "connector" and "language_model" a dictionary of `kind`, the name of the part's class
+        without its module, and `arguments`, the other values of its config node. With LoRA also `lora`, its settings.
 
     Raises:
-        ConfigError: If another class has the same name: the trained weights name a part's class without its module.
+        ConfigError: If `kind` means another class than the config names, or if a class cannot be used for its part.
     """
     parts: dict[str, dict] = {}
     lora = config.model.get("lora")
@@ -192,18 +227,27 @@ def model_parts(config: TrainConfig) -> dict[str, dict]:
 
 
 def text_settings(config: TrainConfig, model: VisLlama) -> TextSettings:
-    """Return the settings by which the texts of a run are written: prompt, length and template."""
+    """Return the settings by which a run writes its training texts: the stage's prompt, text length and template.
+
+    Args:
+        config: The configuration of the run.
+        model: The model, whose tokenizer has the template for `stage.template=tokenizer`.
+
+    Raises:
+        ConfigError: If there is no such template, or the tokenizer has none.
+    """
     template = template_at("stage", config.stage.template, model)
     return TextSettings(config.stage.prompt, config.stage.max_text_tokens, template)
 
 
 def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> Template:
-    """Return the template that a config names.
+    """Return the template of a prompt and its response that a config value names or spells out.
 
     Args:
-        key: The key of the group with the template, for error messages.
-        chosen: The value of `template`: a name, or the texts of a template.
-        model: The model, whose tokenizer may have a template of its own.
+        key: The key of the config group that holds the value, as "stage"; only error messages use it.
+        chosen: The value of the group's `template`: a name ("plain", "vicuna", ..., or "tokenizer" for the tokenizer's
+            own), or the strings of a template by the names of `Template`'s attributes.
+        model: The model, whose tokenizer is asked for "tokenizer".
 
     Raises:
         ConfigError: If there is no such template, or the tokenizer has none.
@@ -215,19 +259,21 @@ def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> T
 
 
 def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:
-    """Refuse samples of one image, and generated texts, longer than the language model's positions.
+    """Check that an image and the longest allowed text fit into the language model's positions.
 
-    A sample of several images is checked by itself, when it is made.
+    Each of the two numbers is added to the tokens of one image and the begin token. A model without a limit passes. A
+    sample of several images is checked when it is made.
 
     Args:
         model: The model.
-        max_text_tokens: The value of `stage.max_text_tokens`.
-        max_new_tokens: The value of `decoding.max_new_tokens`.
+        max_text_tokens: The value of `stage.max_text_tokens`: tokens of a training text.
+        max_new_tokens: The value of `decoding.max_new_tokens`: tokens that are generated.
 
     Raises:
         ConfigError: If one of the two is too large; the message names the keys to lower.
     """
     num_positions = model.num_positions
+    # The config of some language models names no limit.
     if num_positions is None:
         return
 
@@ -244,17 +290,19 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
 def count_steps(config: TrainConfig, num_items: int) -> int:
     """Return the number of optimizer steps of a run.
 
-    It is `trainer.max_steps`, or else the number of whole batches in `stage.num_samples` samples or in `stage.epochs`
-    passes. Samples of the last pass that make no whole batch are left out.
+    It is `trainer.max_steps` if that is given. Otherwise it is the number of whole batches of `stage.global_batch_size`
+    in `stage.num_samples` samples, or, if that is null, in `stage.epochs` times all items. Samples at the end that make
+    no whole batch are left out.
 
     Args:
         config: The configuration of the run.
-        num_items: The number of items of all sources together.
+        num_items: The number of items of all training sources together.
 
     Raises:
         ConfigError: If there is no whole batch.
     """
     stage = config.stage
+    # `epochs` may be a fraction of a pass.
     num_samples = stage.num_samples or int(stage.epochs * num_items)
     num_steps = config.trainer.max_steps or num_samples // stage.global_batch_size
 

@@ -1,7 +1,7 @@
-"""Keep the trained buffers the same on all ranks, and restore them after a step that was not taken.
+"""Keep the buffers of trained parts the same on all ranks, and restore them after a step that was not taken.
 
 Such a buffer is one of BatchNorm's statistics, or a counter. A rank's forward passes change its own copy, one
-micro-batch at a time.
+micro-batch at a time. A step is not taken if its loss or gradients are not finite.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from visllama.model.visllama import VisLlama, trained_buffers
 
 
 def copy_buffers(model: VisLlama) -> dict[str, Tensor]:
-    """Return copies of the trained parts' persistent buffers, by name."""
+    """Return copies of the buffers of the model's trained parts that a checkpoint holds, by name, on their devices."""
     return {name: buffer.clone() for name, buffer in trained_buffers(model).items()}
 
 
 @torch.no_grad()
 def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Bool[Tensor, ""], num_ranks: int) -> None:
-    """Set the buffers of all ranks to the first rank's, or, if the step was not taken, to those before the step.
+    """Set the buffers of a model's trained parts, in place, to the values that all ranks go on with.
 
-    All ranks call it together.
+    These are the first rank's values after the step's forward passes, or, if the step was not taken, those from before
+    it. All ranks have to call it together.
 
     Args:
         model: The model after its forward passes of this step.

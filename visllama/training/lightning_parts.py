@@ -1,4 +1,4 @@
-"""Typed access to what Lightning hands to callbacks: a run's own module, data, strategy and optimizer."""
+"""Return a run's own module, data, strategy and optimizer from Lightning's objects, under their precise types."""
 
 from __future__ import annotations
 
@@ -35,25 +35,33 @@ class ConnectedTrainer(Protocol):
 
 
 def connected(trainer: pl.Trainer) -> ConnectedTrainer:
-    """Return the same trainer, typed by the attributes that it has once it is made."""
+    """Return the same trainer, typed as one that has this project's data, strategy and callbacks.
+
+    Nothing is checked or copied; only a type checker sees a difference.
+    """
     return cast("ConnectedTrainer", trainer)
 
 
 def run_module(pl_module: pl.LightningModule) -> VisLlamaModule:
-    """Return the same module, typed as the one that a run trains."""
+    """Return the same module, typed as the `VisLlamaModule` that a run trains; nothing is checked or copied."""
     return cast("VisLlamaModule", pl_module)
 
 
 def optimizer_of(pl_module: pl.LightningModule) -> LightningOptimizer:
-    """Return the only optimizer of a run, as Lightning wraps it."""
+    """Return the one optimizer of a run, in Lightning's wrapper, whose `step` counts as a step of the trainer."""
     return cast(LightningOptimizer, pl_module.optimizers())
 
 
 def gather_objects(trainer: pl.Trainer, value: T) -> list[T]:
-    """Return the value of every rank, in the order of ranks; all ranks call this together.
+    """Return the values that all ranks have passed, in the order of ranks; all ranks have to call this together.
 
-    The values are exchanged on the CPU, so no rank waits for a GPU.
+    The values are exchanged on the CPU, so that no rank waits for a GPU. They have to be picklable.
+
+    Args:
+        trainer: The run's trainer, connected to its strategy.
+        value: This rank's value.
     """
+    # One process alone has no group to exchange in.
     if trainer.world_size == 1:
         return [value]
 

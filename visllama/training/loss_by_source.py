@@ -1,4 +1,4 @@
-"""Measure the loss of each source of a mix, to show it; training uses their sum."""
+"""Measure the loss of each data source by itself, to be logged; training uses the loss of all together."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from visllama.text.tokens import IGNORE_INDEX
 
 
 class LossBySource:
-    """Sum losses and supervised tokens by source.
+    """Add up the loss of each data source over micro-batches, and then return its mean over the supervised tokens.
+
+    A supervised token is one that the model learns to predict. The first token of a sample is never one.
 
     Args:
-        names: The names of the sources, in the same order on every rank.
+        names: The names of all sources, in the same order on every rank.
         device: The device of the sums. They stay there until `means`, so that no micro-batch waits for the GPU.
-        token_loss: The loss of each token; None is the cross-entropy.
+        token_loss: A function of logits and token ids that returns the loss of each token; None is the cross-entropy.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device, token_loss: TokenLoss | None = None) -> None:
@@ -31,12 +33,12 @@ class LossBySource:
         self.token_loss = token_loss
 
     def add(self, logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], sources: Sequence[str]) -> None:
-        """Add a micro-batch.
+        """Add the losses of one micro-batch to the sums of its samples' sources; no gradient is computed.
 
         Args:
-            logits: The output of the model.
-            labels: The ids of the supervised tokens, IGNORE_INDEX elsewhere; not shifted.
-            sources: The name of each sample's source.
+            logits: The model's output at each of T positions of B samples; position t predicts token t + 1.
+            labels: The token id at each position, or IGNORE_INDEX where it is not supervised; not shifted.
+            sources: The name of each sample's source, one of `names`.
         """
         indices = [self.names.index(name) for name in sources]
         columns = torch.tensor(indices, device=self.sums.device)
@@ -47,10 +49,12 @@ class LossBySource:
         self.sums.index_add_(1, columns, by_sample.to(self.sums.dtype))
 
     def means(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return the mean loss of a token by source, over all ranks; sources without supervised tokens are left out.
+        """Return the mean loss of a supervised token by the source's name, over all that was added on all ranks.
+
+        Sources without supervised tokens are left out. The sums stay as they are. All ranks have to call it together.
 
         Args:
-            over_ranks: A function that sums a tensor over ranks.
+            over_ranks: A function that returns the sum of a tensor over ranks.
         """
         losses, counts = over_ranks(self.sums).tolist()
         means = {}

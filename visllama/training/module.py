@@ -1,4 +1,8 @@
-"""The LightningModule: one Lightning batch is one optimizer step, over any number of micro-batches and ranks."""
+"""The LightningModule of a run: each batch that Lightning hands to it is one optimizer step of several micro-batches.
+
+Such a batch is a Step (`visllama.data.collate.Step`): one rank's share of a global batch, cut into micro-batches. A
+masked sample of it is one that could not be read, or in which there is nothing to learn: it adds nothing to the loss.
+"""
 
 from __future__ import annotations
 
@@ -35,23 +39,23 @@ class _Counts(NamedTuple):
 
 
 class VisLlamaModule(pl.LightningModule):
-    """Train a `VisLlama` on Steps.
+    """Train a `VisLlama` under Lightning's `Trainer`, on the Steps of a `TrainingData`.
 
-    The loss is the model's, summed over the supervised tokens of the step's samples on all ranks, and divided by
-    their number: neither micro-batches nor ranks change the loss or the update.
+    The loss is the model's, summed over the supervised tokens (those that it learns to predict) of the step's samples
+    on all ranks, and divided by their number: neither micro-batches nor ranks change the loss or the update.
 
     Args:
-        model: The model, with or without weights.
-        optim: The `optim` config group.
+        model: The model, with its weights or without; without them, `load` has to load them.
+        optim: The `optim` config group, as `build_optimizer` and `build_schedule` take it, with `clip_norm`.
         num_steps: The number of optimizer steps of the run, for the schedule.
-        plugins: The user's packages, of which the optimizer may be.
-        load: A function that loads the model's weights and puts them where the strategy wants them; None if they are
-            there.
+        plugins: The names of the user's packages, in which the optimizer's class may be.
+        load: A function that loads the model's weights and puts them where the strategy wants them; it is called once,
+            when Lightning has started the ranks. None if the weights are there.
 
     Attributes:
         num_samples: Samples of the last Step, training's or validation's, over all ranks.
         num_targets: Supervised tokens of the last training Step, over all ranks.
-        num_tokens: All tokens of the last Step, image spans included and padding left out, over all ranks.
+        num_tokens: All tokens of the last Step over all ranks, those that stand for images included, without padding.
         num_images: Images of the last Step, over all ranks.
         num_bad: Masked samples of the last Step, over all ranks.
         num_unread: Masked samples of the last Step that could not be read, over all ranks.
@@ -101,6 +105,17 @@ class VisLlamaModule(pl.LightningModule):
         self._buffers_before = copy_buffers(self.model) if self._has_buffers else {}
 
     def training_step(self, step: Step, batch_idx: int) -> None:
+        """Take one optimizer step over a Step of every rank: all forwards and backwards, the update, and the log.
+
+        Lightning calls it on all ranks together.
+
+        Args:
+            step: This rank's share of the global batch.
+            batch_idx: The number of the step, from 0.
+
+        Raises:
+            ConfigError: If the samples of all ranks could be read, but none of them has a supervised token.
+        """
         self._seed_dropout(batch_idx)
         num_targets, rounds = self._agree(step)
         self.num_targets = num_targets
@@ -120,6 +135,7 @@ class VisLlamaModule(pl.LightningModule):
         for batch, sources in rounds[:-1]:
             with self._no_sync():
                 loss = loss + self._backward(batch, num_targets, sources)
+
         batch, sources = rounds[-1]
         loss = self._over_ranks(loss + self._backward(batch, num_targets, sources))
 
@@ -127,7 +143,7 @@ class VisLlamaModule(pl.LightningModule):
         self._log_step(loss, num_targets)
 
     def _seed_dropout(self, step: int) -> None:
-        """Seed dropout by (seed, step, rank) alone: a resumed run then draws what an uninterrupted one would.
+        """Set torch's random seed from the run's seed, the step and the rank, so that a resumed run drops out the same.
 
         With a dropout, another number of ranks or of micro-batches draws otherwise, and trains other weights.
         """
@@ -136,7 +152,12 @@ class VisLlamaModule(pl.LightningModule):
         torch.manual_seed(key(seed, step, self.global_rank) >> 1)
 
     def _agree(self, step: Step) -> tuple[int, list[tuple[Batch, list[str]]]]:
-        """Set the counts of all ranks' Steps, and return what this rank has to do for its own.
+        """Sum the counts of all ranks' Steps into this module's attributes, and return this rank's work of the Step.
+
+        All ranks call it together.
+
+        Args:
+            step: This rank's Step.
 
         Returns:
             The number of supervised tokens over all ranks; and this rank's micro-batches, each with the source of each
@@ -174,7 +195,13 @@ class VisLlamaModule(pl.LightningModule):
         return counts.num_targets, rounds + [dummy_round] * (most_rounds - num_rounds)
 
     def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Tensor:
-        """Add the gradients of a micro-batch, and return its part of the step's loss."""
+        """Run a micro-batch forward and backward, which adds its gradients, and return its part of the step's loss.
+
+        Args:
+            batch: The micro-batch.
+            num_targets: The number of supervised tokens of the step over all ranks, which divides the loss.
+            sources: The name of each sample's source; empty for a dummy, whose loss is not shown.
+        """
         output = self.model(**batch)
         if self._by_source and sources:
             self._by_source.add(output.logits, batch["labels"], sources)
@@ -184,7 +211,7 @@ class VisLlamaModule(pl.LightningModule):
         return loss.detach()
 
     def _loss_by_source(self) -> LossBySource | None:
-        """Return empty sums of the loss by source; None if there is one source."""
+        """Return a new `LossBySource` of the run's training sources, without sums; None if there is only one source."""
         names = connected(self.trainer).datamodule.order.names
         if len(names) <= 1:
             return None
@@ -194,10 +221,17 @@ class VisLlamaModule(pl.LightningModule):
         return step <= 1 or step % connected(self.trainer).log_every_n_steps == 0
 
     def _update(self, loss: Tensor) -> None:
-        """Clip the gradients and take the step, if loss and gradients are finite."""
+        """Clip the gradients, take the step if loss and gradients are finite, and move the schedule on either way.
+
+        Args:
+            loss: The loss of the step over all ranks.
+        """
         optimizer = optimizer_of(self)
         trained = [p for group in optimizer.param_groups for p in group["params"]]
+
+        # Without a bound the call only returns the norm.
         norm = nn.utils.clip_grad_norm_(trained, self.optim["clip_norm"] or float("inf"))
+
         # Under FSDP each rank has its part of the norm.
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
@@ -229,6 +263,12 @@ class VisLlamaModule(pl.LightningModule):
         self._by_source = self._loss_by_source()
 
     def validation_step(self, step: Step, batch_idx: int) -> None:
+        """Add the loss of a Step of validation samples to the sums of this validation; all ranks call it together.
+
+        Args:
+            step: This rank's share of a validation batch.
+            batch_idx: The number of the batch, which is not used.
+        """
         _, rounds = self._agree(step)
 
         for batch, sources in rounds:
@@ -241,6 +281,7 @@ class VisLlamaModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         total, count = self._over_ranks(self._val_sums)
+
         if not count:
             num_records = len(connected(self.trainer).datamodule.val)
             raise ConfigError(
@@ -255,10 +296,19 @@ class VisLlamaModule(pl.LightningModule):
                 self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Let a resumed run go on inside its epoch: for Lightning a run is one epoch, which may have ended."""
+        """Change a checkpoint's loop counts, in place, so that a run resumed from it goes on to its last step.
+
+        Lightning calls this with the checkpoint that it resumes from. For Lightning a run is one epoch, which the
+        checkpoint may call ended: here it is marked as not ended. A checkpoint of `num_steps` steps or more is left as
+        it is, since there is nothing more to train.
+
+        Args:
+            checkpoint: What Lightning has saved beside tensors. `global_step` and `loops` are read; `loops` is changed.
+        """
         if checkpoint["global_step"] >= self.num_steps:
             return
 
+        # Names of Lightning's own, which it reads back after this.
         fit = checkpoint["loops"]["fit_loop"]
         last = fit["epoch_loop.batch_progress"]
 
@@ -272,17 +322,18 @@ class VisLlamaModule(pl.LightningModule):
                 num_batches -= 1
             fit["epoch_loop.state_dict"]["_batches_that_stepped"] = num_batches
 
+        # Lightning trains no more once `max_epochs` epochs, here one, are processed.
         fit["epoch_progress"]["current"]["processed"] = 0
         fit["epoch_progress"]["current"]["completed"] = 0
 
     def _over_ranks(self, tensor: Tensor) -> Tensor:
-        """Return the sum of a tensor over ranks."""
+        """Return the sum of a tensor over all ranks, which call this together; with one rank the tensor itself."""
         if self.trainer.world_size == 1:
             return tensor
         return cast(Tensor, self.trainer.strategy.reduce(tensor, reduce_op="sum"))
 
     def _no_sync(self) -> AbstractContextManager[None]:
-        """Return a context in which a backward leaves its gradients on their rank."""
+        """Return a context manager in which a backward adds gradients up on this rank, and exchanges none."""
         strategy = self.trainer.strategy
         # The strategy of one device has no such method.
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()

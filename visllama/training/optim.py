@@ -1,4 +1,8 @@
-"""Build the optimizer of the trained tensors, and its schedule over optimizer steps."""
+"""Build the optimizer of the trained tensors, and the schedule of its learning rates over optimizer steps.
+
+A part is one of the model's: `vision_encoder`, `connector`, `language_model`, `markers` (the two embeddings around an
+image) or `adapter` (LoRA).
+"""
 
 from __future__ import annotations
 
@@ -35,18 +39,24 @@ class _FusedOptimizer(Protocol):
 
 
 def lr_scale(model: nn.Module, part: str) -> float:
-    """Return the factor of a part's learning rate to `optim.lr`: the `lr_scale` of its class, else 1."""
+    """Return the factor by which `optim.lr` is multiplied for a part: the `lr_scale` of its class, or 1 without one.
+
+    Args:
+        model: The model.
+        part: The name of the part; 1 is returned for one that is no attribute of the model too.
+    """
     return getattr(getattr(model, part, None), "lr_scale", 1.0)
 
 
 def part_rate(model: nn.Module, part: str, lr: float, lr_by_part: Mapping[str, float | None]) -> float:
-    """Return the highest learning rate of a part.
+    """Return the learning rate of a part after the warm-up, which the schedule then lowers.
 
     Args:
         model: The model.
         part: The name of the part.
-        lr: The value of `optim.lr`, which `lr_scale` multiplies.
-        lr_by_part: The value of `optim.lr_by_part`: a rate in it is taken as it is.
+        lr: The value of `optim.lr`. It is multiplied by the part's `lr_scale`.
+        lr_by_part: The value of `optim.lr_by_part`, by part. A rate in it is returned as it is; where the part is not
+            in it, or has None or 0, `lr` counts.
     """
     return lr_by_part.get(part) or lr * lr_scale(model, part)
 
@@ -54,12 +64,19 @@ def part_rate(model: nn.Module, part: str, lr: float, lr_by_part: Mapping[str, f
 def parameter_groups(
     model: nn.Module, lr: float, lr_by_part: Mapping[str, float | None], weight_decay: float
 ) -> list[dict]:
-    """Return the trained tensors in groups by part, and by whether they decay.
+    """Return the trained parameters in groups, each of one part and either with or without weight decay.
 
-    Matrices decay; vectors and the markers do not.
+    Parameters of two or more dimensions decay, except for the markers. Those that require no gradient are left out.
+
+    Args:
+        model: The model.
+        lr: The value of `optim.lr`.
+        lr_by_part: The value of `optim.lr_by_part`, as `part_rate` takes it.
+        weight_decay: The weight decay of the groups that decay.
 
     Returns:
-        One dictionary for each group, as torch's optimizers take it: `name`, `params`, `lr` and `weight_decay`.
+        One dictionary for each group, as torch's optimizers take it: `name` ("connector" or "connector, no decay"),
+        `params`, `lr` and `weight_decay`. The groups stand in the order of their first parameters in the model.
     """
     groups: dict[tuple[str, bool], dict] = {}
     for name, parameter in model.named_parameters():
@@ -67,7 +84,9 @@ def parameter_groups(
             continue
 
         part = part_of(name)
+        # Biases and the weights of norms have one dimension.
         decays = parameter.ndim > 1 and part != "markers"
+
         if (part, decays) not in groups:
             groups[part, decays] = {
                 "name": part if decays else f"{part}, no decay",
@@ -75,24 +94,28 @@ def parameter_groups(
                 "lr": part_rate(model, part, lr, lr_by_part),
                 "weight_decay": weight_decay if decays else 0.0,
             }
+
         groups[part, decays]["params"].append(parameter)
 
     return list(groups.values())
 
 
 def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = ()) -> Optimizer:
-    """Build the optimizer of the trained tensors.
+    """Build the optimizer of a model's trained parameters, in the groups of `parameter_groups`.
 
-    On CUDA it is torch's fused form, where there is one: it can leave out a step without waiting for the GPU.
+    If all of them are on CUDA and the class takes an argument `fused`, it is set to true where the config does not give
+    it: a fused optimizer can leave out a step without waiting for the GPU.
 
     Args:
-        model: The model; tensors that require no gradient are left out.
-        config: The `optim` group, whose `_target_` is a class of torch or of the user's.
-        plugins: The user's packages.
+        model: The model; parameters that require no gradient are left out.
+        config: The `optim` group: `_target_`, a class of torch or of the user's, with its arguments; and `lr`,
+            `lr_by_part`, `weight_decay` and the other keys that visllama reads itself.
+        plugins: The names of the user's packages, in which the class may be.
     """
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     arguments = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
 
+    # `make` lacks only the parameters, and its signature shows whether the class has a fused form.
     target = {"_target_": arguments.pop("_target_"), "_partial_": True}
     make = build(target | arguments, plugins)
 
@@ -107,12 +130,12 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
 
 
 def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Bool[Tensor, ""]) -> None:
-    """Take a step, or leave weights and the optimizer's state as they are, to the bit.
+    """Take an optimizer step if `is_finite` is true; else leave weights and optimizer state as they are, to the bit.
 
-    Lightning counts a step either way.
+    Lightning counts a step either way. Unless the optimizer is fused, the gradients are gone if `is_finite` is false.
 
     Args:
-        optimizer: The optimizer. Its fused form reads `is_finite` on the device; for any other the CPU waits for it.
+        optimizer: The optimizer. A fused one reads `is_finite` on the device; for any other the CPU waits for it.
         is_finite: Whether the loss and the gradients are finite: a boolean on the device.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
@@ -134,9 +157,14 @@ def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Bool[Te
 
 
 def warmup_steps(fraction: float, num_steps: int) -> int:
-    """Return the number of steps over which the rate rises: a fraction of all steps, and at least `LEAST_WARMUP_STEPS`.
+    """Return the number of steps over which the learning rate rises at the start of a run.
 
-    A fraction of 0 is no warm-up. A run that is shorter than its warm-up ends before the rate is reached.
+    It may be more than `num_steps`: such a run ends before it reaches its full rate.
+
+    Args:
+        fraction: The value of `optim.warmup_fraction`: a fraction of all steps, of which at least `LEAST_WARMUP_STEPS`
+            are returned. For 0 the result is 0: no warm-up.
+        num_steps: The number of optimizer steps of the run.
     """
     if not fraction:
         return 0
@@ -148,20 +176,25 @@ _SHAPES: dict[str, Callable[[float], float]] = {
     "linear": lambda x: 1 - x,
     "constant": lambda x: 1.0,
 }
-"""Share of the rate, by how much of the steps after the warm-up is done, from 0 to 1."""
+"""Factors of the full learning rate, as functions of the fraction done (0 to 1) of the steps after the warm-up."""
 
 
 def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int, plugins: Sequence[str] = ()) -> LambdaLR:
-    """Build the schedule: the rate rises linearly over `warmup_steps`, and then follows the shape of `optim.schedule`.
+    """Build the schedule that multiplies the learning rates of an optimizer's groups, step by step.
 
-    A shape is a function from the part of the steps after the warm-up that is done, from 0 to 1, to a share of the
-    rate. It has no state to be saved, since a resumed run calls it at the same steps.
+    The factor rises linearly to 1 over `warmup_steps`, and then follows a shape: a function that gets the fraction (0
+    to 1) of the steps after the warm-up that is done, and returns the factor. A shape has no state to be saved, since a
+    resumed run calls it at the same steps.
 
     Args:
-        optimizer: The optimizer, whose rates are the highest ones.
-        config: The `optim` group. Its `schedule` is the name of a shape, or a node with the `_target_` of the user's.
+        optimizer: The optimizer, whose groups have their full rates. The rates of the first step are set at once.
+        config: The `optim` group, of which `warmup_fraction` and `schedule` are read. `schedule` is "cosine" or
+            "linear", which fall to 0, "constant", or a config node whose `_target_` makes a shape of the user's own.
         num_steps: The number of optimizer steps of the run.
-        plugins: The user's packages.
+        plugins: The names of the user's packages, in which that `_target_` may be.
+
+    Returns:
+        The schedule, whose `step()` has to be called after each optimizer step.
     """
     warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
 

@@ -1,4 +1,4 @@
-"""Run one training, from its assembly to trained weights, their scores, and the run folder."""
+"""Train the model of an assembly under Lightning, judge it, and write its weights and results to the run's folder."""
 
 from __future__ import annotations
 
@@ -62,15 +62,27 @@ _OF_EVALUATE = ("evaluation", "decoding", "paths.models", "plugins", "trainer=",
 _OF_EVALUATE += tuple(f"trainer.{name}" for name in READ_BY_EVALUATE)
 """Beginnings of the overrides that mean the same to `evaluate` as to `train`."""
 SAMPLES_AT_ONCE = 32
-"""Batch size of the sample captions shown at validation."""
+"""The number of captions that are written at once for the samples shown at validation."""
 T = TypeVar("T")
 
 
 def run(config: TrainConfig, assembly: Assembly) -> dict | None:
-    """Train, judge, and write the run folder.
+    """Train the model, judge it by the config's evaluations, and write weights and results to the run's folder.
+
+    It resumes from the newest checkpoint in the folder if `config.resume` is given. With `config.check_only` it only
+    prints the tables of the run. With several devices it starts the other ranks, each of which calls this too. The
+    folder is that of the running Hydra job.
+
+    Args:
+        config: The configuration of the run, resolved.
+        assembly: The parts of the run, as `build_assembly` returns them. Its model is trained in place.
 
     Returns:
-        The content of metrics.json on the first rank; None elsewhere and with `check_only`.
+        The content of metrics.json on the first rank; None on other ranks and with `check_only`.
+
+    Raises:
+        Preempted: If the run was asked to leave, and has saved.
+        ConfigError: If no checkpoint can be resumed from or written, or too many records are bad.
     """
     launch.quieten_lightning()
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -81,6 +93,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     maker = sample_maker(model, assembly.text)
     data = training_data(config, assembly, maker)
     folder = run_folder()
+
     if config.check_only:
         cast_unloaded(model, _find_frozen_dtype(config))
         say(*startup_tables(config, model, data, folder, num_steps))
@@ -94,9 +107,11 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     strategy = build_strategy(config.trainer, config.plugins)
     load = weights_loader(config, assembly, strategy)
     module = VisLlamaModule(model, config.optim, num_steps, config.plugins, load)
+
     captioners = {}
     for name, source_maker in data.makers.items():
         captioners[name] = Captioner(source_maker, config.decoding, SAMPLES_AT_ONCE)
+
     first_step = checkpoint.step if checkpoint else 0
     loggers = build_loggers(config.logger, config.plugins, folder, first_step)
     callbacks = build_callbacks(config, folder, captioners, count_sizes(model))
@@ -172,10 +187,19 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
 def _fit(
     trainer: pl.Trainer, module: VisLlamaModule, data: TrainingData, checkpoint: Checkpoint | None, num_steps: int
 ) -> None:
-    """Train to the last step or to an early stop, and validate the last step if that was not done."""
+    """Train to the last step or to an early stop, and validate the last step if that was not done.
+
+    Args:
+        trainer: The run's trainer.
+        module: The module to train.
+        data: The data module of the run.
+        checkpoint: The checkpoint to resume from; None begins at step 0.
+        num_steps: The number of steps of the whole run, for the message about an early stop.
+    """
     trainer.fit(module, data, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
 
-    # Some versions of Lightning return from `fit` after an interrupt as if it were done.
+    # Lightning 2.6.5 and 2.6.6 exit or raise after an interrupt, and do not come here. With a version that returned,
+    # half-trained weights would be saved and judged.
     if trainer.interrupted:
         raise KeyboardInterrupt
 
@@ -187,7 +211,7 @@ def _fit(
 
 
 def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: Path, is_first_rank: bool) -> dict:
-    """Judge the trained model on all ranks, and return the results by evaluation."""
+    """Judge the trained model on all ranks, write the results to the folder, and return them by evaluation."""
     settings = JudgeSettings.of_config(config)
     # Only the first rank writes the log of predictions, which the key is for.
     weights_key = hash_weights(folder / "weights") if is_first_rank else ""
@@ -196,25 +220,33 @@ def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: 
 
 
 def _find_frozen_dtype(config: TrainConfig) -> torch.dtype:
-    """Return the dtype of the run's frozen weights."""
+    """Return the dtype in which the run loads weights that do not train."""
     return frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
 
 
 def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
-    """Convert a model without weights to the dtypes in which it would be loaded, for the table of its parts.
+    """Set the dtype of each parameter of a model without weights, in place, to that in which it would be loaded.
+
+    The table of the model's parts then shows the memory that they will take.
 
     Args:
-        model: The model, on the meta device, in the dtypes of its files.
-        dtype: The dtype of frozen weights.
+        model: The model, on the meta device.
+        dtype: The dtype of frozen parts; a trained part gets it, or fp32 if that is wider.
     """
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
 
 
 def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaStrategy) -> Callable[[], None]:
-    """Return the function that loads the weights, and puts the model where the strategy wants it.
+    """Return a function without arguments that loads a run's weights into its model, and cuts the model if sharded.
 
-    Each rank calls it once all have started.
+    Nothing is read before the function is called. Each rank calls it once, after all ranks have started. It loads the
+    base models' weights, then those of `init_from`, and sets up activation checkpointing.
+
+    Args:
+        config: The configuration of the run.
+        assembly: The parts of the run, with the model and the description of `init_from`.
+        strategy: The strategy of the run, which cuts the model over ranks if it is sharded.
     """
     model = assembly.model
     dtype = _find_frozen_dtype(config)
@@ -236,10 +268,12 @@ def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaSt
 
 
 def count_sizes(model: VisLlama) -> Shapes | None:
-    """Return the sizes from which a model's arithmetic is counted; None if a part of the user's does not show them.
+    """Return the sizes of a model from which floating-point operations are counted; None if they cannot be read.
+
+    They cannot where a class of the user's own raises any exception; the exception is then written to the log.
 
     Args:
-        model: The model, before a strategy has cut it into parts.
+        model: The model, with or without weights, before a strategy has cut its tensors over ranks.
     """
     try:
         return read_shapes(model)
@@ -250,10 +284,17 @@ def count_sizes(model: VisLlama) -> Shapes | None:
 
 
 def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_steps: int) -> Checkpoint | None:
-    """Return the checkpoint to resume from; None if the run begins at step 0.
+    """Return the checkpoint in a run's folder to resume from; None if the run begins at step 0.
 
-    The first rank alone reads checkpoints for damage. The others return the newest one, and `load_checkpoint` gives
-    them the first rank's choice.
+    Without `config.resume` it is None. The first rank reads the checkpoints, prints which damaged ones it passes over,
+    and removes what is half written. The other ranks return the one of the latest step unread; the strategy's
+    `load_checkpoint` later gives them the first rank's choice.
+
+    Args:
+        config: The configuration of the run.
+        data: The data module of the run, whose order of samples has to be that of the checkpoint.
+        folder: The run's folder.
+        num_steps: The number of steps of the whole run, for the printed message.
 
     Raises:
         ConfigError: If all checkpoints are damaged, or the settings that fix the order of the data have changed.
@@ -280,17 +321,18 @@ def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_s
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
-    """Write `config.yaml`, whole or not at all: another rank may be reading it."""
+    """Write a run's configuration as `config.yaml` into its folder; another rank that reads it meets no half of it."""
     write_whole(folder / "config.yaml", to_yaml(config))
 
 
 def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -> TrainingData:
-    """Build the data module of a run.
+    """Build the data module that loads a run's training and validation batches; nothing is loaded yet.
 
     Args:
         config: The configuration of the run.
-        assembly: The parts of the run.
-        maker: The maker of samples with the run's prompt; a source may have a prompt of its own.
+        assembly: The parts of the run, with its sources and their order.
+        maker: The object that makes samples of records, with the prompt of `stage.prompt`. A source with a `prompt` in
+            its config gets a copy of it with that prompt.
     """
     makers = {}
     for name, node in config.data.sources.items():
@@ -315,10 +357,15 @@ def training_data(config: TrainConfig, assembly: Assembly, maker: SampleMaker) -
 
 
 def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
-    """Return the words after `visllama evaluate` that judge a run again as it was judged.
+    """Return the command-line words after `visllama evaluate` by which a run is judged again as it was judged.
 
-    These are the weights, the evaluations, the places of their data, and the overrides of the run's own command that
-    mean the same to `evaluate`.
+    These are options of the running job's command line (`--config-dir DIR`), the run's weights, its evaluations, the
+    paths of their data, and the job's `key=value` words that mean the same to `evaluate`. They are not quoted for a
+    shell.
+
+    Args:
+        config: The configuration of the run.
+        folder: The run's folder, in which `weights/` lies.
     """
     running = invocation()
     typed = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
@@ -335,6 +382,7 @@ def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
         # A rival in a sweep is judged on validation: test is for the best job alone.
         if as_rival is not None and evaluation.split != SELECTING:
             words.append(f"evaluation.{name}.split={SELECTING}")
+
         for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
             if source.get(key) and full_key not in keys:
@@ -351,11 +399,13 @@ def build_trainer(
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
 ) -> pl.Trainer:
-    """Build Lightning's Trainer; the run is one long epoch, and one of Lightning's batches is one optimizer step.
+    """Build Lightning's `Trainer` of a run, for which the run is one epoch and each batch is one optimizer step.
+
+    It also makes Lightning start further ranks our way, and turns off its own answer to signals.
 
     Args:
-        config: The configuration of the run.
-        strategy: The strategy of the run.
+        config: The configuration of the run, with the groups `trainer` and `profiler`.
+        strategy: The strategy of the run, as `build_strategy` returns it.
         num_steps: The number of optimizer steps.
         folder: The run's folder.
         callbacks: The callbacks, in the order in which they are called.
@@ -399,11 +449,12 @@ def build_trainer(
 
 
 def validation_interval(chosen: float | None, num_steps: int) -> int | None:
-    """Return the number of steps between two validations; None validates never.
+    """Return the number of steps between two validations, from 1 to `num_steps`; None if nothing is validated.
 
     Args:
-        chosen: The value of `trainer.val_check_interval`: up to 1 a part of the run, above it a number of steps.
-        num_steps: The number of steps of the run.
+        chosen: The value of `trainer.val_check_interval`: up to 1 it is a fraction of the run's steps, above 1 a number
+            of steps, and None means no validation.
+        num_steps: The number of optimizer steps of the run.
     """
     if chosen is None:
         return None
@@ -413,7 +464,17 @@ def validation_interval(chosen: float | None, num_steps: int) -> int | None:
 
 
 def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object]:
-    """Return the `train` entry of metrics.json: steps, samples, rate, hashes, masked records, and the last losses."""
+    """Return the `train` entry of metrics.json, read from the trainer and its callbacks after the training.
+
+    It holds `steps`, `samples` (whole batches of all steps), `frozen_sha256` (a hash for each base model), and the last
+    finite value of each logged loss by its name, as `val/loss`. Where they apply it also holds `samples_per_second`,
+    `weights_of_step` (with `KeepBest`), `pruned_step` (after which a search ended the run), and the counts of samples
+    that were masked in training (`bad_records`) and in the last validation (`bad_val_records`).
+
+    Args:
+        trainer: The run's trainer, after `fit`.
+        config: The configuration of the run, for the batch size.
+    """
     num_steps = trainer.global_step
     facts: dict[str, object] = {
         "steps": num_steps,
@@ -451,5 +512,9 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object
 
 
 def find_callback(trainer: pl.Trainer, kind: type[T]) -> T:
-    """Return the trainer's callback of a class."""
+    """Return the first of a trainer's callbacks that is of a class.
+
+    Raises:
+        StopIteration: If there is none.
+    """
     return next(callback for callback in connected(trainer).callbacks if isinstance(callback, kind))

@@ -1,4 +1,4 @@
-"""The verb `train`: check and build everything without weights first, then train.
+"""The verb `train` of the command line: check the configuration and build all parts, then train and judge.
 
 Slow imports (transformers, then Lightning) come after the checks that need neither.
 """
@@ -12,20 +12,32 @@ from visllama.training.assembly import Assembly, build_assembly
 
 
 def assemble(config: TrainConfig) -> Assembly:
-    """Build the parts of a run, before any weight is loaded or the run's folder is made.
+    """Check a run's configuration, and build its sources, order of samples and model, for `train`.
+
+    No pretrained weight is read, and nothing is written to the run's folder. `trainer.threads` of torch is set for this
+    process.
+
+    Args:
+        config: The configuration of the run, resolved; it is not changed.
 
     Raises:
-        ConfigError: If the config contradicts itself, or names something that does not exist.
+        ConfigError: If the config contradicts itself, names something that does not exist, or its data is too damaged.
     """
     torch.set_num_threads(config.trainer.threads)
     return build_assembly(config)
 
 
 def train(config: TrainConfig, assembly: Assembly) -> dict | None:
-    """Train the assembled model, and judge it.
+    """Train the model, judge it by the config's evaluations, and write weights and results to the run's folder.
+
+    With `config.check_only` it only prints the tables of the run. With several devices it starts the other ranks.
+
+    Args:
+        config: The configuration of the run.
+        assembly: The result of `assemble` for the same configuration. Its model is trained in place.
 
     Returns:
-        The content of metrics.json on the first rank; None elsewhere and with `check_only`.
+        The content of metrics.json on the first rank; None on other ranks and with `check_only`.
     """
     # Here, because it imports Lightning.
     from visllama.training.run import run

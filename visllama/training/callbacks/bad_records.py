@@ -1,4 +1,8 @@
-"""Count the records that could not be read, by source and reason over all ranks, and stop a run with too many."""
+"""Count the masked samples of a run by source and reason, over all ranks, and stop a run that has too many.
+
+A sample is masked, which means that it adds nothing to the loss, if its record cannot be read or if nothing of it is
+left to learn.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ _log = logging.getLogger("visllama")
 
 
 class _Seen:
-    """Counts of the samples of a training, or of one validation.
+    """The counts of masked samples of a training, or of one validation.
 
     Attributes:
         counts: Masked samples by source and reason.
@@ -39,12 +43,16 @@ class _Seen:
         self.last = ""
 
     def describe(self) -> str:
-        """Return the masked samples by reason, and what to do about them, for the end of an error message."""
+        """Return the end of an error message: the counts, the last masked sample, and what to do about them."""
         counted = ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
         return f"({counted}); the last: {self.last}. Mend the data, or raise it to go on"
 
     def longest_run(self, step: Step) -> int:
-        """Return the largest number of masked samples one after the other, up to the end of a Step."""
+        """Return the largest number of masked samples in a row on this rank that reaches into a Step; update the count.
+
+        Args:
+            step: This rank's next Step. Samples at the end of the one before it are counted on.
+        """
         longest = 0
         for fault in step["faults"]:
             self.num_in_a_row = 0 if fault is None else self.num_in_a_row + 1
@@ -54,13 +62,14 @@ class _Seen:
 
 
 class BadRecords(Callback):
-    """Count the masked samples of a run, and stop it if there are too many.
+    """Count and log the masked samples of a run, and stop it with a `ConfigError` if there are too many.
 
-    Each validation is counted by itself, since it sees the same samples again.
+    Each validation is counted by itself, since it sees the same samples again. The counts of the training go on after a
+    resume.
 
     Args:
-        max_fraction: The largest share of masked samples: of the training samples so far (of 10,000 at least), and of
-            the samples of a validation (of 200 at least).
+        max_fraction: The largest allowed fraction (0 to 1) of masked samples: of the training samples so far, and of
+            the samples of a validation. Fewer than 10,000 and 200 samples are taken for that many.
         max_consecutive: The number of masked samples one after the other on one rank that stops the run.
     """
 
@@ -80,6 +89,7 @@ class BadRecords(Callback):
     ) -> None:
         self._count(self.train, f"step {trainer.global_step}", trainer, pl_module, batch)
 
+        # The counts change only at a step with a masked sample.
         if run_module(pl_module).num_bad:
             for name, count in self.train.counts.items():
                 pl_module.log(f"data/bad/{name}", float(count))
@@ -102,15 +112,16 @@ class BadRecords(Callback):
         for name, count in self.val.counts.items():
             pl_module.log(f"val/bad/{name}", float(count), rank_zero_only=True)
 
+        # Only here is the number of a validation's samples known; `_count` takes it for at least `_FEW`.
         num_samples = max(self.val.num_samples, _FEW_OF_VALIDATION)
         self._check_share(self.val, f"validation at step {trainer.global_step}", num_samples)
 
     def _count(self, seen: _Seen, when: str, trainer: pl.Trainer, pl_module: pl.LightningModule, step: Step) -> None:
-        """Count a Step of all ranks.
+        """Add the masked samples of one Step of all ranks to the counts, and write them to the log.
 
         Args:
             seen: The counts to add to.
-            when: The step in words, for messages.
+            when: The step as text, such as "step 12", for messages.
             trainer: The trainer, over whose ranks the counts are summed.
             pl_module: The module, which has the numbers of the Step over all ranks.
             step: The Step of this rank.
@@ -135,6 +146,7 @@ class BadRecords(Callback):
         num_in_a_row = max(longest for longest, _ in gathered)
         faults = [fault for _, faults_of_rank in gathered for fault in faults_of_rank]
 
+        # A run over bad data would fill the log.
         num_left_to_tell = max(0, _MOST_TOLD - seen.counts.total())
         for key, _, reason, detail in faults[:num_left_to_tell]:
             _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
@@ -150,15 +162,15 @@ class BadRecords(Callback):
         self._check_share(seen, when, max(seen.num_samples, _FEW))
 
     def _check_share(self, seen: _Seen, when: str, num_samples: int) -> None:
-        """Check the share of masked samples.
+        """Check that masked samples are no larger a fraction than `max_fraction`.
 
         Args:
             seen: The counts.
-            when: The step in words, for the message.
-            num_samples: The number of samples of which the share is taken.
+            when: The step as text, for the message.
+            num_samples: The number of samples of which the fraction is taken.
 
         Raises:
-            ConfigError: If the share is larger than `max_fraction`.
+            ConfigError: If the fraction is larger.
         """
         num_bad = seen.counts.total()
         if num_bad > self.max_fraction * num_samples:

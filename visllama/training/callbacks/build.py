@@ -1,4 +1,4 @@
-"""Build the callbacks of a run, in their order."""
+"""Build the callbacks of a run, ours and the user's, in the order in which Lightning has to call them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from visllama.training.callbacks.throughput import Throughput
 def build_callbacks(
     config: TrainConfig, folder: Path, captioners: Mapping[str, Captioner], shapes: Shapes | None = None
 ) -> list[Callback]:
-    """Return a run's callbacks, the user's own among them, in the order in which Lightning calls them.
+    """Build a run's callbacks, those of the config's `callbacks` group among them, in the order of their calls.
 
     Args:
         config: The configuration of the run.
-        folder: The run's folder.
-        captioners: The captioner of each source, which writes the sample captions shown at validation.
-        shapes: Sizes of the model, from which its arithmetic is counted; None counts none.
+        folder: The run's folder, into which some of them write.
+        captioners: The captioner of each source, by the source's name, which writes the samples shown at validation.
+        shapes: Sizes of the model, from which floating-point operations are counted; None logs no such figures.
     """
     trainer = config.trainer
     precision = find_precision(trainer.precision, trainer.accelerator)

@@ -1,4 +1,4 @@
-"""Write `consumed.jsonl`, the keys of every step's samples, in the order of the global batch."""
+"""Write and read `consumed.jsonl`: which samples each step has trained on, by their keys."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from visllama.training.lightning_parts import gather_objects
 
 
 class ConsumedKeys(Callback):
-    """Write one line for each step: `{"step": g, "keys": [...]}`.
+    """Append a line to a file after each step: `{"step": 0, "keys": ["source/key", ...]}`.
 
-    After a resume a step may have two lines, of which the last is right.
+    Steps count from 0. The keys are those of the global batch, in the order of ranks. After a resume a step may have
+    two lines, of which the last is right. The first rank writes.
 
     Args:
-        path: The file.
+        path: The file, which is made if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +51,13 @@ class ConsumedKeys(Callback):
 
 
 def read_consumed(path: Path) -> dict[int, list[str]]:
-    """Return the keys of each step; a line that was not written to its end is left out."""
+    """Return the keys of the samples of each step, by the step's number from 0, as `ConsumedKeys` has written them.
+
+    Of two lines of a step the last counts. A line that is no valid JSON, because it was cut off, is left out.
+
+    Args:
+        path: The file `consumed.jsonl` of a run.
+    """
     steps = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Draw `curves.png`, the logged figures over the steps."""
+"""Keep the figures (named numbers) that a run logs, and draw them over its steps as `curves.png`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Points = list[tuple[int, float]]
-"""The steps and values of one figure."""
+"""The values of one logged figure: pairs of a step and the value there."""
 _CIDER = "val/CIDEr"
 _WIDE_RANGE = 30
 """The ratio of the largest to the least gradient norm from which on the axis is logarithmic."""
 
 
 class Curves(Callback):
-    """Keep what is logged, and draw it at each validation and at the end.
+    """Keep the figures that a run logs, and draw them into a picture after each validation and at the end.
 
     Drawn are losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a callback logs
     it, as `val/CIDEr` and, for a control, as `val/CIDEr/CONTROL`.
 
     Args:
-        path: The file of the picture.
+        path: The file of the picture, a PNG.
 
     Attributes:
-        points: The logged values of each figure, by its name.
+        points: The logged values of each figure, by the figure's name, as `train/loss`. They go on after a resume.
     """
 
     def __init__(self, path: Path) -> None:
@@ -67,10 +67,11 @@ class Curves(Callback):
 
     @rank_zero_only
     def draw(self) -> None:
-        """Write the picture, whole or not at all."""
+        """Draw all figures of `points`, and write the picture, whole or not at all; on the first rank only."""
         # Here, because it is slow to import.
         import matplotlib
 
+        # Draws into a file, without a screen.
         matplotlib.use("Agg")
         from matplotlib import pyplot as plt
 
@@ -166,19 +167,26 @@ def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
 
 
 def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return the steps and the values of points."""
+    """Return the steps and the values of points, as two lists."""
     steps = [point[0] for point in points]
     values = [point[1] for point in points]
     return steps, values
 
 
 def is_cider(name: str) -> bool:
-    """Return whether a figure is CIDEr at validations: `val/CIDEr`, or `val/CIDEr/CONTROL` of a control."""
+    """Return whether a figure's name is `val/CIDEr` or begins with `val/CIDEr/`, as those of its controls do."""
     return name == _CIDER or name.startswith(f"{_CIDER}/")
 
 
 def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points]]:
-    """Return the losses of each source by `train` and `val`; the name of all sources together is ""."""
+    """Return the logged losses by data source, and for each source by "train" and "val".
+
+    Args:
+        points: The values of figures by name; all but `train/loss`, `val/loss` and these with `/SOURCE` are left out.
+
+    Returns:
+        The points by kind by source. The loss of all sources together stands under the source "".
+    """
     losses: dict[str, dict[str, Points]] = {}
     for name, values in points.items():
         # train/loss is of all sources, and train/loss/NAME of one.
@@ -191,10 +199,13 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
 
 
 def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple[int, float], ...]]]:
-    """Yield each different course of a learning rate once.
+    """Yield the learning rates over the steps, where parts of the model with the same values are taken together.
+
+    Args:
+        points: The values of figures by name, of which those named `lr/PART` are read.
 
     Yields:
-        The names of all parts that have it, and its steps and values.
+        The names of the parts, joined by ", ", and their common pairs of step and value.
     """
     parts_by_values: dict[tuple[tuple[int, float], ...], list[str]] = {}
     for name in sorted(points):

@@ -1,4 +1,4 @@
-"""Report the steps whose loss or gradients are not finite, which are not taken, and end a run with too many."""
+"""Count and log the steps that were not taken because loss or gradients are not finite, and end a run of too many."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _log = logging.getLogger("visllama")
 
 
 class NonFinite(Callback):
-    """Count the steps that were not taken.
+    """Count the steps that were not taken, and raise `FloatingPointError` when there are too many in a row.
 
-    Whether a step was taken is read one step later, when the GPU already has the next one, so that no step waits for
-    the answer.
+    `VisLlamaModule` does not take a step whose loss or gradients are not finite. The log names its samples. Whether a
+    step was taken is read one step later, when the GPU already has the next one, so that no step waits for the answer.
 
     Args:
-        max_in_a_row: The number of such steps in a row that stops the run.
+        max_in_a_row: The number of steps in a row, none of them taken, that stops the run.
         lr: The learning rate of the config, quoted in the error message.
 
     Attributes:
         num_skipped: The number of steps that were not taken.
-        in_a_row: The number of those since the last step that was taken.
+        in_a_row: The number of steps that were not taken since the last one that was.
     """
 
     def __init__(self, max_in_a_row: int, lr: float) -> None:
@@ -64,16 +64,22 @@ class NonFinite(Callback):
         self._read_last(trainer)
 
     def _read_last(self, trainer: pl.Trainer) -> None:
-        """Read whether the last unread step was taken, if there is one."""
+        """Count the step before this one, if its flag has not been read yet."""
         if self._unread is not None:
             self._read(trainer, self._unread)
         self._unread = None
 
     def _read(self, trainer: pl.Trainer, step: _UnreadStep) -> None:
+        """Wait for the flag of a step, and count and log the step if it was not taken.
+
+        Raises:
+            FloatingPointError: If too many steps in a row were not taken.
+        """
         # The flag is the same on all ranks, so all of them gather below, or none.
         if step.is_finite.item():
             self.in_a_row = 0
             return
+
         self.num_skipped += 1
         self.in_a_row += 1
 
@@ -83,6 +89,7 @@ class NonFinite(Callback):
         named = ", ".join(keys[:_MOST_KEYS])
         if num_more > 0:
             named += f" and {num_more} more"
+
         _log.warning(
             "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", step.number, named
         )
@@ -116,9 +123,11 @@ class _UnreadStep(NamedTuple):
 
 
 def _start_copy(flag: Tensor) -> Tensor | _CopiedFlag:
-    """Let the GPU copy a flag to the CPU after its other work; a step later it is there."""
+    """Return a flag whose `item()` is its value; on CUDA a copy to the CPU is queued behind the GPU's other work."""
     if flag.device.type != "cuda":
         return flag
+
+    # Only into pinned memory can the GPU copy while the program goes on.
     copy = torch.empty_like(flag, device="cpu", pin_memory=True)
     copy.copy_(flag, non_blocking=True)
 
@@ -135,6 +144,6 @@ class _CopiedFlag:
         self.event = event
 
     def item(self) -> bool:
-        """Wait for the event, and return the flag."""
+        """Wait until the GPU has copied the flag, and return it."""
         self.event.synchronize()
         return bool(self.flag.item())

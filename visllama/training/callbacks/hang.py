@@ -1,4 +1,4 @@
-"""End a rank that does nothing for too long, and leave the stacks of its threads."""
+"""End a rank that does nothing for too long, and write the stacks of its threads to a file."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 _BACKSTOP_S = 5
-"""Seconds after which a thread of C's does the same, if Python's thread cannot run."""
+"""Seconds more after which `faulthandler`, which needs no Python, ends the rank if Python's own thread cannot run."""
 
 
 class HangWatch(Callback):
-    """End this rank, with its stacks in `stacks/rank_0000.txt`, if no step ends for `timeout_s` seconds.
+    """End this process with code 1 if its run does nothing for `timeout_s` seconds, and leave its stacks in a file.
 
-    A rank that does not come to a collective hangs the others. Each of them, and that one, ends by its own watch.
+    The file is `stacks/rank_0000.txt` in the run's folder, with the number of the rank. The time begins again at each
+    end of a step, of a validation batch and of a validation, and at each saving. A rank that does not come to a
+    collective hangs the others; each of them, and that one, is ended by its own watch.
 
     Args:
         run: The run's folder.
-        timeout_s: Longest time in seconds between the ends of two steps (or of validation batches, or of saving).
+        timeout_s: The longest allowed time in seconds: the value of `trainer.timeout_s`.
     """
 
     def __init__(self, run: Path, timeout_s: float) -> None:
@@ -64,12 +66,17 @@ class HangWatch(Callback):
             self._restart(self._file)
 
     def _restart(self, file: TextIO) -> None:
-        """Restart the time after which this rank is ended."""
+        """Begin anew to count the time after which this rank is ended.
+
+        Args:
+            file: The open file for the stacks.
+        """
         self._until = time.monotonic() + self.timeout_s
+        # A thread of C's, which runs even if another thread never gives Python's lock back.
         faulthandler.dump_traceback_later(self.timeout_s + _BACKSTOP_S, file=file, exit=True)
 
     def _watch(self) -> None:
-        """Wait until the time is over, and end this rank; return when the file is closed."""
+        """Wait until the time is over, and end this process; return when `teardown` has taken the file away."""
         while (file := self._file) is not None:
             left = self._until - time.monotonic()
             if left <= 0:

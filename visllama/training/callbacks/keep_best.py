@@ -1,4 +1,4 @@
-"""Keep the weights of a run's best validation, in place of the last ones."""
+"""End a run with the weights of its best validation, in place of those of its last step."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ class KeepBest(Callback):
     checkpoints, so that a resumed run has them too.
 
     Args:
-        monitor: The name of the figure that is compared: `val/loss`, or `val/loss/NAME` of one source.
-        mode: "min" if less is better, or "max".
+        monitor: The name of the logged figure that is compared: `val/loss`, `val/loss/NAME` of one source, or any other
+            that is logged before the end of a validation.
+        mode: "min" if a smaller value is better, "max" if a larger one is.
 
     Attributes:
         best: The best value so far; None before the first validation.
-        step: The step of the best validation.
+        step: The number of optimizer steps before the best validation; 0 before the first one.
 
     Raises:
-        ConfigError: If nothing is validated, if there is no such figure, or if the model is cut over ranks (FSDP).
+        ConfigError: If `mode` is another word; and later, when the run starts, if nothing is validated or the model is
+            cut over ranks (FSDP); and at the first validation, if there is no such figure.
     """
 
     def __init__(self, monitor: str = "val/loss", mode: Literal["min", "max"] = "min") -> None:

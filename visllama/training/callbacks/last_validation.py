@@ -1,4 +1,4 @@
-"""Validate the last step of every run."""
+"""Let every run end with a validation of its last step."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from lightning.pytorch.callbacks import Callback
 
 
 class LastValidation(Callback):
-    """Let every run end with a validation, also if the interval does not divide the number of steps.
+    """Stop Lightning's training at the last step, so that it validates there whatever the validation interval is.
 
     Attributes:
-        validated_step: The step of the last validation.
+        validated_step: The number of optimizer steps before the last validation; -1 before the first one.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,11 @@ class LastValidation(Callback):
         self.validated_step = trainer.global_step
 
     def is_missing(self, trainer: pl.Trainer) -> bool:
-        """Return whether a run that has trained all its steps was stopped before it could validate the last one."""
+        """Return whether a run validates at all, but has not validated the weights of its newest step.
+
+        Args:
+            trainer: The run's trainer, after `fit`.
+        """
         return trainer.limit_val_batches > 0 and self.validated_step < trainer.global_step
 
     def state_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""Show the progress of a run."""
+"""Show the progress of a run, as a bar on a terminal and as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _TELL_EVERY_S = 10.0
 
 
 class StepProgress(Callback):
-    """Show the progress of a run: a bar on a terminal, and a line in the log every `trainer.log_every_steps`.
+    """Show a run's step, loss, speed and time left: a bar on a terminal, and a line in the log at each logged step.
 
-    Without a terminal, such a line is printed every ten seconds.
+    Every `trainer.log_every_steps`-th step is logged. Without a terminal its line is printed too, but not more often
+    than every ten seconds.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class StepProgress(Callback):
         if step % connected(trainer).log_every_n_steps == 0:
             figures = trainer.callback_metrics
             loss = f"loss {figures['train/loss']:.3f}"
+            # Of the parts' rates, the highest is shown.
             rate = max(value for name, value in figures.items() if name.startswith("lr/"))
             speed = f"{figures['train/samples_per_second']:.0f} samples/s"
             left = f"{timedelta(seconds=round(self._seconds_left(trainer)))} left"
@@ -77,7 +79,12 @@ class StepProgress(Callback):
         self.teardown()
 
     def _add(self, name: str, total: int) -> TaskID:
-        """Add a bar, and with the first one begin to show them."""
+        """Return a new bar's id; the first bar begins the display.
+
+        Args:
+            name: The text before the bar.
+            total: The number of steps or batches at which it is full.
+        """
         if self._bars is None:
             # `_draw` draws them, and no thread does.
             self._bars = bars(
@@ -92,7 +99,7 @@ class StepProgress(Callback):
         return self._bars.add_task(name, total=total, figures="")
 
     def _tell(self, line: str) -> None:
-        """Log a line, and print it if there is no bar and the last one is ten seconds old."""
+        """Write a line to the log, and print it too if there is no terminal and no line was printed for ten seconds."""
         now = time.perf_counter()
         if is_terminal() or now - self._told < _TELL_EVERY_S:
             log(line)
@@ -108,7 +115,7 @@ class StepProgress(Callback):
             self._drawn = now
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
-        """Return the seconds that the rest of the steps takes, with its validations, at the speed so far."""
+        """Return the seconds that the remaining steps take, validations included, at this process's speed so far."""
         seconds = time.perf_counter() - self._started
         num_done = trainer.global_step - self._first_step
         num_left = trainer.max_steps - trainer.global_step

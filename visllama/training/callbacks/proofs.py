@@ -1,4 +1,4 @@
-"""Prove that frozen weights stay frozen in a run, and that all its ranks have the same config."""
+"""Check that frozen weights stay the same in a run, to the bit, and that all its ranks have the same configuration."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from visllama.training.lightning_parts import gather_objects, run_module
 
 
 class FrozenWeights(Callback):
-    """Hash the frozen tensors before and after training, and stop with an error if one bit has changed.
+    """Hash the frozen tensors of the base models before and after training, and raise RuntimeError if they differ.
 
     Attributes:
-        before: The hash of each part's frozen tensors before the training, by the part's name.
+        before: The hash of each base model's frozen tensors before the training, by the part's name
+            ("vision_encoder", "language_model"); set when `fit` starts.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -28,7 +29,7 @@ class FrozenWeights(Callback):
 
 
 class SameEverywhere(Callback):
-    """Refuse ranks of different configs: they would train something that nobody has asked for.
+    """Raise `ConfigError` when a run starts if its ranks have different configurations, naming lines that differ.
 
     Args:
         config: The configuration of this rank, as YAML.
@@ -38,7 +39,9 @@ class SameEverywhere(Callback):
         self.config = config
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # On every rank, so that all of them stop together.
         first, *others = gather_objects(trainer, self.config)
+
         for rank, other in enumerate(others, start=1):
             if other != first:
                 differing_lines = sorted(set(first.splitlines()) ^ set(other.splitlines()))

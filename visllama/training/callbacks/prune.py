@@ -1,4 +1,4 @@
-"""End a trial of a search early if its loss on validation is behind that of the others."""
+"""End a run of a hyperparameter search (a trial) early if its validation loss is behind that of the other trials."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from visllama.training.lightning_parts import connected
 
 
 class Prune(Callback):
-    """Report `val/loss` to a trial at each validation, and end the training where the search says so.
+    """Report `val/loss` to the search after each validation, and end the training if the search answers so.
 
-    The first rank asks, and all ranks obey the answer. A run that was ended so is not judged.
+    The first rank asks, and all ranks follow the answer. A run that was ended so is not judged.
 
     Args:
-        journal: The file with the trials of the search.
-        trial: The number of this run's trial.
+        journal: The path of the file in which the search keeps its trials.
+        trial: The number of this run's trial in that file.
 
     Attributes:
-        step: The step after which the run was ended; None if it was not. No checkpoint holds it: a run that is resumed
-            by itself is no trial.
+        step: The number of steps after which the run was ended; None if it was not. No checkpoint holds it: a run that
+            is resumed by itself is no trial.
 
     Raises:
-        ConfigError: If nothing is validated.
+        ConfigError: When the run starts, if nothing is validated.
     """
 
     def __init__(self, journal: str, trial: int) -> None:

@@ -1,4 +1,4 @@
-"""Show texts that the model writes during the training, so that a person sees it learn; trackers get pictures too."""
+"""Print texts that the model writes at each validation, so that a person sees it learn; trackers get pictures too."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ _MOST_PX = 384
 
 
 class SampleTexts(Callback):
-    """Show the texts that the model writes to a few validation records of each source, at each validation.
+    """Print the texts that the model writes for a few validation records of each source, after each validation.
+
+    Each line has the record's key, its question if it has one, the model's text and a reference. Where the output goes
+    to no terminal, only the first line is printed, and the log has the others. Trackers get a small picture with each.
 
     Args:
-        captioners: The captioner of each source.
-        num_records: The number of records of each source.
+        captioners: The captioner of each source, by the source's name.
+        num_records: The number of records of each source: the first that can be read and that fit the model.
     """
 
     def __init__(self, captioners: Mapping[str, Captioner], num_records: int = 3) -> None:
@@ -46,6 +49,7 @@ class SampleTexts(Callback):
             fitting = (record for record in readable if captioner.has_room(model, record))
             records = list(islice(fitting, self.num_records))
             captions = captioner(model, records)
+
             for record, caption in zip(records, captions, strict=True):
                 *earlier_turns, reference = turns_of(record, 0, "", "", 0)
                 question = earlier_turns[-1].text if earlier_turns else ""
@@ -71,7 +75,7 @@ class SampleTexts(Callback):
 
 
 def _thumbnail(record: Mapping) -> Image.Image | None:
-    """Return a record's first picture, small enough to be kept at each validation; None if it has no picture."""
+    """Return a copy of a record's first picture of at most `_MOST_PX` a side; None if the record has no picture."""
     for picture in images_of(record):
         image = open_image(picture).copy()
         image.thumbnail((_MOST_PX, _MOST_PX))

@@ -1,4 +1,4 @@
-"""Save a run: on a schedule, at its end, and when it is told to leave."""
+"""Save checkpoints of a run: at regular steps or validations, at its end, and when it is asked to leave."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from visllama.training.lightning_parts import connected
 
 
 class Saving(CheckpointCallback):
-    """Save after certain steps, and leave after the step in which a rank was told to.
+    """Save checkpoints, and end the run after a step or validation batch if one of its ranks has a request to leave.
 
-    This has to be the last callback: a checkpoint holds what the others have counted.
+    A request comes from SIGTERM, SIGUSR1 or Ctrl-C (`visllama.machine.preemption`). Then all ranks save and raise
+    `Preempted`. This has to be the last callback: a checkpoint holds what the others have counted.
 
     Args:
-        run: The run's folder.
+        run: The run's folder; checkpoints lie in its `checkpoints/`.
         every_steps: The number of steps between two checkpoints; None saves at each validation. The last step is
             always saved.
-        keep: The number of checkpoints that stay on the disk.
-        next_command: The command that resumes the run, printed when it was told to leave.
+        keep: The number of the newest checkpoints that stay on the disk.
+        next_command: The command line that resumes the run, printed when it leaves.
     """
 
     def __init__(self, run: Path, every_steps: int | None, keep: int, next_command: str) -> None:
@@ -39,6 +40,7 @@ class Saving(CheckpointCallback):
         self._saved_step = checkpoint["global_step"]
 
     def on_train_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
+        # Checkpoints of later steps are there if they were damaged, and passed over.
         rank_zero_only(drop_newer)(self.run, trainer.global_step)
         preemption.begin_training()
 
@@ -66,7 +68,16 @@ class Saving(CheckpointCallback):
             preemption.end_training()
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Save this step, unless it is saved already."""
+        """Write a checkpoint of the trainer's current step, and remove old ones; all ranks have to call it together.
+
+        Nothing is done if this step was the last one saved.
+
+        Args:
+            trainer: The run's trainer.
+
+        Raises:
+            SaveFailed: If it cannot be written.
+        """
         step = trainer.global_step
         if self._saved_step == step:
             return
@@ -76,10 +87,10 @@ class Saving(CheckpointCallback):
         rank_zero_only(keep_newest)(self.run, self.keep)
 
     def _leave_if_told(self, trainer: pl.Trainer) -> None:
-        """Save and leave on all ranks if one of them was told to.
+        """Save and raise `Preempted` on all ranks if one of them has a request to leave; all ranks call it together.
 
         Raises:
-            Preempted: With the strongest request to any of the ranks.
+            Preempted: With the greatest request of any rank: `REQUEUE` before `TOLD`.
         """
         # All ranks ask at the same step, so they agree without waiting for each other at any other place.
         requests = connected(trainer).strategy.gather([preemption.told()])

@@ -1,4 +1,4 @@
-"""Build the tables that a run begins with: where it runs, what is trained, and on which data."""
+"""Build and print the tables that a run begins with: where it runs, what is trained, and on which data."""
 
 from __future__ import annotations
 
@@ -29,13 +29,21 @@ from visllama.training.optim import lr_scale, part_rate, warmup_steps
 from visllama.training.optimizer_states import measure_states
 
 _WIDE = 75
-"""Columns of a terminal from which on the classes of the parts are shown."""
+"""The least width of a terminal, in characters, at which the classes of the parts are shown."""
 
 
 def startup_tables(
     config: TrainConfig, model: VisLlama, data: TrainingData, folder: Path, num_steps: int
 ) -> list[Table]:
-    """Return the tables that are printed before the first step: of the run, of its model and of its data."""
+    """Return the three tables that are printed before the first step: of the run, of its model and of its data.
+
+    Args:
+        config: The configuration of the run.
+        model: The model, whose parameters have the dtypes in which they are loaded.
+        data: The data module of the run.
+        folder: The run's folder, which need not exist yet.
+        num_steps: The number of optimizer steps of the run.
+    """
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
 
@@ -47,7 +55,16 @@ def startup_tables(
 
 
 def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int) -> Table:
-    """Return the table of where a run computes and writes, and how much disk its checkpoints take."""
+    """Return the table of a run's folder, devices, precision, and the disk space that its checkpoints take.
+
+    The free disk space, the device and the optimizer's state are read or measured on this machine.
+
+    Args:
+        config: The configuration of the run.
+        model: The model, with or without weights.
+        folder: The run's folder, which need not exist yet.
+        num_steps: The number of optimizer steps of the run; a warm-up that is not shorter is named in the table.
+    """
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
     device = find_device(trainer.accelerator)
@@ -59,9 +76,11 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
     precision = find_precision(trainer.precision, trainer.accelerator)
     dtype = str(frozen_dtype(precision)).removeprefix("torch.")
 
+    # The optimizer's state of a class of the user's is not measured: the line says that it comes on top.
     checkpoint_size = decimal(checkpoint_bytes(config, model))
     if not _has_known_state(config):
         checkpoint_size += " and the optimizer's state"
+
     # The run's folder may not be there yet.
     existing_folder = next(place for place in (folder, *folder.parents) if place.is_dir())
     free = decimal(shutil.disk_usage(existing_folder).free)
@@ -78,6 +97,8 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
         f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {checkpoint_size} (one more while it saves); {free} free",
     )
     table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
+
+    # Such a run never reaches its learning rate, which nobody may have meant.
     warmup = warmup_steps(config.optim["warmup_fraction"], num_steps)
     if warmup >= num_steps:
         table.add_row("warm-up", f"all steps: {warmup} are needed to reach the rate (optim.warmup_fraction=0: none)")
@@ -85,9 +106,13 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
 
 
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
-    """Return the approximate size of a checkpoint in bytes.
+    """Return the approximate size of a checkpoint in bytes: the trained parameters and the optimizer's state.
 
-    It holds the trained tensors and the optimizer's state; the state of a class of the user's is not counted.
+    The state is counted for torch's optimizers alone, and is left out for a class of the user's.
+
+    Args:
+        config: The configuration of the run.
+        model: The model, with or without weights.
     """
     sizes = []
     for name, parameter in model.named_parameters():
@@ -104,28 +129,36 @@ def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
         states = measure_states(config.optim, config.plugins, bytes_a_number)
         state_bytes_a_number = states.bytes_a_number
         state_bytes_a_tensor = states.bytes_a_tensor
+
     return round(sum(sizes) * (bytes_a_number + state_bytes_a_number)) + len(sizes) * state_bytes_a_tensor
 
 
 def _has_known_state(config: TrainConfig) -> bool:
-    """Return whether the optimizer is torch's: a step measures its state, and a user's class may count its steps."""
+    """Return whether the optimizer is one of torch's, so that a step on the side may measure its state.
+
+    A class of the user's may count its steps, and is not called here.
+    """
     return config.optim["_target_"].startswith("torch.optim.")
 
 
 def _count(number: int, name: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
+    """Return a number with its noun: "1 rank", "2 ranks"."""
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def parts_table(model: VisLlama, optim: Mapping) -> Table:
-    """Return the table of the model's parts: parameters, memory, dtype, trained or frozen; and the learning rates.
+    """Return the table of a model's parts: parameters, memory, dtype, and whether they are trained or frozen.
+
+    Below it stand the learning rates of the trained parts, and the formats that the model can be exported to. The class
+    of each part is shown where the terminal is wide enough.
 
     Args:
-        model: The model, as it trains.
+        model: The model, whose parameters have the dtypes that are to be shown; it needs no weights.
         optim: The `optim` config group.
     """
     table = Table(title="Model")
     table.add_column("part", no_wrap=True)
+
     is_wide = get_console().width >= _WIDE
     if is_wide:
         table.add_column("class")
@@ -144,6 +177,7 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
         num_bytes = sum(parameter.nbytes for parameter in parameters)
         dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters}
         state = "[green]trained[/]" if name in model.trainable else "frozen"
+
         cells = [name]
         if is_wide:
             cells.append(_class_name(model, name))
@@ -163,7 +197,7 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
 
 
 def _class_name(model: VisLlama, name: str) -> str:
-    """Return the class of a part; an adapter is no module of its own."""
+    """Return the name of the class of a part of the model; "LoRA" for the adapter, which is no module of its own."""
     part = getattr(model, name, None)
     if part is None:
         return "LoRA"
@@ -174,7 +208,7 @@ def _class_name(model: VisLlama, name: str) -> str:
 
 
 def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
-    """Return a part's learning rate, and its share of `optim.lr` if its class has one."""
+    """Return a part's full learning rate as text, with its factor to `optim.lr` where its class has set one."""
     rate = part_rate(model, part, optim["lr"], optim["lr_by_part"])
     scale = lr_scale(model, part)
     # A rate of the config's own for the part is taken as it is.
@@ -185,13 +219,15 @@ def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
 
 
 def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_steps: int) -> Table:
-    """Return the table of the sources: records, items, and how many samples the run draws of each.
+    """Return the table of a run's training sources: records, items, and how many samples the run draws of each.
+
+    An item is one caption, question or conversation of a record; one sample shows one item.
 
     Args:
         data: The data module of the run.
-        micro_batch_size: The largest number of samples in a micro-batch.
-        num_ranks: The number of ranks.
-        max_steps: The number of steps of the run.
+        micro_batch_size: The largest number of samples that a rank computes at once.
+        num_ranks: The number of ranks (processes, one a device) of the run.
+        max_steps: The number of optimizer steps of the run.
     """
     batch_size = data.order.global_batch_size
     num_samples = max_steps * batch_size
@@ -227,7 +263,7 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
 
 
 class StartupTable(Callback):
-    """Print the tables of the run, the model and the data before the first step.
+    """Print the tables of `startup_tables` on the first rank, before the first step of a run or of its resume.
 
     Args:
         config: The configuration of the run.

@@ -1,4 +1,4 @@
-"""Measure the speed of a run: rates, totals, the model's arithmetic, memory, and the time spent waiting for data."""
+"""Measure and log the speed of a run: samples, tokens and operations a second, memory, and the wait for data."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ _GIB = 2**30
 
 
 class Throughput(Callback):
-    """Log rates and totals over all ranks, and the learning rate of each group at the logged step.
+    """Log speeds and totals over all ranks every `trainer.log_every_steps`, with the learning rates at that step.
 
-    A rate is taken over the steps since the last logged one, in wall-clock time: computing, waiting for data, and
+    A speed is taken over the steps since the last logged one, in wall-clock time: computing, waiting for data, and
     saving in between. A validation, and all that follows it until the next step, is left out. Nothing here waits for a
     GPU: `NonFinite` lets the program run ahead of it by one step at most.
 
     Args:
-        shapes: Sizes of the model, from which its arithmetic is counted; None counts none.
-        precision: The name of the run's precision, for the peak of the GPU.
+        shapes: Sizes of the model, from which its floating-point operations are counted; None logs no such figures.
+        precision: The run's precision, as `find_precision` returns it, which decides the peak rate of the GPU.
 
     Attributes:
         seconds: Seconds of the measured steps since the run began, also before it was resumed.
         samples: Samples of the measured steps.
-        targets: Supervised tokens of the measured steps.
-        rates: The learning rate of each group of the optimizer at the running step, by the group's name.
+        targets: Supervised tokens (those that the model learns to predict) of the measured steps.
+        rates: The learning rate of each group of the optimizer at the running step, by the group's name; set at the
+            start of the first step.
     """
 
     def __init__(self, shapes: Shapes | None = None, precision: str = "32-true") -> None:
@@ -53,7 +54,7 @@ class Throughput(Callback):
 
     @property
     def samples_per_second(self) -> float | None:
-        """The mean rate of the whole run; None before a step was measured."""
+        """Mean samples a second of the whole run over all ranks, validations left out; None before the first log."""
         return self.samples / self.seconds if self.seconds else None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -97,7 +98,7 @@ class Throughput(Callback):
         self.targets = state_dict["targets"]
 
     def _begin_window(self) -> None:
-        """Begin to count the steps of the next rates."""
+        """Set to zero what is counted between two logged steps (a window)."""
         self._window_s = 0.0
         self._waited_s = 0.0
 
@@ -112,14 +113,14 @@ class Throughput(Callback):
         self._waited_before = _waited_s(trainer)
 
     def _stop_clock(self, trainer: pl.Trainer) -> None:
-        """Add the time since the clock was started to the window."""
+        """Add the time since `_start_clock` to the window, and stop the clock; nothing if it stands."""
         if self._started is not None:
             self._window_s += time.perf_counter() - self._started
             self._waited_s += _waited_s(trainer) - self._waited_before
             self._started = None
 
     def _log(self, module: VisLlamaModule) -> None:
-        """Add the window to the totals, and log its rates."""
+        """Add the window to the totals, and log its speeds through a module."""
         self.seconds += self._window_s
         self.samples += self._num_samples
         self.targets += self._num_targets
@@ -135,6 +136,7 @@ class Throughput(Callback):
         if self.shapes is not None:
             rate = self._count_flops(self.shapes) / self._window_s
             module.log("train/model_flops_per_second", rate)
+            # The share of the GPUs' peak that the model's own arithmetic takes ("model FLOPs utilisation").
             if self._peak_flops is not None:
                 module.log("train/mfu", rate / self._peak_flops)
 
@@ -144,7 +146,7 @@ class Throughput(Callback):
             module.log(f"lr/{key}", rate)
 
     def _count_flops(self, shapes: Shapes) -> float:
-        """Return the floating-point operations of the window's steps, counted as `visllama plan` does.
+        """Return the number of floating-point operations of the window's steps, counted as `visllama plan` does.
 
         They are those of samples of mean length. What is computed a second time to save memory is not counted.
         """
@@ -154,7 +156,10 @@ class Throughput(Callback):
         return self._num_samples * sum(part.count for part in parts)
 
     def _read_peak(self, trainer: pl.Trainer, device: torch.device) -> float | None:
-        """Return the peak of all GPUs together in floating-point operations a second; None if it is not known."""
+        """Return the peak of all GPUs together in floating-point operations a second.
+
+        None if the device is no GPU that `find_card` knows, or if no operations are counted.
+        """
         if self.shapes is None or device.type != "cuda":
             return None
 

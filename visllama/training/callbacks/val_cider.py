@@ -1,4 +1,7 @@
-"""Log CIDEr at validations, beside that of the same model without sight: does it learn to see, or only to speak?"""
+"""Log the caption score CIDEr at validations, beside scores of the same model without the right pictures (controls).
+
+The difference shows whether the model learns to see, or only to write.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,21 @@ _FIGURE = "val/CIDEr"
 
 
 class ValCIDEr(Callback):
-    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` of each control, on CIDEr's own scale (1.13).
+    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` for each control, on CIDEr's own scale (as 1.13).
 
-    CIDEr counts its document frequencies in the references of these pictures alone. A figure can be compared to others
-    of the same run and of runs on the same pictures, and not to that of a whole test set. The ranks write the captions
-    together, and the first one scores them.
+    A control is the same model with other pictures than the right ones. CIDEr counts its document frequencies in the
+    references of these records alone, so that a score can be compared to others of the same run and of runs on the same
+    records, but not to that of a whole test set. The ranks write the captions together, and the first one scores them.
 
     Args:
-        num_images: The number of pictures of each source: its first ones that have captions.
-        controls: Names of controls: `shuffled_images`, `blank_images`.
+        num_images: The number of validation records of each source: the first that have captions and fit the model.
+        controls: Names of controls, "shuffled_images" (each gets another record's) and "blank_images"; may be empty.
         decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ...
         batch_size: The number of captions that are written at once.
 
     Raises:
-        ConfigError: If a control is unknown, nothing is validated, or no record that is validated has captions.
+        ConfigError: If a control is unknown; when the run starts, if nothing is validated; and at the first validation,
+            if no validation record has captions.
     """
 
     def __init__(self, num_images: int, controls: Sequence[str], decoding: Mapping, batch_size: int) -> None:
@@ -60,6 +64,8 @@ class ValCIDEr(Callback):
         for source, maker in data.makers.items():
             captioner = Captioner(maker, self.decoding, self.batch_size)
             records = self._records(data, model, source, captioner)
+
+            # Records of two sources may have the same key.
             keys = [f"{source}/{record['key']}" for record in records]
             for key, record in zip(keys, records, strict=True):
                 references[key] = record["captions"]
@@ -85,7 +91,7 @@ class ValCIDEr(Callback):
             say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
 
     def _controls_of_figures(self) -> dict[str, str | None]:
-        """Return the control of each figure, by the figure's name; None is the model with the right pictures."""
+        """Return the name of the control behind each logged figure; None for `val/CIDEr`, with the right pictures."""
         controls: dict[str, str | None] = {_FIGURE: None}
         for control in self.controls:
             controls[f"{_FIGURE}/{control}"] = control
@@ -101,12 +107,17 @@ class ValCIDEr(Callback):
 
 
 def _write(captioner: Captioner, model: VisLlama, prompts: Prompts) -> list[str]:
-    """Return the model's text for each prompt."""
+    """Return the model's text for each prompt, in their order; all ranks call it together."""
     return [written.text for batch in captioner.batches(model, prompts) for written in batch]
 
 
 def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
-    """Return the CIDEr of several sets of captions of the same pictures, by the name of each set."""
+    """Return the CIDEr of each set of captions by the set's name.
+
+    Args:
+        references: The reference captions of each picture, by its key.
+        captions: For each set, its caption of each picture, by the same keys.
+    """
     scorer = CaptionScorer(references)
     scores = {}
     for figure, texts in captions.items():
@@ -116,7 +127,7 @@ def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mappi
 
 
 def _describe(scores: Mapping[str, float], num_images: int) -> str:
-    """Return a line with the figures as papers print them, times 100."""
+    """Return a line of text with the scores times 100, as papers print them."""
     line = f"CIDEr of {num_images} validation pictures {100 * scores[_FIGURE]:.1f}"
     controls = []
     for figure, score in scores.items():
