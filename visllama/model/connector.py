@@ -54,6 +54,7 @@ class MLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, num_image_tokens * language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their pooled features."""
         hidden = torch.tanh(self.hidden(features))
         flat_embeds = self.output(hidden)
         return flat_embeds.unflatten(1, (self.num_image_tokens, -1))
@@ -120,6 +121,7 @@ class TransformerConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their pooled features."""
         mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
         constants = self.constants.expand(len(features), -1, -1)
         attended = self.layers(torch.cat([mapped, constants], dim=1))
@@ -161,6 +163,7 @@ class PatchMLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N P D"]:
+        """Return one vector for each patch of N images, of their patch features."""
         hidden = F.gelu(self.hidden(features))
         return self.output(hidden)
 
@@ -275,6 +278,7 @@ class ResamplerConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their patch features."""
         patches = self.input(features)
         queries = self.queries.expand(len(features), -1, -1)
 

@@ -18,7 +18,7 @@ class Parameter(NamedTuple):
     """The sizes of one parameter of the model; a *unit* is a group of parameters that FSDP gathers together.
 
     Attributes:
-        part: Part of the parameter: one of `visllama.PARTS`, or "adapter".
+        part: Part of the parameter: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA).
         unit: Unit of the parameter: a block ("language_model 0", "vision_encoder 3"), "connector", or "root" for all
             that lies in none of these.
         shape: Size in each dimension.
@@ -139,7 +139,11 @@ class Shapes:
         return count
 
     def is_trained(self, part: str) -> bool:
-        """Return whether at least one parameter of a part trains; `part` is one of `visllama.PARTS`, or "adapter"."""
+        """Return whether at least one parameter of a part trains.
+
+        Args:
+            part: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA).
+        """
         return any(p.part == part and p.is_trained for p in self.parameters)
 
 

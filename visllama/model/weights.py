@@ -70,7 +70,8 @@ def build_model(
     Args:
         parts: Class names and arguments of the three parts, and LoRA's arguments where there is LoRA (see `Parts`). It
             is not changed. An argument `num_image_tokens` of None becomes the encoder's number of patches.
-        trainable: Names of the parts that learn, out of `visllama.PARTS` and "adapter".
+        trainable: Names of the parts that learn, out of "vision_encoder", "connector", "markers", "language_model" and
+            "adapter" (LoRA).
         plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
         models: The folder of downloaded base models (`paths.models`); None for none.
 
