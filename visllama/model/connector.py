@@ -123,6 +123,7 @@ class TransformerConnector(nn.Module):
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
         """Return K vectors for each of N images, of their pooled features."""
         mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
+        # All images share the same constants; `expand` copies nothing.
         constants = self.constants.expand(len(features), -1, -1)
         attended = self.layers(torch.cat([mapped, constants], dim=1))
 

@@ -86,6 +86,7 @@ class PretrainedLanguageModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
+        # An id without an embedding would fail only when a text that holds it is embedded.
         num_embeddings = self.config.get_text_config().vocab_size
         largest = max(tokenizer.get_vocab().values())
         if largest >= num_embeddings:

@@ -33,13 +33,16 @@ def token_loss_sum(
         token_loss: Function that returns the loss of each token; None means the cross-entropy in nats. It gets the
             supervised tokens alone, and is not called if there are none: the sum is then zero.
     """
+    # The logits at a position are those of the token after it, so the last position predicts nothing.
     predictions = logits[:, :-1].flatten(0, 1)
     if predictions.dtype in (torch.bfloat16, torch.float16):
         predictions = predictions.float()
     targets = labels[:, 1:].flatten()
+
     if token_loss is None:
         return F.cross_entropy(predictions, targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
+    # A function of the user's need not know IGNORE_INDEX, so it gets the supervised tokens alone.
     supervised = targets != IGNORE_INDEX
     predictions = predictions[supervised]
     if len(predictions) == 0:  # a dummy's: zero, with a way back for the gradients

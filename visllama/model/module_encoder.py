@@ -58,6 +58,7 @@ class ModuleEncoder(VisionEncoder):
         # Values out of YAML come as lists.
         self.transform = ImageTransform(size_px=size_px, mean=tuple(mean), std=tuple(std))
 
+        # On the meta device, the trial run computes shapes alone: no weights are needed for it.
         with torch.device("meta"):
             self.module = make_module().eval()
             image = torch.zeros(1, 3, size_px, size_px)

@@ -58,6 +58,7 @@ def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) 
             style=None if is_held_at_peak else "dim",
         )
 
+    # The allowance is no line of its own in `Memory`: it is a share of all tensors at the peak, and a constant.
     nccl = f" + {NCCL_GIB:g} of NCCL" if has_several_ranks else ""
     table.add_row(
         "* allowance",
