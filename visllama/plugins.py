@@ -237,18 +237,15 @@ def example_of(role: str) -> str:
 
 
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
-    """Return the class with the name `kind` for one part of a model: first from visllama, then from the plugins.
-
-    The plugins and all their modules are imported. A class fits if it is defined in visllama or in a plugin, has the
-    attributes that its role needs (a connector: `consumes` and `forward`), and has no abstract method left.
+    """Return the class of a model's part by its kind (the class's name): one of ours, or one of the plugins.
 
     Args:
-        role: `vision_encoder`, `connector` or `language_model`.
-        kind: Name of the class, as "PatchMLPConnector". A value that is no text is refused as an unknown name is.
-        plugins: Names of the user's own importable packages.
+        role: The role: `vision_encoder`, `connector` or `language_model`.
+        kind: The name of the class, of whatever type a file holds there.
+        plugins: The user's packages.
 
     Raises:
-        ConfigError: If no such class is found (the message lists visllama's own), or a plugin cannot be imported.
+        ConfigError: If there is none. The message says how to name the package that holds it.
     """
     our_module = import_module(f"visllama.model.{role}")
     # A plugin that has imported a class of another library does not make it a part.
