@@ -1,1 +1,1 @@
-"""What is computed: a vision encoder, a connector, a language model, and the one door `VisLlama`."""
+"""The model: vision encoders, connectors, language models, `VisLlama` which joins them, and its weights on disk."""

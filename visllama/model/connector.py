@@ -22,14 +22,16 @@ from torch.nn import functional as F
 
 
 class MLPConnector(nn.Module):
-    """Map one pooled vector to `num_image_tokens` language-model-width vectors.
+    """Map the pooled vector of an image to `num_image_tokens` vectors (K) as wide as the language model's input.
+
+    Two linear layers with a tanh between them.
 
     Args:
         vision_dim: Width of the pooled features.
         language_dim: Width of the language model's input (D).
         num_image_tokens: Number of vectors an image (K).
         hidden_dim: Width between the two layers. None is the published `K * D / 2`, which makes 855 M parameters at 7B;
-            the default is a bottleneck.
+            the default is narrower.
 
     Reference:
         Mokady et al. 2021, arXiv:2111.09734, section 3.2.
@@ -52,23 +54,30 @@ class MLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, num_image_tokens * language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their pooled features."""
         hidden = torch.tanh(self.hidden(features))
         flat_embeds = self.output(hidden)
         return flat_embeds.unflatten(1, (self.num_image_tokens, -1))
 
 
 class TransformerConnector(nn.Module):
-    """Map one pooled vector to a few tokens, and return learned constants that have attended to them and to each other.
+    """Map the pooled vector of an image to `num_image_tokens` vectors (K) by a small transformer.
+
+    The pooled vector becomes a few tokens. The transformer reads them together with K learned constants, and its
+    outputs at the constants are the K vectors.
 
     Args:
         vision_dim: Width of the pooled features.
         language_dim: Width of the language model's input (D).
         num_image_tokens: Number of learned constants, and of vectors an image (K).
         hidden_dim: Width of the transformer. The published width is D, at which eight layers make 1.3 G parameters at
-            7B; the default is a bottleneck.
+            7B; the default is narrower.
         num_layers: Number of transformer layers.
         num_heads: Number of attention heads; must divide `hidden_dim`.
         num_mapped_tokens: Number of tokens that the pooled vector is mapped to.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `hidden_dim`.
 
     Reference:
         The Transformer mapping network: Mokady et al. 2021, arXiv:2111.09734, section 3.2.
@@ -112,7 +121,9 @@ class TransformerConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their pooled features."""
         mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
+        # All images share the same constants; `expand` copies nothing.
         constants = self.constants.expand(len(features), -1, -1)
         attended = self.layers(torch.cat([mapped, constants], dim=1))
 
@@ -121,13 +132,16 @@ class TransformerConnector(nn.Module):
 
 
 class PatchMLPConnector(nn.Module):
-    """Map each patch to one language-model-width vector, by two layers with a GELU between.
+    """Map each patch of an image to one vector as wide as the language model's input.
+
+    Two linear layers with a GELU between them.
 
     Args:
         vision_dim: Width of the patch features.
         language_dim: Width of the language model's input (D).
-        num_image_tokens: Number of patches an image (K = P); None in a config means the encoder's number of patches.
-        hidden_dim: Width between the two layers; None is the published D.
+        num_image_tokens: Number of patches an image (K = P). It is kept as an attribute and changes nothing;
+            `build_model` puts the encoder's number of patches in place of None.
+        hidden_dim: Width between the two layers; None is the published width, `language_dim`.
 
     Reference:
         LLaVA-1.5: Liu et al. 2023, arXiv:2310.03744, section 3.3.
@@ -150,11 +164,13 @@ class PatchMLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N P D"]:
+        """Return one vector for each patch of N images, of their patch features."""
         hidden = F.gelu(self.hidden(features))
         return self.output(hidden)
 
 
 def _check_heads(hidden_dim: int, num_heads: int) -> None:
+    """Refuse a number of attention heads that does not divide the width, with a ValueError."""
     if hidden_dim % num_heads:
         raise ValueError(f"num_heads={num_heads} does not divide hidden_dim={hidden_dim}")
 
@@ -220,7 +236,7 @@ class _CrossAttentionBlock(nn.Module):
 
 
 class ResamplerConnector(nn.Module):
-    """Return `num_image_tokens` learned queries that have cross-attended to the patch features.
+    """Map the patches of an image to `num_image_tokens` vectors (K): learned queries that attend to all the patches.
 
     Args:
         vision_dim: Width of the patch features.
@@ -229,6 +245,9 @@ class ResamplerConnector(nn.Module):
         hidden_dim: Width of the blocks.
         num_layers: Number of cross-attention blocks.
         num_heads: Number of attention heads; must divide `hidden_dim`.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `hidden_dim`.
 
     The patches get no positions here: the encoder's own are in their features.
 
@@ -260,6 +279,7 @@ class ResamplerConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N K D"]:
+        """Return K vectors for each of N images, of their patch features."""
         patches = self.input(features)
         queries = self.queries.expand(len(features), -1, -1)
 

@@ -19,19 +19,24 @@ _WIDTHS = ("pooled_dim", "patch_dim", "num_patches")
 
 
 def try_module(module: nn.Module, *inputs: Tensor) -> Any:
-    """Return what a module makes of inputs in eval mode.
+    """Run a module once on inputs, without changing its buffers, and return its output.
 
-    It runs on copies of its buffers, so that a trial changes no statistics.
+    The module is put into eval mode and stays in it: the caller has to put the mode back. The run uses copies of the
+    buffers, so that a counter or a statistic does not change. Gradients are recorded as usual.
     """
     copies = {name: buffer.clone() for name, buffer in module.named_buffers()}
     return functional_call(module.eval(), copies, inputs)
 
 
 def check_encoder(encoder: object) -> None:
-    """Refuse a user's encoder that lacks an attribute the model reads, or that makes features of other shapes.
+    """Check that a user's own vision encoder has all that `VisLlama` needs; visllama's encoders pass without a check.
+
+    It has to derive from `VisionEncoder`, set `pooled_dim`, `patch_dim`, `num_patches` (whole numbers) and `transform`,
+    and return features of these sizes. To see that, the encoder runs on one black image; on the meta device, an
+    operation that cannot run there ends the trial without an error.
 
     Raises:
-        ConfigError: If it does; the message names the class, what it lacks, and where there is an example.
+        ConfigError: If it does not; the message names the class, what it lacks, and where there is an example.
     """
     kind = type(encoder)
     # Our own encoders are checked by the tests, and need no trial run.
@@ -61,9 +66,12 @@ def check_encoder(encoder: object) -> None:
 
 @torch.no_grad()
 def _check_features(encoder: VisionEncoder) -> None:
-    """Run an encoder on one black image and refuse features of other shapes than it announces.
+    """Run an encoder on one black image, and refuse features of other shapes than its attributes say.
 
-    The run costs nothing where the parameters are on the meta device.
+    The run costs nothing if the parameters are on the meta device.
+
+    Raises:
+        ConfigError: If the shapes differ, the run fails, or the encoder has no parameters.
     """
     name = f"model.vision_encoder: {type(encoder).__name__}"
     example = example_of("vision_encoder")
@@ -105,14 +113,14 @@ def _check_features(encoder: VisionEncoder) -> None:
 
 
 def check_language_model(model: object, source: object) -> None:
-    """Refuse a language model of the user's own that is no model of transformers, or whose tokenizer lacks a token.
+    """Check that a language model is a `PreTrainedModel`, and that its tokenizer has an end and a padding token.
 
     Args:
-        model: The result of the source's `build()`.
-        source: The object of the user's class, with its `tokenizer`.
+        model: What `source.build()` has returned.
+        source: The object that the language model comes from (a `LanguageModelSource`), with its `tokenizer`.
 
     Raises:
-        ConfigError: If it is; the message names the class, what it returns or lacks, and where there is an example.
+        ConfigError: If not; the message names the class, what it returns or lacks, and where there is an example.
     """
     name = f"model.language_model: {type(source).__name__}"
     example = example_of("language_model")

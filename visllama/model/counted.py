@@ -1,4 +1,4 @@
-"""What a connector keeps and computes, counted on tensors that hold no numbers."""
+"""What a connector keeps for its backward pass and computes, counted by a run on tensors without numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Connector(NamedTuple):
-    """What the connector does with images, in fp32.
+    """Memory and arithmetic of a connector with fp32 weights; the weights themselves are not counted.
 
     Attributes:
-        kept_bytes: Bytes kept for the backward pass of one image.
-        kept_bytes_mixed: Bytes kept for the backward pass of one image under autocast.
-        copied_bytes_mixed: Bytes of the half-precision copies of weights that autocast keeps, for any number of images.
+        kept_bytes: Bytes that one image's forward pass keeps for the backward pass, without autocast.
+        kept_bytes_mixed: The same bytes under bf16 autocast.
+        copied_bytes_mixed: Bytes of the bf16 copies of weights that autocast keeps, for any number of images.
         flops: Floating-point operations of one image's forward pass.
     """
 
@@ -29,14 +29,14 @@ class Connector(NamedTuple):
 
 
 def count_connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:
-    """Return what a connector keeps and computes for one image.
+    """Count what a connector needs for one image: bytes kept for the backward pass, operations of the forward pass.
 
     The connector may be the user's own, for which no formula is known. It is therefore run on two and on three images
-    that hold no numbers, and the difference is what one image needs.
+    of tensors that have shapes and no numbers (fake tensors), and the difference is what one image needs.
 
     Args:
-        connector: A connector, which may be on the meta device.
-        shape: Shape of one image's features.
+        connector: A connector on any device, also the meta device. Its tensors are not read and not changed.
+        shape: Shape of one image's features: `(Dv,)` for pooled features, `(P, Dv)` for patches.
     """
     two = (2, *shape)
     three = (3, *shape)
@@ -55,7 +55,13 @@ def count_connector(connector: nn.Module, shape: tuple[int, ...]) -> Connector:
 
 
 def _run(connector: nn.Module, shape: tuple[int, ...], mixed: bool) -> tuple[int, int]:
-    """Return the bytes that a forward pass keeps beside the weights, and its floating-point operations."""
+    """Return the bytes that a forward pass keeps beside the weights, and its floating-point operations.
+
+    Args:
+        connector: The connector.
+        shape: Shape of the features of all images.
+        mixed: Whether to run under bf16 autocast.
+    """
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def find_obstacle(model: VisLlama, form: str) -> str | None:
-    """Return why a format cannot express a model, with the format that can; None where it can.
+    """Return None if a model can be exported in a format; else a sentence that says why not and which format can.
 
     Args:
-        model: A model, which may be on the meta device.
+        model: The model; its weights are not read, so that it may be on the meta device.
         form: Name of the format: "llava" is transformers' LLaVA, "adapter" a PEFT folder of LoRA, "language_model" the
-            language model with LoRA merged, "hub" our own weights with a model card.
+            language model with LoRA merged, "hub" visllama's weights with a model card. The last two, and any other
+            name, have no obstacle.
     """
     if form == "llava":
         return _obstacle_to_llava(model)
@@ -31,7 +32,7 @@ def find_obstacle(model: VisLlama, form: str) -> str | None:
 
 
 def _obstacle_to_llava(model: VisLlama) -> str | None:
-    """Return why LLaVA cannot express a model; None where it can.
+    """Return why transformers' LLaVA cannot hold a model; None if it can.
 
     LLaVA is a CLIP, two linear layers as wide as the language model with a GELU between, and a language model whose
     embeddings are a plain table.
@@ -67,16 +68,15 @@ def _obstacle_to_llava(model: VisLlama) -> str | None:
 
 
 def _computes_as(module: nn.Module, kind: type[_M], method: str) -> TypeGuard[_M]:
-    """Return whether a module computes what a class does.
+    """Return whether a module is of a class, or of a subclass that has not overridden the method `method`.
 
-    FSDP replaces a module's class by one that derives from it, and a subclass may override the method: so the method
-    itself is compared.
+    FSDP replaces a module's class by one that derives from it, so the method is compared and not the class.
     """
     return isinstance(module, kind) and getattr(type(module), method) is getattr(kind, method)
 
 
 def _obstacle_to_adapter(model: VisLlama) -> str | None:
-    """Return why a PEFT folder cannot express what a model has learned; None where it can."""
+    """Return why a PEFT folder of LoRA cannot hold what a model has learned; None if it can."""
     if model.lora is None:
         return (
             "these weights hold no LoRA: format=hub keeps connector and markers, format=language_model the whole model"

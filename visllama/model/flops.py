@@ -1,4 +1,4 @@
-"""The arithmetic of a sample, counted from the sizes of a model."""
+"""Floating-point operations that training on one sample takes, computed from the sizes of a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from visllama.model.shapes import Shapes
 
 
 class Flops(NamedTuple):
-    """Floating-point operations of one part of the model for a sample, forward and backward."""
+    """Floating-point operations of one part of the model for one sample, forward and backward pass together.
+
+    Attributes:
+        name: Name of the part for a table: "frozen blocks", "trained blocks", "logits", "attention", "connector" or
+            "vision encoder".
+        count: The number of operations.
+        formula: The computation of `count` as text, for a table.
+    """
 
     name: str
     count: float | int
@@ -17,16 +24,20 @@ class Flops(NamedTuple):
 
 
 def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float | int = 1) -> list[Flops]:
-    """Return a sample's arithmetic by part, leaving out parts without any.
+    """Compute the floating-point operations of training on one sample, part by part, without running the model.
 
     A weight costs two operations a token in the forward pass, and two again for each gradient that is due: a frozen
     weight passes on the gradient of its input, and one that trains has a gradient of its own too.
 
     Args:
-        shapes: Sizes of the model.
-        tokens: Tokens of a sample, image span included.
+        shapes: Sizes of the model, as `read_shapes` returns them.
+        tokens: Length of the sample in tokens, its image vectors included.
         recomputes: Whether blocks run forward twice (activation checkpointing).
-        images: Images of a sample, on average; the formulas are those of one image.
+        images: Images of a sample, on average. It multiplies the counts; the formulas are those of one image.
+
+    Returns:
+        The parts in this order: blocks of the language model, logits, attention, connector, vision encoder. Parts
+        without operations are left out.
     """
     parts = [
         *_block_flops(shapes, tokens, recomputes),
@@ -39,7 +50,7 @@ def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float |
 
 
 def _block_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> list[Flops]:
-    """Return the arithmetic of the matrices in the language model's blocks, the frozen and the trained ones."""
+    """Return the operations of the matrices in the language model's blocks, the frozen and the trained ones apart."""
     language = shapes.language
     frozen = _weights(shapes, "language_model", is_trained=False)
     trained = _weights(shapes, "language_model", is_trained=True)
@@ -76,7 +87,7 @@ def _logit_flops(shapes: Shapes, tokens: float | int) -> Flops:
 
 
 def _attention_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> Flops:
-    """Return the arithmetic of the language model's attention: scores, and values weighted by them."""
+    """Return the operations of the language model's attention: scores, and values weighted by them."""
     language = shapes.language
     forward = 4 * language.num_layers * tokens**2 * language.query_dim
 
@@ -92,7 +103,7 @@ def _connector_flops(shapes: Shapes, images: float | int) -> Flops:
 
 
 def _vision_flops(shapes: Shapes, images: float | int) -> Flops:
-    """Return the arithmetic of the vision encoder: one forward pass where it is frozen."""
+    """Return the operations of the vision encoder: its forward pass if it is frozen, three times that if it trains."""
     vision = shapes.vision
     positions = shapes.num_positions
     weights = _weights(shapes, "vision_encoder", is_trained=False)
@@ -105,7 +116,7 @@ def _vision_flops(shapes: Shapes, images: float | int) -> Flops:
 
 
 def _weights(shapes: Shapes, part: str, is_trained: bool) -> int:
-    """Return how many numbers the matrices of a part's blocks have."""
+    """Return how many numbers the matrices in a part's blocks hold: its trained or its frozen ones."""
     count = 0
     for parameter in shapes.parameters:
         is_in_block = parameter.unit not in ("root", "connector")

@@ -1,4 +1,4 @@
-"""Where the frozen language model comes from: any causal language model that transformers knows."""
+"""Language models for `VisLlama`: any causal language model that transformers knows, or a class of the user's own."""
 
 from __future__ import annotations
 
@@ -24,34 +24,44 @@ from visllama.model.pretrained import read
 
 @runtime_checkable
 class LanguageModelSource(Protocol):
-    """Where a language model comes from: the tokenizer at once, the shapes and the weights on demand."""
+    """What a class has to have so that its objects can be `VisLlama`'s argument `language_model`.
+
+    Attributes:
+        tokenizer: The tokenizer, with an end token and a padding token; it has to be there after the constructor.
+    """
 
     tokenizer: PreTrainedTokenizerBase
 
     def build(self) -> PreTrainedModel:
-        """Build the model on the meta device."""
+        """Return a new model on the meta device, which has shapes and no weights."""
 
     def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-        """Build the model with its weights.
+        """Return a new model with its weights.
 
         Args:
-            dtype: Dtype of the weights; "auto" leaves them as they are stored, mapped and not copied.
+            dtype: Dtype of the weights; "auto" leaves them in the dtype of their files, mapped from disk and not copied
+                into memory.
         """
 
 
 class PretrainedLanguageModel:
-    """A causal language model of transformers, built from its config first and loaded with its weights on demand.
+    """A causal language model of transformers, for `VisLlama`'s argument `language_model`.
+
+    The constructor reads config and tokenizer; `build()` makes a model without weights and `load()` one with them. A
+    hub id that is not in the hub's cache is downloaded.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `visllama.model.locate`).
-        revision: Commit of the hub id.
+        path: A folder, a hub id (OWNER/NAME), or `visllama:NAME` for a small model that comes with visllama.
+        revision: Commit, branch or tag of the hub id; None for its main branch.
 
     Attributes:
-        tokenizer: The tokenizer; where it has no padding token, the end token stands in.
+        path: The folder or hub id that is read.
+        config: The model's config, as transformers reads it.
+        tokenizer: The tokenizer. If it has no padding token, the end token is set in its place.
 
     Raises:
-        ConfigError: If the path holds no causal language model, or if the tokenizer makes ids that have no embedding or
-            has no end token.
+        ConfigError: If the path cannot be read or holds no causal language model, or if the tokenizer makes ids that
+            have no embedding or has no end token.
     """
 
     def __init__(self, path: str, revision: str | None = None) -> None:
@@ -63,7 +73,11 @@ class PretrainedLanguageModel:
         self.tokenizer = self._read_tokenizer()
 
     def _read_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the tokenizer after checking that it fits the model."""
+        """Read the tokenizer, check that it fits the model, give it a padding token if it has none, and return it.
+
+        Raises:
+            ConfigError: If it has no end token, or makes ids that have no embedding.
+        """
         tokenizer = read(AutoTokenizer, self.path, self.revision)
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"path={self.path}: its tokenizer has no end token (eos_token): no text could ever end")
@@ -72,6 +86,7 @@ class PretrainedLanguageModel:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
+        # An id without an embedding would fail only when a text that holds it is embedded.
         num_embeddings = self.config.get_text_config().vocab_size
         largest = max(tokenizer.get_vocab().values())
         if largest >= num_embeddings:
@@ -82,10 +97,10 @@ class PretrainedLanguageModel:
         return tokenizer
 
     def build(self) -> PreTrainedModel:
-        """Build the model from its config on the meta device, where its tensors take no memory.
+        """Build a new model from the config on the meta device: it has shapes and no weights, and takes no memory.
 
         Raises:
-            ConfigError: If the config makes no model.
+            ConfigError: If transformers cannot build a model from the config.
         """
         try:
             with torch.device("meta"):
@@ -95,19 +110,24 @@ class PretrainedLanguageModel:
             raise ConfigError(f"model.language_model: path={self.path}: its config makes no model: {error}") from error
 
     def load(self, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
-        """Load the published weights.
+        """Read the published weights, and return a new model that holds them.
 
         Args:
-            dtype: Dtype of the weights; with "auto" they keep that of their files, and stay mapped and not copied.
+            dtype: Dtype of the weights; "auto" leaves them in the dtype of their files, mapped from disk and not copied
+                into memory.
+
+        Raises:
+            ConfigError: If the weights cannot be read.
         """
         return read(AutoModelForCausalLM, self.path, self.revision, dtype=dtype)
 
 
 def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Replace the base model's `generation_config` by one that holds only the tokens that begin, end and pad.
+    """Replace a model's `generation_config` by one that holds just the ids of the tokenizer's special tokens.
 
-    `generate` reads from there each setting that a call does not name (a repetition penalty, a temperature). What
-    "greedy" means would then differ from one base model to the next, and nobody would see it.
+    These are the tokens that begin, end and pad a text. transformers' `generate` takes each setting that a call does
+    not name (a repetition penalty, a temperature) from that config: "greedy" would mean something else for each base
+    model, and nobody would see it.
     """
     language_model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -117,12 +137,16 @@ def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def input_embeddings(language_model: PreTrainedModel) -> nn.Embedding:
-    """Return the module that embeds token ids, which transformers declares as any module."""
+    """Return the model's table of input embeddings: the module itself, no copy."""
     return cast(nn.Embedding, language_model.get_input_embeddings())
 
 
 def norm_in_double(language_model: PreTrainedModel) -> None:
-    """Make LLaMA's norms compute in the precision of their input."""
+    """Make all RMSNorms of a LLaMA-like model compute in the dtype of their input, by changing their class in place.
+
+    The norms of transformers compute in fp32, which is too coarse for a model in fp64. Modules whose class is not
+    named `...RMSNorm`, or that have no `variance_epsilon`, are left as they are.
+    """
     for module in language_model.modules():
         if type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
             module.__class__ = _DoubleRMSNorm

@@ -1,4 +1,4 @@
-"""Where a pretrained model lies: in a folder, on the hub, or with the package."""
+"""Find a pretrained model by the path of a config: in a folder, on the hub, or among the files of visllama."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ SHIPPED_PREFIX = "visllama:"
 
 
 def locate(path: str, models: Path | str | None = None) -> str:
-    """Return the folder or the hub id that transformers' `from_pretrained` takes.
+    """Return the full path of a model's folder, or a hub id, for transformers' `from_pretrained`.
+
+    Only folders on this machine are looked at, never the hub: a hub id need not exist.
 
     Args:
-        path: `visllama:NAME` for a backbone of the embedded world; else the name of a folder below `models`, any
-            folder, or a hub id, looked for in this order.
-        models: The folder of downloaded models (`paths.models`).
+        path: `visllama:NAME` for a small model that comes with visllama. Anything else is looked for in this order: as
+            a folder below `models`; as a folder by itself; else it counts as a hub id (NAME or OWNER/NAME) and is
+            returned unchanged.
+        models: The folder of downloaded models (`paths.models`); None for none.
 
     Raises:
-        ConfigError: If the path is neither a folder nor of the form of a hub id, or if it holds GGUF files alone.
+        ConfigError: If the path is empty, if it is no folder and has not the form of a hub id, if visllama has no model
+            of that NAME, or if the folder holds a model as a GGUF file alone.
     """
     if path.startswith(SHIPPED_PREFIX):
         shipped = SHIPPED / path.removeprefix(SHIPPED_PREFIX)
@@ -48,10 +52,14 @@ def locate(path: str, models: Path | str | None = None) -> str:
 
 
 def _refuse_gguf(path: str, location: Path) -> None:
-    """Refuse a GGUF file, or a folder that holds a model in no other form, and name the command that converts it.
+    """Refuse a GGUF file, or a folder that holds a model as GGUF alone.
+
+    Args:
+        path: The path of the config, for the message.
+        location: The file or folder, which need not exist.
 
     Raises:
-        ConfigError: If it is one; the message holds the command.
+        ConfigError: If it is one; the message holds a command that converts it.
     """
     is_gguf = location.suffix == ".gguf" and location.is_file()
     files = [location] if is_gguf else sorted(location.glob("*.gguf"))

@@ -1,4 +1,4 @@
-"""LoRA: low-rank matrices beside the frozen language model's own, by PEFT.
+"""LoRA: two small matrices (an *adapter*) beside each of some layers of the frozen language model, made by PEFT.
 
 Reference:
     Hu et al. 2021, arXiv:2106.09685, equation 3.
@@ -34,36 +34,46 @@ SWITCHES = (
     "use_dora",
     "init_lora_weights",
 )
-"""The arguments of PEFT's `LoraConfig` that may be set. They shape the adapters; the others train or rewrite the
-language model itself, or name code to import."""
+"""The arguments of PEFT's `LoraConfig` that may be set. They shape the adapters. PEFT's other arguments are refused:
+they train or rewrite the language model itself, or name code to import."""
 _NAME = re.compile(r"[\w.\-]+")
 _TARGET_CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 """The arguments that narrow down which layers `target_modules` means."""
 
 
 def is_adapter(name: str) -> bool:
-    """Return whether this is the name of an adapter's tensor in a language model."""
+    """Return whether a tensor belongs to a LoRA adapter, by its name in the model or in the language model."""
     return ".lora_" in name
 
 
 def base_name(name: str) -> str:
-    """Return the name that a tensor of the language model has without LoRA."""
+    """Return a tensor's name without the `.base_layer` that PEFT puts into the names of layers beside an adapter.
+
+    That is the name of the tensor in the published model; a name without `.base_layer.` is returned unchanged.
+    """
     return name.replace(".base_layer.", ".")
 
 
 def adapters(language_model: nn.Module) -> Iterator[tuple[str, BaseTunerLayer]]:
-    """Yield the name and the module of each layer that has an adapter beside it."""
+    """Yield each layer of a language model that has an adapter beside it.
+
+    Yields:
+        The layer's name in the language model, and PEFT's module, which holds the layer and its adapter.
+    """
     for name, module in language_model.named_modules():
         if isinstance(module, BaseTunerLayer):
             yield name, module
 
 
 def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
-    """Return PEFT's config after checking its arguments, which have PEFT's names.
+    """Check arguments for LoRA, and return PEFT's `LoraConfig` that is made of them.
+
+    Args:
+        arguments: Arguments of `LoraConfig` by PEFT's names, which have to be among `SWITCHES`. `target_modules` is
+            required: a list of layers' names, a regular expression, or "all-linear".
 
     Raises:
-        ConfigError: If an argument is unknown, has a wrong value, or would train or change more than adapters that
-            change nothing at first.
+        ConfigError: If a name is not among `SWITCHES` or a value is not allowed; the message names the argument.
     """
     for name in arguments:
         if name not in SWITCHES:
@@ -110,7 +120,7 @@ def _is_layer_number(layer: object, value: Any) -> bool:
 
 
 def _names_targets(targets: Any) -> bool:
-    """Return whether a value of `target_modules` is a pattern, or a list of names, and not empty."""
+    """Return whether a value of `target_modules` is a text that is not empty, or a list of texts that is not empty."""
     if isinstance(targets, str):
         return targets != ""
     if not targets or not matches_hint(targets, list):
@@ -119,16 +129,17 @@ def _names_targets(targets: Any) -> bool:
 
 
 def attach_lora(language_model: PreTrainedModel, arguments: Mapping[str, Any]) -> PreTrainedModel:
-    """Put adapters into a language model in place, and return the model.
+    """Put new LoRA adapters into a language model, and return the same model, changed in place.
 
-    The adapters change nothing at first. They are fp32, also beside weights of half precision.
+    The adapters change no output until they are trained. They are fp32 at least, also beside weights of half precision.
 
     Args:
-        language_model: The model; where it is on the meta device, the adapters are there too.
+        language_model: The model; if it is on the meta device, the adapters are there too.
         arguments: Arguments of PEFT's `LoraConfig`: r, lora_alpha, lora_dropout, target_modules, use_dora, ...
 
     Raises:
-        ConfigError: If the model has no layer of a target's name, with the names that there are.
+        ConfigError: If an argument is not allowed (see `lora_config`), if the model has no layer of a target's name
+            (the message lists the names that it has), or if a target holds the embeddings.
     """
     config = lora_config(arguments)
     targets = arguments["target_modules"]
@@ -174,9 +185,10 @@ def attach_lora(language_model: PreTrainedModel, arguments: Mapping[str, Any]) -
 
 @contextmanager
 def as_in(language_model: nn.Module, dtype: torch.dtype) -> Generator[None, None, None]:
-    """Make weights that are stored in another dtype appear in this one inside the `with` block, without memory for it.
+    """Put zeros of a dtype in place of all weights inside the `with` block, and put the weights back after it.
 
-    PEFT rounds new adapters to the dtype of the weights beside them.
+    The zeros have the shapes of the weights and take no memory. `VisLlama.load_base_weights` attaches LoRA inside this
+    block: PEFT rounds new adapters to the dtype of the weights beside them, which may be coarser as stored.
     """
     stored = {parameter: parameter.data for parameter in language_model.parameters()}
     for parameter, data in stored.items():
@@ -194,7 +206,10 @@ def _no_target(targets: object, leaf_names: set[str]) -> ConfigError:
 
 
 def is_plain(value: object) -> bool:
-    """Return whether a value among LoRA's arguments holds names and numbers, and nothing that is read as a pattern."""
+    """Return whether a value, as those of LoRA's arguments, holds nothing that is a regular expression.
+
+    All texts in it, at any depth of lists and mappings (keys too), have to be of letters, digits, `_`, `.` and `-`.
+    """
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None
     if isinstance(value, Mapping):
@@ -205,13 +220,15 @@ def is_plain(value: object) -> bool:
 
 
 def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments without patterns that attach the same adapters.
+    """Return LoRA arguments that attach the same adapters and hold no regular expression, as a new dict.
 
-    Where there is a pattern, `target_modules` becomes the full names of the layers that it has matched.
+    Arguments without one are copied as they are. Else `target_modules` becomes the list of the full names of all layers
+    with an adapter, and the arguments that choose among layers are left out: `exclude_modules`, `layers_to_transform`
+    and `layers_pattern`.
 
     Args:
         language_model: The model with the adapters.
-        arguments: The arguments that the adapters were attached by.
+        arguments: The arguments that `attach_lora` attached them by.
     """
     if is_plain(arguments):
         return dict(arguments)
@@ -222,7 +239,7 @@ def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict
 
 
 def merge_lora(language_model: nn.Module) -> None:
-    """Add the adapters to the weights that they stand beside, and remove them from the language model in place."""
+    """Add each adapter to the weights beside it, and remove the adapters: the language model is changed in place."""
     # The list is made first, since the loop replaces modules.
     for name, module in list(adapters(language_model)):
         module.merge()

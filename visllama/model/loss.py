@@ -1,4 +1,7 @@
-"""The loss: cross-entropy summed over supervised tokens. This file alone shifts, masks and sums."""
+"""The loss: cross-entropy, or a function of the user's, summed over the *supervised* tokens, those that are learned.
+
+This file alone shifts labels, leaves out what is not supervised, and sums.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,34 @@ from torch.nn import functional as F
 from visllama.text.tokens import IGNORE_INDEX
 
 TokenLoss = Callable[[Float[Tensor, "M V"], Int[Tensor, " M"]], Float[Tensor, " M"]]
-"""A loss of the user's own: of the logits of M supervised tokens and their ids, the loss of each."""
+"""A loss of the user's own: a function of the logits of M supervised tokens and of their ids (the targets), which
+returns the loss of each of the M tokens."""
 
 
 def token_loss_sum(
     logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], token_loss: TokenLoss | None = None
 ) -> Float[Tensor, ""]:
-    """Sum the loss of each supervised token given what stands before it.
+    """Return the sum (no mean) of the losses of all supervised tokens in a batch, computed in fp32 at least.
 
     The caller divides by the number of supervised tokens over all micro-batches and ranks: a mean of means would weigh
     a token by the length of the batch that it happens to stand in.
 
     Args:
-        logits: The model's output.
-        labels: The ids of the supervised tokens, IGNORE_INDEX elsewhere; not shifted.
-        token_loss: The loss of each token; None is the cross-entropy.
+        logits: The model's output; position t predicts the token at t + 1, and the shift is made here.
+        labels: Ids at the supervised tokens, and IGNORE_INDEX (-100) elsewhere, position by position as the input ids.
+        token_loss: Function that returns the loss of each token; None means the cross-entropy in nats. It gets the
+            supervised tokens alone, and is not called if there are none: the sum is then zero.
     """
+    # The logits at a position are those of the token after it, so the last position predicts nothing.
     predictions = logits[:, :-1].flatten(0, 1)
     if predictions.dtype in (torch.bfloat16, torch.float16):
         predictions = predictions.float()
     targets = labels[:, 1:].flatten()
+
     if token_loss is None:
         return F.cross_entropy(predictions, targets, ignore_index=IGNORE_INDEX, reduction="sum")
 
+    # A function of the user's need not know IGNORE_INDEX, so it gets the supervised tokens alone.
     supervised = targets != IGNORE_INDEX
     predictions = predictions[supervised]
     if len(predictions) == 0:  # a dummy's: zero, with a way back for the gradients
@@ -46,6 +54,12 @@ def token_loss_sum(
 def token_loss_by_sample(
     logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"], token_loss: TokenLoss | None = None
 ) -> Float[Tensor, " B"]:
-    """Sum the loss of each sample's supervised tokens, to be looked at."""
+    """Return, for each sample of a batch, the sum of the losses of its supervised tokens, without gradients.
+
+    Args:
+        logits: The model's output; position t predicts the token at t + 1, and the shift is made here.
+        labels: Ids at the supervised tokens, and IGNORE_INDEX (-100) elsewhere, position by position as the input ids.
+        token_loss: Function that returns the loss of each token; None means the cross-entropy in nats.
+    """
     rows = zip(logits.unsqueeze(1), labels.unsqueeze(1), strict=True)  # one by one: all in fp32 are gigabytes at 7B
     return torch.stack([token_loss_sum(*row, token_loss) for row in rows])

@@ -1,4 +1,4 @@
-"""A vision encoder made of any torch module, for classes of the user's own to derive from."""
+"""`ModuleEncoder`: a vision encoder made of any torch module, from which a user's own class may derive."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from visllama.model.vision_encoder import VisionEncoder, VisionFeatures
 
 
 class ModuleEncoder(VisionEncoder):
-    """A frozen encoder made of a torch module and a file with its weights.
+    """A vision encoder made of a torch module and a safetensors file with its weights.
 
-    The widths and the number of patches are read off the module's output on one image. The output is one of
+    Widths and number of patches are read off the shape of the module's output, which has to be one of
 
-    - a map `(N, D, H, W)`, as a convolutional network makes: each of its H * W places is a patch;
+    - `(N, D, H, W)`, as a convolutional network makes it: each of the H * W positions is a patch;
     - `(N, P, D)`: a vector for each patch;
     - `(N, D)`: one vector an image, which is then its one patch too.
 
-    The pooled features are the mean of the patches.
+    The pooled features are the mean of the patches. The constructor runs the module once on the meta device;
+    `load_base_weights` reads the weights.
 
     Args:
-        make_module: Function that builds the module; it is called on the meta device, where tensors take no memory.
+        make_module: Function without arguments that returns the module; it is called on the meta device, where tensors
+            take no memory and hold no numbers.
         weights: The safetensors file with the module's `state_dict()`.
-        size_px: Height and width of the images that the module takes, in pixels.
+        size_px: Height and width of the images that the module takes, in pixels; images are resized and cropped to it.
         mean: Mean of each colour in the module's training data, for pixels in [0, 1].
         std: Standard deviation of each colour in the module's training data, for pixels in [0, 1].
 
@@ -56,6 +58,7 @@ class ModuleEncoder(VisionEncoder):
         # Values out of YAML come as lists.
         self.transform = ImageTransform(size_px=size_px, mean=tuple(mean), std=tuple(std))
 
+        # On the meta device, the trial run computes shapes alone: no weights are needed for it.
         with torch.device("meta"):
             self.module = make_module().eval()
             image = torch.zeros(1, 3, size_px, size_px)
@@ -65,13 +68,13 @@ class ModuleEncoder(VisionEncoder):
         self.pooled_dim = patches.shape[2]
 
     def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
-        """Load the module's weights.
+        """Read the module's weights from its file into the module.
 
         Args:
-            dtype: Dtype of the weights; "auto" keeps that of the file.
+            dtype: Dtype that the weights are converted to; "auto" keeps that of the file.
 
         Raises:
-            ConfigError: If the file holds other tensors than the module has.
+            ConfigError: If the file is no safetensors, or holds other tensors than the module has.
         """
         try:
             self.module.load_state_dict(load_file(self.weights), assign=True)
@@ -82,6 +85,7 @@ class ModuleEncoder(VisionEncoder):
             self.module.to(dtype)
 
     def encode(self, pixel_values: Float[Tensor, "N C H W"]) -> VisionFeatures:
+        """Return the features of normalised images: each patch, and the mean over the patches as the pooled vector."""
         output = self.module(pixel_values)
         patches = self._patches(output)
         return VisionFeatures(pooled=patches.mean(1), patch=patches)

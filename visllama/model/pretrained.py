@@ -1,4 +1,4 @@
-"""Read a pretrained model quietly, without ever running code that lies beside it."""
+"""Read pretrained models, configs and tokenizers of transformers quietly, without running code beside them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from visllama.errors import ConfigError
 
 
 def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> Any:
-    """Return what `kind.from_pretrained` reads, quietly, and never run code that lies beside a model.
+    """Call `kind.from_pretrained` without log messages and progress bars, and return its result.
+
+    Code that lies beside a model is never run (`trust_remote_code=False`). A hub id that is not in the hub's cache is
+    downloaded; if the hub cannot be reached, only the cache is used.
 
     Args:
-        kind: A class of transformers.
-        path: A folder or a hub id, as `visllama.model.locate` returns it.
-        revision: Commit of the hub id.
+        kind: A class with `from_pretrained`, as transformers' models, configs, tokenizers and processors.
+        path: A folder or a hub id, as `visllama.model.locate.locate` returns it.
+        revision: Commit, branch or tag of the hub id; None for its main branch.
         options: Further arguments of `from_pretrained`.
 
     Raises:
-        ConfigError: If the model cannot be read; for a hub id the message holds the command that downloads it.
+        ConfigError: If it cannot be read; for a hub id the message holds the command that downloads it.
     """
     if not Path(path).is_dir() and hub_is_out_of_reach():
         options["local_files_only"] = True
@@ -51,7 +54,7 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
 
 
 def hub_is_out_of_reach() -> bool:
-    """Return whether there is no proxy and the name of the hub's machine cannot be resolved.
+    """Return True if no proxy is set and the hub's host name cannot be resolved; nothing is downloaded.
 
     The hub's own client takes half a minute to find that out.
     """
@@ -66,7 +69,11 @@ def hub_is_out_of_reach() -> bool:
 
 @contextmanager
 def quietly() -> Generator[None, None, None]:
-    """Keep transformers' loading reports and progress bars off the terminal; errors are raised as ever."""
+    """Silence transformers' log messages and progress bars inside the `with` block.
+
+    Errors of transformers' logger are still shown, and exceptions pass through. After the block, the log level is as
+    before, and progress bars are on, whatever they were.
+    """
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

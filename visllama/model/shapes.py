@@ -1,4 +1,4 @@
-"""Sizes of a model, from which its memory and its arithmetic are counted."""
+"""Sizes of a model, read off a model without weights, from which its memory and its arithmetic are computed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from visllama.model.visllama import VisLlama, part_of
 
 
 class Parameter(NamedTuple):
-    """A tensor of the model.
+    """The sizes of one parameter of the model; a *unit* is a group of parameters that FSDP gathers together.
 
     Attributes:
-        part: Name of the part that it belongs to: a role, `markers` or `adapter`.
-        unit: Name of the unit that it is sharded with: a block, the connector, or the root.
-        shape: Its size in each dimension.
+        part: Part of the parameter: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA).
+        unit: Unit of the parameter: a block ("language_model 0", "vision_encoder 3"), "connector", or "root" for all
+            that lies in none of these.
+        shape: Size in each dimension.
         is_trained: Whether it gets gradients.
-        is_cast: Whether it trains and is multiplied as a copy in half precision under autocast.
+        is_cast: Whether it trains and autocast makes a half-precision copy of it for matrix products.
     """
 
     part: str
@@ -33,14 +34,19 @@ class Parameter(NamedTuple):
 
     @property
     def is_behind_first_block(self) -> bool:
-        """Return whether its gradient exists before that of the language model's first block."""
+        """Whether the backward pass reaches this parameter before the language model's first block."""
         if self.unit == "root":
             # The head is cast and has its gradient at once; the embeddings are not cast and get theirs at the very end.
             return self.part == "language_model" and self.is_cast
         return self.unit.startswith("language_model") and self.unit != "language_model 0"
 
     def numel(self, num_shards: int = 1) -> int:
-        """Return how many numbers a rank holds at most; FSDP cuts the first dimension into `num_shards` parts."""
+        """Return the number of elements that a rank holds, which is all of them unless the tensor is sharded.
+
+        Args:
+            num_shards: Number of ranks that FSDP cuts the first dimension over. The result is that of the first rank,
+                which holds most where the division leaves a rest.
+        """
         first, *rest = self.shape or (1,)
 
         # Rounded up: the first ranks hold a row more where the division leaves a rest.
@@ -51,12 +57,12 @@ class Parameter(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """LoRA at one linear layer.
+    """The sizes of LoRA's adapter at one linear layer.
 
     Attributes:
-        shares_input: Name of the layer's input; layers that read the same tensor have the same name here.
-        in_dim: Width of the input.
-        rank: Rank of the two matrices.
+        shares_input: A name for the layer's input; layers that read the same tensor have the same name here.
+        in_dim: Width of the layer's input.
+        rank: Rank of the adapter's two matrices.
         has_dropout: Whether dropout makes a copy of the input for this adapter.
         scaled_dim: Width of the output that DoRA scales; 0 without DoRA.
     """
@@ -76,9 +82,10 @@ class Transformer(NamedTuple):
         num_heads: Number of attention heads.
         width: Width of the hidden states.
         query_dim: Width of the queries of all heads together.
-        key_dim: Width of the keys of all heads together.
-        ffn_dim: Width inside the MLP.
-        ffn_kept: Number of vectors as wide as the MLP that a token keeps: three for a gated MLP, two for a plain one.
+        key_dim: Width of the keys of all heads together, which is also that of the values.
+        ffn_dim: Width of the MLP's inner layer.
+        ffn_kept: Number of vectors of width `ffn_dim` that a token keeps for the backward pass: three for a gated MLP
+            and for CLIP's, two for one with a plain GELU.
     """
 
     num_layers: int
@@ -92,17 +99,17 @@ class Transformer(NamedTuple):
 
 @dataclass(frozen=True)
 class Shapes:
-    """All sizes that a plan is computed from.
+    """All sizes of a model that its memory and its arithmetic are computed from; `read_shapes` makes it.
 
     Attributes:
-        parameters: The tensors of the model.
-        adapters: LoRA's layers; empty without LoRA.
-        language: The language model.
-        vision: The vision encoder; all zeros where its class is the user's own.
-        connector: What the connector keeps and computes.
-        num_positions: Positions of an image in the vision encoder, its class token included.
-        vocabulary: Number of logits a token.
-        num_image_tokens: Number of vectors an image (K).
+        parameters: All parameters of the model, without buffers.
+        adapters: LoRA's adapters, one for each layer; empty without LoRA.
+        language: Sizes of the language model.
+        vision: Sizes of the vision encoder; all zeros if it has no config of transformers, as one of the user's own.
+        connector: Memory and arithmetic of the connector.
+        num_positions: Number of patches an image in the vision encoder, plus its class token if it has one.
+        vocabulary: Number of ids in the language model's vocabulary, which is the number of logits a token.
+        num_image_tokens: Number of vectors that the connector makes of an image (K).
         size_px: Side of an image in pixels.
     """
 
@@ -117,12 +124,12 @@ class Shapes:
     size_px: int
 
     def numel(self, *parts: str, trained: bool | None = None, num_shards: int = 1) -> int:
-        """Return how many numbers of the model a rank holds.
+        """Return the number of elements of the model's parameters, or of some of them, that a rank holds.
 
         Args:
-            parts: Names of the parts to count; all parts if none is named.
-            trained: Whether to count trained or frozen tensors; None counts both.
-            num_shards: Number of ranks that a tensor is cut over.
+            parts: Names of the parts to count ("connector", "adapter", ...); all parts if none is named.
+            trained: True counts parameters that train, False frozen ones, None both.
+            num_shards: Number of ranks that FSDP cuts each tensor over; 1 if a rank holds all.
         """
         count = 0
         for parameter in self.parameters:
@@ -132,12 +139,21 @@ class Shapes:
         return count
 
     def is_trained(self, part: str) -> bool:
-        """Return whether a part has a tensor that trains."""
+        """Return whether at least one parameter of a part trains.
+
+        Args:
+            part: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA).
+        """
         return any(p.part == part and p.is_trained for p in self.parameters)
 
 
 def read_shapes(model: VisLlama) -> Shapes:
-    """Return the sizes of a model, which may be on the meta device and must not be sharded yet."""
+    """Read the sizes of a model off its configs and its parameters' shapes; no weight is read.
+
+    Args:
+        model: The model, on any device, also the meta device. It must not be sharded yet. Its `requires_grad` flags say
+            what trains.
+    """
     encoder = model.vision_encoder
     encoder_config = getattr(getattr(encoder, "model", None), "config", None)
     language_config = model.language_model.config.get_text_config()
@@ -183,9 +199,9 @@ def _parameters(model: VisLlama) -> list[Parameter]:
 
 
 def _units(model: VisLlama) -> dict[int, str]:
-    """Return the name of the unit that `shard` puts each tensor in, by the tensor's id.
+    """Return the name of the FSDP unit that `sharding.shard` puts each parameter in, by the parameter's `id()`.
 
-    A tensor that is not here lies with the root.
+    A parameter that is not a key here lies with the root.
     """
     unit_of = {id(parameter): "connector" for parameter in model.connector.parameters()}
     for role, part in (("language_model", model.language_model), ("vision_encoder", model.vision_encoder)):
@@ -202,7 +218,12 @@ def _units(model: VisLlama) -> dict[int, str]:
 
 
 def _adapter(name: str, module: Any) -> Adapter:
-    """Return the sizes of an adapter, by the full name of the layer that it stands beside."""
+    """Return the sizes of an adapter.
+
+    Args:
+        name: Full name of the layer beside it.
+        module: PEFT's module for that layer.
+    """
     # There is one adapter a layer: PEFT keeps them by name.
     (first_matrix,) = module.lora_A.values()
     (dropout,) = module.lora_dropout.values()
@@ -223,7 +244,12 @@ def _adapter(name: str, module: Any) -> Adapter:
 
 
 def _transformer(config: Any, is_language: bool) -> Transformer:
-    """Return the sizes that a config of transformers holds, whatever the architecture calls them."""
+    """Return the sizes in a config of transformers; all zeros for an object that is no such config.
+
+    Args:
+        config: The config of a language model or a vision encoder, or None.
+        is_language: Whether it is a language model's, whose MLP is gated.
+    """
     # An encoder of the user's own has no such config, and no more is known about it.
     if not hasattr(config, "num_hidden_layers"):
         return Transformer(0, 0, 0, 0, 0, 0, 0)

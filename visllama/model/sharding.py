@@ -1,4 +1,4 @@
-"""A model in shards (FSDP2), and blocks that are computed again in the backward pass."""
+"""Shard a model over ranks (FSDP2), convert its weights, and recompute activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _R = TypeVar("_R")
 
 
 def blocks(part: nn.Module) -> list[nn.Module]:
-    """Return a transformer's blocks; none where it does not name their classes.
+    """Return the blocks (layers) of a transformer in the order of its modules.
 
-    The classes are those that a model of transformers must not be split inside.
+    A block is a module whose class is named in `_no_split_modules` of transformers' model. The list is empty if no
+    module inside `part` has that attribute.
     """
     names: set[str] = set()
     for module in part.modules():
@@ -31,19 +32,21 @@ def blocks(part: nn.Module) -> list[nn.Module]:
 
 
 def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
-    """Shard a model over a mesh, block by block, so that each rank keeps its part of every tensor.
+    """Convert a model's weights to their dtypes and shard it over all ranks with FSDP, in place.
 
-    The blocks of both backbones and the connector are units, and the model itself is the one root. Embeddings and head
-    lie with the root, since `VisLlama.forward` and `generate` use them outside the language model's own forward pass.
+    All ranks have to call this together. Afterwards each rank keeps its slice of every parameter. FSDP gathers the
+    blocks of encoder and language model and the connector one unit at a time. All else, with the embeddings and the
+    head, is one root unit, since `VisLlama.forward` and `generate` use them outside the language model's own forward
+    pass.
 
     Args:
-        model: A model whose weights are mapped from their files (`load_base_weights(dtype, as_stored=True)`), so that
-            only one block at a time is copied.
+        model: A model after `load_base_weights(dtype, as_stored=True)`: its weights are still mapped from their files,
+            so that only one block at a time is copied into memory.
         mesh: The one-dimensional mesh of all ranks.
-        dtype: Dtype of the frozen weights; what trains is fp32 at least.
+        dtype: Dtype of the frozen weights; weights that train become fp32 at least.
 
     Raises:
-        ConfigError: If the language model does not name the classes of its blocks.
+        ConfigError: If the language model does not name the classes of its blocks (see `blocks`).
     """
     if not blocks(model.language_model):
         raise ConfigError(
@@ -72,9 +75,9 @@ def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
 
 
 def reshard(model: VisLlama) -> None:
-    """Free the whole tensors on each rank, so that it keeps its part alone.
+    """Free the parameters that FSDP has gathered, so that each rank keeps its slices alone.
 
-    After a forward pass, FSDP leaves the root whole.
+    After a forward pass, FSDP leaves the parameters of the root gathered. A model that is not sharded is left as it is.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -82,11 +85,13 @@ def reshard(model: VisLlama) -> None:
 
 
 def cast_weights(model: VisLlama, dtype: torch.dtype) -> None:
-    """Convert the weights of a model that are still as their files store them, a tensor at a time.
+    """Convert the weights of a model to their dtypes in place, one tensor at a time.
+
+    Parameters that are sharded already are left as they are. Connector and markers change with fp64 alone.
 
     Args:
-        model: A model after `load_base_weights(dtype, as_stored=True)`.
-        dtype: Dtype of the frozen weights; what trains is fp32 at least.
+        model: A model after `load_base_weights(dtype, as_stored=True)`, whose weights have the dtypes of their files.
+        dtype: Dtype of the frozen weights; weights that train become fp32 at least.
     """
     for part in ("vision_encoder", "language_model"):
         _cast(getattr(model, part), part_dtype(model, part, dtype))
@@ -96,6 +101,7 @@ def cast_weights(model: VisLlama, dtype: torch.dtype) -> None:
 
 
 def _cast(unit: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a module's parameters and stored buffers to a dtype, but adapters to fp32 at least."""
     for name, parameter in unit.named_parameters():
         target_dtype = torch.promote_types(dtype, torch.float32) if is_adapter(name) else dtype
 
@@ -112,7 +118,10 @@ def _cast(unit: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compute_again(model: VisLlama) -> None:
-    """Make the language model's blocks compute their activations again in the backward pass instead of keeping them.
+    """Turn on activation checkpointing for the language model's blocks, in place.
+
+    Each block then keeps its input alone, and computes its activations again in the backward pass. A model whose blocks
+    are not known (see `blocks`) is left as it is.
 
     Reference:
         Chen et al. 2016, arXiv:1604.06174.
@@ -122,6 +131,8 @@ def compute_again(model: VisLlama) -> None:
 
 
 def _again(forward: Callable[..., _R]) -> Callable[..., _R]:
+    """Return a block's forward method wrapped in a checkpoint, if gradients are recorded at the call."""
+
     def run(*arguments: Any, **named: Any) -> _R:
         # Without gradients there is no backward pass, and nothing to compute again.
         if not torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""Frozen vision encoders behind one interface: `pixel_values -> (pooled_features, patch_features)`."""
+"""Vision encoders behind one interface: images become one pooled vector each, and one vector for each patch."""
 
 from __future__ import annotations
 
@@ -30,19 +30,28 @@ from visllama.model.pretrained import read
 
 
 class VisionFeatures(NamedTuple):
+    """The features of N images.
+
+    Attributes:
+        pooled: One vector for each image.
+        patch: One vector for each of the P patches of each image, without class tokens.
+    """
+
     pooled: Float[Tensor, "N Dpooled"]
     patch: Float[Tensor, "N P Dpatch"]
 
 
 class VisionEncoder(nn.Module, ABC):
-    """A frozen encoder of images.
+    """The base class of vision encoders. A subclass sets the four attributes, and writes the two abstract methods.
+
+    Call an encoder as a module, on uint8 or normalised images.
 
     Attributes:
         pooled_dim: Width of the pooled features.
         patch_dim: Width of the patch features.
         num_patches: Number of patches an image (P).
-        transform: How an image is prepared for the encoder. Its mean and standard deviation are applied here, on the
-            device.
+        transform: How an image is resized and cropped for the encoder; its mean and standard deviation are applied by
+            `forward`, on the device.
     """
 
     pooled_dim: int
@@ -52,21 +61,22 @@ class VisionEncoder(nn.Module, ABC):
 
     @abstractmethod
     def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
-        """Load the published weights; until then the parameters are on the meta device.
+        """Read the published weights into this encoder; before, its parameters are on the meta device.
 
         Args:
-            dtype: Dtype of the weights; "auto" keeps that of their files.
+            dtype: Dtype that the weights get; "auto" keeps that of their files.
         """
 
     @abstractmethod
     def encode(self, pixel_values: Float[Tensor, "N C H W"]) -> VisionFeatures:
-        """Return the features of normalised images."""
+        """Return the features of images that are already normalised and have the dtype of the parameters."""
 
     def forward(self, pixel_values: Num[Tensor, "N C H W"]) -> VisionFeatures:
-        """Return the features of images.
+        """Return the features of images, in the dtype of the encoder's parameters.
 
         Args:
-            pixel_values: Images; uint8 pixels are normalised first, floats count as normalised already.
+            pixel_values: Images of the encoder's size. uint8 pixels are normalised by the mean and standard deviation
+                of `transform`; floats have to be normalised already.
         """
         dtype = next(self.parameters()).dtype
 
@@ -79,25 +89,34 @@ class VisionEncoder(nn.Module, ABC):
 
 
 class PretrainedVisionEncoder(VisionEncoder):
-    """A vision encoder of transformers, built from its config first and loaded with its weights on demand.
+    """The base class of encoders that transformers has; use one of its subclasses for CLIP, SigLIP and DINOv2.
+
+    The constructor reads config and image processor, and builds the model on the meta device; `load_base_weights` reads
+    the weights. A hub id that is not in the hub's cache is downloaded.
 
     Args:
-        path: A folder, a hub id, or `visllama:NAME` (see `model.locate`), with the whole model or its vision half.
-        revision: Commit of the hub id.
-        feature_layer: Index of the hidden state that the patch features are taken from; -2 is the penultimate, as in
-            LLaVA.
+        path: A folder, a hub id (OWNER/NAME), or `visllama:NAME` for a small model that comes with visllama. It may
+            hold the whole model (CLIP with its text half) or the vision half alone.
+        revision: Commit, branch or tag of the hub id; None for its main branch.
+        feature_layer: Index of the hidden state that the patch features are taken from: 0 is the input of the first
+            layer, -1 the output of the last one, -2 that of the layer before it, as in LLaVA.
 
     Raises:
-        ConfigError: If the path holds a model of another kind, or has no such layer.
+        ConfigError: If the path cannot be read, holds a model of another kind, or has no such layer.
+
+    Class attributes, which a subclass sets:
+        model_types: The values of `model_type` in the configs that the class reads.
+        config_class: Class of the config in transformers.
+        model_class: Class of the model in transformers.
+        processor_class: Class of the image processor in transformers.
+        num_class_tokens: Number of positions in a hidden state that stand before the patches.
     """
 
     model_types: ClassVar[tuple[str, ...]]
-    """The values of `model_type` in the configs that this class reads."""
     config_class: ClassVar[type[PreTrainedConfig]]
     model_class: ClassVar[type[PreTrainedModel]]
     processor_class: ClassVar[type]
     num_class_tokens: ClassVar[int]
-    """Number of tokens before the patches in a hidden state."""
 
     def __init__(self, path: str, revision: str | None = None, feature_layer: int = -2) -> None:
         super().__init__()
@@ -118,6 +137,7 @@ class PretrainedVisionEncoder(VisionEncoder):
         self.num_patches = (self.transform.size_px // config.patch_size) ** 2
 
     def _read_config(self) -> PreTrainedConfig:
+        """Read the config, check its kind and `feature_layer`, and return it."""
         # The class of a kind would read another kind's config too, and fill in what it does not find.
         model_type = read(_AnyConfig, self.path, self.revision).get("model_type")
         if model_type not in self.model_types:
@@ -134,10 +154,19 @@ class PretrainedVisionEncoder(VisionEncoder):
         return config
 
     def load_base_weights(self, dtype: torch.dtype | Literal["auto"]) -> None:
+        """Read the published weights, and put a new model with them in place of the one on the meta device.
+
+        Args:
+            dtype: Dtype that the weights get; "auto" keeps that of their files, mapped from disk and not copied.
+
+        Raises:
+            ConfigError: If the weights cannot be read.
+        """
         # Where the path holds a whole CLIP or SigLIP, transformers reads its vision half and leaves out the text half.
         self.model = read(self.model_class, self.path, self.revision, dtype=dtype)
 
     def encode(self, pixel_values: Float[Tensor, "N C H W"]) -> VisionFeatures:
+        """Return the pooled vector of normalised images, and the patches of the hidden state `feature_layer`."""
         outputs = self.model(pixel_values=pixel_values, output_hidden_states=True)
         hidden_state = outputs.hidden_states[self.feature_layer]
         return VisionFeatures(
@@ -146,12 +175,12 @@ class PretrainedVisionEncoder(VisionEncoder):
         )
 
     def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
-        """Return the one vector an image that the encoder itself pools."""
+        """Return the one vector for each image that stands for the whole image, out of the model's outputs."""
         return outputs["pooler_output"]
 
 
 class _AnyConfig:
-    """A reader of a model's config.json, of whatever kind, as a plain dict."""
+    """A class with `from_pretrained`, for `read`, that returns any model's config.json as a plain dict."""
 
     @staticmethod
     def from_pretrained(path: str, trust_remote_code: bool, **options: Any) -> dict:
@@ -161,7 +190,7 @@ class _AnyConfig:
 
 
 class CLIPVisionEncoder(PretrainedVisionEncoder):
-    """CLIP's vision tower: the embedding that it shares with its texts, and one hidden layer's patches."""
+    """CLIP's vision encoder. Its pooled vector is the image embedding in the space that CLIP shares with texts."""
 
     model_types = ("clip", "clip_vision_model")
     config_class = CLIPVisionConfig
@@ -170,11 +199,12 @@ class CLIPVisionEncoder(PretrainedVisionEncoder):
     num_class_tokens = 1
 
     def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
+        """Return the projected image embedding of each image."""
         return outputs["image_embeds"]
 
 
 class SiglipVisionEncoder(PretrainedVisionEncoder):
-    """SigLIP's vision tower: its attention-pooled vector, and one hidden layer's patches; there is no class token."""
+    """SigLIP's vision encoder. Its pooled vector is that of its attention pooling; it has no class token."""
 
     model_types = ("siglip", "siglip_vision_model")
     config_class = SiglipVisionConfig
@@ -184,7 +214,7 @@ class SiglipVisionEncoder(PretrainedVisionEncoder):
 
 
 class Dinov2VisionEncoder(PretrainedVisionEncoder):
-    """DINOv2: its class token, and one hidden layer's patches."""
+    """DINOv2's vision encoder. Its pooled vector is its class token after the last norm."""
 
     model_types = ("dinov2",)
     config_class = Dinov2Config

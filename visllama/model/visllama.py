@@ -1,6 +1,8 @@
 """`VisLlama`: an image becomes a few input vectors between two learned markers, and LLaMA continues after them.
 
-All other code goes through this class and does not call its parts.
+Two words are used throughout. The *parts* of a model are those in `PARTS`, and the "adapter" (LoRA). A *span* is how an
+image stands in `input_ids`: the ids `[boi] + K placeholders + [eoi]`, all negative, which
+`visllama.text.tokens.image_span` returns.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from visllama.model.loss import TokenLoss, token_loss_sum
 from visllama.model.vision_encoder import VisionEncoder
 
 PARTS = ("vision_encoder", "connector", "markers", "language_model")
+"""The attributes of a `VisLlama` that hold its tensors: three modules, and the parameter `markers`."""
 ADAPTER = "adapter"
-"""The name of LoRA's tensors as a part; they lie inside the language model."""
+"""The name by which LoRA's tensors count as a part of their own, although they lie inside the language model."""
 
 _GENERATE_PARAMETERS = signature(GenerationMixin.prepare_inputs_for_generation).parameters
 _CACHE = "cache" if "cache" in _GENERATE_PARAMETERS else "past_key_values"
@@ -32,22 +35,31 @@ _CACHE = "cache" if "cache" in _GENERATE_PARAMETERS else "past_key_values"
 
 
 def part_of(name: str) -> str:
-    """Return the name of the part that a parameter or buffer of a `VisLlama` belongs to.
+    """Return the part that a parameter or buffer belongs to: one of `PARTS`, or "adapter" for a tensor of LoRA.
 
     Args:
-        name: Name of the tensor in the `VisLlama`.
+        name: Full name of the tensor, as `VisLlama.named_parameters()` has it: "connector.output.weight".
     """
     return ADAPTER if is_adapter(name) else name.split(".")[0]
 
 
 def persistent_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers in a module's `state_dict`, by name; all other buffers are computed and never stored."""
+    """Return the buffers of a module that its `state_dict()` holds, by name: the tensors themselves, no copies.
+
+    The buffers left out are those registered with `persistent=False`, which the module computes from its config.
+    """
     stored = module.state_dict(keep_vars=True).keys()
     return {name: buffer for name, buffer in module.named_buffers() if name in stored}
 
 
 def trained_buffers(model: VisLlama) -> dict[str, Tensor]:
-    """Return the persistent buffers of the parts that learn, by name, as BatchNorm's statistics or a counter."""
+    """Return the buffers that training may change: those in the `state_dict()` of each part in `model.trainable`.
+
+    BatchNorm's statistics are such buffers.
+
+    Returns:
+        The tensors themselves, no copies, by their full names in the model ("connector.norm.running_mean").
+    """
     buffers = {}
     for part in model.trainable:
         # The markers are a tensor, and the adapter lies in the language model: neither has buffers.
@@ -61,12 +73,12 @@ def trained_buffers(model: VisLlama) -> dict[str, Tensor]:
 
 
 def part_dtype(model: VisLlama, part: str, dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the encoder's or the language model's weights.
+    """Return the dtype that a part's weights are to have: `dtype` if the part is frozen, fp32 at least if it trains.
 
     Args:
-        model: The model, which knows what learns.
+        model: The model; its `trainable` says whether the part trains.
         part: "vision_encoder" or "language_model".
-        dtype: Dtype of frozen weights; what trains is fp32 at least.
+        dtype: Dtype that is asked for frozen weights.
     """
     if part in model.trainable:
         return torch.promote_types(dtype, torch.float32)
@@ -74,9 +86,16 @@ def part_dtype(model: VisLlama, part: str, dtype: torch.dtype) -> torch.dtype:
 
 
 class VisLlamaOutput(NamedTuple):
+    """What `VisLlama.forward` returns.
+
+    Attributes:
+        logits: Scores of each next token, for every position and every id of the vocabulary.
+        loss_sum: The sum (no mean) of the losses of all supervised tokens; None if no labels were given. The loss of a
+            token is the cross-entropy in nats, or what `VisLlama.token_loss` returns.
+    """
+
     logits: Float[Tensor, "B T V"]
     loss_sum: Float[Tensor, ""] | None
-    """The loss summed over the supervised tokens: cross-entropy in nats, or the `token_loss`; None without labels."""
 
 
 class _ReadsFeatures(Protocol):
@@ -86,24 +105,32 @@ class _ReadsFeatures(Protocol):
 
 
 class VisLlama(nn.Module):
-    """A frozen vision encoder, a trained connector and two trained markers, and a frozen language model.
+    """A vision encoder, a connector, two markers and a language model, of which the parts in `trainable` learn.
 
-    The model is built from configs alone, with encoder and language model on the meta device; `load_base_weights` fills
-    them.
+    The constructor loads no published weights: the language model is then on the meta device, and so is an encoder of
+    visllama's. Call `load_base_weights` before the model is used.
 
     Args:
         vision_encoder: Module that maps images to features.
-        connector: Class of the connector, or a `partial` of it that may name K; it is called with `vision_dim` and
-            `language_dim`.
-        language_model: Source that builds and loads the language model.
+        connector: Class of the connector, or a `functools.partial` of the class that sets further arguments. It is
+            called with `vision_dim` (width of the features that it reads) and `language_dim` (D) by name.
+        language_model: Object with the tokenizer, whose `build()` and `load()` make the language model.
         trainable: Names of the parts that learn, out of `PARTS` and "adapter"; all others are frozen.
-        lora: Arguments of PEFT's `LoraConfig`; None for no adapter.
+        lora: Arguments of PEFT's `LoraConfig`; None for a model without LoRA.
 
     Attributes:
-        token_loss: The loss of each supervised token; None is the cross-entropy.
+        token_loss: Function that returns the loss of each supervised token; None means the cross-entropy. Set it after
+            the construction.
         trainable: Names of the parts that learn.
-        lora: Arguments of PEFT's `LoraConfig`; None where there is no adapter or it was merged.
-        language_model_source: Source that builds and loads the language model.
+        lora: Arguments of PEFT's `LoraConfig`; None if there is no LoRA, or if it was merged.
+        language_model_source: The argument `language_model`.
+        tokenizer: The tokenizer of the language model.
+        num_image_tokens: Number of vectors that the connector makes of one image (K).
+
+    Raises:
+        ValueError: If the connector's output on one image is not `(1, K, D)`, if K is not what the `partial` names, or
+            if the connector has extra state besides parameters and buffers.
+        ConfigError: If LoRA's arguments or the user's own language model do not fit.
     """
 
     def __init__(
@@ -143,17 +170,18 @@ class VisLlama(nn.Module):
 
     @property
     def num_positions(self) -> int | None:
-        """Greatest number of positions that the language model was made for; None where its config names none."""
+        """Greatest length of an input in tokens and image vectors, as the language model's config names it, or None."""
         return getattr(self.language_model.config.get_text_config(), "max_position_embeddings", None)
 
     @torch.no_grad()
     def _count_image_tokens(self, make_connector: Callable[..., nn.Module], language_dim: int) -> int:
-        """Return K, the number of vectors that the connector makes of one image.
+        """Return K, the number of vectors that the connector makes of one image, by running it once on zeros.
 
-        The connector runs once on zeros, so that one that does not fit is found before any weight is loaded.
+        A connector that does not fit is thus found before any weight is loaded.
 
         Raises:
-            ValueError: If its output is not `(1, K, D)`, or K is not what the config names.
+            ValueError: If its output is not `(1, K, D)`, if K is not the `num_image_tokens` of `make_connector`, or if
+                the connector has extra state.
         """
         encoder = self.vision_encoder
         feature_shapes = {
@@ -182,9 +210,10 @@ class VisLlama(nn.Module):
         return shape[1]
 
     def _find_unreached(self) -> frozenset[str]:
-        """Return the names of the encoder's tensors that the features do not depend on, as those of CLIP's last layer.
+        """Return the names of the encoder's parameters that get no gradient from the features that the connector reads.
 
-        They cannot learn, and ranks would wait for their gradients.
+        CLIP's last layer is an example, where patches of the layer before it are read. Such parameters stay frozen:
+        they cannot learn, and ranks would wait for their gradients.
         """
         parameter_of = dict(self.vision_encoder.named_parameters(prefix="vision_encoder"))
         parameters = tuple(parameter_of.values())
@@ -196,27 +225,30 @@ class VisLlama(nn.Module):
         return frozenset(name for name, gradient in zip(parameter_of, gradients, strict=True) if gradient is None)
 
     def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
+        """Attach new adapters to a language model in place, if `lora` is set, and return the model."""
         if self.lora is None:
             return language_model
         return attach_lora(language_model, self.lora)
 
     def _freeze(self) -> None:
-        """Set which tensors get gradients, and which parts are in training mode."""
+        """Set `requires_grad` of all parameters by `trainable`, and put the frozen parts into eval mode."""
         for name, parameter in self.named_parameters():
             learns = part_of(name) in self.trainable and name not in self._unreached
             parameter.requires_grad_(learns)
         self.train(self.training)
 
     def load_base_weights(self, dtype: torch.dtype = torch.float32, as_stored: bool = False) -> VisLlama:
-        """Load the published weights of encoder and language model, and return the model.
+        """Load the published weights of encoder and language model into this model, and return the model.
 
-        A part that trains is fp32 at least. In fp64 the whole model is in fp64, the trained parts and the buffers too.
-        Both markers start at the mean of the language model's embeddings, where its inputs usually lie.
+        The connector's weights stay as they are. Both markers are set to the mean of the language model's embeddings,
+        and LoRA's adapters, where there are any, are made anew. Files are read from disk, or downloaded from the hub
+        if the path of a part is a hub id that is not in the cache.
 
         Args:
-            dtype: Dtype of the frozen weights.
-            as_stored: Whether to leave the weights in the dtype of their files, which stay mapped and take no memory.
-                The markers start at the values that `dtype` makes of the embeddings.
+            dtype: Dtype of the frozen weights. The weights of a part that trains are fp32 at least. With fp64 and
+                without `as_stored`, all parameters and buffers become fp64.
+            as_stored: Whether to leave the weights in the dtype of their files, mapped from disk and not copied into
+                memory. `sharding.shard` or `sharding.cast_weights` has to convert them to `dtype` afterwards.
         """
         vision_dtype = part_dtype(self, "vision_encoder", dtype)
         language_dtype = part_dtype(self, "language_model", dtype)
@@ -246,7 +278,10 @@ class VisLlama(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> VisLlama:
-        """Set training mode, and return the model; frozen parts stay in eval mode."""
+        """Put the parts that learn into training mode (`mode=True`) or eval mode, and return the model.
+
+        Frozen parts are in eval mode in either case. An adapter that learns follows `mode`.
+        """
         super().train(mode)
         for name in set(PARTS) - {*self.trainable, "markers"}:
             getattr(self, name).eval()
@@ -258,19 +293,21 @@ class VisLlama(nn.Module):
         return self
 
     def merge_adapter(self) -> VisLlama:
-        """Add the adapter to the language model's weights in place, and return the model.
+        """Add LoRA's matrices to the language model's weights in place, remove the adapters, and return the model.
 
-        It answers the same in less time, and the adapter cannot be trained any more.
+        The merged model computes the same up to rounding, in less time; the adapters cannot be trained any more. A
+        model without adapters is left as it is.
         """
         merge_lora(self.language_model)
         self.lora = None
         return self
 
     def encode_images(self, pixel_values: Num[Tensor, "N C H W"]) -> Float[Tensor, "N K D"]:
-        """Return the image embeds, which the connector makes of the encoder's features.
+        """Return the K vectors of each image, which the connector makes of the encoder's features.
 
         Args:
-            pixel_values: Images, uint8 or already normalised.
+            pixel_values: Images of the encoder's size on the model's device: uint8 pixels, or floats that are already
+                normalised by the encoder's mean and standard deviation.
         """
         # A frozen encoder keeps no activations for a backward pass.
         encoder_learns = torch.is_grad_enabled() and "vision_encoder" in self.trainable
@@ -286,13 +323,14 @@ class VisLlama(nn.Module):
         pixel_values: Num[Tensor, "N C H W"],
         image_of_span: Int[Tensor, " S"] | None = None,
     ) -> Float[Tensor, "B T D"]:
-        """Return the text's embeddings, with `[boi] image_embeds [eoi]` where the image spans stand.
+        """Return the language model's input: embeddings of the text, and vectors of the images in place of the spans.
 
         Args:
-            input_ids: Token ids; image spans as in `visllama.text.tokens`.
-            pixel_values: Images, uint8 or already normalised.
-            image_of_span: The number of the image that each span shows, in reading order, where several show the same
-                one; None fills the spans with the images in their order.
+            input_ids: Token ids; an image stands in them as one span (see the module).
+            pixel_values: Images: uint8 pixels, or floats that are already normalised. A batch without spans takes one
+                image of any content, which changes nothing.
+            image_of_span: For each span, row by row, the index of its image in `pixel_values`; several spans may show
+                one image, which is encoded once. None means that the first span shows the first image, and so on.
         """
         with self._without_statistics(input_ids, pixel_values):
             image_embeds = self.encode_images(pixel_values)
@@ -301,14 +339,14 @@ class VisLlama(nn.Module):
         return self.splice(input_ids, image_embeds)
 
     def splice(self, input_ids: Int[Tensor, "B T"], image_embeds: Float[Tensor, "N K D"]) -> Float[Tensor, "B T D"]:
-        """Return the text's embeddings, with `[boi] image_embeds [eoi]` where the image spans stand.
+        """Return the language model's input, as `embed` does, from images that were encoded before.
 
-        Images fill the spans in reading order. Images beyond the last span (the dummy of a batch without images) take
-        part with weight zero.
+        Each span becomes the first marker, the K vectors of its image, and the second marker.
 
         Args:
-            input_ids: Token ids; image spans as in `visllama.text.tokens`.
-            image_embeds: Image embeds, as `encode_images` returns them.
+            input_ids: Token ids; an image stands in them as one span (see the module).
+            image_embeds: The vectors of each image, as `encode_images` returns them. The first span, row by row, takes
+                the first image, and so on. Images beyond the last span do not appear, and their gradients are zero.
         """
         markers = self.markers.expand(len(image_embeds), 2, -1)
         boi, eoi = markers.unsqueeze(2).unbind(1)
@@ -324,9 +362,10 @@ class VisLlama(nn.Module):
     def _without_statistics(
         self, input_ids: Int[Tensor, "B T"], pixel_values: Num[Tensor, "N C H W"]
     ) -> Generator[None, None, None]:
-        """Set a connector with buffers to eval mode on a dummy image.
+        """Keep the connector in eval mode inside the `with` block if the batch has no span and one image, a dummy.
 
-        Its statistics and counters are then of real images alone.
+        The connector's statistics and counters (BatchNorm's) are then of real images alone. Any other batch, and a
+        connector without buffers, runs as usual.
         """
         has_buffers = next(self.connector.buffers(), None) is not None
         may_be_dummy = self.connector.training and has_buffers and len(pixel_values) == 1
@@ -349,20 +388,26 @@ class VisLlama(nn.Module):
         attention_mask: Int[Tensor, "B T"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
     ) -> VisLlamaOutput:
-        """Return next-token logits, and with labels their summed loss.
+        """Return the logits of each next token and, if labels are given, the sum of their losses.
 
         Args:
-            input_ids: Token ids; image spans as in `visllama.text.tokens`, as many as there are images.
-            pixel_values: Images, uint8 or already normalised.
-            attention_mask: 0 on padding. Right-padded batches need none: a causal model never looks right.
-            labels: `input_ids` where supervised, IGNORE_INDEX elsewhere; not shifted.
+            input_ids: Token ids; an image stands in them as one span (see the module). The spans, row by row, take the
+                images in their order.
+            pixel_values: Images: uint8 pixels, or floats that are already normalised. A batch without spans takes one
+                image of any content, which changes nothing.
+            attention_mask: 1 on tokens, 0 on padding; not needed if all padding is on the right.
+            labels: The same ids as `input_ids` at the tokens to learn (the supervised ones), and IGNORE_INDEX (-100)
+                elsewhere. They are shifted here, not by the caller.
         """
         inputs_embeds = self.embed(input_ids, pixel_values)
         logits = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
         return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels, self.token_loss))
 
     def new_cache(self) -> Cache:
-        """Return an empty cache for `generate`, which will hold the keys and values of the tokens read and written."""
+        """Return a new, empty cache to pass to `generate` or `write_on`, call after call of one conversation.
+
+        Each call adds the attention keys and values of the tokens that it has read and written.
+        """
         return DynamicCache(config=self.language_model.config.get_text_config(decoder=True))
 
     @torch.no_grad()
@@ -375,17 +420,26 @@ class VisLlama(nn.Module):
         image_of_span: Int[Tensor, " S"] | None = None,
         **decoding: Any,
     ) -> Int[Tensor, "B L"]:
-        """Return the new tokens that the model writes after left-padded inputs.
+        """Continue token ids and images by text, and return the ids of the new tokens alone.
+
+        The model writes greedily unless `decoding` says otherwise. Call `eval()` before it: the mode is not changed.
 
         Args:
-            input_ids: Token ids to continue; with a cache, those after the tokens that it holds.
-            pixel_values: Images of the spans in `input_ids`.
-            attention_mask: 0 on padding.
-            cache: Keys and values of one unpadded row that was read before. It grows by `input_ids` and all new tokens
-                but the last.
-            image_of_span: The number of the image that each span shows, as for `embed`; several rows may ask about one
-                image, which is then encoded once.
-            decoding: Further arguments of transformers' `generate`.
+            input_ids: Token ids to continue, padded on the left; an image stands in them as one span (see the module).
+                With a cache, pass only the ids after the tokens that the cache holds.
+            pixel_values: Images of the spans in `input_ids`: uint8 pixels, or floats that are already normalised. A
+                batch without spans takes one image of any content, which changes nothing.
+            attention_mask: 1 on tokens, 0 on padding; it has the shape of `input_ids`.
+            cache: A cache from `new_cache()`, which earlier calls may have filled; None for a single call. It works for
+                one unpadded sequence (B = 1). It is changed: the call adds `input_ids` and all new tokens but the last.
+            image_of_span: For each span, row by row, the index of its image in `pixel_values`; several spans may show
+                one image, which is encoded once. None means that the first span shows the first image, and so on.
+            decoding: Further arguments of transformers' `generate`: `max_new_tokens` (20 if it is not given),
+                `num_beams`, `do_sample`, ...
+
+        Returns:
+            One row of new ids for each row of `input_ids`, with the end token. A row that ends before the longest one
+            is filled up with the tokenizer's padding token.
         """
         inputs_embeds = self.embed(input_ids, pixel_values, image_of_span)
         return self.write_on(inputs_embeds, attention_mask, cache, **decoding)
@@ -398,13 +452,19 @@ class VisLlama(nn.Module):
         cache: Cache | None = None,
         **decoding: Any,
     ) -> Int[Tensor, "B L"]:
-        """Return the new tokens that the model writes after embeddings.
+        """Continue input embeddings by text, as `generate` continues ids, and return the ids of the new tokens alone.
 
         Args:
-            inputs_embeds: Embeddings, as `embed` or `splice` returns them, left-padded.
-            attention_mask: 0 on padding.
-            cache: Keys and values of one unpadded row that was read before, as for `generate`.
-            decoding: Further arguments of transformers' `generate`.
+            inputs_embeds: Input of the language model, as `embed` or `splice` returns it for ids padded on the left.
+            attention_mask: 1 on tokens, 0 on padding.
+            cache: A cache from `new_cache()`, which earlier calls may have filled; None for a single call. It works for
+                one unpadded sequence (B = 1). It is changed: the call adds the inputs and all new tokens but the last.
+            decoding: Further arguments of transformers' `generate`: `max_new_tokens` (20 if it is not given),
+                `num_beams`, `do_sample`, ...
+
+        Returns:
+            One row of new ids for each row of the inputs, with the end token. A row that ends before the longest one is
+            filled up with the tokenizer's padding token.
         """
         if cache is not None:
             # transformers takes the inputs from the start and cuts off as many as the cache holds. Only the length of
@@ -429,7 +489,7 @@ def _consumes(connector: object) -> Literal["pooled", "patch"]:
 
 
 def _build_connector(connector: Callable[..., nn.Module], vision_dim: int, language_dim: int) -> nn.Module:
-    """Return the connector, built on the device of the context.
+    """Build the connector on torch's present default device (the caller may have set the meta device).
 
     A connector whose constructor computes with numbers cannot be built on the meta device, and is built on the CPU.
     """

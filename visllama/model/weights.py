@@ -1,9 +1,12 @@
 """Trained weights on disk: the trained tensors alone, and a description that rebuilds the model around them.
 
-Wherever the parameters of a part are saved, loaded, hashed or compared, its persistent buffers are too.
+A run writes a *weights folder* of two files. `visllama.safetensors` holds the trained tensors. `visllama.json`, the
+*description*, holds the parts by kind and arguments, the names of the parts that were trained, the hashes of the base
+models (the frozen encoder and language model), the image transform and the settings of the texts. No code path is
+stored or run.
 
-`weights/visllama.safetensors` holds the trained tensors, `weights/visllama.json` the parts by kind and arguments, the
-base models' hashes, the image transform and the prompt. No code path is stored or run.
+Wherever the parameters of a part are saved, loaded, hashed or compared, its persistent buffers (those in its
+`state_dict()`) are too.
 """
 
 from __future__ import annotations
@@ -46,6 +49,7 @@ _DESCRIPTION_KEYS = {
     "text": dict,
 }
 BASE_PARTS = ("vision_encoder", "language_model")
+"""The parts that start from published weights, which are not stored again unless the part trains."""
 Parts = Mapping[str, Mapping]
 """The description of a model by its parts. Each of `vision_encoder`, `connector` and `language_model` is described by
 `{"kind": name of its class, "arguments": {...}}`. An entry `lora`, where there is one, holds PEFT's arguments alone."""
@@ -58,16 +62,21 @@ def build_model(
     plugins: Sequence[str] = (),
     models: Path | str | None = None,
 ) -> VisLlama:
-    """Build a model from its parts' kinds and arguments, without weights; works on the meta device too.
+    """Build a model from a description of its parts, without its published weights (see `VisLlama.load_base_weights`).
+
+    The configs and the tokenizer of the base models are read from disk, or downloaded from the hub if they are not in
+    its cache.
 
     Args:
-        parts: Description of the parts.
-        trainable: Names of the parts that learn.
-        plugins: The user's packages, which are searched for kinds that are not ours.
-        models: The folder of downloaded base models (`paths.models`).
+        parts: Class names and arguments of the three parts, and LoRA's arguments where there is LoRA (see `Parts`). It
+            is not changed. An argument `num_image_tokens` of None becomes the encoder's number of patches.
+        trainable: Names of the parts that learn, out of "vision_encoder", "connector", "markers", "language_model" and
+            "adapter" (LoRA).
+        plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
+        models: The folder of downloaded base models (`paths.models`); None for none.
 
     Raises:
-        ConfigError: If a kind is unknown, or an argument does not fit.
+        ConfigError: If a class is unknown, or if a part cannot be built from its arguments, whatever its error.
     """
     classes = {role: part_class(role, parts[role]["kind"], plugins) for role in ROLES}
     arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
@@ -92,9 +101,12 @@ def build_model(
 
 @contextmanager
 def _named(role: str) -> Generator[None, None, None]:
-    """Put the model's part in front of the message of any error.
+    """Turn any error inside the `with` block into a ConfigError whose message begins with the name of the part.
 
     The classes and arguments come from a config or a file, so an error of whatever type is one that the user can mend.
+
+    Args:
+        role: Name of the part.
 
     Raises:
         ConfigError: If there was an error inside the `with` block.
@@ -112,16 +124,16 @@ def _named(role: str) -> Generator[None, None, None]:
 
 
 def _located(arguments: Mapping[str, Any], models: Path | str | None) -> dict[str, Any]:
-    """Return the arguments of a base model with its path as transformers takes it; a class may have no path."""
+    """Return a copy of a base model's arguments, with `path` (if there is one) as transformers takes it."""
     if "path" not in arguments:
         return dict(arguments)
     return {**arguments, "path": locate(arguments["path"], models)}
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor that lies in shards, and any other tensor as it is.
+    """Return a sharded tensor gathered from all ranks; any other tensor is returned unchanged.
 
-    All ranks have to call this for a tensor in shards, since they gather it together.
+    All ranks have to call this together for a sharded tensor (a `DTensor`).
     """
     if isinstance(tensor, DTensor):
         return tensor.full_tensor()
@@ -129,12 +141,15 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None = None) -> str:
-    """Return the SHA-256 of tensors with their names and shapes.
+    """Return the SHA-256 of tensors with their names, dtypes and shapes, as a hex string.
+
+    All ranks have to call this together if a tensor is sharded.
 
     Args:
-        named: Names and tensors, as from `named_parameters()`.
-        dtype: Dtype that floating-point tensors are compared in; None compares bit by bit. In bf16, a base model has
-            the same hash whatever dtype it was loaded in, except for fp16, which rounds differently.
+        named: Names and tensors, as from `named_parameters()`, in any order: they are sorted by name.
+        dtype: Dtype that floating-point tensors are converted to before they are hashed; None leaves all bits as they
+            are. With bf16, a base model has the same hash in whatever dtype it was loaded, except for fp16, which
+            rounds differently.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
@@ -150,7 +165,11 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
 
 
 def hash_weights(folder: Path) -> str:
-    """Return the SHA-256 of a weights folder, over the description of the model and the trained tensors."""
+    """Return the SHA-256 of the two files in a weights folder, description and tensors, as a hex string.
+
+    Raises:
+        OSError: If one of the two files is missing or cannot be read.
+    """
     digest = hashlib.sha256()
     for name in (DESCRIPTION_FILE, TENSORS_FILE):
         with open_regular(folder / name) as file:
@@ -160,7 +179,11 @@ def hash_weights(folder: Path) -> str:
 
 
 def frozen_hashes(model: VisLlama) -> dict[str, str]:
-    """Return the hash of each base model's frozen tensors, bit by bit, by the name of the part."""
+    """Return a hash of the frozen tensors of the encoder and of the language model, by the name of the part.
+
+    Two equal hashes mean that no bit has changed. A part that trains counts with its frozen parameters alone, and a
+    part without frozen tensors is left out.
+    """
     hashes = {}
     for part in BASE_PARTS:
         frozen = [(name, tensor) for name, tensor in _base_tensors(model, part) if not tensor.requires_grad]
@@ -175,9 +198,9 @@ def frozen_hashes(model: VisLlama) -> dict[str, str]:
 
 
 def _base_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
-    """Return the parameters and persistent buffers of a part without its adapter.
+    """Return the names and tensors (parameters and persistent buffers) of a part, without those of LoRA's adapters.
 
-    Their names are those that they have where there is no adapter.
+    The names begin inside the part and are those of the published model, without the `.base_layer` that PEFT inserts.
     """
     module = getattr(model, part)
     tensors = dict(module.named_parameters()) | persistent_buffers(module)
@@ -185,14 +208,14 @@ def _base_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
 
 
 def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """Return the tensors that no base model holds, by name, with the persistent buffers of their parts.
+    """Return the tensors that a weights folder has to hold, by their full names, detached but not copied.
 
-    They are the tensors of all parts but the frozen encoder and language model: what this stage trains, and what an
-    earlier stage has trained.
+    They are the parameters and persistent buffers of all parts but an encoder or a language model that did not learn.
+    Connector, markers and adapter always count: if this stage does not train them, an earlier stage has.
 
     Args:
         model: The model.
-        trained: Names of the parts that learn or have learned; None means those that the model trains.
+        trained: Names of the parts that learn or have learned; None means `model.trainable`.
     """
     learned = model.trainable if trained is None else trained
     published_parts = set(BASE_PARTS) - set(learned)
@@ -201,11 +224,14 @@ def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> di
 
 
 def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path) -> None:
-    """Write the trained tensors and the model's description on the first rank, each file whole or not at all.
+    """Write a weights folder: the model's trained tensors and its description.
+
+    All ranks have to call this together if the model is sharded; the first rank alone writes. Each file is written
+    whole or not at all, and takes the place of an older one.
 
     Args:
-        model: The model whose trained tensors are written; where it lies in shards, all ranks have to call.
-        parts: The description that `build_model` took.
+        model: The model, with its base weights loaded.
+        parts: The description of parts that the model was built from by `build_model`.
         text: The settings that the texts of the training were made with.
         folder: The folder to write, which is made if it is missing.
 
@@ -245,10 +271,18 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
 
 
 def read_description(folder: Path) -> dict:
-    """Return the description in `weights/visllama.json`, after checking that a run can have written it.
+    """Read the description in a weights folder, check it, and return it; the tensors are not read.
+
+    Args:
+        folder: The folder that holds `visllama.json`.
+
+    Returns:
+        A dict with the keys `format_version`, `parts` (see `Parts`), `trained` (names of parts), `base_sha256` (hash by
+        part), `image_transform` and `text` (as `TextSettings.from_dict` takes it). A file of version 2, which knew no
+        templates, is given the template "plain"; its `format_version` stays 2.
 
     Raises:
-        ConfigError: If the folder holds no description, or one of another version or with contents that no run writes.
+        ConfigError: If the file is missing, is no JSON, has another version, or holds what no run writes.
     """
     path = Path(folder) / DESCRIPTION_FILE
     if not path.is_file():
@@ -285,12 +319,13 @@ def read_description(folder: Path) -> dict:
 
 
 def _check_parts(path: Path, parts: Mapping) -> None:
-    """Refuse a description of parts that no run writes.
+    """Refuse the `parts` of a description if they are incomplete or could run code.
 
-    The file may come from somebody else: it must not name code to import, read a variable, or hold a pattern.
+    The file may come from somebody else: it must not name code to import (`_target_`), read a variable (`${...}`), or
+    hold a regular expression among LoRA's arguments.
 
     Raises:
-        ConfigError: If it does, or if it does not describe a part.
+        ConfigError: If it does, or if it does not describe one of the three parts.
     """
     for role in ROLES:
         part = parts.get(role)
@@ -318,19 +353,24 @@ def load_weights(
     models: Path | str | None = None,
     as_stored: bool = False,
 ) -> tuple[VisLlama, dict]:
-    """Rebuild a model with its base weights and its trained tensors, and return it with its description.
+    """Rebuild the model of a weights folder with its base weights and trained tensors, ready to be used.
+
+    The base models are read from disk, or downloaded from the hub if they are not in its cache.
 
     Args:
-        folder: The `weights/` folder of a run.
-        dtype: Dtype of the frozen weights.
-        plugins: The user's packages, which are searched for kinds that are not ours.
-        models: The folder of downloaded base models (`paths.models`).
-        as_stored: Whether to leave the frozen weights in the dtype of their files, for a strategy that converts them
-            itself.
+        folder: The weights folder that a run wrote.
+        dtype: Dtype of the frozen weights. The weights of a part that was trained are fp32 at least.
+        plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
+        models: The folder of downloaded base models (`paths.models`); None for none.
+        as_stored: Whether to leave the frozen weights in the dtype of their files, mapped from disk and not copied into
+            memory. `sharding.shard` or `sharding.cast_weights` has to convert them to `dtype` afterwards.
+
+    Returns:
+        The model, and the description as `read_description` returns it.
 
     Raises:
-        ConfigError: If a part's kind is unknown, if a trained tensor is missing, unknown or of another shape, or if a
-            base model is not the one that the weights were trained with.
+        ConfigError: If the description does not pass its checks, if a class is unknown, if a trained tensor is missing,
+            unknown or of another shape, or if a base model is not the one that the weights were trained with.
     """
     folder = Path(folder)
     description = read_description(folder)
@@ -348,17 +388,17 @@ def load_weights(
 
 
 def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
-    """Refuse a folder whose tensors are not those of the parts that its description calls trained.
-
-    No weight is loaded.
+    """Check that a weights folder holds the tensors that a model needs, by name and shape; no weight is loaded.
 
     Args:
-        model: The model that the tensors are for. It may have an adapter that the weights do not have.
+        model: The model that the tensors are for, without weights or with them. It may have an adapter that the weights
+            do not have: a later stage adds it.
         folder: The weights folder.
-        description: The folder's description.
+        description: The folder's description, as `read_description` returns it.
 
     Raises:
-        ConfigError: If a tensor is missing, unknown or of another shape; the message names it.
+        ConfigError: If a tensor is missing, unknown or of another shape; the message names the first five. Also if the
+            file holds no safetensors.
     """
     has_adapter = "lora" in description["parts"]
     expected_shapes = {}
@@ -373,15 +413,18 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 
 
 def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
-    """Load trained tensors into a model that has its base weights.
+    """Copy the trained tensors of a weights folder into a model, after checking its base models.
+
+    Names and shapes of the tensors are not checked here: call `check_tensors` first.
 
     Args:
-        model: The model, which is changed in place.
+        model: The model with its base weights loaded. It is changed in place.
         folder: The weights folder.
-        description: The folder's description.
+        description: The folder's description, as `read_description` returns it.
 
     Raises:
-        ConfigError: If the model has other base models, or prepares images otherwise, than in the training.
+        ConfigError: If the frozen base weights have other hashes than in the training, or if the encoder's image
+            transform is another one.
     """
     for part in set(BASE_PARTS) - set(description["trained"]):
         expected = description["base_sha256"].get(part)
@@ -412,7 +455,13 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 
 @contextmanager
 def open_tensors(path: Path) -> Generator[Any, None, None]:
-    """Open a safetensors file, which may come from somebody else.
+    """Open a safetensors file in a `with` block, as the object that `safetensors.safe_open` yields.
+
+    Args:
+        path: The file, which may come from somebody else.
+
+    Yields:
+        The open file, with `keys()`, `get_tensor(name)` (a tensor on the CPU) and `get_slice(name)`.
 
     Raises:
         ConfigError: If it is no regular file, or holds no safetensors.
@@ -429,7 +478,7 @@ def _check_same_tensors(folder: Path, model_shapes: dict[str, tuple], file_shape
     """Refuse a file whose tensors have other names or shapes than the model's.
 
     Raises:
-        ConfigError: If it does, with the first five differences.
+        ConfigError: If they have; the message lists the first five differences.
     """
     problems = [f"missing {name}" for name in model_shapes if name not in file_shapes]
     problems += [f"unknown {name}" for name in file_shapes if name not in model_shapes]

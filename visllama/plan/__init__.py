@@ -1,1 +1,4 @@
-"""The cost of a job before it is queued: memory a rank, time and communication, without weights, GPU or data."""
+"""The cost of a training job before it is queued: memory of a rank, time and communication.
+
+It is computed from the job's config and the model's sizes, without weights, GPU or data.
+"""

@@ -1,4 +1,7 @@
-"""Memory that forward passes keep for the backward pass, in closed form: bytes a token, an image, a micro-batch."""
+"""Memory that forward passes keep for the backward pass, by formulas: bytes of a token, an image, a micro-batch.
+
+A `Line` is one row of the table of memory, and a *moment* is one of the points of a step in `visllama.plan.lines`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from visllama.model.shapes import Shapes, Transformer
 from visllama.plan.job import Job, Precision
 from visllama.plan.lines import CONNECTOR, ENCODE, FIRST_BLOCK, LAST_BLOCK, LOSS, Line
 
+# The moments at which something is held that is freed in the backward pass of the loss, a block, the connector.
 _BEFORE_BLOCKS = (LOSS, LAST_BLOCK)
 _BLOCKS = (LAST_BLOCK, FIRST_BLOCK)
 _UNTIL_BLOCKS = (LOSS, *_BLOCKS)
@@ -14,12 +18,15 @@ _UNTIL_CONNECTOR = (*_UNTIL_BLOCKS, CONNECTOR)
 
 
 def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
-    """Return the memory of a micro-batch on one rank, the loss and its gradients included.
+    """Compute what a rank holds for one micro-batch: its images, activations, the logits, the loss and its gradients.
 
     Args:
-        shapes: Sizes of the model.
+        shapes: Sizes of the model, as `read_shapes` returns them.
         job: How the model is trained.
-        tokens: Tokens of each sample, image span included.
+        tokens: Length that each sample is padded to, in tokens, its image vectors included.
+
+    Returns:
+        Rows of the table of memory, for one rank; some may be of zero bytes.
     """
     pixels = 3 * shapes.size_px**2
     images = Line(
@@ -37,6 +44,7 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
 
 
 def _connector_line(shapes: Shapes, job: Job) -> Line:
+    """Return the memory that the connector's forward pass keeps for its backward pass."""
     samples = job.most_at_once
     if job.precision.is_mixed:
         of_image = shapes.connector.kept_bytes_mixed
@@ -134,9 +142,14 @@ def _copies(shapes: Shapes, job: Job) -> list[Line]:
 
 
 def norm_bytes(width: int, precision: Precision, is_trained: bool) -> int:
-    """Return the bytes a token that an RMSNorm keeps.
+    """Return the bytes that an RMSNorm keeps for its backward pass, for each token.
 
-    It keeps its input and one root, in fp32 at least; where its weight trains, also what the weight multiplies.
+    It keeps its input and one root, in fp32 at least; if its weight trains, also what the weight multiplies.
+
+    Args:
+        width: Width of the hidden states.
+        precision: Bytes of one number, by what it is for.
+        is_trained: Whether the language model trains.
     """
     num_bytes = max(4, precision.compute(is_trained)) * (width + 1)
     if is_trained:
@@ -145,11 +158,16 @@ def norm_bytes(width: int, precision: Precision, is_trained: bool) -> int:
 
 
 def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> int:
-    """Return the bytes a token that a block of LLaMA's kind keeps for its backward pass.
+    """Return the bytes that a block of LLaMA's kind keeps for its backward pass, for each token, without LoRA.
 
-    It keeps two norms; queries, keys, values, their result and one fp32 number a head (flash attention); and of the
-    gated MLP the gate, the activated gate and what that multiplies. A frozen matrix keeps nothing; one that trains
-    keeps its input, which under autocast is a copy for each matrix.
+    It keeps what two norms keep; queries, keys, values, their result and one fp32 number a head (flash attention); and
+    of the gated MLP the gate, the activated gate and what that multiplies. A frozen matrix keeps nothing; one that
+    trains keeps its input, which under autocast is a copy for each matrix.
+
+    Args:
+        layers: Sizes of the language model.
+        precision: Bytes of one number, by what it is for.
+        is_trained: Whether the language model trains.
     """
     width = layers.width
     compute = precision.compute(is_trained)
@@ -165,9 +183,13 @@ def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> 
 
 
 def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
-    """Return the bytes a token that LoRA keeps in all blocks.
+    """Return the bytes that LoRA keeps for its backward pass, for each token, in all blocks together.
 
-    It keeps inputs and their dropout masks, and what the first matrix makes of them.
+    It keeps the inputs of the adapters, their dropout masks, and what the first matrix makes of them.
+
+    Args:
+        shapes: Sizes of the model; without adapters the result is 0.
+        precision: Bytes of one number, by what it is for.
     """
     compute = precision.compute(is_trained=True)
 
@@ -187,9 +209,9 @@ def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
 
 
 def _vision_line(shapes: Shapes, job: Job) -> Line:
-    """Return the memory of the vision encoder.
+    """Return the memory of the vision encoder's activations.
 
-    A frozen one needs the hidden states of one forward pass; one that trains keeps what the backward pass needs.
+    A frozen encoder needs the hidden states of one forward pass; one that trains keeps what the backward pass needs.
     """
     layers = shapes.vision
     precision = job.precision

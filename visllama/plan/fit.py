@@ -1,4 +1,7 @@
-"""The overrides with which a job fits that does not fit, found by computing its memory again."""
+"""Find overrides with which a job fits a GPU that it does not fit, by computing the memory of changed jobs.
+
+An *override* is a setting of the command line, as `micro_batch_size=4`.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,32 @@ from visllama.plan.lines import GIB
 from visllama.plan.memory import memory
 
 MOST_RANKS = 1024
-"""Greatest number of ranks that is tried."""
+"""Greatest number of ranks that is tried, beyond those of the job itself."""
 
 
 def fits_card(shapes: Shapes, job: Job, tokens: float, card: Card) -> bool:
-    """Return whether a job fits a card.
+    """Return whether the peak of a rank's memory, allowances included, is no more than the memory of a GPU.
 
     Args:
         shapes: Sizes of the model.
         job: How the model is trained.
-        tokens: Tokens of each sample, image span included.
+        tokens: Length that each sample is padded to, in tokens, its image vectors included.
         card: The GPU.
     """
     return memory(shapes, job, tokens).peak <= card.memory_gib * GIB
 
 
 def find_switches(shapes: Shapes, job: Job, tokens: float, card: Card) -> list[str] | None:
-    """Return the overrides with which a job fits a card; None where it fits with none.
+    """Return the overrides of `train` that make a job fit a GPU: an empty list if it fits already, None if none do.
 
-    They are tried in this order, each together with those before it: fewer samples at once, activation checkpointing,
-    shards, more ranks.
+    Four changes are tried, and the first combination that fits is returned: smaller micro-batches; activation
+    checkpointing; FSDP, if there are several ranks; more GPUs, up to `MOST_RANKS`. All combinations of the earlier
+    changes in this list are tried before a later one.
 
     Args:
         shapes: Sizes of the model.
         job: How the model is trained.
-        tokens: Tokens of each sample, image span included.
+        tokens: Length that each sample is padded to, in tokens, its image vectors included.
         card: The GPU.
     """
     for changed in _changes(job):
@@ -67,7 +71,7 @@ def _changes(job: Job) -> Iterator[Job]:
 
 
 def _strategies(job: Job, num_ranks: int) -> list[str]:
-    """Return the strategies to try on so many ranks, without repeating one."""
+    """Return the strategies to try on a number of ranks: the job's own (or "ddp"), then "fsdp"."""
     if num_ranks == 1:
         return [job.strategy]
     first = "ddp" if job.strategy == "one" else job.strategy
@@ -91,7 +95,15 @@ def _ranks(job: Job) -> Iterator[tuple[int, int]]:
 
 
 def overrides(before: Job, after: Job) -> list[str]:
-    """Return the overrides of `train` that turn one job into another."""
+    """Return the overrides of `train` for what differs between two jobs; an empty list if nothing does.
+
+    They are of the form `key=value`, for numbers of nodes and devices, a change to FSDP, activation checkpointing and
+    the micro-batch. Other differences have no override, as from "one" to "ddp", which `train` chooses itself.
+
+    Args:
+        before: The job as the config has it.
+        after: The changed job.
+    """
     changes = []
     if after.num_nodes != before.num_nodes:
         changes.append(f"trainer.num_nodes={after.num_nodes}")

@@ -1,4 +1,7 @@
-"""How a job trains: its ranks, batches, strategy and precision, as read from a config."""
+"""`Job`: the ranks, batches, strategy and precision of a training, read from a config.
+
+A *rank* is one process with one GPU, and a *node* is one machine.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from visllama.training.optimizer_states import measure_states
 
 
 class Precision(NamedTuple):
-    """Bytes of one number, by what it is for.
+    """How many bytes one number takes, by what it is for.
 
     Attributes:
         frozen: Bytes of a number of frozen weights.
@@ -27,7 +30,15 @@ class Precision(NamedTuple):
 
     @classmethod
     def named(cls, precision: str) -> Precision:
-        """Return the precision of a name, as `trainer.precision` takes it: "bf16-mixed", "32-true", ..."""
+        """Return the bytes of a precision by its name.
+
+        Args:
+            precision: A value of `trainer.precision` other than "auto": "bf16-", "32-" or "64-", followed by "mixed" or
+                "true".
+
+        Raises:
+            KeyError: If the name begins otherwise.
+        """
         # What trains is in fp32 at least, whatever the name.
         kind = precision.partition("-")[0]
         frozen = {"bf16": 2, "32": 4, "64": 8}[kind]
@@ -38,7 +49,11 @@ class Precision(NamedTuple):
         )
 
     def compute(self, is_trained: bool) -> int:
-        """Return the bytes of a number in the matrix products of a frozen part, or of one that trains."""
+        """Return the bytes of a number in the matrix products of a part of the model.
+
+        Args:
+            is_trained: Whether the part trains.
+        """
         if is_trained and not self.is_mixed:
             return self.trained
         return self.frozen
@@ -53,10 +68,11 @@ class Job:
         num_devices: Number of GPUs in each node, with one rank on each.
         global_batch_size: Samples a step, over all ranks.
         micro_batch_size: Greatest number of samples in one forward pass.
-        strategy: "one", "ddp" or "fsdp".
-        precision: Bytes of one number.
-        recomputes: Whether activations inside blocks are computed again in the backward pass.
-        state_bytes: Bytes that the optimizer keeps for each number that trains, and for each tensor: 8 and 4 for AdamW.
+        strategy: "one" for a single rank, "ddp" for a whole model on each rank, or "fsdp" for a sharded one.
+        precision: Bytes of one number, by what it is for.
+        recomputes: Whether the language model's blocks compute their activations again in the backward pass.
+        state_bytes: Bytes that the optimizer keeps for each number that trains, and for each tensor that trains: 8 and
+            4 for AdamW in fp32.
         updates_in_place: Whether the optimizer's step makes no copies of the parameters that it updates together.
     """
 
@@ -72,34 +88,45 @@ class Job:
 
     @property
     def num_ranks(self) -> int:
-        """Number of ranks of all nodes."""
+        """Number of ranks on all nodes together."""
         return self.num_nodes * self.num_devices
 
     @property
     def num_shards(self) -> int:
-        """Number of ranks that a tensor is cut over."""
+        """Number of slices that each tensor is cut into: the number of ranks with FSDP, else 1."""
         # Under DDP, each rank has a copy of the whole model.
         return self.num_ranks if self.strategy == "fsdp" else 1
 
     @property
     def num_samples(self) -> int:
-        """Samples of a rank in a step; where ranks do not divide the batch, some ranks have one less."""
+        """Greatest number of samples of a rank in a step; if the ranks do not divide the batch, some have one less."""
         # Division that rounds up.
         return -(-self.global_batch_size // self.num_ranks)
 
     @property
     def most_at_once(self) -> int:
-        """Samples in the largest forward pass of a rank."""
+        """Number of samples in a rank's largest forward pass: `micro_batch_size`, or `num_samples` if that is less."""
         return min(self.micro_batch_size, self.num_samples)
 
     @property
     def num_micro_batches(self) -> int:
-        """Number of forward passes of a rank in a step."""
+        """Number of forward passes of a rank in a step; more than one means that gradients are accumulated."""
         return -(-self.num_samples // self.micro_batch_size)
 
 
 def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
-    """Return how a config trains, and one sentence for each setting that it leaves open and that was assumed."""
+    """Read from a config how the model is trained, and fill in what the config leaves open.
+
+    "auto" (and -1 devices) becomes: 8 devices if a GPU or a strategy is named, else 1; one node; "bf16-mixed", or
+    "32-true" if the accelerator is "cpu" or "mps". The optimizer takes one step on a small tensor, by which its state
+    is measured.
+
+    Returns:
+        The job, and one sentence for each value that was filled in.
+
+    Raises:
+        ConfigError: If the optimizer cannot take a step.
+    """
     trainer = config.trainer
     assumed = []
 
@@ -142,7 +169,10 @@ def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
 
 
 def strategy_of(config: PlanConfig, num_ranks: int) -> str:
-    """Return the strategy of a config on so many ranks: "one", "ddp" or "fsdp"."""
+    """Return the strategy that a config means on a number of ranks: "one", "ddp" or "fsdp".
+
+    It is "fsdp" if `trainer.strategy` names FSDP, also on one rank; else "ddp" on several ranks and "one" on one.
+    """
     # trainer/strategy=ddp and trainer/strategy=fsdp are nodes that name a class; the default is the word "auto".
     strategy = config.trainer.strategy
     if isinstance(strategy, Mapping) and "FSDP" in strategy["_target_"]:

@@ -1,4 +1,4 @@
-"""Lines of the table of memory: what takes how much, and at which moments of a step."""
+"""What takes memory on a rank, how much, and at which *moments* (points of a training step) it is held."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FRAGMENTED = 0.05
 
 
 class Line(NamedTuple):
-    """Something that takes memory on each rank.
+    """One row of the table of memory: something that a rank holds.
 
     Attributes:
-        name: Its name in the table.
-        num_bytes: Its size.
-        formula: The computation of its size, for the table.
-        moments: The moments at which it is held.
+        name: Name in the table, as "trained weights".
+        num_bytes: Size in bytes.
+        formula: The computation of `num_bytes` as text, for the table.
+        moments: The moments of a step at which it is held, out of `MOMENTS`; all of them if not given.
     """
 
     name: str
@@ -40,10 +40,10 @@ class Line(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Memory of a rank.
+    """The memory of one rank, from which its peak is computed.
 
     Attributes:
-        lines: What the rank holds.
+        lines: All that the rank holds, and when.
         num_ranks: Number of ranks of the job.
     """
 
@@ -51,26 +51,26 @@ class Memory(NamedTuple):
     num_ranks: int
 
     def at(self, moment: str) -> int:
-        """Return the bytes that are held at one of `MOMENTS`."""
+        """Return the bytes of all lines that are held at a moment, which is one of `MOMENTS`."""
         return sum(line.num_bytes for line in self.lines if moment in line.moments)
 
     @property
     def moment(self) -> str:
-        """The moment at which most is held."""
+        """The one of `MOMENTS` at which most bytes are held; the first of them if several are equal."""
         return max(MOMENTS, key=self.at)
 
     @property
     def counted(self) -> int:
-        """Bytes of tensors at the worst moment."""
+        """Bytes of all tensors at the moment at which most are held, without the allowance."""
         return self.at(self.moment)
 
     @property
     def allowance(self) -> int:
-        """Bytes allowed for beside the tensors."""
+        """Bytes added to the tensors for CUDA, for NCCL if there are several ranks, and for the allocator's holes."""
         fixed_gib = CONTEXT_GIB + NCCL_GIB if self.num_ranks > 1 else CONTEXT_GIB
         return round(fixed_gib * GIB + FRAGMENTED * self.counted)
 
     @property
     def peak(self) -> int:
-        """Bytes that the card has to have."""
+        """Bytes that the GPU has to have: tensors at the worst moment, and the allowance."""
         return self.counted + self.allowance

@@ -1,4 +1,7 @@
-"""Memory of one rank, line by line, with the moments at which each line is held."""
+"""Compute the memory of one rank: weights, gradients, the optimizer's state, activations and FSDP's buffers.
+
+Each is a `Line`, with the moments (points of a step) at which it is held.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ _BLOCKS_AT_ONCE = 3
 
 
 def memory(shapes: Shapes, job: Job, tokens: float) -> Memory:
-    """Return the memory of one rank.
+    """Compute what one rank holds in a training step, without running anything; what takes no bytes is left out.
 
     Args:
-        shapes: Sizes of the model.
+        shapes: Sizes of the model, as `read_shapes` returns them.
         job: How the model is trained.
-        tokens: Tokens of each sample in the micro-batch, image span included.
+        tokens: Length that each sample of a micro-batch is padded to, in tokens, its image vectors included.
     """
     lines = [
         *_weights(shapes, job),
@@ -81,7 +84,7 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
 
 
 def _frozen_line(shapes: Shapes, job: Job, part: str) -> Line:
-    """Return the memory of a part's frozen weights."""
+    """Return the memory of the frozen weights of a part, "language_model" or "vision_encoder"."""
     precision = job.precision
     num_shards = job.num_shards
     over_shards = f" / {num_shards}" if num_shards > 1 else ""
@@ -98,9 +101,9 @@ def _frozen_line(shapes: Shapes, job: Job, part: str) -> Line:
 
 
 def _passing(shapes: Shapes, job: Job) -> list[Line]:
-    """Return what is held only for a moment.
+    """Return what is held for a short time only.
 
-    This is the gradient that is being computed, the whole units of a sharded model, and the copies of an update.
+    This is the gradient that is being computed, the copies in the optimizer's step, and the units that FSDP gathers.
     """
     precision = job.precision
     num_shards = job.num_shards

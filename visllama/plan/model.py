@@ -1,4 +1,4 @@
-"""The model of a config on the meta device, built without downloads."""
+"""Build the model of a config on the meta device (shapes without weights), without a download."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ def build_shapes(
     plugins: Sequence[str] = (),
     models: Path | str | None = None,
 ) -> VisLlama:
-    """Build a model on the meta device; its base models need not have been downloaded.
+    """Build a model on the meta device, in training mode, without downloading anything.
+
+    The configs of the base models come from this machine, or else from the shapes in `visllama.plan.published`.
 
     Args:
-        parts: Description of the parts, as `build_model` takes it.
-        trainable: Names of the parts that learn.
-        plugins: The user's packages.
-        models: The folder of downloaded models (`paths.models`).
+        parts: Class names and arguments of the model's parts, as `visllama.model.weights.Parts` describes them.
+        trainable: Names of the parts that learn, out of "vision_encoder", "connector", "markers", "language_model" and
+            "adapter" (LoRA).
+        plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
+        models: The folder of downloaded base models (`paths.models`); None for none.
+
+    Returns:
+        The model, of which shapes can be read. It has no weights, its tokenizer may be a stand-in, and the folders that
+        its base models name no longer exist.
 
     Raises:
-        ConfigError: If a part cannot be built, or the shapes of a base model are not known.
+        ConfigError: If a part cannot be built, or if a base model's shapes are neither on this machine nor known.
     """
     with TemporaryDirectory() as scratch:
         replaced_parts = without_downloads(parts, plugins, models, Path(scratch))

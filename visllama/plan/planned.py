@@ -1,4 +1,4 @@
-"""A plan: everything that is computed about a job, as one value."""
+"""`Plan`: everything that is computed about a training job before it runs, as one value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from visllama.text.tokens import sample_length
 from visllama.training.assembly import count_steps
 
 FEW_TOKENS = 1000
-"""Tokens a GPU; a step with fewer waits for weights, launches and the network rather than for arithmetic."""
+"""Number of tokens of a GPU in one step, below which a plan warns: such a step waits for weights, launches and the
+network rather than for arithmetic."""
 _CAPTION_TOKENS = 14
 """Usual tokens of a caption."""
 _TURN_TOKENS = 64
@@ -32,24 +33,25 @@ _NODES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job costs.
+    """What a training job costs on each GPU (*card*): memory, arithmetic and time. `make_plan` makes it.
 
     Attributes:
         job: How the model is trained.
-        gpu: Name of the card.
-        rates: Speeds that are assumed of the machines.
-        tokens: Tokens of a sample on average, image span included.
-        longest_tokens: Tokens of the longest sample that there can be, image span included.
-        longest: Memory where a micro-batch is padded to the longest sample that there can be.
-        mean: Memory where a micro-batch is padded to samples of mean length.
-        flops: Arithmetic of a sample of mean length, by part.
-        step: Time of a step as configured.
-        by_nodes: Time of a step and peak of memory in bytes, on several numbers of nodes.
-        num_samples: Samples of an epoch; None where it is unknown.
-        num_steps: Steps of the run; None where it is unknown.
-        switches: Overrides with which the job fits; None where it fits already, or with none.
-        assumed: One sentence for each value that was assumed.
-        warnings: One sentence for each thing that is wrong besides the memory.
+        gpu: Name of the card, a key of `CARDS`.
+        rates: The card, and speeds that are assumed.
+        tokens: Mean length of a sample in tokens, the vectors of its one image included.
+        longest_tokens: Length of the longest sample that `stage.max_text_tokens` allows, in the same way.
+        longest: Memory of a rank if all samples of a micro-batch are of `longest_tokens`.
+        mean: Memory of a rank if all samples of a micro-batch are of mean length.
+        flops: Floating-point operations of a sample of mean length, by part.
+        step: Time of a step on the ranks of `job`.
+        by_nodes: Time of a step and peak of a rank's memory in bytes, one pair for each of several numbers of ranks.
+        num_samples: Number of samples in an epoch; None if it is unknown.
+        num_steps: Number of optimizer steps of the run; None if it is unknown.
+        switches: Overrides of `train`, as "micro_batch_size=4", with which the job would fit the card; None if it fits
+            already, or if no override makes it fit.
+        assumed: One sentence for each value that the config leaves open and that was assumed.
+        warnings: One sentence for each thing to be mended, other than that the job does not fit.
     """
 
     job: Job
@@ -70,16 +72,20 @@ class Plan:
 
     @property
     def card_bytes(self) -> float:
-        """Bytes of the card's memory."""
+        """The card's memory in bytes."""
         return self.rates.card.memory_gib * GIB
 
     @property
     def fits(self) -> bool:
-        """Whether the job fits the card, however long its texts are."""
+        """Whether the job fits the card even if a micro-batch holds the longest samples that are allowed."""
         return self.longest.peak <= self.card_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole plan as values that JSON can hold."""
+        """Return the plan as a dict of values that JSON can hold.
+
+        It has the attributes, and values computed of them: `peak_bytes`, `fits`, `tokens_per_gpu`, and the whole run's
+        `total_s` (seconds) and `gpu_hours`, which are None if the number of steps is unknown.
+        """
         job: dict[str, Any] = asdict(self.job)
         job["precision"] = self.job.precision._asdict()
         job["num_ranks"] = self.job.num_ranks
@@ -121,7 +127,7 @@ class Plan:
 
 
 def _step_to_dict(step: StepTime) -> dict[str, Any]:
-    """Return a step's time as JSON can hold it, with the sizes of its job in place of the whole job."""
+    """Return a step's time as values that JSON can hold; of its job, only the numbers of nodes and ranks are kept."""
     values = step._asdict()
     job = values.pop("job")
     return {
@@ -134,11 +140,17 @@ def _step_to_dict(step: StepTime) -> dict[str, Any]:
 
 
 def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
-    """Return the plan of a job.
+    """Compute memory, arithmetic and time of the job that a config describes, without running it.
+
+    The training data is opened to count the samples of an epoch, unless `config.samples` names their number.
 
     Args:
-        config: The checked configuration.
-        shapes: Sizes of its model.
+        config: The configuration of `visllama plan`, whose values have been checked.
+        shapes: Sizes of the config's model, as `read_shapes` returns them.
+
+    Raises:
+        ConfigError: If a data source is configured in a way that works on no machine, if the run would have no whole
+            batch, or if the optimizer cannot take a step.
     """
     job, assumed = job_of(config)
     card = CARDS[config.gpu]
@@ -194,9 +206,13 @@ def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
 
 
 def text_tokens(config: PlanConfig) -> tuple[float, list[str]]:
-    """Return the mean number of tokens of a text, and a sentence where it was assumed.
+    """Return the mean number of tokens of a sample's text, without its image.
 
-    Without `text_tokens` it is the usual length of a caption, or of a question and its answer in a template.
+    It is `config.text_tokens`; if that is None, 14 (a caption) for the template "plain" and 64 (a question and its
+    answer) for others, and `stage.max_text_tokens` at most.
+
+    Returns:
+        The number, and a list of one sentence if the number was assumed, else an empty list.
     """
     if config.text_tokens is not None:
         return config.text_tokens, []
@@ -207,10 +223,16 @@ def text_tokens(config: PlanConfig) -> tuple[float, list[str]]:
 
 
 def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
-    """Return the number of training samples of an epoch; where the data is not here, None and a sentence why.
+    """Return the number of training samples in an epoch.
+
+    It is `config.samples`; if that is None, the sources of the split "train" are opened and their items counted.
+
+    Returns:
+        The number and an empty list; or, if a source cannot be read on this machine, None and a list of one sentence
+        that says so.
 
     Raises:
-        ConfigError: If a source is configured in a way that works on no machine.
+        ConfigError: If a source's class or its arguments are wrong, whatever the machine.
     """
     # The classes and arguments of sources are checked even if nothing is read.
     for name, node in config.data.sources.items():
@@ -229,7 +251,11 @@ def samples_of(config: PlanConfig) -> tuple[int | None, list[str]]:
 
 
 def _ranks(job: Job) -> list[tuple[int, int]]:
-    """Return the numbers of nodes and of devices a node that times are shown for, with those of the job."""
+    """Return pairs of a number of nodes and a number of devices in each, for which times are shown.
+
+    They are 1, 2, 4 and 8 devices in one node if the job has one rank; else 1, 2, 4 and 8 nodes, and the job's own
+    number, of its devices.
+    """
     # A job of one rank grows inside its node first.
     if job.num_ranks == 1:
         return [(1, devices) for devices in _NODES]
@@ -237,7 +263,15 @@ def _ranks(job: Job) -> list[tuple[int, int]]:
 
 
 def warnings_of(plan: Plan, config: PlanConfig) -> list[str]:
-    """Return one sentence for each thing that is wrong besides the memory, with what to do."""
+    """Return one sentence for each thing in a plan that the user may want to change, as a list; it may be empty.
+
+    Checked are: fewer than `FEW_TOKENS` tokens a GPU, ranks that do not divide the batch, and a job that fits with
+    samples of mean length and not with the longest ones.
+
+    Args:
+        plan: The plan; it is not changed.
+        config: The configuration that the plan was made of.
+    """
     job = plan.job
     warnings = []
 

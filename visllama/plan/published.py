@@ -1,4 +1,7 @@
-"""Shapes of the published backbones, for a plan on a machine that has not downloaded them."""
+"""Configs of published base models, for a plan on a machine that has not downloaded them.
+
+A *base model* is the vision encoder or the language model, as it was published.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ _SIDES_PX = {"facebook/dinov2-large": (256, 224)}
 
 
 class _LanguageSizes(TypedDict):
-    """The sizes of a LLaMA-like model, by the names of transformers' configs."""
+    """Sizes of a LLaMA-like model, under the names that they have in transformers' configs."""
 
     hidden_size: int
     intermediate_size: int
@@ -43,7 +46,7 @@ class _LanguageSizes(TypedDict):
 
 
 class _VisionSizes(TypedDict):
-    """The sizes of a vision encoder, by the names of transformers' configs."""
+    """Sizes of a vision encoder, under the names that they have in transformers' configs."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -61,6 +64,7 @@ def _language(
     vocabulary: int,
     positions: int,
 ) -> _LanguageSizes:
+    """Return the sizes of a language model as keyword arguments of a transformers config."""
     return {
         "hidden_size": hidden,
         "intermediate_size": ffn,
@@ -74,12 +78,13 @@ def _language(
 
 
 def _llama(hidden: int, ffn: int, layers: int, heads: int, positions: int = 2048) -> PreTrainedConfig:
-    """Return the config of a LLaMA of the first two generations, with a key for each query."""
+    """Return the config of a LLaMA 1 or 2 without grouped queries: it has as many key heads as query heads."""
     sizes = _language(hidden, ffn, layers, heads, kv_heads=heads, vocabulary=32000, positions=positions)
     return LlamaConfig(**sizes)
 
 
 def _vision(width: int, layers: int, heads: int, patch_px: int, size_px: int) -> _VisionSizes:
+    """Return the sizes of a vision encoder as keyword arguments of a transformers config."""
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -90,7 +95,14 @@ def _vision(width: int, layers: int, heads: int, patch_px: int, size_px: int) ->
 
 
 def language_configs() -> dict[str, PreTrainedConfig]:
-    """Return the config of each published language model by its hub id."""
+    """Build a transformers config for each published language model whose sizes are written here.
+
+    Nothing is read from disk or the hub. Widths and numbers of layers, heads, ids and positions are as published; all
+    else has transformers' default.
+
+    Returns:
+        New configs by hub id: nine models of the LLaMA, Vicuna, Mistral and Qwen families, from 7B to 65B.
+    """
     # Width, width of the MLP, layers, heads; then, for a LLaMA, positions, and for others also heads of keys and values
     # and the vocabulary before them.
     return {
@@ -107,7 +119,14 @@ def language_configs() -> dict[str, PreTrainedConfig]:
 
 
 def vision_configs() -> dict[str, PreTrainedConfig]:
-    """Return the config of each published vision encoder by its hub id."""
+    """Build a transformers config for each published vision encoder whose sizes are written here.
+
+    Nothing is read from disk or the hub. Widths, numbers of layers and heads, and the sides of patches and images are
+    as published; all else has transformers' default.
+
+    Returns:
+        New configs by hub id: two CLIPs, a SigLIP and a DINOv2.
+    """
     # Width, layers, heads, side of a patch, side of an image.
     return {
         "openai/clip-vit-large-patch14": CLIPVisionConfig(
@@ -138,19 +157,22 @@ def without_downloads(
     models: Path | str | None,
     scratch: Path,
 ) -> dict[str, Mapping]:
-    """Return a description of a model whose base models are configs alone, which can be built without a download.
+    """Write the configs of a model's base models into a folder, and return the parts with paths that lead there.
 
-    A config is read from the model's own folder or from the hub's cache, or made of the published shapes. A part that
-    is no base model of ours stays as it is.
+    `build_model` can build the result on the meta device without a download. A config is copied from the base model's
+    folder, or else from the hub's cache, or else made of the shapes that are written here. For a language model, the
+    tokenizer of visllama's small model stands in. A part whose class does not read a pretrained model of transformers
+    is returned unchanged.
 
     Args:
-        parts: Description of the parts, as `build_model` takes it.
-        plugins: The user's packages.
-        models: The folder of downloaded models (`paths.models`).
-        scratch: An empty folder, in which the configs are written.
+        parts: Class names and arguments of the model's parts, as `visllama.model.weights.Parts` describes them. It is
+            not changed.
+        plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
+        models: The folder of downloaded base models (`paths.models`); None for none.
+        scratch: An empty folder to write to.
 
     Raises:
-        ConfigError: If a model has no config on this machine, and its shapes are not known either.
+        ConfigError: If a class is unknown, or if a base model's config is neither on this machine nor known here.
     """
     replaced = dict(parts)
 
@@ -179,7 +201,11 @@ def _config_folder(
     models: Path | str | None,
     scratch: Path,
 ) -> Path:
-    """Make a folder with the config of a base model, and return it."""
+    """Make the folder `scratch/role`, write the config of a base model into it, and return the folder.
+
+    Raises:
+        ConfigError: If the config is neither on this machine nor known here.
+    """
     folder = scratch / role
     folder.mkdir()
     try:
@@ -190,7 +216,7 @@ def _config_folder(
 
 
 def _at(part: Mapping, folder: Path) -> Mapping:
-    """Return the description of a part with the path of another folder, which has no revision."""
+    """Return a copy of a part's description with `folder` as its path and no revision."""
     arguments = {**part["arguments"], "path": str(folder), "revision": None}
     return {**part, "arguments": arguments}
 
@@ -201,10 +227,16 @@ def _write_config(
     models: Path | str | None,
     folder: Path,
 ) -> None:
-    """Write a base model's config, and its processor's where there is one, into a folder.
+    """Write a base model's config into a folder, and that of its image processor if it lies beside the config.
+
+    Args:
+        arguments: Arguments of the base model, with its `path`.
+        published: Configs by hub id, for a model that is not on this machine.
+        models: The folder of downloaded base models; None for none.
+        folder: The folder to write to.
 
     Raises:
-        ConfigError: If the model has no config on this machine, and its shapes are not known either.
+        ConfigError: If the config is neither on this machine nor in `published`.
     """
     path = locate(arguments["path"], models)
     source = Path(path)
@@ -228,7 +260,13 @@ def _write_config(
 
 
 def _write_processor(encoder: type[PretrainedVisionEncoder], path: str, folder: Path) -> None:
-    """Write the processor of a published encoder, from the side of the images in its config."""
+    """Write the config of an encoder's image processor into the folder that holds the encoder's config.
+
+    Args:
+        encoder: Class of the encoder.
+        path: The encoder's path in the user's config: for some hub ids, images have another side than in the config.
+        folder: The folder to read from and to write to.
+    """
     config_px = encoder.config_class.from_pretrained(folder).image_size
     resized_px, cropped_px = _SIDES_PX.get(path, (config_px, config_px))
     square = {"height": cropped_px, "width": cropped_px}

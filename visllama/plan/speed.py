@@ -1,4 +1,4 @@
-"""Time of a step, at a stated utilisation of the card and stated bandwidths."""
+"""Compute the time of an optimizer step from operations, bytes and speeds, without running it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _GB = 1e9
 
 
 class Rates(NamedTuple):
-    """Speeds that are assumed of the machines.
+    """The speeds of the machines that a time is computed for.
 
     Attributes:
-        card: The GPU.
-        utilisation: Share of the card's arithmetic that is reached, from 0 to 1.
-        network_gb_s: Bandwidth of a node's link to other nodes, one way, in 10^9 bytes a second.
+        card: The GPU, with its peak speeds.
+        utilisation: Share of the GPU's peak operations a second that is reached, between 0 and 1.
+        network_gb_s: Bandwidth of a machine's link to other machines, one way, in 10^9 bytes a second.
     """
 
     card: Card
@@ -27,18 +27,19 @@ class Rates(NamedTuple):
 
 
 class StepTime(NamedTuple):
-    """Seconds of one optimizer step, and the bytes that its ranks send.
+    """Seconds of one optimizer step, and the bytes that each rank sends in it.
 
     Attributes:
         job: How the model is trained.
-        compute_s: Time of the arithmetic, or of reading the weights where that takes longer.
-        gather_s: Time of FSDP's all-gathers that the arithmetic does not hide.
-        reduce_s: Time of reducing gradients after the arithmetic; the connector's come last and hide behind nothing.
-        update_s: Time of the optimizer, which is bound by the card's memory.
+        compute_s: Seconds of the arithmetic, or of reading the weights from the GPU's memory if that takes longer.
+        gather_s: Seconds of FSDP's all-gathers that remain after the arithmetic, behind which the rest is hidden.
+        reduce_s: Seconds of reducing gradients, after the arithmetic: the connector's come last, with nothing behind
+            which to hide.
+        update_s: Seconds of the optimizer's update, which is limited by the bandwidth of the GPU's memory.
         is_reading: Whether reading the weights takes longer than the arithmetic.
-        gathered_bytes: Bytes of weights that each rank sends in all-gathers.
+        gathered_bytes: Bytes of weights that each rank sends in all-gathers; 0 without FSDP.
         reduced_bytes: Bytes of gradients that each rank sends.
-        card_flops: Greatest number of floating-point operations a second, in the language model's precision.
+        card_flops: Peak operations of the GPU a second, in the precision of the language model.
     """
 
     job: Job
@@ -53,23 +54,23 @@ class StepTime(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Seconds of the whole step."""
+        """Seconds of the whole step: the sum of its four times."""
         return self.compute_s + self.gather_s + self.reduce_s + self.update_s
 
     @property
     def samples_per_second(self) -> float:
-        """Samples a second of all ranks together."""
+        """Number of samples that all ranks together train on in a second."""
         return self.job.global_batch_size / self.seconds
 
 
 def step_time(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> StepTime:
-    """Return the time of a step on its slowest rank.
+    """Compute the time of one optimizer step on the rank with the most samples, without running it.
 
     Args:
-        shapes: Sizes of the model.
+        shapes: Sizes of the model, as `read_shapes` returns them.
         job: How the model is trained.
-        tokens: Tokens of a sample on average, image span included.
-        rates: Speeds of the machines.
+        tokens: Mean length of a sample in tokens, its image vectors included.
+        rates: The GPU, and the speeds that are assumed.
     """
     card = rates.card
     precision = job.precision
@@ -115,9 +116,9 @@ def step_time(shapes: Shapes, job: Job, tokens: float, rates: Rates) -> StepTime
 
 
 def _seconds(sent_bytes: float, job: Job, rates: Rates) -> float:
-    """Return the time of a ring over all ranks, in which what one rank sends passes each link.
+    """Return the seconds in which each rank sends some bytes around a ring of all ranks.
 
-    The ring crosses the network once a node, so the slowest link decides.
+    The ring leaves each node once for the next one, so the slowest of its links decides.
     """
     slowest_gb_s = rates.card.node_gb_s
     if job.num_nodes > 1:

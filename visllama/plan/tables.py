@@ -1,4 +1,4 @@
-"""The tables and notes of a plan, in 80 columns."""
+"""Make the tables (of rich) and notes with which a plan is printed, for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from visllama.plan.speed import Rates, StepTime
 
 
 def _compact_table(title: str, padding: int | tuple[int, int, int, int] = (0, 1, 0, 0)) -> Table:
-    """Return an empty table that wastes no columns on frames; `padding` is that of a cell, as rich takes it."""
+    """Return a table without rows, columns and outer frame; `padding` is that of a cell, as rich takes it."""
     return Table(
         title=title,
         title_justify="left",
@@ -26,14 +26,16 @@ def _compact_table(title: str, padding: int | tuple[int, int, int, int] = (0, 1,
 
 
 def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) -> Table:
-    """Return the table of what a rank holds, with the peak and the card's memory at its end.
+    """Return a table of what one rank holds, in GiB, with the peak and the GPU's memory in its last two rows.
+
+    There is one row for each line of `longest`; a star marks what is held at the peak.
 
     Args:
         job: How the model is trained.
-        longest: Memory where a micro-batch is padded to the longest sample that there can be.
-        mean: Memory where a micro-batch is padded to samples of mean length.
-        gpu: Name of the card.
-        card: The card.
+        longest: Memory of a rank if all samples of a micro-batch are as long as is allowed: the column "GiB".
+        mean: Memory of a rank if all samples are of mean length: the column "mean".
+        gpu: Name of the GPU, for the last row.
+        card: The GPU, of which the memory is shown.
     """
     has_several_ranks = job.num_ranks > 1
     ranks = "ranks" if has_several_ranks else "rank"
@@ -56,6 +58,7 @@ def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) 
             style=None if is_held_at_peak else "dim",
         )
 
+    # The allowance is no line of its own in `Memory`: it is a share of all tensors at the peak, and a constant.
     nccl = f" + {NCCL_GIB:g} of NCCL" if has_several_ranks else ""
     table.add_row(
         "* allowance",
@@ -70,7 +73,7 @@ def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) 
 
 
 def flops_table(parts: Sequence[Flops]) -> Table:
-    """Return the table of a sample's arithmetic by part."""
+    """Return a table of a sample's floating-point operations: a row for each part in the given order, then the sum."""
     table = _compact_table("Arithmetic of a sample of mean length, forward and backward")
     table.add_column("part")
     table.add_column("GFLOP", justify="right")
@@ -92,15 +95,18 @@ def time_table(
     num_samples: int | None,
     num_steps: int | None,
 ) -> Table:
-    """Return the table of a step's time on several numbers of nodes, with the hours of an epoch and of the run.
+    """Return a table with a row for each of several jobs, which differ in their number of ranks: memory and times.
 
     Args:
-        steps: Time of a step on each number of nodes.
-        peaks: Peak of a rank's memory in bytes on each number of nodes.
-        card: The card that they have to fit.
-        tokens: Tokens of a sample on average.
-        num_samples: Samples of an epoch; None where it is unknown.
-        num_steps: Steps of the run; None where it is unknown.
+        steps: Time of a step of each job.
+        peaks: Peak of a rank's memory of each job in bytes, in the same order. A peak above the GPU's memory is red.
+        card: The GPU.
+        tokens: Mean length of a sample in tokens, its image vectors included.
+        num_samples: Number of samples in an epoch; None leaves out the column with the hours of an epoch.
+        num_steps: Number of steps of the run; None leaves out the columns with the hours and GPU hours of the run.
+
+    Raises:
+        ValueError: If `steps` and `peaks` differ in length.
     """
     # Nine to twelve columns stand in 80 characters: there is no room between them.
     table = _compact_table("Time", padding=0)
@@ -150,12 +156,15 @@ def time_table(
 
 
 def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]:
-    """Return the notes below the table of times: the speeds that were assumed, the bytes sent, the hours of the run.
+    """Return the notes to print below the table of times, one paragraph each.
+
+    They are: the speeds that were assumed; if there are several ranks, the bytes that each sends; if the number of
+    steps is known, the hours of the run.
 
     Args:
-        step: Time of a step as configured.
-        rates: Speeds of the machines.
-        num_steps: Steps of the run; None where it is unknown.
+        step: Time of a step of the job as configured.
+        rates: The GPU, and the speeds that were assumed.
+        num_steps: Number of steps of the run; None if it is unknown.
     """
     job = step.job
     card = rates.card
@@ -190,7 +199,7 @@ def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]
 
 
 def rate(samples_per_second: float) -> str:
-    """Return samples a second as text of about six characters."""
+    """Return a number of samples a second as text: whole from 100 to a million, else with three digits."""
     # Below 100 three digits say more, and beyond a million all digits would widen the column.
     if 100 <= samples_per_second < 1e6:
         return f"{samples_per_second:,.0f}"
@@ -198,13 +207,13 @@ def rate(samples_per_second: float) -> str:
 
 
 def gib(num_bytes: float) -> str:
-    """Return bytes as text in GiB, with three digits or more."""
+    """Return a number of bytes as text in GiB, without the unit: two decimals below 100 GiB, else none."""
     decimals = 2 if num_bytes < 100 * GIB else 0
     return f"{num_bytes / GIB:,.{decimals}f}"
 
 
 def _three(value: float, max_decimals: int) -> str:
-    """Return a number as text with three digits, of which at most `max_decimals` stand behind the point."""
+    """Return a number as text with about three digits, of which at most `max_decimals` stand behind the point."""
     if value >= 100:
         decimals = 0
     elif value >= 10:

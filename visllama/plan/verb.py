@@ -1,4 +1,4 @@
-"""The verb `plan`: a job's memory, time and cost, from its config alone."""
+"""The command `visllama plan`: print a training job's memory, time and cost, computed from its config alone."""
 
 from __future__ import annotations
 
@@ -24,16 +24,22 @@ from visllama.plan.tables import flops_table, memory_table, time_notes, time_tab
 from visllama.training.assembly import check_positions, model_parts
 
 _OWN_KEYS = ("gpu", "utilisation", "network_gb_s", "text_tokens", "samples", "out", "check_only")
-"""The keys that are for `plan` alone, and the one that would keep `train` from running."""
+"""The config keys that the printed `train` command leaves out: those of `plan` alone, and `check_only`, which would
+keep `train` from running."""
 
 
 def plan(config: PlanConfig) -> Plan:
-    """Show the cost of the job that `train` would run with this config, and return it.
+    """Compute the cost of the job that `train` would run with a config, print it, and return it.
 
-    Where `out` names a file, the plan is written there as JSON too.
+    The `train` command that runs the job is printed as well. It works only inside a job that Hydra has started, as
+    `visllama plan` does, since it reads the command line from there.
+
+    Args:
+        config: The configuration of `visllama plan`. If its `out` names a file, the plan is also written there as JSON.
 
     Raises:
-        ConfigError: If `train` would refuse the config on any machine, or a base model's shapes are unknown.
+        ConfigError: If `train` would refuse the config on every machine, if a base model's shapes are unknown, or if
+            the file cannot be written.
     """
     # The job runs on another machine than this one, so what this one lacks is no error.
     anywhere = replace(config.trainer, accelerator="auto", devices="auto", precision="auto")
@@ -62,10 +68,13 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def train_overrides(switches: Sequence[str]) -> list[str]:
-    """Return the overrides for `train`: those that were typed, and the switches in place of those that they change.
+    """Return the command-line overrides (`key=value`) for a `train` that fits: those that the user typed, then more.
+
+    Left out of the typed ones are keys that only `plan` has, and keys that a switch sets. What was typed is read from
+    the running Hydra job.
 
     Args:
-        switches: Overrides with which the job fits.
+        switches: Overrides with which the job fits, as `find_switches` returns them; they come last.
     """
     replaced_keys = set(_OWN_KEYS)
     for switch in switches:
@@ -81,7 +90,7 @@ def train_overrides(switches: Sequence[str]) -> list[str]:
 
 
 def show(job_plan: Plan) -> None:
-    """Print a plan as tables and notes, with the warnings and the verdict at the end."""
+    """Print a plan to the terminal: tables of memory, arithmetic and time with notes, warnings, and whether it fits."""
     job = job_plan.job
     card = job_plan.rates.card
 
@@ -108,7 +117,7 @@ def show(job_plan: Plan) -> None:
 
 
 def _show_verdict(job_plan: Plan) -> None:
-    """Print whether the job fits, and where it does not, the overrides with which it would."""
+    """Print whether the job fits the GPU, and if it does not, the overrides with which it would."""
     peak_gib = job_plan.longest.peak / GIB
     card_gib = job_plan.rates.card.memory_gib
     if job_plan.fits:
@@ -123,5 +132,5 @@ def _show_verdict(job_plan: Plan) -> None:
 
 
 def _wrapped(text: str) -> str:
-    """Return text in lines of 80 characters, without cutting overrides in two."""
+    """Return text in lines of at most 80 characters, broken at spaces alone, so that no override is cut in two."""
     return fill(text, 80, break_long_words=False, break_on_hyphens=False)
