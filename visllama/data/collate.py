@@ -33,7 +33,7 @@ class Step(TypedDict):
     """The work of one rank (one training process) in one optimizer step: its micro-batches, and counts over them."""
 
     micro_batches: list[Batch]
-    """Batches that are run one after the other, and whose gradients are added up."""
+    """Batches that are run one after the other, and whose gradients are added up; the shortest samples come first."""
     dummy: Batch
     """A micro-batch without targets, for a step in which another rank has more micro-batches than this one."""
     num_targets: int
@@ -82,6 +82,7 @@ class Collator:
         longest = max(len(sample.input_ids) for sample in samples)
         ids = []
         labels = []
+
         for sample in samples:
             num_padding = longest - len(sample.input_ids)
             ids.append(sample.input_ids + [self.pad_token_id] * num_padding)

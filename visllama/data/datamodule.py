@@ -263,6 +263,7 @@ class StepLoader:
     def _fetching_ahead(self) -> Generator[None, None, None]:
         """Fetch the shards of remote sources in the background, as long as Steps are read."""
         remote_names = [name for name, source in self.samples.sources.items() if source.is_remote]
+        # Threads of this process, not of the loading processes: each of those sees only some of the steps.
         self._reading = True
         threads = [self._remote(name).cache.prefetch(self._coming_shards(name)) for name in remote_names]
 

@@ -166,7 +166,9 @@ def _hand_over(collator: Collator, num_workers: int, samples: list) -> bytes:
         ConfigError: If shared memory has no room for the Step, or no file can be opened.
     """
     step = collator.step(samples)
+
     try:
+        # Pickled here, in the main thread: in the thread of torch's queue, an error would only be printed.
         return bytes(ForkingPickler.dumps(pack(step)))
     except (OSError, RuntimeError) as error:
         num_bytes = sum(tensor.nbytes for tensors in _tensors(step) for tensor in tensors.values())

@@ -306,10 +306,13 @@ class Order:
         """
         first = step * self.rows
         share = rank_share(self.global_batch_size, rank, num_ranks)
+
+        # The samples of a step are numbered lane by lane, so that a rank's contiguous share is made of whole lanes.
         positions = []
         for number in share:
             lane, row = divmod(number, self.rows)
             positions.append((first + row) * self.lanes + lane)
+
         return positions
 
     def fingerprint(self, manifests: Mapping[str, str]) -> dict[str, object]:

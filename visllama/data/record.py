@@ -104,6 +104,7 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
             if isinstance(loaded, dict):
                 metadata = loaded
 
+        # An empty list is no text: beside it, another kind or KEY.txt may hold the record's.
         kinds = [kind for kind in KINDS if metadata.get(kind)]
         if len(kinds) > 1:
             raise BadRecord("text", f"holds {' and '.join(kinds)}: one of them is a record")
@@ -266,6 +267,7 @@ def _are_questions(items: list) -> bool:
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("question"), str):
             return False
+
         if not _are_texts(item.get("answers")):
             return False
     return True
@@ -275,8 +277,10 @@ def _are_turns(items: list) -> bool:
     for item in items:
         if not isinstance(item, dict):
             return False
+
         if not all(isinstance(item.get(name), str) for name in _TURN_KEYS):
             return False
+
     return True
 
 

@@ -202,6 +202,7 @@ class SampleMaker:
 
         for piece in self.encoder.pieces(segments):
             piece_ids = self._ids(piece, starts)
+            # The end token is supervised too, but is no text: it is cut as a whole.
             is_response = piece.supervised and piece.kind == "text"
 
             if piece.kind == "image":

@@ -150,6 +150,7 @@ def item_counts(source: Source) -> np.ndarray | None:
     if source.item_counts is None:
         return None
 
+    # A user's class may hold anything here: the counts are checked before the order of samples is made of them.
     counts = np.asarray(source.item_counts)
     has_shape = counts.shape == (len(source),)
     are_counts = has_shape and counts.dtype.kind in "iu" and (counts >= 0).all()

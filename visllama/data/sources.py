@@ -67,6 +67,7 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     except Exception as error:  # a class of the user's may raise any type
+        # An unexpected error of our own class is a fault of this program, whose traceback has to be seen.
         if kind.__module__.startswith("visllama."):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -154,7 +155,10 @@ def fingerprint(source: Source) -> str:
     """
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     digest = hashlib.sha256(f"{kind} {len(source)} {source.fingerprint}".encode())
+
+    # The counts decide which item stands at which position, whatever the source's own fingerprint tells.
     for counts in (source.shard_items, item_counts(source)):
         if counts is not None:
             digest.update(np.asarray(counts, dtype="<i8").tobytes())
+
     return digest.hexdigest()[:16]

@@ -36,6 +36,7 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
         return [Turn("human", text, num_images), Turn("gpt", answer_of(question))]
 
     caption = record["captions"][item] if "captions" in record else ""
+    # Without a human's turn, the images stand directly before the caption.
     if not prompt:
         return [Turn("gpt", caption, num_images)]
     return [Turn("human", prompt, num_images), Turn("gpt", caption)]

@@ -66,6 +66,7 @@ def _open_bytes(content: bytes) -> Image.Image:
     # Other files than WebP, sounds for one, begin with RIFF too.
     if magic is None or (magic == b"RIFF" and content[8:12] != b"WEBP"):
         raise BadRecord("format", f"no JPEG, PNG or WebP: {len(content)} bytes that begin with {content[:12]!r}")
+
     try:
         return _FORMATS[magic](io.BytesIO(content))
     except Image.DecompressionBombError as error:
@@ -150,6 +151,7 @@ def decode(image: bytes | Image.Image) -> UInt8[Tensor, "3 H W"]:
     array = None
     if simplejpeg is not None and isinstance(image, bytes) and image.startswith(_JPEG):
         array = _decode_fast(image)
+
     if array is None:
         array = np.array(open_image(image))
     return torch.from_numpy(array).permute(2, 0, 1)
@@ -184,6 +186,7 @@ def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """
     try:
         content = Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read()
+
         for magic, image_class in _FORMATS_OF_FILES.items():
             if content.startswith(magic):
                 return open_image(image_class(io.BytesIO(content)))

@@ -28,6 +28,7 @@ def fit(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
     warmup_steps = max(1, num_steps // 20)
 
+    # The lower of a rising line and a falling cosine; the small term keeps the last steps from a learning rate of 0.
     def lr_factor(step: int) -> float:
         rising = (step + 1) / warmup_steps
         falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps))) + 1e-3

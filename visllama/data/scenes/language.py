@@ -117,6 +117,7 @@ def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
             return f"what shape is the {thing.color} thing?", thing.shape
         return None
 
+    # A relation is told by the two shapes alone, so they must differ.
     if scene.kind != "two" or shapes[0] == shapes[1]:
         return None
     a, relation, b = _related(scene, dice, 0.5)
@@ -137,6 +138,7 @@ def questions(
         if pair is not None:
             text, answer = pair
             allowed.append({"type": kind, "question": text, "answer": answer})
+
     return allowed
 
 

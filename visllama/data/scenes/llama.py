@@ -35,6 +35,7 @@ def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTok
         show_progress=False,
     )
 
+    # Instructions hold words, as "say" and "join", that no document has.
     texts = [language.document(i) for i in range(num_documents)]
     dice = Dice("tokenizer")
     for _ in range(num_documents // 4):
@@ -115,6 +116,7 @@ def _llama_losses(
     while True:
         for batch in dice.permutation(batches):
             longest = max(map(len, batch))
+            # Padding stands behind the text, where a causal model's earlier positions do not look: it needs no mask.
             ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
             labels = torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in batch])
 

@@ -45,12 +45,14 @@ def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> li
     for i, radius in enumerate(radii):
         angle = first_angle + i * step
         corners.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle)))
+
     return corners
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:
     s = _SUPERSAMPLING
     row, column = thing.cell
+
     # The order of the draws is part of the world: place first, then color.
     cx = s * ((column + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
     cy = s * ((row + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)

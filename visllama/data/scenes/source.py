@@ -134,6 +134,7 @@ class ScenesSource(Source):
         for question in self._questions(scene, index)["questions"]:
             turns.append({"from": "human", "value": question["question"]})
             turns.append({"from": "gpt", "value": question["answers"][0]})
+
         # The picture stands before the first question.
         turns[0]["value"] = f"{IMAGE_MARK}\n{turns[0]['value']}"
         return turns

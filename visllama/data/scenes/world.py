@@ -202,6 +202,7 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
         if a_value != b_value:
             swapped = _in_order(_with(a, field, b_value), _with(b, field, a_value))
             return replace(scene, things=swapped)
+        # Equal values cannot be swapped: the size of the first thing is changed instead.
         edit = "size"
 
     options = {"color": COLORS, "shape": SHAPES, "size": SIZES}[edit]
@@ -209,6 +210,7 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
     if scene.kind != "two":
         return replace(scene, things=tuple(_with(thing, edit, value) for thing in things))
 
+    # Two things of one color and shape would be of the kind "alike".
     second = things[1]
     edited = _with(first, edit, value)
     if edited.pair == second.pair:
@@ -237,4 +239,5 @@ def scene_of(split: str, index: int) -> tuple[Scene, Dice]:
         return draw_scene(dice, SEEN_PAIRS), dice
     if split == "test":
         return draw_scene(dice, PAIRS, HELD_OUT_PAIRS), dice
+
     return draw_scene(dice, PAIRS, two=0.45), dice

@@ -176,6 +176,7 @@ class _Records:
         row = len(self.keys)
         self.rows[key] = row
 
+        # A score may be in some records only: the records before this one that lack it get NaN, which no filter passes.
         for name, value in text.scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
                 scores = self.scores[name]
@@ -438,11 +439,13 @@ def index_shard(tar: Path) -> ShardIndex:
         OSError: If the tar cannot be read, or becomes shorter meanwhile.
     """
     file = TarFile(tar)
+
     try:
         records = _Records(file)
         records.read()
     finally:
         os.close(file.descriptor)
+
     return _pack(records, {"bytes": file.size, "crc": file.crc, "mtime_ns": file.mtime_ns})
 
 

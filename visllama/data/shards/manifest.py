@@ -197,7 +197,7 @@ def find_tars(pattern: str) -> list[Path]:
             `a/*.tar`. What the braces expand to keeps their order; tars of one folder or star are sorted by name.
 
     Raises:
-        ConfigError: If a name that the braces expand to has no tar, or a file is no `.tar`.
+        ConfigError: If a name that the braces expand to has no tar, a file is no `.tar`, or braces do not match.
     """
     all_tars: list[Path] = []
     try:
@@ -262,6 +262,7 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
     if not os.access(folder, os.W_OK):
         # A folder of its own in the cache: tars of two folders may have the same name.
         home = cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
+    # Several processes may start on the same tars: the first indexes them, the others find the indexes.
     with locked(home / ".index.lock"):
         rows = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
         manifest = Manifest.of(str(folder), names, rows, str(home))
@@ -283,10 +284,12 @@ def _is_up_to_date(manifest: Manifest, folder: Path) -> bool:
 def _sizes(folder: Path) -> dict[str, int]:
     """Return the size of each tar of a folder, by name; -1 for a link that leads nowhere."""
     sizes = {}
+
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".tar"):
                 sizes[entry.name] = entry.stat().st_size if os.path.exists(entry.path) else -1
+
     return sizes
 
 
@@ -320,6 +323,7 @@ def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | N
             f"{error.filename}: cannot be read ({error.strerror}): is it a link whose shard was moved?"
         ) from error
 
+    # Only work that takes a while gets other processes, and a progress bar.
     is_long_work = total_bytes > _SERIAL_BYTES
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     jobs = [(tars[i], homes[i]) for i in todo]
@@ -367,7 +371,9 @@ def _index(job: tuple[Path, Path]) -> Row:
     try:
         before = ShardIndex.load(home) if home.is_file() else None
     except ConfigError:
+        # `_fresh` has told the user of it.
         before = None
+
     try:
         index = index_shard(tar)
         home.parent.mkdir(parents=True, exist_ok=True)

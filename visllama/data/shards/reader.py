@@ -110,7 +110,9 @@ class ShardReader:
         """
         opened = self._opened(shard)
         key = opened.index.key(record)
+        # Errors name the shard too: keys of different shards may be equal.
         name = f"{self.manifest.shard(shard)}: record {key!r}"
+
         descriptor = opened.file.fileno()
         members = opened.index.members(record)
         contents = {suffix: _content(descriptor, member, name) for suffix, member in members.items()}

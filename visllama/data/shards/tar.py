@@ -1,4 +1,4 @@
-"""The walk over a tar's headers, which passes over nothing that is damaged in silence.
+"""Find the members (files) of a tar and their bytes by its headers, and report every place that is damaged.
 
 Each damaged place is reported, and the walk goes on behind it. (Python's `tarfile` takes a damaged header for the end.)
 """
@@ -18,15 +18,16 @@ import numpy as np
 from visllama.data.record import is_read
 
 BLOCK = 512
+"""The size of a tar's blocks in bytes: a header is one, and contents fill whole ones."""
 Found = tuple[str, str, int, int, int]
-"""A member that we read: its key, its suffix, the offset of its bytes, their number, and its header's checksum.
+"""A member of a record: its key, its suffix, its content's offset and size in bytes, its header's checksum.
 
 No class: making an object of each takes longer than finding it.
 """
 _ZEROS = bytes(BLOCK)
 _WINDOW = 4096
 _MOST_BYTES = 2**28
-"""Most bytes of a member; a picture of as many pixels as are decoded has less."""
+"""The largest size of a member in bytes; a picture of as many pixels as are decoded has less."""
 _MOST_EXTENDED = 2**20
 _MOST_NAME = 4096
 _FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x").unpack
@@ -43,10 +44,11 @@ class Damage(NamedTuple):
     Attributes:
         offset: Bytes from the tar's start.
         reason: "header" (no tar header, or one not to be understood), "truncated", "zeros" (inside the archive),
-            "no end", "trailing", "name" (leads out of the folder, or is no name), "type" (a link or device), "size"
-            (more than any picture), "suffix" (of no member that we read), "duplicate" (member), "split key", "torn"
-            (beside a damaged place, where members of it may have stood), "no image", or "text".
-        detail: What was found.
+            "no end" (of zeros behind the last member), "trailing" (bytes behind the end), "name" (leads out of
+            the folder, or is no name), "type" (a link or device), "size" (more than any picture), "suffix" (of no
+            member of a record), "duplicate" (two members of one suffix), "split key" (members of one key in two
+            places), "torn" (beside a damaged place, where members of the record may have stood), "no image", or "text".
+        detail: What was found, in words.
         key: The record's key; empty where it is not known. The key of a damaged header is a guess.
     """
 
@@ -56,12 +58,22 @@ class Damage(NamedTuple):
     key: str = ""
 
     def tell(self, tar: str) -> str:
-        """Return a sentence for the user: the tar, what was found, the place, and the reason."""
+        """Return a sentence for people: the tar's path or URL (`tar`), what was found, at which byte, and why."""
         return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
 
 
 class TarFile:
-    """A tar read at any place, a window at a time: most headers and texts stand near each other."""
+    """A tar that is open for reading at any place; nearby bytes are read together, and kept for the next calls.
+
+    Args:
+        path: The tar. Whoever makes a TarFile closes its `descriptor` by `os.close`.
+
+    Attributes:
+        descriptor: The file descriptor.
+        size: The size of the tar in bytes when it was opened.
+        mtime_ns: The time of modification of the tar when it was opened.
+        crc: A checksum that those who read the tar carry on over its headers and texts; 0 at first.
+    """
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -76,10 +88,10 @@ class TarFile:
         self._window = b""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the tar.
+        """Return `size` bytes of the tar from byte `offset` on.
 
         Raises:
-            OSError: If the tar cannot be read, or has become shorter.
+            OSError: If the tar cannot be read, or ends before them: it became shorter.
         """
         if offset < self._start or offset + size > self._end:
             window = os.pread(self.descriptor, max(size, _WINDOW), offset)
@@ -93,7 +105,7 @@ class TarFile:
         return self._window[first : first + size]
 
     def next_header(self, offset: int) -> int:
-        """Return where the next whole header begins, or the file's end."""
+        """Return the offset of the next header with a right checksum, from `offset` on; `size` where there is none."""
         length = _WINDOW
         while offset < self.size:
             chunk = os.pread(self.descriptor, length, offset)
@@ -117,7 +129,7 @@ class TarFile:
 
 
 def header_size(block: bytes) -> int | None:
-    """Return the size that a tar header names; None where the block is no header, or its checksum is not right."""
+    """Return the content's size in bytes that a header names; None where the block is no header or is damaged."""
     if len(block) != BLOCK:
         return None
     return _size(block, block[124:136], block[148:156])
@@ -159,7 +171,20 @@ def _adler(checksum: bytes) -> int | None:
 
 
 def walk(file: TarFile) -> Iterator[Found | Damage | None]:
-    """Yield a tar's members that we read, its damaged places, and None where some members may be lost."""
+    """Yield the members and the damaged places of a tar, from its start to its end.
+
+    The checksum `file.crc` is carried on over the headers.
+
+    Args:
+        file: The tar.
+
+    Yields:
+        `Found` for each member of a record; `Damage` for each damaged place, and for each member that no record has or
+        that is refused; None, most often behind a `Damage`, where members may be lost without a trace.
+
+    Raises:
+        OSError: If the tar cannot be read, or becomes shorter meanwhile.
+    """
     at = 0
     num_zeros = 0
     # What an extended header before it says of the next member.
@@ -249,7 +274,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
 
 
 def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found | Damage:
-    """Return a member that we read, or why it is not read."""
+    """Return a member of a record, or a `Damage` that says why it is not read."""
     header = offset - BLOCK
     # One quick test clears nearly all names; `_is_bad_name` is asked only about the others.
     is_plain = name.isprintable() and "\\" not in name and ".." not in name and name[:1] != "/"
