@@ -158,6 +158,7 @@ class Collator:
         Raises:
             ValueError: If the number of placeholder ids is not `num_image_tokens` for each image.
         """
+        # Samples of like length stand together, so little is padded; a step's gradients are summed in any case.
         by_length = sorted(samples, key=lambda sample: len(sample.input_ids))
         starts = range(0, len(by_length), self.micro_batch_size)
         groups = [by_length[start : start + self.micro_batch_size] for start in starts]

@@ -54,7 +54,7 @@ class RemoteSource(Protocol):
 
 
 class TrainingSamples(Dataset):
-    """The training Samples, by their position in the order of the run.
+    """The training Samples, by their position in the order of the run, which has no end, so that there is no length.
 
     A record that cannot be used becomes a masked Sample, which has no images and no targets. A Sample's key is
     `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption, question or

@@ -269,7 +269,7 @@ class Order:
         self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)
 
     def locate(self, position: int) -> Place:
-        """Return the source, the item and the pass at a position of the run, from 0."""
+        """Return the source, the item and the pass over the source at a position of the run; positions count from 0."""
         row, lane = divmod(position, self.lanes)
         if len(self.sources) == 1:
             item, number = self.sources[0].locate(lane, row)

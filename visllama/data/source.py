@@ -90,6 +90,7 @@ class Source(ABC):
         if self._item_ends is None:
             return sizes
 
+        # With a 0 before them, entry n is the number of items in the first n records.
         ends_of_records = np.concatenate([[0], self._item_ends])
         ends_of_shards = ends_of_records[np.cumsum(sizes)]
         # An array of whole numbers: of what a Sequence is, its readers need a length and places only.

@@ -41,6 +41,7 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
             f"class {kind.__name__}(Source)"
         )
 
+    # What is left is for the class; `split` is not among it, since the program adds that.
     not_arguments = ("_target_", *MIX_KEYS)
     arguments = {name: value for name, value in node.items() if name not in not_arguments}
     check_arguments(key, kind, arguments, {"split"})

@@ -74,7 +74,7 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
 
 
 def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
-    """Return `count` captions of a scene, each drawn anew as `caption` does; some may be equal."""
+    """Return `count` random captions of a scene, drawn by `dice`, with random facts each; some may be equal."""
     return [caption(scene, dice) for _ in range(count)]
 
 
@@ -128,6 +128,11 @@ def questions(
     scene: Scene, dice: Dice, kinds: tuple[str, ...] = TOLD_QUESTIONS + UNTOLD_QUESTIONS
 ) -> list[dict[str, str]]:
     """Return questions about a scene, at most one of each type, in the order of `kinds`.
+
+    Args:
+        scene: The scene.
+        dice: Draws the things that are asked about, and whether some questions are asked at all.
+        kinds: The types of questions: any of "color", "count", "size", "shape" and "relation".
 
     Returns:
         For each question a dict of texts: its `type`, the `question` and the `answer`.
@@ -194,7 +199,7 @@ def _fact(dice: Dice) -> str:
 
 
 def notes(scene: Scene, dice: Dice) -> str:
-    """Return the facts of a scene as a line of words in random order, as "red small star top white background".
+    """Return the facts of a scene as words in an order that `dice` draws, as "red small star top white background".
 
     A model that reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the
     facts themselves, which is what image vectors have to give it.

@@ -73,6 +73,7 @@ class ScenesSource(Source):
         if self.holds != "questions":
             return [1] * self.num_records
 
+        # Counted once, since all questions of the split have to be made for it.
         if self._question_counts is None:
             counts = []
             for index in range(self.num_records):
@@ -88,8 +89,8 @@ class ScenesSource(Source):
     def __getitem__(self, index: int) -> dict:
         """Return the record of this index: its `key`, `image` (a Pillow image), and text under the key of its kind.
 
-        Instructions come as `questions` without `image`. Questions about a scene come with `facts`, a text that tells
-        all that can be asked about its things.
+        Instructions come as `questions` without `image`. Questions about a scene come with `facts`, the text
+        that `notes` draws of the scene.
         """
         key = f"{self.split}-{index:06d}"
         record: dict[str, Any] = {"key": key}
@@ -114,6 +115,8 @@ class ScenesSource(Source):
         return record | {"captions": captions(scene, dice, self.captions_per_record)}
 
     def _questions(self, scene: Scene, index: int) -> dict:
+        # Not the scene's own dice: they have drawn the picture where a record is read, but not where questions are
+        # counted.
         dice = self._dice(index)
         records = []
         for question in questions(scene, dice):

@@ -136,6 +136,7 @@ class _Records:
     def _add(self, key: str, group: list[Found], torn: bool) -> None:
         """Check the members that stand together under one key; keep them as a record, or report why not."""
         members = {found[1]: found for found in group}
+        # Known from here on, even if it is refused below: members of it that come later then belong to a split record.
         is_known = key in self.rows
         row = self.rows.setdefault(key, -1)
 
@@ -346,6 +347,7 @@ class ShardIndex:
 
             facts = metadata["visllama"]
             index = cls(arrays, json.loads(facts))
+            # The file may be damaged, or of a stranger: nothing is read by it before it is checked.
             is_good = index.facts["index_version"] == INDEX_VERSION
             is_good = is_good and metadata["checksum"] == str(index._checksum(facts))
             is_good = is_good and index._is_consistent()

@@ -70,6 +70,7 @@ class Manifest:
             home: The folder in which the indexes lie; None is `folder`.
         """
         numbers = [row[: len(_COLUMNS)] for row in rows]
+        # Shaped by hand: an empty list of rows would have no columns to unpack.
         num_bytes, num_records, num_pairs, crc = np.array(numbers, np.int64).reshape(-1, len(_COLUMNS)).T
 
         kinds: Counter[str] = Counter()
@@ -150,6 +151,7 @@ class Manifest:
                 faults=stored["faults"],
             )
 
+            # It may come from another machine: what is wrong has to show here, and not at some record hours later.
             lengths = {len(column) for column in columns.values()}
             if lengths != {len(manifest.names)} or (manifest.num_records < 0).any():
                 raise ValueError("its columns differ in length")

@@ -281,6 +281,7 @@ class ShardSource(Source):
 
         The manifest has both. Only for a shard of which a part is left out, they are counted in its index.
         """
+        # Copies, since the manifest keeps the counts of all records.
         records = self.manifest.num_records.copy()
         pairs = self.manifest.num_pairs.copy()
         if self.reads_held_out:
