@@ -9,7 +9,7 @@ Nothing here draws from a library's random stream, so an order stays what it is 
 The positions of a run fill a table row by row: position t = row * L + lane, in a table of `L` columns, the *lanes*. `L`
 depends on the global batch size alone. Each lane goes through its own part of each source in every pass, and shuffles
 inside a *window* of a few shards at a time: what is read next is near, whatever the number of ranks, and a rank that
-has whole lanes reads the shards of those lanes alone.
+has whole lanes reads the shards of those lanes alone. A source of few items is shuffled as a whole instead.
 """
 
 from __future__ import annotations

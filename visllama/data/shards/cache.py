@@ -137,7 +137,7 @@ class ShardCache:
         return thread
 
     def ahead(self) -> int:
-        """Return the bytes of shards, also incomplete ones, that came since this cache was made and are unread."""
+        """Return how many bytes of shards, whole or incomplete, came since this cache was made and are unread."""
         sizes = [info.st_size for path, info in self._files() if self._is_ahead(path, info)]
         return sum(sizes)
 
