@@ -89,6 +89,7 @@ class TrainingSamples(Dataset):
         except BadRecord as error:
             suffix = "" if item_index is None else f"#{item_index}"
             return masked_sample(f"{name}/{key}{suffix}", name, error)
+
         return _of_source(name, replace(sample, key=f"{sample.key}#{item_index}"))
 
     def _index_shown(self, record: Mapping, place: ItemPlace, number: int) -> int:
@@ -170,6 +171,7 @@ class ValidationSamples(Dataset):
             sample = self.makers[name](record)
         except BadRecord as error:
             return masked_sample(f"{name}/{key}", name, error)
+
         return _of_source(name, sample)
 
 
@@ -221,6 +223,7 @@ class StepLoader:
         self.collator = collator
         self.num_steps = num_steps
         self.num_workers = num_workers
+
         self.rank = rank
         self.num_ranks = num_ranks
         self.allow_reorder = allow_reorder
@@ -334,6 +337,7 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
             f"{batch}={now[batch]}: the run has {before.get(batch)}, and its steps are counted in them: set it back. "
             f"data.allow_reorder=true accepts another order, and not another batch"
         )
+
     if allow_reorder:
         return
 
@@ -434,4 +438,5 @@ class TrainingData(pl.LightningDataModule):
         for first in range(0, num_records, size):
             share = rank_share(min(size, num_records - first), rank, num_ranks)
             batches.append([first + i for i in share])
+
         return Loader(self.val, batches, self.collator, self.num_workers)

@@ -153,6 +153,7 @@ def unpack(packed: Packed) -> Step:
             ends[dtype] += shape.numel()
             piece = packed.flat[dtype][start : ends[dtype]]
             tensors[name] = piece.view(shape)
+
         batches.append(cast("Batch", tensors))
 
     *micro_batches, dummy = batches

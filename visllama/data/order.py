@@ -65,6 +65,7 @@ def mix64(x: np.ndarray | int) -> np.ndarray | int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
         x *= np.uint64(factor)
+
     x ^= x >> np.uint64(31)
     return x
 
@@ -154,6 +155,7 @@ class SourceOrder:
         self.num_items = int(self.sizes.sum())
         self.seed = seed
         self.lanes = lanes
+
         self.is_whole = self.num_items <= max(2 * lanes, full_shuffle)
         self.window_rows = max(1, window * self.num_items // len(self.sizes))
 

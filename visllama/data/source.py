@@ -155,6 +155,7 @@ def item_counts(source: Source) -> np.ndarray | None:
     counts = np.asarray(source.item_counts)
     has_shape = counts.shape == (len(source),)
     are_counts = has_shape and counts.dtype.kind in "iu" and (counts >= 0).all()
+
     if not are_counts or not counts.any():
         raise ConfigError(
             f"{type(source).__name__}.item_counts: must be the number of items in each of its {len(source)} records, "

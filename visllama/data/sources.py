@@ -35,6 +35,7 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
         kind = class_of_target("source", node["_target_"], plugins)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
+
     if not issubclass(kind, Source):
         raise ConfigError(
             f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
@@ -71,6 +72,7 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
         # An unexpected error of our own class is a fault of this program, whose traceback has to be seen.
         if kind.__module__.startswith("visllama."):
             raise
+
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
             f"{key}._target_={node['_target_']}: cannot be made for split={split} ({reason}); a source is made for "
@@ -79,6 +81,7 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
 
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
+
     _check_first(key, source)
     return source
 
@@ -145,6 +148,7 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
         others = [f"{count} of {kind}" for kind, count in source.kinds.items() if kind != wanted]
         if others:
             raise ConfigError(f"{key}: task={task} judges {wanted}, and it holds records {', '.join(others)}")
+
         sources[name] = source
     return sources
 

@@ -33,9 +33,11 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
         text = question["question"]
         if hint:
             text = f"{text}\n{hint}"
+
         return [Turn("human", text, num_images), Turn("gpt", answer_of(question))]
 
     caption = record["captions"][item] if "captions" in record else ""
+
     # Without a human's turn, the images stand directly before the caption.
     if not prompt:
         return [Turn("gpt", caption, num_images)]

@@ -97,6 +97,7 @@ class TarFile:
             window = os.pread(self.descriptor, max(size, _WINDOW), offset)
             if len(window) < size:
                 raise OSError(f"it became shorter while it was read: no {size} bytes at byte {offset}")
+
             self._start = offset
             self._end = offset + len(window)
             self._window = window
@@ -116,6 +117,7 @@ class TarFile:
             digits = blocks[:, 148:154]
             is_octal = ((digits | 7) == 0x37) | (digits == 0x20) | (digits == 0)
             likely = is_octal.all(axis=1) & digits.any(axis=1)
+
             for row in np.flatnonzero(likely).tolist():
                 if header_size(blocks[row].tobytes()) is not None:
                     return offset + row * BLOCK
@@ -147,6 +149,7 @@ def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
             return int(digits, 8)
         except ValueError:  # an 8 or a 9
             return None
+
     # A number in base 256, for large files; 0xff would begin a negative number.
     if size[0] == 0x80:
         return int.from_bytes(size[1:], "big")
@@ -199,6 +202,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
             at += BLOCK
             extended = {}
             continue
+
         # Two blocks of zeros or more are the end, unless a header comes behind them; a single one never is.
         if num_zeros and (size is not None or num_zeros < 2):
             yield Damage(at - num_zeros * BLOCK, "zeros", f"{num_zeros} blocks of zeros, and members after them")
@@ -217,9 +221,11 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
             if num_zeros > 1 and behind == file.size:
                 yield Damage(at, "trailing", f"{behind - at} bytes after the end")
                 return
+
             key, suffix = _split(name)
             yield Damage(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
             yield None
+
             at = behind
             num_zeros = 0
             extended = {}
@@ -231,6 +237,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
         header = at
         data = at + BLOCK
         file.crc = zlib.crc32(block, file.crc)
+
         if kind in _BODILESS:
             # Links, devices and folders have no content, whatever the header says.
             size = 0
@@ -262,6 +269,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
         elif not is_folder:
             member_kind = b"S" if extended.get("sparse") else kind
             yield _member(name, member_kind, data, size, zlib.crc32(block))
+
         extended = {}
 
     if num_zeros < 2:
@@ -286,6 +294,7 @@ def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found |
         return Damage(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
     if not is_read(suffix) or key[-1:] in ("", "/"):
         return Damage(header, "suffix", f"{name!r} is not read: images, txt and json are")
+
     if size > _MOST_BYTES:
         return Damage(header, "size", f"{name!r} has {size} bytes, and the most are {_MOST_BYTES}", key)
     return key, suffix, offset, size, crc
@@ -305,6 +314,7 @@ def _name(name: bytes, prefix: bytes, magic: bytes) -> str:
     if magic == b"ustar\0" and prefix[0]:
         folder = prefix.split(b"\0", 1)[0]
         name = folder + b"/" + name
+
     return name.decode("utf-8", "replace")
 
 
@@ -312,6 +322,7 @@ def _split(name: str) -> tuple[str, str]:
     """Return a name's key, and its suffix in lower case: they part at the first dot behind the folders."""
     name = name.removeprefix("./")
     dot = name.find(".", name.rfind("/") + 1)
+
     if dot < 0:
         return name, ""
     return name[:dot], name[dot + 1 :].lower()
@@ -325,8 +336,10 @@ def _read_extended(file: TarFile, kind: bytes, offset: int, size: int) -> dict:
     # The other kinds name a link's target, or speak of all members, as git's commit does.
     if kind not in (b"L", b"x", b"X"):
         return {}
+
     if size > _MOST_EXTENDED:
         return {"broken": True}
+
     content = file.read(offset, size)
     file.crc = zlib.crc32(content, file.crc)
 
@@ -355,5 +368,6 @@ def _read_extended(file: TarFile, kind: bytes, offset: int, size: int) -> dict:
             extended["size"] = int(value)
         elif name.startswith(b"GNU.sparse."):
             extended["sparse"] = True
+
         at = end
     return extended
