@@ -1,1 +1,1 @@
-"""What the model eats: records, samples, batches, and the order in which they come."""
+"""Training data: records read from sources, Samples made of them, batches of Samples, and the order of the Samples."""

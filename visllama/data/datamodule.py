@@ -1,7 +1,7 @@
-"""The LightningDataModule: a loader of Steps for training and validation.
+"""The LightningDataModule: loaders of Steps (the work of one rank in one optimizer step) for training and validation.
 
-One Lightning batch is one optimizer step. The loader has the length of the whole run: passes over the data follow each
-other inside it, so a position in the data is one number.
+One Lightning batch is one Step. The training loader has the length of the whole run, and passes over the data follow
+each other inside it, so one number, the samples seen so far, says where a run stands.
 """
 
 from __future__ import annotations
@@ -39,29 +39,31 @@ _RECENT_SHARDS = 1024
 
 
 class RemoteSource(Protocol):
-    """What a source has besides, if it `is_remote`, as `ShardSource` does."""
+    """What a source must have if its `is_remote` is true, so that its shards are downloaded before their turn."""
 
     cache: ShardCache
+    """Downloads the source's shards."""
 
     def shard_of_item(self, item: int) -> int:
-        """Return which shard holds an item."""
+        """Return the number of the shard that holds an item, given by its number in the source."""
         ...
 
     def address(self, shard: int) -> tuple[str, int]:
-        """Return a shard's address, and its bytes."""
+        """Return a shard's URL, and its size in bytes."""
         ...
 
 
 class TrainingSamples(Dataset):
-    """Samples by position: what cannot be read is masked in its place.
+    """The training Samples, by their position in the order of the run, which has no end, so that there is no length.
 
-    A sample's key is `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption,
-    question or conversation in that record. A record that cannot be read goes by its number in the source.
+    A record that cannot be used becomes a masked Sample, which has no images and no targets. A Sample's key is
+    `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption, question or
+    conversation in that record. Where the record cannot be read, RECORD is its number in the source.
 
     Args:
         sources: The sources by name.
-        makers: For each source, what makes Samples of its records.
-        order: Which item stands at which position.
+        makers: The SampleMaker of each source, by the source's name.
+        order: Says which item of which source stands at each position.
     """
 
     def __init__(self, sources: Mapping[str, Source], makers: Mapping[str, SampleMaker], order: Order) -> None:
@@ -70,7 +72,7 @@ class TrainingSamples(Dataset):
         self.order = order
 
     def __getitem__(self, index: int) -> Sample:
-        """Return the Sample that stands at a position of the order."""
+        """Return the Sample at a position of the order, masked and with its fault where the record cannot be used."""
         source_number, item, number = self.order.locate(index)
         name = self.order.names[source_number]
         source = self.sources[name]
@@ -87,10 +89,11 @@ class TrainingSamples(Dataset):
         except BadRecord as error:
             suffix = "" if item_index is None else f"#{item_index}"
             return masked_sample(f"{name}/{key}{suffix}", name, error)
+
         return _of_source(name, replace(sample, key=f"{sample.key}#{item_index}"))
 
     def _index_shown(self, record: Mapping, place: ItemPlace, number: int) -> int:
-        """Return which of a record's items stands at a place, in this pass.
+        """Return the number of the item of a record that is shown in this pass (`number`) over the source.
 
         Raises:
             BadRecord: If the record holds another number of items than its source counts.
@@ -108,12 +111,15 @@ class TrainingSamples(Dataset):
 
 
 class ValidationSamples(Dataset):
-    """Samples of the sources' first records, in turns, each with its first caption or question.
+    """The validation Samples: one for each record, of its first caption or question, or of its conversation.
+
+    The records come in turns: the first of each source, then the second of each, and so on. A record that cannot be
+    used becomes a masked Sample, which has no images and no targets.
 
     Args:
         sources: The sources by name.
-        makers: For each source, what makes Samples of its records.
-        num_records: Number of records of all sources together; None is all that there are.
+        makers: The SampleMaker of each source, by the source's name.
+        num_records: The largest number of records, over all sources together; None takes all.
     """
 
     def __init__(
@@ -129,16 +135,20 @@ class ValidationSamples(Dataset):
         return len(self.places)
 
     def record(self, index: int) -> dict:
-        """Return a record.
+        """Read the record at a position of this dataset from its source.
 
         Raises:
-            BadRecord: If it cannot be read.
+            BadRecord: If the record cannot be read.
         """
         name, place = self.places[index]
         return self.sources[name].read(place)
 
     def readable(self, source: str) -> Iterator[dict]:
-        """Yield the records of a source that can be read, with pictures that can be decoded."""
+        """Yield the records of one source whose text can be read and whose images can all be decoded; skip the others.
+
+        Args:
+            source: The source's name. Only those of its records come that belong to this dataset.
+        """
         for index, (name, _) in enumerate(self.places):
             if name != source:
                 continue
@@ -161,11 +171,12 @@ class ValidationSamples(Dataset):
             sample = self.makers[name](record)
         except BadRecord as error:
             return masked_sample(f"{name}/{key}", name, error)
+
         return _of_source(name, sample)
 
 
 def _of_source(name: str, sample: Sample) -> Sample:
-    """Return a sample with its source's name, and with a fault if nothing is left of it to learn."""
+    """Return a copy of a sample with its source's name, also in its key, and with a fault if it has no targets."""
     fault = None
     if sample.num_targets == 0:
         fault = BadRecord("no_target", f"{sample.key}: nothing to learn is left of it")
@@ -173,23 +184,25 @@ def _of_source(name: str, sample: Sample) -> Sample:
 
 
 class StepLoader:
-    """A rank's Steps of a whole run.
+    """An iterable of one rank's Steps, from the first step of the run, or the resumed one, to the last.
 
-    Its state is the number of samples that all ranks have seen, and what the order rests on. It goes on from there with
-    any number of ranks and workers.
+    `state_dict` holds the number of samples that all ranks have seen, and the inputs of the order (`rests_on`). A run
+    can go on from it with any number of ranks and workers. While Steps are read, threads download the shards of remote
+    sources up to 64 steps ahead.
 
     Args:
-        samples: A sample for each position of the order.
-        rests_on: What the order rests on, by name.
+        samples: The Sample at each position of the order.
+        rests_on: All inputs that the order of samples is computed from, by name, as `Order.fingerprint` returns them.
         collator: Builds Steps of Samples.
         num_steps: Number of optimizer steps of the run.
-        num_workers: Number of processes that load; it changes nothing but speed.
-        rank: Number of this rank, which decides its share of each global batch.
+        num_workers: Number of processes that load; 0 loads in this process. It changes nothing but speed.
+        rank: Number of this rank, from 0; it decides which samples of each global batch are loaded here.
         num_ranks: Number of ranks.
-        allow_reorder: Go on with another order than the one before; items may then come twice, or late. The global
-            batch size may not change even then: steps are counted in it.
+        allow_reorder: Accept a saved state with another order; items may then come twice, or late. A state with
+            another global batch size is refused all the same: steps are counted in it.
 
     Attributes:
+        step: Number of steps that were handed out so far, counted from the start of the run.
         waited_s: Seconds that the training has waited for Steps so far.
     """
 
@@ -210,6 +223,7 @@ class StepLoader:
         self.collator = collator
         self.num_steps = num_steps
         self.num_workers = num_workers
+
         self.rank = rank
         self.num_ranks = num_ranks
         self.allow_reorder = allow_reorder
@@ -252,6 +266,7 @@ class StepLoader:
     def _fetching_ahead(self) -> Generator[None, None, None]:
         """Fetch the shards of remote sources in the background, as long as Steps are read."""
         remote_names = [name for name, source in self.samples.sources.items() if source.is_remote]
+        # Threads of this process, not of the loading processes: each of those sees only some of the steps.
         self._reading = True
         threads = [self._remote(name).cache.prefetch(self._coming_shards(name)) for name in remote_names]
 
@@ -264,7 +279,7 @@ class StepLoader:
                 thread.stop(timeout_s=0)
 
     def _coming_shards(self, name: str) -> Iterator[tuple[str, int]]:
-        """Yield the shards of a source that this rank will read, in their order, some steps before their turn."""
+        """Yield the URL and the size of each shard of a source that this rank will read, at most 64 steps early."""
         recent: deque[int] = deque(maxlen=_RECENT_SHARDS)
         for step in range(self.step, self.num_steps):
             # This runs in a thread of its own, while `self.step` goes on in the main thread.
@@ -284,14 +299,18 @@ class StepLoader:
                     yield self._remote(name).address(shard)
 
     def state_dict(self) -> dict:
-        """Return what `load_state_dict` needs to go on from here, with any number of ranks."""
+        """Return the number of samples that all ranks have seen, and `rests_on`, as `load_state_dict` takes them."""
         return {"samples_seen": self.step * self.order.global_batch_size, "rests_on": self.rests_on}
 
     def load_state_dict(self, state: dict) -> None:
-        """Set the step from which to go on, as another loader's state has it.
+        """Go on from the step at which a saved state was taken: the next iteration begins there.
+
+        Args:
+            state: What `state_dict` returned, maybe for another number of ranks.
 
         Raises:
-            ConfigError: If the order is another one, naming what differs.
+            ConfigError: If the saved order has another global batch size, or differs otherwise and `allow_reorder` is
+                false. The message names what differs.
         """
         check_order(state["rests_on"], self.rests_on, self.allow_reorder)
         step = state["samples_seen"] // self.order.global_batch_size
@@ -300,22 +319,25 @@ class StepLoader:
 
 
 def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
-    """Check that the order of samples is still the one that a checkpoint was written in.
+    """Check that a run draws its samples in the same order as the run that wrote a checkpoint.
 
     Args:
-        before: What the checkpoint's order rests on.
-        now: What this run's order rests on.
+        before: The inputs of the checkpoint's order, by name, as `Order.fingerprint` returns them.
+        now: The inputs of this run's order, likewise.
         allow_reorder: Accept another order, though not another global batch size.
 
     Raises:
-        ConfigError: If it is another one, naming each part that differs.
+        ConfigError: If the global batch size differs, or another input does and `allow_reorder` is false. The message
+            names what differs.
     """
+    # Checked before `allow_reorder`: the position of a run is stored in samples, and read in steps of this size.
     batch = "stage.global_batch_size"
     if before.get(batch) != now[batch]:
         raise ConfigError(
             f"{batch}={now[batch]}: the run has {before.get(batch)}, and its steps are counted in them: set it back. "
             f"data.allow_reorder=true accepts another order, and not another batch"
         )
+
     if allow_reorder:
         return
 
@@ -339,18 +361,18 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
 
 
 class TrainingData(pl.LightningDataModule):
-    """Records for training and validation.
+    """A LightningDataModule that makes the loaders of training and validation Steps for the trainer's rank.
 
     Args:
         train: Sources of training records, by name.
         val: Sources of records that are not trained on, by name; empty where nothing is validated.
-        makers: For each source, what makes Samples of its records.
+        makers: The SampleMaker of each source of `train` and `val`, by the source's name.
         collator: Builds Steps of Samples.
-        order: Which training item stands at which position.
+        order: Says which training item stands at each position.
         num_steps: Number of optimizer steps of the run; passes over the data follow each other until then.
-        num_workers: Number of processes that load for each rank; it changes nothing but speed.
-        num_val_records: Number of records to validate on, the first ones; None validates on all.
-        allow_reorder: Go on with another order than that of the checkpoint; items may then come twice, or late.
+        num_workers: Number of processes that load for each rank; 0 loads in this process. It changes nothing but speed.
+        num_val_records: Number of records to validate on, the first of all sources in turns; None validates on all.
+        allow_reorder: Accept a checkpoint with another order of samples; items may then come twice, or late.
     """
 
     def __init__(
@@ -378,19 +400,19 @@ class TrainingData(pl.LightningDataModule):
 
     @property
     def rests_on(self) -> dict[str, object]:
-        """All that the order of the training samples rests on, by name."""
+        """All inputs that the order of the training samples is computed from, by name, as a checkpoint stores them."""
         fingerprints = {name: fingerprint(source) for name, source in self.train.items()}
         return self.order.fingerprint(fingerprints)
 
     def _rank(self) -> tuple[int, int]:
-        """Return the number of this rank, and the number of ranks."""
+        """Return the number of this rank, from 0, and the number of ranks."""
         # Whoever takes a loader without a trainer is alone.
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
 
     def train_dataloader(self) -> StepLoader:
-        """Return the loader of this rank's Steps of the whole run."""
+        """Return a new loader of this rank's training Steps of the whole run, which starts at the first step."""
         rank, num_ranks = self._rank()
         return StepLoader(
             TrainingSamples(self.train, self.makers, self.order),
@@ -404,7 +426,10 @@ class TrainingData(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> Loader:
-        """Return a loader of each validation record once; where ranks do not divide them, some ranks have one more."""
+        """Return a loader of this rank's validation Steps; over all ranks, each validation record comes once.
+
+        A Step holds this rank's share of at most `global_batch_size` records; shares differ by one record at most.
+        """
         rank, num_ranks = self._rank()
         num_records = len(self.val)
         size = self.order.global_batch_size
@@ -413,4 +438,5 @@ class TrainingData(pl.LightningDataModule):
         for first in range(0, num_records, size):
             share = rank_share(min(size, num_records - first), rank, num_ranks)
             batches.append([first + i for i in share])
+
         return Loader(self.val, batches, self.collator, self.num_workers)

@@ -1,7 +1,7 @@
-"""Which records of a source are held out of training, to be validated and judged on.
+"""Choose the records of a source that are held out of training, to validate and judge on.
 
-The choice is a pure function of the shards' contents, as the manifest counts them: it is the same on every rank and
-machine, for every seed, and for `evaluate`. It costs at most `MOST_SHARDS` indexes, however many shards there are.
+The choice depends only on the counts and checksums of the shards in the manifest: it is the same on every rank and
+machine, for every seed, and for `evaluate`. The indexes of at most `MOST_SHARDS` shards have to be read for it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ from visllama.data.shards.manifest import Manifest
 from visllama.errors import ConfigError
 
 MOST_RECORDS = 10_000
-"""Records that are held out at most: more would make a validation slower, and its figures hardly surer."""
+"""The largest number of records that are held out: more would make a validation slower, its figures hardly surer."""
 MOST_SHARDS = 64
-"""Shards at most in which held-out records lie: the index of each has to be read."""
+"""The largest number of shards in which held-out records lie: the index of each has to be read."""
 
 
 def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
-    """Return the rows that are held out of each shard, sorted; a shard that is trained on as a whole is not named.
+    """Return which records of each shard are held out of training. No file is read.
 
     Args:
-        manifest: The shards; where none holds a record, none is held out.
-        fraction: The share of all records that is wanted. At least one record is held out, and no more than
-            `MOST_RECORDS`, or than `MOST_SHARDS` shards hold.
+        manifest: The shards, with the number of records and the checksum of each.
+        fraction: The share of all records that is to be held out, from 0 to 1. At least one record is held out, and at
+            most `MOST_RECORDS`; they all lie in at most `MOST_SHARDS` shards.
+
+    Returns:
+        For the number of each shard that holds out records, the sorted numbers of those records in the shard. Empty
+        where the manifest has no record.
 
     Raises:
-        ConfigError: If no record would be left to train on.
+        ConfigError: If all records would be held out, and none would be left to train on.
     """
     num_records = int(manifest.num_records.sum())
     if num_records == 0:
@@ -53,6 +57,7 @@ def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
     starts = ends - sizes
     rows = places - starts[shard_numbers]
 
+    # The places are sorted, so the rows of each shard are sorted too.
     held_out = {}
     for number in np.unique(shard_numbers):
         shard = int(shards[number])
@@ -61,7 +66,8 @@ def held_out_rows(manifest: Manifest, fraction: float) -> dict[int, np.ndarray]:
 
 
 def _choose_shards(manifest: Manifest) -> np.ndarray:
-    """Return the shards whose contents hash lowest, wherever they stand in the manifest."""
+    """Return the numbers of at most `MOST_SHARDS` shards with records: those whose checksums have the lowest hashes."""
+    # By contents and not by place, so that shards in another order or folder hold out the same records.
     shards = np.flatnonzero(manifest.num_records)
     hashes = mix64(manifest.crc[shards].astype(np.uint64))
     by_hash = np.argsort(hashes, kind="stable")

@@ -1,6 +1,7 @@
-"""Where an item lies among records.
+"""Find the record that holds an item.
 
-An item is one thing to learn: a caption, a question, a conversation. Items are numbered record by record.
+An item is one thing to learn: a caption, a question or a whole conversation. The items of a source are numbered from 0,
+record by record.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import numpy as np
 
 
 class ItemPlace(NamedTuple):
-    """Where an item lies in its source.
+    """The record that holds an item, and the item's number in that record.
 
     Attributes:
-        record: Number of the record.
-        index: Number of the item in that record; None where the source does not count items.
+        record: Number of the record, from 0.
+        index: Number of the item in that record, from 0; None where the source does not count items.
         num_items: Number of items that the source counts in that record; None where it does not count items.
     """
 
@@ -25,12 +26,13 @@ class ItemPlace(NamedTuple):
 
 
 def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
-    """Return the place of an item among records.
+    """Return the record that holds an item, the item's number in it, and the number of items of that record.
 
     Args:
-        ends: The number of items up to the end of each record.
-        item: The item's number.
+        ends: For each record, the number of items up to its end, that record's own included (a cumulative sum).
+        item: The item's number, from 0 and less than the last of `ends`.
     """
+    # "right" passes over records without items, whose end is that of the record before them.
     record = int(np.searchsorted(ends, item, side="right"))
     start = int(ends[record - 1]) if record else 0
     return ItemPlace(record, item - start, int(ends[record]) - start)

@@ -1,4 +1,4 @@
-"""How Steps come to a rank from the processes that load them: whole, or with the reason why not.
+"""Load Steps in other processes, and hand each to the rank (the training process) whole, or with the reason why not.
 
 torch hands over each tensor in shared memory of its own, with a file open at both ends for as long as it lives, and a
 Step of many micro-batches holds hundreds. It does so in a thread of the loading process, where an error is printed, the
@@ -32,11 +32,13 @@ _KILLED = "DataLoader worker (pid"
 
 
 class Loader:
-    """An iterable of the Steps of a dataset's samples; it can be gone through again.
+    """An iterable of Steps, each built of the samples at given positions of a dataset.
+
+    Each `iter()` starts new loading processes, and goes through `batches` again (a generator can be gone through once).
 
     Args:
-        samples: A sample for each position.
-        batches: The positions of each Step.
+        samples: A dataset that returns the Sample at a position.
+        batches: For each Step, the positions of its samples.
         collator: Builds the Steps.
         num_workers: Number of processes that load; 0 loads in this process.
     """
@@ -59,10 +61,11 @@ class Loader:
         return len(cast("Sized", self.batches))
 
     def __iter__(self) -> Iterator[Step]:
-        """Start the loading processes, at once, and return an iterator of their Steps.
+        """Start the loading processes at once, and return an iterator of the Steps, in the order of `batches`.
 
         Raises:
-            ConfigError: If one of them cannot go on, with its reason.
+            ConfigError: While iterating, if a loading process has ended, or a Step cannot be handed over through shared
+                memory. The message names the reason and what to change.
         """
         # Not in the generator itself, which would start them with its first Step only.
         return self._steps(iter(self._loader))
@@ -102,21 +105,23 @@ class Loader:
 
 
 class Packed(NamedTuple):
-    """A Step in few tensors."""
+    """A Step whose tensors are joined into one tensor for each dtype, so that handing it over opens few files."""
 
     flat: dict[torch.dtype, Tensor]
-    """All tensors of a dtype, one after the other, in shared memory."""
+    """For each dtype, all tensors of it, flattened and joined in the order of `layout`, in shared memory."""
     layout: list[dict[str, tuple[torch.dtype, torch.Size]]]
-    """The dtypes and shapes of each micro-batch's tensors, by name; the last is the dummy's."""
+    """For each micro-batch, and at last for the dummy batch, the dtype and shape of each tensor, by name."""
     rest: Mapping
-    """All other keys of the Step, and their values."""
+    """The Step without `micro_batches` and `dummy`: its counts and names, unchanged."""
 
 
 def pack(step: Step) -> Packed:
-    """Return a Step with its tensors in shared memory, one piece a dtype.
+    """Return a Step with its tensors copied into shared memory, joined into one tensor for each dtype.
+
+    The Step itself is not changed. `unpack` is the inverse.
 
     Raises:
-        RuntimeError: If there is no room for them, or no file can be opened.
+        RuntimeError: If there is no room in shared memory, or no file can be opened.
     """
     layout = []
     pieces: dict[torch.dtype, list[Tensor]] = defaultdict(list)
@@ -137,7 +142,8 @@ def _tensors(step: Step) -> list[dict[str, Tensor]]:
 
 
 def unpack(packed: Packed) -> Step:
-    """Return the Step that was packed; its tensors are views of the shared ones."""
+    """Return the Step that `pack` was given; its tensors are views of the shared ones, and nothing is copied."""
+    # How far the tensor of each dtype has been taken: `pack` joined the pieces in the order of the layout.
     ends = dict.fromkeys(packed.flat, 0)
     batches = []
     for batch_layout in packed.layout:
@@ -147,6 +153,7 @@ def unpack(packed: Packed) -> Step:
             ends[dtype] += shape.numel()
             piece = packed.flat[dtype][start : ends[dtype]]
             tensors[name] = piece.view(shape)
+
         batches.append(cast("Batch", tensors))
 
     *micro_batches, dummy = batches
@@ -154,9 +161,15 @@ def unpack(packed: Packed) -> Step:
 
 
 def _hand_over(collator: Collator, num_workers: int, samples: list) -> bytes:
-    """Make a Step, in a loading process, and write down where the rank finds it."""
+    """Build a Step in a loading process, and return the pickled handle of its shared memory, for `Loader._take_over`.
+
+    Raises:
+        ConfigError: If shared memory has no room for the Step, or no file can be opened.
+    """
     step = collator.step(samples)
+
     try:
+        # Pickled here, in the main thread: in the thread of torch's queue, an error would only be printed.
         return bytes(ForkingPickler.dumps(pack(step)))
     except (OSError, RuntimeError) as error:
         num_bytes = sum(tensor.nbytes for tensors in _tensors(step) for tensor in tensors.values())
@@ -186,7 +199,11 @@ def _what_to_set(num_workers: int, problem: str, error: Exception) -> str:
 
 
 def explain_killed(error: RuntimeError) -> ConfigError | None:
-    """Return the error that tells a user why a loading process has ended; None for any other error than that."""
+    """Return a ConfigError that tells the user what to change, if torch's error says that a loading process has ended.
+
+    Returns:
+        The error to raise in place of `error`; None if `error` is about anything else.
+    """
     message = str(error)
     if not message.startswith(_KILLED):
         return None

@@ -1,13 +1,15 @@
-"""The order of samples: which item of which source stands at position t. A pure function.
+"""Compute the order of samples: which item of which source stands at position t. No state and no file is read.
 
-An item is one thing to learn: a caption, a question, a conversation. A record holds one or several, and its items are
-neighbours: items are counted shard by shard, record by record (`visllama.data.items` finds the record of an item).
-Each item comes exactly once a pass, however many its record holds.
+An item is one thing to learn: a caption, a question or a conversation. A record holds one or several. Items are counted
+shard by shard, record by record (`visllama.data.items` finds the record of an item). In a pass over a source, each item
+comes exactly once, however many its record holds.
 
-Nothing here draws from a library's random stream, so an order stays what it is over versions and machines. Position
-t = row * L + lane: `L` lanes, fixed by the global batch, run side by side through each source. A lane keeps to its own
-part of a pass, and shuffles inside a window of a few shards: what is read next is near, whatever the number of ranks,
-and a rank whose lanes are its own reads its own shards alone.
+Nothing here draws from a library's random stream, so an order stays what it is over versions and machines.
+
+The positions of a run fill a table row by row: position t = row * L + lane, in a table of `L` columns, the *lanes*. `L`
+depends on the global batch size alone. Each lane goes through its own part of each source in every pass, and shuffles
+inside a *window* of a few shards at a time: what is read next is near, whatever the number of ranks, and a rank that
+has whole lanes reads the shards of those lanes alone. A source of few items is shuffled as a whole instead.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ import numpy as np
 from visllama.errors import ConfigError
 
 ORDER_VERSION = 3
+"""Stored in checkpoints; to be raised with every change here that changes which item stands at a position."""
 MOST_LANES = 64
+"""The largest number of lanes."""
 FULL_SHUFFLE = 2**16
-"""Sources of up to so many items are shuffled as a whole: for them nothing is far away."""
+"""Sources of at most this many items are shuffled as a whole, and not window by window: in them nothing is far away."""
 PATTERN_ROWS = 1024
-"""A lane draws each source exactly its share of so many rows, period by period."""
+"""In every period of this many rows, a lane draws each source exactly as often as its share says."""
 # What a permutation is of: each purpose has a number of its own, so that no two draw alike.
 _ITEMS = 1
 _SHOWN = 2
@@ -43,7 +47,13 @@ def mix64(x: np.ndarray) -> np.ndarray: ...
 
 
 def mix64(x: np.ndarray | int) -> np.ndarray | int:
-    """Return 64-bit integers scrambled, one to one, by the finaliser of splitmix64 (Steele et al. 2014)."""
+    """Return the hash of a 64-bit integer, or of each in an array, by splitmix64's finaliser (Steele et al. 2014).
+
+    Different integers have different hashes.
+
+    Args:
+        x: An integer from 0 to 2**64 - 1, or an array of uint64, which is not changed.
+    """
     if isinstance(x, int):
         # The same arithmetic as below; Python's own integers are quicker for a single one.
         x = (x + 0x9E3779B97F4A7C15) & _MASK
@@ -55,12 +65,13 @@ def mix64(x: np.ndarray | int) -> np.ndarray | int:
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x ^= x >> np.uint64(shift)
         x *= np.uint64(factor)
+
     x ^= x >> np.uint64(31)
     return x
 
 
 def key(*parts: int) -> int:
-    """Return one 64-bit key for several integers, of which the order counts too."""
+    """Return one 64-bit hash of several integers, which may be negative; in another order they have another one."""
     folded = 0
     # A seed may be negative: its lowest 64 bits are taken.
     for part in parts:
@@ -69,11 +80,11 @@ def key(*parts: int) -> int:
 
 
 def permutation(n: int, *parts: int) -> np.ndarray:
-    """Return a permutation of `range(n)`: the order of its numbers' hashes.
+    """Return the numbers 0 to n - 1 (int64) in a random order, which is always the same for the same arguments.
 
     Args:
-        n: How many numbers.
-        parts: Which permutation: other parts make another one.
+        n: How many numbers; 0 returns an empty array.
+        parts: Integers that serve as the seed: other integers make another order.
     """
     place = np.arange(n, dtype=np.uint64)
     hashes = mix64(place + np.uint64(key(*parts)))
@@ -88,15 +99,15 @@ def permutation(n: int, *parts: int) -> np.ndarray:
 
 
 def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
-    """Return which of its items a record shows in a pass, where its source counts it as one item.
+    """Return the number of the item that a record shows in one pass, for a source that counts each record as one item.
 
-    In `num_items` passes each is shown once.
+    In any `num_items` passes that follow each other, each item is shown once.
 
     Args:
         seed: The seed of the order.
-        record: Number of the record.
-        number: Number of the pass.
-        num_items: Number of items that the record holds.
+        record: Number of the record in its source.
+        number: Number of the pass over the source, from 0.
+        num_items: Number of items that the record holds, at least 1.
     """
     # A permutation of a few numbers, at which numpy is slow.
     start = key(seed, record, _SHOWN)
@@ -105,15 +116,20 @@ def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
 
 
 def num_lanes(global_batch_size: int) -> int:
-    """Return the number of lanes: the largest divisor of the global batch size up to `MOST_LANES`."""
+    """Return the number of lanes for a global batch size: its largest divisor that is at most `MOST_LANES`."""
     divisors = [n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0]
     return max(divisors)
 
 
 def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
-    """Return which samples of a global batch are a rank's.
+    """Return the numbers of the samples that one rank takes of `num_samples`, as a contiguous range.
 
-    They are contiguous. The ranks' shares hold all samples, none twice, and their sizes differ by one at most.
+    The shares of all ranks hold each sample once, and their sizes differ by one at most. A share may be empty.
+
+    Args:
+        num_samples: Number of samples to be shared.
+        rank: Number of the rank, from 0.
+        num_ranks: Number of ranks.
     """
     start = rank * num_samples // num_ranks
     end = (rank + 1) * num_samples // num_ranks
@@ -121,14 +137,14 @@ def rank_share(num_samples: int, rank: int, num_ranks: int) -> range:
 
 
 class SourceOrder:
-    """Passes over one source's items, each in its own order; in each pass every item comes exactly once.
+    """The order of one source's items over many passes; in each pass every item comes exactly once.
 
     Args:
-        sizes: Number of items in each shard.
+        sizes: Number of items in each shard; at least one item in all.
         seed: Seed of the order; another seed makes another order.
-        lanes: Number of lanes, which run side by side.
-        window: Length of the stretch that a lane shuffles at once, in shards of average size.
-        full_shuffle: A source of up to so many items is shuffled as a whole.
+        lanes: Number of lanes, the columns of the table of positions.
+        window: Number of items that a lane shuffles at once, in shards of average size.
+        full_shuffle: A source of at most this many items is shuffled as a whole, and not window by window.
     """
 
     def __init__(
@@ -139,6 +155,7 @@ class SourceOrder:
         self.num_items = int(self.sizes.sum())
         self.seed = seed
         self.lanes = lanes
+
         self.is_whole = self.num_items <= max(2 * lanes, full_shuffle)
         self.window_rows = max(1, window * self.num_items // len(self.sizes))
 
@@ -149,7 +166,12 @@ class SourceOrder:
         self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
 
     def locate(self, lane: int, row: int) -> tuple[int, int]:
-        """Return what stands at a lane's row: the number of the item, and the number of the pass over the source."""
+        """Return the number of the item that a lane draws in a row of this source, and the number of the pass, from 0.
+
+        Args:
+            lane: Number of the lane, from 0.
+            row: Number of rows of this source that the lane has drawn before.
+        """
         if self.is_whole:
             number, place = divmod(row * self.lanes + lane, self.num_items)
             whole = self._whole(number)
@@ -170,7 +192,7 @@ class SourceOrder:
         return int(item), number
 
     def _lane(self, lane: int) -> tuple[int, int]:
-        """Return the first place of a lane in a pass, and the end of its places."""
+        """Return the first of the places of a pass that a lane goes through, and the one behind the last."""
         start = lane * self.num_items // self.lanes
         end = (lane + 1) * self.num_items // self.lanes
         return start, end
@@ -179,7 +201,7 @@ class SourceOrder:
         return permutation(self.num_items, self.seed, number, _ITEMS)
 
     def _make_line(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shards in the order of a pass, and the number of items up to the end of each."""
+        """Return the numbers of the shards in the order of a pass, and the number of items up to the end of each."""
         shards = permutation(len(self.sizes), self.seed, number, _ITEMS)
         return shards, np.cumsum(self.sizes[shards])
 
@@ -192,12 +214,12 @@ class SourceOrder:
 
 
 class Place(NamedTuple):
-    """What stands at a position.
+    """The item that stands at a position of a run.
 
     Attributes:
-        source: Number of the source.
-        item: Number of the item in the source.
-        number: Number of the pass over the source.
+        source: Number of the source, from 0, in `Order.names`.
+        item: Number of the item in the source, from 0.
+        number: Number of the pass over the source, from 0.
     """
 
     source: int
@@ -206,18 +228,24 @@ class Place(NamedTuple):
 
 
 class Order:
-    """The samples of a run, drawn from sources in exact shares.
+    """The order of the samples of a run, drawn from several sources in exact shares.
 
     Args:
-        sizes: Number of items in each shard, for each source.
-        weights: Each source's share of the samples, to any scale.
+        sizes: For each source, by name, the number of items in each of its shards.
+        weights: For each name in `sizes`, the source's share of the samples, to any scale: 2 and 6 are 0.25 and 0.75.
         global_batch_size: Number of samples in a step, over all ranks.
         seed: Seed of the order; another seed makes another order.
-        window: Length of the stretch that a lane shuffles at once, in shards of average size.
-        full_shuffle: A source of up to so many items is shuffled as a whole.
+        window: Number of items that a lane shuffles at once, in shards of average size.
+        full_shuffle: A source of at most this many items is shuffled as a whole, and not window by window.
+
+    Attributes:
+        names: The names of the sources, in the order of their numbers.
+        lanes: Number of lanes, the columns of the table of positions.
+        rows: Number of rows of that table in a step.
+        shares: For each source, the number of samples of `PATTERN_ROWS` that are drawn from it.
 
     Raises:
-        ConfigError: If a source's share is too small to be drawn.
+        ConfigError: If a source's share is less than about one of `PATTERN_ROWS`, so that it would never be drawn.
     """
 
     def __init__(
@@ -243,7 +271,7 @@ class Order:
         self._pattern = lru_cache(maxsize=2 * self.lanes)(self._make_pattern)
 
     def locate(self, position: int) -> Place:
-        """Return what stands at a position."""
+        """Return the source, the item and the pass over the source at a position of the run; positions count from 0."""
         row, lane = divmod(position, self.lanes)
         if len(self.sources) == 1:
             item, number = self.sources[0].locate(lane, row)
@@ -258,7 +286,7 @@ class Order:
         return Place(source, item, number)
 
     def _make_pattern(self, lane: int, period: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which source each row of a lane's period draws, and how often it was drawn before in it."""
+        """Return for each row of a lane's period the number of its source, and how often that was drawn before."""
         drawn = np.repeat(np.arange(len(self.shares), dtype=np.int16), self.shares)
         drawn = drawn[permutation(PATTERN_ROWS, self.seed, _MIX, lane, period)]
 
@@ -268,20 +296,32 @@ class Order:
         return drawn, before
 
     def positions(self, step: int, rank: int, num_ranks: int) -> list[int]:
-        """Return a rank's positions in a step: whole lanes as far as that goes, so that it keeps to their shards."""
+        """Return the positions of the samples that one rank loads in one step.
+
+        A rank has whole lanes, as far as they can be shared out, so that it reads the shards of its lanes alone. The
+        positions go lane by lane; they are not sorted.
+
+        Args:
+            step: Number of the step, from 0.
+            rank: Number of the rank, from 0.
+            num_ranks: Number of ranks.
+        """
         first = step * self.rows
         share = rank_share(self.global_batch_size, rank, num_ranks)
+
+        # The samples of a step are numbered lane by lane, so that a rank's contiguous share is made of whole lanes.
         positions = []
         for number in share:
             lane, row = divmod(number, self.rows)
             positions.append((first + row) * self.lanes + lane)
+
         return positions
 
     def fingerprint(self, manifests: Mapping[str, str]) -> dict[str, object]:
-        """Return all that the order rests on, by name.
+        """Return all inputs that this order is computed from, by name; `check_order` compares them at a resume.
 
         Args:
-            manifests: For each source, a text that changes with what the source holds.
+            manifests: For each source, by name, a text that changes with what the source holds.
         """
         return {
             "order_version": ORDER_VERSION,
@@ -295,12 +335,15 @@ class Order:
 
 
 def shares(weights: Mapping[str, float]) -> list[int]:
-    """Return how many of `PATTERN_ROWS` samples are drawn from each source.
+    """Return how many of `PATTERN_ROWS` samples are drawn from each source, in the order of `weights`.
 
-    Each share is rounded down, and the sources with the largest remainders get one more.
+    Each share is rounded down, and the sources with the largest remainders get one more, so the sum is `PATTERN_ROWS`.
+
+    Args:
+        weights: Each source's share by its name, to any scale.
 
     Raises:
-        ConfigError: If a source would never be drawn.
+        ConfigError: If the number of a source is 0, so that it would never be drawn.
     """
     total = sum(weights.values())
     exact = [weight / total * PATTERN_ROWS for weight in weights.values()]

@@ -1,9 +1,13 @@
-"""What a record of a shard holds: `KEY.jpg` (or `KEY.0.jpg`, `KEY.1.jpg`; png, webp) beside `KEY.json` or `KEY.txt`.
+"""Read and check records: the text and the images that share a key.
 
-KEY.json holds one of `captions: [text]`, `questions: [{question, answers, id}]` and `conversations: [{from, value}]`;
-its other keys are metadata: `image_id` is the image's own name, a whole number (as in COCO) or a text (a file's name);
-`type` is a text by which captions are judged apart (nocaps' domain), as a question's own `type` is; and other numbers
-are scores. KEY.txt is one caption, where KEY.json holds none of the three.
+In a shard (a tar), a record is `KEY.jpg` (or `KEY.0.jpg`, `KEY.1.jpg`; png, webp) beside `KEY.json` or `KEY.txt`. KEY
+is the record's key, and what follows its dot is a member's suffix ("0.jpg", "json").
+
+KEY.json holds one of `captions: [text]`, `questions: [{question, answers, id}]` and `conversations: [{from, value}]`.
+Its other keys are metadata. `image_id` is the image's own name, a whole number (as in COCO) or a text (a file's name).
+`type` is a text: captions of one type (nocaps' domain) are also scored by themselves, as questions are by a `type` of
+their own. Other numbers are scores, by which a source can filter records. KEY.txt is one caption, and is read where
+KEY.json holds none of the three.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from visllama.errors import BadRecord
 from visllama.text.template import IMAGE_MARK
 
 KINDS = ("captions", "questions", "conversations")
+"""The kinds of text of which a record holds one."""
 _SUFFIX = re.compile(r"([0-9]{1,4}\.)?(jpg|jpeg|png|webp)|txt|json")
 _SHAPES = {
     "captions": "captions: [text, ...]",
@@ -35,15 +40,16 @@ _raw_decode = json.JSONDecoder().raw_decode
 
 
 class Text(NamedTuple):
-    """A record's text.
+    """The text and the metadata of a record.
 
     Attributes:
         kind: One of `KINDS`.
-        items: The captions, the questions, or the turns of the conversation. Each caption and each question is one
-            thing to learn; a conversation is one as a whole.
-        scores: Numbers that the record's metadata hold, by name.
-        image_id: The image's own name in the data set that it came from; None where the record brings none.
-        type: The group by which the record's captions are judged apart, as "near-domain"; None where it names none.
+        items: The captions (texts), the questions (dicts), or the turns of the conversation (dicts). Each caption and
+            each question is one thing to learn; a conversation is one as a whole.
+        scores: The numbers in the record's metadata, by name.
+        image_id: The image's own name in the data set that it came from; None where the record has none.
+        type: The group with which the record's captions are also scored by themselves, as "near-domain"; None where
+            the record names none.
     """
 
     kind: str
@@ -54,18 +60,18 @@ class Text(NamedTuple):
 
     @property
     def num_pairs(self) -> int:
-        """Number of things to learn, each with the record's images."""
+        """Number of things to learn: the captions or questions, or 1 for a conversation."""
         return 1 if self.kind == "conversations" else len(self.items)
 
 
 @lru_cache(maxsize=1024)
 def is_read(suffix: str) -> bool:
-    """Return whether members with this suffix are read; all others are left alone."""
+    """Return whether a tar's members with this suffix belong to a record ("jpg", "0.png", "json", "txt", ...)."""
     return _SUFFIX.fullmatch(suffix) is not None
 
 
 def image_suffixes(suffixes: Iterable[str]) -> list[str]:
-    """Return the suffixes of images, in the order of their numbers."""
+    """Return the suffixes of a record's images: all but "txt" and "json", in the order of their numbers."""
     images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
     if len(images) > 1:
         images.sort(key=_image_number)
@@ -79,14 +85,17 @@ def _image_number(suffix: str) -> int:
 
 
 def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
-    """Read a record's text.
+    """Parse and check the text and the metadata of a record.
+
+    Spaces around captions are stripped, and a first turn of gpt, which answers nothing, is left out.
 
     Args:
-        members: Contents of `txt` and `json`, as far as the record has them.
-        num_images: Images of the record.
+        members: The contents of the record's files by suffix, "json" and "txt"; either may be missing.
+        num_images: The number of the record's images. A conversation must have as many image marks.
 
     Raises:
-        BadRecord: If there is no text to learn from, or it does not fit the images.
+        BadRecord: If there is no text or more than one kind of it, it has not the shape of its kind, or a conversation
+            has not as many image marks as images. The reason is "text".
     """
     metadata: dict[str, Any] = {}
     try:
@@ -95,6 +104,7 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
             if isinstance(loaded, dict):
                 metadata = loaded
 
+        # An empty list is no text: beside it, another kind or KEY.txt may hold the record's.
         kinds = [kind for kind in KINDS if metadata.get(kind)]
         if len(kinds) > 1:
             raise BadRecord("text", f"holds {' and '.join(kinds)}: one of them is a record")
@@ -125,14 +135,14 @@ def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
 
 
 def _is_score(name: str, value: object) -> bool:
-    """Return whether float32 holds a number, as it does not NaN and infinity, and a file holds its name."""
+    """Return whether metadata are a score: a finite number that float32 can hold, under a printable, short name."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return -_MAX_SCORE < value < _MAX_SCORE and name.isprintable() and len(name) <= _MAX_SHOWN
 
 
 def images_of(record: Mapping) -> list:
-    """Return a record's images: none, one or several."""
+    """Return a record's `images`, unchanged, or its `image` in a list; an empty list where it has neither."""
     if "images" in record:
         return record["images"]
     if "image" in record:
@@ -141,13 +151,17 @@ def images_of(record: Mapping) -> list:
 
 
 def check_record(record: object) -> dict[str, Any]:
-    """Check a record of a user's own source, and return it with its texts as those of a shard are.
+    """Check a record of a user's own source, and return a copy of it.
+
+    In the copy, spaces around captions are stripped, and a greeting that opens a conversation is left out. No image is
+    decoded.
 
     Args:
-        record: A mapping with `key`, `image` or `images`, and one of `KINDS`.
+        record: A mapping with `key`, one of `KINDS`, and `image`, `images` or neither.
 
     Raises:
-        BadRecord: If it is no record. The message names the record's key, what was found, and what has to be there.
+        BadRecord: If something is missing or of another type than it must be. The message names the record's key, what
+            was found, and what has to be there.
     """
     if not isinstance(record, Mapping):
         raise BadRecord("text", f"is a {type(record).__name__}: a record is a dict with key, image and captions")
@@ -191,7 +205,7 @@ def _check_images(record: Mapping) -> list:
 
 
 def _own_id(value: object) -> int | str | None:
-    """Return a record's own id; None where the value is of another type, which others keep under this name."""
+    """Return an `image_id` unchanged if it is a whole number or a text; None for any other value."""
     # No subclass: true and false are no ids.
     if type(value) is int:
         return value
@@ -199,6 +213,7 @@ def _own_id(value: object) -> int | str | None:
 
 
 def _own_text(value: object) -> str | None:
+    """Return a text unchanged; None for a value that is no text, is blank, or holds half an emoji."""
     if not isinstance(value, str) or value.strip() == "":
         return None
     without_halves = value.encode("utf-8", "ignore").decode("utf-8")
@@ -225,10 +240,10 @@ def _load(text: str) -> Any:
 
 
 def _check_items(kind: str, items: object, num_images: int) -> list:
-    """Return a record's captions, questions or turns, once they are what they should be.
+    """Check a record's captions, questions or turns, and return them, captions stripped and greetings left out.
 
     Raises:
-        BadRecord: If they are not, or do not fit the number of images.
+        BadRecord: If they have not the shape of their kind, or a conversation's image marks are not `num_images`.
     """
     if not isinstance(items, list):
         raise BadRecord("text", f"has no {kind}: they are a list, not {type(items).__name__}: {_SHAPES[kind]}")
@@ -252,6 +267,7 @@ def _are_questions(items: list) -> bool:
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("question"), str):
             return False
+
         if not _are_texts(item.get("answers")):
             return False
     return True
@@ -261,8 +277,10 @@ def _are_turns(items: list) -> bool:
     for item in items:
         if not isinstance(item, dict):
             return False
+
         if not all(isinstance(item.get(name), str) for name in _TURN_KEYS):
             return False
+
     return True
 
 
@@ -285,9 +303,10 @@ def _check_conversation(turns: list[dict], num_images: int) -> list[dict]:
 
 
 def without_greeting(turns: list[dict]) -> list[dict]:
-    """Return a conversation's turns without a first one of gpt, which answers nothing.
+    """Return a conversation's turns without a first one of gpt that a human's turn follows: it answers nothing.
 
-    Conversations that were shared from a chat may begin so. LLaVA's training code leaves that turn out as well.
+    Where there is none, `turns` itself is returned. A system's text before the greeting stays. Conversations that were
+    shared from a chat may begin so, and LLaVA's training code leaves that turn out as well.
     """
     # A system's text may stand before the greeting, and is kept.
     first = 1 if turns and turns[0]["from"] == "system" else 0

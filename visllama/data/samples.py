@@ -1,4 +1,7 @@
-"""From a record to a Sample: the image decoded, the text tokenised, the image span expanded, the labels written."""
+"""Make Samples of records: decode the images, tokenise the text, and write the labels.
+
+In a Sample's ids, each image stands as one image span: [boi], `num_image_tokens` placeholder ids, and [eoi].
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,16 @@ from visllama.text.tokens import BOI_ID, IGNORE_INDEX, image_span
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded, tokenised, labelled record.
+    """One caption, question or conversation of a record: its token ids, its labels and its decoded images.
 
     Attributes:
-        key: The record's key.
-        input_ids: `BOS [boi] image*K [eoi] prompt response EOS`.
-        labels: `input_ids` on the response and its EOS, IGNORE_INDEX elsewhere; not shifted.
-        pixel_values: One `(3, H, W)` uint8 tensor an image.
-        source: Which source the record is of.
-        fault: Why nothing is learned from it.
+        key: The record's key; the training data put the source's name before it.
+        input_ids: The token ids, most often `BOS [boi] image*K [eoi] prompt response EOS`. BOS is there where the
+            tokenizer has one.
+        labels: `input_ids` on each response and its end token, IGNORE_INDEX elsewhere; not shifted.
+        pixel_values: One `(3, H, W)` uint8 tensor for each image span, in the same order.
+        source: The name of the record's source; empty where nobody has set it.
+        fault: Why nothing is learned from the record; None where something is.
     """
 
     key: str
@@ -42,29 +46,37 @@ class Sample:
 
     @property
     def num_targets(self) -> int:
-        """Number of supervised tokens."""
+        """Number of tokens that are learned: labels that are not IGNORE_INDEX, the first position left out."""
         # The first position has nothing before it to be predicted from.
         return sum(label != IGNORE_INDEX for label in self.labels[1:])
 
 
 def masked_sample(key: str = "", source: str = "", fault: BadRecord | None = None) -> Sample:
-    """Return a Sample that takes a record's place: it shows no image, and nothing is learned from it."""
+    """Return a Sample of two ids without images and targets, which takes the place of a record that cannot be used.
+
+    Args:
+        key: The Sample's key.
+        source: The name of the record's source.
+        fault: Why the record cannot be used.
+    """
     return Sample(key, [0, 0], [IGNORE_INDEX] * 2, [], source, fault)
 
 
 class SampleMaker:
-    """Make Samples of records.
+    """Make Samples of records; call it with a record.
 
     Args:
         tokenizer: The language model's tokenizer.
-        transform: The vision encoder's transform of images.
-        num_image_tokens: Vectors an image (K).
-        max_text_tokens: Longest prompt + response + EOS that is learned; image spans are not counted. A longer response
-            is cut, its EOS kept, so that stopping is always learned. A prompt to be answered is never cut.
-        prompt: What is said to have a caption.
-        template: How turns are written.
-        hint: What stands in a line behind a question.
-        num_positions: Most tokens of a sample that is learned, image spans included; None is no bound.
+        transform: Decodes, resizes and crops an image for the vision encoder.
+        num_image_tokens: The number of placeholder ids that each image has in the ids (K).
+        max_text_tokens: The largest number of text tokens of a Sample that is learned; image spans and BOS are not
+            counted. What is longer is cut at its end. A response that is cut keeps its end token, so that stopping is
+            learned. A Sample whose response is to be generated is never cut.
+        prompt: The text that asks for a caption. Where it is empty, the caption follows its image directly.
+        template: Writes the turns of human and gpt as text with the model's markers.
+        hint: A text that is added to each question, in a line of its own; empty adds nothing.
+        num_positions: The largest number of ids of a Sample that is learned, image spans included: a longer one is a
+            `BadRecord`. None is no bound.
     """
 
     def __init__(
@@ -92,19 +104,27 @@ class SampleMaker:
 
     @property
     def end_id(self) -> int:
-        """The token that ends a response."""
+        """The id of the token that ends a response: the template's, or EOS where the tokenizer has no such token."""
         end_token = self.encoder.end_token(self.template.end)
         return self.encoder.special_ids[end_token]
 
     def with_prompt(self, prompt: str) -> SampleMaker:
-        """Return a maker like this one with another prompt, which is also the hint behind questions."""
+        """Return a copy of this maker with another prompt, which also becomes the hint; this one is not changed."""
         maker = copy(self)
         maker.prompt = prompt
         maker.hint = prompt
         return maker
 
     def as_judged(self, prompt: str | None, template: str | Mapping[str, str] | None) -> SampleMaker:
-        """Return a maker like this one with an evaluation's own prompt and template, where it has them."""
+        """Return a copy of this maker with the prompt and the template of an evaluation; this one is not changed.
+
+        Args:
+            prompt: The evaluation's prompt, which also becomes the hint; None keeps this maker's own prompt and hint.
+            template: A template's name, or a mapping of `Template`'s attributes; None keeps this maker's own.
+
+        Raises:
+            ConfigError: If there is no such template.
+        """
         # A copy in either case: the maker itself goes on serving training.
         maker = copy(self) if prompt is None else self.with_prompt(prompt)
         if template is not None:
@@ -115,13 +135,13 @@ class SampleMaker:
         """Return a Sample of one of the record's captions or questions, or of its conversation.
 
         Args:
-            record: The record.
-            item: Which caption or question.
-            answered: Whether the last response is in the Sample. If not, it is left to be generated, and nothing is
-                cut.
+            record: A record as `Source.read` returns it; it is not changed.
+            item: The number of the caption or question, from 0; not used for a conversation.
+            answered: Whether the last response is in the Sample. If not, it is left out, to be generated, and neither
+                `max_text_tokens` nor `num_positions` is applied.
 
         Raises:
-            BadRecord: If an image cannot be decoded, or what is to be learned is longer than `num_positions`.
+            BadRecord: If an image cannot be decoded, or an answered Sample is longer than `num_positions`.
         """
         segments = self._segments(record, item, answered)
         input_ids, labels = self.tokenise(segments, self.max_text_tokens if answered else None)
@@ -135,11 +155,13 @@ class SampleMaker:
         return Sample(record["key"], input_ids, labels, pixel_values)
 
     def prompt_ids(self, record: Mapping, num_images: int) -> list[int]:
-        """Return the input ids of a record up to its last response, which is to be generated; no image is decoded.
+        """Return the input ids of a record's first item up to its last response, which is to be generated.
+
+        No image is decoded, and nothing is cut.
 
         Args:
-            record: The record, with or without its images.
-            num_images: The number of images that are shown with it.
+            record: The record; its images may be left out.
+            num_images: The number of images whose spans stand in the ids.
         """
         turns = turns_of(record, 0, self.prompt, self.hint, num_images)
         segments = self.template.segments(turns, answered=False)
@@ -161,13 +183,17 @@ class SampleMaker:
         )
 
     def tokenise(self, segments: Iterable[Segment], max_text_tokens: int | None = None) -> tuple[list[int], list[int]]:
-        """Return the input ids and labels of segments.
+        """Return the input ids and labels of segments, which are the pieces of text and images of one Sample.
 
         Args:
-            segments: What is read and learned.
-            max_text_tokens: Most tokens beside the image spans; None cuts nothing. What does not fit is cut off with
-                all that follows it. A response that is cut keeps its end token; a response of which nothing fits is
-                left out.
+            segments: The pieces, as `Template.segments` returns them. Labels are set on those that are supervised.
+            max_text_tokens: The largest number of tokens; image spans and BOS are not counted. None cuts nothing. What
+                does not fit is cut off with all that follows it. A response that is cut keeps its end token; a response
+                of which nothing fits is left out.
+
+        Returns:
+            Two lists of equal length: the ids, BOS first where the tokenizer has one, and the labels, which are
+            IGNORE_INDEX where nothing is learned.
         """
         ids = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
         labels = [IGNORE_INDEX] * len(ids)
@@ -176,6 +202,7 @@ class SampleMaker:
 
         for piece in self.encoder.pieces(segments):
             piece_ids = self._ids(piece, starts)
+            # The end token is supervised too, but is no text: it is cut as a whole.
             is_response = piece.supervised and piece.kind == "text"
 
             if piece.kind == "image":

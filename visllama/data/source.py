@@ -1,4 +1,4 @@
-"""What a source of records is; a user's own class derives from it."""
+"""The base class of sources, which hold records to train or judge on; a user's own source class derives from it."""
 
 from __future__ import annotations
 
@@ -15,32 +15,40 @@ from visllama.data.record import check_record
 from visllama.errors import ConfigError
 
 _BLOCKS = 2**16
-"""A source that names no shards is cut into at most so many blocks of records."""
+"""The largest number of blocks of records into which a source without `shard_sizes` is cut."""
 
 
 class Source(ABC):
-    """Where records come from: sized, random access.
+    """A collection of records: `len(source)` is their number, and `source.read(index)` returns one, in any order.
 
-    A record holds `key`; `image`, or `images` where there is not one; and one of `captions`, `questions` and
-    `conversations`, as `visllama.data.record` has them. Each caption and each question is an item, a conversation is
-    one item. It may hold `image_id`, the image's own name, a whole number or a text, by which predictions are then
-    written, and `type`, a text by which captions are judged apart. An image is a PIL image, or the bytes of a JPEG, PNG
-    or WebP file.
+    A record is a dict that holds:
+
+    - `key`, a text that names the record;
+    - `image` (one image), `images` (a list), or neither. An image is a PIL image, or the bytes of a JPEG, PNG or WebP
+      file;
+    - one of `captions: [text]`, `questions: [{question, answers: [text]}]` and `conversations: [{from, value}]`. Each
+      caption and each question is an item, a conversation is one item: items are what training shows one by one;
+    - optionally `image_id`, the image's own name (a whole number or a text), under which predictions are written, and
+      `type`, a text: captions of one type are also scored by themselves.
 
     A class of your own has `__len__` and `__getitem__`, and its `__init__` takes `split` ("train", "val" or "test")
-    beside what its YAML says. It may raise `visllama.errors.BadRecord` for a record that it cannot read.
+    beside the arguments that its YAML names. It may raise `visllama.errors.BadRecord` for a record that it cannot read:
+    training then goes on without that record.
 
-    A source of shards, whose counts are too many to hold in memory, has `shard_items` and `find_item` of its own in
-    place of `item_counts` (`visllama.data.shards.ShardSource`).
+    `visllama.data.shards.ShardSource`, whose records are too many to hold a count of each in memory, has `shard_items`
+    and `find_item` of its own in place of `item_counts`.
 
     Attributes:
-        item_counts: The number of items in each record. Training then shows each item exactly once a pass. A source
-            without it counts one item a record: a record that holds several shows another one in each pass.
-        shard_sizes: The number of records in each shard, where the records of one shard are best read together.
-        kinds: The number of records of each kind of text, where it is known.
-        fingerprint: A text that changes when the source holds something else.
-        origin: A text that says where its records come from.
-        is_remote: Whether its shards have to be fetched, at least some.
+        item_counts: The number of items in each record; training then shows each item exactly once a pass. None (the
+            default) counts each record as one item: of a record that holds several, each pass shows another one.
+        shard_sizes: The number of records in each shard, in order, where records of one shard are best read together;
+            None where there are no shards.
+        kinds: The number of records of each kind of text ("captions", "questions", "conversations"); empty where it is
+            not known.
+        fingerprint: A text that changes when the source holds something else: a resume then needs
+            data.allow_reorder=true. None where the source has none.
+        origin: A text for people that says where its records come from; None where the source has none.
+        is_remote: Whether at least some of its shards have to be downloaded.
     """
 
     item_counts: Sequence[int] | None = None
@@ -56,23 +64,25 @@ class Source(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> dict:
-        """Return a record.
+        """Return the record at an index from 0; `read` checks it.
 
         Raises:
-            BadRecord: If it cannot be read.
+            BadRecord: If the record cannot be read.
         """
 
     def read(self, index: int) -> dict:
-        """Return a record, checked as one of a shard is: a class of your own has no need to check its records itself.
+        """Read a record, check it, and return a copy of it: a class of your own need not check its records itself.
+
+        In the copy, spaces around captions are stripped, and a greeting that opens a conversation is left out.
 
         Raises:
-            BadRecord: If it cannot be read, or is no record.
+            BadRecord: If the record cannot be read, or lacks something that a record must hold.
         """
         return check_record(self[index])
 
     @cached_property
     def shard_items(self) -> Sequence[int]:
-        """The number of items in each shard.
+        """The number of items in each shard, or in each block of records where the source has no `shard_sizes`.
 
         The order of samples asks for it before there are loading processes: they share the counts that it makes.
         """
@@ -80,13 +90,14 @@ class Source(ABC):
         if self._item_ends is None:
             return sizes
 
+        # With a 0 before them, entry n is the number of items in the first n records.
         ends_of_records = np.concatenate([[0], self._item_ends])
         ends_of_shards = ends_of_records[np.cumsum(sizes)]
         # An array of whole numbers: of what a Sequence is, its readers need a length and places only.
         return cast("Sequence[int]", np.diff(ends_of_shards, prepend=0))
 
     def find_item(self, item: int) -> ItemPlace:
-        """Return where an item lies: its record, and its place in that record."""
+        """Return the record that holds an item, and the item's number in it, which is None without `item_counts`."""
         if self._item_ends is None:
             # Without counts, a whole record is one item.
             return ItemPlace(item)
@@ -94,7 +105,7 @@ class Source(ABC):
 
     @cached_property
     def _item_ends(self) -> np.ndarray | None:
-        """The number of items up to the end of each record; None where they are not counted."""
+        """For each record, the number of items up to its end; None where the source has no `item_counts`."""
         counts = item_counts(self)
         if counts is None:
             return None
@@ -102,15 +113,17 @@ class Source(ABC):
 
 
 def count_items(source: Source) -> int:
-    """Return the number of items in a source: its captions, questions and conversations."""
+    """Return the number of items in a source: its captions, questions and conversations; uncounted, its records."""
     return int(np.sum(source.shard_items, dtype=np.int64))
 
 
 def shard_sizes(source: Source) -> Sequence[int]:
-    """Return the number of records in each of a source's shards; one that names none is cut into blocks.
+    """Return the number of records in each shard of a source that is not empty.
+
+    A source without `shard_sizes` is cut into blocks of equal size, at most 65,536 of them; the last may be smaller.
 
     Raises:
-        ConfigError: If the source's own numbers do not add up to its records.
+        ConfigError: If the source's `shard_sizes` do not add up to its number of records.
     """
     if source.shard_sizes is not None:
         num_records = sum(source.shard_sizes)
@@ -130,17 +143,19 @@ def shard_sizes(source: Source) -> Sequence[int]:
 
 
 def item_counts(source: Source) -> np.ndarray | None:
-    """Return the number of items in each record of a source; None where the source does not count them.
+    """Check the `item_counts` of a source, and return them as an array of int64; None where the source has none.
 
     Raises:
-        ConfigError: If the source's `item_counts` are not one whole number a record, or are all zero.
+        ConfigError: If they are not one whole number from 0 for each record, or are all zero.
     """
     if source.item_counts is None:
         return None
 
+    # A user's class may hold anything here: the counts are checked before the order of samples is made of them.
     counts = np.asarray(source.item_counts)
     has_shape = counts.shape == (len(source),)
     are_counts = has_shape and counts.dtype.kind in "iu" and (counts >= 0).all()
+
     if not are_counts or not counts.any():
         raise ConfigError(
             f"{type(source).__name__}.item_counts: must be the number of items in each of its {len(source)} records, "

@@ -1,4 +1,4 @@
-"""Where records come from: the sources that a config names."""
+"""Build the sources of records that a config names, each by a mapping with `_target_` (its class) and arguments."""
 
 from __future__ import annotations
 
@@ -15,26 +15,34 @@ from visllama.plugins import class_of_target
 from visllama.signatures import check_arguments
 
 MIX_KEYS = ("weight", "prompt")
-"""What a source's node may say beside its class and that class's arguments: how it is mixed in."""
+"""The keys of a source's config that are no arguments of its class: its share of the samples, and its own prompt."""
 _KIND_OF_TASK = {"caption": "captions", "vqa": "questions"}
 
 
 def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[Source], dict[str, Any]]:
-    """Return the class of the source that stands in a config at `key`, and the arguments that it is given there.
+    """Return the class that a source's config names, and the arguments for it, without `split`; nothing is built.
+
+    Args:
+        key: Where the config stands, as `data.sources.coco`, for messages.
+        node: The source's config: `_target_` (the path of the class), the class's arguments, and any of `MIX_KEYS`.
+        plugins: The names of the user's packages from which classes may be taken.
 
     Raises:
-        ConfigError: If it is no source, or does not take these arguments, naming the key.
+        ConfigError: If the class is not allowed, or does not derive from `Source`, or an argument is missing, unknown
+            or of another type. The message names the key.
     """
     try:
         kind = class_of_target("source", node["_target_"], plugins)
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
+
     if not issubclass(kind, Source):
         raise ConfigError(
             f"{key}._target_={node['_target_']}: is no source: derive it from visllama.data.source.Source, as "
             f"class {kind.__name__}(Source)"
         )
 
+    # What is left is for the class; `split` is not among it, since the program adds that.
     not_arguments = ("_target_", *MIX_KEYS)
     arguments = {name: value for name, value in node.items() if name not in not_arguments}
     check_arguments(key, kind, arguments, {"split"})
@@ -42,10 +50,17 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
 
 
 def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
-    """Build the source that stands in a config at `key`.
+    """Build the source that a config names; of a user's own class, the first record is read and checked too.
+
+    Args:
+        key: Where the config stands, as `data.sources.coco`, for messages.
+        node: The source's config: `_target_` (the path of the class), the class's arguments, and any of `MIX_KEYS`.
+        split: The split that the class is given: "train", "val" or "test".
+        plugins: The names of the user's packages from which classes may be taken.
 
     Raises:
-        ConfigError: If it cannot be made, or holds nothing, naming the key.
+        ConfigError: If the source cannot be built, holds no record, or its first record is wrong. The message names the
+            key.
     """
     kind, arguments = source_class(key, node, plugins)
     try:
@@ -54,8 +69,10 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
     except ConfigError as error:
         raise ConfigError(f"{key}: {error}") from error
     except Exception as error:  # a class of the user's may raise any type
+        # An unexpected error of our own class is a fault of this program, whose traceback has to be seen.
         if kind.__module__.startswith("visllama."):
             raise
+
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
             f"{key}._target_={node['_target_']}: cannot be made for split={split} ({reason}); a source is made for "
@@ -64,6 +81,7 @@ def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) ->
 
     if len(source) == 0:
         raise ConfigError(f"{key}: holds no record of split={split}")
+
     _check_first(key, source)
     return source
 
@@ -94,15 +112,31 @@ def _check_first(key: str, source: Source) -> None:
 
 
 def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[str]) -> dict[str, Source]:
-    """Build every source of `data.sources`, by name."""
+    """Build all sources of a run for one split, and return them by name.
+
+    Args:
+        nodes: The configs of `data.sources`, by the sources' names.
+        split: The split that each class is given: "train", "val" or "test".
+        plugins: The names of the user's packages from which classes may be taken.
+
+    Raises:
+        ConfigError: If a source cannot be built, holds no record, or its first record is wrong.
+    """
     return {name: build_source(f"data.sources.{name}", node, split, plugins) for name, node in nodes.items()}
 
 
 def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -> dict[str, Source]:
-    """Build each evaluation's source; early, so that a missing file is found before any weight is loaded.
+    """Build the source of each evaluation, and return them by the evaluations' names.
+
+    Call it before weights are loaded, so that a missing file is found early.
+
+    Args:
+        evaluations: The configs of the evaluations, by name: `task` ("caption" or "vqa"), `source` and `split`.
+        plugins: The names of the user's packages from which classes may be taken.
 
     Raises:
-        ConfigError: If one holds records of another kind than its task judges.
+        ConfigError: If a source cannot be built, holds no record, or holds records of another kind than its task
+            judges: captions for "caption", questions for "vqa".
     """
     sources = {}
     for name, evaluation in evaluations.items():
@@ -114,15 +148,22 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
         others = [f"{count} of {kind}" for kind, count in source.kinds.items() if kind != wanted]
         if others:
             raise ConfigError(f"{key}: task={task} judges {wanted}, and it holds records {', '.join(others)}")
+
         sources[name] = source
     return sources
 
 
 def fingerprint(source: Source) -> str:
-    """Return a hash of what a source holds, as far as its `fingerprint` tells, and of how its items lie in it."""
+    """Return 16 hex digits that change with a source's class, size, own `fingerprint`, and items in shards and records.
+
+    No record is read: a change that neither the source's `fingerprint` nor its counts show changes nothing here.
+    """
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     digest = hashlib.sha256(f"{kind} {len(source)} {source.fingerprint}".encode())
+
+    # The counts decide which item stands at which position, whatever the source's own fingerprint tells.
     for counts in (source.shard_items, item_counts(source)):
         if counts is not None:
             digest.update(np.asarray(counts, dtype="<i8").tobytes())
+
     return digest.hexdigest()[:16]

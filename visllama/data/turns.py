@@ -1,4 +1,4 @@
-"""What is said in a record: the turns of one of its items."""
+"""Turn an item of a record (a caption, a question or a conversation) into turns: what human and gpt say in it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ _OPENING_MARKS = re.compile(rf"(?:{re.escape(IMAGE_MARK)}\s*)*")
 
 
 def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int) -> list[Turn]:
-    """Return the turns of one thing to learn in a record.
+    """Return the turns of one caption or question of a record, or of its conversation.
+
+    A caption makes a human's turn with the prompt, and gpt's with the caption. A question makes a human's turn, and
+    gpt's with the most frequent answer. A conversation has its own turns.
 
     Args:
-        record: With `captions`, `questions` or `conversations`; one with none of them is to be captioned.
-        item: Which caption or question.
-        prompt: What a human says to have a caption. Where it is empty, the caption follows its image directly.
-        hint: What stands in a line behind a question.
-        num_images: Images of the record.
+        record: A record with `captions`, `questions` or `conversations`. With none of them it is to be captioned: the
+            caption is empty.
+        item: The number of the caption or question, from 0; not used for a conversation.
+        prompt: What a human says to have a caption. Where it is empty, gpt's turn with the caption is the only one.
+        hint: A text that is added to a question, in a line of its own; empty adds nothing.
+        num_images: The number of images before the text of the first turn; not used for a conversation, whose marks
+            say where its images stand.
     """
     if "conversations" in record:
         return [_turn(turn["from"], turn["value"]) for turn in record["conversations"]]
@@ -28,18 +33,21 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
         text = question["question"]
         if hint:
             text = f"{text}\n{hint}"
+
         return [Turn("human", text, num_images), Turn("gpt", answer_of(question))]
 
     caption = record["captions"][item] if "captions" in record else ""
+
+    # Without a human's turn, the images stand directly before the caption.
     if not prompt:
         return [Turn("gpt", caption, num_images)]
     return [Turn("human", prompt, num_images), Turn("gpt", caption)]
 
 
 def _turn(speaker: str, text: str) -> Turn:
-    """Return a turn of a conversation.
+    """Return a turn of a conversation, with the image marks that open a human's text counted instead of written.
 
-    Images that open it stand where the template has them; others stay where they are in the text.
+    The template has a place for images that open a turn; others stay where they are in the text.
     """
     if speaker != "human":
         return Turn(speaker, text)
@@ -55,7 +63,7 @@ def _turn(speaker: str, text: str) -> Turn:
 
 
 def num_items(record: Mapping) -> int:
-    """Return the number of items in a record: its captions or questions; a conversation is one item."""
+    """Return the number of captions or questions of a record; 1 for a conversation, or a record without any text."""
     for kind in ("captions", "questions"):
         if kind in record:
             return len(record[kind])
@@ -63,6 +71,6 @@ def num_items(record: Mapping) -> int:
 
 
 def answer_of(question: Mapping) -> str:
-    """Return the answer that was given most often to a question; the first of several that are equally frequent."""
+    """Return the most frequent of a question's `answers`; of several that are equally frequent, the first one given."""
     answers = question["answers"]
     return max(answers, key=answers.count)

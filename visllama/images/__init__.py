@@ -1,1 +1,1 @@
-"""What is seen: from a file's bytes to an encoder's pixels."""
+"""Decode image files, and make them the pixels that a vision encoder expects."""

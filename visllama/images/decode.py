@@ -1,4 +1,4 @@
-"""From a picture's bytes to its pixels: RGB, upright, uint8; what is too large or damaged is refused."""
+"""Decode image files (a picture is one image) to upright RGB pixels; what is too large or damaged is refused."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ except ImportError:
     simplejpeg = None
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
-"""The endings of the files that `read_image` reads."""
+"""The endings, without the dot, of the files that `read_image` can read."""
 MAX_PIXELS = 50_000_000
-"""A picture of more pixels is a bad record."""
+"""The largest number of pixels of a picture; one of more is refused by a `BadRecord`."""
 MAX_SIDE_PX = 65_535
-"""A picture with a longer side is a bad record. Only a PNG can have one; its other side, resized, would fill memory."""
+"""The longest side of a picture in pixels; only a PNG can have a longer one, whose resized side would fill memory."""
 # Scans of MAX_PIXELS, which take about 1 s. A progressive JPEG has 10, a decompression bomb has thousands.
 _MAX_SCANS = 100
 _EXIF_ORIENTATION = 274
@@ -47,7 +47,7 @@ _UPRIGHT = {orientation: Image.Transpose[name] for orientation, name in enumerat
 
 
 def _open(image: bytes | Image.Image) -> Image.Image:
-    """Read no more than a picture's header, and refuse a picture that is too large by it."""
+    """Read no more than a picture's header; raise a `BadRecord` where its size, as the header has it, is too large."""
     if isinstance(image, bytes):
         picture = _open_bytes(image)
         jpeg = image if image.startswith(_JPEG) else b""
@@ -66,6 +66,7 @@ def _open_bytes(content: bytes) -> Image.Image:
     # Other files than WebP, sounds for one, begin with RIFF too.
     if magic is None or (magic == b"RIFF" and content[8:12] != b"WEBP"):
         raise BadRecord("format", f"no JPEG, PNG or WebP: {len(content)} bytes that begin with {content[:12]!r}")
+
     try:
         return _FORMATS[magic](io.BytesIO(content))
     except Image.DecompressionBombError as error:
@@ -73,7 +74,7 @@ def _open_bytes(content: bytes) -> Image.Image:
 
 
 def _excess(jpeg: bytes, width: int, height: int) -> str:
-    """Return in words what is too much about a picture; empty where nothing is.
+    """Return in words which limit a picture exceeds; an empty text where it exceeds none.
 
     Args:
         jpeg: The file's content, whose scans are counted; empty for a picture of another format.
@@ -99,13 +100,17 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def open_image(image: bytes | Image.Image) -> Image.Image:
-    """Decode a picture to an upright RGB image; of an animated one, its first frame.
+    """Decode a picture, and return it as a Pillow image in RGB, turned upright by its EXIF.
+
+    Of an animated picture, the first frame is returned. Transparency is dropped.
 
     Args:
-        image: A file's content (JPEG, PNG or WebP), or an image that Pillow opened.
+        image: The content of a JPEG, PNG or WebP file, or an image that Pillow opened. A Pillow image that is in RGB
+            and upright already is returned itself.
 
     Raises:
-        BadRecord: "format" if it is none of the three; "pixels" if it is too large; "image" if it does not decode.
+        BadRecord: With the reason "format" if the content is none of the three, "pixels" if the picture has more than
+            `MAX_PIXELS` or a side above `MAX_SIDE_PX`, and "image" if it does not decode.
     """
     try:
         picture = _open(image)
@@ -131,24 +136,29 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
 
 
 def decode(image: bytes | Image.Image) -> UInt8[Tensor, "3 H W"]:
-    """Decode a picture to RGB pixels, upright; in memory channels last, as torch's resize is fastest.
+    """Decode a picture, and return its RGB pixels from 0 to 255, turned upright by its EXIF.
+
+    The tensor is channels last in memory, as torch's resize is fastest. Plain JPEGs are decoded by simplejpeg where it
+    is installed, all else by Pillow.
 
     Args:
-        image: A file's content (JPEG, PNG or WebP), or an image that Pillow opened.
+        image: The content of a JPEG, PNG or WebP file, or an image that Pillow opened.
 
     Raises:
-        BadRecord: "format" if it is none of the three; "pixels" if it is too large; "image" if it does not decode.
+        BadRecord: With the reason "format" if the content is none of the three, "pixels" if the picture has more than
+            `MAX_PIXELS` or a side above `MAX_SIDE_PX`, and "image" if it does not decode.
     """
     array = None
     if simplejpeg is not None and isinstance(image, bytes) and image.startswith(_JPEG):
         array = _decode_fast(image)
+
     if array is None:
         array = np.array(open_image(image))
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
 def _decode_fast(content: bytes) -> np.ndarray | None:
-    """Decode a plain upright JPEG by simplejpeg; None leaves it to Pillow, which also says what is wrong with it."""
+    """Decode a plain upright JPEG by simplejpeg; return None for any other, which Pillow decodes or refuses."""
     assert simplejpeg is not None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
@@ -165,17 +175,18 @@ def _decode_fast(content: bytes) -> np.ndarray | None:
 
 
 def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
-    """Decode a picture to an upright RGB image.
+    """Read an image file that a user names, and return it as a Pillow image in RGB, turned upright by its EXIF.
 
     Args:
-        file: Its path, or the file itself, open for reading bytes.
-        name: What to call it in an error.
+        file: The path of the file, or the file itself, open for reading bytes; it is not closed.
+        name: What an error calls the file.
 
     Raises:
-        ConfigError: If it cannot be decoded, or is no JPEG, PNG, WebP, GIF or BMP.
+        ConfigError: If the file cannot be read or decoded, is too large, or is no JPEG, PNG, WebP, GIF or BMP.
     """
     try:
         content = Path(file).read_bytes() if isinstance(file, (str, Path)) else file.read()
+
         for magic, image_class in _FORMATS_OF_FILES.items():
             if content.startswith(magic):
                 return open_image(image_class(io.BytesIO(content)))

@@ -1,4 +1,4 @@
-"""A picture inside a page: its file as the address that an HTML page shows it by, so that the page needs no other."""
+"""Write an image into an HTML page itself, as a `data:` address, so that the page needs no file beside it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from PIL import Image
 
 
 def data_address(image: Image.Image, kind: str = "png") -> str:
-    """Return a picture's file as a `data:` address.
+    """Return an image as a `data:` address, which holds the whole encoded file in base64, for `<img src=...>`.
 
     Args:
-        image: The picture.
-        kind: "png" keeps every pixel, "jpeg" is smaller for a photo.
+        image: The image; for "jpeg" in a mode that JPEG can store, as RGB.
+        kind: The file format: "png" keeps every pixel, "jpeg" is smaller for a photo.
     """
     buffer = io.BytesIO()
     image.save(buffer, kind)

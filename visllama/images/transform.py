@@ -1,4 +1,4 @@
-"""From a decoded image to the pixels that a vision encoder expects: resized, cropped, uint8."""
+"""Decode, resize and crop an image to the uint8 pixels that a vision encoder expects."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ _MAX_RATIO = 64  # of the sides; past it, "crop" cuts the longer one before the 
 
 
 INTERPOLATIONS: dict[int, str] = {Image.Resampling.BICUBIC: "bicubic", Image.Resampling.BILINEAR: "bilinear"}
+"""The interpolations that are known: Pillow's number of each, and torch's name."""
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize an image to an encoder's square; the encoder normalises, on the device.
+    """Decode an image and make it the square of pixels that a vision encoder expects; call it with the image.
+
+    The pixels are not normalised: the encoder does that itself, on its device.
 
     Attributes:
-        size_px: Height and width of the resulting square.
-        mean: The encoder's mean of each channel, for pixels in [0, 1]; it is carried for the encoder, and "pad" fills
-            with it.
-        std: The encoder's standard deviation of each channel, for pixels in [0, 1]; it is carried for the encoder.
+        size_px: Height and width of the resulting square, in pixels.
+        mean: The mean of each channel, for pixels in [0, 1], with which the encoder normalises; here only the colour
+            that "pad" fills with.
+        std: The standard deviation of each channel, for pixels in [0, 1], with which the encoder normalises; not used
+            here.
         fit: "crop" resizes the shorter side and crops the centre; "squash" resizes both sides, whatever their ratio;
             "pad" adds the mean colour on both ends of the shorter side, and resizes the square (LLaVA).
-        resize_px: What the shorter side is resized to before the crop (DINOv2: 256, to crop 224); None is `size_px`.
+        resize_px: The length to which the sides are resized (for "crop", the shorter one) before the centre of
+            `size_px` is cropped (DINOv2: 256, to crop 224); None is `size_px`.
         interpolation: "bicubic" or "bilinear", antialiased.
     """
 
@@ -42,10 +47,15 @@ class ImageTransform:
 
     @classmethod
     def from_processor(cls, processor) -> ImageTransform:
-        """Read the values from an encoder's own (transformers) image processor.
+        """Return the transform that does what an encoder's own image processor (of transformers) does.
+
+        Args:
+            processor: The image processor. Its sizes, crop, interpolation, padding, mean and standard deviation are
+                read; it is not changed.
 
         Raises:
-            ValueError: If it does what we cannot: a side that is not square, another interpolation or padding.
+            ValueError: If the processor does what no transform here can: a result that is not square, another
+                interpolation, or padding other than LLaVA's.
         """
         size = dict(processor.size)
         crop = dict(processor.crop_size or {}) if processor.do_center_crop else {}
@@ -79,14 +89,17 @@ class ImageTransform:
         )
 
     def to_dict(self) -> dict:
-        """Return the attributes by name, as they are stored beside the weights."""
+        """Return the attributes by name; `ImageTransform(**values)` makes the same transform again."""
         return asdict(self)
 
     def __call__(self, image: bytes | Image.Image) -> UInt8[Tensor, "3 size_px size_px"]:
-        """Return a picture's pixels as the encoder expects them, not yet normalised.
+        """Decode an image, and return its square of RGB pixels from 0 to 255, not normalised.
+
+        Args:
+            image: The content of a JPEG, PNG or WebP file, or a Pillow image.
 
         Raises:
-            BadRecord: If the picture is of an unknown format, too large, or does not decode.
+            BadRecord: If the image is of another format, too large, or does not decode.
         """
         pixels = decode(image)
         side = self.resize_px or self.size_px
@@ -103,9 +116,13 @@ class ImageTransform:
         return pixels[:, top : top + self.size_px, left : left + self.size_px].contiguous()
 
     def seen_box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return which part of a picture comes out: left, top, right and bottom, in pixels of the picture.
+        """Return the part of an image that the encoder sees: left, top, right and bottom, in pixels of that image.
 
-        With "pad" it reaches beyond the picture.
+        With "pad", the part is a square that reaches beyond the image: left or top may be negative.
+
+        Args:
+            width: The image's width in pixels, before any resize.
+            height: The image's height in pixels, before any resize.
         """
         share = self.size_px / (self.resize_px or self.size_px)
         if self.fit == "squash":
@@ -125,7 +142,7 @@ class ImageTransform:
         return F.interpolate(pixels[None], (height, width), mode=self.interpolation, antialias=True)[0]
 
     def _shorten(self, pixels: Tensor, shorter: int) -> Tensor:
-        """Resize the shorter side to this, and the longer one in proportion."""
+        """Resize the shorter side to `shorter` pixels, and the longer in proportion; cut far ends of a longer one."""
         short, long = sorted(pixels.shape[1:])
         # Rounded down, as transformers' own processors do.
         longer = shorter * long // short
@@ -141,7 +158,7 @@ class ImageTransform:
         return self._resize(pixels, shorter, longer)
 
     def _pad(self, pixels: Tensor, side: int) -> Tensor:
-        """Make it a square of this side, the mean colour beside it."""
+        """Add the mean colour on both ends of the shorter side, and resize the square to `side` pixels."""
         short, long = sorted(pixels.shape[1:])
         axis = 2 if pixels.shape[1] == long else 1
         shape = [long, long]

@@ -1,7 +1,8 @@
-"""The embedded world's CLIP: trained contrastively on scenes and their near misses, and measured.
+"""Train and measure the tiny CLIP of the embedded world, the small world of shapes in `visllama.data.scenes.world`.
 
-With random scenes alone a CLIP need not know which of two things is the red one; beside its *near misses* (one fact
-changed) it must (Yuksekgonul et al. 2023, arXiv:2210.01936).
+It is trained contrastively on scenes and their *near misses*, scenes with one fact changed. With random scenes alone a
+CLIP need not know which of two things is the red one; beside near misses it must (Yuksekgonul et al. 2023,
+arXiv:2210.01936).
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from visllama.data.scenes.renderer import IMAGE_SIZE_PX, render
 from visllama.data.scenes.world import GRID, Dice, Scene, edit_scene, scene_of
 
 NEAR_MISSES = 3
+"""The number of near misses of each training scene."""
 MEAN = (0.85, 0.80, 0.80)
+"""The mean of each channel (RGB, in [0, 1]) that pictures are normalised with."""
 STD = (0.25, 0.25, 0.25)
+"""The standard deviation of each channel (RGB, in [0, 1]) that pictures are normalised with."""
 _MAX_CAPTION_TOKENS = 32
 
 
@@ -37,17 +41,19 @@ def train_clip(
     num_groups: int,
     lr: float,
 ) -> CLIPModel:
-    """Train a CLIP whose patches are the world's grid cells.
+    """Make a CLIP with random weights, train it on scenes and captions of the world, and return it in eval mode.
+
+    Each of its patches is one cell of the world's grid. All pictures are drawn first, and held in memory.
 
     Args:
-        tokenizer: The world's tokenizer.
-        report: Shows progress.
-        width: Width of both encoders, and of the space that they share.
+        tokenizer: The world's tokenizer, as `train_tokenizer` returns it.
+        report: Called with the progress, picture by picture and then step by step.
+        width: Width of both encoders, and of the space that they share; a multiple of 32.
         layers: Number of layers of the vision encoder.
         text_layers: Number of layers of the text encoder.
         num_steps: Number of training steps.
-        batch_size: Pictures in a batch: groups of a scene and its near misses.
-        num_groups: Number of groups.
+        batch_size: Number of pictures in a batch. They come in groups of four, a scene and its three near misses.
+        num_groups: Number of groups to train on; at least `batch_size // 4`.
         lr: The highest learning rate.
     """
     # Both encoders have heads of 32 values.
@@ -85,7 +91,7 @@ def train_clip(
 def _clip_losses(
     model: CLIPModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, num_groups: int, report: Report
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that compute the contrastive loss of a batch of groups: scenes with their near misses."""
+    """Yield functions without end that each compute the contrastive loss of a batch of scenes and their near misses."""
     dice = Dice("clip")
     scenes: list[list[Scene]] = []
     pixels: list[Tensor] = []
@@ -125,12 +131,12 @@ def _clip_losses(
 
 
 def _equal_pairs(texts: list[str]) -> list[list[bool]]:
-    """Return for each text which of the texts are equal to it."""
+    """Return, for each text, a list that says for each of the texts whether the two are equal."""
     return [[text == other for other in texts] for text in texts]
 
 
 def _pixels(scenes: list[Scene], dice: Dice) -> UInt8[Tensor, "N 3 H W"]:
-    """Return pictures of scenes."""
+    """Return newly drawn pictures of scenes; `dice` draws their small random shifts."""
     images = b"".join(render(scene, dice).tobytes() for scene in scenes)
     flat = torch.frombuffer(bytearray(images), dtype=torch.uint8)
     channels_last = flat.view(len(scenes), IMAGE_SIZE_PX, IMAGE_SIZE_PX, 3)
@@ -138,7 +144,7 @@ def _pixels(scenes: list[Scene], dice: Dice) -> UInt8[Tensor, "N 3 H W"]:
 
 
 def normalise(pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
-    """Return pictures as the CLIP expects them: of mean 0 and deviation 1, as far as `MEAN` and `STD` are theirs."""
+    """Return pixels from 0 to 255 as the CLIP expects them: divided by 255, less `MEAN`, divided by `STD`."""
     mean = torch.tensor(MEAN).view(3, 1, 1)
     std = torch.tensor(STD).view(3, 1, 1)
     return (pixels.float() / 255 - mean) / std
@@ -155,12 +161,14 @@ def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str,
 
 
 def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
-    """Return the accuracy of a linear probe on pooled features, on pictures that it was not fitted to.
+    """Return the accuracy, from 0 to 1, with which a linear classifier reads a fact from the CLIP's image features.
+
+    The classifier is fitted by ridge regression to scenes of one thing, which are always the same.
 
     Args:
         clip: The model.
-        field: Which fact of single things the probe tells: "color", "shape", "size" or "cell".
-        num_scenes: Number of scenes; the probe is fitted to one half and judged on the other.
+        field: The fact of the thing that is classified: "color", "shape", "size" or "cell".
+        num_scenes: Number of scenes; the classifier is fitted to the first half and judged on the second.
     """
     dice = Dice("probe")
     scenes = []
@@ -190,7 +198,14 @@ def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
 
 
 def near_miss_accuracy(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, kind: str, num_groups: int = 250) -> float:
-    """Return how often a picture's own sentence beats those of its near misses, over scenes of one kind."""
+    """Return the share, from 0 to 1, of pictures whose own caption scores above those of all its near misses.
+
+    Args:
+        clip: The model.
+        tokenizer: The tokenizer that the model was trained with.
+        kind: The kind of scene: "one", "two" or "alike", as `Scene.kind` has it.
+        num_groups: Number of scenes, each with eight near misses.
+    """
     dice = Dice("near")
     all_facts = tuple(language.OPTIONAL_FACTS)
     num_hits = 0

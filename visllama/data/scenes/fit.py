@@ -1,4 +1,4 @@
-"""The loop that trains the embedded world's backbones."""
+"""Train the embedded world's tiny CLIP and tiny LLaMA: the training loop that both share."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 from torch import Tensor, nn
 
 Report = Callable[[str, int, int, str], None]
-"""Shows progress: it is called with what is being done, the steps done, the steps in all, and a word on it."""
+"""A function that shows progress. Its arguments: what is trained, the steps done, the steps in all, and a remark."""
 
 
 def fit(
     name: str, model: nn.Module, losses: Iterator[Callable[[], Tensor]], num_steps: int, lr: float, report: Report
 ) -> None:
-    """Train a model by AdamW, with warm-up and cosine, on a stream of losses.
+    """Train all parameters of a model in place by AdamW, with warm-up and cosine decay, and leave it in eval mode.
 
     Args:
-        name: What the model is called in reports.
-        model: The model, all of whose parameters are trained.
-        losses: Functions that each compute the loss of one step.
+        name: What reports call the model.
+        model: The model.
+        losses: Functions that each compute the loss of one step; `num_steps` of them are taken.
         num_steps: Number of steps.
         lr: The highest learning rate, reached after a twentieth of the steps.
-        report: Called after each step.
+        report: Called after each step, with the loss as its remark.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
     warmup_steps = max(1, num_steps // 20)
 
+    # The lower of a rising line and a falling cosine; the small term keeps the last steps from a learning rate of 0.
     def lr_factor(step: int) -> float:
         rising = (step + 1) / warmup_steps
         falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps))) + 1e-3
@@ -35,6 +36,7 @@ def fit(
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
     model.train()
+
     for step in range(num_steps):
         loss = next(losses)()
         optimizer.zero_grad()

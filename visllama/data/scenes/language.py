@@ -1,7 +1,8 @@
-"""What is said about scenes: captions, questions, language-only instructions, and the text that the tiny LLaMA reads.
+"""Write texts about scenes: captions, questions, instructions without a picture, and the tiny LLaMA's training text.
 
-LLaMA's text holds questions of the `TOLD_QUESTIONS` types only; of the other facts it holds nothing but statements, so
-that instruction tuning has something to teach.
+LLaMA's text holds questions of the `TOLD_QUESTIONS` types only. Of the other facts it holds nothing but statements, so
+that instruction tuning has something to teach. Every function draws from the dice that it is given: dice in the same
+state make the same text.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from collections.abc import Collection
 from visllama.data.scenes.world import COLORS, NUMBERS, OPPOSITE, PLACES, SHAPES, SIZES, Dice, Scene, Thing, scene_of
 
 TOLD_QUESTIONS = ("color", "count")
+"""The types of questions that the tiny LLaMA has read before it is tuned."""
 UNTOLD_QUESTIONS = ("size", "shape", "relation")
+"""The types of questions that the tiny LLaMA meets in instruction tuning first."""
 OPTIONAL_FACTS = {"size": 0.5, "place": 0.75, "background": 0.5}
-"""The facts that a sentence may leave out, each with the share of sentences that tell it."""
+"""The facts that a caption may leave out, each with the probability that a caption is to tell it."""
 _CORNERS = {"triangle": "three", "square": "four", "circle": "no", "ring": "no", "star": "ten", "cross": "twelve"}
 
 
@@ -32,7 +35,7 @@ def _plural(thing: Thing) -> str:
 
 
 def _related(scene: Scene, dice: Dice, probability: float) -> tuple[Thing, str, Thing]:
-    """Return the two things of a scene and the relation between them, turned round with this probability."""
+    """Return the two things of a scene with their relation between them; with this probability, the other way round."""
     first, second = scene.things
     if dice.chance(probability):
         return second, OPPOSITE[scene.relation], first
@@ -40,7 +43,14 @@ def _related(scene: Scene, dice: Dice, probability: float) -> tuple[Thing, str, 
 
 
 def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> str:
-    """Return one true sentence about a scene, with the optional facts that are given, or a random part of them."""
+    """Return one true sentence about a scene, without a full stop, as "a small red star at the top".
+
+    Args:
+        scene: The scene.
+        dice: Draws the form of the sentence.
+        facts: The names in `OPTIONAL_FACTS` that the sentence tells where the scene has them; None draws them. A scene
+            of two things never tells place or background, and only one of a single thing tells its place.
+    """
     # Drawn even where they are not used: the draws that follow stay the same.
     random_facts = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
     if facts is None:
@@ -64,12 +74,18 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
 
 
 def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
-    """Return `count` sentences, as that many people would say them; some may be equal."""
+    """Return `count` random captions of a scene, drawn by `dice`, with random facts each; some may be equal."""
     return [caption(scene, dice) for _ in range(count)]
 
 
 def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
-    """Return a question of one type and its answer, a word or a relation; None where the scene allows none."""
+    """Return a question about a scene and its answer; None where the scene, or the dice, allow none of this type.
+
+    Args:
+        scene: The scene.
+        kind: The type of question: "color", "size", "count", "shape" or "relation".
+        dice: Draws the thing that is asked about.
+    """
     # Drawn for every type, even where it is not used: the draws that follow stay the same.
     thing = dice.pick(scene.things)
     shapes = [other.shape for other in scene.things]
@@ -101,6 +117,7 @@ def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
             return f"what shape is the {thing.color} thing?", thing.shape
         return None
 
+    # A relation is told by the two shapes alone, so they must differ.
     if scene.kind != "two" or shapes[0] == shapes[1]:
         return None
     a, relation, b = _related(scene, dice, 0.5)
@@ -110,18 +127,37 @@ def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
 def questions(
     scene: Scene, dice: Dice, kinds: tuple[str, ...] = TOLD_QUESTIONS + UNTOLD_QUESTIONS
 ) -> list[dict[str, str]]:
-    """Return the questions about a scene with their answers: at most one of each type, where the scene allows it."""
+    """Return questions about a scene, at most one of each type, in the order of `kinds`.
+
+    Args:
+        scene: The scene.
+        dice: Draws the things that are asked about, and whether some questions are asked at all.
+        kinds: The types of questions: any of "color", "count", "size", "shape" and "relation".
+
+    Returns:
+        For each question a dict of texts: its `type`, the `question` and the `answer`.
+    """
     allowed = []
     for kind in kinds:
         pair = question(scene, kind, dice)
         if pair is not None:
             text, answer = pair
             allowed.append({"type": kind, "question": text, "answer": answer})
+
     return allowed
 
 
 def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
-    """Return a language-only instruction and its one right response; `held_out` items share no wording with others."""
+    """Return an instruction that needs no picture, as "say red star again", with its one right response.
+
+    Args:
+        dice: Draws the instruction.
+        held_out: Whether its pair of words is one of those, about a fifth, that are kept for tests. The pairs of other
+            instructions are never among them.
+
+    Returns:
+        The texts `type`, `instruction` and `response`.
+    """
     words = COLORS + SHAPES + SIZES
     while True:
         kind = dice.pick(("repeat", "reverse", "pair"))
@@ -140,7 +176,7 @@ def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
 
 
 def _fact(dice: Dice) -> str:
-    """Draw a fact about words, which is true in every scene."""
+    """Return a random sentence that is true in every scene, as "red is a color"."""
     one = dice.pick(COLORS)
     two = dice.pick(SHAPES)
     shape = dice.pick(SHAPES)
@@ -163,7 +199,7 @@ def _fact(dice: Dice) -> str:
 
 
 def notes(scene: Scene, dice: Dice) -> str:
-    """Return a scene's facts in no fixed order, as somebody's notes hold them.
+    """Return the facts of a scene as words in an order that `dice` draws, as "red small star top white background".
 
     A model that reads only sentences learns to copy a word by the word before it. Notes make the tiny LLaMA know the
     facts themselves, which is what image vectors have to give it.
@@ -181,7 +217,7 @@ def notes(scene: Scene, dice: Dice) -> str:
 
 
 def document(index: int) -> str:
-    """Return one text for the tiny LLaMA.
+    """Return one training text for the tiny LLaMA; the same `index` always returns the same text.
 
     A text is about one scene: a paragraph, questions of the told types, or most often two lines, the second true to
     what the first has told. An image later takes the place of that first line. A tenth of the texts are facts instead.

@@ -1,4 +1,4 @@
-"""The embedded world's LLaMA and its tokenizer, trained on text alone: it never meets a picture."""
+"""Train the embedded world's tokenizer, and its tiny LLaMA, which reads text alone and no picture."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from visllama.text.tokens import IGNORE_INDEX
 
 
 def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on the world's texts and on instructions.
+    """Train a byte-level BPE tokenizer on the world's texts and on instructions, and return it.
 
     The special tokens have the ids 0 to 3. The id of `</s>` must not be 2: transformers' CLIP takes that for the
     configuration of older models, and pools at the largest id of a text.
+
+    Args:
+        vocab_size: The largest number of tokens, the special ones included.
+        num_documents: Number of texts to train on; a quarter as many instructions are added.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -31,6 +35,7 @@ def train_tokenizer(vocab_size: int, num_documents: int = 4000) -> PreTrainedTok
         show_progress=False,
     )
 
+    # Instructions hold words, as "say" and "join", that no document has.
     texts = [language.document(i) for i in range(num_documents)]
     dice = Dice("tokenizer")
     for _ in range(num_documents // 4):
@@ -54,16 +59,16 @@ def train_llama(
     num_documents: int,
     lr: float,
 ) -> LlamaForCausalLM:
-    """Train a LLaMA on the world's texts; it never meets a picture.
+    """Make a LLaMA with random weights, train it on the world's texts alone, and return it in eval mode.
 
     Args:
-        tokenizer: The world's tokenizer.
-        report: Shows progress.
-        width: Width of the model (D).
+        tokenizer: The world's tokenizer, as `train_tokenizer` returns it.
+        report: Called with the progress, text by text and then step by step.
+        width: Width of the model (D); a multiple of 32.
         layers: Number of layers.
         num_steps: Number of training steps.
-        batch_tokens: Most tokens in a batch, padding included.
-        num_documents: Number of texts.
+        batch_tokens: The largest number of tokens in a batch, padding included.
+        num_documents: Number of texts to train on.
         lr: The highest learning rate.
     """
     config = LlamaConfig(
@@ -92,7 +97,7 @@ def _llama_losses(
     batch_tokens: int,
     report: Report,
 ) -> Iterator[Callable[[], Tensor]]:
-    """Yield functions that compute the next-token loss of a batch of texts of like length."""
+    """Yield functions without end that each compute the next-token loss of a batch of texts of like length."""
     documents = []
     for index in range(num_documents):
         ids = tokenizer(language.document(index), add_special_tokens=False)["input_ids"]
@@ -111,6 +116,7 @@ def _llama_losses(
     while True:
         for batch in dice.permutation(batches):
             longest = max(map(len, batch))
+            # Padding stands behind the text, where a causal model's earlier positions do not look: it needs no mask.
             ids = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in batch])
             labels = torch.tensor([row + [IGNORE_INDEX] * (longest - len(row)) for row in batch])
 

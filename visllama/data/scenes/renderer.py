@@ -1,4 +1,4 @@
-"""Draw a scene as a picture: 48 x 48 pixels, one 16-pixel grid cell to a patch of the tiny CLIP."""
+"""Draw a scene as a picture of 48 x 48 pixels; each grid cell has 16 x 16 pixels, as a patch of the tiny CLIP has."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from visllama.data.scenes.world import GRID, Dice, Scene, Thing
 
 IMAGE_SIZE_PX = 48
+"""Height and width of a picture, in pixels."""
 _CELL_PX = IMAGE_SIZE_PX // GRID
 _SUPERSAMPLING = 4
 _JITTER_PX = 0.8
@@ -38,18 +39,20 @@ def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, 
 
 
 def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> list[tuple[float, float]]:
-    """Return corners around a centre at equal angles; two radii in turns make a star."""
+    """Return a polygon's corners, one for each radius, at equal angles around a centre; two radii by turns: a star."""
     step = 2 * math.pi / len(radii)
     corners = []
     for i, radius in enumerate(radii):
         angle = first_angle + i * step
         corners.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle)))
+
     return corners
 
 
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:
     s = _SUPERSAMPLING
     row, column = thing.cell
+
     # The order of the draws is part of the world: place first, then color.
     cx = s * ((column + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
     cy = s * ((row + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
@@ -74,7 +77,10 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, 
 
 
 def render(scene: Scene, dice: Dice) -> Image.Image:
-    """Return a picture of a scene, with a little jitter of place and color, so that no two pictures are equal."""
+    """Return an RGB picture of a scene, of `IMAGE_SIZE_PX` a side.
+
+    Each thing is shifted by less than a pixel, and each color by a little; `dice` draws by how much.
+    """
     background = _jittered(_RGB[scene.background], dice)
     # Drawn larger and then averaged, so that edges are smooth.
     side = IMAGE_SIZE_PX * _SUPERSAMPLING

@@ -1,4 +1,4 @@
-"""The embedded world as a data source: records made when they are asked for, the same everywhere."""
+"""The source of the embedded world's records, which are drawn when they are read, and are the same everywhere."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ _SIZES = {
     "conversations": {"train": 5334, "val": 200, "test": 400},
     "instructions": {"train": 1000, "val": 50, "test": 200},
 }
-"""Records of each split, by what they hold."""
+"""Number of records of each split, by what they hold."""
 _CAPTIONS = {"train": 1, "val": 5, "test": 5}
+"""Number of captions for each picture, by split."""
 
 
 class ScenesSource(Source):
-    """Records of the embedded world.
+    """A source of records of the embedded world, the small world of shapes in `visllama.data.scenes.world`.
 
     A record is a scene's picture with captions, with questions, or with a conversation that asks those questions one
-    after the other; or it is an instruction, which is language alone.
+    after the other; or it is an instruction, a question without a picture. No file is read.
 
     Args:
-        split: `train` and `val` show the seen color and shape pairs, every scene of `test` a held-out one. Instructions
-            of `test` share no pair of words with the others.
-        num_records: Number of records; None is the world's own number for the split.
-        captions_per_record: Number of captions for each picture; None is the world's own number for the split.
-        holds: `captions`, `questions`, `conversations` or `instructions`.
+        split: "train", "val" or "test". "train" and "val" show only some of the pairs of a color and a shape; every
+            scene of "test" shows one of the other pairs. Instructions of "test" share no pair of words with the others.
+        num_records: Number of records; None or 0 is the world's own number, for "train" 5334 (1000 of instructions).
+        captions_per_record: Number of captions for each picture; None or 0 is 1 for "train", else 5.
+        holds: "captions", "questions", "conversations" or "instructions".
 
     Raises:
-        ConfigError: If there is no such split, or scenes hold no such thing.
+        ConfigError: If `split` or `holds` is none of these.
     """
 
     def __init__(
@@ -66,12 +67,13 @@ class ScenesSource(Source):
 
     @property
     def item_counts(self) -> list[int]:  # pyrefly: ignore[bad-override]  made when asked for: counting the questions makes them all
-        """The number of captions, questions, conversations or instructions in each record."""
+        """The number of items in each record; for questions, they are all made when it is asked for first."""
         if self.holds == "captions":
             return [self.captions_per_record] * self.num_records
         if self.holds != "questions":
             return [1] * self.num_records
 
+        # Counted once, since all questions of the split have to be made for it.
         if self._question_counts is None:
             counts = []
             for index in range(self.num_records):
@@ -81,13 +83,14 @@ class ScenesSource(Source):
         return self._question_counts
 
     def read(self, index: int) -> dict:
-        """Return a record; it needs no check, since it is made as a record has to be."""
+        """Return a record as `__getitem__` makes it; it needs no check."""
         return self[index]
 
     def __getitem__(self, index: int) -> dict:
-        """Return a record: `key`, `image` (PIL), and `captions`, `questions` or `conversations`.
+        """Return the record of this index: its `key`, `image` (a Pillow image), and text under the key of its kind.
 
-        Questions come with `facts`, what an oracle would need to know of the picture.
+        Instructions come as `questions` without `image`. Questions about a scene come with `facts`, the text
+        that `notes` draws of the scene.
         """
         key = f"{self.split}-{index:06d}"
         record: dict[str, Any] = {"key": key}
@@ -112,6 +115,8 @@ class ScenesSource(Source):
         return record | {"captions": captions(scene, dice, self.captions_per_record)}
 
     def _questions(self, scene: Scene, index: int) -> dict:
+        # Not the scene's own dice: they have drawn the picture where a record is read, but not where questions are
+        # counted.
         dice = self._dice(index)
         records = []
         for question in questions(scene, dice):
@@ -132,6 +137,7 @@ class ScenesSource(Source):
         for question in self._questions(scene, index)["questions"]:
             turns.append({"from": "human", "value": question["question"]})
             turns.append({"from": "gpt", "value": question["answers"][0]})
+
         # The picture stands before the first question.
         turns[0]["value"] = f"{IMAGE_MARK}\n{turns[0]['value']}"
         return turns

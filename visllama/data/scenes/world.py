@@ -1,4 +1,4 @@
-"""What there is in the embedded world, and which scene stands behind each record of each split.
+"""Draw the scenes of the embedded world, a small world of colored shapes on a grid of 3 x 3 cells.
 
 A scene is one thing at a named place, two things in a relation, or two to four things alike. Six of the 36 color and
 shape pairs (one for each color and for each shape) are *held out*: no training scene shows them, all test scenes do.
@@ -16,6 +16,7 @@ from itertools import product
 from typing import Any, TypeVar
 
 WORLD_VERSION = 1
+"""Part of every seed: another version is another world."""
 
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -23,6 +24,7 @@ SIZES = ("small", "large")
 BACKGROUNDS = ("white", "gray", "pink", "tan")
 NUMBERS = ("zero", "one", "two", "three", "four")
 GRID = 3
+"""Number of rows and of columns of the grid."""
 PLACES = {"top": (0, 1), "left": (1, 0), "center": (1, 1), "right": (1, 2), "bottom": (2, 1)}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -35,18 +37,18 @@ T = TypeVar("T")
 
 
 class Dice(random.Random):
-    """A seeded stream that draws by `random()` alone, the one method whose sequence Python promises to keep."""
+    """A seeded stream of random draws. It draws by `random()` alone, whose sequence Python promises to keep."""
 
     def pick(self, options: Sequence[T]) -> T:
         """Return one of the options, each as likely as the others."""
         return options[int(self.random() * len(options))]
 
     def chance(self, probability: float) -> bool:
-        """Return true with this probability."""
+        """Return True with this probability, from 0 to 1, else False."""
         return self.random() < probability
 
     def permutation(self, options: Sequence[T]) -> list[T]:
-        """Return the options in random order."""
+        """Return the options as a new list in random order."""
         keys = [self.random() for _ in options]
         order = sorted(range(len(options)), key=lambda i: (keys[i], i))
         return [options[i] for i in order]
@@ -60,7 +62,7 @@ class Thing:
     shape: str
     size: str
     cell: tuple[int, int]
-    """(row, column) on the grid, from the top left."""
+    """(row, column) on the grid, from (0, 0) at the top left."""
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -70,7 +72,12 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things on a background: one, two in a relation (different pairs), or several alike."""
+    """Things on a background: one thing, two things of different pairs, or two to four things that are alike.
+
+    Attributes:
+        things: The things, in the order in which they are read: row by row, from the left.
+        background: One of `BACKGROUNDS`.
+    """
 
     things: tuple[Thing, ...]
     background: str
@@ -85,12 +92,12 @@ class Scene:
 
     @property
     def place(self) -> str:
-        """The name of the place at which the first thing stands."""
+        """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names."""
         return next(name for name, cell in PLACES.items() if cell == self.things[0].cell)
 
     @property
     def relation(self) -> str:
-        """How the first thing stands to the second: it is the left or the upper one."""
+        """Where the first thing stands from the second: "left of" or "above"; for scenes of the kind "two"."""
         first_row, _ = self.things[0].cell
         second_row, _ = self.things[1].cell
         return "left of" if first_row == second_row else "above"
@@ -109,13 +116,13 @@ def _in_order(a: Thing, b: Thing) -> tuple[Thing, Thing]:
 def draw_scene(
     dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None, two: float = 0.35
 ) -> Scene:
-    """Draw a scene.
+    """Draw a random scene.
 
     Args:
         dice: The stream that is drawn from. The order of the draws is part of the world, and never changes.
-        pairs: The colors and shapes that the things may have.
-        focus: The colors and shapes of which at least one thing has one; None is any of `pairs`.
-        two: The share of scenes with two things in a relation. A quarter are things alike, the rest one thing.
+        pairs: The pairs of a color and a shape that the things may have.
+        focus: The pairs of which at least one thing has one; None is any of `pairs`.
+        two: The probability of two things in a relation. That of things alike is 0.25; the rest is one thing.
     """
     color, shape = dice.pick(focus or pairs)
     size = dice.pick(SIZES)
@@ -159,9 +166,14 @@ _EDITS = {
 
 
 def edit_scene(dice: Dice, scene: Scene) -> Scene:
-    """Return a scene with one fact changed and its kind kept: a near miss, which a contrastive encoder must tell apart.
+    """Return a near miss of a scene: the scene with one random fact changed, or swapped between its two things.
 
-    Where the change that is drawn would make two things alike, the scene is returned as it is.
+    The kind of the scene stays. Where the change that is drawn would make two things alike, the scene itself is
+    returned.
+
+    Args:
+        dice: Draws the change.
+        scene: The scene, which is not changed.
     """
     things = scene.things
     first = things[0]
@@ -190,6 +202,7 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
         if a_value != b_value:
             swapped = _in_order(_with(a, field, b_value), _with(b, field, a_value))
             return replace(scene, things=swapped)
+        # Equal values cannot be swapped: the size of the first thing is changed instead.
         edit = "size"
 
     options = {"color": COLORS, "shape": SHAPES, "size": SIZES}[edit]
@@ -197,6 +210,7 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
     if scene.kind != "two":
         return replace(scene, things=tuple(_with(thing, edit, value) for thing in things))
 
+    # Two things of one color and shape would be of the kind "alike".
     second = things[1]
     edited = _with(first, edit, value)
     if edited.pair == second.pair:
@@ -210,17 +224,20 @@ def _with(thing: Thing, field: str, value: Any) -> Thing:
 
 
 def scene_of(split: str, index: int) -> tuple[Scene, Dice]:
-    """Return the scene of a record, and the dice from which its texts are drawn next.
+    """Return the scene of a record, and the dice that drew it, from which its texts are drawn next.
+
+    The same arguments always return the same scene.
 
     Args:
-        split: `train` and `val` show seen pairs only; in `test` a held-out pair is part of every scene; any other name
-            (the backbones' own training text and pictures) shows all pairs, and more of the relations that are hard to
-            learn.
-        index: Number of the record in the split.
+        split: "train" and "val" show pairs of `SEEN_PAIRS` only; each scene of "test" shows one of `HELD_OUT_PAIRS`.
+            Any other name ("clip", "text", "probe": the backbones' own) shows all pairs, and more scenes of two
+            things, whose relations are hard to learn.
+        index: Number of the record in the split, from 0.
     """
     dice = Dice(f"scenes-{WORLD_VERSION}/{split}/{index}")
     if split in ("train", "val"):
         return draw_scene(dice, SEEN_PAIRS), dice
     if split == "test":
         return draw_scene(dice, PAIRS, HELD_OUT_PAIRS), dice
+
     return draw_scene(dice, PAIRS, two=0.45), dice

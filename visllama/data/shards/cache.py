@@ -1,7 +1,8 @@
-"""The cache of remote shards that a node's processes share: each is downloaded once, and is there whole or not at all.
+"""Keep remote shards in a folder that a machine's processes share: each is downloaded once, whole or not at all.
 
-Locks are flocks, which die with their process: exclusive on `part-NAME` while a shard is downloaded, shared on an open
-shard, so that nobody evicts it. The folder must lie on the node's own disk.
+A shard is stored under a NAME made of its URL, and as `part-NAME` while it is downloaded. Locks are flocks, which die
+with their process: exclusive on `part-NAME` while a shard is downloaded, shared on an open shard, so that nobody
+removes it. The folder must lie on the machine's own disk.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _LONGEST_WAIT_S = 60.0
 _POLL_S = 0.1
 _TELL_EVERY_S = 30.0
 _HELD: set[int] = set()
-"""The descriptors of the parts that this process downloads."""
+"""The file descriptors of the parts (incomplete shards) that this process is downloading."""
 _log = logging.getLogger(__name__)
 
 
 def _drop_held() -> None:
-    """Close what the parent's threads download: a lock lives on in a forked child as long as its descriptor does."""
+    """Close the parent's part files in a forked child: a lock lives on as long as any descriptor of it is open."""
     while _HELD:
         os.close(_HELD.pop())
 
@@ -42,14 +43,20 @@ os.register_at_fork(after_in_child=_drop_held)
 
 
 class ShardCache:
-    """A folder of shards that this node's processes share.
+    """A folder of downloaded shards that the processes of this machine share.
 
     Args:
-        folder: The folder that holds the shards. It is made if need be; other files in it are left alone.
-        budget_bytes: Bytes that the shards may take up; None for no bound. Shards that are open stay, even above it.
+        folder: The folder that holds the shards, on the machine's own disk. It is made if need be; other files in it
+            are left alone.
+        budget_bytes: Bytes that the shards may take up: before a download, the least recently used shards are removed
+            until the new one fits. None is no bound. Shards that are open are never removed, even above the bound.
         attempts: Number of attempts at downloading one shard, the first included.
-        timeout_s: Seconds that a server may stay silent.
-        backoff_s: Seconds before the second attempt; twice as many before each further one, up to a minute.
+        timeout_s: Seconds that an HTTP server may stay silent.
+        backoff_s: Seconds before the second attempt, shortened at random by up to a half; twice as many before each
+            further one, up to a minute.
+
+    Raises:
+        FetchError: If the folder cannot be made.
     """
 
     def __init__(
@@ -73,7 +80,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, url: str) -> Path:
-        """Return the place of a shard, whether it is there or not; two addresses never share one."""
+        """Return the path in the cache that belongs to a URL, whether the shard is there or not."""
         digest = hashlib.sha1(url.encode(), usedforsecurity=False).hexdigest()[:16]
         without_query = re.sub(r"[?#].*", "", url, flags=re.DOTALL)
         _, _, name = without_query.rpartition("/")
@@ -82,54 +89,60 @@ class ShardCache:
         return self.folder / f"{digest}-{readable}"
 
     def open(self, url: str, size: int | None) -> BinaryIO:
-        """Open a shard for reading, downloaded first if it is not there; nobody evicts it until the file is closed.
+        """Return a shard as a file open for reading bytes, downloaded first if it is not in the cache.
+
+        The shard is not removed from the cache until the file is closed, which is up to the caller (or `with`).
 
         Args:
-            url: The shard's address.
-            size: The shard's bytes, as the index has them; None if unknown.
+            url: The shard's URL.
+            size: The shard's size in bytes, as its manifest has it; a stored shard of another size is downloaded anew.
+                None if it is not known.
 
         Raises:
-            ConfigError: The address is refused, or a package is missing.
-            FetchError: It could not be downloaded.
+            ConfigError: If the URL is not one that may be opened, or the package for it is not installed.
+            FetchError: If the shard could not be downloaded or stored.
         """
         file = self._get(url, size)
         self._touch(file, time.time_ns())
         return file
 
     def fetch(self, url: str, size: int | None, stop: threading.Event | None = None) -> None:
-        """Make sure that a shard is there, downloaded if need be.
+        """Download a shard into the cache unless it is there; it may be removed again once this returns.
 
         Args:
-            url: The shard's address.
-            size: The shard's bytes, as the index has them; None if unknown.
-            stop: Ends the download once it is set.
+            url: The shard's URL.
+            size: The shard's size in bytes, as its manifest has it; a stored shard of another size is downloaded anew.
+                None if it is not known.
+            stop: Ends the download once it is set; None downloads to the end.
 
         Raises:
-            ConfigError: The address is refused, or a package is missing.
-            FetchError: It could not be downloaded, or `stop` was set.
+            ConfigError: If the URL is not one that may be opened, or the package for it is not installed.
+            FetchError: If the shard could not be downloaded or stored, or `stop` was set.
         """
         with self._get(url, size, stop) as file:
             # Nobody has read it: the time of access stays.
             self._touch(file, os.fstat(file.fileno()).st_atime_ns)
 
     def prefetch(self, shards: Iterable[tuple[str, int | None]]) -> Prefetch:
-        """Fetch shards in this order in the background, as far ahead of the readers as the budget allows.
+        """Start a thread that downloads shards one after the other, and return it at once.
+
+        It waits while the shards that it has downloaded and nobody has opened fill `budget_bytes`.
 
         Args:
-            shards: The address and the bytes of each. The next one is asked for when the last is there, so a generator
-                may leave out what its readers have passed.
+            shards: The URL and the size in bytes of each shard, in the order of the downloads. The next one is taken
+                when the last is there, so a generator may leave out what its readers have passed.
         """
         thread = Prefetch(self, shards)
         thread.start()
         return thread
 
     def ahead(self) -> int:
-        """Return the number of bytes that were fetched ahead, or are being fetched, and that nobody has opened."""
+        """Return how many bytes of shards, whole or incomplete, came since this cache was made and are unread."""
         sizes = [info.st_size for path, info in self._files() if self._is_ahead(path, info)]
         return sum(sizes)
 
     def has(self, url: str, size: int | None) -> bool:
-        """Return whether a shard is there, with this many bytes."""
+        """Return whether the cache holds a whole shard, and of this size in bytes unless `size` is None."""
         with suppress(FileNotFoundError):
             stored_size = self.path(url).stat().st_size
             return size is None or stored_size == size
@@ -142,7 +155,7 @@ class ShardCache:
             os.utime(file.fileno(), ns=(accessed_ns, time.time_ns()))
 
     def _is_ahead(self, path: Path, info: os.stat_result) -> bool:
-        """Return whether a shard was fetched since this cache began, and nobody has read it."""
+        """Return whether a shard was downloaded since this cache was made, and nobody has read it."""
         unread = info.st_atime_ns == 0 or path.name.startswith("part-")
         return unread and info.st_mtime_ns >= self._began_ns
 
@@ -155,7 +168,7 @@ class ShardCache:
 
     @contextmanager
     def _disk(self, url: str) -> Generator[None, None, None]:
-        """Explain an error of the cache's own disk, which is not one of the network."""
+        """Turn an `OSError` inside `with` into a `FetchError` that blames the cache's disk."""
         try:
             yield
         except OSError as error:
@@ -165,7 +178,7 @@ class ShardCache:
             ) from error
 
     def _get(self, url: str, size: int | None, stop: threading.Event | None = None) -> BinaryIO:
-        """Return a shard's file with a shared lock on it; download the shard, or wait for whoever does."""
+        """Return a shard's file, open and locked for sharing; download the shard, or wait for the process that does."""
         check_address(url)
         whole = self.path(url)
         part = whole.with_name(f"part-{whole.name}")
@@ -221,7 +234,7 @@ class ShardCache:
         return None
 
     def _download(self, url: str, size: int | None, fd: int, stop: threading.Event | None) -> None:
-        """Download a shard into the part `fd`, by several attempts if need be.
+        """Download a shard into the open part file `fd`, by several attempts if need be.
 
         Raises:
             ConfigError: A package is missing.
@@ -298,7 +311,7 @@ class ShardCache:
             os.fsync(fd)
 
     def _make_room(self, need: int, fd: int) -> None:
-        """Evict until `need` bytes fit, the least recently used first, and reserve them in the part `fd`."""
+        """Remove shards until `need` bytes fit, the least recently used first, and reserve them in the file `fd`."""
         lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -327,7 +340,7 @@ class ShardCache:
             _unlock(lock)
 
     def _eviction_key(self, path: Path, info: os.stat_result) -> tuple[bool, bool, int]:
-        """Return the rank of a file in the order of eviction.
+        """Return the sort key by which files are removed, lowest first.
 
         First come the parts that killed downloads left, then what was read, the least recently used first, and at last
         what was fetched ahead and is still to come.
@@ -350,11 +363,15 @@ class _Progress:
 
 
 class Prefetch(threading.Thread):
-    """Shards being fetched in the background.
+    """A thread that downloads shards into a cache, one after the other; `ShardCache.prefetch` makes and starts it.
+
+    Args:
+        cache: The cache.
+        shards: The URL and the size in bytes (None if not known) of each shard, in the order of the downloads.
 
     Attributes:
-        errors: The errors of shards that could not be fetched, by address; whoever opens such a shard gets an error of
-            their own.
+        errors: The error of each shard that could not be downloaded, by its URL. The thread goes on after it; whoever
+            opens such a shard tries again, and gets an error of their own.
     """
 
     def __init__(self, cache: ShardCache, shards: Iterable[tuple[str, int | None]]) -> None:
@@ -365,7 +382,7 @@ class Prefetch(threading.Thread):
         self._halt = threading.Event()
 
     def run(self) -> None:
-        """Fetch one shard after the other; wait while what nobody has read yet fills the budget."""
+        """Download one shard after the other, and wait while unread ones fill the budget; `start` calls this."""
         for url, size in self._shards:
             while not self._halt.is_set() and not self._has_room(url, size):
                 self._halt.wait(2 * _POLL_S)
@@ -388,10 +405,10 @@ class Prefetch(threading.Thread):
         return ahead == 0 or ahead + (size or 0) <= cache.budget_bytes
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """End after the bytes that are on their way now.
+        """End the downloads, the one under way after its current chunk, and wait for the thread to end.
 
         Args:
-            timeout_s: Seconds to wait for the end; None waits for as long as it takes.
+            timeout_s: The most seconds to wait; 0 does not wait, None waits for as long as it takes.
         """
         self._halt.set()
         self.join(timeout_s)
@@ -406,7 +423,7 @@ def _write(fd: int, chunk: bytes, offset: int) -> None:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Return whether the open file is the one of this name, and not one that was removed or renamed."""
+    """Return whether an open file is still the one at this path, and was not removed, renamed or replaced."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:

@@ -1,6 +1,7 @@
-"""The index of a shard: which records it holds, and where their bytes lie. One pass over the tar's headers and texts.
+"""Make, save and load the index of a shard (a tar): which records it holds, and where their bytes lie.
 
-A shard `X.tar` has its sidecar `X.tar.idx` (safetensors).
+The index of `X.tar` is stored in the file `X.tar.idx` (safetensors), its sidecar. It is made in one pass over the tar's
+headers and texts; a *member* is one file in the tar, and a record is all members of one key.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from visllama.errors import BadRecord, ConfigError
 from visllama.files import replacing
 
 INDEX_VERSION = 1
+"""The version of the format of indexes and manifests; those of another version are refused."""
 _MOST_TEXT = 2**22
-"""Most bytes of a text: JSON of nothing but brackets takes 25 times as many in memory."""
+"""The largest size of a record's text in bytes: JSON of nothing but brackets takes 25 times as many in memory."""
 _MOST_LISTED = 1000
-"""Most damaged places that an index lists; all are counted."""
+"""The largest number of damaged places that an index lists; all are counted."""
 _MOST_SCORES = 64
-"""Most names of scores that an index holds: a tar may name others in each record, and each costs a number a record."""
+"""The largest number of names of scores in an index: each costs a number a record, and a tar may have many."""
 _TEXTS = ("json", "txt")
 _DTYPES = {
     "first": np.uint32,
@@ -48,8 +50,8 @@ class Member(NamedTuple):
     """A file in a tar.
 
     Attributes:
-        offset: The place of its first byte in the tar; the block before it is its header.
-        size: The number of its bytes.
+        offset: Where its content begins, in bytes from the start of the tar; the 512 bytes before it are its header.
+        size: The number of bytes of its content.
         header_crc: The checksum of its header, by which the header is recognised.
     """
 
@@ -59,17 +61,17 @@ class Member(NamedTuple):
 
 
 class _Records:
-    """The records of a tar, checked as they are read.
+    """Collect the records of a tar while its members are read, and what is damaged in it.
 
     Attributes:
-        rows: The row of each key that came; -1 where it is no record that can be used.
-        spoiled: The keys of members that are damaged themselves: their record has been named already.
-        partial: The rows of records of which more members came later.
+        rows: For each key that came, the number of its record among those that are kept; -1 where it is not kept.
+        spoiled: The keys of records with a damaged member, which has been reported.
+        partial: The numbers of records of which more members came later, elsewhere in the tar.
         counts: The number of damaged places, by reason.
         listed: The first damaged places.
-        keys: The key of each row.
-        suffixes: The number of each suffix.
-        scores: The scores of the rows, by name.
+        keys: The key of each record.
+        suffixes: The number by which each suffix is stored.
+        scores: The scores of the records, by name.
     """
 
     def __init__(self, file: TarFile) -> None:
@@ -132,8 +134,9 @@ class _Records:
             self.listed.append(fault)
 
     def _add(self, key: str, group: list[Found], torn: bool) -> None:
-        """Keep the record of a group of members, or report why it cannot be used."""
+        """Check the members that stand together under one key; keep them as a record, or report why not."""
         members = {found[1]: found for found in group}
+        # Known from here on, even if it is refused below: members of it that come later then belong to a split record.
         is_known = key in self.rows
         row = self.rows.setdefault(key, -1)
 
@@ -174,6 +177,7 @@ class _Records:
         row = len(self.keys)
         self.rows[key] = row
 
+        # A score may be in some records only: the records before this one that lack it get NaN, which no filter passes.
         for name, value in text.scores.items():
             if name in self.scores or len(self.scores) < _MOST_SCORES:
                 scores = self.scores[name]
@@ -197,7 +201,7 @@ class _Records:
         return set(self.suffix[first:end])
 
     def fill(self, scores: array) -> array:
-        """Return scores with a NaN for each of the records so far that have none of that name."""
+        """Append NaN to scores until there is one for each record so far, and return them."""
         num_missing = len(self.keys) - len(scores)
         scores.extend(repeat(math.nan, num_missing))
         return scores
@@ -211,7 +215,16 @@ class _Records:
 
 
 class Row(NamedTuple):
-    """What a manifest says of a shard: its size, its counts, the checksum of its headers and texts."""
+    """What a manifest holds of one shard.
+
+    Attributes:
+        bytes: The size of the tar in bytes.
+        num_records: The number of records.
+        num_pairs: The number of items of all records: captions, questions, conversations.
+        crc: The checksum of the tar's headers and texts.
+        kinds: The number of records of each kind of text, as "captions".
+        faults: The number of damaged places and unusable records, by reason.
+    """
 
     bytes: int
     num_records: int
@@ -222,15 +235,18 @@ class Row(NamedTuple):
 
 
 class ShardIndex:
-    """The records of one shard: their keys, where their members' bytes lie, and what their metadata say in numbers.
+    """The index of one shard: its records' keys, where their members' bytes lie, and the scores in their metadata.
+
+    Most callers get one from `index_shard` or `load`. Records are numbered from 0, in the order of the tar.
 
     Args:
-        arrays: For each member: `offset`, `size`, `header_crc` and `suffix` (its place in `facts["suffixes"]`). For
-            each record: `first` (its first member; one more at the end), `key_end` (the end of its key in `keys`,
-            UTF-8), `num_pairs` (its items), and `score.NAME`.
+        arrays: For each member (file in the tar): `offset`, `size`, `header_crc` and `suffix` (its place in
+            `facts["suffixes"]`). For each record: `first` (the number of its first member; one entry more at the end),
+            `key_end` (the end of its key in `keys`, the bytes of all keys in UTF-8), `num_pairs` (its number of items),
+            and `score.NAME` (a number of its metadata; NaN where it has none).
         facts: `bytes` (the tar's size), `crc` (the checksum of its headers and texts), `mtime_ns` (its time of
-            modification), `suffixes`, `kinds` (the number of records of each), `faults` (the number of damaged places
-            by reason), and `listed` (the first damaged places).
+            modification), `suffixes` (as "jpg"), `kinds` (the number of records of each kind of text), `faults` (the
+            number of damaged places by reason), and `listed` (the first damaged places).
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], facts: dict) -> None:
@@ -239,7 +255,7 @@ class ShardIndex:
 
     @property
     def num_records(self) -> int:
-        """Number of records."""
+        """Number of records that can be read."""
         return len(self.arrays["first"]) - 1
 
     @property
@@ -257,7 +273,7 @@ class ShardIndex:
 
     @property
     def row(self) -> Row:
-        """The shard's row in a manifest."""
+        """What a manifest holds of the shard: its size, counts and checksum."""
         return Row(
             bytes=self.facts["bytes"],
             num_records=self.num_records,
@@ -269,25 +285,25 @@ class ShardIndex:
 
     @property
     def faults(self) -> list[Damage]:
-        """The first damaged places of the tar."""
+        """The first damaged places and unusable records of the tar, at most 1000."""
         return [Damage(*fault) for fault in self.facts["listed"]]
 
     def keys(self) -> list[str]:
-        """Return the keys of all records."""
+        """Return the keys of all records, in the order of the tar."""
         ends = self.arrays["key_end"].tolist()
         starts = [0, *ends[:-1]]
         text = self.arrays["keys"].tobytes()
         return [text[start:end].decode("utf-8", "replace") for start, end in zip(starts, ends, strict=False)]
 
     def key(self, record: int) -> str:
-        """Return the key of a record."""
+        """Return the key of a record, given by its number in the shard."""
         ends = self.arrays["key_end"]
         start = int(ends[record - 1]) if record else 0
         text = self.arrays["keys"][start : int(ends[record])].tobytes()
         return text.decode("utf-8", "replace")
 
     def members(self, record: int) -> dict[str, Member]:
-        """Return a record's members by their suffix."""
+        """Return where the members of a record lie, by their suffix, as "jpg" or "json"; the tar is not read."""
         first, end = self.arrays["first"][record : record + 2].tolist()
         names = ("suffix", "offset", "size", "header_crc")
         columns = [self.arrays[name][first:end].tolist() for name in names]
@@ -298,15 +314,19 @@ class ShardIndex:
         return members
 
     def score(self, name: str) -> np.ndarray:
-        """Return a number of each record's metadata; NaN where a record has none of that name."""
+        """Return the score of each record, a number of its metadata under this name; NaN where it has none.
+
+        Args:
+            name: The name of the score; for a name that no record has, all are NaN.
+        """
         without = np.full(self.num_records, np.nan, np.float32)
         return self.arrays.get(f"score.{name}", without)
 
     def save(self, path: Path) -> None:
-        """Write the sidecar, whole or not at all.
+        """Write the index to a file, whole or not at all; one that is there is replaced.
 
         Raises:
-            WriteFailed: If it cannot be written.
+            WriteFailed: If the file cannot be written.
         """
         facts = json.dumps({"index_version": INDEX_VERSION, **self.facts})
         metadata = {"visllama": facts, "checksum": str(self._checksum(facts))}
@@ -315,10 +335,10 @@ class ShardIndex:
 
     @classmethod
     def load(cls, path: Path) -> ShardIndex:
-        """Return the index that a sidecar holds.
+        """Read an index from the file that `save` wrote, and check it.
 
         Raises:
-            ConfigError: If it is damaged, or of another version.
+            ConfigError: If the file is not there, cannot be read, is damaged, or is of another version.
         """
         try:
             with safe_open(path, "np") as file:
@@ -327,6 +347,7 @@ class ShardIndex:
 
             facts = metadata["visllama"]
             index = cls(arrays, json.loads(facts))
+            # The file may be damaged, or of a stranger: nothing is read by it before it is checked.
             is_good = index.facts["index_version"] == INDEX_VERSION
             is_good = is_good and metadata["checksum"] == str(index._checksum(facts))
             is_good = is_good and index._is_consistent()
@@ -351,7 +372,7 @@ class ShardIndex:
         return checksum
 
     def _is_consistent(self) -> bool:
-        """Return whether whoever reads by this index stays within its arrays and the tar, whoever wrote it."""
+        """Return whether all places in this index lie within its arrays and the tar: a stranger may have written it."""
         arrays = self.arrays
         scores = {name: np.float32 for name in arrays if name.startswith("score.")}
         for name, dtype in {**_DTYPES, **scores}.items():
@@ -402,28 +423,36 @@ class ShardIndex:
         return all([type(part) for part in fault] == [int, str, str, str] for fault in facts["listed"])
 
     def is_of(self, tar: Path) -> bool:
-        """Return whether the tar is still the one that was indexed, by its size and time."""
+        """Return whether a tar has the size and the time of modification of the one that was indexed.
+
+        Raises:
+            OSError: If the tar is not there.
+        """
         info = tar.stat()
         return info.st_size == self.facts["bytes"] and info.st_mtime_ns == self.facts["mtime_ns"]
 
 
 def index_shard(tar: Path) -> ShardIndex:
-    """Return the index of a shard, whose headers and texts are read once.
+    """Make the index of a tar by reading its headers and texts once; nothing is written.
+
+    Damaged places and records that cannot be used are listed in the index, and do not stop it.
 
     Raises:
-        OSError: If it cannot be read, or becomes shorter meanwhile.
+        OSError: If the tar cannot be read, or becomes shorter meanwhile.
     """
     file = TarFile(tar)
+
     try:
         records = _Records(file)
         records.read()
     finally:
         os.close(file.descriptor)
+
     return _pack(records, {"bytes": file.size, "crc": file.crc, "mtime_ns": file.mtime_ns})
 
 
 def _pack(records: _Records, facts: dict) -> ShardIndex:
-    """Return the index of a tar's records, without those of which members stand elsewhere too."""
+    """Return the index of the records that were collected, without those whose members stand in two places."""
     # For each record, whether it is kept; below, the same for each member.
     keep = np.ones(len(records.keys), bool)
     keep[list(records.partial)] = False
@@ -452,6 +481,6 @@ def _pack(records: _Records, facts: dict) -> ShardIndex:
 
 
 def lost_keys(before: ShardIndex, after: ShardIndex) -> list[str]:
-    """Return the keys of the records that an earlier index held and a later one does not."""
+    """Return the keys of the records that index `before` holds and index `after` does not, in the order of `before`."""
     still_there = set(after.keys())
     return [key for key in before.keys() if key not in still_there]  # noqa: SIM118 (no mapping)

@@ -1,4 +1,7 @@
-"""A source's manifest: its shards with their counts, made of their indexes, read at start in place of them."""
+"""Make, save and load manifests: a manifest lists the shards (tars of records) of a source, with their counts.
+
+It is made of the shards' indexes, and read in place of them when a run starts.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +27,9 @@ from visllama.files import locked, write_whole
 from visllama.machine.workers import executor
 
 MANIFEST = "manifest.json"
+"""The name of a folder's manifest."""
 _SERIAL_BYTES = 2**28
-"""Tars of up to so many bytes in all are indexed in this process: starting others takes longer."""
+"""Tars of at most this many bytes in all are indexed in this process: starting others takes longer."""
 _COLUMNS = ("bytes", "num_records", "num_pairs", "crc")
 
 
@@ -34,15 +38,15 @@ class Manifest:
     """The shards of a source, in order.
 
     Attributes:
-        folder: Where the shards lie: a folder, or an address.
-        names: Each shard's path from `folder`, or its whole address.
-        bytes: Each shard's size.
+        folder: Where the shards lie: the path of a folder, or its URL.
+        names: Each shard's path from `folder`, or its whole URL.
+        bytes: Each shard's size in bytes.
         num_records: The number of records in each shard.
         num_pairs: The number of items (captions, questions, conversations) in each shard.
         crc: The checksum of each shard's headers and texts.
-        kinds: The number of records of each kind of text.
-        faults: The number of damaged places, by reason.
-        home: The folder in which the indexes lie; None is beside the shards.
+        kinds: The number of records of each kind of text, as "captions", over all shards.
+        faults: The number of damaged places and unusable records by reason, over all shards.
+        home: The folder in which the indexes lie; None is `folder`.
     """
 
     folder: str
@@ -57,8 +61,16 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: str, names: Sequence[str], rows: Sequence[Row], home: str | None = None) -> Manifest:
-        """Return the manifest of shards, each of which has a row."""
+        """Build a manifest from the row of each shard; nothing is read or written.
+
+        Args:
+            folder: Where the shards lie: the path of a folder, or its URL.
+            names: Each shard's path from `folder`, or its whole URL.
+            rows: The size, counts and checksum of each shard, in the order of `names`.
+            home: The folder in which the indexes lie; None is `folder`.
+        """
         numbers = [row[: len(_COLUMNS)] for row in rows]
+        # Shaped by hand: an empty list of rows would have no columns to unpack.
         num_bytes, num_records, num_pairs, crc = np.array(numbers, np.int64).reshape(-1, len(_COLUMNS)).T
 
         kinds: Counter[str] = Counter()
@@ -70,7 +82,7 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """A hash of what the shards hold, wherever they lie."""
+        """A hash of the sizes, counts and checksums of the shards in their order; names and folder do not count."""
         digest = hashlib.sha256()
         for column in (self.bytes, self.num_records, self.num_pairs, self.crc):
             # Of one byte order, so that every machine has the same hash.
@@ -78,14 +90,14 @@ class Manifest:
         return digest.hexdigest()
 
     def shard(self, number: int) -> str:
-        """Return where a shard lies."""
+        """Return the path or the URL of a shard, given by its number in the manifest."""
         name = self.names[number]
         if is_remote(name):
             return name
         return f"{self.folder}/{name}"
 
     def index(self, number: int) -> str:
-        """Return where a shard's index lies."""
+        """Return the path or the URL of a shard's index, given by the shard's number; it need not be there."""
         name = self.names[number]
         if is_remote(name):
             # An adopted shard lies elsewhere, its index here; and shards of two folders may have the same name.
@@ -93,7 +105,11 @@ class Manifest:
         return f"{self.home or self.folder}/{name}.idx"
 
     def save(self) -> None:
-        """Write `manifest.json`, whole or not at all."""
+        """Write `manifest.json` into `folder`, which must be local, whole or not at all; `home` is not stored.
+
+        Raises:
+            WriteFailed: If the file cannot be written.
+        """
         columns = {name: getattr(self, name).tolist() for name in _COLUMNS}
         content = {
             "index_version": INDEX_VERSION,
@@ -106,10 +122,14 @@ class Manifest:
 
     @classmethod
     def parse(cls, folder: str, content: str | bytes) -> Manifest:
-        """Return the manifest that `save` wrote.
+        """Return the manifest that the content of a `manifest.json` holds; no file is read.
+
+        Args:
+            folder: Where the shards lie: the path of a folder, or its URL.
+            content: What `save` wrote.
 
         Raises:
-            ConfigError: If it is damaged, or of another version.
+            ConfigError: If the content is damaged, or of another version.
         """
         try:
             stored = json.loads(content)
@@ -131,6 +151,7 @@ class Manifest:
                 faults=stored["faults"],
             )
 
+            # It may come from another machine: what is wrong has to show here, and not at some record hours later.
             lengths = {len(column) for column in columns.values()}
             if lengths != {len(manifest.names)} or (manifest.num_records < 0).any():
                 raise ValueError("its columns differ in length")
@@ -146,10 +167,14 @@ class Manifest:
 
 
 def remote_manifest(address: str, cache: ShardCache) -> Manifest:
-    """Return the manifest of a prepared folder that lies elsewhere.
+    """Download the manifest of a folder on another machine, and return it; it is downloaded anew at each call.
+
+    Args:
+        address: The URL of the folder, as "s3://bucket/folder".
+        cache: Downloads the manifest.
 
     Raises:
-        ConfigError: If there is none to be had.
+        ConfigError: If the URL is not one that may be opened, or the manifest cannot be downloaded or is damaged.
     """
     url = f"{address.rstrip('/')}/{MANIFEST}"
     check_address(url)
@@ -167,10 +192,14 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
 
 
 def find_tars(pattern: str) -> list[Path]:
-    """Return the local tars that a path, folder or pattern names.
+    """Return the paths of the local tars that a path or a pattern names.
+
+    Args:
+        pattern: A tar, a folder of tars, or a pattern with braces or, in its last part, a star: `a/{00..11}.tar`,
+            `a/*.tar`. What the braces expand to keeps their order; tars of one folder or star are sorted by name.
 
     Raises:
-        ConfigError: If there is none.
+        ConfigError: If a name that the braces expand to has no tar, a file is no `.tar`, or braces do not match.
     """
     all_tars: list[Path] = []
     try:
@@ -199,7 +228,7 @@ def find_tars(pattern: str) -> list[Path]:
 
 
 def _how_to_prepare(path: Path) -> str:
-    """Return how the tars of a missing folder are made; empty where it is none of those that `prepare` fills."""
+    """Return the end of a message that says how `prepare` makes a missing folder; empty where it makes none like it."""
     if path.name not in ("train", "val", "test"):
         return ""
     name = path.parent.name
@@ -207,15 +236,19 @@ def _how_to_prepare(path: Path) -> str:
 
 
 def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) -> Manifest:
-    """Return the manifest of local tars; what is not indexed yet, or has changed since, is indexed now.
+    """Return the manifest of local tars; index those that are not indexed yet or have changed, and write their indexes.
+
+    A folder whose `manifest.json` is up to date is not indexed. The manifest of a whole folder that can be written to
+    is saved there.
 
     Args:
-        pattern: A tar, a folder of tars, or a pattern.
-        cache: The folder for indexes that cannot be written beside the tars.
-        num_workers: Number of processes that index; None is one a core.
+        pattern: A tar, a folder of tars, or a pattern: `a/{00000..00011}.tar`, `a/*.tar`.
+        cache: The folder for indexes where the tars' own folder cannot be written to.
+        num_workers: Number of processes that index; None is one for each core.
 
     Raises:
-        ConfigError: If there is no tar, or none that can be read.
+        ConfigError: If there is no tar, a tar cannot be read, an index cannot be written, or the folder's
+            `manifest.json` is damaged.
     """
     path = Path(pattern).expanduser()
     if (path / MANIFEST).is_file():
@@ -231,6 +264,7 @@ def local_manifest(pattern: str, cache: Path, num_workers: int | None = None) ->
     if not os.access(folder, os.W_OK):
         # A folder of its own in the cache: tars of two folders may have the same name.
         home = cache / "index" / hashlib.sha256(str(folder).encode()).hexdigest()
+    # Several processes may start on the same tars: the first indexes them, the others find the indexes.
     with locked(home / ".index.lock"):
         rows = index_tars(tars, [home / f"{name}.idx" for name in names], num_workers)
         manifest = Manifest.of(str(folder), names, rows, str(home))
@@ -252,25 +286,28 @@ def _is_up_to_date(manifest: Manifest, folder: Path) -> bool:
 def _sizes(folder: Path) -> dict[str, int]:
     """Return the size of each tar of a folder, by name; -1 for a link that leads nowhere."""
     sizes = {}
+
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.endswith(".tar"):
                 sizes[entry.name] = entry.stat().st_size if os.path.exists(entry.path) else -1
+
     return sizes
 
 
 def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | None = None) -> list[Row]:
-    """Return the manifest's row for each tar, as its index has it.
+    """Return the size, counts and checksum of each tar in the order of `tars`, from its index.
 
-    An index that is not there, or is of an older state of its tar, is made and written.
+    An index that is not there, is damaged, or is of an older state of its tar, is made and written first.
 
     Args:
-        tars: Shards on this machine.
-        homes: The path of each one's index.
-        num_workers: Number of processes that index; None is one a core.
+        tars: The paths of the tars.
+        homes: The path of each tar's index, in the same order.
+        num_workers: Number of processes that index; None is one for each core. Tars of little size are indexed in this
+            process.
 
     Raises:
-        ConfigError: If a tar cannot be read.
+        ConfigError: If a tar cannot be read, or its index cannot be written.
     """
     try:
         rows = {}
@@ -288,6 +325,7 @@ def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | N
             f"{error.filename}: cannot be read ({error.strerror}): is it a link whose shard was moved?"
         ) from error
 
+    # Only work that takes a while gets other processes, and a progress bar.
     is_long_work = total_bytes > _SERIAL_BYTES
     num_workers = min(num_workers or os.cpu_count() or 1, len(todo))
     jobs = [(tars[i], homes[i]) for i in todo]
@@ -303,7 +341,7 @@ def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | N
 
 @contextmanager
 def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable], None, None]:
-    """Provide a function like `map`, which runs in so many processes, or in this one."""
+    """Provide a function like `map` that runs in `num_workers` processes, or in this one where that is 1 or less."""
     if num_workers <= 1:
         yield map
     else:
@@ -312,7 +350,7 @@ def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable
 
 
 def _fresh(tar: Path, home: Path) -> Row | None:
-    """Return the row of a tar whose index is there and up to date; None where it has to be indexed."""
+    """Return what a manifest holds of a tar, from its index; None where the tar has to be indexed first."""
     try:
         index = ShardIndex.load(home) if home.is_file() else None
     except ConfigError as error:
@@ -326,7 +364,7 @@ def _fresh(tar: Path, home: Path) -> Row | None:
 
 
 def _index(job: tuple[Path, Path]) -> Row:
-    """Index a tar, write its index, and return its row; tell which records it has lost since it was last indexed.
+    """Index a tar, write the index, and return what a manifest holds of it; say which records the tar has lost.
 
     Raises:
         ConfigError: If the tar cannot be read, or its index cannot be written.
@@ -335,7 +373,9 @@ def _index(job: tuple[Path, Path]) -> Row:
     try:
         before = ShardIndex.load(home) if home.is_file() else None
     except ConfigError:
+        # `_fresh` has told the user of it.
         before = None
+
     try:
         index = index_shard(tar)
         home.parent.mkdir(parents=True, exist_ok=True)

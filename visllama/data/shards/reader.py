@@ -1,4 +1,4 @@
-"""Read records out of shards by their indexes: local ones as they lie, remote ones through the node's cache."""
+"""Read records out of shards by their indexes: local shards where they lie, remote ones through the cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_OPEN = 256
 
 
 class _Open(NamedTuple):
-    """A shard that is open."""
+    """A shard that is open, and its index."""
 
     file: BinaryIO | FileIO
     """The shard's file; as long as it is open, the cache keeps it."""
@@ -28,11 +28,13 @@ class _Open(NamedTuple):
 
 
 class ShardReader:
-    """Read records of a manifest's shards, in any order, from any process.
+    """Read records of a manifest's shards, in any order; at most 256 shards stay open.
+
+    A pickled copy opens files of its own, so it can be handed to another process.
 
     Args:
         manifest: The shards that are read.
-        cache: Fetches remote shards; None where no shard is remote.
+        cache: Downloads remote shards; None where no shard is remote.
     """
 
     def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
@@ -50,10 +52,13 @@ class ShardReader:
         return self.cache
 
     def index(self, shard: int) -> ShardIndex:
-        """Return a shard's index.
+        """Read the index of a shard from its file, downloaded if it is remote; it is read anew at each call.
+
+        Args:
+            shard: The shard's number in the manifest.
 
         Raises:
-            ConfigError: If it is not there, damaged, or of another shard than the manifest names.
+            ConfigError: If the index is not there or damaged, or its counts and checksum are not the manifest's.
         """
         path = self.manifest.index(shard)
         index = self._load(path)
@@ -67,10 +72,15 @@ class ShardReader:
         return index
 
     def opened_index(self, shard: int) -> ShardIndex:
-        """Return the index of a shard that is to be read now: shard and index stay open.
+        """Return the index of a shard, and keep both open for the records that are read next.
+
+        A remote shard is downloaded with it, where `index` would download the index alone.
+
+        Args:
+            shard: The shard's number in the manifest.
 
         Raises:
-            ConfigError: If the shard or its index is not there.
+            ConfigError: If the shard or its index cannot be read, or the two do not belong together.
         """
         return self._opened(shard).index
 
@@ -88,15 +98,21 @@ class ShardReader:
         return index.row[:4] == expected
 
     def read(self, shard: int, record: int) -> tuple[str, dict[str, bytes]]:
-        """Return a record's key, and its members' contents by their suffix.
+        """Read a record's key, and the contents of its members (files in the tar) by their suffix, as "jpg" or "json".
+
+        Args:
+            shard: The shard's number in the manifest; a remote shard is downloaded.
+            record: The record's number in the shard's index.
 
         Raises:
-            BadRecord: If its bytes are not where the index says.
-            ConfigError: If the shard or its index is not there.
+            BadRecord: If the record's bytes are not where the index says.
+            ConfigError: If the shard or its index cannot be read.
         """
         opened = self._opened(shard)
         key = opened.index.key(record)
+        # Errors name the shard too: keys of different shards may be equal.
         name = f"{self.manifest.shard(shard)}: record {key!r}"
+
         descriptor = opened.file.fileno()
         members = opened.index.members(record)
         contents = {suffix: _content(descriptor, member, name) for suffix, member in members.items()}
@@ -128,7 +144,7 @@ class ShardReader:
 
 
 def _content(descriptor: int, member: Member, name: str) -> bytes:
-    """Return a member's bytes.
+    """Read the bytes of a member (a file in the tar).
 
     Its header is read with it: the bytes are the member's own only if that is still the header that was indexed.
 

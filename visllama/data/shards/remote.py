@@ -1,6 +1,7 @@
-"""Shards that lie elsewhere: which addresses are opened, and how their bytes come.
+"""Read shards on other machines by their URL, by HTTP or fsspec, and check which URLs may be opened.
 
-What fails on the way (a cut body, a busy server) is a `FailedAttempt`; `cache.py` makes another one where that helps.
+A download that fails on the way (a cut body, a busy server) raises `FailedAttempt`; `cache.py` tries again where that
+helps.
 """
 
 from __future__ import annotations
@@ -35,17 +36,18 @@ REMOTE = {
     "oci": "ocifs",
     "oss": "ossfs",
 }
-"""The schemes that may be opened, each with the package that fsspec needs for it."""
+"""The schemes of the URLs that may be opened, each with the package that fsspec needs for it, empty for none."""
 
 
 class Body(NamedTuple):
-    """The content of a shard, as it comes from where it lies.
+    """The content of a shard while it is downloaded.
 
     Attributes:
-        read: Return so many of the next bytes at most; none at the end.
-        first: The place in the shard of the first byte that comes.
-        total: The shard's bytes in all; None where that is not known, -1 where the content ends with the connection.
-        stamp: What changes when the content does.
+        read: A function that returns at most the given number of the next bytes; none at the end.
+        first: Where in the shard the first byte that it returns stands, from 0.
+        total: The size of the whole shard in bytes; None where it is not known, -1 where only the end of the connection
+            says that the content is over.
+        stamp: Values, as the ETag, that change when the content does; equal stamps mean the same content.
     """
 
     read: Callable[[int], bytes]
@@ -55,18 +57,18 @@ class Body(NamedTuple):
 
 
 class FetchError(ConfigError):
-    """A shard could not be downloaded; the message names it, the last attempt's fault, and what to do."""
+    """Raised when a shard could not be downloaded or stored; the message names its URL, the reason and what to do."""
 
 
 class FailedAttempt(Exception):
-    """One attempt at a download failed.
+    """Raised when one attempt at a download failed; another one may succeed unless `final` is true.
 
     Args:
-        problem: What went wrong.
-        remedy: What the user can do about it; empty where only the network or the server can.
+        problem: What went wrong, in words.
+        remedy: What the user can do about it; empty where the user can do nothing.
         final: Whether another attempt would fail too.
-        restart: Whether the bytes that came so far are to be given up.
-        wait_s: Seconds that the server asks to wait for.
+        restart: Whether the next attempt must begin with the first byte again.
+        wait_s: Seconds that the server asks to wait before the next attempt.
     """
 
     def __init__(
@@ -80,15 +82,18 @@ class FailedAttempt(Exception):
 
 
 def is_remote(path: str) -> bool:
-    """Return whether a path is an address ("scheme:...")."""
+    """Return whether a path begins with a scheme of two letters or more and a colon, as a URL does."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path) is not None
 
 
 def check_address(path: str) -> None:
-    """Check that an address is one that we open: none that runs commands, reads local files, or chains file systems.
+    """Check that a path is a URL that may be opened; the network is not asked.
+
+    Other schemes are refused, since fsspec would run commands or read local files by some of them.
 
     Raises:
-        ConfigError: Its scheme is not one of `REMOTE`, it is chained, or it holds a password.
+        ConfigError: If the scheme is not in `REMOTE`, no "//" follows it, the URL is chained (`a::b`), or an HTTP URL
+            holds a user or a password.
     """
     scheme, _, rest = path.partition(":")
     if scheme not in REMOTE or not rest.startswith("//"):
@@ -108,7 +113,7 @@ def check_address(path: str) -> None:
 
 
 def shown(text: str) -> str:
-    """Return a text without what is secret in its addresses: users, passwords, signatures."""
+    """Return a text, for messages, with users, passwords and queries (`?...`) in its URLs replaced by "..."."""
     without_users = re.sub(r"//[^/@\s]*@", "//...@", text)
     # Signatures stand in an address's query.
     return re.sub(r"\?[^\s'\"]*", "?...", without_users)
@@ -127,31 +132,35 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @lru_cache(1)
 def _opener() -> urllib.request.OpenerDirector:
-    """Return the standard library's client, which is always there, leaves a fork no session, and decodes no body.
+    """Return a client for HTTP and HTTPS of the standard library, which is always there and keeps no open session.
 
-    It is kept, since it loads all certificates (30 ms).
+    The client is made once, since it loads all certificates (30 ms).
     """
     # Put together by hand: there is no handler for file:, ftp: and data:.
     opener = urllib.request.OpenerDirector()
     for name in ("ProxyHandler", "HTTPHandler", "HTTPSHandler", "HTTPErrorProcessor", "HTTPDefaultErrorHandler"):
         handler = getattr(urllib.request, name)
         opener.add_handler(handler())
+
     opener.add_handler(_Redirects())
     return opener
 
 
 @contextmanager
 def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator[Body, None, None]:
-    """Open a shard on an HTTP server, and provide its content.
+    """Open a shard on an HTTP server, and yield its content; a context manager, to be used by `with`.
 
     Args:
-        url: The shard's address.
-        start: The bytes that are already there: the content goes on behind them, if the server lets it.
-        stamp: The stamp of the content to which those bytes belong.
+        url: The shard's URL.
+        start: Number of bytes that were downloaded before. If the server allows it and the content has not changed,
+            the content goes on behind them; otherwise `Body.first` is 0.
+        stamp: The `Body.stamp` with which those bytes came; `()` where there are none.
         timeout_s: Seconds that the server may stay silent.
 
     Raises:
-        FailedAttempt: If the server refuses, redirects elsewhere, or sends another part than was asked for.
+        FailedAttempt: If the server answers with an error, redirects to no HTTP address or from HTTPS to HTTP, packs
+            the file, has a certificate that is not valid, or sends another part than was asked for.
+        OSError: If the server cannot be reached, or stays silent too long.
     """
     request = urllib.request.Request(
         quote(url, safe="%/:=&?~#+!$,;'@()*[]"),
@@ -192,7 +201,7 @@ def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator
 
 
 def _headers(start: int, stamp: tuple) -> dict[str, str]:
-    """Return the headers that ask for a shard, or for what is behind its first `start` bytes."""
+    """Return the HTTP headers that ask for a shard, or only for what is behind its first `start` bytes."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "visllama"}
     # With neither ETag nor date, nothing tells that the content is still the same: it is asked for as a whole.
     if start == 0 or not any(stamp[:2]):
@@ -209,7 +218,7 @@ def _headers(start: int, stamp: tuple) -> dict[str, str]:
 
 
 def _failed_status(error: urllib.error.HTTPError) -> FailedAttempt:
-    """Return the failed attempt that a server's error status stands for."""
+    """Return the `FailedAttempt` to raise for a server's error status, with whether another attempt can help."""
     code = error.code
     if code in (401, 403):
         remedy = "check what gives you access"
@@ -229,7 +238,7 @@ def _failed_status(error: urllib.error.HTTPError) -> FailedAttempt:
 
 
 def _retry_after(header: str) -> float:
-    """Return the seconds that the server wants us to wait; 0 where it says nothing that we understand."""
+    """Return the seconds to wait that a `Retry-After` header asks for, as a number or a date; 0 for anything else."""
     with suppress(ValueError, TypeError, OverflowError):
         if header.isdecimal():
             return float(header)
@@ -239,17 +248,18 @@ def _retry_after(header: str) -> float:
 
 @contextmanager
 def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator[Body, None, None]:
-    """Open a shard in any other store that fsspec knows, and provide its content.
+    """Open a shard in a store that fsspec knows, and yield its content; a context manager, to be used by `with`.
 
     Args:
-        url: The shard's address.
-        start: The bytes that are already there: the content goes on behind them, if it is still the same.
-        stamp: The stamp of the content to which those bytes belong.
-        timeout_s: Not used: it has no name that all file systems know, and each has a limit of its own.
+        url: The shard's URL.
+        start: Number of bytes that were downloaded before. If the content has not changed, it goes on behind them;
+            otherwise `Body.first` is 0.
+        stamp: The `Body.stamp` with which those bytes came; `()` where there are none.
+        timeout_s: Not used: no name for it is known to all file systems, and each has a limit of its own.
 
     Raises:
-        ConfigError: If the package for this kind of address is missing.
-        FailedAttempt: If the shard is not there, or may not be read.
+        ConfigError: If the package for this scheme is not installed.
+        FailedAttempt: If the shard is not there, or may not be read. The file systems may raise other errors.
     """
     try:
         # fsspec keeps its instances by process: a fork inherits none.

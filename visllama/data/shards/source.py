@@ -1,4 +1,4 @@
-"""Webdataset tars as a source of records."""
+"""Serve the records of webdataset tars as a source."""
 
 from __future__ import annotations
 
@@ -27,23 +27,32 @@ from visllama.errors import BadRecord, ConfigError
 
 
 class ShardSource(Source):
-    """Records of webdataset tars, by random access; their captions and images stay on disk until they are asked for.
+    """A source of the records of webdataset tars, read from the disk or the network one by one, in any order.
+
+    Making one indexes local tars that are not indexed yet, and downloads the manifest of remote ones.
 
     Args:
-        split: `train` reads `path`, any other `val_path`.
-        path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the address of a folder that
-            holds a manifest (`s3://bucket/folder`).
-        val_path: Tars for validation, written as `path` is; None holds a part of `path` out of training, and reads it
-            alone.
-        val_fraction: The share of its records that is held out where there is no `val_path`; at least one record, and
-            at most 10,000. None or 0 holds out nothing: then there is nothing to validate or judge on.
-        filter: The least and the greatest value of scores in training records' metadata, as
-            `{watermark_score: [null, 0.5]}`.
-        cache: The folder in which fetched shards, and indexes that cannot be written beside their tars, are kept.
-        cache_gib: Most GiB of shards that the cache may hold; None is no bound.
+        split: "train" reads `path`. Any other reads `val_path`; without one, "val" reads what is held out of `path`,
+            and others are refused.
+        path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the URL of a folder with a
+            `manifest.json` (`s3://bucket/folder`).
+        val_path: Tars for validation, written as `path` is; None holds a part of `path` out of training for it.
+        val_fraction: Without `val_path`, the share of the records of `path` that is held out; at least one record, and
+            at most 10,000. None or 0 holds out nothing: then only "train" can be read.
+        filter: For scores (numbers in the records' metadata), by name, the least and the greatest value, None for no
+            bound: `{"watermark_score": [None, 0.5]}`. Records outside, or without the score, are left out of "train";
+            other splits are not filtered.
+        cache: The folder for downloaded shards, and for indexes that cannot be written beside their tars.
+        cache_gib: The most GiB of shards that the cache holds; None is no bound.
+
+    Attributes:
+        manifest: The shards, also those of which nothing is read here.
+        held_out: For the number of each shard of which records are held out, the sorted numbers of those records.
+        reads_held_out: Whether this source reads the held-out records alone.
 
     Raises:
-        ConfigError: If nothing is there, or it holds no record that is whole, or none is held out to be read.
+        ConfigError: If there is no tar or manifest, no record can be read, no record would be left to train on, or an
+            argument is wrong.
     """
 
     __module__ = "visllama.data.shards"  # its public name: YAML, runs and the order of samples know it by that
@@ -58,6 +67,7 @@ class ShardSource(Source):
         cache: str = "~/.cache/visllama",
         cache_gib: float | None = None,
     ) -> None:
+        # Training reads `path`, and so does validation of what is held out of it.
         chosen_path = path if split == "train" or val_path is None else val_path
         if chosen_path is None:
             raise ConfigError("path is not given: a tar, a folder of tars, or a pattern like a/{00000..00011}.tar")
@@ -98,6 +108,7 @@ class ShardSource(Source):
         self.fingerprint = self._make_fingerprint()
         self.origin = self._describe_origin()
 
+        # Kept for some shards only: the record numbers of all shards may not fit in memory.
         self._chosen = lru_cache(maxsize=256)(self._choose)
         self._num_records, self._num_items = self._count()
         # Arrays: of what a Sequence is, their readers need a length and places only.
@@ -114,17 +125,20 @@ class ShardSource(Source):
 
     @property
     def faults(self) -> dict[str, int]:
-        """Members and records of the tars that are not read, by reason."""
+        """The number of damaged places and unusable members and records of the tars, by reason."""
         return self.manifest.faults
 
     def tell_faults(self) -> Iterator[str]:
-        """Yield a sentence for each damaged place of the tars."""
+        """Yield a sentence for people on each damaged place or unusable record of the tars, at most 1000 for a tar.
+
+        The index of each tar is read.
+        """
         for shard in range(len(self.manifest.names)):
             for fault in self.reader.index(shard).faults:
                 yield fault.tell(self.manifest.shard(shard))
 
     def _make_fingerprint(self) -> str:
-        """Return a text that changes with what is in the source, and not with where it lies."""
+        """Return a hash that changes with what the source holds, and not with where it lies."""
         held_out = {shard: rows.tolist() for shard, rows in self.held_out.items()}
         selection = json.dumps([self.filter, held_out], sort_keys=True)
         return hashlib.sha256(f"{self.manifest.sha256} {selection}".encode()).hexdigest()
@@ -132,6 +146,7 @@ class ShardSource(Source):
     def _describe_origin(self) -> str:
         """Return in words where the records come from."""
         num_held_out = sum(map(len, self.held_out.values()))
+
         if self.reads_held_out:
             num_records = int(self.manifest.num_records.sum())
             return f"{num_held_out:,} of {num_records:,} records held out of {self.path}"
@@ -140,20 +155,24 @@ class ShardSource(Source):
         return self.path
 
     def read(self, index: int) -> dict:
-        """Return a record; its text is checked as it is read.
+        """Return the record of this index as `__getitem__` does, which has checked its text.
 
         Raises:
-            BadRecord: If it cannot be read.
+            BadRecord: If the record cannot be read.
         """
         return self[index]
 
     def __getitem__(self, index: int) -> dict:
-        """Return a record: `key`, `image` (the file's bytes), or `images` where there is not one; and its text.
+        """Read the record of this index from its tar, which is downloaded first if it is remote.
 
-        `image_id`, the image's own name, and `type` are there where the record brings them.
+        Returns:
+            A dict of `key`, which begins with the tar's name (a remote one's number) where there are several; `image`
+            (the file's bytes), or a list `images` where there is not exactly one; one of `captions`, `questions` and
+            `conversations`; and, where the record has them, `image_id` (the image's own name) and `type`.
 
         Raises:
-            BadRecord: If it cannot be read.
+            BadRecord: If the record's bytes are not where the index says, or its text cannot be used.
+            ConfigError: If the shard or its index cannot be read.
         """
         shard = self.shard_of(index)
         # The row counts the records of the shard that are read; the reader wants the row among all of them.
@@ -183,18 +202,23 @@ class ShardSource(Source):
         return record
 
     def shard_of(self, index: int) -> int:
-        """Return which shard holds a record."""
+        """Return the number of the shard that holds a record, given by its index in this source."""
         return int(np.searchsorted(self.ends, index, side="right"))
 
     def shard_of_item(self, item: int) -> int:
-        """Return which shard holds an item; no index is read for it."""
+        """Return the number of the shard that holds an item, given by its number in this source; nothing is read."""
         return int(np.searchsorted(self.item_ends, item, side="right"))
 
     def find_item(self, item: int) -> ItemPlace:
-        """Find an item: its record, and its place in that record.
+        """Return the record that holds an item, the item's number in it, and the number of items of that record.
+
+        Unless each record of the shard has one item, the shard is opened, and downloaded first if it is remote.
+
+        Args:
+            item: The item's number in this source, from 0.
 
         Raises:
-            ConfigError: If the item's shard or its index is not there.
+            ConfigError: If the shard or its index cannot be read.
         """
         shard = self.shard_of_item(item)
         num_records = int(self._num_records[shard])
@@ -209,14 +233,15 @@ class ShardSource(Source):
         return place._replace(record=first_record + place.record)
 
     def address(self, shard: int) -> tuple[str, int]:
-        """Return where a shard lies, and its bytes."""
+        """Return the path or the URL of a shard, and its size in bytes; `shard` is its number in the manifest."""
         return self.manifest.shard(shard), int(self.manifest.bytes[shard])
 
     def _unique(self, shard: int, key: str) -> str:
-        """Return a key that names the tar too, where there are several: each of them may count from zero."""
+        """Return a key with the tar's name before it, where there are several: each of them may count from zero."""
         name = self.manifest.names[shard]
         if len(self.manifest.names) == 1:
             return key
+
         if is_remote(name):
             return f"{shard:06d}/{key}"
         return f"{name.removesuffix('.tar')}/{key}"
@@ -234,7 +259,7 @@ class ShardSource(Source):
         return self._rows(shard, self.reader.index(shard))
 
     def _rows(self, shard: int, index: ShardIndex) -> np.ndarray:
-        """Return the rows of a shard that are read, in the order of its records."""
+        """Return the numbers of the records of a shard that this source reads, sorted."""
         held_out = self.held_out.get(shard, np.empty(0, np.int64))
         # The filter is for training alone.
         if self.reads_held_out:
@@ -244,7 +269,7 @@ class ShardSource(Source):
         return np.setdiff1d(passing, held_out, assume_unique=True)
 
     def _count_items(self, shard: int) -> np.ndarray:
-        """Return the number of items up to the end of each record of a shard, of those that pass the filter."""
+        """Return, for each record of a shard that this source reads, the number of items up to its end."""
         index = self.reader.opened_index(shard)
         counts = index.arrays["num_pairs"]
         if self._is_partly_read(shard):
@@ -252,10 +277,11 @@ class ShardSource(Source):
         return np.cumsum(counts, dtype=np.int64)
 
     def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number of records and of items of each shard.
+        """Return, for each shard, the number of records and the number of items that this source reads.
 
         The manifest has both. Only for a shard of which a part is left out, they are counted in its index.
         """
+        # Copies, since the manifest keeps the counts of all records.
         records = self.manifest.num_records.copy()
         pairs = self.manifest.num_pairs.copy()
         if self.reads_held_out:
@@ -273,7 +299,7 @@ class ShardSource(Source):
         return records, pairs
 
     def _why_none(self) -> str:
-        """Return the end of the message that no record is there: what the filter or the damaged places have to do."""
+        """Return the end of the message that there is no record: the filter, or the first damaged places."""
         if self.filter and self.manifest.num_records.sum():
             arrays = self.reader.index(0).arrays
             scores = sorted(name.removeprefix("score.") for name in arrays if name.startswith("score."))
@@ -286,13 +312,14 @@ class ShardSource(Source):
 
 
 def _passing(index: ShardIndex, filter: Mapping[str, Sequence[float | None]]) -> np.ndarray:
-    """Return the rows of a shard's records whose scores are within the filter's bounds."""
+    """Return the sorted numbers of a shard's records whose scores are within the filter's bounds, both included."""
     passes = np.ones(index.num_records, bool)
     for name, (least, most) in filter.items():
         # A record without the score has NaN, which is within no bounds.
         score = index.score(name)
         passes &= score >= (-math.inf if least is None else least)
         passes &= score <= (math.inf if most is None else most)
+
     return np.flatnonzero(passes)
 
 
@@ -304,7 +331,7 @@ def _check_fraction(val_fraction: object) -> None:
 
 
 def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, list[float | None]]:
-    """Return a filter with its bounds as lists.
+    """Check a filter, and return a copy with the bounds as lists.
 
     Raises:
         ConfigError: If the bounds of a score are not two numbers, or null.
@@ -315,6 +342,7 @@ def _check_filter(filter: Mapping[str, Sequence[float | None]]) -> dict[str, lis
         if not is_pair or not all(bound is None or _is_number(bound) for bound in bounds):
             raise ConfigError(f"filter.{name}={bounds}: give [least, most], null where there is no bound")
         checked[name] = list(bounds)
+
     return checked
 
 

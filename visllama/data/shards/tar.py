@@ -1,4 +1,4 @@
-"""The walk over a tar's headers, which passes over nothing that is damaged in silence.
+"""Find the members (files) of a tar and their bytes by its headers, and report every place that is damaged.
 
 Each damaged place is reported, and the walk goes on behind it. (Python's `tarfile` takes a damaged header for the end.)
 """
@@ -18,15 +18,16 @@ import numpy as np
 from visllama.data.record import is_read
 
 BLOCK = 512
+"""The size of a tar's blocks in bytes: a header is one, and contents fill whole ones."""
 Found = tuple[str, str, int, int, int]
-"""A member that we read: its key, its suffix, the offset of its bytes, their number, and its header's checksum.
+"""A member of a record: its key, its suffix, its content's offset and size in bytes, its header's checksum.
 
 No class: making an object of each takes longer than finding it.
 """
 _ZEROS = bytes(BLOCK)
 _WINDOW = 4096
 _MOST_BYTES = 2**28
-"""Most bytes of a member; a picture of as many pixels as are decoded has less."""
+"""The largest size of a member in bytes; a picture of as many pixels as are decoded has less."""
 _MOST_EXTENDED = 2**20
 _MOST_NAME = 4096
 _FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x").unpack
@@ -43,10 +44,11 @@ class Damage(NamedTuple):
     Attributes:
         offset: Bytes from the tar's start.
         reason: "header" (no tar header, or one not to be understood), "truncated", "zeros" (inside the archive),
-            "no end", "trailing", "name" (leads out of the folder, or is no name), "type" (a link or device), "size"
-            (more than any picture), "suffix" (of no member that we read), "duplicate" (member), "split key", "torn"
-            (beside a damaged place, where members of it may have stood), "no image", or "text".
-        detail: What was found.
+            "no end" (of zeros behind the last member), "trailing" (bytes behind the end), "name" (leads out of
+            the folder, or is no name), "type" (a link or device), "size" (more than any picture), "suffix" (of no
+            member of a record), "duplicate" (two members of one suffix), "split key" (members of one key in two
+            places), "torn" (beside a damaged place, where members of the record may have stood), "no image", or "text".
+        detail: What was found, in words.
         key: The record's key; empty where it is not known. The key of a damaged header is a guess.
     """
 
@@ -56,12 +58,22 @@ class Damage(NamedTuple):
     key: str = ""
 
     def tell(self, tar: str) -> str:
-        """Return a sentence for the user: the tar, what was found, the place, and the reason."""
+        """Return a sentence for people: the tar's path or URL (`tar`), what was found, at which byte, and why."""
         return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
 
 
 class TarFile:
-    """A tar read at any place, a window at a time: most headers and texts stand near each other."""
+    """A tar that is open for reading at any place; nearby bytes are read together, and kept for the next calls.
+
+    Args:
+        path: The tar. Whoever makes a TarFile closes its `descriptor` by `os.close`.
+
+    Attributes:
+        descriptor: The file descriptor.
+        size: The size of the tar in bytes when it was opened.
+        mtime_ns: The time of modification of the tar when it was opened.
+        crc: A checksum that those who read the tar carry on over its headers and texts; 0 at first.
+    """
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
@@ -76,15 +88,16 @@ class TarFile:
         self._window = b""
 
     def read(self, offset: int, size: int) -> bytes:
-        """Return bytes of the tar.
+        """Return `size` bytes of the tar from byte `offset` on.
 
         Raises:
-            OSError: If the tar cannot be read, or has become shorter.
+            OSError: If the tar cannot be read, or ends before them: it became shorter.
         """
         if offset < self._start or offset + size > self._end:
             window = os.pread(self.descriptor, max(size, _WINDOW), offset)
             if len(window) < size:
                 raise OSError(f"it became shorter while it was read: no {size} bytes at byte {offset}")
+
             self._start = offset
             self._end = offset + len(window)
             self._window = window
@@ -93,7 +106,7 @@ class TarFile:
         return self._window[first : first + size]
 
     def next_header(self, offset: int) -> int:
-        """Return where the next whole header begins, or the file's end."""
+        """Return the offset of the next header with a right checksum, from `offset` on; `size` where there is none."""
         length = _WINDOW
         while offset < self.size:
             chunk = os.pread(self.descriptor, length, offset)
@@ -104,6 +117,7 @@ class TarFile:
             digits = blocks[:, 148:154]
             is_octal = ((digits | 7) == 0x37) | (digits == 0x20) | (digits == 0)
             likely = is_octal.all(axis=1) & digits.any(axis=1)
+
             for row in np.flatnonzero(likely).tolist():
                 if header_size(blocks[row].tobytes()) is not None:
                     return offset + row * BLOCK
@@ -117,7 +131,7 @@ class TarFile:
 
 
 def header_size(block: bytes) -> int | None:
-    """Return the size that a tar header names; None where the block is no header, or its checksum is not right."""
+    """Return the content's size in bytes that a header names; None where the block is no header or is damaged."""
     if len(block) != BLOCK:
         return None
     return _size(block, block[124:136], block[148:156])
@@ -135,6 +149,7 @@ def _size(block: bytes, size: bytes, checksum: bytes) -> int | None:
             return int(digits, 8)
         except ValueError:  # an 8 or a 9
             return None
+
     # A number in base 256, for large files; 0xff would begin a negative number.
     if size[0] == 0x80:
         return int.from_bytes(size[1:], "big")
@@ -159,7 +174,20 @@ def _adler(checksum: bytes) -> int | None:
 
 
 def walk(file: TarFile) -> Iterator[Found | Damage | None]:
-    """Yield a tar's members that we read, its damaged places, and None where some members may be lost."""
+    """Yield the members and the damaged places of a tar, from its start to its end.
+
+    The checksum `file.crc` is carried on over the headers.
+
+    Args:
+        file: The tar.
+
+    Yields:
+        `Found` for each member of a record; `Damage` for each damaged place, and for each member that no record has or
+        that is refused; None, most often behind a `Damage`, where members may be lost without a trace.
+
+    Raises:
+        OSError: If the tar cannot be read, or becomes shorter meanwhile.
+    """
     at = 0
     num_zeros = 0
     # What an extended header before it says of the next member.
@@ -174,6 +202,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
             at += BLOCK
             extended = {}
             continue
+
         # Two blocks of zeros or more are the end, unless a header comes behind them; a single one never is.
         if num_zeros and (size is not None or num_zeros < 2):
             yield Damage(at - num_zeros * BLOCK, "zeros", f"{num_zeros} blocks of zeros, and members after them")
@@ -192,9 +221,11 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
             if num_zeros > 1 and behind == file.size:
                 yield Damage(at, "trailing", f"{behind - at} bytes after the end")
                 return
+
             key, suffix = _split(name)
             yield Damage(at, "header", f"{behind - at} bytes are skipped", key if is_read(suffix) else "")
             yield None
+
             at = behind
             num_zeros = 0
             extended = {}
@@ -206,6 +237,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
         header = at
         data = at + BLOCK
         file.crc = zlib.crc32(block, file.crc)
+
         if kind in _BODILESS:
             # Links, devices and folders have no content, whatever the header says.
             size = 0
@@ -237,6 +269,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
         elif not is_folder:
             member_kind = b"S" if extended.get("sparse") else kind
             yield _member(name, member_kind, data, size, zlib.crc32(block))
+
         extended = {}
 
     if num_zeros < 2:
@@ -249,7 +282,7 @@ def walk(file: TarFile) -> Iterator[Found | Damage | None]:
 
 
 def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found | Damage:
-    """Return a member that we read, or why it is not read."""
+    """Return a member of a record, or a `Damage` that says why it is not read."""
     header = offset - BLOCK
     # One quick test clears nearly all names; `_is_bad_name` is asked only about the others.
     is_plain = name.isprintable() and "\\" not in name and ".." not in name and name[:1] != "/"
@@ -261,6 +294,7 @@ def _member(name: str, kind: bytes, offset: int, size: int, crc: int) -> Found |
         return Damage(header, "type", f"{name!r}: a link, device or sparse file (type {kind!r}) is not read", key)
     if not is_read(suffix) or key[-1:] in ("", "/"):
         return Damage(header, "suffix", f"{name!r} is not read: images, txt and json are")
+
     if size > _MOST_BYTES:
         return Damage(header, "size", f"{name!r} has {size} bytes, and the most are {_MOST_BYTES}", key)
     return key, suffix, offset, size, crc
@@ -280,6 +314,7 @@ def _name(name: bytes, prefix: bytes, magic: bytes) -> str:
     if magic == b"ustar\0" and prefix[0]:
         folder = prefix.split(b"\0", 1)[0]
         name = folder + b"/" + name
+
     return name.decode("utf-8", "replace")
 
 
@@ -287,6 +322,7 @@ def _split(name: str) -> tuple[str, str]:
     """Return a name's key, and its suffix in lower case: they part at the first dot behind the folders."""
     name = name.removeprefix("./")
     dot = name.find(".", name.rfind("/") + 1)
+
     if dot < 0:
         return name, ""
     return name[:dot], name[dot + 1 :].lower()
@@ -300,8 +336,10 @@ def _read_extended(file: TarFile, kind: bytes, offset: int, size: int) -> dict:
     # The other kinds name a link's target, or speak of all members, as git's commit does.
     if kind not in (b"L", b"x", b"X"):
         return {}
+
     if size > _MOST_EXTENDED:
         return {"broken": True}
+
     content = file.read(offset, size)
     file.crc = zlib.crc32(content, file.crc)
 
@@ -330,5 +368,6 @@ def _read_extended(file: TarFile, kind: bytes, offset: int, size: int) -> dict:
             extended["size"] = int(value)
         elif name.startswith(b"GNU.sparse."):
             extended["sparse"] = True
+
         at = end
     return extended
