@@ -114,6 +114,7 @@ def _counts_of_existing(folder: Path, description: dict) -> dict:
     """
     _hold_to(folder, description, "holds shards", "give another name= or out=, or delete that folder")
 
+    # The sizes are compared, and not the bytes: shards may be huge.
     done = _done(folder)
     manifest = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes())
     expected_sizes = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
