@@ -1,1 +1,1 @@
-"""Measure what things cost, beside what the same costs elsewhere."""
+"""The verb `benchmark`: measure what the data pipeline costs, beside other libraries that do the same."""

@@ -1,4 +1,7 @@
-"""Measure what loading, the index and the order cost, beside webdataset, bare decoding, and Python's `tarfile`."""
+"""Measure what the data pipeline costs: loading images, indexing a shard, and finding samples in their random order.
+
+Loading is measured beside webdataset and beside decoding without any loader; indexing beside Python's `tarfile`.
+"""
 
 from __future__ import annotations
 
@@ -40,27 +43,30 @@ from visllama.images.transform import ImageTransform
 from visllama.model.locate import locate
 
 NUM_IMAGE_TOKENS = 10
+"""The number of positions that an image takes up in a sample, without the two that surround it."""
 MAX_TEXT_TOKENS = 256
 BATCH_SIZE = 32
 WIDTH_PX = 640
+"""The width of the JPEG photos that are loaded."""
 HEIGHT_PX = 480
+"""The height of the JPEG photos that are loaded."""
 SIZE_PX = 224
-"""The size of the images that CLIP gets."""
+"""The width and the height of the images that CLIP gets."""
 _OCTAVES = ((4, 40.0), (10, 25.0), (24, 16.0), (60, 10.0), (150, 7.0), (WIDTH_PX, 4.0))
-"""Cells across the image, and how strongly they differ: the finer they are the less, as in a photo."""
+"""Pairs of the number of cells across the image, and how strongly they differ: fine cells less, as in a photo."""
 _NUM_SHARDS = 4
 
 
 class Size(NamedTuple):
-    """How much is measured.
+    """How much the benchmark measures.
 
     Attributes:
-        images: The number of images that a round loads, a multiple of the batch size.
-        loading_rounds: The number of rounds of loading.
+        images: The number of images that each job loads in a round; it must be a multiple of `BATCH_SIZE`.
+        loading_rounds: The number of timed rounds of loading.
         records: The number of records of the shard that is indexed.
-        index_rounds: The number of rounds of indexing.
-        shards: The number of shards of the manifest whose order is measured.
-        starts: The number of times that the order is measured.
+        index_rounds: The number of timed rounds of indexing.
+        shards: The number of shards in the manifest from which the order is set up.
+        starts: The number of new processes in which the order is measured; the median over them is taken.
     """
 
     images: int
@@ -75,17 +81,21 @@ SIZES = {
     "small": Size(images=64, loading_rounds=9, records=1000, index_rounds=9, shards=70_000, starts=3),
     "full": Size(images=256, loading_rounds=25, records=4000, index_rounds=25, shards=70_000, starts=7),
 }
+"""How much is measured, by the value of the key `size`."""
 
 
 def measure(size: str, seed: int) -> tuple[list[Figure], dict[str, object]]:
-    """Measure loading, the index and the order, in one thread.
+    """Measure loading, indexing and the order of samples, in this order, each in one thread.
+
+    Photos and shards are made for it in a temporary folder, which is removed at the end; progress bars show the work.
 
     Args:
-        size: A key of `SIZES`.
+        size: A key of `SIZES`: "small" or "full".
         seed: The seed of the photos and of the order.
 
     Returns:
-        The figures, and the facts that they depend on: how much was measured, and the versions of packages.
+        The figures, in the order in which they were measured, and the facts that they depend on: `measured` (the
+        numbers of the size), `bytes_a_photo` (the mean size of a JPEG), and `packages` (their versions by name).
     """
     chosen_size = SIZES[size]
     columns = (
@@ -129,10 +139,12 @@ def measure(size: str, seed: int) -> tuple[list[Figure], dict[str, object]]:
 
 
 def make_photo(seed: int) -> bytes:
-    """Return a JPEG (quality 90, 4:2:0) that costs as much to decode as a photo: noise that is coarse more than fine.
+    """Make a JPEG file of noise, 640 x 480, that is as costly to decode as a photo, and return its bytes.
+
+    The noise is coarse more than fine, as a photo is. The JPEG has quality 90 and colour subsampling 4:2:0.
 
     Args:
-        seed: The seed of the noise.
+        seed: The seed of the noise: the same seed makes the same picture.
     """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.full((1, 3, HEIGHT_PX, WIDTH_PX), 128.0)
@@ -150,7 +162,7 @@ def make_photo(seed: int) -> bytes:
 
 
 def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
-    """Write a shard of photos, whose records are numbered from `first`."""
+    """Write a shard (a tar) of photos with two captions each; the records are numbered from `first`."""
     path.parent.mkdir(exist_ok=True)
     captions = [
         "a small red circle is to the left of a small blue square",
@@ -214,6 +226,7 @@ def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progr
     for job in jobs:
         images_per_s = 1 / median(spent[job])
         figures.append(figure(f"loading_{job}", labels[job], images_per_s, "images/s"))
+
     for name, label, job, other, least in ratios:
         ratio = faster(spent[job], spent[other])
         figures.append(figure(f"loading_{name}", label, ratio, "x", least))
@@ -249,7 +262,7 @@ def _our_loader(folder: Path, processor: CLIPImageProcessorPil, seed: int) -> Ca
 
 
 def _webdataset(folder: Path, processor: CLIPImageProcessorPil) -> Callable[[], int]:
-    """Return a job that loads as webdataset's own documents do, with the encoder's own processor."""
+    """Return a job that loads as webdataset's own documentation does, with CLIP's own image processor."""
     shards = [str(tar) for tar in sorted(folder.glob("*.tar"))]
 
     def load() -> int:
@@ -282,6 +295,7 @@ def _shorten(pixels: Float[Tensor, "3 H W"] | UInt8[Tensor, "3 H W"]) -> Tensor:
 
 
 def _decode_by_pillow(photo: bytes) -> np.ndarray:
+    """Return the pixels of a JPEG as an array of height, width and three channels."""
     image = Image.open(io.BytesIO(photo))
     return np.array(image.convert("RGB"))
 
@@ -298,6 +312,7 @@ def _without_simplejpeg(load: Callable[[], int]) -> Callable[[], int]:
 
 @contextmanager
 def _pillow_alone() -> Generator[None, None, None]:
+    """Let `visllama.images.decode` find no simplejpeg inside this context, so that it decodes by Pillow."""
     simplejpeg = images.simplejpeg
     images.simplejpeg = None
     try:
@@ -329,6 +344,7 @@ def _index(folder: Path, photos: Sequence[bytes], size: Size, progress: Progress
     index.save(sidecar)
     bytes_a_record = sidecar.stat().st_size / size.records
 
+    # We read the texts too, so that only the second walk of tarfile does as much.
     labels = {
         "ours": "visllama (headers, texts)",
         "tarfile": "tarfile (headers)",
@@ -339,6 +355,7 @@ def _index(folder: Path, photos: Sequence[bytes], size: Size, progress: Progress
     for job, label in labels.items():
         records_per_s = 1 / median(spent[job])
         figures.append(figure(f"index_{job}", label, records_per_s, "records/s"))
+
     over_both = faster(spent["ours"], spent["tarfile_text"])
     over_headers = faster(spent["ours"], spent["tarfile"])
     return [
@@ -350,7 +367,7 @@ def _index(folder: Path, photos: Sequence[bytes], size: Size, progress: Progress
 
 
 def _walk(tar: Path, reads_text: bool) -> int:
-    """Return the number of records of a shard, as `tarfile` finds them."""
+    """Return the number of records of a shard as `tarfile` finds them; `reads_text` parses each record's JSON too."""
     count = 0
     with tarfile.open(tar, "r:") as file:
         for member in file:
@@ -370,6 +387,7 @@ def _order(folder: Path, size: Size, seed: int, progress: Progress) -> list[Figu
     """Measure the order of many shards, each time in a process of its own."""
     folder.mkdir()
     write_manifest(folder, size.shards, seed)
+
     task = progress.add_task("order", total=size.starts)
     measurements = []
     for _ in range(size.starts):
@@ -382,6 +400,7 @@ def _order(folder: Path, size: Size, seed: int, progress: Progress) -> list[Figu
     middle = {}
     for name in measurements[0]:
         middle[name] = median(measurement[name] for measurement in measurements)
+
     figure = partial(Figure, f"Order of {size.shards:,} shards")
     return [
         figure("order_start", "start, reading the manifest", middle["start"], "s", most=2),

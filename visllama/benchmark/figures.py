@@ -1,4 +1,4 @@
-"""Figures: jobs are timed in turns, and each figure is shown beside what is asked of it."""
+"""Time jobs side by side, and show each result (a figure) beside the value that is asked of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Figure(NamedTuple):
     """The result of one measurement.
 
     Attributes:
-        section: The heading under which it is shown.
+        section: The heading in the table under which the figure is shown.
         name: The key of the figure in `benchmark.json`.
         label: The name of the figure in the table.
-        value: The value, in `unit`.
-        unit: The unit of the value; "x" for a ratio.
-        least: The least value that is asked for; None asks for nothing.
-        most: The value that it has to stay below; None asks for nothing.
+        value: The measured value, in `unit`.
+        unit: The unit of the value, as it is printed, for example "images/s"; "x" for a ratio.
+        least: The value that the figure has to reach; None sets no lower bound.
+        most: The value that the figure has to stay below; None sets no upper bound.
     """
 
     section: str
@@ -33,20 +33,25 @@ class Figure(NamedTuple):
 
     @property
     def asked(self) -> str:
-        """What is asked of the figure, as the table shows it; empty if nothing is."""
+        """The bound as the table shows it, for example ">= 2.2" or "< 0.3"; empty if there is none."""
         if self.least is not None:
             return f">= {self.least:g}"
         return "" if self.most is None else f"< {self.most:g}"
 
     @property
     def is_met(self) -> bool:
-        """Whether the value is as it is asked for."""
+        """Whether the value keeps both bounds, `least` and `most`; True where there is none."""
         is_enough = self.least is None or self.value >= self.least
         is_small_enough = self.most is None or self.value < self.most
         return is_enough and is_small_enough
 
     def to_dict(self) -> dict[str, object]:
-        """Return the figure as `benchmark.json` holds it."""
+        """Return the figure as `benchmark.json` holds it.
+
+        Returns:
+            A new dictionary with `value` and `unit`, and, only if the figure has a bound, `asked` (the bound as text)
+            and `ok` (whether it is met).
+        """
         content: dict[str, object] = {"value": self.value, "unit": self.unit}
         if self.asked:
             content["asked"] = self.asked
@@ -57,16 +62,19 @@ class Figure(NamedTuple):
 def time_in_turns(
     jobs: Mapping[str, Callable[[], int]], rounds: int, advance: Callable[[], object]
 ) -> dict[str, list[float]]:
-    """Time jobs side by side, so that what else the machine does falls on all of them.
+    """Run jobs by turns in this process, and return the CPU seconds that each spends on an item of its work.
+
+    In each round every job runs once, so that what else the machine does falls on all of them alike.
 
     Args:
-        jobs: The jobs by their names; each does its work once, and returns the number of items of that work.
-        rounds: The number of rounds in which each job runs, after a first one that does not count. The order of the
-            jobs changes from round to round.
-        advance: The function that is called after each run.
+        jobs: The jobs by their names. A job does its work once, and returns the number of items (images, records) that
+            it has worked on, which must not be 0.
+        rounds: The number of rounds that are timed. One more round comes before them, which is not timed. Each round
+            begins with another job.
+        advance: The function that is called without arguments after each run of a job, as for a progress bar.
 
     Returns:
-        For each job, the CPU seconds of an item in each round: waiting for other programs does not count.
+        For each job, by its name, one number for each timed round: the CPU seconds of this process for one item.
     """
     names = list(jobs)
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -78,6 +86,7 @@ def time_in_turns(
             started = time.process_time()
             num_items = jobs[name]()
             spent = (time.process_time() - started) / num_items
+
             if is_timed:
                 seconds[name].append(spent)
             advance()
@@ -85,13 +94,26 @@ def time_in_turns(
 
 
 def faster(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return how many times as fast ours is: the median of the rounds' ratios."""
+    """Return how many times as fast ours is as theirs, for example 2.0 where ours takes half the time.
+
+    Args:
+        ours: The seconds of one item in each round, as `time_in_turns` returns them.
+        theirs: The seconds of the other job in the same rounds: as many numbers, none of `ours` being 0.
+
+    Returns:
+        The median, over the rounds, of their seconds divided by ours.
+    """
     # What slows a round down slows both jobs of it.
     return median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
 def table(title: str, figures: Sequence[Figure]) -> Table:
-    """Return the table of figures, section by section."""
+    """Build a table of figures for the terminal, a row each, with its bound and whether it is met.
+
+    Args:
+        title: The title of the table.
+        figures: The figures in the order of the rows. A heading is added wherever the section changes.
+    """
     result = Table("measure", title=title)
     for header in ("value", "asked"):
         result.add_column(header, justify="right", no_wrap=True)
@@ -104,6 +126,7 @@ def table(title: str, figures: Sequence[Figure]) -> Table:
             result.add_section()
             result.add_row(f"[bold]{section}[/]")
 
+        # A figure without a bound can be neither met nor missed.
         verdict = ""
         if figure.asked:
             verdict = "ok" if figure.is_met else "[red]missed[/]"

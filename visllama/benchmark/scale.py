@@ -1,4 +1,7 @@
-"""Measure what the order of many shards costs, in a process of its own, whose memory is then that of the order."""
+"""Measure what the order of samples costs (`visllama.data.order`) where a dataset has very many shards.
+
+`measure_order` is meant to run in a process of its own, so that the memory it measures is that of the order.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,19 @@ from visllama.data.order import Order
 from visllama.data.shards.manifest import MANIFEST, Manifest
 
 GLOBAL_BATCH_SIZE = 1024
+"""The number of samples of a step, over all ranks."""
 _MEAN_RECORDS = 10_000
 _STEPS_AFTER = 20
 
 
 def write_manifest(folder: Path, num_shards: int, seed: int) -> None:
-    """Write the manifest of shards that do not exist: about 10,000 records each, as img2dataset makes them."""
+    """Write the `manifest.json` of shards that do not exist, with made-up sizes: 8,000 to 12,000 records in each.
+
+    Args:
+        folder: The folder that the manifest is written to; it has to be there.
+        num_shards: The number of shards that the manifest names.
+        seed: The seed of the sizes.
+    """
     rng = np.random.default_rng(seed)
     records = rng.integers(_MEAN_RECORDS * 4 // 5, _MEAN_RECORDS * 6 // 5, num_shards)
     names = [f"{number:05d}.tar" for number in range(num_shards)]
@@ -38,11 +48,17 @@ def write_manifest(folder: Path, num_shards: int, seed: int) -> None:
 
 
 def measure_order(folder: Path, seed: int) -> dict[str, float]:
-    """Start from a manifest, jump to far positions, and go on from there.
+    """Measure what it costs to set up the order of a manifest's samples, and to find samples far behind its beginning.
+
+    Args:
+        folder: The folder that holds the manifest, for example one of `write_manifest`.
+        seed: The seed of the order.
 
     Returns:
-        The CPU seconds of the `start`, of a `jump` of the only rank, of a `jump_of_8` ranks in one of them, and of a
-        sample `after` it; and `memory_mb`, the memory of all that in 2^20 bytes.
+        CPU seconds under four keys: `start` (read the manifest and set up the order), `jump` (find the samples of a far
+        step in a run of one rank), `jump_of_8` (find one rank's samples of a far step in a run of 8 ranks), and `after`
+        (find one sample of the steps that follow). Under `memory_mb`, how far the most memory that the process has held
+        has grown meanwhile, in 2^20 bytes.
     """
     memory_before_mb = _most_memory_mb()
     started = time.process_time()
@@ -72,7 +88,7 @@ def measure_order(folder: Path, seed: int) -> dict[str, float]:
 
 
 def _locate(order: Order, steps: range, rank: int, num_ranks: int) -> float:
-    """Return the CPU seconds in which a rank finds the samples of some steps."""
+    """Return the CPU seconds in which one of `num_ranks` ranks finds its samples of some steps."""
     started = time.process_time()
     for step in steps:
         for position in order.positions(step, rank, num_ranks):

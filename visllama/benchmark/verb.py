@@ -13,14 +13,22 @@ from visllama.evaluation.report import provenance, write_json
 
 
 def benchmark(config: BenchmarkConfig) -> dict:
-    """Measure `what`, show a table, and write `benchmark.json`, whose content is returned.
+    """Run the benchmark, print a table of its figures, and write `benchmark.json` to the folder of the run.
 
-    A figure that is not as it is asked for is no error.
+    A figure that misses its bound is shown as missed, and raises no error.
+
+    Args:
+        config: `size` ("small" or "full") and `seed` say what is measured; `what` is only kept in the result.
+
+    Returns:
+        The content of `benchmark.json`: `what`, `size`, `figures` (each figure's value, unit and bound, by its name),
+        and `provenance` (the versions, the machine and its load, under which they were measured).
     """
     folder = run_folder()
     # On a busy machine the figures are worse: those who compare them should know.
     load_before, _, _ = os.getloadavg()
     figures, facts = measure(config.size, config.seed)
+
     result = {
         "what": config.what,
         "size": config.size,
@@ -28,6 +36,7 @@ def benchmark(config: BenchmarkConfig) -> dict:
         "provenance": provenance(seed=config.seed, cores=os.cpu_count(), load_before=load_before, **facts),
     }
     write_json(folder / "benchmark.json", result)
+
     say(table(f"What data costs, on one core (size={config.size})", figures))
     say(f"\nWrote {folder}: benchmark.json")
     if config.size != "full":

@@ -1,1 +1,1 @@
-"""Raw datasets become shards with an index: `visllama prepare source=NAME key=value ...`."""
+"""The verb `prepare`: write raw datasets as shards (tars) with an index, which training reads."""

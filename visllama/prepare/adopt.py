@@ -26,14 +26,14 @@ from visllama.prepare.raw import SPLITS
 
 @dataclass(frozen=True)
 class Shards:
-    """The keys of `source=shards`: tars that others have made.
+    """The keys of `source=shards`, which indexes tars that others have made; the key `from` is not among them.
 
     Args:
-        name: The folder below `paths.data` that will name the tars; None indexes local tars where they lie.
-        split: The split that the tars belong to.
-        workers: The number of processes; None starts one for each core.
-        check_only: Report what is damaged in the tars, and write nothing.
-        cache_gib: The most that fetched shards may take up, in GiB; None sets no limit.
+        name: The folder below `paths.data` under which the tars will be found; None indexes local tars where they lie.
+        split: The split that the tars belong to: "train", "val" or "test".
+        workers: The number of processes that index local tars; None starts one for each core.
+        check_only: Whether only to report what is damaged in the tars, and to write nothing.
+        cache_gib: The most that fetched shards may take up in the cache, in GiB; None sets no limit.
     """
 
     name: str | None
@@ -43,10 +43,10 @@ class Shards:
     cache_gib: float | None
 
     def check(self) -> None:
-        """Check the values of the keys.
+        """Check `split` and `cache_gib`; nothing on the disk is looked at.
 
         Raises:
-            ConfigError: If a value is out of its range; the message names the key.
+            ConfigError: If `split` is no split, or `cache_gib` is 0 or less; the message names the key.
         """
         require(self.split in SPLITS, f"split={self.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
 
@@ -55,10 +55,18 @@ class Shards:
 
 
 def find(place: str) -> list[str]:
-    """Return the tars that `from=` names: paths of local tars, or addresses of remote ones.
+    """Return the tars that the key `from` names, in their order.
+
+    Args:
+        place: A local tar, a folder of tars, or a pattern with "*" in the file name or with braces; or addresses such
+            as "https://host/{00000..00099}.tar". Remote tars are not asked for: every number counts as there.
+
+    Returns:
+        Absolute paths with all links followed, or addresses.
 
     Raises:
-        ConfigError: If no tar is there, or an address is of a kind that is not opened.
+        ConfigError: If no local tar is there, an address has a scheme that is not opened, or an address does not name
+            its tars by numbers.
     """
     if not is_remote(place):
         try:
@@ -79,17 +87,25 @@ def find(place: str) -> list[str]:
 
 
 def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[Path, Manifest]:
-    """Index tars, and return the place that training reads them from, with their manifest.
+    """Index tars that are there already, so that training can read them; remote tars are fetched for that.
+
+    Indexes that are there already and up to date are kept, so that the same call goes on after an interruption.
 
     Args:
         spec: The keys of the source.
-        place: A path, a pattern, or addresses.
-        folder: The folder of the split, for links to the tars or for their indexes; None leaves the tars where they
-            lie.
-        cache: The folder `paths.cache`.
+        place: The value of `from`: the tars, as `find` reads it.
+        folder: The folder of the split, which is made. It gets a manifest and, for local tars, links to them with
+            their indexes; for remote ones, the indexes alone. None leaves local tars where they lie, with the index in
+            their folder; remote tars need a folder.
+        cache: The folder `paths.cache`, in which fetched tars are kept, and indexes of local tars that lie in a folder
+            without leave to write.
+
+    Returns:
+        The path that training reads the tars from (`folder`, or `place` as a path), and their manifest.
 
     Raises:
-        ConfigError: If there is no tar, no record can be read, or the folder holds something else.
+        ConfigError: If there is no tar, a tar cannot be read or fetched, no record is in any, or the folder holds
+            something else.
     """
     tars = find(place)
 
@@ -112,7 +128,10 @@ def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[P
 
 
 def index_each(tars: list[str]) -> Iterator[ShardIndex]:
-    """Yield the index of each local tar, and write nothing.
+    """Yield a new index of each local tar, in the order of the tars; nothing is written. A progress bar is shown.
+
+    Args:
+        tars: The paths of the tars.
 
     Raises:
         ConfigError: If a tar cannot be read.
@@ -147,7 +166,11 @@ def _index_links(tars: list[str], folder: Path, num_workers: int | None) -> Mani
 
 
 def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
-    """Refuse a folder that holds, or was begun with, other shards than these."""
+    """Check that a folder was begun with these tars; a new or empty one is begun, with the tars in its `plan.json`.
+
+    Raises:
+        ConfigError: If the folder holds, or was begun with, something else.
+    """
     tars_sha256 = hashlib.sha256("\n".join(tars).encode()).hexdigest()
     description = {"sha256": tars_sha256, "settings": {"from": place}}
     plan = folder / "plan.json"
@@ -191,16 +214,21 @@ def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[Row]:
 
 
 def _describe_faults(faults: Mapping[str, int]) -> str:
+    """Return the number of damaged places by reason as text; "they are empty" if nothing is damaged."""
     counts = [f"{reason} {count}" for reason, count in faults.items()]
     return ", ".join(counts) or "they are empty"
 
 
 def counts(manifest: Manifest, started: float) -> dict:
-    """Return the totals of what was indexed, under the keys that `write_split` uses for what it wrote.
+    """Return the totals of indexed tars, for the summary that `prepare` prints.
 
     Args:
-        manifest: The shards.
-        started: The `time.perf_counter()` at which the work began.
+        manifest: The manifest of the tars.
+        started: The value of `time.perf_counter()` when the work began.
+
+    Returns:
+        `records`, `pairs` (captions, questions and conversations), `shards`, `bytes`, `skipped` (the number of damaged
+        places by reason) and `seconds` (since `started`).
     """
     seconds = time.perf_counter() - started
     return {

@@ -1,4 +1,7 @@
-"""`source=coco` and its like: captions in Karpathy's layout (COCO, Flickr30k) or in COCO's own (COCO, nocaps)."""
+"""Read captions of images, in Karpathy's layout (COCO, Flickr30k) or in COCO's own (COCO, nocaps).
+
+The sources coco, coco2017, nocaps and flickr30k are read by it.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ _NAMED_2014 = re.compile(r"COCO_(?:train|val)2014_([0-9]{12}\.jpg)")
 
 @dataclass(frozen=True)
 class Coco(RawData):
-    """COCO's captions: all captions of an image are one record, whose key is the image's id.
+    """The reader of a file of captions: a record is an image with all its captions, and its key is the image's id.
 
     Args:
-        images: The folder of images, or the one that holds `train2014` and its like.
-        captions: Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`, or a file in COCO's own layout:
-            `captions_train2017.json`, `nocaps_val_4500_captions.json`. The `domain` of nocaps' images is the `type` of
-            their records.
+        images: The folder of images, or the one that holds `train2014` and the other folders of COCO's archives.
+        captions: The path of Karpathy's `dataset_coco.json` or `dataset_flickr30k.json`, or of a file in COCO's own
+            layout, for example `captions_train2017.json` or `nocaps_val_4500_captions.json`. The `domain` of nocaps'
+            images becomes the `type` of their records.
     """
 
     images: str
@@ -35,9 +38,18 @@ class Coco(RawData):
     FILES = ("captions",)
 
     def folder(self) -> ImageFolder:
+        """Return the folder `images` and the folders of COCO's archives below it, as one place to look for images."""
         return coco_folder(self.images)
 
     def read(self) -> dict[str, RawSplit]:
+        """Read the file of captions, and return the records by split; image files are not looked at.
+
+        A file in Karpathy's layout names the split of each image: all splits are returned, or `split` alone. Any other
+        file is one split: `split`, or the one that the name of the file contains.
+
+        Raises:
+            ConfigError: If the file cannot be read or has neither layout, or its split is not known or not there.
+        """
         content = read_json("captions", self.captions)
         images = self._listed(content, "images")
         if "annotations" in content:
@@ -52,10 +64,12 @@ class Coco(RawData):
         return self._karpathy(images)
 
     def _listed(self, content: object, name: str) -> list:
+        """Return the list that the file of captions holds under a name."""
         return listed("captions", self.captions, content, name, "COCO captions file")
 
     def _official(self, images: list, annotations: list) -> dict[str, RawSplit]:
         """Return the split of a file in COCO's own layout, whose captions stand apart from the images."""
+        # Nothing inside such a file says which split it is.
         split = self.split or split_of_name(self.captions)
         if split is None:
             raise unknown_split("captions", self.captions)
@@ -158,9 +172,13 @@ def _add(
 
 
 def names_of_both_years(file: object) -> tuple:
-    """Return the names that an image's file may have: the name in the file and, for one of 2014, that of 2017.
+    """Return the names that a COCO image may have: its own and, if it is one of 2014, also the name it has in 2017.
 
-    The archives of 2017 hold the pictures of 2014 in other folders, each named by COCO's id alone.
+    The archives of 2017 hold the pictures of 2014 in other folders, each named by COCO's id alone:
+    `COCO_val2014_000000000042.jpg` is `000000000042.jpg` there.
+
+    Args:
+        file: The file name in the raw data. A value that is no text is returned as it is, as the only name.
     """
     match = _NAMED_2014.fullmatch(file) if isinstance(file, str) else None
     if match is None:
@@ -169,9 +187,12 @@ def names_of_both_years(file: object) -> tuple:
 
 
 def coco_folder(images: str | Path) -> ImageFolder:
-    """Return a folder of COCO's images together with the folders that its archives unpack to.
+    """Return one place to look for COCO's images: a folder, then `train2014` and the others of `FOLDERS` below it.
 
-    Each of these folders may be a link that the user has made.
+    Those that are not there are left out; each may be a link.
+
+    Args:
+        images: The folder; `~` is the home folder.
     """
     parent = Path(images).expanduser()
     subfolders = [parent / name for name in FOLDERS]
@@ -179,7 +200,10 @@ def coco_folder(images: str | Path) -> ImageFolder:
 
 
 def split_of_name(file: str) -> str | None:
-    """Return the split that a file's name contains, as in `captions_train2017.json`; None if it has none or several."""
+    """Return the split that the name of a file contains as a word, "train", "val" or "test"; None for none or several.
+
+    For example, `captions_train2017.json` is "train". The file is not read, and its folder does not count.
+    """
     stem = Path(file).stem.lower()
     # Not a part of a word, such as "training" or "latest".
     splits = set(re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", stem))
@@ -187,11 +211,11 @@ def split_of_name(file: str) -> str | None:
 
 
 def unknown_split(key: str, file: str) -> ConfigError:
-    """Return the error for a file whose name does not show its split.
+    """Return, for the caller to raise, the error for a file whose name does not show its split.
 
     Args:
-        key: The key that names the file.
-        file: The file.
+        key: The key that names the file, for the message.
+        file: The path of the file, for the message.
     """
     choices = ", ".join(f"split={split}" for split in SPLITS)
     return ConfigError(f"{key}={file}: its file name does not show which split it is: give one of {choices}")

@@ -1,7 +1,8 @@
-"""URL lists (CC-3M's TSV, COYO-700M's parquet files) become webdataset shards: filter, download, judge, merge.
+"""Download lists of URLs (CC-3M's TSV, COYO-700M's parquet files) as webdataset shards, in one or more parts.
 
-Each part has a folder, `out/_download/part-00003-of-00064`: `spec.json` (the settings it was begun with), `list` (its
-filtered rows), `shards`, `log.txt`, and at last `done.json`. `merge` moves the shards of all parts into `out`.
+A part is a slice of the list. Each part has a folder, `out/_download/part-00003-of-00064`, which holds `spec.json` (the
+settings it was begun with), `list` (its filtered rows), `shards`, `log.txt`, and at last `done.json`. `merge` moves the
+shards of all parts into `out`.
 """
 
 from __future__ import annotations
@@ -39,13 +40,21 @@ _RUNTIME = {
 
 
 def download(spec: Download) -> dict:
-    """Download a part, or everything, and return the counts; a part that was cut short goes on where it stood.
+    """Download the part of a list that `spec.part` names, and return its counts; without a part, all of it, and merge.
 
-    A part that is done is not run again.
+    A part that was interrupted goes on where it stood, and one that is done is not run again. The shards of a part stay
+    in its own folder until `merge` moves them; those of a whole list are moved to `spec.out` at once.
+
+    Args:
+        spec: The settings of the download.
+
+    Returns:
+        `rows` (of the list), `refused_urls` (rows that were not tried, by reason), `downloaded` (images), `failed`
+        (URLs that gave no image, by reason), `seconds` and `shards`.
 
     Raises:
-        ConfigError: If the command or the list is absent, the part was begun with other settings, the command failed
-            or left shards out, or fewer than `min_success` of the URLs gave an image.
+        ConfigError: If the command or the list is not there, the part was begun with other settings, another process
+            works on it, img2dataset fails or leaves shards out, or fewer than `min_success` of the URLs gave an image.
     """
     index, num_parts = read_part(spec.part)
     folder = _folder(spec, index, num_parts)
@@ -62,7 +71,10 @@ def download(spec: Download) -> dict:
 
 
 def _download_part(spec: Download, folder: Path) -> None:
-    """Filter, download, and judge the result; what is there already is kept."""
+    """Filter the rows of a part, download them, check how many succeeded, and write `done.json`.
+
+    What an earlier call has filtered or downloaded is kept.
+    """
     started = time.monotonic()
     spec = replace(spec, command=find_command(spec.command))
     counts = write_list(spec, folder)
@@ -76,6 +88,7 @@ def _download_part(spec: Download, folder: Path) -> None:
     failed = Counter()
     for stat in stats.values():
         failed.update(stat["status_dict"])
+    # A URL that no statistics mention has failed too.
     failed["lost without a reason"] += tried - failed.total()
     downloaded = failed.pop("success", 0)
     _require_success(spec, folder, downloaded, tried, failed)
@@ -106,13 +119,22 @@ def _require_success(spec: Download, folder: Path, downloaded: int, tried: int, 
 
 
 def merge(spec: Download) -> dict:
-    """Move the shards of all parts into `out`, numbered in the order of the parts, and return the sum of their counts.
+    """Move the shards of all parts into `spec.out`, numbered in the order of the parts, and return their counts.
 
-    A second call changes nothing.
+    A second call moves nothing more, and returns the same; one that was interrupted goes on.
+
+    Args:
+        spec: The settings of the download. The number of parts is taken from `part`, or from the folders of the parts
+            where it is None.
+
+    Returns:
+        The counts that `download` returns, each the sum over all parts.
 
     Raises:
-        ConfigError: If a part is not done or has other settings, or `out` holds tars of something else.
+        ConfigError: If a part is not done, was begun with other settings, or has lost shards; if the number of parts is
+            not known; or if `spec.out` holds tars of something else.
     """
+    # Nothing is moved before all parts are known to be done.
     work = _work(spec)
     num_parts = _num_parts(spec, work)
     folders = [_folder(spec, index, num_parts) for index in range(1, num_parts + 1)]
@@ -151,7 +173,11 @@ def _num_parts(spec: Download, work: Path) -> int:
 
 
 def _move(sources: list[Path], out: Path) -> None:
-    """Move tars, numbering them; those of a move that was cut short are there already."""
+    """Move tars into a folder, named by their numbers in the list; those that an earlier call has moved stay.
+
+    Raises:
+        ConfigError: If the folder holds other tars, or a tar is neither at its old place nor at its new one.
+    """
     last_number = str(len(sources) - 1)
     width = max(5, len(last_number))
     moves = {}
@@ -175,7 +201,11 @@ def _move(sources: list[Path], out: Path) -> None:
 
 
 def _hold_to(spec: Download, folder: Path) -> None:
-    """Hold the settings to those that the folder was begun with: shards of two kinds would mix unseen."""
+    """Check that a folder was begun with these settings, so that shards of two kinds cannot mix; a new one is begun.
+
+    Raises:
+        ConfigError: If it was begun with other settings.
+    """
     settings = {key: value for key, value in asdict(spec).items() if key not in _RUNTIME}
     # The list may have been moved since, so that its files' names and sizes stand for it.
     settings["list"] = {file.name: file.stat().st_size for file in list_files(spec)}
@@ -197,15 +227,17 @@ def _hold_to(spec: Download, folder: Path) -> None:
 
 
 def _work(spec: Download) -> Path:
+    """Return the folder that holds the folders of the parts."""
     return Path(spec.out).expanduser().resolve() / "_download"
 
 
 def _folder(spec: Download, index: int, num_parts: int) -> Path:
+    """Return the folder of a part, which is counted from 1."""
     return _work(spec) / f"part-{index:05d}-of-{num_parts:05d}"
 
 
 def _summary(done: list[dict]) -> dict:
-    """Return the sum of the counts of parts."""
+    """Return the sum of the counts of some parts, which are the contents of their `done.json`."""
     refused = Counter()
     failed = Counter()
     for part in done:

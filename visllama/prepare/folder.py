@@ -1,4 +1,4 @@
-"""`source=folder`: a folder of pictures, and a table of their captions."""
+"""`source=folder`: read a table of captions for a folder of pictures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ _NUMBERED = re.compile(r"(.+)#[0-9]+\t(.*)")
 
 @dataclass(frozen=True)
 class Folder(RawData):
-    """Pictures with captions; a record's key is the number of the image's first row, its own id the image's file name.
+    """The reader of a table of captions: a record is an image with the captions of all its rows.
+
+    The key of a record is the number of its image's first row, and its `image_id` is the image's file name.
 
     Args:
         images: The folder of pictures.
-        table: A CSV with the columns `image` and `caption` (.csv, or Flickr8k's captions.txt), a list of
-            `IMAGE#NUMBER<tab>CAPTION` (Flickr8k.token.txt), or a .jsonl with `image` and `caption` or `captions`;
-            several rows of one image are several captions.
+        table: The path of the table. It may be a CSV with the columns `image` and `caption` (.csv, or Flickr8k's
+            captions.txt), a list with a line `IMAGE#NUMBER<tab>CAPTION` for each caption (Flickr8k.token.txt), or
+            JSON lines (.jsonl) of objects with `image` and `caption` (a text) or `captions` (a list).
     """
 
     images: str
@@ -35,12 +37,26 @@ class Folder(RawData):
     FILES = ("table",)
 
     def check(self) -> None:
+        """Check the values of the keys, that table and folder are there, and the table's suffix; nothing is opened.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names the key, the value, and what to do.
+        """
         super().check()
         suffix = Path(self.table).suffix.lower()
         known = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
         require(suffix in _SUFFIXES, f"table={self.table}: must be a {known}, not {suffix!r}")
 
     def read(self) -> dict[str, RawSplit]:
+        """Read the table, and return one split of records, in the order of their images' first rows, by its name.
+
+        The split is the value of `split`, or "train". Rows that cannot be read, or lack an image or a caption, are left
+        out.
+
+        Raises:
+            ConfigError: If the table cannot be read, is not in UTF-8, or is a CSV without the two columns or with a
+                quote that is left open.
+        """
         raw_split = RawSplit()
         captions: dict[str, list[str]] = {}
         first_rows: dict[str, tuple[int, str]] = {}
@@ -72,6 +88,7 @@ class Folder(RawData):
         return {self.split or "train": raw_split}
 
     def _read_text(self) -> str:
+        """Return the whole text of the table."""
         # Spreadsheets write a byte order mark before the first column's name: utf-8-sig drops it.
         try:
             return Path(self.table).expanduser().read_text(encoding="utf-8-sig")
@@ -81,9 +98,9 @@ class Folder(RawData):
             raise ConfigError(f"table={self.table}: cannot be read ({error.strerror})") from error
 
     def _rows(self, text: str) -> Iterator[tuple[int, dict | str]]:
-        """Return the table's rows, each with its line, read in the format that its suffix and its first line show.
+        """Return the rows of the table, each with the number of its line.
 
-        A row that cannot be read is the text that says why.
+        The suffix of the table and its first line show its format. A row that cannot be read is a text that says why.
         """
         suffix = Path(self.table).suffix.lower()
         if suffix == ".jsonl":
@@ -93,6 +110,7 @@ class Folder(RawData):
         return self._csv(text)
 
     def _csv(self, text: str) -> Iterator[tuple[int, dict | str]]:
+        """Yield each row of a CSV with the number of the line on which it begins."""
         reader = csv.reader(io.StringIO(text, newline=""))
         # A caption may hold line breaks, so that a row is named by the line on which it begins.
         begin = 1
@@ -119,6 +137,7 @@ class Folder(RawData):
 
 
 def _numbered(text: str) -> Iterator[tuple[int, dict | str]]:
+    """Yield each row of a list in the layout of `Flickr8k.token.txt`, with the number of its line."""
     for line, content in enumerate(text.split("\n"), start=1):
         match = _NUMBERED.fullmatch(content.rstrip("\r"))
         if match:
@@ -128,6 +147,7 @@ def _numbered(text: str) -> Iterator[tuple[int, dict | str]]:
 
 
 def _jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
+    """Yield the object of each line of JSON lines, with the number of the line."""
     # Not `splitlines`: JSON texts may hold other line breaks, such as U+2028.
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():

@@ -1,4 +1,4 @@
-"""The `img2dataset` command: how it is called, what it gets to know, and when its shards count as whole.
+"""Run the `img2dataset` command: its options, its environment variables, and when its shards count as whole.
 
 It lives in its own virtual environment, since its pins fight ours. It follows redirects, resolves names and reads
 bodies without a bound, which no filter of URLs can hold back: run it where your own network is out of reach.
@@ -35,10 +35,13 @@ _HOW = (
 
 
 def find_command(command: str) -> str:
-    """Return the absolute path of the command.
+    """Return the absolute path of the `img2dataset` command.
+
+    Args:
+        command: A name that is looked for in PATH, or a path; `~` is the home folder.
 
     Raises:
-        ConfigError: If it is absent, with how to install it.
+        ConfigError: If there is no such command; the message says how to install it.
     """
     path = shutil.which(os.path.expanduser(command))
     if path is None:
@@ -47,7 +50,15 @@ def find_command(command: str) -> str:
 
 
 def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list[str]:
-    """Return the command that downloads a filtered list; it honours the sites' noai headers, which is its default."""
+    """Return the arguments, the program first, with which img2dataset downloads a list; nothing is run.
+
+    Sites that forbid such use by a "noai" header are respected, which is img2dataset's default.
+
+    Args:
+        spec: The settings of the download; `spec.command` is the program.
+        list_file: The list as JSON lines, or a folder of such files, as `write_list` writes it.
+        out: The folder that the shards are written to.
+    """
     additional_columns = json.dumps(spec.score_columns) if spec.score_columns else None
     options = {
         "url_list": list_file,
@@ -76,6 +87,7 @@ def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list
         "distributor": spec.distributor,
         "enable_wandb": False,
     }
+    # An option without a value is left to img2dataset's own default.
     argv = [spec.command]
     for name, value in options.items():
         if value is not None:
@@ -84,19 +96,21 @@ def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list
 
 
 def run_img2dataset(argv: list[str], folder: Path, num_shards: int, num_urls: int) -> dict[int, dict]:
-    """Run the command over what is missing in `folder/shards`, with its output in `folder/log.txt`.
+    """Run img2dataset to its end, for the shards that are missing in `folder/shards`, with a progress bar.
+
+    Its output is appended to `folder/log.txt`. Shards that were half written are made anew.
 
     Args:
-        argv: The command line.
-        folder: The folder of the part.
+        argv: The arguments, as `command_line` returns them with `folder/shards` as the folder of the shards.
+        folder: The folder of the part of the list that is downloaded.
         num_shards: The number of shards that there have to be at the end.
         num_urls: The number of URLs that these shards have to account for.
 
     Returns:
-        The statistics of each shard, as img2dataset writes them.
+        The statistics of each shard, by its number, as img2dataset writes them (`count`, `successes`, `status_dict`).
 
     Raises:
-        ConfigError: If it does not start, fails, or leaves shards or URLs out.
+        ConfigError: If img2dataset does not start, fails, or leaves shards or URLs out.
     """
     shards = folder / "shards"
     shards.mkdir(exist_ok=True)
@@ -117,9 +131,9 @@ def run_img2dataset(argv: list[str], folder: Path, num_shards: int, num_urls: in
 
 
 def _watch(argv: list[str], folder: Path, num_shards: int) -> int:
-    """Run the command to its end, with a bar over its shards, and return its exit code.
+    """Run the command to its end, with a progress bar over its shards, and return its exit code.
 
-    None of its processes stays behind.
+    At the end, also after an error, all of its processes are killed.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -157,9 +171,9 @@ def _watch(argv: list[str], folder: Path, num_shards: int) -> int:
 
 
 def _complete(shards: Path) -> dict[int, dict]:
-    """Return the statistics of finished shards.
+    """Return the statistics of each finished shard, by its number.
 
-    A half-written shard loses its statistics, so that it is done again.
+    The statistics of a half-written shard are deleted, so that img2dataset makes the shard again.
     """
     stats = {}
     for path in sorted(shards.glob("*_stats.json")):
@@ -185,7 +199,14 @@ def _is_whole(path: Path) -> bool:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Return our environment without secrets and without our Python's paths, marked with the folder."""
+    """Return the environment variables for a process of img2dataset's.
+
+    They are those of this process without any that look like secrets and without PYTHONPATH and PYTHONHOME. Added are
+    settings of img2dataset's packages, and one that names the folder, by which `alone` finds processes left behind.
+
+    Args:
+        folder: The folder that the process works in.
+    """
     variables = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
     # A few kilobytes may unpack to gigabytes.
     variables["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(50_000_000)
@@ -196,9 +217,13 @@ def environment(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def alone(folder: Path) -> Generator[None, None, None]:
-    """Lock a folder inside this context, and end the processes that a killed run left at work in it.
+    """Hold the lock of a folder inside a `with` block; before it, kill the processes that a killed run left in it.
 
-    Its workers would go on writing their shards.
+    Such processes would go on writing their shards. They are found in /proc, so on Linux alone, by the environment
+    variable that `environment` sets.
+
+    Args:
+        folder: The folder; it is made if it is not there.
 
     Raises:
         ConfigError: If another process holds the lock.
@@ -219,6 +244,6 @@ def _end_orphans(folder: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """Return the last 15 lines of a log."""
+    """Return the last 15 lines of a text file, which is read whole; bytes that are no UTF-8 are replaced."""
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join(lines[-15:])

@@ -1,4 +1,4 @@
-"""`source=instruct`: conversations to follow, Alpaca's (language alone) or LLaVA's, with any number of images."""
+"""`source=instruct`: read conversations to learn from, in Alpaca's layout (text alone) or LLaVA's (with images)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _KNOWN = {"instruction", "conversations"}
 
 @dataclass(frozen=True)
 class Instruct(RawData):
-    """Conversations; an entry of the file is a record, whose key is the entry's number.
+    """The reader of a file of conversations: each entry is a record, whose key is the entry's number, from 0.
 
     Args:
-        conversations: A JSON list (or a JSON object a line, .jsonl) of `{instruction, input, output}`, or of
-            `{image, conversations: [{from, value}]}`, where `image` is a file, a list of files, or not there.
+        conversations: The path of a JSON list, or of JSON lines (.jsonl). An entry is either
+            `{instruction, input, output}`, or `{image, conversations: [{from, value}]}`, where `image` is a file name,
+            a list of them, or not there.
         images: The folder of images; None where no entry names one.
     """
 
@@ -33,6 +34,15 @@ class Instruct(RawData):
     FILES = ("conversations",)
 
     def read(self) -> dict[str, RawSplit]:
+        """Read the conversations, and return one split of records in their order, by its name: `split`, or "train".
+
+        Entries that cannot be used are left out. Where a conversation begins with a turn of gpt, that turn alone is
+        left out, and the number of such turns is printed.
+
+        Raises:
+            ConfigError: If the file cannot be read or holds no entry in a known layout, or entries name images and
+                `images` is None.
+        """
         raw_split = RawSplit()
         file_name = Path(self.conversations).name
         num_greetings = 0
@@ -72,6 +82,7 @@ class Instruct(RawData):
         Raises:
             ConfigError: If it is not a list, or no entry has a layout that is known.
         """
+        # A broken line costs one entry, but a broken JSON list cannot be read at all.
         if Path(self.conversations).suffix == ".jsonl":
             lines = Path(self.conversations).expanduser().read_bytes().splitlines()
             entries = [_line(line) for line in lines if line.strip()]
@@ -87,6 +98,7 @@ class Instruct(RawData):
 
 
 def _has_known_layout(entry: Any) -> bool:
+    """Return whether an entry is an object with one of the keys of the two layouts."""
     return isinstance(entry, dict) and not _KNOWN.isdisjoint(entry)
 
 
@@ -138,7 +150,15 @@ def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def _check_turns(turns: list[dict[str, Any]], speakers: list) -> None:
-    """Check that human and gpt speak by turns, after a system text if there is one, and that each turn has a text."""
+    """Check that human and gpt speak by turns, after a system text if there is one, and that each turn has a text.
+
+    Args:
+        turns: The turns, at least one, each with the name of its speaker in our own spelling.
+        speakers: The speakers as the file spells them, for the message.
+
+    Raises:
+        ValueError: If not; its arguments are the reason and the detail.
+    """
     spoken = turns[1:] if turns[0]["from"] == "system" else turns
     expected = ["human" if i % 2 == 0 else "gpt" for i in range(len(spoken))]
     if [turn["from"] for turn in spoken] != expected or len(spoken) < 2:
@@ -149,7 +169,11 @@ def _check_turns(turns: list[dict[str, Any]], speakers: list) -> None:
 
 
 def _alpaca(entry: dict) -> list[dict[str, str]]:
-    """Return the two turns of an entry in Alpaca's layout."""
+    """Return the two turns of an entry in Alpaca's layout; its `input`, if there is one, follows the instruction.
+
+    Raises:
+        ValueError: If the entry cannot be used; its arguments are the reason and the detail.
+    """
     instruction = texts([entry.get("instruction")])
     prompt = instruction + texts([entry.get("input")])
     output = texts([entry.get("output")])

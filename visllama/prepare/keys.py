@@ -1,4 +1,8 @@
-"""The sources of `prepare` and the keys of each, checked before anything is read; nothing here needs torch."""
+"""The sources of `prepare`, the keys of each, and the check of their values; nothing here imports torch.
+
+A source says what is prepared: a raw dataset (`RAW`), a list of URLs (`LISTS`), "shards" (tars that are there already),
+or "scenes" (the backbones of the embedded world).
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,9 @@ RAW: dict[str, type[RawData]] = {
     "vizwiz": VizWiz,
     "pope": Pope,
 }
+"""The class that reads each raw dataset, by the name of the source."""
 LISTS = ("cc3m", "coyo")
+"""The sources that are lists of URLs, which have to be downloaded."""
 _CALLS = {
     "coco": "images=DIR captions=FILE",
     "vqa": "questions=FILE annotations=FILE images=DIR",
@@ -60,7 +66,13 @@ _MOST_WORKERS = 1024
 
 
 def hints(source: str) -> dict[str, Any]:
-    """Return the keys of a source with their types, without the keys that every verb has."""
+    """Return the keys that a source reads, each with the type hint of its value.
+
+    Keys that every verb has, such as `seed` and `paths`, are not among them.
+
+    Args:
+        source: A name of a source, one that `check_prepare` accepts. Any unknown name gets the keys of "scenes".
+    """
     if source in RAW:
         return get_type_hints(RAW[source])
     if source == "shards":
@@ -74,19 +86,31 @@ def hints(source: str) -> dict[str, Any]:
 
 
 def arguments(config: PrepareConfig) -> dict[str, Any]:
-    """Return the values of the keys that the source reads; `name` may be one of them."""
+    """Return a new dictionary with the value of each key that the source of a configuration reads (see `hints`).
+
+    Raises:
+        KeyError: If such a key has no value; `check_prepare` refuses such a configuration.
+    """
     values = to_dict(config) | config.keys
     return {key: values[key] for key in hints(config.source)}
 
 
 def raw_spec(config: PrepareConfig) -> RawData:
-    """Return what the keys of a raw dataset ask for."""
+    """Return the reader of a raw dataset, made with the values of the configuration; it is not checked here.
+
+    Args:
+        config: A configuration whose source is one of `RAW`.
+    """
     values = arguments(config)
     return RAW[config.source](**values)
 
 
 def shards_spec(config: PrepareConfig) -> Shards:
-    """Return what the keys of `source=shards` ask for."""
+    """Return the keys of `source=shards` as an object, without `from`; the values are not checked here.
+
+    Args:
+        config: A configuration whose source is "shards".
+    """
     values = arguments(config)
     # The place is an argument of its own, wherever tars are found.
     del values["from"]
@@ -94,7 +118,12 @@ def shards_spec(config: PrepareConfig) -> Shards:
 
 
 def download_spec(config: PrepareConfig) -> Download:
-    """Return what the keys of a URL list ask for."""
+    """Return what to download, and how, made with the values of the configuration; they are not checked here.
+
+    Args:
+        config: A configuration whose source is one of `LISTS`. Its keys `merge`, `check_only` and `split` are left out;
+            `split` becomes a part of the folder.
+    """
     values = arguments(config)
     for key in ("merge", "check_only", "split"):
         del values[key]
@@ -105,7 +134,12 @@ def download_spec(config: PrepareConfig) -> Download:
 
 
 def split_folder(config: PrepareConfig, split: str) -> Path:
-    """Return the folder of a split's shards."""
+    """Return the folder of a split's shards, which need not exist: `OUT/SPLIT`, or without `out`, `DATA/NAME/SPLIT`.
+
+    Args:
+        config: The configuration; it must have `out` or a name.
+        split: "train", "val" or "test".
+    """
     if config.out:
         parent = Path(config.out)
     else:
@@ -116,7 +150,9 @@ def split_folder(config: PrepareConfig, split: str) -> Path:
 
 
 def check_prepare(config: PrepareConfig) -> None:
-    """Refuse wrong keys, values and files before anything is read or written.
+    """Check the source, the keys and the values of a configuration, and that the files and folders they name are there.
+
+    Files are not opened, nothing is written, and the network is not asked.
 
     Raises:
         ConfigError: If something is wrong; the message names the key, the value found, and what to do.
@@ -125,8 +161,10 @@ def check_prepare(config: PrepareConfig) -> None:
     call = f"visllama prepare source={source} {_CALLS.get(source, '')}".strip()
     require(source in _CALLS, f"source={source}: choose from {', '.join(_CALLS)}")
 
+    # In this order: a value can be judged only where its key is known.
     _check_keys(config, call)
     _check_values(config)
+
     if source == "scenes":
         require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
     elif source in LISTS:
@@ -142,11 +180,14 @@ def check_prepare(config: PrepareConfig) -> None:
 
 
 def _check_keys(config: PrepareConfig, call: str) -> None:
-    """Refuse keys that the source does not have, and a source without all of its keys.
+    """Check that the source has each of the keys, and that each key of the source has a value.
 
     Args:
         config: The configuration of `prepare`.
         call: The command with what has to be given, for the error message.
+
+    Raises:
+        ConfigError: If a key is unknown or without a value.
     """
     source = config.source
     known = hints(source)
@@ -167,7 +208,11 @@ def _check_keys(config: PrepareConfig, call: str) -> None:
 
 
 def _check_values(config: PrepareConfig) -> None:
-    """Refuse values of another type, and a wrong name or number of workers."""
+    """Check the types of all values, the name, and the number of workers.
+
+    Raises:
+        ConfigError: If one of them is wrong.
+    """
     source = config.source
     # Tars that lie somewhere can be indexed there.
     require(config.name is not None or source == "shards", f"name=null: source={source} needs a name, of a folder")
@@ -186,7 +231,7 @@ def _check_values(config: PrepareConfig) -> None:
 
 
 def _check_name(name: str | None) -> None:
-    """Refuse a name that would lead out of the data folder, or that a shell or an override would misread."""
+    """Check a name, which must neither lead out of the data folder nor be misread by a shell or in an override."""
     require(
         name is None or re.fullmatch(r"[A-Za-z0-9_][\w.-]*", name, re.ASCII) is not None,
         f"name={name}: a name consists of letters, digits, _, - and ., since a folder gets it",
@@ -194,7 +239,7 @@ def _check_name(name: str | None) -> None:
 
 
 def _check_list(config: PrepareConfig) -> None:
-    """Refuse wrong values of the keys of a URL list."""
+    """Check the values of the keys that a URL list has."""
     _check_out(config)
 
     keys = config.keys
@@ -210,7 +255,7 @@ def _check_list(config: PrepareConfig) -> None:
 
 
 def _check_out(config: PrepareConfig) -> None:
-    """Refuse a place that is, or lies below, a file."""
+    """Check that the folder to write to is not, and does not lie below, a file."""
     if config.out:
         key = "out"
         place = config.out

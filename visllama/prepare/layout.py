@@ -1,6 +1,7 @@
-"""Which record goes into which shard: fixed before anything is written, by the order and the sizes of the files alone.
+"""Decide which record goes into which shard, before anything is written.
 
-So any number of processes, and any interruption, come to the same bytes.
+Only the order of the records and the sizes of their files count, so that the shards have the same bytes whatever the
+number of processes, and whatever interruption there was.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _MOST_SHOWN = 5
 
 
 class Placed(NamedTuple):
-    """A record whose image files are there.
+    """A record whose image files were found.
 
     Attributes:
         record: The record.
-        files: The path and the size in bytes of each image.
+        files: For each image of the record, in their order, the real path of its file and its size in bytes.
     """
 
     record: RawRecord
@@ -52,13 +53,13 @@ class _Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """A split's shards before they are written.
+    """Which records go into which shard of a split; nothing is written yet.
 
     Attributes:
-        shards: The records of each shard.
-        shard_bytes: The most bytes that the members of each shard take up.
-        skipped: The records that are left out so far.
-        sha256: A hash of all that determines the shards' bytes, except for the content of the images.
+        shards: For each shard, the records that it will hold, in their order.
+        shard_bytes: For each shard, the bytes that its files will take up in the tar, or fewer if images turn out bad.
+        skipped: What is left out so far: records, and parts of records.
+        sha256: A hash of all that determines the bytes of the shards, except for the content of the images.
     """
 
     shards: list[list[Placed]]
@@ -68,23 +69,34 @@ class SplitLayout:
 
     @property
     def num_records(self) -> int:
-        """The number of records that were there, those that are left out included."""
+        """The number of records in the shards plus the number of entries in `skipped`."""
         num_placed = sum(len(records) for records in self.shards)
         return num_placed + len(self.skipped)
 
 
 def encode(text: dict) -> bytes:
-    """Return the content of `KEY.json`."""
+    """Return the bytes of a record's `KEY.json`: compact JSON in UTF-8, the keys in the order of the dictionary.
+
+    Raises:
+        UnicodeEncodeError: If a text holds a letter that UTF-8 does not have (half of a surrogate pair).
+    """
     return json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
 def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLayout:
-    """Look for each record's files, and share the records out in their order.
+    """Look for the image files of each record, and share the records out to shards, in their order.
+
+    Image files are looked up, not opened. A record whose text cannot be used for training, or of whose images one is
+    not found, is left out. A progress bar is shown.
 
     Args:
-        split: The records.
-        images: The folder of their images.
-        shard_bytes: The most bytes of a shard; a record that alone has more is a shard of its own.
+        split: The records of the split, and what its reader has left out; it is not changed.
+        images: The folder in which the images are looked for.
+        shard_bytes: The most bytes that the files of a shard may take up in the tar; a record that alone takes up more
+            becomes a shard of its own.
+
+    Returns:
+        The records of each shard; its `skipped` begins with what the reader has left out.
     """
 
     def place_all(records: list[RawRecord]) -> list[_Measured | Skipped]:
@@ -121,7 +133,11 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
 
 
 def _place(record: RawRecord, images: ImageFolder) -> _Measured | Skipped:
-    """Look for a record's files, and measure what its members will take up."""
+    """Look for a record's image files, and count the bytes that the record will take up in a tar.
+
+    Returns:
+        These, or why the record is left out.
+    """
     try:
         text = encode(record.text)
         # What training will not read is not written.
@@ -145,10 +161,17 @@ def _place(record: RawRecord, images: ImageFolder) -> _Measured | Skipped:
 
 
 def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int, max_bad_fraction: float) -> None:
-    """Refuse a split of which too much is bad.
+    """Raise an error if too much of a split is left out; otherwise do nothing.
+
+    Args:
+        name: The name of the split, for the error message.
+        skipped: What is left out.
+        num_records: The number of records that were there, what is left out included.
+        max_bad_fraction: The largest share of `num_records`, from 0 to 1, that may be left out.
 
     Raises:
-        ConfigError: If so, with the reasons, their counts, examples, and how to allow it.
+        ConfigError: If more is left out, or everything, or if there was no record. The message holds the reasons with
+            their counts, examples, and the value of `max_bad_fraction` that would allow it.
     """
     if not num_records:
         raise ConfigError(f"{name}: there is no record in it")

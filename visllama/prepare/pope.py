@@ -1,4 +1,4 @@
-"""`source=pope`: POPE's three files, questions whether an object is in a picture of COCO."""
+"""`source=pope`: read POPE's three files of questions whether an object is in a picture of COCO."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
 from visllama.prepare.raw import ImageFolder, Skipped, require_file
 
 KINDS = ("random", "popular", "adversarial")
-"""The ways in which the objects that are not there were chosen; each has a file."""
+"""The ways in which POPE has chosen the objects that are not in the picture; there is a file for each."""
 _LABELS = ("yes", "no")
 
 
 @dataclass(frozen=True)
 class Pope(QuestionFile):
-    """Questions that are answered by yes or no; the kind of its file becomes the `type` of a question.
+    """The reader of POPE: questions that are answered by yes or no, each with the kind of its file as its `type`.
 
     Args:
-        images: The folder of images, or the one that holds `val2014` or `train2017` and its like.
+        images: The folder of images, or the one that holds `val2014` and the other folders of COCO's archives.
         annotations: The folder that holds `coco_pope_random.json`, `coco_pope_popular.json` and
-            `coco_pope_adversarial.json`; or one of them.
+            `coco_pope_adversarial.json`; or the path of one of them, whose name contains its kind.
 
     Reference:
         Li et al. 2023, arXiv:2305.10355.
@@ -34,15 +34,25 @@ class Pope(QuestionFile):
     FILES = ()
 
     def check(self) -> None:
+        """Check the values of the keys, and that the files and the folder of images are there; no file is opened.
+
+        Raises:
+            ConfigError: If a value cannot be used; the message names the key, the value, and what to do.
+        """
         super().check()
         for file in self._files().values():
             require_file("annotations", str(file))
 
     def folder(self) -> ImageFolder:
+        """Return the folder `images` and the folders of COCO's archives below it, as one place to look for images."""
         return coco_folder(self.images)
 
     def _files(self) -> dict[str, Path]:
-        """Return the files by their kind."""
+        """Return the path of each file by its kind, one of `KINDS`; they need not be there.
+
+        Raises:
+            ConfigError: If `annotations` is a single file whose name does not contain one kind.
+        """
         place = Path(self.annotations).expanduser()
         if place.is_dir():
             return {kind: place / f"coco_pope_{kind}.json" for kind in KINDS}
@@ -57,6 +67,11 @@ class Pope(QuestionFile):
         return {kinds[0]: place}
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
+        """Yield each question, file by file, or a `Skipped` for one that has to be left out.
+
+        Raises:
+            ConfigError: If no line of a file looks like one of POPE's.
+        """
         for kind, file in self._files().items():
             # Despite its suffix, each file holds a JSON object a line.
             lines = file.read_bytes().splitlines()
@@ -71,6 +86,7 @@ class Pope(QuestionFile):
 
 
 def _row(kind: str, where: str, entry: dict[str, Any]) -> QuestionRow | Skipped:
+    """Return the question of an entry of the file of a kind, or why it is left out."""
     label = entry.get("label")
     if label not in _LABELS:
         return Skipped(where, "label", f"label {label!r} is neither yes nor no")

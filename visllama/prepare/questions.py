@@ -1,4 +1,4 @@
-"""Questions whose answers stand beside them, in one file; a record is an image with all its questions."""
+"""What is common to datasets with one file of questions and answers; a record is an image with all its questions."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from visllama.prepare.raw import RawData, RawRecord, RawSplit, Skipped, is_id, m
 
 
 class QuestionRow(NamedTuple):
-    """A question with its answers, as a record holds it.
+    """A question with its answers, and the image that it is about.
 
     Attributes:
-        where: The question's place in the file, or its id.
-        image: The image's own id.
-        names: The names that the image's file may have, the likeliest first.
-        question: The question, its answers and its id, as the record will hold them.
+        where: Where the question stands in the file, for messages: a line, a number or its id.
+        image: The image's name or id in the dataset; questions of the same image become one record.
+        names: The paths that the image's file may have below the image folder, the likeliest first.
+        question: `question`, `answers`, `answer` and `id`, as the record will hold them; a subclass may add more.
     """
 
     where: str
@@ -28,11 +28,11 @@ class QuestionRow(NamedTuple):
 
 @dataclass(frozen=True)
 class QuestionFile(RawData):
-    """The keys of a dataset that has one file of questions; each dataset is a subclass that reads its own layout.
+    """The reader of a dataset that has one file of questions; each dataset is a subclass, which implements `rows`.
 
     Args:
         images: The folder of images.
-        annotations: The file of questions with their answers.
+        annotations: The path of the file of questions with their answers.
     """
 
     images: str
@@ -41,14 +41,21 @@ class QuestionFile(RawData):
     FILES = ("annotations",)
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
-        """Yield the questions in their order, and what has to be left out.
+        """Read the file, and yield each question in its order, or a `Skipped` for one that has to be left out.
 
         Raises:
-            ConfigError: If the file is not laid out as it should be.
+            ConfigError: If the file cannot be read, or is not laid out as it should be.
         """
         raise NotImplementedError
 
     def read(self) -> dict[str, RawSplit]:
+        """Read the file of questions, and return one split of records, a record for each image, by the split's name.
+
+        The split is the value of `split`, or the one that the name of the file contains.
+
+        Raises:
+            ConfigError: If neither names a split, the file cannot be read, or it is not laid out as it should be.
+        """
         split = self.split or split_of_name(self.annotations)
         if split is None:
             raise unknown_split("annotations", self.annotations)
@@ -89,9 +96,21 @@ def question_row(
     question: object,
     answers: object,
 ) -> QuestionRow | Skipped:
-    """Return a question with its answers, or why it is left out.
+    """Check the parts of one entry of a file, and return them as a question with its answers, or why it is left out.
 
-    An annotator who wrote nothing still counts: the score depends on how many of all gave the same answer.
+    An empty answer is kept among the others: a score depends on how many of all annotators gave the same answer.
+
+    Args:
+        where: Where the entry stands in the file, for messages.
+        image: The image's name or id in the dataset, which has to be a text.
+        names: The paths that the image's file may have below the image folder, the likeliest first.
+        question_id: The id of the question: a whole number below 10^12, or a text.
+        question: The text of the question.
+        answers: The list of all answers, which have to be texts, at least one of them not empty.
+
+    Returns:
+        The question, whose `answer` is the most frequent answer that is not empty; or a `Skipped` if the image, the id,
+        the text or the answers are missing or of another type.
     """
     question_texts = texts([question])
     all_answers = answers if isinstance(answers, list) else []

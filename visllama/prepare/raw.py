@@ -1,4 +1,8 @@
-"""What a reader makes of a raw dataset: records that name their image files, and what had to be left out, by reason."""
+"""What is common to all raw datasets: their keys, the records that are read from their files, and their images.
+
+A reader (a subclass of `RawData`) turns the files of a dataset into records that name their image files, and keeps what
+it had to leave out, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,20 @@ from typing import Any, NamedTuple, TypeGuard
 from visllama.errors import ConfigError, require
 
 SPLITS = ("train", "val", "test")
+"""The names that a split may have."""
 _MOST_IMAGE_BYTES = 2**28
 """Image files that are larger are left out: they may be meant to fill the memory."""
 
 
 class RawRecord(NamedTuple):
-    """A record to be written.
+    """A record that is to be written to a shard: its text, and the names of its image files.
 
     Attributes:
-        key: The record's name in the shard, unique in its split.
-        images: For each image, the names that its file may have below the image folder, the likeliest first.
-        text: The content of `KEY.json`.
-        where: The record's place in the raw file: `FILE:LINE`, or an id.
+        key: The name of the record in the shard, unique in its split; its text becomes the file `KEY.json`.
+        images: For each image of the record, the paths that its file may have below the image folder, the likeliest
+            first.
+        text: The content of `KEY.json`: captions, questions or a conversation, with metadata (`visllama.data.record`).
+        where: Where the record stands in the raw file, for messages: for example "FILE:LINE", or an id.
     """
 
     key: str
@@ -39,9 +45,9 @@ class Skipped(NamedTuple):
     """A record, or a part of one, that is left out.
 
     Attributes:
-        where: Its place in the raw file.
-        reason: One or two words by which such records are counted.
-        detail: What is wrong with this one.
+        where: Where it stands in the raw file, for messages: for example "FILE:LINE", or an id.
+        reason: The kind of the problem, in one or two words, by which problems are counted: for example "missing".
+        detail: What is wrong with this one, for messages.
     """
 
     where: str
@@ -51,14 +57,20 @@ class Skipped(NamedTuple):
 
 @dataclass
 class RawSplit:
-    """The records of a split, in the order in which they will be written, and what is left out of it so far."""
+    """The records of a split that were read, and what had to be left out; `add` and `skip` fill it.
+
+    Attributes:
+        records: The records, in the order in which they will be written.
+        skipped: What is left out, in the order in which it was found.
+        keys: The keys of all records, by which `add` finds repeated ones.
+    """
 
     records: list[RawRecord] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
 
     def add(self, record: RawRecord) -> None:
-        """Add a record; one whose key is there already is skipped."""
+        """Append a record; one whose key is there already is added to `skipped` instead, as a "duplicate"."""
         if record.key in self.keys:
             self.skip(record.where, "duplicate", f"{record.key} was there before")
             return
@@ -66,21 +78,31 @@ class RawSplit:
         self.records.append(record)
 
     def skip(self, where: str, reason: str, detail: str) -> None:
-        """Count a record, or a part of one, as left out."""
+        """Append an entry to `skipped`, for a record or a part of one that is left out.
+
+        Args:
+            where: Where it stands in the raw file, for messages.
+            reason: The kind of the problem, in one or two words.
+            detail: What is wrong with this one, for messages.
+        """
         self.skipped.append(Skipped(where, reason, detail))
 
 
 @dataclass(frozen=True)
 class RawData:
-    """The keys that all raw datasets share; each dataset is a subclass that adds its own keys and reads its files.
+    """The reader of a raw dataset, with the keys that all of them share; each dataset is a subclass.
+
+    A subclass adds its own keys as fields, among them `images`, and implements `read`. `check` is called before `read`.
 
     Args:
-        name: The folder below `paths.data`.
-        split: The split that is written; None takes the splits that the file names.
-        workers: The number of processes; None starts one for each core.
+        name: The folder below `paths.data` that the shards are written to; the reader does not use it.
+        split: The split that is written, "train", "val" or "test"; None lets the subclass choose, by what the files or
+            their names say.
+        workers: The number of processes that write; None starts one for each core.
         shard_size_mb: The largest size of a shard, in 10^6 bytes.
-        max_bad_fraction: The share of the records that may be left out; where more are bad, nothing is written.
-        check_only: Look at everything, name each problem, and write nothing.
+        max_bad_fraction: The largest share of a split's records, from 0 to 1, that may be left out; with more, the
+            split is not written.
+        check_only: Whether only to look at all files and report each problem, and to write nothing.
     """
 
     name: str
@@ -92,12 +114,12 @@ class RawData:
 
     # Without annotations: `keys.hints` takes every annotated name for a key of the source.
     FILES = ()
-    """The keys that name a file, which must be there."""
+    """The keys whose values are paths of files; `check` requires each of these files."""
     FOLDERS = ("images",)
-    """The keys that name a folder, which must be there."""
+    """The keys whose values are paths of folders, or None; `check` requires each of these folders."""
 
     def check(self) -> None:
-        """Refuse what is seen to be wrong before anything large is read.
+        """Check the values of the keys, and that the files and folders they name are there; no file is opened.
 
         Raises:
             ConfigError: If a value cannot be used; the message names the key, the value, and what to do.
@@ -115,25 +137,33 @@ class RawData:
                 require_folder(key, value)
 
     def folder(self) -> ImageFolder:
-        """Return the folder below which the images lie."""
+        """Return the folder in which the image files of the records are looked for, the value of `images`."""
         return ImageFolder([self.images])  # pyrefly: ignore[missing-attribute]  each subclass declares it, some with None
 
     def read(self) -> dict[str, RawSplit]:
-        """Read the raw files, but not the images, and return the splits.
+        """Read the records from the files of the dataset; image files are not looked at.
+
+        Returns:
+            The records of each split, and what was left out of them, by the name of the split.
 
         Raises:
-            ConfigError: If a file is not laid out as it should be.
+            ConfigError: If a file cannot be read or is not laid out as it should be, or its split is not known.
         """
         raise NotImplementedError
 
 
 class ImageFolder:
-    """The folders in which images are looked for.
+    """One or more folders in which image files are looked for.
 
-    Names come out of files that others wrote: no name leads out of the folder.
+    The names of images come from files that others wrote, so that no name, and no link below a folder, may lead out of
+    the folder that it starts from.
 
     Args:
-        roots: The folders, any of which may hold an image; the first one that does is taken.
+        roots: The folders, in the order in which they are searched. `~` is the home folder; a folder that is not there,
+            and None, are left out.
+
+    Attributes:
+        roots: The absolute paths of these folders, with links followed, each once.
     """
 
     def __init__(self, roots: Iterable[str | Path | None]) -> None:
@@ -144,10 +174,16 @@ class ImageFolder:
         self._real = lru_cache(maxsize=4096)(os.path.realpath)
 
     def find(self, names: Sequence[str]) -> tuple[str, int] | Skipped:
-        """Return an image's file and its size in bytes; or why it is not taken, with an empty `where`.
+        """Look for an image file in the folders, without opening it.
+
+        The first folder that holds a file of one of the names decides; in it, the first of the names.
 
         Args:
-            names: The names that the file may have, the likeliest first.
+            names: The paths that the file may have below a folder, the likeliest first; at least one.
+
+        Returns:
+            The real path of the file and its size in bytes; or, where it cannot be taken, a `Skipped` with an empty
+            `where`: if it is missing, outside of the folders, no plain file, larger than 2^28 bytes, or unreadable.
         """
         for name in names:
             if not _is_inside(name):
@@ -189,18 +225,22 @@ class ImageFolder:
 
 
 def read_image_file(path: str) -> bytes:
-    """Return the bytes of a file that an `ImageFolder` has found.
+    """Read an image file that `ImageFolder.find` has found, and return its bytes.
+
+    Args:
+        path: The path that `find` has returned, whose links are followed already.
 
     Raises:
-        OSError: If it cannot be read, or has become a link since: the folder has followed its links already.
+        OSError: If the file cannot be read, or has become a link since it was found.
     """
+    # Between the two calls somebody may have put a link or a pipe in the place of the file.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         return file.read()
 
 
 def _is_inside(name: object) -> bool:
-    """Return whether a name is a path that leads to no place above the folder from which it starts."""
+    """Return whether a name is a relative path without "..", so that it stays below the folder it starts from."""
     if not isinstance(name, str) or not name.strip():
         return False
     if name[0] in "/~" or "\\" in name or "\0" in name:
@@ -209,10 +249,14 @@ def _is_inside(name: object) -> bool:
 
 
 def require_file(key: str, value: str) -> None:
-    """Refuse a file that is not there or may not be read.
+    """Check that a file is there and may be read; it is not opened.
+
+    Args:
+        key: The key that names the file, for the error message.
+        value: The path of the file; `~` is the home folder.
 
     Raises:
-        ConfigError: If so, naming the key.
+        ConfigError: If it is not; the message names the key.
     """
     path = Path(value).expanduser()
     problem = "a folder: name the file" if path.is_dir() else "no such file"
@@ -221,10 +265,14 @@ def require_file(key: str, value: str) -> None:
 
 
 def require_folder(key: str, value: str) -> None:
-    """Refuse a folder that is not there or may not be read.
+    """Check that a folder is there and may be read.
+
+    Args:
+        key: The key that names the folder, for the error message.
+        value: The path of the folder; `~` is the home folder.
 
     Raises:
-        ConfigError: If so, naming the key.
+        ConfigError: If it is not; the message names the key.
     """
     folder = Path(value).expanduser()
     require(folder.is_dir(), f"{key}={value}: no such folder")
@@ -232,14 +280,14 @@ def require_folder(key: str, value: str) -> None:
 
 
 def read_json(key: str, value: str) -> Any:
-    """Return the content of a JSON file.
+    """Read a JSON file whole, and return its content.
 
     Args:
         key: The key that names the file, for the error message.
-        value: The path of the file.
+        value: The path of the file; `~` is the home folder.
 
     Raises:
-        ConfigError: If it cannot be read or is no JSON file, naming the key.
+        ConfigError: If the file cannot be read or is no JSON; the message names the key.
     """
     try:
         content = Path(value).expanduser().read_bytes()
@@ -251,17 +299,17 @@ def read_json(key: str, value: str) -> Any:
 
 
 def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
-    """Return a list that a JSON file holds under a name.
+    """Return the list that the content of a JSON file holds under a name, the very object; its items are not checked.
 
     Args:
         key: The key that names the file, for the error message.
-        value: The path of the file, for the error message.
-        content: The content of the file.
-        name: The name of the list.
-        what: What the file should be, for the error message.
+        value: The path of the file, for the error message; it is not read.
+        content: The content of the file, as `read_json` returns it.
+        name: The name under which the list stands.
+        what: What the file should be, for the error message: for example "COCO captions file".
 
     Raises:
-        ConfigError: If there is no such list, saying what is there instead.
+        ConfigError: If the content is no JSON object with such a list; the message says what is there instead.
     """
     if not isinstance(content, dict) or not isinstance(content.get(name), list):
         raise ConfigError(f"{key}={value}: not a {what}: it has no list {name!r}, but {_describe(content)}")
@@ -269,6 +317,7 @@ def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
 
 
 def _describe(content: Any) -> str:
+    """Return what a JSON file holds, as the end of the sentence in which `listed` names it."""
     if not isinstance(content, dict):
         return f"is a {type(content).__name__}"
     if not content:
@@ -278,18 +327,21 @@ def _describe(content: Any) -> str:
 
 
 def texts(values: Iterable[Any]) -> list[str]:
-    """Return the texts among values that are more than blanks, without the blanks around them."""
+    """Return the texts among some values, in their order and without white space at both ends.
+
+    Values that are no text, and texts of nothing but white space, are left out.
+    """
     return [value.strip() for value in values if isinstance(value, str) and value.strip()]
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """Return the answer that most annotators gave; the first one where several are equally frequent."""
+    """Return the most frequent of some answers, at least one; where several are equally frequent, the first of them."""
     # `most_common` keeps the order in which equally frequent answers came.
     [(answer, _)] = Counter(answers).most_common(1)
     return answer
 
 
 def is_id(value: object) -> TypeGuard[int]:
-    """Return whether a value is an id that twelve digits hold."""
+    """Return whether a value is an int, and no bool, from 0 to 10^12 - 1: an id that twelve digits can write."""
     # In Python a bool is an int too, but it is no id.
     return type(value) is int and 0 <= value < 10**12

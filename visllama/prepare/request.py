@@ -1,4 +1,4 @@
-"""What to download, and how."""
+"""The settings of a download: which list of URLs, and how img2dataset makes shards of it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,36 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Download:
-    """What to download, and how.
+    """Which list of URLs to download, and how img2dataset makes shards of it; no value is checked here.
 
     Args:
-        name: The name of the dataset; its folder below `paths.data` has it.
-        list: A TSV (caption, URL, no header), a parquet file, or a folder of parquet files.
-        out: The folder of the shards; all other files lie in its folder `_download`.
-        image_size_px: The size to which img2dataset scales images.
-        resize_mode: The way in which it scales them, in its own words.
-        resize_only_if_bigger: Leave smaller images as they are.
-        skip_reencode: Keep an image's own bytes where it is not scaled.
-        encode_quality: The quality of the JPEGs that are written.
-        min_image_size_px: The smallest image that is kept.
-        max_aspect_ratio: The largest ratio of an image's sides that is kept; None keeps every image.
-        samples_per_shard: The number of URLs of a shard.
-        url_column: The column of the parquet files that holds the URL.
+        name: The name of the dataset, which is also that of its folder below `paths.data`. It is only recorded: `out`
+            says where the shards go.
+        list: The path of a TSV (caption, tab, URL; no header), of a parquet file, or of a folder of parquet files.
+        out: The folder that the shards are written to; all other files lie in its folder `_download`.
+        image_size_px: The size to which img2dataset scales images, its option `--image_size`.
+        resize_mode: The way in which img2dataset scales images, its option `--resize_mode`.
+        resize_only_if_bigger: Whether images that are smaller than `image_size_px` are left as they are.
+        skip_reencode: Whether an image that is not scaled keeps its own bytes, in place of being written as JPEG anew.
+        encode_quality: The quality of the JPEGs that are written, up to 100.
+        min_image_size_px: The smallest size of an image that is kept, img2dataset's option `--min_image_size`.
+        max_aspect_ratio: The largest ratio of an image's longer to its shorter side that is kept; None keeps all.
+        samples_per_shard: The number of URLs that make up a shard; those that fail leave it with fewer records.
+        url_column: The column of the parquet files that holds the URL. A TSV has no names of columns.
         caption_column: The column of the parquet files that holds the caption.
-        score_columns: The columns of the parquet files that each record's JSON keeps.
-        allow_private: Let URLs name hosts of one's own network.
-        part: `3/64` takes the third of 64 slices, for a job array; None takes everything, and merges it at once.
-        processes: The number of img2dataset's processes.
-        threads: The number of threads of each process.
-        timeout_s: The seconds after which a URL is given up.
-        retries: The number of further attempts for a URL.
-        max_shard_retries: The number of further attempts for a shard.
-        distributor: multiprocessing, pyspark or ray; only the flag is passed on: setting up a cluster is up to the
-            user.
-        command: The `img2dataset` command.
-        min_success: The share of the URLs that have to give an image; with fewer the result is refused.
+        score_columns: The columns of the parquet files that are copied to the JSON of each record; empty for a TSV.
+        allow_private: Whether URLs may name hosts of one's own network.
+        part: "3/64" takes the third of 64 slices of the list, for a job array; None takes everything, and merges it at
+            once.
+        processes: The number of processes that img2dataset starts.
+        threads: The number of threads, each with one download at a time, in each process.
+        timeout_s: The number of seconds after which a URL is given up.
+        retries: The number of further attempts for a URL that has failed.
+        max_shard_retries: The number of further attempts for a shard that has failed.
+        distributor: How img2dataset shares out its work: "multiprocessing", "pyspark" or "ray". Only the option is
+            passed on; a cluster has to be set up by the user.
+        command: The name or the path of the `img2dataset` command.
+        min_success: The share of the URLs, from 0 to 1, that have to give an image; with fewer the part is refused.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""`visllama prepare source=scenes`: train the embedded world's two backbones, and check their quality."""
+"""`visllama prepare source=scenes`: train the small CLIP and LLaMA of the embedded world, and check their quality.
+
+The embedded world is the data that visllama draws by itself: pictures of simple scenes, and sentences about them.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,20 @@ from visllama.model.pretrained import quietly
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Train CLIP and LLaMA by the recipe (both at once, a process each), save them, and measure them.
+    """Train a CLIP and a LLaMA by a recipe, both at once in a process each, save them, and measure how good they are.
+
+    Both are written, with `recipe.json`, to `config.out`, or to `pretrained` in the folder of the run.
+
+    Args:
+        config: The configuration of `source=scenes`. Its keys are `prepare` (the recipe: the settings of both
+            trainings, and the gates, the least value that each measure has to reach) and `threads` (of each process).
 
     Returns:
-        The content of `recipe.json`: the recipe, its hash, the seed, and what was measured.
+        The content of `recipe.json`: `world_version`, `recipe` with its hash, `seed`, and `measured` (each measure by
+        its name).
 
     Raises:
-        ConfigError: If a measure is below its gate; the pair stays where it was written, to be looked at.
+        ConfigError: If a measure is below its gate; what was written stays there, to be looked at.
     """
     recipe = config.keys["prepare"]
     folder = run_folder()
@@ -80,6 +90,7 @@ def prepare(config: PrepareConfig) -> dict:
     }
     write_whole(out / "recipe.json", json.dumps(result, indent=2) + "\n")
 
+    # The table is shown also where a gate is missed.
     say(
         _gates_table(measured, gates),
         f"training {trained - started:.0f} s, gates {gates_s:.0f} s",
@@ -95,7 +106,7 @@ def prepare(config: PrepareConfig) -> dict:
 
 
 def _measure_clip(pair: Path) -> dict[str, float]:
-    """Return how well CLIP tells facts of a scene, and a scene from its near misses, as fractions."""
+    """Return the fractions in which CLIP tells facts of a scene, and a scene's sentence from nearly right ones."""
     with quietly():
         model = CLIPModel.from_pretrained(pair / "clip", dtype=torch.float32).eval()
     tokenizer = _read_tokenizer(pair)
@@ -109,12 +120,13 @@ def _measure_clip(pair: Path) -> dict[str, float]:
 
 
 def _read_tokenizer(pair: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer that CLIP and LLaMA share."""
     tokenizer = AutoTokenizer.from_pretrained(pair / "llama")
     return cast(PreTrainedTokenizerFast, tokenizer)
 
 
 def _begin(out: Path, seed: int, threads: int) -> PreTrainedTokenizerFast:
-    """Set up a training process, and return the tokenizer that both share."""
+    """Set the threads and the seed of this process, and return the tokenizer that CLIP and LLaMA share."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     return _read_tokenizer(out)
@@ -147,7 +159,7 @@ def _train_llama(out: Path, recipe: dict, seed: int, threads: int, reports: Queu
 
 
 def _show(reports: Queue, futures: list[Future]) -> None:
-    """Draw a bar for each process until both have ended, and raise what one of them raised."""
+    """Show a progress bar for each training process until both have ended, or one has failed; then raise its error."""
     columns = (
         TextColumn("{task.fields[name]:6}"),
         BarColumn(),
@@ -176,7 +188,7 @@ def _show(reports: Queue, futures: list[Future]) -> None:
 
 
 def _paths(pair: Path) -> list[str]:
-    """Return the overrides that let `train` read the pair."""
+    """Return the overrides that let `train` read the CLIP and the LLaMA in a folder."""
     return [
         override("model.vision_encoder.path", pair / "clip"),
         override("model.language_model.path", pair / "llama"),
@@ -184,7 +196,7 @@ def _paths(pair: Path) -> list[str]:
 
 
 def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
-    """Train a connector on the pair for a few steps, and return its CIDEr on validation scenes."""
+    """Train a connector between CLIP and LLaMA for a few steps, and return its CIDEr on validation scenes."""
     command = [
         sys.executable,
         "-m",
@@ -210,10 +222,12 @@ def _short_connector_run(pair: Path, num_steps: int, folder: Path) -> float:
 
 
 def _gates_table(measured: dict[str, float], gates: dict[str, float]) -> Table:
+    """Build the table of all measures, each with its gate, if it has one, and whether that is reached."""
     table = Table("measure", title="Quality of the pair")
     for header in ("value", "gate"):
         table.add_column(header, justify="right")
     table.add_column("")
+
     for name, value in measured.items():
         least = gates.get(name)
         if least is None:

@@ -1,4 +1,7 @@
-"""Write a shard: a deterministic tar of the images' own bytes, each decoded once to see that it can be."""
+"""Write a shard: a tar with the text and the unchanged image files of each record; the same records are the same bytes.
+
+Each image is decoded once, to see that it can be.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"RI": "webp"}
 
 
 class ShardJob(NamedTuple):
-    """The work of a process.
+    """A shard that `make_shard` is to write.
 
     Attributes:
-        tar: The path of the shard; None looks at the records and writes nothing.
-        records: The records of the shard.
+        tar: The path of the shard; None only decodes the images, and writes nothing.
+        records: The records of the shard, in their order.
     """
 
     tar: Path | None
@@ -31,16 +34,24 @@ class ShardJob(NamedTuple):
 
 
 def report_of(tar: Path) -> Path:
-    """Return the place of a shard's report while its split is being made."""
+    """Return the path of a shard's report, a JSON list of what was left out of it; it need not be there.
+
+    `make_shard` writes the report beside the tar; it is removed when the whole split is written.
+    """
     return tar.with_suffix(".report.json")
 
 
 def make_shard(job: ShardJob) -> list[Skipped]:
-    """Write a shard, whole or not at all, unless it is there, and return what had to be left out.
+    """Write a shard, whole or not at all, and return the records that are left out since an image of theirs is bad.
+
+    A shard that is there already is not written again: what it leaves out is read from its report.
+
+    Args:
+        job: The shard and its records; without a path of the shard, the images are only decoded.
 
     Raises:
-        WriteFailed: If it cannot be written.
-        ConfigError: If an image changed since the plan was made.
+        WriteFailed: If the shard cannot be written.
+        ConfigError: If an image file has changed its size since the records were shared out.
     """
     if job.tar is None:
         results = (_members(placed) for placed in job.records)
@@ -70,7 +81,7 @@ def make_shard(job: ShardJob) -> list[Skipped]:
 
 
 def _members(placed: Placed) -> dict[str, bytes] | Skipped:
-    """Return a record's members by their suffixes, its images as they are on disk; or why it is left out."""
+    """Return the content of each file that a record has in the tar, by its suffix; or why the record is left out."""
     members = {"json": encode(placed.record.text)}
     for number, (path, size) in enumerate(placed.files):
         try:

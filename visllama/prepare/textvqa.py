@@ -1,4 +1,4 @@
-"""`source=textvqa`: TextVQA's file (`TextVQA_0.5.1_val.json`), questions about texts in pictures of Open Images."""
+"""`source=textvqa`: read TextVQA's file (`TextVQA_0.5.1_val.json`), questions about the texts in pictures."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ FOLDERS = ("train_images", "test_images")
 
 @dataclass(frozen=True)
 class TextVqa(QuestionFile):
-    """Questions with ten answers each.
+    """The reader of TextVQA: questions with ten answers each about pictures of Open Images.
 
     Args:
         images: The folder of images, or the one that holds `train_images` and `test_images`.
-        annotations: `TextVQA_0.5.1_val.json` and its like.
+        annotations: The path of TextVQA's JSON file of a split, for example `TextVQA_0.5.1_val.json`.
 
     Reference:
         Singh et al. 2019, arXiv:1904.08920.
     """
 
     def folder(self) -> ImageFolder:
+        """Return the folder `images` and those of TextVQA's archives below it, as one place to look for images."""
         parent = Path(self.images).expanduser()
         subfolders = [parent / name for name in FOLDERS]
         return ImageFolder([self.images, *subfolders])
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
+        """Read the file, and yield each question in its order, or a `Skipped` for one that has to be left out.
+
+        Raises:
+            ConfigError: If the file cannot be read, or has no list `data`.
+        """
         content = read_json("annotations", self.annotations)
         entries = listed("annotations", self.annotations, content, "data", "TextVQA file")
         for number, entry in enumerate(entries):
+            # An entry of another type lacks everything: `question_row` says so.
             if not isinstance(entry, dict):
                 entry = {}
             image = entry.get("image_id")

@@ -1,4 +1,4 @@
-"""URL lists as they are published, read and filtered: what may be downloaded is written as JSON lines.
+"""Read lists of URLs as they are published, and write those rows that may be downloaded as JSON lines.
 
 CC-3M's is a TSV (caption, URL, no header); COYO-700M's are parquet files, which img2dataset's own Python reads, so that
 we need no pyarrow. JSON lines leave img2dataset nothing to misread: no quotes, no captions that look like dates.
@@ -55,13 +55,13 @@ for file in files:
 
 
 def read_part(part: str | None) -> tuple[int, int]:
-    """Return the number of a part, counted from 1, and the number of parts.
+    """Read the key `part`, and return the number of the part, counted from 1, and the number of all parts.
 
     Args:
-        part: For example "3/64", the third of 64 parts; None is everything.
+        part: For example "3/64", the third of 64 parts; None, for everything, returns (1, 1).
 
     Raises:
-        ConfigError: If it is not written in this way.
+        ConfigError: If it is written otherwise, or the first number is 0 or greater than the second.
     """
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part or "1/1")
     if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -70,10 +70,13 @@ def read_part(part: str | None) -> tuple[int, int]:
 
 
 def list_files(spec: Download) -> list[Path]:
-    """Return the files of the list, in their order.
+    """Return the files of a list: the parquet files of a folder, sorted by name, or the one file that `list` names.
+
+    Args:
+        spec: The settings of the download, of which `list` and `score_columns` are read.
 
     Raises:
-        ConfigError: If there are none, or a TSV is asked for scores.
+        ConfigError: If there is no such file, or `score_columns` are given for a TSV, which has none.
     """
     path = Path(spec.list).expanduser()
     is_folder = path.is_dir()
@@ -88,10 +91,19 @@ def list_files(spec: Download) -> list[Path]:
 
 
 def write_list(spec: Download, folder: Path) -> dict:
-    """Write the part's rows that may be downloaded to `folder/list`, unless it is there.
+    """Write those rows of a part of a list that may be downloaded to JSON lines files in the folder `folder/list`.
+
+    Each line is an object with `url`, `caption` and the score columns. If `folder/list` is there already, nothing is
+    written, and its counts are returned.
+
+    Args:
+        spec: The settings of the download: the list, its columns and the part. To read parquet files, the Python beside
+            `spec.command`, which has to be an absolute path, is run.
+        folder: The folder of the part, which has to be there. Error messages of that Python go to its `log.txt`.
 
     Returns:
-        The counts: `rows`, those `kept`, and `refused_urls` by reason.
+        The counts: `rows` (all rows of the part), `kept` (those that were written), and `refused_urls` (the number of
+        the others, by the reason that `refusal` returns).
 
     Raises:
         ConfigError: If the list cannot be read, or no row is left.
@@ -124,12 +136,13 @@ def write_list(spec: Download, folder: Path) -> dict:
 
 
 def _kept(spec: Download, log: Path, reasons: Counter[str | None]) -> Iterator[str]:
-    """Yield the lines of the rows that may be downloaded.
+    """Yield a JSON line for each row of the part that may be downloaded.
 
     Args:
-        spec: What to download.
-        log: The file of error messages.
-        reasons: The counter of the reasons for which rows are dropped; rows that are kept count as None.
+        spec: The settings of the download.
+        log: The file that error messages of img2dataset's Python are appended to.
+        reasons: The counter of the reasons for which rows are dropped, which is filled; a row that is kept counts as
+            None.
     """
     for url, caption, *scores in track(_rows(spec, log), "reading the list", transient=True):
         # A column may hold other things than texts, or nothing.
@@ -144,7 +157,10 @@ def _kept(spec: Download, log: Path, reasons: Counter[str | None]) -> Iterator[s
 
 
 def _rows(spec: Download, log: Path) -> Iterator[list]:
-    """Return URL, caption and scores of each row of the part: whole files, or a slice where the files are few."""
+    """Yield URL, caption and scores of each row of the part.
+
+    A part consists of whole parquet files; where there are fewer files than parts, it is a slice of all their rows.
+    """
     files = list_files(spec)
     index, parts = read_part(spec.part)
     if files[0].suffix != ".parquet":
@@ -202,9 +218,18 @@ def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log
 
 
 def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
-    """Return why a row is dropped, or None if it is kept.
+    """Return why a row of a list may not be downloaded, or None if it may; the network is not asked.
 
-    img2dataset would pack `file:` URLs, and ask hosts of one's own network.
+    Without it img2dataset would pack local files (`file:` URLs), and ask hosts of one's own network.
+
+    Args:
+        url: The URL of the row.
+        caption: The caption of the row.
+        allow_private: Whether hosts of one's own network may be asked.
+
+    Returns:
+        "not http(s)", "too long" (URL and caption have more than 50,000 characters), "no host" (there is none, or not
+        every program would read the same one), "private host", "no caption" (it is empty), or None.
     """
     if not url.lower().startswith(("http://", "https://")):
         return "not http(s)"

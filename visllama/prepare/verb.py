@@ -1,4 +1,7 @@
-"""`visllama prepare source=NAME key=value ...`: write raw data as indexed shards to `${paths.data}/NAME/SPLIT`."""
+"""`visllama prepare source=NAME key=value ...`: write raw data as shards (tars) with an index, a folder for each split.
+
+The folders are `${paths.data}/NAME/SPLIT`, or `OUT/SPLIT` where the key `out` is given.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,32 @@ _RUNTIME = ("workers", "max_bad_fraction", "check_only")
 
 
 def assemble(config: PrepareConfig) -> None:
-    """Refuse wrong keys, values and files before anything is read or written.
+    """Check the configuration of `prepare` before the work starts; nothing is built, in spite of the name.
+
+    Each verb may have an `assemble`, which the command line calls first. This one checks the keys and their values, and
+    looks whether the files and folders that they name are there; no file is opened, and nothing is written.
 
     Raises:
-        ConfigError: If a key or a value cannot be used; the message names it, and says what to do.
+        ConfigError: If a key or a value cannot be used; the message names the key, and says what to do.
     """
     check_prepare(config)
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Prepare a source, and return what was written: `splits`, `out` and, for a URL list, `downloaded`.
+    """Write the shards of a source, or what else `config.source` makes, and print a summary and a next command.
+
+    Args:
+        config: A configuration that `assemble` has accepted.
+
+    Returns:
+        `splits` (for each split, its counts) and `out` (the folder of the splits, as text; for local tars that are
+        indexed where they lie, the path of the tars). A URL list adds `downloaded` (the counts of URLs); one part of a
+        list has no `splits` yet. `source=scenes` returns the content of its `recipe.json` instead. With
+        `check_only=true` no shard is written, and the counts of the check are returned, under other names.
 
     Raises:
-        ConfigError: If it cannot be done, or too much of it is bad; nothing then stands where shards would be read.
+        ConfigError: If the raw files cannot be used, more of the records or URLs fail than is allowed, or the folder
+            holds something else. A split that fails does not appear under its name.
     """
     if config.source == "scenes":
         # Imported here, since it imports torch and transformers.
@@ -54,7 +70,8 @@ def prepare(config: PrepareConfig) -> dict:
 
 
 def _write(config: PrepareConfig) -> dict:
-    """Write the shards of a raw dataset, or look at all of it and write nothing."""
+    """Write the shards of a raw dataset; with `check_only`, only decode all of its images."""
+    # A split of the file without any record would become an empty folder.
     spec = raw_spec(config)
     images = spec.folder()
     plans = {}
@@ -73,6 +90,7 @@ def _write(config: PrepareConfig) -> dict:
 
     settings = {key: value for key, value in vars(spec).items() if key not in _RUNTIME}
     settings["source"] = config.source
+
     counts = {}
     for split, plan in plans.items():
         folder = split_folder(config, split)
@@ -84,7 +102,7 @@ def _write(config: PrepareConfig) -> dict:
 
 
 def _check_only(spec: RawData, plans: dict[str, SplitLayout]) -> dict:
-    """Decode every image, name each bad record, and return how many there are in each split."""
+    """Decode every image, print each bad record, and return the number of bad ones by split, under `skipped`."""
     bad_records = {split: find_bad_records(plan, spec.workers) for split, plan in plans.items()}
 
     lines = []
@@ -100,13 +118,14 @@ def _check_only(spec: RawData, plans: dict[str, SplitLayout]) -> dict:
 
 
 def _adopt(config: PrepareConfig) -> dict:
-    """Index tars that exist already."""
+    """Index tars that exist already, under a name or where they lie; with `check_only`, only report their damage."""
     started = time.perf_counter()
     spec = shards_spec(config)
     place = config.keys["from"]
     if spec.check_only:
         return _check_tars(place)
 
+    # Without a name there is no folder to keep links in: the tars are indexed where they lie.
     folder = split_folder(config, spec.split) if config.name or config.out else None
     cache = Path(config.paths["cache"]).expanduser()
     shards, manifest = adopt.adopt(spec, place, folder, cache)
@@ -120,7 +139,10 @@ def _adopt(config: PrepareConfig) -> dict:
 
 
 def _check_tars(place: str) -> dict:
-    """Name each fault of local tars, write nothing, and return the counts; remote tars are only listed."""
+    """Print each damaged place in local tars, and return the counts; of remote tars print the first addresses alone.
+
+    Nothing is written.
+    """
     tars = adopt.find(place)
     if is_remote(tars[0]):
         say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
@@ -137,7 +159,7 @@ def _check_tars(place: str) -> dict:
 
 
 def _download(config: PrepareConfig) -> dict:
-    """Download a URL list, or a part of it, or merge the parts."""
+    """Download a URL list or a part of it, or merge its parts; with `check_only`, only say where it would go."""
     started = time.perf_counter()
     spec = download_spec(config)
     if config.keys["check_only"]:
@@ -148,6 +170,7 @@ def _download(config: PrepareConfig) -> dict:
     summary = download.merge(spec) if is_merge else download.download(spec)
     totals = [f"{key} {value}" for key, value in summary.items() if not isinstance(value, dict)]
     say(f"{config.source}: {', '.join(totals)}")
+
     # The shards of a part get their names, and their index, when all parts are merged.
     if spec.part and not is_merge:
         command = shlex.join(_merge_overrides())
@@ -170,14 +193,14 @@ def _index_folder(folder: Path) -> Manifest:
 
 
 def _merge_overrides() -> list[str]:
-    """Return the overrides that merge all parts: those that were typed for one part, without its number."""
+    """Return the overrides that merge all parts of a list: those that were typed, with `merge` in place of `part`."""
     typed = invocation().overrides
     kept = [word for word in typed if not word.startswith(("part=", "merge="))]
     return [*kept, "merge=true"]
 
 
 def _report(config: PrepareConfig, counts: dict[str, dict]) -> dict:
-    """Show what was written and the next command, and return what the verb returns."""
+    """Print the counts of the splits, their folders and the next command, and return `splits` and `out`."""
     out = split_folder(config, "train").parent
     folders = [str(out / split) for split in counts]
     next_commands = _next(config, out, set(counts))
@@ -186,13 +209,14 @@ def _report(config: PrepareConfig, counts: dict[str, dict]) -> dict:
 
 
 def _next(config: PrepareConfig, out: Path, written: set[str]) -> list[str]:
-    """Return the command that is likely to come next, if there is one.
+    """Return a line with the command that is likely to come next; an empty list if there is none.
 
     Args:
         config: The configuration of `prepare`.
         out: The folder of the splits.
         written: The splits that were written just now; others may be there already.
     """
+    # Splits may be prepared one by one, from different files.
     there = {split for split in SPLITS if (out / split / "manifest.json").is_file()}
     kinds = set()
     for split in written:
@@ -222,7 +246,7 @@ def _next(config: PrepareConfig, out: Path, written: set[str]) -> list[str]:
 
 
 def _without_val(config: PrepareConfig) -> list[str]:
-    """Return the override that switches off the validation records of a source's config, where they are not there."""
+    """Return the override that switches off a source's validation records, if its config expects some not yet made."""
     source_config = read_conf(f"data/source/{config.name}.yaml")
     # `${paths.data}/NAME/val`: the part behind the data folder.
     val_path = str(source_config.get("val_path", ""))
@@ -233,7 +257,14 @@ def _without_val(config: PrepareConfig) -> list[str]:
 
 
 def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[str]) -> list[str]:
-    """Return the command that trains on questions or conversations, or judges on questions."""
+    """Return a line with the command that trains on questions or conversations; without `train`, one that judges.
+
+    Args:
+        config: The configuration of `prepare`.
+        out: The folder of the splits.
+        there: The splits that are in that folder.
+        kinds: The kinds of records that were written just now: "captions", "questions" or "conversations".
+    """
     is_default = _is_default_place(config, out)
     if "train" not in there:
         if kinds != {"questions"}:
@@ -253,12 +284,14 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
 
 
 def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> str:
-    """Return the command that judges on a split, by the evaluation of the source's own name if it reads that place.
+    """Return a line with the command that judges a trained model on a split.
+
+    The evaluation that has the name of the source is taken if its config reads this folder.
 
     Args:
-        evaluation: The evaluation that judges other shards with the same kind of records.
-        config: What was prepared.
-        out: The folder of its splits.
+        evaluation: The evaluation to take otherwise; it can judge any shards with this kind of records.
+        config: The configuration of `prepare`.
+        out: The folder of the splits.
         split: The name of the split.
     """
     its_evaluation = "vqav2" if config.source == "vqa" else config.source
@@ -272,16 +305,17 @@ def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> s
 
 
 def _is_default_place(config: PrepareConfig, out: Path) -> bool:
-    """Return whether the splits lie where the configs of their name look for them."""
+    """Return whether the splits lie in `${paths.data}/NAME`, where the configs of that name look for them."""
     return Path(config.paths["data"]).expanduser() / str(config.name) == out
 
 
 def _coco(config: PrepareConfig) -> Path:
+    """Return the folder in which the evaluation on COCO expects its splits."""
     return Path(config.paths["data"]).expanduser() / "coco"
 
 
 def _as_shards(train: Path, val: Path | None) -> list[str]:
-    """Return the overrides that let `train` read these shards."""
+    """Return the overrides that let `train` read the shards at a path, with validation records from another or none."""
     words = ["data=shards", override("data.sources.shards.path", train)]
     if val is not None:
         words.append(override("data.sources.shards.val_path", val))

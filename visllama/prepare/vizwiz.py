@@ -1,4 +1,4 @@
-"""`source=vizwiz`: VizWiz-VQA's file (`val.json`), a question about each picture that a blind person took."""
+"""`source=vizwiz`: read VizWiz-VQA's file (`val.json`), in which blind people ask about pictures that they took."""
 
 from __future__ import annotations
 
@@ -16,22 +16,31 @@ FOLDERS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class VizWiz(QuestionFile):
-    """Questions with ten answers each; `unanswerable` is an answer like any other.
+    """The reader of VizWiz-VQA: one question, with ten answers, for each picture; "unanswerable" is an answer too.
 
     Args:
         images: The folder of images, or the one that holds `train`, `val` and `test`.
-        annotations: `val.json` and its like. A question has no id there: the name of its picture is its id.
+        annotations: The path of VizWiz-VQA's JSON file of a split, for example `val.json`. A question has no id there:
+            the file name of its picture becomes its id.
 
     Reference:
         Gurari et al. 2018, arXiv:1802.08218.
     """
 
     def folder(self) -> ImageFolder:
+        """Return the folder `images` and the folders of VizWiz's archives below it, as one place to look for images."""
         parent = Path(self.images).expanduser()
         subfolders = [parent / name for name in FOLDERS]
         return ImageFolder([self.images, *subfolders])
 
     def rows(self) -> Iterator[QuestionRow | Skipped]:
+        """Read the file, and yield each question in its order, or a `Skipped` for one that has to be left out.
+
+        A question keeps its `answer_type`, if it has one.
+
+        Raises:
+            ConfigError: If the file cannot be read, or is no list of questions with images.
+        """
         entries = read_json("annotations", self.annotations)
         if not isinstance(entries, list) or not any(_has_layout(entry) for entry in entries):
             raise ConfigError(
@@ -53,11 +62,12 @@ class VizWiz(QuestionFile):
 
 
 def _has_layout(entry: object) -> bool:
+    """Return whether an entry has an image and a question, as each one of VizWiz-VQA has."""
     return isinstance(entry, dict) and {"image", "question"} <= set(entry)
 
 
 def _answers(entries: object) -> list:
-    """Return the answers of annotators; what is no answer is None, which `question_row` refuses."""
+    """Return the text of each annotator's answer; an entry without one becomes None, which `question_row` refuses."""
     if not isinstance(entries, list):
         return []
     return [entry.get("answer") if isinstance(entry, dict) else None for entry in entries]

@@ -1,4 +1,4 @@
-"""`source=vqa`: VQAv2's official files, questions and annotations joined by their id; a record is an image."""
+"""`source=vqa` and `source=okvqa`: read a file of questions and a file of their answers, and join them by their ids."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _SUBTYPES = {"train": "train2014", "val": "val2014", "test": "test2015"}
 
 @dataclass(frozen=True)
 class Vqa(RawData):
-    """Questions about COCO's images, each with all its ten answers, and the one that most annotators gave.
+    """The reader of VQAv2 and OK-VQA: a record is a COCO image with all its questions, each with all its answers.
 
     Args:
-        questions: `v2_OpenEnded_mscoco_train2014_questions.json` and its like.
-        annotations: `v2_mscoco_train2014_annotations.json` and its like.
-        images: The folder of images, or the one that holds `train2014` and its like.
+        questions: The path of the questions, for example `v2_OpenEnded_mscoco_train2014_questions.json`.
+        annotations: The path of the answers, for example `v2_mscoco_train2014_annotations.json`.
+        images: The folder of images, or the one that holds `train2014` and the other folders of COCO's archives.
     """
 
     questions: str
@@ -43,9 +43,19 @@ class Vqa(RawData):
     FILES = ("questions", "annotations")
 
     def folder(self) -> ImageFolder:
+        """Return the folder `images` and the folders of COCO's archives below it, as one place to look for images."""
         return coco_folder(self.images)
 
     def read(self) -> dict[str, RawSplit]:
+        """Read both files, and return one split of records, a record for each image, by the split's name.
+
+        The split is the value of `split`, or the one that the names of the files or the content of the questions file
+        show. A question without usable answers, and answers without a question, are left out.
+
+        Raises:
+            ConfigError: If a file cannot be read or is not laid out as it should be, or the files show no split or
+                two different ones.
+        """
         content = read_json("questions", self.questions)
         questions = listed("questions", self.questions, content, "questions", "VQA questions file")
         annotations_content = read_json("annotations", self.annotations)
@@ -72,7 +82,7 @@ class Vqa(RawData):
         faulty: set[int],
         raw_split: RawSplit,
     ) -> dict[int, list[dict]]:
-        """Return the questions of each image with their answers; those without are skipped.
+        """Return the questions of each image, by its id, with their answers; questions without answers are skipped.
 
         Args:
             questions: The entries of the questions file.
@@ -137,7 +147,7 @@ class Vqa(RawData):
         return split, subtype
 
     def _answers(self, annotations: list, raw_split: RawSplit) -> tuple[dict[int, dict[str, Any]], set[int]]:
-        """Return the answers to each question, by its id, and the ids whose annotation was skipped."""
+        """Return the answers to each question, by its id, and the ids of the questions whose answers were skipped."""
         answers_by_id: dict[int, dict[str, Any]] = {}
         faulty: set[int] = set()
         for number, entry in enumerate(annotations):

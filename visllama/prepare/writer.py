@@ -1,4 +1,4 @@
-"""A split's shards, written in parallel into `SPLIT.part`, which becomes `SPLIT` when all of it is there.
+"""Write the shards of a split in parallel, into the folder `SPLIT.part`, which becomes `SPLIT` when all of it is there.
 
 Whoever reads `SPLIT` therefore never sees a part of it, and what was interrupted goes on where it stood.
 """
@@ -28,13 +28,27 @@ from visllama.prepare.raw import Skipped
 from visllama.prepare.shard import ShardJob, make_shard, report_of
 
 PLAN = "plan.json"
+"""The file in a split's folder that holds the hash and the settings it was begun with and, at last, its counts."""
 SKIPPED = "skipped.jsonl"
+"""The file in a split's folder that holds what was left out, a JSON object a line."""
 _SERIAL_BYTES = 2**28
 """Up to so many bytes are written in this process: starting others would take longer."""
 
 
 def find_bad_records(plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
-    """Decode every image, write nothing, and return all records that are bad."""
+    """Decode every image of a split, write nothing, and return all that would be left out.
+
+    Args:
+        plan: The records of the split.
+        num_workers: The number of processes; None starts one for each core.
+
+    Returns:
+        A new list: first what the plan has left out already, then the records with images that cannot be read or
+        decoded, in the order of the plan.
+
+    Raises:
+        ConfigError: If an image file has changed its size since the plan was made, or a process has ended.
+    """
     jobs = [ShardJob(None, records) for records in plan.shards]
     all_skipped = list(plan.skipped)
     for skipped in _work("looking at images", jobs, plan, num_workers):
@@ -45,21 +59,28 @@ def find_bad_records(plan: SplitLayout, num_workers: int | None) -> list[Skipped
 def write_split(
     plan: SplitLayout, folder: Path, settings: dict, max_bad_fraction: float = 0.01, num_workers: int | None = None
 ) -> dict:
-    """Write a split's shards, index and manifest.
+    """Write the shards of a split with their indexes and a manifest, or go on where an earlier call was interrupted.
+
+    Records whose images cannot be read or decoded are left out. A split that is there already, written by the same
+    plan, is left as it is.
 
     Args:
         plan: The records of each shard.
-        folder: The folder of the split, which must hold nothing else.
-        settings: The settings that the plan was made with; an error message shows how those of a folder that is there
-            already differ.
-        max_bad_fraction: The share of the records that may be bad; where more are, the folder does not appear.
+        folder: The folder of the split, which must not hold anything else. Until all is written, the files lie beside
+            it, in a folder with ".part" at the end of its name.
+        settings: The settings that the plan was made with, as plain values. They are kept in `plan.json`, and an error
+            message about a folder with other settings names those that differ.
+        max_bad_fraction: The largest share of the records, from 0 to 1, that may be left out; with more, the folder
+            does not appear.
         num_workers: The number of processes; None starts one for each core.
 
     Returns:
-        The counts, as `plan.json` keeps them: `records`, `pairs`, `images`, `shards`, `bytes`, `skipped`, `seconds`.
+        The counts, as `plan.json` keeps them: `records`, `pairs` (captions, questions and conversations), `images`,
+        `shards`, `bytes`, `skipped` (the number left out by reason) and `seconds` (0.0 if the split was there already).
 
     Raises:
-        ConfigError: If too much is bad, the folder holds something else, or the disk is full.
+        ConfigError: If too much is left out, the folder or the ".part" folder holds something else, another process
+            writes the split, an image file changes meanwhile, a process ends, or the disk is full or cannot be written.
     """
     started = time.perf_counter()
     part = folder.with_name(f"{folder.name}.part")
@@ -86,9 +107,14 @@ def write_split(
 
 
 def _counts_of_existing(folder: Path, description: dict) -> dict:
-    """Return the counts of a split that is written already, if it is the one that was asked for."""
+    """Return the counts of a split that is written already.
+
+    Raises:
+        ConfigError: If it was made by another plan, or its tars are not as its manifest says.
+    """
     _hold_to(folder, description, "holds shards", "give another name= or out=, or delete that folder")
 
+    # The sizes are compared, and not the bytes: shards may be huge.
     done = _done(folder)
     manifest = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes())
     expected_sizes = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
@@ -105,13 +131,16 @@ def _done(folder: Path) -> dict | None:
 
 
 def _hold_to(folder: Path, description: dict, what: str, remedy: str) -> None:
-    """Refuse a folder that was begun with another plan.
+    """Check that a folder was begun with this plan.
 
     Args:
-        folder: The folder.
+        folder: The folder, with its `plan.json`.
         description: The hash and the settings of the plan.
         what: What the folder holds, for the error message.
         remedy: What the user can do, for the error message.
+
+    Raises:
+        ConfigError: If it was begun with another plan, or has no `plan.json` of this kind.
     """
     try:
         begun = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -128,7 +157,7 @@ def _hold_to(folder: Path, description: dict, what: str, remedy: str) -> None:
 
 
 def _begin(part: Path, description: dict, total: int) -> None:
-    """Make the folder of a split that is being written, or go on in it.
+    """Make the ".part" folder of a split, or check that the one that is there can be gone on with.
 
     Raises:
         ConfigError: If it was begun with another plan, or the disk has no room for `total` bytes.
@@ -137,6 +166,8 @@ def _begin(part: Path, description: dict, total: int) -> None:
     # Files that were half-written when a run was killed have hidden names.
     for leftover in part.glob(".*"):
         leftover.unlink()
+
+    # The plan is the first file of a new folder: later calls are held to it.
     if not any(part.iterdir()):
         write_whole(part / PLAN, json.dumps(description, indent=2) + "\n")
     _hold_to(part, description, "a beginning", "put that back, or delete this folder and begin anew")
@@ -152,7 +183,7 @@ def _begin(part: Path, description: dict, total: int) -> None:
 
 
 def _write(part: Path, plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
-    """Write the shards, and return all that is left out, so that one message can count it."""
+    """Write the shards, and return all that is left out, beginning with what the plan has left out already."""
     jobs = [ShardJob(part / f"{number:05d}.tar", records) for number, records in enumerate(plan.shards)]
     all_skipped = list(plan.skipped)
     # After an error its processes have to end before the message is printed.
@@ -170,7 +201,19 @@ def _finish(
     num_workers: int | None,
     started: float,
 ) -> None:
-    """Write the index, the manifest and, last, the counts."""
+    """Write what was left out, the indexes, the manifest and, last, the counts.
+
+    Args:
+        part: The folder that holds the shards.
+        description: The content of `plan.json` so far.
+        skipped: All that is left out.
+        plan: The records of each shard.
+        num_workers: The number of processes; None starts one for each core.
+        started: The value of `time.perf_counter()` when the work began.
+
+    Raises:
+        RuntimeError: If other records can be read back than were written.
+    """
     lines = [json.dumps(record._asdict(), ensure_ascii=False) + "\n" for record in skipped]
     write_whole(part / SKIPPED, "".join(lines))
 
@@ -178,6 +221,8 @@ def _finish(
     homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
     rows = index_tars(tars, homes, num_workers)
     manifest = Manifest.of(str(part), [tar.name for tar in tars], rows)
+
+    # The index is made from the tars as they are on disk: it shows what training will find.
     expected = plan.num_records - len(skipped)
     indexed = manifest.num_records.sum()
     if indexed != expected or manifest.faults:
@@ -210,7 +255,10 @@ def _tars_with_records(part: Path, plan: SplitLayout) -> list[Path]:
 
 
 def _publish(part: Path, folder: Path) -> dict:
-    """Let a split that is done appear under its name, and return its counts; it may be called again after a kill."""
+    """Remove what is no shard from a finished ".part" folder, give it its name, and return its counts.
+
+    After a kill it may be called again.
+    """
     done = _done(part)
     assert done is not None
     names = Manifest.parse(str(part), (part / "manifest.json").read_bytes()).names
@@ -229,7 +277,7 @@ def _publish(part: Path, folder: Path) -> dict:
 def _work(
     title: str, jobs: list[ShardJob], plan: SplitLayout, num_workers: int | None
 ) -> Generator[list[Skipped], None, None]:
-    """Make the shards in parallel, with a bar over their bytes, and yield what each leaves out."""
+    """Do the jobs in parallel, with a progress bar over their bytes, and yield what each leaves out, in their order."""
     total = sum(plan.shard_bytes)
     num_workers = min(num_workers or os.cpu_count() or 1, len(jobs))
     if total <= _SERIAL_BYTES:
@@ -250,7 +298,11 @@ def _work(
 
 @contextmanager
 def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable], None, None]:
-    """Provide a `map` over processes, or the ordinary one where a single process is enough."""
+    """Yield a `map` that runs in so many processes, or Python's own where a single process is enough.
+
+    Raises:
+        ConfigError: If a process ends before its work is done.
+    """
     if num_workers <= 1:
         yield map
         return

@@ -1,4 +1,4 @@
-"""The best job of a sweep: its command line, and its evaluation on records that did not choose it."""
+"""The best job of a sweep: the command that runs it alone, and its evaluation on splits that did not choose it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from visllama.sweep.jobs import PRUNE
 
 
 def best_command(row: Mapping[str, Any]) -> str:
-    """Return the command that runs a job again by itself, without what made it a job of a sweep.
+    """Return the command line, quoted for a shell, that runs a job of a sweep again as a run of its own.
+
+    The overrides that only a sweep needs are left out: `sweep=`, and the callback that reports to a search. Whether the
+    program is `python train.py` or `visllama train` follows from how this process was started.
 
     Args:
-        row: The row of the job in the table of the sweep.
+        row: The row of the job, as `SweepTable` holds it; its `overrides` are read.
     """
     is_script = Path(sys.argv[0]).name == "train.py"
     program = "python train.py" if is_script else "visllama train"
@@ -33,19 +36,28 @@ def best_command(row: Mapping[str, Any]) -> str:
 
 
 def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
-    """Return the evaluations of a job on other records than those that it was chosen by."""
+    """Return those evaluations of a job that are on another split than validation, which has chosen the best job.
+
+    Args:
+        config: The job's configuration, without Hydra's part.
+
+    Returns:
+        Each such evaluation as plain values, by its name, in the order of the configuration; an empty dictionary where
+        `judge` is false.
+    """
     if not config.judge:
         return {}
+    # The evaluations on validation have ranked the jobs: the best one looks too good by them.
     all_evaluations = evaluations(judging(config))
     return {name: evaluation for name, evaluation in all_evaluations.items() if evaluation["split"] != SELECTING}
 
 
 def is_judged(folder: Path, unseen: Collection[str]) -> bool:
-    """Return whether a job's `metrics.json` holds these evaluations already.
+    """Return whether a job's `metrics.json` holds the results of all these evaluations; False if there is no such file.
 
     Args:
         folder: The folder of the job.
-        unseen: The names of the evaluations.
+        unseen: The names of the evaluations, as `unseen_evaluations` returns them.
     """
     path = folder / "metrics.json"
     if not path.is_file():
@@ -55,13 +67,13 @@ def is_judged(folder: Path, unseen: Collection[str]) -> bool:
 
 
 def judge_unseen(folder: Path, config: DictConfig) -> None:
-    """Judge the weights of a job on records that did not choose them.
+    """Run the evaluations of `unseen_evaluations` on the trained weights of a job.
 
-    The scores are added to the job's `metrics.json` and to its trackers.
+    The scores are added to the job's `metrics.json`, its web page (`index.html`) and its trackers.
 
     Args:
-        folder: The folder of the job.
-        config: The configuration of the job.
+        folder: The folder of the job, which holds `weights`, `metrics.json` and `config.yaml`.
+        config: The job's configuration, without Hydra's part.
     """
     # Imported here, since they import torch.
     from visllama.evaluation.report import write_json
@@ -72,6 +84,7 @@ def judge_unseen(folder: Path, config: DictConfig) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     settings = JudgeSettings.of_config(judging(config))
     scores = judge_weights(folder / "weights", unseen_evaluations(config), settings, folder)
+    # Written before the trackers are asked: whatever they do, the scores are kept.
     metrics["evaluations"] |= scores
     write_json(folder / "metrics.json", metrics)
     write_index(folder)

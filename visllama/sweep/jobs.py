@@ -10,17 +10,24 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 PRUNE = "+callbacks.prune"
-"""The beginning of the overrides by which a job reports to its trial."""
+"""The beginning of the overrides that add the callback by which a job of a search reports its validation losses."""
 
 
 def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """Return a job's configuration, together with Hydra's own part; it is Hydra's current one from then on.
+    """Compose the configuration of one job of a sweep, as Hydra would; nothing runs, and no folder is made.
+
+    Hydra's current configuration (`HydraConfig.instance().cfg`) is the job's afterwards: a caller that goes on has to
+    restore the one before.
 
     Args:
-        context: The context of Hydra, with its loader of configs.
-        sweep: The configuration of the sweep.
-        overrides: The overrides of the job.
-        number: The place of the job in the sweep.
+        context: The context that Hydra has given to the sweeper or launcher, with its loader of configs.
+        sweep: The whole configuration of the sweep, with the group `hydra`.
+        overrides: The overrides of the job, in the form "key=value".
+        number: The number of the job in the sweep, counted from 0.
+
+    Returns:
+        The whole configuration of the job, with the group `hydra`, in which `runtime.output_dir` is the absolute path
+        of the job's folder.
     """
     config = context.config_loader.load_sweep_config(sweep, list(overrides))
     with open_dict(config):

@@ -1,4 +1,4 @@
-"""Draw `sweep.png`: the score over each key that was swept, with intervals."""
+"""Draw `sweep.png`: the scores of a sweep's jobs over the values of each numeric key, with 95% intervals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _WIDTH_IN = 5
 
 
 def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the keys whose values are numbers in all jobs, and differ between them.
+    """Return those of the keys whose values are numbers (no bools) in every job, and not the same in all of them.
 
     Args:
-        keys: The keys that were swept.
-        ranked: The rows of the jobs.
+        keys: The keys that the sweep varies; their order is kept.
+        ranked: The rows of the jobs, as `SweepTable` holds them; `swept` of each row has the value of every key.
     """
     numeric = []
     for key in keys:
@@ -31,14 +31,15 @@ def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> li
 
 
 def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) -> bool:
-    """Return whether the axis of a key is logarithmic.
+    """Return whether the axis of a key should be logarithmic.
 
-    It is for a learning rate, for a logarithmic range, and for values that are a decade apart.
+    It should for a learning rate (`lr`, or a key below `lr_by_part`), for a key of `log_keys`, and where the greatest
+    value is at least ten times the least; but never where a value is 0 or less.
 
     Args:
-        key: The key.
-        values: The values of the key in the jobs.
-        log_keys: The keys that have a logarithmic range.
+        key: The dotted key, for example "optim.lr".
+        values: The values of the key in all jobs, at least one.
+        log_keys: The keys that the search draws evenly on a logarithmic scale.
     """
     # There is no logarithm of zero or less.
     if min(values) <= 0:
@@ -55,15 +56,21 @@ def plot_scores(
     log_keys: Collection[str],
     path: Path,
 ) -> None:
-    """Write the picture, whole or not at all: a panel for each key, in which the best job is marked.
+    """Draw the scores of jobs over the values of each key, and write the picture as PNG, whole or not at all.
+
+    There is one panel for each key, side by side; a star marks the best job. Jobs are joined by a line only if there is
+    one key.
 
     Args:
-        keys: The keys that were swept, whose values are numbers.
-        ranked: The rows of the jobs, the best first.
-        objective: The objective that they are ranked by.
-        header: The label of the scores.
-        log_keys: The keys that have a logarithmic range.
-        path: The path of the picture.
+        keys: The keys to draw, as `numeric_keys` returns them: at least one.
+        ranked: The rows of the jobs, as `SweepTable` holds them, the best first: at least one, all with a score.
+        objective: The number that the jobs are ranked by; it names the score in each row, and how it is scaled.
+        header: The label of the vertical axis.
+        log_keys: The keys that the search draws evenly on a logarithmic scale.
+        path: The path of the picture; a file that is there is replaced.
+
+    Raises:
+        WriteFailed: If the picture cannot be written.
     """
     # Imported here, since it takes long; without a window, since there is no display.
     import matplotlib
@@ -82,6 +89,7 @@ def plot_scores(
         rows = sorted(ranked, key=lambda row: row["swept"][key])
         values = [row["swept"][key] for row in rows]
         scores = [objective.scale * row["scores"][objective.name] for row in rows]
+
         bars = error_bars(rows, objective)
         axes.errorbar(values, scores, yerr=bars, fmt=style, capsize=3, elinewidth=0.8)
         axes.plot(best["swept"][key], best_score, "*", color="C1", markersize=14)
@@ -97,7 +105,16 @@ def plot_scores(
 
 
 def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[list[float]] | None:
-    """Return how far each job's 95% interval reaches below and above its score; None where no job has an interval."""
+    """Return how far each job's 95% interval reaches below and above its score, for matplotlib's `yerr`.
+
+    Args:
+        rows: The rows of the jobs, as `SweepTable` holds them, all with a score.
+        objective: The number whose intervals are taken; the distances are multiplied by its `scale`.
+
+    Returns:
+        Two lists in the order of the rows, the distances below and those above, 0.0 for a job without an interval; or
+        None where no job has an interval.
+    """
     below = []
     above = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Run functions as jobs in SLURM's queue, through submitit, of which only the queueing is used."""
+"""Run functions as jobs in SLURM's queue; submitit queues them, and does nothing else."""
 
 from __future__ import annotations
 
@@ -28,12 +28,20 @@ _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
 
 
 def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
-    """Run a function on one GPU of the cluster, print its output, and return its result.
+    """Run a function as a job of one process in SLURM's queue, wait for it, print its output, and return its result.
+
+    The job gets one GPU, or none where the jobs of the sweep have none.
 
     Args:
-        function: The function.
-        launcher: The parameters that the jobs of the sweep have; those that are not about ranks apply here too.
+        function: The function; it and its result have to be picklable. It is not run again if it is stopped.
+        launcher: The parameters of the sweep's jobs, `hydra.launcher`. The numbers of nodes, ranks and GPUs are
+            replaced; the others, such as the partition and the time limit, apply to this job too. It is not changed.
+
+    Raises:
+        submitit.core.utils.UncompletedJobError: If the job was lost; its subclass `FailedJobError` if the function has
+            raised an error.
     """
+    # The class of the launcher is of no use to an executor.
     params = cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True))
     del params["_target_"]
     params["nodes"] = 1
@@ -49,6 +57,7 @@ def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
     say(f"SLURM's {job.job_id}: queued")
     result = job.result()
 
+    # submitit's own lines tell nothing about the function.
     output = job.stdout() or ""
     lines = [line for line in output.splitlines() if not line.startswith("submitit ")]
     say("\n".join(lines))
@@ -67,7 +76,11 @@ class _Alone:
 
 
 def executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
-    """Return the executor that queues jobs with a launcher's parameters."""
+    """Return the submitit executor that queues jobs in SLURM with a launcher's parameters; nothing is queued yet.
+
+    Args:
+        params: The parameters that `conf/hydra/launcher/slurm.yaml` holds, as plain values and without `_target_`.
+    """
     slurm_executor = submitit.AutoExecutor(
         params["submitit_folder"],
         cluster="slurm",
@@ -86,7 +99,11 @@ def executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
 
 
 def take_over_signals() -> None:
-    """Replace submitit's handlers, which ignore SIGTERM, and at SIGUSR2 stop a job or queue it again."""
+    """Let this process, a job in SLURM's queue, handle signals as every run of visllama does, and not as submitit does.
+
+    submitit would ignore SIGTERM, and at SIGUSR2 stop the job or queue it again. Afterwards SIGTERM and SIGUSR1 let the
+    run save and leave (see `visllama.machine.preemption`), and SIGUSR2 does what SIGUSR1 does.
+    """
     preemption.listen()
     # submitit asks SLURM for SIGUSR2 before the time of a job ends; ours is SIGUSR1.
     signal.signal(signal.SIGUSR2, lambda *_: signal.raise_signal(signal.SIGUSR1))

@@ -1,4 +1,7 @@
-"""A search: jobs whose values Optuna chooses, one batch after the other, started by any of the launchers."""
+"""A search: a sweep whose values Optuna chooses, a batch of jobs after the other, started by any of Hydra's launchers.
+
+A trial is one choice of values, and is run by one job.
+"""
 
 from __future__ import annotations
 
@@ -41,19 +44,29 @@ _IN_QUEUE = 4
 
 
 def use_sweeper() -> None:
-    """Let Hydra run its sweeps by `SearchSweeper`."""
+    """Register `SearchSweeper` with Hydra, in this process, under the name that `hydra/sweeper=search` asks for."""
     Plugins.instance().class_name_to_class[SWEEPER] = SearchSweeper
 
 
 class SearchSweeper(Sweeper):
-    """Hydra's sweeper: ask Optuna for trials, launch them as jobs, and tell it their rows in the table."""
+    """Hydra's sweeper of a search: ask Optuna for values, run a job for each, and tell Optuna the results.
+
+    Hydra makes it, and calls `setup` and then `sweep`.
+    """
 
     hydra_context: HydraContext  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
     config: DictConfig  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
     launcher: Launcher  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over before a sweep, and make the launcher of the jobs."""
+        """Keep what Hydra hands over before a sweep, and make the launcher that runs the jobs; Hydra calls it.
+
+        Args:
+            hydra_context: The context of Hydra; `SweepTable` has to be one of its callbacks.
+            task_function: The function that a job calls with its configuration.
+            config: The whole configuration of the sweep. Its group `hydra` is changed: it gets the mode of a sweep
+                among its overrides, if that is missing.
+        """
         self.hydra_context = hydra_context
         self.config = _in_multirun(config)
         self.launcher = Plugins.instance().instantiate_launcher(
@@ -63,18 +76,22 @@ class SearchSweeper(Sweeper):
         self.table = next(callback for callback in callbacks if isinstance(callback, SweepTable))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that are missing.
+        """Check the search, run the trials that its folder does not hold yet, and give the table the importances.
+
+        With `check_only=true` it ends after the checks. Trials of an earlier start that were killed are run again.
 
         Args:
-            arguments: The overrides of the sweep.
+            arguments: The overrides that were typed for the sweep, in the form "key=value".
 
         Raises:
-            ConfigError: If the search is wrong, or another process goes on with it; nothing has run then.
+            ConfigError: If the settings of the search are wrong, a job would refuse the values at an end of a range,
+                or another process runs this search. No job has run then.
         """
         settings = read_settings(self.config)
         ranges = searched_ranges(arguments, settings.ranges)
         shared = job_words(arguments)
         objective = self._check(shared, ranges, settings)
+
         if self.config.check_only:
             keys = ", ".join(key_range.key for key_range in ranges)
             say(f"All checks passed: {settings.n_trials} trials of {keys}; none runs.")
@@ -82,6 +99,7 @@ class SearchSweeper(Sweeper):
 
         folder = Path(self.config.hydra.sweep.dir).absolute()
         with locked(folder / ".search.lock", f"{folder}: another process goes on with this search: wait for it"):
+            # From these two files a stopped search is composed again.
             write_whole(folder / MULTIRUN, OmegaConf.to_yaml(self.config))
             write_command(folder, _launcher_overrides())
             trials = Trials(
@@ -176,7 +194,11 @@ class SearchSweeper(Sweeper):
         return objective
 
     def _compose_checked(self, words: Sequence[str], prefix: str) -> DictConfig:
-        """Return a job's configuration that has passed the checks; an error message begins with the prefix."""
+        """Return a job's configuration, without Hydra's part, after the checks of `train`.
+
+        Raises:
+            ConfigError: If a check fails; the message begins with the prefix.
+        """
         try:
             cfg = without_hydra(self._compose(words, 0))
             check_train(cfg)
@@ -214,7 +236,7 @@ def _in_multirun(config: DictConfig) -> DictConfig:
 
 
 def _prune_words(folder: Path, number: int) -> list[str]:
-    """Return the overrides by which a job reports to its trial."""
+    """Return the overrides by which a job reports its validation losses to the trial of this number."""
     return [
         f"{PRUNE}._target_=visllama.training.callbacks.prune.Prune",
         override(f"{PRUNE}.journal", folder / JOURNAL),

@@ -1,4 +1,4 @@
-"""A sweep's jobs in SLURM's queue, through submitit, of which only the queueing is used."""
+"""Hydra's launcher that runs the jobs of a sweep in SLURM's queue; submitit queues them, and does nothing else."""
 
 from __future__ import annotations
 
@@ -31,14 +31,16 @@ LAUNCHER = "hydra_plugins.visllama.SweepLauncher"
 
 
 def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
-    """Let Hydra start jobs by `SweepLauncher`.
+    """Register `SweepLauncher` with Hydra, in this process, under the name that `hydra/launcher=slurm` asks for.
 
     Args:
-        launch: The value of `launch`; with "slurm" the jobs need numbers of nodes and devices.
-        trainer: The group `trainer` of the configuration.
+        launch: The value of the key `launch`. With "slurm", `trainer` has to say how many nodes and devices each job
+            gets; with any other value, or None, `trainer` is not read.
+        trainer: The group `trainer` of the configuration, of which `num_nodes` and `devices` are read.
 
     Raises:
-        ConfigError: If there is no queue here, or `launch=slurm` does not know what to ask for.
+        ConfigError: If this machine has no `sbatch` or `srun`; or if `launch` is "slurm", and `num_nodes` or `devices`
+            is no whole number above 0.
     """
     if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise ConfigError("launch=slurm: there is no sbatch here: type it on the login node of a cluster")
@@ -56,10 +58,12 @@ def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
 
 
 class SweepLauncher(Launcher):
-    """Hydra's launcher: queue the jobs of a sweep, wait for them, and add the result of each to the table.
+    """Hydra's launcher: queue the jobs of a sweep in SLURM, wait for them, and add the result of each to `SweepTable`.
+
+    Hydra makes it, and calls `setup` and then `launch`. submitit pickles it, and calls it in each rank of a job.
 
     Args:
-        params: The parameters that `conf/hydra/launcher/slurm.yaml` holds.
+        params: The parameters that `conf/hydra/launcher/slurm.yaml` holds, such as `nodes` and `timeout_min`.
     """
 
     def __init__(self, **params: Any) -> None:
@@ -67,17 +71,31 @@ class SweepLauncher(Launcher):
         self.params = cast(dict[str, Any], resolved)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over before a sweep."""
+        """Keep what Hydra hands over before a sweep; Hydra calls it.
+
+        Args:
+            hydra_context: The context of Hydra, with its callbacks and its loader of configs.
+            task_function: The function that a job calls with its configuration.
+            config: The whole configuration of the sweep.
+        """
         self.hydra_context = hydra_context
         self.task_function = task_function
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Check all jobs here, queue them, and return what they return; a job that is lost fails alone.
+        """Check all jobs in this process, queue them, wait for all of them, and return their results.
 
         Args:
-            job_overrides: The overrides of each job.
-            initial_job_idx: The place of the first of them in the sweep.
+            job_overrides: For each job, its overrides in the form "key=value".
+            initial_job_idx: The number of the first of these jobs in the sweep; the others follow it.
+
+        Returns:
+            The result of each job's first rank, in the order of the jobs. A job that SLURM has lost or ended has a
+            `ConfigError` as its return value, and the others go on.
+
+        Raises:
+            ConfigError: If a job contradicts itself, or needs another number of ranks than the queue is asked for. No
+                job is queued then.
         """
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         overrides_of_jobs = [list(overrides) for overrides in job_overrides]
@@ -86,6 +104,7 @@ class SweepLauncher(Launcher):
         configs = []
         for number, overrides in zip(numbers, overrides_of_jobs, strict=True):
             configs.append(compose_job(self.hydra_context, self.config, overrides, number))
+
         # No job is queued before all of them have passed.
         for config in configs:
             self._check(config)
@@ -112,12 +131,14 @@ class SweepLauncher(Launcher):
                 callback.add(result.hydra_cfg.hydra, result.cfg, result.return_value)
 
     def __call__(self, overrides: list[str], number: int, singletons: dict[type, Singleton]) -> JobReturn:
-        """Run one job, as one of its ranks.
+        """Run one job in this process, which SLURM has started as one of the job's ranks; submitit calls it.
+
+        A job that SLURM has started again goes on in its folder, if it trains.
 
         Args:
-            overrides: The overrides of the job.
-            number: The place of the job in the sweep.
-            singletons: The state of Hydra in the process that has queued the job.
+            overrides: The overrides of the job, in the form "key=value".
+            number: The number of the job in the sweep.
+            singletons: The state of Hydra in the process that has queued the job, which is set in this one.
         """
         take_over_signals()
         Singleton.set_state(singletons)
@@ -127,6 +148,7 @@ class SweepLauncher(Launcher):
             config.hydra.job.id = submitit.JobEnvironment().job_id
             config.hydra.job.num = number
 
+        # SLURM counts the starts of a job that was queued again.
         task_function = self.task_function
         was_started_before = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
         if was_started_before:
@@ -140,7 +162,7 @@ class SweepLauncher(Launcher):
         )
 
     def _check(self, config: DictConfig) -> None:
-        """Check before the queue what each job would check behind it.
+        """Run the checks of `train` on a job's configuration before the job waits in the queue; other verbs have none.
 
         Raises:
             ConfigError: If a job contradicts itself, or needs another number of ranks than the queue is asked for.
@@ -162,7 +184,15 @@ class SweepLauncher(Launcher):
 
 
 def going_on(function: Callable[[DictConfig], object]) -> Callable[[DictConfig], object]:
-    """Return a task function with which a job that SLURM has started again goes on in its folder."""
+    """Wrap a job's function so that the job resumes from its own folder, as one that SLURM has started again should.
+
+    Args:
+        function: The function that a job calls with its configuration.
+
+    Returns:
+        A function that sets the key `resume` of the configuration it gets to the folder of the job, and calls
+        `function`. A configuration without that key (of a verb that does not train) is left as it is.
+    """
 
     @wraps(function)
     def job(cfg: DictConfig) -> object:

@@ -1,4 +1,8 @@
-"""The table of a sweep (`--multirun`): jobs are compared on validation; the best one alone is judged on test."""
+"""The table of a sweep (`--multirun`): jobs are ranked by a score on validation; the best one alone is judged on test.
+
+A row of the table is a dictionary of one job's facts: `job` (its number), `overrides`, `folder`, and either `error` or
+`scores`, `splits` and `intervals`. At the end of the sweep each row gets `swept`, the values of the keys that vary.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +35,16 @@ from visllama.sweep.plot import numeric_keys, plot_scores
 
 
 class SweepTable(Callback):
-    """Hydra's callback: collect the jobs' results, rank them at the end, and judge the best on what did not rank it.
+    """Hydra's callback: collect the jobs' results; at the end rank the jobs, and judge the best on the other splits.
+
+    Hydra makes it, and calls the methods `on_...`. A launcher or sweeper that runs jobs elsewhere calls `add`.
 
     Attributes:
-        rows: The facts of each job, as `sweep.json` holds them.
-        configs: The configuration of each job that ran in this process, by its number.
-        compose: The function that composes the configuration of an earlier job from its row, in a search that goes on.
-        importances: The share of each key in what sets the jobs of a search apart.
+        rows: The row of each job, in the order in which they were added; `sweep.json` holds them ranked.
+        configs: The configuration of each job that `add` was called for, by the number of the job.
+        compose: The function that returns a job's configuration for its row; a search that goes on sets it, for jobs
+            that are not in `configs`.
+        importances: For each key of a search, the share of it in what sets good jobs apart; a search sets it.
     """
 
     def __init__(self) -> None:
@@ -47,20 +54,28 @@ class SweepTable(Callback):
         self.importances: dict[str, float] = {}
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """Add a job of a sweep that has ended in this process."""
+        """Add the result of a job that has ended in this process; Hydra calls it. A run outside a sweep adds nothing.
+
+        Args:
+            config: The job's configuration, without Hydra's part.
+            job_return: The result of the job.
+
+        Raises:
+            Exception: The error of the job, if it has failed with one.
+        """
         # The return value of a failed job raises its error again.
         hydra = cast(DictConfig, HydraConfig.get())
         if hydra.mode == RunMode.MULTIRUN:
             self.add(hydra, config, job_return.return_value)
 
     def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
-        """Add the result of a job to the table.
+        """Add a row with the result of a job.
 
         Args:
-            hydra: The part of the job's configuration that belongs to Hydra.
-            config: The job's own configuration.
-            result: The value that the job has returned, or its error. A job that trains nothing has no row, unless it
-                has failed.
+            hydra: The group `hydra` of the job's configuration.
+            config: The job's configuration without that group.
+            result: What the verb `train` has returned, or the error of the job as an exception. Any other value, such
+                as that of a verb that trains nothing, adds no row.
         """
         row: dict[str, Any] = {
             "job": hydra.job.num,
@@ -73,11 +88,21 @@ class SweepTable(Callback):
             row["error"] = str(result)
         else:
             return
+
         self.rows.append(row)
         self.configs[hydra.job.num] = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Rank the jobs and judge the best; an error ends the program."""
+        """Rank the jobs, print and write the table, and judge the best job; Hydra calls it at the end of a sweep.
+
+        Without rows nothing is done.
+
+        Args:
+            config: The whole configuration of the sweep, with the group `hydra`.
+
+        Raises:
+            SystemExit: With code 2 for a `ConfigError`; with code 1 for another error, or if a job has failed.
+        """
         if not self.rows:
             return
 
@@ -122,6 +147,7 @@ class SweepTable(Callback):
             plot_scores(numeric, ranked, objective, header, log_keys, folder / "sweep.png")
         write_index(folder)
 
+        # Optuna tells them of a search with enough trials; a grid has none.
         if self.importances:
             shares = ", ".join(f"{key} {share:.2f}" for key, share in self.importances.items())
             say(f"What sets the jobs apart (importance, PED-ANOVA): {shares}")
@@ -138,14 +164,14 @@ class SweepTable(Callback):
             sys.exit(1)
 
     def _config(self, row: dict[str, Any]) -> DictConfig:
-        """Return the configuration of a job."""
+        """Return the configuration of the job of a row, composing it if the job ran in an earlier process."""
         number = row["job"]
         if number not in self.configs and self.compose is not None:
             self.configs[number] = self.compose(row)
         return self.configs[number]
 
     def _say_spread(self, trained: list[dict]) -> None:
-        """Print how far the seeds of one setting differ."""
+        """Print the mean and the standard deviation of each main score over jobs that differ in their seeds alone."""
         if not trained:
             return
         config = self._config(trained[0])
@@ -160,7 +186,7 @@ class SweepTable(Callback):
                 say(f"{objective.title} over {len(values)} seeds: {spread}")
 
     def _judge_best(self, best: dict) -> None:
-        """Judge the best job on the splits that did not choose it."""
+        """Judge the best job on the splits that did not choose it, unless that is done already, and say so."""
         config = self._config(best)
         folder = Path(best["folder"])
         unseen = unseen_evaluations(config)
@@ -187,7 +213,16 @@ class SweepTable(Callback):
 
 
 def _scores(config: DictConfig, result: Mapping) -> dict[str, Any]:
-    """Return all that a job measured, by the names that an objective has, and the split of each evaluation."""
+    """Return what a job measured, as a part of its row.
+
+    Args:
+        config: The job's configuration.
+        result: What the verb `train` has returned.
+
+    Returns:
+        `scores` (by names as "EVALUATION/METRIC" or "val/loss"; None for a score that is not finite), `splits` (of each
+        evaluation), `intervals` (by the names of scores), and `pruned_step` if the trial was ended early.
+    """
     judged = result["evaluations"]
     train = result["train"]
     # `config.plain` adds the split to the names of evaluations that it moves to validation.
@@ -223,11 +258,15 @@ def _rank(rows: list[dict], objective: Objective | None) -> list[dict]:
     """Return the jobs that measured the objective, the best first, without those that were ended early."""
     if objective is None:
         return []
+
+    # A job that was ended early has trained less than the others: its scores are not comparable.
     scored_rows = []
     for row in rows:
         score = _score(row, objective)
         if PRUNED not in row and score is not None:
             scored_rows.append((score, row))
+
+    # Rows are dictionaries, which have no order: only the scores are compared.
     scored_rows.sort(key=lambda scored_row: scored_row[0], reverse=objective.is_higher_better)
     return [row for _, row in scored_rows]
 
@@ -241,7 +280,7 @@ def _score(row: dict, objective: Objective | None) -> float | None:
 
 
 def _state(row: dict) -> str:
-    """Return why a job has no rank."""
+    """Return the word that the table shows in place of a score, for a job without a rank."""
     if "error" in row:
         return "failed"
     return "pruned" if PRUNED in row else "none"
@@ -290,12 +329,14 @@ def _table(keys: list[str], rows: list[dict], objective: Objective | None, split
         table.add_column("val loss", justify="right")
     table.add_column("folder")
 
+    # The rows that have a rank come first, so that the number of a row is its rank.
     for rank, row in enumerate(rows, start=1):
         score = None if PRUNED in row else _score(row, objective)
         cells = ["" if score is None else str(rank)]
         cells += [str(row["swept"][key]) for key in keys]
         if objective:
             cells.append(_state(row) if score is None else objective.show(score))
+
         if has_loss:
             loss = row.get("scores", {}).get(VAL_LOSS)
             cells.append("" if loss is None else f"{loss:.3f}")

@@ -1,4 +1,8 @@
-"""The trials of a search: Optuna is asked for values, and told the results."""
+"""The trials of a search: Optuna is asked for values, and told the results.
+
+A trial is one choice of values for the searched keys; the job of the same number runs it. Optuna keeps all trials in a
+file, the journal, so that a search that was stopped can go on.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +35,11 @@ _MIN_COMPLETE = 10
 
 
 class Asked(NamedTuple):
-    """A trial that is to run.
+    """A trial with the values that Optuna has chosen for it.
 
     Attributes:
-        number: The number of the trial, and of its job.
-        words: The overrides that give the searched keys their values.
+        number: The number of the trial, and of its job, counted from 0.
+        words: The overrides that give the searched keys these values, in the form "key=value".
     """
 
     number: int
@@ -43,17 +47,19 @@ class Asked(NamedTuple):
 
 
 class Trials:
-    """The trials of one search, in the journal of its folder.
+    """The trials of one search, read from and written to its journal; only one process may hold a search at a time.
 
     Each trial is drawn with a seed of its own: a search that was killed and goes on draws the values that it would have
     drawn without the kill.
 
     Args:
-        journal: The file of the trials; it is made if there is none.
-        ranges: The keys that are searched, with their values.
-        objective: The number that is searched for.
-        sampler: "tpe" or "random".
-        num_startup: The number of trials that TPE draws at random.
+        journal: The file that holds the trials. It is made if there is none; else its trials are taken over, and a last
+            line that was not written to its end is removed.
+        ranges: The keys that are searched, each with the values that it may take.
+        objective: The score by which trials are compared.
+        sampler: "random" draws values at random, and "tpe" (or any other text) by Optuna's TPE, which learns from the
+            trials before.
+        num_startup: The number of first trials that TPE draws at random.
         seed: The seed of the search.
     """
 
@@ -88,26 +94,48 @@ class Trials:
                 self._finish(trial.number, trial.user_attrs[_ROW])
 
     def rows(self) -> list[tuple[Asked, dict[str, Any]]]:
-        """Return the trials that have ended, in their order, each with the row of its job."""
+        """Return the trials that `tell` was called for, in the order of their numbers, each with a copy of its row."""
         ended = [trial for trial in self._of_states() if _ROW in trial.user_attrs]
         return [(self._asked(trial), dict(trial.user_attrs[_ROW])) for trial in ended]
 
     def stopped(self) -> list[Asked]:
-        """Return the trials that were running when the search was killed."""
+        """Return the trials that were asked for but not told, in the order of their numbers.
+
+        Right after `Trials` is made, these are the trials that were running when the search was killed.
+        """
         return [self._asked(trial) for trial in self._of_states(TrialState.RUNNING)]
 
     def num_starts(self, number: int) -> int:
-        """Return the number of times that the values of a trial have been started, this trial included."""
+        """Return how many trials in a row have had the values of this trial, this trial included.
+
+        It is 1 unless `run_again` has let the trial repeat one that was killed.
+
+        Args:
+            number: The number of the trial.
+        """
         return find_trial(self.storage, number).user_attrs.get(_STARTS, 1)
 
     def run_again(self, number: int) -> None:
-        """Mark a trial that was killed as failed, and let another with the same values be asked for next."""
+        """Mark a trial as failed in the journal, and let a later `ask` return a new trial with the same values.
+
+        Args:
+            number: The number of a trial that `stopped` has returned.
+        """
         trial = find_trial(self.storage, number)
         self.study.tell(number, state=TrialState.FAIL)
         self.study.enqueue_trial(trial.params, user_attrs={_STARTS: self.num_starts(number) + 1})
 
     def ask(self, count: int) -> list[Asked]:
-        """Return trials that are to run, with consecutive numbers: first those that are to run again."""
+        """Let Optuna choose values for new trials, write these trials to the journal, and return them.
+
+        Values that are to run again come first.
+
+        Args:
+            count: The number of trials.
+
+        Returns:
+            So many trials, with consecutive numbers. Each has to be told when its job has ended.
+        """
         num_ended = len(self.rows())
         new_trials = []
         with _quiet():
@@ -120,12 +148,19 @@ class Trials:
         return new_trials
 
     def tell(self, number: int, row: Mapping[str, Any]) -> None:
-        """Write the result of a trial to the journal: its job's row in the table."""
+        """Write the result of a trial to the journal, which ends the trial.
+
+        Args:
+            number: The number of the trial.
+            row: The row of its job, as `SweepTable` holds it. A job without a score of the objective, such as one with
+                an `error`, counts as failed; one with a `pruned_step` as ended early.
+        """
+        # First the row: a search that is killed between these two lines ends the trial by it when it goes on.
         self.storage.set_trial_user_attr(trial_id(self.storage, number), _ROW, dict(row))
         self._finish(number, row)
 
     def _finish(self, number: int, row: Mapping[str, Any]) -> None:
-        """End a trial in Optuna, by its job's row in the table."""
+        """Mark a trial in Optuna as pruned, failed or complete, as the row of its job says."""
         value = row.get("scores", {}).get(self.objective.name)
         if PRUNED in row:
             self.study.tell(number, state=TrialState.PRUNED)
@@ -135,9 +170,10 @@ class Trials:
             self.study.tell(number, value)
 
     def importances(self) -> dict[str, float]:
-        """Return the share of each key in what sets good trials apart (PED-ANOVA).
+        """Return how much each searched key matters: its share in what sets good trials apart (PED-ANOVA), by the key.
 
-        It is empty if there are few trials, or a single key.
+        The shares add up to 1. With fewer than 10 complete trials, or fewer than two searched keys, return an empty
+        dictionary.
         """
         complete = self._of_states(TrialState.COMPLETE)
         if len(complete) < _MIN_COMPLETE or len(self.ranges) < 2:
@@ -148,7 +184,7 @@ class Trials:
             return optuna.importance.get_param_importances(self.study, evaluator=evaluator)
 
     def _of_states(self, *states: TrialState) -> list[FrozenTrial]:
-        """Return the trials in some states, or in any."""
+        """Return the trials that are in one of these states, or all trials if none is given."""
         return self.study.get_trials(states=states or None)
 
     def _asked(self, trial: FrozenTrial) -> Asked:
@@ -157,6 +193,7 @@ class Trials:
         Raises:
             ConfigError: If the journal, which may be somebody else's, names a choice that the search does not have.
         """
+        # A choice becomes an override of the job as it stands: only those of this search are taken.
         words = []
         for key, key_range in self.ranges.items():
             value = trial.params[key]
@@ -178,7 +215,11 @@ class Trials:
 
 
 def distribution(key_range: Range) -> BaseDistribution:
-    """Return Optuna's distribution of the values that a key may take."""
+    """Return the distribution from which Optuna draws the values of a key.
+
+    Args:
+        key_range: The values that the key may take: choices, whole numbers (both ends are `int`), or other numbers.
+    """
     if key_range.choices:
         return CategoricalDistribution(key_range.choices)
 

@@ -1,1 +1,1 @@
-"""The texts of a sample: tokens, templates, and how texts become ids."""
+"""The texts of a training sample: the templates that write turns as text, and the encoder that makes token ids."""

@@ -15,12 +15,15 @@ _TURNS = [f"visllama-turn-{number}-mark" for number in range(4)]
 
 
 def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """Return the template that a tokenizer brings (transformers renders it in a sandbox).
+    """Return a tokenizer's own `chat_template` (Jinja code) as a `Template`, whose strings write the same text.
 
-    A response ends with the first special token behind it.
+    The Jinja code is rendered by transformers, in a sandbox, over a conversation of four turns with known texts; what
+    stands between these texts becomes the strings. The first special token behind a response becomes `end`. Images,
+    which a chat template does not know, stand before a human's text, each followed by a line break.
 
     Raises:
-        ConfigError: If the tokenizer has none, or one that writes turns otherwise than one after the other.
+        ConfigError: If the tokenizer has no chat template, or if its template fails, leaves out or repeats a turn,
+            writes a later turn otherwise than the first, or ends a response with no special token.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError("template=tokenizer: the language model's tokenizer has no chat_template: choose another one")
@@ -45,6 +48,7 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     bos = tokenizer.bos_token or ""
     first = first.removeprefix(bos)
     first_with_system = first_with_system.removeprefix(bos)
+
     with_system = f"{first_with_system}{{human}}{opening}"
     return Template(
         human=f"{between}{{human}}{opening}",
@@ -57,7 +61,11 @@ def read_chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, with_system: bool) -> list[str]:
-    """Return the template text before, between and after the turns of a four-turn conversation.
+    """Return the five texts that the template writes before, between and after the four turns of a conversation.
+
+    Args:
+        tokenizer: The tokenizer that has the template.
+        with_system: Whether a system text (`_SYSTEM`) comes before the turns; it then stands in the first text.
 
     Raises:
         ConfigError: If the template fails, or does not write each turn once.
@@ -80,13 +88,15 @@ def _render(tokenizer: PreTrainedTokenizerBase, with_system: bool) -> list[str]:
     for mark in _TURNS:
         before, mark_found, rest = rest.partition(mark)
         pieces.append(before)
+
+        # Each mark has to be found once, in the order of the turns.
         if not mark_found or mark in rest or (with_system and _SYSTEM not in pieces[0]):
             raise ConfigError("template=tokenizer: its chat_template leaves out turns, or writes them twice")
     return [*pieces, rest]
 
 
 def _cut_at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str, str]:
-    """Return the text before its first special token, that token, and the text behind it.
+    """Cut a text at its first special token: return the text before it (blanks at most), the token, and the rest.
 
     Raises:
         ConfigError: If there is no special token, or more than spaces before it.

@@ -1,4 +1,4 @@
-"""Turn segments into ids: each is tokenised by itself, as the part of a text that it is."""
+"""Turn the segments of a sample (pieces of text, see `Segment`) into token ids, each tokenised by itself."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ _ANCHOR = "\n"
 
 
 class TextEncoder:
-    """Tokenise segments, so that what is supervised never depends on how a tokenizer joins texts.
+    """Tokenise the segments of a sample one by one, so that a response has the same ids whatever stands before it.
 
-    Many tokenizers write a space before a text that has none (SentencePiece's dummy prefix). They do so here where a
-    text starts, behind an image, and behind a special token if that is the tokenizer's way; where a segment goes on
-    from another one it has the spaces that it says.
+    Many tokenizers put a space before a text that has none (SentencePiece's dummy prefix, here called the prefix). A
+    caller therefore says where a piece of text stands: at the start of the sample or behind an image (`start` gives it
+    the prefix), or behind other text (`go_on` gives it none). Behind a special token the attribute
+    `starts_after_special` tells which of the two is right.
 
     Args:
-        tokenizer: The tokenizer of the language model. If it has a `backend_tokenizer`, truncation and padding are
-            switched off there.
+        tokenizer: The tokenizer of the language model; it must have an eos token. If it has a `backend_tokenizer`, that
+            one is changed: truncation and padding are switched off, and `start` sets it to read special tokens as text.
 
     Attributes:
         special_ids: The id of each special token, by its text.
-        starts_after_special: Whether the tokenizer writes a space before a text that starts behind a special token.
+        starts_after_special: Whether the tokenizer itself puts the prefix before a text behind a special token, so that
+            such a text belongs into `start`. It is False for a tokenizer without a prefix.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -47,7 +49,8 @@ class TextEncoder:
         # The empty pattern would match everywhere; this one matches nowhere.
         self._special = re.compile(pattern or "(?!)")
 
-        # A tokenizer with a prefix writes "a" otherwise at the start of a text than behind the anchor.
+        # What a tokenizer does shows whether it has a prefix: with one it writes "a" otherwise at
+        # the start of a text than behind the anchor.
         self._anchor = self.start(_ANCHOR)
         behind_anchor = self.start(f"{_ANCHOR}a")[len(self._anchor) :]
         self._has_prefix = behind_anchor != self.start("a")
@@ -61,11 +64,18 @@ class TextEncoder:
 
     @property
     def needs_space_after_special(self) -> bool:
-        """Whether a text that starts behind a special token needs its first space written out."""
+        """Whether a text behind a special token gets no prefix from the tokenizer, which elsewhere puts one.
+
+        Such a text needs its first space written out (as " yes") to be read as a word of its own.
+        """
         return self._has_prefix and not self.starts_after_special
 
     def start(self, text: str) -> list[int]:
-        """Return the ids of a text; what looks like a special token in it is plain text."""
+        """Return the token ids of a text that starts a sample, or stands behind an image.
+
+        The tokenizer puts its prefix (a space) before the text, if it has one. No BOS, EOS or other special token is
+        added, and the spelling of a special token inside the text, as "</s>", becomes the ids of ordinary text.
+        """
         if self._backend is None:
             return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
@@ -74,24 +84,41 @@ class TextEncoder:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def go_on(self, text: str) -> list[int]:
-        """Return the ids of a text that stands behind another one."""
+        """Return the token ids of a text that stands directly behind other text, so that it gets no prefix.
+
+        Otherwise it does what `start` does: no special token is added, and none is recognised inside the text.
+        """
         if not self._has_prefix:
             return self.start(text)
 
         # The prefix goes before the anchor; what is behind the anchor has no more spaces than it says.
         ids = self.start(_ANCHOR + text)
+
+        # The tokenizer may have merged the anchor with the text, which cannot be cut apart then.
         anchored = ids[: len(self._anchor)] == self._anchor
         return ids[len(self._anchor) :] if anchored else self.start(text)
 
     def end_token(self, named: str) -> str:
-        """Return the token that ends a response: the template's, or eos where the tokenizer has no such token."""
+        """Return the text of the special token that ends a response.
+
+        Args:
+            named: The token that the template names (`Template.end`); "{eos}" in it stands for the tokenizer's eos.
+
+        Returns:
+            That token, or the tokenizer's eos where the tokenizer has no special token of that text.
+        """
         token = self._filled(named)
         return token if token in self.special_ids else self.tokenizer.eos_token
 
     def pieces(self, segments: Iterable[Segment]) -> Iterator[Segment]:
-        """Yield segments of the kinds "text", "image" and "special" (one token), none of them empty.
+        """Yield the pieces in which a sample is tokenised, in the order of the segments.
 
-        Prompts are joined before they are tokenised, as a reader meets them; a response stands by itself.
+        The tokenizer's own tokens fill `{bos}` and `{eos}`, a "template" segment is cut at the special tokens in it,
+        and neighbouring texts are joined, but never a supervised one (a response) with one that is not.
+
+        Yields:
+            Segments, none of them empty, of the kinds "text" (plain text, for `start` or `go_on`), "image" (one image),
+            and "special" (one special token, a key of `special_ids`).
         """
         pieces = (piece for segment in segments for piece in self._split(segment) if piece.text)
         for (kind, supervised), group in groupby(pieces, key=lambda piece: (piece.kind, piece.supervised)):
@@ -101,12 +128,13 @@ class TextEncoder:
                 yield from group
 
     def _split(self, segment: Segment) -> Iterator[Segment]:
-        """Yield a segment with the slots for tokens filled; a template's words are cut at their special tokens."""
+        """Yield the pieces of one segment, some of them empty; only "template" and "end" segments are changed."""
         if segment.kind == "end":
             yield Segment(self.end_token(segment.text), True, "special")
         elif segment.kind != "template":
             yield segment
         else:
+            # Only in a template's own text is a special token meant: what fills its slots is plain text.
             text = self._filled(segment.text)
             done = 0
             for match in self._special.finditer(text):
@@ -116,6 +144,6 @@ class TextEncoder:
             yield Segment(text[done:])
 
     def _filled(self, text: str) -> str:
-        """Return a template's words with the tokenizer's own tokens in their slots."""
+        """Return a template's text with the tokens in place of `{bos}` (empty if there is none) and `{eos}`."""
         text = text.replace("{bos}", self.tokenizer.bos_token or "")
         return text.replace("{eos}", self.tokenizer.eos_token)

@@ -1,7 +1,8 @@
-"""Templates as data, which write turns as segments of text, each supervised (a response) or not.
+"""Templates, which write the turns of a conversation as pieces of text, each supervised (learned, a response) or not.
 
-A template is a handful of strings with slots. In its own words the tokenizer's special tokens are meant as such; in the
-texts that fill the slots they, and what looks like a marker or another template, are plain text.
+A template is a handful of strings with slots, such as "USER: {human} ASSISTANT:". The spelling of a special token of
+the tokenizer, as "</s>", means that token in these strings. In the texts that fill the slots it is plain text, and so
+are slots and words of other templates.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 IMAGE_MARK = "<image>"
-"""The mark of an image in a turn of a conversation."""
+"""The text that stands for an image in a turn of a conversation."""
 SLOT = re.compile(r"(\{(?:system|images|human|response|bos|eos)\})")
+"""Matches one of the slots that the strings of a template may hold; its group is the slot with its braces."""
 
 
 class Segment(NamedTuple):
-    """A piece of a sample.
+    """A piece of a training sample, before it is tokenised.
 
     Attributes:
-        text: The text that is read, or learned where it is supervised.
-        supervised: Whether it is a response, or the end of one.
-        kind: "text" is plain text, "template" has special tokens that are meant as such, "image" stands for an image
-            span, and "end" for the template's end token. `TextEncoder.pieces` adds "special", one special token.
+        text: The text of the piece; of an image, `IMAGE_MARK`.
+        supervised: Whether the model learns to write this piece: True for a response and for the token that ends it.
+        kind: "text" is plain text; "template" is a template's own text, in which special tokens are meant as such;
+            "image" is one image; "end" is the token that ends a response, as the template names it.
+            `TextEncoder.pieces` yields one kind more, "special", which is one special token of the tokenizer.
     """
 
     text: str
@@ -35,13 +38,14 @@ _IMAGE = Segment(IMAGE_MARK, kind="image")
 
 
 class Turn(NamedTuple):
-    """What one speaker says.
+    """What one speaker of a conversation says, once.
 
     Attributes:
-        speaker: "system", "human" or "gpt".
-        text: The words of the speaker.
+        speaker: "system" (instructions to the model), "human" (a prompt) or "gpt" (a response of the model).
+        text: What is said.
         num_images: The number of images that stand before the text.
-        has_marks: Whether each `IMAGE_MARK` in the text stands for an image.
+        has_marks: Whether each `IMAGE_MARK` in the text stands for an image; if not, it is plain text. Such images are
+            not counted in `num_images`. It is read for a human's turn alone.
     """
 
     speaker: str
@@ -52,18 +56,23 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Template:
-    """A template by which turns are written.
+    """The strings by which the turns of a conversation are written as text.
+
+    `{bos}` and `{eos}` stand for the tokenizer's tokens in `human`, `with_system`, `first`, `image` and `end`. Nothing
+    is checked here: `find_template` checks the slots of a user's own strings.
 
     Attributes:
-        human: The turn of a human, up to where the response begins. Its slots are `{human}`, and `{images}` for the
-            images that stand before the text; without that slot they stand directly before `{human}`.
-        with_system: The first turn of a human where there is a system text, whose slot is `{system}`.
-        first: The first turn of a human where there is no system text; if it is empty, `human` is used.
-        response: The turn of gpt, with the slot `{response}`; an empty response is written as its end token alone.
-        end: The token that ends a response, `{eos}` for the tokenizer's eos. A tokenizer that has no such token uses
-            its eos.
-        image: The text behind each image that stands before a text.
-        system: The system text of a record that brings none.
+        human: The form of a human's turn, up to where the response begins. The slot `{human}` takes the turn's text,
+            and `{images}` the images before that text; without `{images}` they stand directly before `{human}`.
+        with_system: The form of the first human turn of a conversation that has a system text, with the slots
+            `{system}` and `{human}`.
+        first: The form of the first human turn of a conversation without a system text; if it is empty, `human` is it.
+        response: The form of a response, with the slot `{response}`. An empty response is written as its end token
+            alone.
+        end: The special token that ends each response; "{eos}" is the tokenizer's eos, which is also used where the
+            tokenizer has no special token of this text.
+        image: The text behind each image that stands before a human's text; empty for none.
+        system: The system text of a conversation that brings none; empty for none.
     """
 
     human: str
@@ -75,13 +84,16 @@ class Template:
     system: str = ""
 
     def segments(self, turns: Sequence[Turn], answered: bool = True) -> list[Segment]:
-        """Return the segments of turns.
+        """Return the pieces of text and the images that a conversation is written as, in their order; none is checked.
 
-        A response without a prompt's words before it (behind its image alone, as a caption) is written as it is.
+        The form `response` is for a response to a text. A response that directly follows an image, as a caption does,
+        is written without that form. Either kind is followed by a segment of the kind "end".
 
         Args:
-            turns: The turns: at most one system text, which is the first, then human and gpt by turns.
-            answered: Whether the last response is there; if not, it is left out, since it is to be generated.
+            turns: The turns of the conversation: a system turn or none, then human and gpt by turns. A conversation may
+                also be one turn of gpt alone.
+            answered: False leaves out the response at the end and its end token, if there is one: the segments are then
+                the prompt from which that response is to be generated.
         """
         system = self.system
         for turn in turns:
@@ -100,18 +112,19 @@ class Template:
                 form = opening if number == 0 else self.human
                 segments += self._filled(form, turn, system)
 
+        # A response consists of two supervised segments: its text and its end.
         while not answered and segments and segments[-1].supervised:
             segments.pop()
         return segments
 
     def _response(self, text: str, prompted: bool) -> list[Segment]:
-        """Return a response and its end; the form of the template is for one that has a prompt."""
+        """Return the two segments of a response: its text, in the template's form if it is prompted, and its end."""
         if prompted and text:
             text = self.response.replace("{response}", text)
         return [Segment(text, True), Segment(self.end, True, "end")]
 
     def _filled(self, form: str, turn: Turn, system: str) -> Iterator[Segment]:
-        """Yield the segments of a human's turn: the words of the template, and what fills its slots."""
+        """Yield the segments of a human's turn: the template's own text, and what fills its slots."""
         images = [_IMAGE, Segment(self.image, kind="template")] * turn.num_images
         has_image_slot = "{images}" in form
         for piece in SLOT.split(form):
@@ -128,7 +141,7 @@ class Template:
 
 
 def _ends_with_words(segments: list[Segment]) -> bool:
-    """Return whether the last segment that is not empty holds words, and not an image or an end token."""
+    """Return whether the last segment that is not empty is text, and not an image or an end token."""
     for segment in reversed(segments):
         if segment.text:
             return segment.kind in ("text", "template")

@@ -1,4 +1,4 @@
-"""The templates that have a name, and the one that a name or strings stand for."""
+"""The templates that have a name, and `find_template`, which turns a user's choice into a template."""
 
 from __future__ import annotations
 
@@ -68,14 +68,18 @@ _NEEDED_SLOTS = [
 
 
 def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Template:
-    """Return the template that a name or a user's own strings stand for.
+    """Return the template that the key `template` chooses, by a name or by strings of the user's own.
 
     Args:
-        chosen: A name, or a mapping of `Template`'s attributes.
-        tokenizer: The tokenizer of the language model, which is needed for the name "tokenizer".
+        chosen: A key of `TEMPLATES`; or "tokenizer", the chat template of the tokenizer; or a mapping from `Template`'s
+            attributes to strings. The mapping needs `human`. Where it has no `with_system`, the system text and a line
+            break are put before its `first`, or before `human` if that is missing too; any other attribute that is
+            missing takes `Template`'s default.
+        tokenizer: The tokenizer of the language model, which is read for the name "tokenizer" alone.
 
     Raises:
-        ConfigError: If there is no template of that name, or the strings make none.
+        ConfigError: If there is no template of that name, the tokenizer's chat template cannot be used, or a string has
+            an unknown name, is no text, lacks a slot that it needs, or has an unknown slot.
     """
     if chosen == OF_TOKENIZER:
         # Imported here, since it imports transformers, and nothing else of this module asks a tokenizer.
@@ -88,6 +92,7 @@ def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Tem
             raise ConfigError(f"template={chosen}: choose {', '.join(TEMPLATES)}, {OF_TOKENIZER}, or give its strings")
         return TEMPLATES[chosen]
 
+    # A mapping comes from a YAML file, or from the settings that are kept with weights.
     known = [field.name for field in fields(Template)]
     wrong = [name for name, value in chosen.items() if name not in known or not isinstance(value, str)]
     if "human" not in chosen:
@@ -105,8 +110,10 @@ def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Tem
 def _check_slots(template: Template) -> None:
     """Check that each string of a template has the slots that it must have, and no unknown ones.
 
+    `{images}` has to stand before `{human}`.
+
     Raises:
-        ConfigError: If not, naming the string.
+        ConfigError: If a string breaks one of these rules; the message names the string.
     """
     for name, text in vars(template).items():
         unknown = [slot for slot in re.findall(r"\{\w+\}", text) if not SLOT.fullmatch(slot)]
