@@ -12,7 +12,16 @@ from safetensors.torch import load_file, save_file
 from tests.support import tiny
 from tests.support.tiny import CONNECTORS, tiny_parts
 from visllama.errors import ConfigError
-from visllama.model.weights import build_model, frozen_hashes, hash_tensors, load_weights, save_weights, trained_tensors
+from visllama.model.weights import (
+    build_model,
+    frozen_hashes,
+    hash_tensors,
+    load_tensors,
+    load_weights,
+    read_description,
+    save_weights,
+    trained_tensors,
+)
 from visllama.text.tokens import image_span
 from visllama.training.buffers import copy_buffers
 
@@ -259,3 +268,20 @@ def test_right_weights_are_read_in_every_dtype(make_model, tmp_path, dtype):
             torch.tensor([[1, *image_span(10), 5]]), torch.zeros(1, 3, size, size, dtype=torch.uint8)
         ).logits
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_what_was_trained_of_a_base_model_is_not_rounded_to_the_dtype_of_its_files(tmp_path, stored):
+    """FSDP leaves a base model as its files have it until the trained tensors are in it."""
+    model = build_model(tiny_parts(), ("connector", "markers", "language_model")).load_base_weights(torch.float32)
+    with torch.no_grad():
+        for parameter in model.language_model.parameters():
+            parameter += 1e-4 * torch.randn_like(parameter)
+    save_weights(model, tiny_parts(), TEXT, tmp_path)
+    expected = trained_tensors(model)
+
+    again = build_model(tiny_parts(), ("connector", "markers", "language_model")).load_base_weights(as_stored=True)
+    again.language_model.to(stored)
+    load_tensors(again, tmp_path, read_description(tmp_path))
+    for name, tensor in trained_tensors(again).items():
+        assert torch.equal(tensor, expected[name]), name

@@ -15,13 +15,14 @@ from PIL import Image
 
 from tests.support.commands import ROOT
 from tests.support.wandb_files import read_wandb_run, read_wandb_runs
+from visllama.tracking.wandb_tracker import _without_key
 
 PROGRAM = """
 import json, sys
 from pathlib import Path
 from PIL import Image
 from visllama.tracking.tracker import Picture
-from visllama.tracking.wandb_tracker import WandbTracker, _without_key
+from visllama.tracking.wandb_tracker import WandbTracker
 
 settings = json.loads(sys.argv[1])
 folder = Path(settings.pop("folder"))

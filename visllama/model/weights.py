@@ -449,8 +449,20 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 
     with open_tensors(folder / TENSORS_FILE) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    _widen(model, tensors)
     # The base weights are in the model already, so the tensors are fewer than the model's.
     model.load_state_dict(tensors, strict=False)
+
+
+def _widen(model: VisLlama, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give each parameter the dtype of its tensor, where its own would round that.
+
+    A base model that was left in the dtype of its files (`as_stored`) may be bf16, and what was trained of it is fp32.
+    """
+    for name, parameter in model.named_parameters():
+        tensor = tensors.get(name)
+        if tensor is not None and parameter.dtype.itemsize < tensor.dtype.itemsize:
+            parameter.data = parameter.data.to(tensor.dtype)
 
 
 @contextmanager
