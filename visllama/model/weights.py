@@ -455,7 +455,7 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 
 
 def _widen(model: VisLlama, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Give each parameter the dtype of its tensor, where its own would round that.
+    """Convert each parameter to the dtype of its tensor, where its own would round the tensor.
 
     A base model that was left in the dtype of its files (`as_stored`) may be bf16, and what was trained of it is fp32.
     """
