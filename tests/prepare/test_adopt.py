@@ -13,6 +13,7 @@ from webdataset import TarWriter
 from tests.prepare.made import picture, put, read
 from visllama.data.shards.manifest import local_manifest
 from visllama.errors import ConfigError
+from visllama.prepare.adopt import find
 
 
 def tars(folder, count: int = 2, records: int = 3):
@@ -77,3 +78,9 @@ def test_tars_elsewhere_are_fetched_indexed_and_found_by_their_addresses(run, tm
     manifest = local_manifest(str(out / "train"), tmp_path)
     assert manifest.num_records.tolist() == [3, 3] and manifest.shard(1).endswith("/00001.tar")
     assert all(os.path.isfile(manifest.index(n)) for n in range(2)) and not list(out.rglob("*.tar"))
+
+
+@pytest.mark.parametrize("place", ["https://host/{00..03.tar", "https://host/00}.tar"])
+def test_braces_that_do_not_match_are_refused_elsewhere_too(place):
+    with pytest.raises(ConfigError, match="from=https://host/.*: its braces do not match"):
+        find(place)

@@ -66,7 +66,7 @@ def find(place: str) -> list[str]:
 
     Raises:
         ConfigError: If no local tar is there, an address has a scheme that is not opened, or an address does not name
-            its tars by numbers.
+            its tars by numbers, or its braces do not match.
     """
     if not is_remote(place):
         try:
@@ -83,7 +83,10 @@ def find(place: str) -> list[str]:
     path, _, _ = place.partition("?")
     if "*" in place or not path.endswith(".tar"):
         raise ConfigError(f"from={place}: name the tars of a place elsewhere by numbers: .../{{00000..00099}}.tar")
-    return list(braceexpand(place))
+    try:
+        return list(braceexpand(place))
+    except ValueError as error:
+        raise ConfigError(f"from={place}: its braces do not match") from error
 
 
 def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[Path, Manifest]:
