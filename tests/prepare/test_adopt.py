@@ -82,5 +82,5 @@ def test_tars_elsewhere_are_fetched_indexed_and_found_by_their_addresses(run, tm
 
 @pytest.mark.parametrize("place", ["https://host/{00..03.tar", "https://host/00}.tar"])
 def test_braces_that_do_not_match_are_refused_elsewhere_too(place):
-    with pytest.raises(ConfigError, match="from=https://host/.*: its braces do not match"):
+    with pytest.raises(ConfigError, match=r"from=https://host/.*: its braces do not match"):
         find(place)
