@@ -16,10 +16,11 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> object:
-    """Return the content of a JSON file that anybody may have made.
+    """Return the content of a JSON file, which is checked as one that anybody may have made.
 
     Raises:
-        ConfigError: If it is no JSON file, or a mapping in it has a key more than once.
+        ConfigError: If the file cannot be read, is no JSON of at most 4 GiB, or a mapping in it has a key more than
+            once.
     """
     return _parse(_read_file(path), path)
 
@@ -58,7 +59,7 @@ def _parse(content: str, where: object) -> object:
 
 
 def _refuse_duplicates(ids: Sequence[str], where: object) -> None:
-    """Refuse ids of which one comes more than once."""
+    """Check that no id comes more than once."""
     if len(set(ids)) == len(ids):
         return
 
@@ -68,12 +69,17 @@ def _refuse_duplicates(ids: Sequence[str], where: object) -> None:
 
 
 def read_results(path: Path) -> object:
-    """Return the predictions of a file in the layout that the file has.
+    """Read a file of predictions without checking its layout, and return the JSON values in it.
 
-    A `.jsonl` file, as an evaluation writes it, has a JSON object on each line; any other file is JSON as a whole.
+    Args:
+        path: A `.jsonl` file, which has one JSON value on each line (empty lines are skipped), or any other file, which
+            is one JSON value as a whole.
+
+    Returns:
+        The list of the lines' values, or the value of the whole file.
 
     Raises:
-        ConfigError: If the file is no valid JSON, naming the line.
+        ConfigError: If the file cannot be read, or is no valid JSON; for a .jsonl file the message names the line.
     """
     if path.suffix.lower() != ".jsonl":
         return read_json(path)
@@ -88,13 +94,14 @@ def read_results(path: Path) -> object:
 
 
 def read_predictions(path: Path) -> dict[str, str]:
-    """Return the caption of each image, by the image's id as text.
+    """Read a file of captions, and return the caption of each image by the image's id as text.
 
-    The file holds `[{"image_id", "caption"}]` (COCO results, or such rows as .jsonl) or `{id: caption}`. Ids may be
-    numbers or strings.
+    Args:
+        path: A JSON file that holds `[{"image_id": 7, "caption": "a dog"}, ...]` (COCO's results) or `{id: caption}`,
+            or a .jsonl file with such a row on each line. Ids may be numbers or strings; further keys are ignored.
 
     Raises:
-        ConfigError: If the file has another layout, or an id more than once.
+        ConfigError: If the file cannot be read, has another layout, or holds an id more than once.
     """
     content = read_results(path)
     if isinstance(content, list):
@@ -124,22 +131,22 @@ def _captions_of_rows(rows: Sequence[object], path: Path) -> dict[str, object]:
 
 
 def coco_results(ids: Sequence[int | str], captions: Sequence[str]) -> list[dict]:
-    """Return captions in COCO's results layout, sorted by the images' ids: numbers first, then strings.
+    """Return captions as rows of COCO's results, `{"image_id", "caption"}`; nothing is written.
 
     Args:
-        ids: The images' ids.
-        captions: The caption of each image.
+        ids: The images' ids, all different. The rows are sorted by them: numbers first, then strings.
+        captions: The caption of each image, in the order of `ids`.
     """
     by_id = dict(zip(ids, captions, strict=True))
     return [{"image_id": image_id, "caption": by_id[image_id]} for image_id in _sorted_ids(ids)]
 
 
 def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]]) -> dict:
-    """Return references in COCO's annotation layout, as pycocotools and `read_references` read it.
+    """Return references as the content of a COCO annotation file, as pycocotools and `read_references` read it.
 
     Args:
-        ids: The images' ids.
-        captions: The references of each image.
+        ids: The images' ids, all different. Images and annotations are sorted by them: numbers first, then strings.
+        captions: The references of each image, in the order of `ids`.
     """
     by_id = dict(zip(ids, captions, strict=True))
     images = []
@@ -155,7 +162,7 @@ def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]])
 
 
 def _sorted_ids(ids: Sequence[int | str]) -> list[int | str]:
-    """Return ids with the numbers first: numbers and strings cannot be compared."""
+    """Return sorted ids, the numbers before the strings, since the two cannot be compared with each other."""
     # Both sorted, so that a file does not depend on the order of the records.
     numbers = sorted(image_id for image_id in ids if isinstance(image_id, int))
     texts = sorted(image_id for image_id in ids if isinstance(image_id, str))
@@ -163,22 +170,24 @@ def _sorted_ids(ids: Sequence[int | str]) -> list[int | str]:
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """Return the references of each image, by the image's id as text.
+    """Read a file of references, and return the references of each image by the image's id as text.
 
-    The file is a COCO captions annotation file or holds `{id: [captions]}`.
+    Args:
+        path: A COCO captions annotation file, or a JSON file that holds `{id: [captions]}`.
 
     Raises:
-        ConfigError: If the file has another layout.
+        ConfigError: If the file cannot be read, or has another layout.
     """
     return references_of(read_json(path), path)
 
 
 def references_of(content: object, path: Path) -> dict[str, list[str]]:
-    """Return the references of each image, by the image's id as text.
+    """Return the references of each image by the image's id as text, from the content of a file.
 
     Args:
-        content: The content of a file, as `read_references` describes it.
-        path: The file, for the message.
+        content: What `read_json` returns of a COCO captions annotation file, or `{id: [captions]}`. A mapping
+            `{id: [captions]}` is returned unchanged.
+        path: The file that the content comes from, for messages; it is not read.
 
     Raises:
         ConfigError: If the content has another layout.
@@ -205,12 +214,12 @@ def _are_texts(value: object) -> bool:
 
 
 def types_of(content: object) -> dict[str, str]:
-    """Return the type of each image that has one, by the image's id as text.
+    """Return the type of each image that has one by the image's id as text, from the content of a file of references.
 
-    A type is the `type` or, in nocaps, the `domain` of an entry in COCO's `images`.
+    A type is the text under `type` of an entry in COCO's `images`, or under `domain`, as nocaps has it.
 
     Args:
-        content: The content of a file of references.
+        content: What `read_json` returns of the file. The result is empty if it has no list of images.
     """
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):

@@ -1,6 +1,7 @@
-"""The task `caption`: captions of an evaluation's images, their scores, and the scores of controls.
+"""The task `caption`: let a model caption the images of an evaluation, and score the captions and those of controls.
 
-A control captions other pictures than the right ones, which shows how much the model's captions depend on sight.
+A control shows the model wrong pictures, and scores the captions against the references of the right ones. How far the
+score falls shows how much the captions depend on sight.
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ _SHOWN = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "CLIPScore", "CHAIRi")
 
 
 def image_ids(prompts: Prompts, name: str) -> list[int | str]:
-    """Return the id of each record's image, under which its prediction is written.
+    """Return the image id of each prompt, in the order of the prompts. Captions are written under these ids.
 
-    A record without an `image_id` is written under its key.
+    It is the `image_id` of the prompt's record, unchanged, or the record's `key` if there is none.
 
     Args:
         prompts: The prompts of the evaluation.
         name: The name of the evaluation, for the message.
 
     Raises:
-        ConfigError: If an id comes more than once, naming the first five.
+        ConfigError: If an id comes more than once, naming the first five. A number and the same number as text are the
+            same id.
     """
     ids = [prompt.record.get("image_id", prompt.record["key"]) for prompt in prompts]
 
@@ -62,29 +64,33 @@ def image_ids(prompts: Prompts, name: str) -> list[int | str]:
 
 
 def check_images(prompts: Prompts, name: str, config: Mapping) -> None:
-    """Refuse images that have the same id, or that a metric has no annotations of, before any model is loaded.
+    """Check that the images of an evaluation can be scored; no model is needed.
+
+    Their ids have to differ. If CHAIR is among the metrics, the file `instances` is read and has to cover every image.
 
     Args:
         prompts: The prompts of the evaluation.
         name: The name of the evaluation, for the message.
-        config: The configuration of the evaluation.
+        config: The configuration of the evaluation, with `metrics`, `instances` and `object_names`.
 
     Raises:
-        ConfigError: If there are such images, naming the first five.
+        ConfigError: If an id comes more than once, an image is not in `instances`, or that file cannot be read. The
+            message names the first five ids.
     """
     check_instances(image_ids(prompts, name), name, config)
 
 
 def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
-    """Caption the images of an evaluation, and score the captions.
+    """Let a model caption the images of an evaluation, score the captions, and write and print the results.
 
-    Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations), scores.jsonl and
-    gallery.html.
+    Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations), scores.jsonl,
+    gallery.html and, for each control, controls/NAME.jsonl to `task.folder`. Captions that predictions.jsonl already
+    holds are kept.
 
     Args:
-        model: A model with all its weights.
-        captioner: The captioner that generates.
-        task: The evaluation.
+        model: A model with all its weights, on the device that computes.
+        captioner: The captioner that generates, with the decoding of the evaluation.
+        task: The evaluation; its folder has to exist.
 
     Returns:
         The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
@@ -145,9 +151,9 @@ class _Scored(NamedTuple):
 
     Attributes:
         scores: Each metric, over the images in the order of their ids as text.
-        intervals: The interval of each metric.
-        controls: The scores of each control.
-        shown: The metrics that the gallery shows, of each caption in the order of the prompts.
+        intervals: The 95% interval `[low, high]` of each metric, by the metric's name.
+        controls: The scores of each control, by the control's name and the metric's.
+        shown: The scores of each caption that the gallery shows, by the metric's name and in the order of the prompts.
         absent: The objects that each caption names and that are not in its picture, in the order of the prompts; empty
             if CHAIR was not measured.
     """
@@ -261,11 +267,11 @@ def _score(
 
 
 def _in_order_of_prompts(values: Iterable[T], order: Sequence[int]) -> list[T]:
-    """Return values in the order of the prompts.
+    """Sort values into the order of the prompts.
 
     Args:
-        values: Values in the order of the images' ids.
-        order: The number of the prompt of each value.
+        values: One value for each prompt, in any order.
+        order: The number of the prompt that each value belongs to.
     """
     by_number = dict(zip(order, values, strict=True))
     return [by_number[number] for number in range(len(order))]
@@ -277,7 +283,7 @@ def _with_controls(controls: Mapping[str, object]) -> str:
 
 
 def _frequencies_of(config: Mapping) -> dict[str, list[str]] | None:
-    """Return the references in which CIDEr counts its document frequencies; None means those that are judged."""
+    """Read the configured references in which CIDEr counts how rare a word is; None means those that are judged."""
     path = config["document_frequencies"]
     return None if path is None else read_references(Path(path))
 

@@ -1,4 +1,4 @@
-"""Generate texts after prompts: captions of pictures, or answers to questions about them."""
+"""Generate the texts that follow prompts: captions of pictures, or answers to questions about them."""
 
 from __future__ import annotations
 
@@ -32,11 +32,17 @@ _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 
 
 def whole_decoding(maker: SampleMaker, decoding: Mapping) -> dict:
-    """Return every setting that decides what is generated: the configured ones, and the defaults of the others.
+    """Return all arguments of transformers' `generate` that decide a text, the given ones filled up with defaults.
+
+    The defaults are greedy decoding without penalties, and the tokenizer's and template's end tokens and padding. There
+    is none for `max_new_tokens`.
 
     Args:
-        maker: The maker of the model's Samples, which knows the tokens that end a text and the one that pads.
-        decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ... None stands for the default.
+        maker: The `SampleMaker` of the model, which knows these tokens.
+        decoding: Arguments of `generate`: num_beams, max_new_tokens, ... A value of None stands for the default.
+
+    Returns:
+        A new mapping; `decoding` is not changed.
     """
     tokenizer = maker.tokenizer
     tokens = {
@@ -49,14 +55,14 @@ def whole_decoding(maker: SampleMaker, decoding: Mapping) -> dict:
 
 
 def check_positions(num_positions: int | None, num_tokens: int, decoding: Mapping, where: str, remedy: str) -> None:
-    """Refuse a prompt that leaves no room for the new tokens.
+    """Check that a prompt and the tokens to be generated fit the language model's positions.
 
     Args:
         num_positions: The number of positions of the language model; None means that there is no bound.
-        num_tokens: The number of tokens of the prompt.
-        decoding: The arguments of `generate`, of which `max_new_tokens` is the room that is needed.
-        where: The name of the prompt, at the head of the message.
-        remedy: What the user can do besides lowering max_new_tokens.
+        num_tokens: The number of tokens of the prompt, those of its images included.
+        decoding: The arguments of `generate`, of which `max_new_tokens` counts; without it, one new token has to fit.
+        where: The name of the prompt with ": " behind it, as the beginning of the message.
+        remedy: What the user can do besides lowering max_new_tokens, as the end of the message.
 
     Raises:
         ConfigError: If prompt and new tokens are more than the positions; the message has the numbers.
@@ -73,18 +79,24 @@ def check_positions(num_positions: int | None, num_tokens: int, decoding: Mappin
 
 
 class Captioner:
-    """Generate the last response of prompts: a caption, or the answer to the prompt's one question.
+    """Generate a text for each prompt: a caption, the answer to its question, or the last turn of its conversation.
+
+    A captioner holds no model: each method is given one.
 
     Args:
-        maker: The maker of the model's Samples, which tokenises prompts and decodes pictures.
-        decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ...
-        batch_size: The number of prompts in a batch; it changes the speed, and not the texts.
-        seed: The seed of what is drawn where the decoding samples; None draws from torch's generator as it stands.
+        maker: The `SampleMaker` of the model, as `sample_maker` returns it, which tokenises prompts and decodes
+            pictures.
+        decoding: Arguments of transformers' `generate`: num_beams, max_new_tokens, ... `whole_decoding` fills up what
+            is missing.
+        batch_size: The largest number of prompts in a batch. It is a matter of speed, unless the decoding samples:
+            which tokens are drawn depends on the batch.
+        seed: The seed of the tokens that are drawn if the decoding samples; None draws from torch's generator as it
+            stands.
 
     Attributes:
-        maker: The maker of the model's Samples.
-        batch_size: The number of prompts in a batch.
-        decoding: All settings of `generate`; the base model's own `generation_config` adds nothing to them.
+        maker: The `SampleMaker` of the model.
+        batch_size: The largest number of prompts in a batch.
+        decoding: All arguments of `generate`; the base model's own `generation_config` adds nothing to them.
         collator: The collator that pads prompts and stacks pictures.
     """
 
@@ -107,12 +119,14 @@ class Captioner:
         return self.maker.tokenizer
 
     def check_room(self, model: VisLlama, prompts: Prompts | Sequence[Mapping], where: str = "") -> None:
-        """Refuse prompts that leave no room for the new tokens; nothing is generated.
+        """Check that each prompt and its new tokens fit the model's positions; nothing is generated.
+
+        No picture is read. All prompts are tokenised, unless the model has no bound.
 
         Args:
             model: The model whose positions the prompts have to fit.
-            prompts: The prompts, or records in memory.
-            where: The config key that the prompts come from, for the message.
+            prompts: The prompts, or records in memory as `prompts_of_records` takes them.
+            where: The config key that the prompts come from, with ": " behind it, as the beginning of the message.
 
         Raises:
             ConfigError: If there is such a prompt, naming the first one's record.
@@ -128,7 +142,7 @@ class Captioner:
             check_positions(model.num_positions, len(ids), self.decoding, name, remedy)
 
     def has_room(self, model: VisLlama, record: Mapping) -> bool:
-        """Return whether a record's prompt and new tokens fit the language model's positions."""
+        """Return whether the prompt of a record and its new tokens fit the model's positions; nothing is generated."""
         try:
             self.check_room(model, [record])
         except ConfigError:
@@ -136,12 +150,18 @@ class Captioner:
         return True
 
     def batches(self, model: VisLlama, prompts: Prompts, first: int = 0) -> Iterator[list[Written]]:
-        """Yield the texts of each batch of prompts; all ranks share the work, and each rank gets all texts.
+        """Generate the texts of prompts, and yield them in the order of the prompts, batch by batch.
+
+        If there are several ranks, all of them have to iterate: they share the work, each list holds the texts of one
+        batch of every rank, and every rank gets all texts.
 
         Args:
             model: A model with all its weights.
             prompts: The prompts.
             first: The number of the prompt to begin with; the texts of those before it exist already.
+
+        Yields:
+            The texts of the next prompts.
 
         Raises:
             ConfigError: If a picture cannot be decoded.
@@ -164,11 +184,12 @@ class Captioner:
             yield written
 
     def __call__(self, model: VisLlama, records: Sequence[Mapping]) -> list[str]:
-        """Return the text of each record.
+        """Generate a text for each record, and return the texts in the order of the records.
 
         Args:
             model: A model with all its weights.
-            records: Records in memory.
+            records: Records in memory, as `prompts_of_records` takes them: each with a `key` and, if it shows
+                pictures, `image` or `images`.
 
         Raises:
             ConfigError: If a picture cannot be decoded.
@@ -207,7 +228,8 @@ class Captioner:
         """Decode each picture of a batch once.
 
         Returns:
-            The pictures, and for each image span of the batch in reading order the number of its picture.
+            The pictures, and for each place of a picture in the batch's prompts, in reading order, the number of the
+            picture in the first list.
         """
         images: list[Tensor] = []
         images_of_record: dict[int, list[int]] = {}
@@ -276,7 +298,7 @@ class Captioner:
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of one row of ids, without special tokens."""
+    """Return the text of one row of token ids, without special tokens; spaces are not stripped."""
     # transformers' `decode` returns a list of texts for a list of rows; this is one row.
     return cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
 

@@ -1,6 +1,6 @@
-"""Score captions as COCO does: BLEU, METEOR, ROUGE-L and CIDEr after the PTB tokenizer.
+"""Score captions against references as COCO does, by BLEU, METEOR, ROUGE-L and CIDEr after the PTB tokenizer.
 
-Scores are on pycocoevalcap's own scale (CIDEr 1.13; tables print x100).
+Scores are on pycocoevalcap's own scale, on which 1 is printed as 100 in papers and tables (CIDEr can be above 1).
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from visllama.evaluation.statistics import CorpusMetric, bootstrap_intervals, me
 
 
 class CaptionScores(NamedTuple):
-    """The metrics of captions.
+    """The scores of one caption for each image.
 
     Attributes:
-        metrics: Each metric by its name, over the images in the order of `ids`.
-        ids: The images' ids as text.
+        metrics: Each metric by its name, for example `BLEU-4`, as a `CorpusMetric` with one row for each image, in the
+            order of `ids`.
+        ids: The images' ids as text, sorted.
     """
 
     metrics: dict[str, CorpusMetric]
@@ -34,20 +35,21 @@ class CaptionScores(NamedTuple):
 
     @property
     def values(self) -> dict[str, float]:
-        """Each metric over all images."""
+        """Each metric over all images, as a number by the metric's name."""
         return {name: metric.value for name, metric in self.metrics.items()}
 
     def by_type(self, types: Mapping[str, str]) -> dict[str, dict]:
-        """Return the scores of each type of image, under the keys that metrics.json has.
+        """Return the scores of the images of each type as metrics.json has them, for example of nocaps' "in-domain".
 
-        CIDEr counts its document frequencies in all images, not in those of a type alone.
+        How rare a word is for CIDEr is counted in all images, not in those of a type alone.
 
         Args:
-            types: The type of each image that has one, by the image's id.
+            types: The type of each image that has one, by the image's id as text.
 
         Returns:
-            The scores under `by_type`, their intervals under `intervals_by_type`, and the numbers of images under
-            `counts`, each by the type. An empty mapping where no image has a type.
+            The scores under `by_type`, their 95% intervals under `intervals_by_type`, and the numbers of images under
+            `counts`. Each holds `{"type": {TYPE: ...}}`, with the types in sorted order. A type of a single image has
+            no interval. An empty mapping is returned if no image has a type.
         """
         type_of_image = np.array([types.get(key, "") for key in self.ids])
         different_types = sorted(set(type_of_image.tolist()) - {""})
@@ -73,10 +75,10 @@ class CaptionScores(NamedTuple):
 
 
 def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return BLEU-1 to BLEU-4 by name.
+    """Return the metrics `BLEU-1` to `BLEU-4` by these names.
 
     Args:
-        counts: What BLEU counts in each image, shape `(images 10)`.
+        counts: The counts of each image as `bleu_counts` returns them, shape `(images 10)`.
     """
     metrics = {}
     for num_words in range(1, MOST_WORDS + 1):
@@ -86,23 +88,23 @@ def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
 
 
 def meteor_metric(counts: np.ndarray) -> CorpusMetric:
-    """Return METEOR.
+    """Return METEOR over images as a `CorpusMetric`.
 
     Args:
-        counts: What METEOR counts in each image, shape `(images 23)`.
+        counts: The counts of each image as `meteor_counts` returns them, shape `(images 23)`.
     """
     return CorpusMetric(counts, meteor_of_counts)
 
 
 class CaptionScorer:
-    """Score several captionings of the same images; the references are tokenised once.
+    """Score captions of the same images, for example of several systems; the references are tokenised only once.
 
     Args:
-        references: The references of each image, by the image's id.
-        tokenizer: The name of a tokenizer of `ptb_tokenizer.tokenise`.
-        frequencies_of: The references of other images, by their ids, in which CIDEr counts its document frequencies;
-            None counts them in `references`.
-        report: A function that is called with the name of each step before the step begins.
+        references: The references of each image, by the image's id as text.
+        tokenizer: `ptb` drops punctuation before captions are compared, and `ptb_keep_punctuation` keeps it.
+        frequencies_of: Other references, by the ids of their images, in which CIDEr counts how rare a word is; None
+            counts it in `references`.
+        report: A function that is called with the name of each step, for example "METEOR", before the step begins.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class CaptionScorer:
 
     @cached_property
     def _tokenised(self) -> dict[str, list[str]]:
-        """The tokenised references, sorted by id."""
+        """The tokenised references by the image's id, sorted by id."""
         self._report("tokenising the references")
         # Sorted, so that the order of the files changes neither draws nor sums.
         in_order = {key: self._references[key] for key in sorted(self._references)}
@@ -145,15 +147,17 @@ class CaptionScorer:
         return ReferenceNgrams(tokenised)
 
     def score(self, predictions: Mapping[str, str], metrics: Sequence[str] = METRICS) -> CaptionScores:
-        """Return the scores of one caption for each image.
+        """Score one caption for each image.
 
         Args:
-            predictions: The caption of each image, by the image's id.
-            metrics: The metrics to compute, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
+            predictions: The caption of each image, by the ids of the references.
+            metrics: The metrics to compute, out of `BLEU` (which gives `BLEU-1` to `BLEU-4`), `METEOR`, `ROUGE-L` and
+                `CIDEr`; other names are ignored.
 
         Raises:
             ConfigError: If captions and references are not of the same images, or an image has no reference with a word
-                in it. The message names the first five.
+                in it. The message names the first five ids.
+            RuntimeError: If the Java program of the tokenizer or of METEOR fails.
         """
         check_same_ids(predictions, self._references)
         references = self._tokenised
@@ -192,16 +196,34 @@ def score_captions(
     metrics: Sequence[str] = METRICS,
     report: Callable[[str], None] = lambda _: None,
 ) -> CaptionScores:
-    """Return the scores of one caption for each image against its references, as `CaptionScorer` computes them."""
+    """Score one caption for each image against its references, after a tokenizer that drops punctuation.
+
+    `CaptionScorer` does the same for several captions of the same images, and has further settings.
+
+    Args:
+        predictions: The caption of each image, by the image's id as text.
+        references: The references of each image, by the same ids.
+        metrics: The metrics to compute, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
+        report: A function that is called with the name of each step before the step begins.
+
+    Raises:
+        ConfigError: If captions and references are not of the same images, or an image has no reference with a word in
+            it. The message names the first five ids.
+        RuntimeError: If the Java program of the tokenizer or of METEOR fails.
+    """
     scorer = CaptionScorer(references, report=report)
     return scorer.score(predictions, metrics)
 
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:
-    """Refuse predictions for unknown images, and images without a prediction.
+    """Check that predictions and references are of the same images.
+
+    Args:
+        predictions: Predictions by the image's id as text.
+        references: References by the image's id as text.
 
     Raises:
-        ConfigError: If there are any, naming the first five, or if there are no references at all.
+        ConfigError: If an image has only one of both, naming the first five, or if there are no references at all.
     """
     # No shared id at all has another cause than a missing one, and its message says so.
     shared_ids = predictions.keys() & references.keys()

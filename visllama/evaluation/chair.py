@@ -1,8 +1,8 @@
-"""CHAIR: how often a caption names an object that is not in its picture, by COCO's 80 categories.
+"""CHAIR: how often captions name an object that is not in their picture, where objects are COCO's 80 categories.
 
-An object is in a picture if an annotator drew it, or a reference names it. Words are looked up in a list of names of
-each category. The list here is our own; another one, for example the published one, can be read from a file. Figures
-differ a little with the list.
+An object counts as present in a picture if an annotator drew it, or a reference names it. Which category a caption
+names is looked up in a list of the names of each category ("puppy" is a dog). The list here is our own; another one,
+for example the published one, can be read from a file. Figures differ a little with the list.
 
 Reference:
     Rohrbach et al. 2018, "Object hallucination in image captioning", arXiv:1809.02156.
@@ -46,7 +46,9 @@ _WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 
 
 class ObjectNames:
-    """The names by which captions call COCO's categories.
+    """Find the categories of objects that captions name, by a list of the names of each category.
+
+    The plural of each name counts as a name too.
 
     Args:
         path: A text file with one category on each line: the category's own name, then its other names, separated by
@@ -56,7 +58,7 @@ class ObjectNames:
         categories: The categories' own names, in the order of the file.
 
     Raises:
-        ConfigError: If the file cannot be read, or a name stands for two categories.
+        ConfigError: If the file cannot be read, or a name is listed for two categories.
     """
 
     def __init__(self, path: Path = _NAMES) -> None:
@@ -89,9 +91,10 @@ class ObjectNames:
             raise ConfigError(f"{path}: {' '.join(words)!r} stands for {known} and for {category}: leave one out")
 
     def mentioned(self, caption: str) -> list[str]:
-        """Return the category of each object that a caption names, in the order of the caption.
+        """Return the category of each object that a caption names, in the order of the caption, with repetitions.
 
-        Of names that begin at the same word the longest one counts: a "hot dog" is no dog.
+        "A puppy beside two dogs" gives `["dog", "dog"]`. Case does not count, nor does punctuation between words. Of
+        names that begin at the same word the longest is taken: a "hot dog" is no dog.
         """
         words = _WORD.findall(caption.lower())
         categories = []
@@ -127,11 +130,11 @@ def _plural(name: str) -> str:
 
 
 def read_objects(path: Path, names: ObjectNames) -> dict[str, frozenset[str]]:
-    """Read which categories an annotator drew in each image, from COCO's instance annotations.
+    """Read COCO's instance annotations, and return which categories the annotators drew in each image.
 
     Args:
-        path: The file of instance annotations.
-        names: The list of names in which captions are looked up.
+        path: The file of instance annotations, for example `instances_val2014.json`.
+        names: The names of the categories, which have to include every category of the file.
 
     Returns:
         The categories of each image by the image's id as text. The set of an image without an object is empty.
@@ -163,15 +166,17 @@ def read_objects(path: Path, names: ObjectNames) -> dict[str, frozenset[str]]:
 
 
 NUM_COUNTS = 2
-"""The number of columns of counts: the names of absent objects in a caption, and all names of objects in it."""
+"""The number of columns of CHAIR's counts: how many absent objects a caption names, and how many objects in all."""
 
 
 class Hallucinations(NamedTuple):
-    """The objects that captions name and that are not in their pictures.
+    """The objects that captions name although they are not in their pictures ("absent" objects).
 
     Attributes:
-        counts: The number of names of absent objects, and of all objects, in each caption, shape `(images 2)`.
-        absent: The absent categories that each caption names, in the order of the caption.
+        counts: How many absent objects each caption names, and how many objects in all, shape `(images 2)`. An object
+            that is named twice counts twice.
+        absent: The categories of the absent objects that each caption names, in the order of the caption, with
+            repetitions.
     """
 
     counts: np.ndarray
@@ -179,12 +184,13 @@ class Hallucinations(NamedTuple):
 
 
 def chair_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return CHAIRs and CHAIRi by name; lower figures are better.
+    """Return the metrics CHAIRs and CHAIRi by these names, in [0, 1]; lower is better.
 
-    CHAIRs is the share of captions that name an absent object, CHAIRi the share of absent objects among all names.
+    CHAIRs is the share of captions that name an absent object. CHAIRi is the share of absent objects among all objects
+    that the captions name, and 0 if they name none.
 
     Args:
-        counts: What is counted in each caption, shape `(images 2)`.
+        counts: The `counts` of `Hallucinations`, shape `(images 2)`.
     """
     names_absent_object = counts[:, 0] > 0
     return {
@@ -199,13 +205,19 @@ def chair(
     drawn: Sequence[frozenset[str]],
     names: ObjectNames,
 ) -> Hallucinations:
-    """Return the objects that captions name and that are not in their pictures.
+    """Find the objects that captions name although neither an annotator drew them nor a reference names them.
 
     Args:
         captions: The caption of each image.
-        references: The references of each image.
-        drawn: The categories that annotators drew in each image.
-        names: The names of the categories.
+        references: The references of each image, in the same order.
+        drawn: The categories that annotators drew in each image, in the same order.
+        names: The names by which captions and references are searched.
+
+    Returns:
+        The absent objects, in the order of the captions.
+
+    Raises:
+        ValueError: If the three sequences are of different lengths.
     """
     absent = []
     num_named = []
@@ -234,17 +246,24 @@ def _share(sums: np.ndarray) -> np.ndarray:
 
 @cache
 def object_names(path: str | None = None) -> ObjectNames:
-    """Return the names of COCO's categories, ours or those of a file."""
+    """Return the names of COCO's categories, read once for each path and then kept.
+
+    Args:
+        path: A file as `ObjectNames` reads it; None means visllama's own list, `object_names.txt`.
+
+    Raises:
+        ConfigError: If the file cannot be read, or a name is listed for two categories.
+    """
     return ObjectNames() if path is None else ObjectNames(Path(path))
 
 
 def check_objects(ids: Sequence[object], drawn: Mapping[str, frozenset[str]], where: str) -> None:
-    """Check that every image is in the annotations, whether an object was drawn in it or not.
+    """Check that the instance annotations cover every image; an image in which nothing was drawn is covered too.
 
     Args:
-        ids: The ids of the images.
-        drawn: The categories that annotators drew in each image, by the image's id as text.
-        where: The config key and the file, for the message.
+        ids: The ids of the images, numbers or texts.
+        drawn: The categories that annotators drew in each image, by the image's id as text, from `read_objects`.
+        where: The config key and the file, at the head of the message.
 
     Raises:
         ConfigError: If images are not in the annotations, naming the first five.

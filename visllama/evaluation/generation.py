@@ -1,4 +1,4 @@
-"""Generate the texts of an evaluation, from where an earlier judgement was stopped; a bar shows the time left."""
+"""Generate the texts of an evaluation, and log them, so that a judgement that was stopped can go on from its log."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _SAY_EVERY_S = 60
 
 
 def generation_bars() -> Progress:
-    """Return bars for `write_texts`, which show the number of texts a second and the time that is left."""
+    """Return progress bars for `write_texts`, which show the number of texts a second and the time that is left.
+
+    Use them as a context manager. A task that is added to them needs a text as the field `rate`.
+    """
     return bars(
         TextColumn("{task.description}"),
         BarColumn(None),
@@ -36,21 +39,24 @@ def write_texts(
     progress: Progress,
     name: str,
 ) -> list[Written]:
-    """Generate the texts of prompts, and log each batch as soon as it is done.
+    """Generate the texts of prompts, and add each batch to a log as soon as it is done.
+
+    If there are several ranks, all of them have to call this: they share the work, and the first writes the log.
 
     Args:
         model: A model with all its weights.
         captioner: The captioner that generates.
         prompts: The prompts.
-        log: The log that the texts are added to; the texts that it has already are not generated again.
-        progress: The bars of `generation_bars`.
+        log: The log of these prompts, not yet opened. The texts that its file holds already are not generated again.
+        progress: The bars of `generation_bars`, entered by `with`.
         name: The name of the evaluation or of its control, for the bar.
 
     Returns:
-        The text of each prompt, on all ranks.
+        The text of each prompt, in the order of the prompts and on all ranks, including those of the log.
 
     Raises:
-        ConfigError: If the log has texts that something else has made, or a picture cannot be decoded.
+        ConfigError: If the log holds texts that were made by something else and may not be overwritten, a line of the
+            log is damaged, or a picture cannot be decoded.
     """
     written = _read_on_first_rank(log)
     num_before = len(written)

@@ -17,7 +17,7 @@ _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return the content of a run's `metrics.json`.
+    """Read the `metrics.json` in a run's folder, and return its content; what stands in the object is not checked.
 
     Args:
         folder: The run's folder.
@@ -36,12 +36,13 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def judged(metrics: Mapping) -> dict[str, dict]:
-    """Return the evaluations that have a score, by name.
+    """Return the entries under `evaluations` that have at least one finite score, by the evaluation's name.
 
-    An evaluation whose name is no plain file name is left out, since its name becomes part of paths.
+    An evaluation whose name is no plain file name is left out, since its name becomes part of paths. The entries are
+    returned unchanged.
 
     Args:
-        metrics: The content of metrics.json.
+        metrics: The content of metrics.json, as `read_metrics` returns it.
     """
     evaluations = {}
     for name, evaluation in mapping(metrics, "evaluations").items():
@@ -52,11 +53,11 @@ def judged(metrics: Mapping) -> dict[str, dict]:
 
 
 def mapping(node: object, *keys: str) -> dict[str, Any]:
-    """Return the mapping at keys inside mappings; an empty one if there is nothing, or something else.
+    """Return the mapping under `node[key][key]...`; an empty one if a key is missing or its value is no mapping.
 
     Args:
-        node: The outermost mapping.
-        keys: The key in each mapping, from the outermost one on.
+        node: The outermost mapping, or any other value.
+        keys: The keys to follow, the outermost first; without any, `node` itself is meant.
     """
     for key in keys:
         node = node.get(key) if isinstance(node, Mapping) else None
@@ -64,12 +65,12 @@ def mapping(node: object, *keys: str) -> dict[str, Any]:
 
 
 def numbers(node: Mapping) -> dict[str, float]:
-    """Return the entries of a mapping that are finite numbers."""
+    """Return the entries of a mapping whose values are finite numbers, with their keys as text; others are left out."""
     return {str(key): value for key, value in node.items() if is_number(value)}
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
+    """Return whether a value is a finite int or float; a bool is not."""
     # For Python a bool is an int.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

@@ -1,4 +1,4 @@
-"""`scores.jsonl`: every metric of every image, so that two systems can be compared later without scoring again."""
+"""Write and read `scores.jsonl`: the scores of every image, by which systems are compared without scoring them again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COUNTED = {
     "METEOR": meteor.NUM_COUNTS,
     "yes_no": NUM_YES_NO_COUNTS,
 }
-"""The metrics that are no mean over images, and the number of counts that a row holds for each of them."""
+"""The metrics that follow from summed counts and are no mean over images, with the number of counts in a line."""
 
 
 def _meteor_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
@@ -37,19 +37,19 @@ _METRICS_OF_COUNTS: dict[str, Callable[[np.ndarray], dict[str, CorpusMetric]]] =
     "METEOR": _meteor_metrics,
     "CHAIR": chair.chair_metrics,
 }
-"""Functions that return the metrics of the counts of captions, shape `(images counts)`."""
+"""The functions that turn the counts of captions, shape `(images counts)`, into metrics, by the counts' key in a line."""
 
 
 class ImageScores(NamedTuple):
-    """The metrics of one evaluation of one system.
+    """The scores of one system on one evaluation, as `scores.jsonl` holds them: a row for each caption or answer.
 
     Attributes:
-        ids: The ids of the rows as text: of images, or of questions.
-        metrics: Each metric by its name, over the images in the order of their ids as text. All questions about an
-            image are one row of its terms.
+        ids: The id of each row as text, sorted: that of its image, or of its question.
+        metrics: Each metric by its name, as a `CorpusMetric` with one row for each image, in the order of the images'
+            ids as text. Questions about the same image share a row.
         per_row: The score of each row by the metric's name, in the order of `ids`. BLEU and METEOR are those of the
-            row's caption alone.
-        images: The image of each row, as text.
+            row's caption alone; precision, recall, F1 and yes_share are missing.
+        images: The id of each row's image as text, in the order of `ids`.
     """
 
     ids: list[str]
@@ -59,11 +59,14 @@ class ImageScores(NamedTuple):
 
 
 def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: CaptionScores) -> None:
-    """Write a line for each image: its id, its scores, and what BLEU, METEOR and CHAIR count in its caption.
+    """Write the scores of captions as `scores.jsonl`, with a line for each image in the order of `scores.ids`.
+
+    A line holds `image_id`, the score of each metric that is a mean over images, and under `BLEU`, `METEOR` and `CHAIR`
+    the counts of its caption.
 
     Args:
-        path: The file.
-        ids: The id of each image as the source has it, by the id as text.
+        path: The file; its folder has to exist.
+        ids: The id that is written for each image, a number or a text, by the id as text in `scores.ids`.
         scores: The scores of the captions.
     """
     columns: dict[str, np.ndarray] = {}
@@ -89,11 +92,14 @@ def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: Capti
 
 
 def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaScores) -> None:
-    """Write a line for each question: its id, its image, its accuracies in [0, 1], and the counts of a yes/no question.
+    """Write the scores of answers as `scores.jsonl`, with a line for each question in the order of `scores.ids`.
+
+    A line holds `question_id`, `image_id`, the accuracies in [0, 1], and under `yes_no` the four counts of the question
+    if the answers were read as yes or no.
 
     Args:
-        path: The file.
-        ids: The id of each question as the source has it, by the id as text.
+        path: The file; its folder has to exist.
+        ids: The id that is written for each question, a number or a text, by the id as text in `scores.ids`.
         scores: The scores of the answers.
     """
     rows = []
@@ -111,7 +117,12 @@ def _write(path: Path, rows: Sequence[Mapping]) -> None:
 
 
 def read_scores(path: Path) -> ImageScores:
-    """Return the scores of a `scores.jsonl`, which somebody else may have written.
+    """Read a `scores.jsonl`, which somebody else may have written, and return its scores.
+
+    Accuracies of answers are returned on the scale 0-100, although the file holds shares.
+
+    Args:
+        path: A file as `write_caption_scores` or `write_answer_scores` writes it.
 
     Raises:
         ConfigError: If the file cannot be read, a line holds no scores (the message has its number), or the lines do

@@ -18,12 +18,13 @@ from visllama.model.visllama import VisLlama
 
 
 def load_clip(model: VisLlama, name: str, config: Mapping) -> ClipScorer | None:
-    """Return the CLIP of CLIPScore, the model's own or the configured one; None if CLIPScore is not measured.
+    """Load the CLIP that computes CLIPScore, on the model's device; return None if CLIPScore is not measured.
 
     Args:
-        model: The model that is judged.
+        model: The model that is judged. If its vision encoder is a CLIP and none is configured, the files of that CLIP
+            are loaded again, with both halves.
         name: The name of the evaluation, for messages.
-        config: The configuration of the evaluation.
+        config: The configuration of the evaluation: its `metrics`, and `clip`, a folder or hub id, or None.
 
     Raises:
         ConfigError: If half of the CLIP or its tokenizer is missing, or the model has no CLIP and none is configured.
@@ -54,12 +55,13 @@ def clip_scores(
     order: Sequence[int],
     captions: Sequence[str],
 ) -> dict[str, CorpusMetric]:
-    """Return CLIPScore and RefCLIPScore of captions by name; a bar shows the progress.
+    """Compute CLIPScore and RefCLIPScore of captions, and return them by these names; a bar shows the progress.
 
     Args:
-        clip: The CLIP.
-        prompts: The prompts that were captioned.
-        order: The numbers of the prompts, in the order that the images of the metrics are to have.
+        clip: The CLIP, as `load_clip` returns it.
+        prompts: The prompts that were captioned, each with one picture, whose records hold the references under
+            `captions`. Pictures are read batch by batch.
+        order: The numbers of the prompts, in the order in which the rows of the metrics are to stand.
         captions: The caption of each prompt, in the order of the prompts.
     """
     # Pictures are read when their batch comes: only their numbers are handed on.
@@ -75,15 +77,19 @@ def clip_scores(
 
 
 def check_instances(ids: Sequence[object], name: str, config: Mapping) -> None:
-    """Check that every image is in the annotations by which CHAIR is measured, if it is.
+    """Check that the instance annotations that CHAIR needs cover every image.
+
+    If CHAIR is not among the metrics, nothing is read and nothing is checked.
 
     Args:
-        ids: The ids of the images.
+        ids: The ids of the images, numbers or texts.
         name: The name of the evaluation, for messages.
-        config: The configuration of the evaluation.
+        config: The configuration of the evaluation: its `metrics`; `instances`, COCO's file of instance annotations;
+            and `object_names`, a file of names, or None.
 
     Raises:
-        ConfigError: If images are not in the annotations, naming the first five.
+        ConfigError: If a file cannot be read or has another layout, or images are not in the annotations; the message
+            names the first five.
     """
     if "CHAIR" in config["metrics"]:
         where = f"evaluation.{name}.instances={config['instances']}"
@@ -108,13 +114,13 @@ def find_hallucinations(
     order: Sequence[int],
     captions: Sequence[str],
 ) -> Hallucinations:
-    """Return the objects that captions name and that are not in their pictures.
+    """Find the objects that captions name although they are not in their pictures, as `chair.chair` counts them.
 
     Args:
-        config: The configuration of the evaluation.
-        ids: The id of each prompt's image.
-        prompts: The prompts that were captioned.
-        order: The numbers of the prompts, in the order that the images of the result are to have.
+        config: The configuration of the evaluation, with `instances` and `object_names` as `check_instances` takes it.
+        ids: The id of each prompt's image, all of which the instance annotations have.
+        prompts: The prompts that were captioned, whose records hold the references under `captions`.
+        order: The numbers of the prompts, in the order in which the images of the result are to stand.
         captions: The caption of each prompt, in the order of the prompts.
     """
     names = object_names(config["object_names"])

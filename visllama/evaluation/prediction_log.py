@@ -1,7 +1,7 @@
-"""The log of a model's texts: one line for each prompt, written as soon as the batch is done.
+"""The log of a model's texts: a file with a line for each prompt, which is written as soon as its batch is done.
 
-A judgement that was killed goes on from its log. A key file beside the log holds what made the texts, so that texts of
-other weights or of another decoding are never mixed with new ones.
+A judgement that was killed goes on from its log. A key file beside the log (`predictions.key.json`) holds what made the
+texts, so that texts of other weights or of another decoding are never mixed with new ones.
 """
 
 from __future__ import annotations
@@ -33,14 +33,17 @@ class Written(NamedTuple):
 
 
 class PredictionLog:
-    """A file of JSON lines that grows batch by batch.
+    """A file of JSON lines, one for each prompt, to which texts are added batch by batch.
+
+    The methods are called in this order: `read`, `begin`, `add` for each batch, `close`. A new object opens no file.
 
     Args:
-        path: The file.
-        ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts.
+        path: The file; neither the file nor its folder has to exist.
+        ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts. A line holds this mapping too.
         name: The key under which a line holds the text, for example `caption`.
-        made_by: Everything that decides the texts, part by part, as plain values.
-        refuses_others: Whether texts that something else has made are refused; otherwise they are overwritten.
+        made_by: Everything that decides the texts (weights, prompt, decoding, ...), by name and as plain values.
+        refuses_others: Whether texts of the file that were made by anything else than `made_by` are refused; otherwise
+            they are overwritten.
 
     Attributes:
         path: The file.
@@ -62,11 +65,14 @@ class PredictionLog:
         self._num_bytes = 0
 
     def read(self) -> list[Written]:
-        """Return the texts that are in the file already, without a line that was cut by a kill.
+        """Read the file, and return the texts that it holds already, in the order of the prompts.
+
+        A last line that was cut when a process was killed is left out. The list is empty if there is no file, or if its
+        texts were made by something else and will be overwritten.
 
         Raises:
-            ConfigError: If something else has made the texts and others are refused, naming what differs, or if a line
-                is not as it was written.
+            ConfigError: If the texts were made by something else and `refuses_others` is set, naming what differs; if a
+                line is not as it was written; or if the file holds more texts than there are prompts.
         """
         if not self.path.is_file():
             return []
@@ -86,12 +92,13 @@ class PredictionLog:
         return texts
 
     def begin(self, num_written: int) -> None:
-        """Open the file to go on behind the texts that `read` has returned.
+        """Open the file for `add`, behind the texts that `read` has returned; whatever else it holds is cut off.
 
-        Those texts are never written again, so that no crash can lose them.
+        The folder is made if it is missing, and the key file is written. The texts that `read` has returned are not
+        written again, so that no crash can lose them.
 
         Args:
-            num_written: The number of those texts.
+            num_written: The number of texts that `read` has returned.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", encoding="utf-8")
@@ -103,7 +110,11 @@ class PredictionLog:
         self._num_lines = num_written
 
     def add(self, written: Sequence[Written]) -> None:
-        """Write the texts of the next prompts, and hand them to the operating system."""
+        """Write a line for each of the next prompts, and flush the file, so that a killed process loses none of them.
+
+        Args:
+            written: The texts, in the order of the prompts, from the first prompt on that has none yet.
+        """
         for text, num_tokens, is_cut_off in written:
             row = {
                 **self._ids[self._num_lines],
@@ -118,7 +129,7 @@ class PredictionLog:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file after its content has reached the disk."""
+        """Wait until the content has reached the disk, and close the file; `begin` has to be called before."""
         os.fsync(self._file.fileno())
         self._file.close()
 
@@ -144,14 +155,17 @@ class PredictionLog:
 
 
 def refuse_other_key(path: Path, made_by: Mapping[str, object]) -> None:
-    """Refuse a log that something else has made. A log without a key is not refused.
+    """Check that the texts of a log were made by `made_by`, by reading the key file beside the log.
+
+    A log without a key file passes.
 
     Args:
-        path: The file of the log.
-        made_by: Everything that would decide the texts now, part by part, as plain values.
+        path: The file of the log, as `predictions.jsonl`.
+        made_by: Everything that would decide the texts now (weights, prompt, decoding, ...), by name and as plain
+            values.
 
     Raises:
-        ConfigError: If something else has made the log, naming what differs.
+        ConfigError: If the key file holds other values; the message names the first three that differ.
     """
     before = _read_key(path)
     now = _as_read(made_by)

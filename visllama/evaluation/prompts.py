@@ -1,4 +1,4 @@
-"""The prompts that a model is judged on: their texts are read at once, their pictures when their turn comes."""
+"""The prompts that a model is judged on. Their texts are held in memory; a picture is read only when it is needed."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from visllama.images.decode import open_image
 PICTURES = ("image", "images")
 """The keys of a record that hold its pictures."""
 ImageFile = bytes | Image.Image
+"""A picture as a record holds it: the content of a JPEG, PNG or WebP file, or a PIL image."""
 ReadPictures = Callable[[int], list[ImageFile]]
+"""A function that takes the number of a record, and returns the record's pictures."""
 
 
 class Prompt(NamedTuple):
     """The beginning of one text that a model is to continue, and the pictures that are shown with it.
 
     Attributes:
-        record: The record without its pictures; a record of questions holds only one question here.
-        shown: The number of the record whose pictures are shown; None shows no picture.
-        num_images: The number of pictures of that record.
+        record: The record without its pictures: its `key`, and its `captions`, `questions` or `conversations`. In the
+            prompts of a source, `questions` holds one question alone.
+        shown: The number of the record whose pictures are shown, as `Prompts` hands it to its `read_pictures`; None
+            shows no picture.
+        num_images: The number of pictures that are shown.
     """
 
     record: Mapping
@@ -36,12 +40,13 @@ class Prompt(NamedTuple):
 
 
 class Prompts:
-    """The prompts of an evaluation; prompts on the same picture stand one behind the other.
+    """The prompts of an evaluation, as a sequence that can also read the pictures of a prompt.
 
     Args:
-        prompts: The prompts.
-        read_pictures: A function that returns the pictures of a record by the record's number. Pictures are read when
-            they are needed, and never all held: those of VQAv2 are 6 GB.
+        prompts: The prompts, in the order in which they are answered. Those that show the same record's pictures have
+            to be adjacent, so that `batches` keeps them together.
+        read_pictures: A function that returns the pictures of a record by the record's number (`Prompt.shown`). It is
+            called each time that pictures are needed, and none are kept: those of VQAv2 are 6 GB.
     """
 
     def __init__(self, prompts: Sequence[Prompt], read_pictures: ReadPictures) -> None:
@@ -58,29 +63,29 @@ class Prompts:
         return iter(self._prompts)
 
     def pictures(self, prompt: Prompt) -> list[ImageFile]:
-        """Return the pictures that are shown with a prompt: none, one or several."""
+        """Read the pictures that are shown with a prompt, and return them as a list; empty if it shows none."""
         if prompt.shown is None:
             return []
         return self._read_pictures(prompt.shown)
 
     def record(self, index: int) -> dict:
-        """Return a prompt's record with the pictures that are shown with it."""
+        """Return a copy of the record of prompt number `index`, with the pictures that are shown under `images`."""
         prompt = self._prompts[index]
         return {**prompt.record, "images": self.pictures(prompt)}
 
     def records(self) -> list[dict]:
-        """Return every prompt's record with the pictures that are shown with it, all of them in memory."""
+        """Return the record of each prompt as `record` does, in order; all pictures are in memory at once."""
         return [self.record(index) for index in range(len(self))]
 
     def batches(self, batch_size: int, first: int = 0) -> list[range]:
-        """Return the numbers of the prompts of each batch, from prompt `first` on.
+        """Split the prompts into batches, and return each batch as a range of prompt numbers, in order.
 
-        All questions on a picture are in one batch, so that the picture is decoded and encoded once. Where a picture
-        has more than `batch_size` questions, they fill several batches.
+        Prompts that show the same picture are in one batch, so that the picture is decoded and encoded once. If more
+        than `batch_size` prompts show it, they fill several batches.
 
         Args:
-            batch_size: The number of prompts in a batch at most.
-            first: The number of the first prompt; those before it are left out.
+            batch_size: The largest number of prompts in a batch.
+            first: The number of the prompt that the first batch begins with; those before it are left out.
         """
         batches: list[range] = []
         start = first
@@ -94,9 +99,9 @@ class Prompts:
         return batches
 
     def _end_of_picture(self, start: int, stop: int) -> int:
-        """Return the last place up to `stop` that does not cut the prompts of a picture apart.
+        """Return the largest prompt number up to `stop` at which a batch can end without splitting a picture's prompts.
 
-        `stop` itself is returned where all prompts from `start` on are on the same picture.
+        If all prompts from `start` to `stop` show the same picture, `stop` itself is returned.
         """
         end = stop
         while end > start and self._prompts[end].shown is not None:
@@ -108,7 +113,11 @@ class Prompts:
     # ---------------------------------------------------------------------------------------------------- controls
 
     def shuffled(self) -> Prompts:
-        """Return the same texts, each beside the pictures of another record."""
+        """Return new prompts with the same texts, each of which shows the pictures of another record.
+
+        All prompts of a record get the pictures of the same other record, and every call pairs them alike. A prompt
+        without pictures keeps none. If only one record has pictures, they stay in place.
+        """
         records = list(dict.fromkeys(prompt.shown for prompt in self if prompt.shown is not None))
         num_images = {prompt.shown: prompt.num_images for prompt in self}
 
@@ -126,7 +135,10 @@ class Prompts:
         return Prompts(changed, self._read_pictures)
 
     def blank(self) -> Prompts:
-        """Return the same texts, each beside a gray picture of the size of its own."""
+        """Return new prompts with the same texts, which show a gray picture of the same size for each picture.
+
+        The gray pictures are PNG files. They are made when they are needed, and the true picture is read for its size.
+        """
 
         def read_gray(index: int) -> list[ImageFile]:
             pictures = self._read_pictures(index)
@@ -135,13 +147,16 @@ class Prompts:
         return Prompts(self._prompts, read_gray)
 
     def without_pictures(self) -> Prompts:
-        """Return the same texts beside no picture."""
+        """Return new prompts with the same texts, none of which shows a picture."""
         changed = [Prompt(prompt.record, None, 0) for prompt in self]
         return Prompts(changed, self._read_pictures)
 
 
 CONTROLS = {"shuffled_images": Prompts.shuffled, "blank_images": Prompts.blank}
-"""The controls of captions by name: they show how much of a caption comes from the picture."""
+"""The functions that turn prompts into those of a control, by the control's name.
+
+A control shows wrong pictures. How far its scores fall shows how much of a caption comes from the picture.
+"""
 
 
 # Pictures of a data set have few different sizes.
@@ -154,23 +169,34 @@ def _gray_file(width: int, height: int) -> bytes:
 
 
 def prompts_of_records(records: Sequence[Mapping]) -> Prompts:
-    """Return the prompts of records that are in memory, one of each record."""
+    """Build one prompt for each of several records that are in memory; no file is read.
+
+    Args:
+        records: Records, each with a `key`, and with `image` or `images` if it shows pictures. A record with
+            `questions` asks its first question, one with `conversations` asks for the last response, and any other
+            record asks for a caption.
+
+    Returns:
+        The prompts, in the order of the records. Pictures are looked up in `records` whenever they are needed.
+    """
     prompts = [_prompt(record, number) for number, record in enumerate(records)]
     return Prompts(prompts, lambda number: images_of(records[number]))
 
 
 def prompts_of_source(source: Source, name: str, num_records: int | None = None) -> Prompts:
-    """Return the prompts of the records of a source; each question of a record makes a prompt.
+    """Read the records of a source, and return their prompts in the order of the source.
+
+    A record with `questions` makes a prompt for each question; any other record makes one prompt. The pictures are not
+    kept: each record is read again when its pictures are needed.
 
     Args:
         source: The source of an evaluation.
         name: The name of the evaluation, for messages.
-        num_records: The number of records that are taken, always the same ones. None takes all, since a score over
-            fewer is not comparable.
+        num_records: The number of records that are taken, spread over the source and the same ones in each call. None
+            takes all; the score over a part is not comparable to that over all.
 
     Raises:
-        ConfigError: If a record cannot be read. A record whose picture is damaged raises it later, when the picture is
-            read.
+        ConfigError: If a record cannot be read, here or later when its pictures are needed.
     """
 
     def read(number: int) -> dict:

@@ -1,4 +1,4 @@
-"""Judge a model: run every evaluation of a configuration by its task, and write the results of each."""
+"""Judge a model: run every evaluation of a configuration, generating and scoring texts, and write its results."""
 
 from __future__ import annotations
 
@@ -28,32 +28,38 @@ _CHECKS = {"caption": check_images, "vqa": check_questions}
 
 
 class PlacingStrategy(Protocol):
-    """The part of a strategy of `visllama.parallel` that judging needs.
+    """What judging needs of a strategy that spreads a model over ranks; `visllama.parallel` has such strategies.
 
     Attributes:
-        is_sharded: Whether each rank holds a part of the model.
+        is_sharded: Whether each rank holds only a part of the model's weights.
     """
 
     is_sharded: bool
 
     def prepare(self, model: VisLlama, dtype: torch.dtype) -> None:
-        """Put a model with its weights where this strategy wants it."""
+        """Move or shard a model in place, as this strategy needs it to generate.
+
+        Args:
+            model: The model, with its weights loaded.
+            dtype: The dtype of the frozen weights.
+        """
 
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """The settings of judging that hold for all evaluations.
+    """The settings of judging that hold for all evaluations; `of_config` makes them.
 
     Attributes:
-        accelerator: Lightning's name of the device, or "auto".
-        precision: The name of the precision, or "auto".
-        num_threads: The number of CPU threads.
-        decoding: Arguments of transformers' `generate`; an evaluation's own arguments have precedence.
-        plugins: The user's packages, from which parts of the model and sources may come.
+        accelerator: Lightning's name of the kind of device ("cuda", "mps", "cpu"), or "auto".
+        precision: Lightning's name of the precision, for example "bf16-mixed". It may not be "auto": `find_precision`
+            turns that into a name.
+        num_threads: The number of CPU threads that `judge_weights` lets torch use.
+        decoding: Arguments of transformers' `generate`; an evaluation's own `decoding` replaces them key by key.
+        plugins: The names of the user's packages, from which parts of the model and sources may come.
         models: The folder of downloaded base models.
-        seed: The seed of what is drawn where a decoding samples.
-        refuses_others: Whether predictions in the folder that other weights, prompts or decodings have made are
-            refused; otherwise they are overwritten.
+        seed: The seed of the tokens that are drawn if a decoding samples.
+        refuses_others: Whether predictions that the folder already holds, and that other weights, prompts, decodings
+            or data have made, are refused; otherwise they are overwritten.
     """
 
     accelerator: str
@@ -67,7 +73,11 @@ class JudgeSettings:
 
     @classmethod
     def of_config(cls, config: TrainConfig | EvaluateConfig) -> JudgeSettings:
-        """Read the settings from the configuration of a verb that judges."""
+        """Return the settings that the configuration of `train` or `evaluate` holds.
+
+        A precision of "auto" is replaced by the one of this machine. Only `evaluate` with `resume=` refuses predictions
+        that something else has made.
+        """
         trainer = config.trainer
         return cls(
             accelerator=trainer.accelerator,
@@ -82,11 +92,12 @@ class JudgeSettings:
 
 
 def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
-    """Return the maker that turns records into this model's Samples.
+    """Build the `SampleMaker` of a model, which turns a record into token ids and pictures as the model reads them.
 
     Args:
-        model: The model.
-        text: The settings by which the texts of the model's training were made.
+        model: The model, whose tokenizer, picture transform and number of positions the maker takes over.
+        text: The text settings of the model's training: prompt, template and longest text. The description beside
+            trained weights holds them: `TextSettings.from_dict(description["text"])`.
     """
     return SampleMaker(
         model.tokenizer,
@@ -100,11 +111,13 @@ def sample_maker(model: VisLlama, text: TextSettings) -> SampleMaker:
 
 
 def read_prompts(evaluations: Mapping[str, Mapping], sources: Mapping[str, Source]) -> dict[str, Prompts]:
-    """Return the prompts of every evaluation by the evaluation's name; no model is needed.
+    """Read the records of every evaluation, check them, and return the prompts by the evaluation's name.
+
+    No model is needed, so that wrong data is found before one is loaded.
 
     Args:
-        evaluations: The `evaluation` group of the configuration, resolved.
-        sources: The source of each evaluation.
+        evaluations: The configuration of each evaluation by its name, as plain values.
+        sources: The source of each evaluation by its name.
 
     Raises:
         ConfigError: If a record cannot be read, an id comes more than once, or an evaluation's metrics do not apply to
@@ -128,21 +141,26 @@ def judge(
     weights_key: str,
     prompts: Mapping[str, Prompts] | None = None,
 ) -> dict:
-    """Run every evaluation, and write `evaluations/<name>/` as each ends.
+    """Run evaluations one after the other, and write each one's results to `folder/evaluations/NAME/` when it ends.
+
+    The model is moved to the device of `settings` and stays in evaluation mode. If several ranks share the work, each
+    of them has to call this function.
 
     Args:
         model: A model with all its weights.
-        maker: The maker of the model's Samples, as `sample_maker` returns it.
-        evaluations: The `evaluation` group of the configuration, resolved.
-        sources: The source of each evaluation, as `judged_sources` returns them.
+        maker: The maker that prepares the model's inputs, as `sample_maker` returns it. An evaluation's own `prompt` or
+            `template` replaces the maker's.
+        evaluations: The configuration of each evaluation by its name, as plain values.
+        sources: The source of each evaluation by its name, as `judged_sources` returns them.
         settings: The settings that hold for all evaluations.
         folder: The run's folder.
         weights_key: The hash of the model's weights, as `hash_weights` returns it. It keeps predictions of other
             weights from being mixed with this model's.
-        prompts: The prompts of each evaluation, as `read_prompts` returns them; None reads them.
+        prompts: The prompts of each evaluation by its name, as `read_prompts` returns them; None reads them here.
 
     Returns:
-        The `evaluations` of metrics.json.
+        The entry of each evaluation by its name, as metrics.json holds them under `evaluations`. That file is not
+        written here. On all ranks but the first the entries are empty.
 
     Raises:
         ConfigError: If an evaluation does not fit the model or its records.
@@ -180,7 +198,7 @@ def _make_task(
     folder: Path,
     weights_key: str,
 ) -> Task:
-    """Return one evaluation as its task takes it; the arguments are those of `judge`."""
+    """Return the `Task` of one evaluation; the arguments are those of `judge`, of this evaluation alone."""
     return Task(
         name=name,
         config=config,
@@ -194,12 +212,20 @@ def _make_task(
 
 
 def decoding_of(config: Mapping, settings: JudgeSettings) -> dict[str, Any]:
-    """Return the decoding of an evaluation; its own settings have precedence over those of all evaluations."""
+    """Return the arguments of transformers' `generate` for an evaluation, as a new mapping.
+
+    Args:
+        config: The configuration of the evaluation, whose own `decoding` replaces the settings' key by key.
+        settings: The settings that hold for all evaluations.
+    """
     return {**settings.decoding, **config.get("decoding", {})}
 
 
 def texts_made_by(config: Mapping, source: Source, settings: JudgeSettings) -> dict[str, object]:
-    """Return everything but the weights that decides the texts of an evaluation, as plain values.
+    """Return everything but the weights that decides the texts of an evaluation, by name and as plain values.
+
+    Texts of an earlier judgement are only kept if all of these are equal: prompt, template, decoding, seed, precision,
+    split, records and number of images.
 
     Args:
         config: The configuration of the evaluation.
@@ -228,18 +254,21 @@ def judge_weights(
     folder: Path,
     strategy: PlacingStrategy | None = None,
 ) -> dict:
-    """Load weights, and judge them as `judge` does.
+    """Load trained weights, run evaluations on them, and write results to `folder/evaluations/NAME/`.
+
+    The data are read and checked before the weights are loaded.
 
     Args:
         weights: The `weights/` folder of a run.
-        evaluations: The `evaluation` group of the configuration, resolved.
+        evaluations: The configuration of each evaluation by its name, as plain values.
         settings: The settings that hold for all evaluations.
-        folder: The run's folder.
+        folder: The folder that results are written to: that of the run.
         strategy: The strategy of the ranks that share the work, which decides where the model lies; None means that
             this process judges alone.
 
     Returns:
-        The `evaluations` of metrics.json.
+        The entry of each evaluation by its name, as metrics.json holds them under `evaluations`; the entries are empty
+        on all ranks but the first.
 
     Raises:
         ConfigError: If the weights cannot be loaded, or an evaluation does not fit the model or its records.

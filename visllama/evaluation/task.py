@@ -1,4 +1,4 @@
-"""One evaluation as a task judges it: its configuration, its records, and the folder of its results."""
+"""All that judging one evaluation needs: its configuration, its prompts, and the folder of its results."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from visllama.evaluation.prompts import Prompts
 
 @dataclass(frozen=True)
 class Task:
-    """One evaluation, as it is judged.
+    """One evaluation that `judge_captions` or `judge_answers` is to run.
 
     Attributes:
-        name: The name of the evaluation.
-        config: The configuration of the evaluation, as plain values.
+        name: The name of the evaluation, for example `coco_karpathy`.
+        config: The configuration of the evaluation, `evaluation.NAME`, as plain values.
         source: The source of the records.
-        prompts: The prompts that are put before the model: one of each record, or of `num_images` records.
+        prompts: The prompts that the model continues: one for each picture that is captioned, or for each question.
         folder: The folder that the results are written to.
-        plugins: The user's packages.
-        made_by: Everything that decides the texts, part by part: weights, precision, prompt, decoding, records.
-        refuses_others: Whether predictions in the folder that something else has made are refused; otherwise they are
-            overwritten.
+        plugins: The names of the user's packages, from which a control may build a source.
+        made_by: Everything that decides the generated texts, by name: weights, precision, prompt, decoding, records.
+        refuses_others: Whether predictions in `folder` that were made by anything else than `made_by` are refused;
+            otherwise they are overwritten.
     """
 
     name: str
@@ -38,10 +38,13 @@ class Task:
     refuses_others: bool
 
     def check_logs(self) -> None:
-        """Refuse logs in the folder that something else has made; nothing is loaded or written.
+        """Check that no predictions in the folder were made by anything else than `made_by`.
+
+        The predictions of the controls are checked too. Nothing is written. If `refuses_others` is false, nothing is
+        checked, because such predictions will be overwritten.
 
         Raises:
-            ConfigError: If there is such a log, naming what differs.
+            ConfigError: If there are such predictions. The message names what differs, for example the decoding.
         """
         if not self.refuses_others:
             return
@@ -51,12 +54,13 @@ class Task:
             refuse_other_key(path, self._made_by(control))
 
     def log(self, ids: Sequence[Mapping], key: str, control: str | None = None) -> PredictionLog:
-        """Return the log of the texts of the evaluation itself, or of one of its controls.
+        """Return the log that the generated texts are written to; the file is not opened yet.
 
         Args:
-            ids: The id of each prompt, as `{"image_id": 7}`.
-            key: The key under which a line of the log holds the text.
-            control: The name of the control; None means the evaluation itself.
+            ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts.
+            key: The key under which a line of the log holds the text: `caption` or `answer`.
+            control: The name of the control whose texts are logged, in `controls/CONTROL.jsonl`; None means those of
+                the evaluation itself, in `predictions.jsonl`.
         """
         return PredictionLog(
             path=self._log_path(control),

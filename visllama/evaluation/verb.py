@@ -23,10 +23,17 @@ from visllama.evaluation.vqa import read_answers, read_questions, score_answers
 
 
 def assemble(config: EvaluateConfig) -> None:
-    """Check that this machine can do what the configuration asks of it; scoring files asks nothing.
+    """Check that this machine can judge `weights=` by the configuration; no weights are read.
+
+    The accelerator and the devices of `trainer` have to be there, and each `decoding` is tried on a tiny language
+    model. If `predictions=` is set, nothing is checked, because files are scored without a model.
+
+    Args:
+        config: The configuration of the verb `evaluate`.
 
     Raises:
-        ConfigError: If it cannot. The message names the key, the value found, and what to do.
+        ConfigError: If the machine lacks such a device, or transformers refuses a setting of a decoding. The message
+            names the key and its value.
     """
     if config.predictions:
         return
@@ -39,13 +46,19 @@ def assemble(config: EvaluateConfig) -> None:
 
 
 def evaluate(config: EvaluateConfig) -> dict | None:
-    """Judge `weights=`, or score `predictions=` against `references=`, and write the run folder.
+    """Judge `weights=`, or score `predictions=` against `references=` if that is set, and write the results.
+
+    Has to run inside a Hydra job, to whose folder it writes metrics.json and index.html. Judged weights also leave
+    `evaluations/NAME/` for each evaluation, and scored files leave scores.jsonl.
+
+    Args:
+        config: The configuration of the verb `evaluate`.
 
     Returns:
         The content of metrics.json on the first rank; None on the others.
 
     Raises:
-        ConfigError: If weights or files are not what they should be.
+        ConfigError: If the weights cannot be loaded or do not fit an evaluation, or a file has another layout.
     """
     folder = run_folder()
     if config.predictions:
@@ -73,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict | None:
 
 
 def _judge(config: EvaluateConfig, folder: Path) -> dict:
-    """Return the evaluations of `weights=`, judged on all ranks."""
+    """Judge `weights=` on all ranks, and return the entry of each evaluation in metrics.json by its name."""
     # Imported here, because scoring files needs no model, and the imports take seconds.
     import torch
 
@@ -107,20 +120,26 @@ def score_files(
     subset: bool = False,
     metrics: Sequence[str] = METRICS,
 ) -> dict:
-    """Score any system's captions, or its answers to `questions`, and write `scores.jsonl`.
+    """Score a file of captions, or of answers if `questions` is given, print the scores, and write `scores.jsonl`.
+
+    No model is loaded. The arguments behind `questions` count for captions alone.
 
     Args:
-        folder: The folder that the scores of each image are written to.
-        predictions: The file of captions or answers.
-        references: The file of the captions' references, or of the questions' annotations.
-        questions: The file of questions; None if captions are scored.
-        tokenizer: The token list of captions: `ptb` or `ptb_keep_punctuation`.
-        document_frequencies: The file of references in which CIDEr counts how rare a word is; None means `references`.
+        folder: An existing folder, in which `scores.jsonl` is written: a line of scores for each image or question.
+        predictions: The file of captions (COCO's results, `{id: caption}` or .jsonl) or of answers (VQA's results,
+            `{id: answer}` or .jsonl).
+        references: The file of the captions' references (COCO's annotations or `{id: [captions]}`), or VQA's file of
+            annotations.
+        questions: VQA's file of questions; None if captions are scored.
+        tokenizer: `ptb` drops punctuation before captions are compared, and `ptb_keep_punctuation` keeps it.
+        document_frequencies: The file of references in which CIDEr counts how rare a word is; None means the references
+            that are scored against.
         subset: Whether references without a prediction are left out; otherwise they are refused.
-        metrics: The metrics of captions.
+        metrics: The metrics of captions, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
 
     Returns:
-        The `evaluations` of metrics.json.
+        `{"predictions": entry}`, where the entry has the metrics, their intervals and the number of images or
+        questions. It is what metrics.json holds under `evaluations`.
 
     Raises:
         ConfigError: If a file has another layout, or the files are not of the same images or questions.

@@ -1,6 +1,7 @@
-"""Score answers to questions about images: VQA accuracy, in two modes that its published numbers mix.
+"""Score answers to questions about images by VQA accuracy, and read VQA's files of questions and answers.
 
-The scale is 0-100 wherever a number is written or printed; a single question's accuracy is in [0, 1].
+Published numbers mix two modes of the accuracy, and both are computed. Metrics over many questions are on the scale
+0-100; a single question's accuracy is in [0, 1].
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from visllama.evaluation.vqa_text import clean, normalise
 from visllama.evaluation.yes_no import as_yes_or_no, counts_of_images, yes_no_counts, yes_no_metrics
 
 MODES = {"accuracy": "official", "accuracy_normalise_all": "normalise_all"}
-"""The mode of `accuracy` that each metric uses."""
+"""The `mode` argument of `accuracy` by the name of the metric that is computed with it."""
 TYPES = ("question_type", "answer_type")
-"""The keys under which VQA's annotations hold the types of a question."""
+"""The keys of a row of VQA's annotations that hold the types of its question."""
 
 
 class Asked(NamedTuple):
-    """A question about an image.
+    """A question about an image, with the answers that it is scored by.
 
     Attributes:
         question: The text of the question.
-        answers: The answers of the annotators.
-        image: The image's id as text.
+        answers: The answer of each annotator; equal answers are repeated.
+        image: The image's id as text. Questions about the same image are drawn together for confidence intervals.
         types: The types of the question by the kind of type, for example `{"answer_type": "yes/no"}`.
     """
 
@@ -44,14 +45,17 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class VqaScores:
-    """The scores of answers, in the order of the ids of their questions.
+    """The scores of answers to questions; every array and list has one entry for each question, in the order of `ids`.
 
     Attributes:
-        per_question: Each metric of each question by the metric's name, in [0, 1], shape `(questions,)`.
-        types: The type of each question by the kind of type (`answer_type`: yes/no); a question without one has "".
-        ids: The questions' ids, as text.
-        images: The image of each question.
-        yes_no: The counts of each yes/no question, shape `(questions 4)`; None where other questions are asked.
+        per_question: The scores of each question in [0, 1], by the metric's name (`accuracy` and
+            `accuracy_normalise_all`), shape `(questions,)`.
+        types: The type of each question by the kind of type, for example "yes/no" under `answer_type`; "" for a
+            question without a type of this kind.
+        ids: The questions' ids as text, sorted.
+        images: The id of each question's image, as text.
+        yes_no: The counts of each question as `yes_no_counts` returns them, shape `(questions 4)`; None if the answers
+            were not read as yes or no.
     """
 
     per_question: dict[str, np.ndarray]
@@ -62,7 +66,12 @@ class VqaScores:
 
     @property
     def metrics(self) -> dict[str, CorpusMetric]:
-        """Each metric (0-100) by its name, over the images: all questions about an image are one row of its terms."""
+        """Each metric by its name, on the scale 0-100, as a `CorpusMetric` with one row for each image.
+
+        `bootstrap_intervals` computes confidence intervals of them. It draws whole images, so the questions about an
+        image share a row. Rows are in the order of the images' ids. The names are those of `per_question`, and of
+        `YES_NO_METRICS` if the answers were read as yes or no.
+        """
         metrics = {}
         for name, shares in self.per_question.items():
             metrics[name] = grouped_metric(100 * shares, self.images)
@@ -73,7 +82,7 @@ class VqaScores:
 
     @property
     def values(self) -> dict[str, float]:
-        """Each metric (0-100) by its name, over all questions."""
+        """Each metric over all questions, on the scale 0-100, by its name; the names are those of `metrics`."""
         values = {}
         for name, shares in self.per_question.items():
             values[name] = 100 * float(shares.mean())
@@ -84,7 +93,7 @@ class VqaScores:
 
     @property
     def has_intervals(self) -> bool:
-        """Whether the questions are about several images: a single one cannot be drawn in different ways."""
+        """Whether confidence intervals can be computed: the questions have to be about more than one image."""
         return len(set(self.images)) > 1
 
     # Cached, because scores, counts and intervals by type each read it.
@@ -115,9 +124,10 @@ class VqaScores:
 
     @property
     def by_type(self) -> dict[str, dict[str, Any]]:
-        """The accuracy (0-100) of each type of question, by the kind of type and the type.
+        """The accuracy of each type of question, on the scale 0-100, by the kind of type and the type.
 
-        For yes/no questions, every metric of the type by its name stands in the place of the accuracy.
+        For example `{"answer_type": {"yes/no": 71.2, "number": 40.0}}`. If the answers were read as yes or no, each
+        type has a mapping of all its metrics by their names in place of the accuracy.
         """
         scores: dict[str, dict[str, Any]] = {}
         for kind, parts in self._parts.items():
@@ -126,14 +136,18 @@ class VqaScores:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """The number of questions of each type, by the kind of type and the type."""
+        """The number of questions of each type, by the kind of type and the type, as `by_type` has them."""
         counts: dict[str, dict[str, int]] = {}
         for kind, parts in self._parts.items():
             counts[kind] = {value: len(part.ids) for value, part in parts.items()}
         return counts
 
     def intervals_by_type(self) -> dict[str, dict[str, Any]]:
-        """Return the 95% interval of each score of `by_type`; a type with questions about one image only has none."""
+        """Return the 95% interval `[low, high]` of each score of `by_type`, in mappings with the same keys.
+
+        A type whose questions are all about one image is left out, since a single image cannot be drawn in different
+        ways.
+        """
         intervals: dict[str, dict[str, Any]] = {}
         for kind, parts in self._parts.items():
             intervals[kind] = {}
@@ -158,9 +172,10 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
     who agree, and with one annotator 1 for an exact match.
 
     Args:
-        prediction: The answer.
-        answers: The answers of the annotators.
-        mode: `official` normalises only where the annotators differ; `normalise_all` always does.
+        prediction: The answer to be scored.
+        answers: The answer of each annotator, at least one; equal answers are repeated.
+        mode: `official` normalises the answers (`vqa_text.normalise`) only if the annotators differ; `normalise_all`
+            always does.
 
     Raises:
         ValueError: If there is no such mode.
@@ -192,15 +207,15 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
 
 
 def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
-    """Return the scores of one answer for each question.
+    """Score one answer to each question by both modes of `accuracy`.
 
     Args:
-        predictions: The answer to each question, by the question's id.
-        questions: The questions by their ids.
+        predictions: The answer to each question, by the question's id as text.
+        questions: The questions with their annotators' answers, by the same ids.
 
     Raises:
-        ConfigError: If answers and questions do not have the same ids, or a question has no answers of annotators. The
-            message names the first five.
+        ConfigError: If answers and questions do not have the same ids, a question has no answers of annotators, or
+            there are no questions. The message names the first five ids.
     """
     _check_ids(predictions, questions)
     # Sorted, so that the order of the files changes nothing.
@@ -223,14 +238,18 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
 
 
 def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
-    """Return the scores of one answer for each question, with the answers read as yes or no by `as_yes_or_no`.
+    """Read each answer as yes or no by `as_yes_or_no`, and score it by accuracy, precision, recall, F1 and yes_share.
 
     Args:
-        predictions: The answer to each question, by the question's id.
-        questions: The questions by their ids.
+        predictions: The answer to each question, by the question's id as text.
+        questions: The questions by the same ids; the annotators of each question have to agree on yes or on no.
+
+    Returns:
+        The scores, with the counts of each question in `yes_no`.
 
     Raises:
-        ConfigError: If `score_answers` raises it, or a question has another answer than yes or no.
+        ConfigError: If a question's annotators do not agree on yes or no, answers and questions do not have the same
+            ids, or there are no questions. The message names the first five ids.
     """
     check_yes_no(questions)
     answers = {key: as_yes_or_no(answer) for key, answer in predictions.items()}
@@ -248,7 +267,10 @@ def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked])
 
 
 def check_yes_no(questions: Mapping[str, Asked]) -> None:
-    """Refuse questions whose annotators do not all answer yes, or all no.
+    """Check that the annotators of each question all answer yes, or all answer no; case and outer spaces do not count.
+
+    Args:
+        questions: The questions by their ids as text.
 
     Raises:
         ConfigError: If there are any, naming the first five.
@@ -287,13 +309,14 @@ def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -
 
 
 def read_answers(path: Path) -> dict[str, str]:
-    """Return the answer to each question, by the question's id as text.
+    """Read a file of answers, and return the answer to each question, by the question's id as text.
 
-    The file holds `[{"question_id", "answer"}]` (VQA results, or such rows as .jsonl) or `{id: answer}`. Ids may be
-    numbers or strings.
+    Args:
+        path: A JSON file that holds `[{"question_id": 1, "answer": "yes"}, ...]` (VQA's results) or `{id: answer}`, or
+            a .jsonl file with such a row on each line. Ids may be numbers or strings; further keys are ignored.
 
     Raises:
-        ConfigError: If the file has another layout, or an id more than once.
+        ConfigError: If the file cannot be read, has another layout, or holds an id more than once.
     """
     content = read_results(path)
     if isinstance(content, list):
@@ -309,13 +332,14 @@ def read_answers(path: Path) -> dict[str, str]:
 
 
 def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, Asked]:
-    """Return official VQA questions, joined with their annotations by question_id, by the question's id as text.
+    """Read VQA's two files, and return each question with its annotators' answers, by the question's id as text.
 
-    The `answer_id` of the official annotations is not needed.
+    The files are joined by `question_id`. The order is that of the file of questions.
 
     Args:
-        questions_path: The file of questions.
-        annotations_path: The file of annotations.
+        questions_path: The file of questions: `{"questions": [{"question_id", "image_id", "question"}, ...]}`.
+        annotations_path: The file of annotations: `{"annotations": [{"question_id", "answers": [{"answer"}, ...]},
+            ...]}`. Its rows may have an `image_id`, a `question_type` and an `answer_type`.
 
     Raises:
         ConfigError: If a file has another layout or an id more than once, an id is in one of the files alone, or the
@@ -350,10 +374,10 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
 
 
 def read_rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
-    """Return the rows of a list in one of VQA's files, by the question's id as text.
+    """Read one of VQA's files, and return the unchanged rows of its list by the question's id as text.
 
     Args:
-        path: The file.
+        path: The file, which holds `{name: [rows]}`.
         name: The key of the list, `questions` or `annotations`.
         keys: The keys that each row has to have besides `question_id`.
 

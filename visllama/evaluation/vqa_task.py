@@ -1,6 +1,6 @@
-"""The task `vqa`: answers to an evaluation's questions, their scores, and the scores of controls.
+"""The task `vqa`: let a model answer the questions of an evaluation, and score the answers and those of controls.
 
-A control answers without the right pictures, which shows how far one comes without sight.
+A control answers the same questions without the right pictures, which shows how well they are answered without sight.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ from visllama.evaluation.vqa import TYPES, Asked, VqaScores, check_yes_no, score
 from visllama.model.visllama import VisLlama
 
 _TYPES = ("type", *TYPES)
-"""The keys under which a question may hold a type of it."""
+"""The keys of a question that may hold its type, for example `answer_type`: "yes/no"."""
 _MAJORITY_ANSWER = "majority_answer"
 """The control that answers from the training records, without a model."""
 
 
 def true_facts(prompts: Prompts) -> Prompts:
-    """Return each question beside a text that describes the picture, in place of the picture.
+    """Return new prompts in which the picture is replaced by a text that describes it, as the system's turn.
 
     The scores of these prompts show what the language model could answer if it saw everything.
+
+    Args:
+        prompts: Prompts with one question each, whose records hold the describing text under `facts`.
     """
     changed = []
     for prompt in prompts:
@@ -62,14 +65,17 @@ _CONTROLS = {
 
 
 def majority_answers(prompts: Prompts, train: Source) -> list[str]:
-    """Return the answer that most training records give to each question.
+    """Answer each prompt's question without a model, by the most frequent answer in the training records.
 
-    A question that no training record asks has the answer that is given most to its type, and a question of an unknown
-    type the answer that is given most to any question.
+    The answers to the same question are counted; if no training record asks it, those to questions of the same type; if
+    the type is unknown too, those to all questions. Of equally frequent answers the one that was met first is taken.
 
     Args:
-        prompts: The questions.
-        train: The training records.
+        prompts: Prompts with one question each.
+        train: The source of the training records, each of which has `questions`. All records are read.
+
+    Returns:
+        The answer to each prompt, in the order of the prompts.
     """
     counts: defaultdict[tuple, Counter[str]] = defaultdict(Counter)
     for index in range(len(train)):
@@ -89,27 +95,33 @@ def majority_answers(prompts: Prompts, train: Source) -> list[str]:
 
 
 def _groups(asked: Mapping) -> list[tuple]:
-    """Return the groups that a question belongs to, from the narrowest to that of all questions."""
+    """Return the keys of a question's groups: its text, its types, and `()`, the group of all questions."""
     types = [("type", asked[kind]) for kind in _TYPES if kind in asked]
     return [("text", asked["question"]), *types, ()]
 
 
 def asks_yes_or_no(config: Mapping) -> bool:
-    """Return whether an evaluation has a metric of yes/no questions; if so, all answers are read as yes or no."""
+    """Return whether an evaluation has a metric of yes/no questions (precision, recall, F1 or yes_share).
+
+    If so, every answer of the model is read as yes or no before it is scored.
+
+    Args:
+        config: The configuration of the evaluation, with its `metrics`.
+    """
     return any(metric in YES_NO_METRICS for metric in config["metrics"])
 
 
 def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
-    """Refuse questions that cannot be scored, before any model is loaded.
+    """Check that the questions of an evaluation can be scored; no model is needed.
 
     Args:
-        prompts: The prompts of the evaluation.
+        prompts: The prompts of the evaluation, with one question each.
         name: The name of the evaluation, for the message.
-        config: The configuration of the evaluation.
+        config: The configuration of the evaluation, with its `metrics`.
 
     Raises:
-        ConfigError: If an id comes more than once, or metrics of yes/no questions are wanted of questions with other
-            answers. The message names the first five.
+        ConfigError: If a question's id comes more than once, or if the metrics are those of yes/no questions and a
+            question has other answers. The message names the first five ids.
     """
     ids = question_ids(prompts, name)
     if asks_yes_or_no(config):
@@ -121,12 +133,12 @@ def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
 
 
 def question_ids(prompts: Prompts, name: str) -> list[int | str]:
-    """Return the id of each question, under which its answer is written.
+    """Return the id of each prompt's question, in the order of the prompts. Answers are written under these ids.
 
-    A question without an id is written under the key of its record and the number of its prompt.
+    A question without an `id` gets `KEY/NUMBER`: the key of its record and the number of its prompt.
 
     Args:
-        prompts: The prompts of the evaluation.
+        prompts: The prompts of the evaluation, with one question each.
         name: The name of the evaluation, for the message.
 
     Raises:
@@ -147,14 +159,15 @@ def question_ids(prompts: Prompts, name: str) -> list[int | str]:
 
 
 def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
-    """Answer the questions of an evaluation, and score the answers.
+    """Let a model answer the questions of an evaluation, score the answers, and write and print the results.
 
-    Writes predictions.jsonl, answers.json, scores.jsonl and gallery.html.
+    Writes predictions.jsonl, answers.json (VQA's results), scores.jsonl, gallery.html and, for each control that the
+    model answers, controls/NAME.jsonl to `task.folder`. Answers that predictions.jsonl already holds are kept.
 
     Args:
-        model: A model with all its weights.
-        captioner: The captioner that generates.
-        task: The evaluation.
+        model: A model with all its weights, on the device that computes.
+        captioner: The captioner that generates, with the decoding of the evaluation.
+        task: The evaluation; its folder has to exist.
 
     Returns:
         The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
@@ -227,7 +240,8 @@ class _Scored(NamedTuple):
 
     Attributes:
         scores: The scores of the answers.
-        controls: What metrics.json has of each control: its metrics, and its accuracies by type.
+        controls: The entry of each control in metrics.json, by the control's name: its metrics, and under `by_type` the
+            scores of each type of question.
     """
 
     scores: VqaScores

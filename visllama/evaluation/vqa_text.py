@@ -62,17 +62,22 @@ _MOST_PERIODS = 32
 
 
 def clean(text: str) -> str:
-    """Return a text on one line, as is done to every answer, also where nothing is normalised."""
+    """Return a text with line breaks and tabs as spaces, and without spaces around it.
+
+    This is done to every answer, also to those that are not normalised.
+    """
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 # Most answers are given many times, so that nearly every call is answered from the cache.
 @lru_cache(1 << 16)
 def normalise(text: str) -> str:
-    """Return an answer with punctuation, numbers up to ten, articles and contractions normalised.
+    """Return an answer in the form in which VQA compares answers: in small letters, with single spaces between words.
 
-    A mark is removed without a trace if it stands beside a space anywhere in the text, or if the text has a comma
-    between digits; otherwise a space takes its place. "none" becomes "0"; the answer "A" becomes empty.
+    Punctuation and articles are removed, numbers from "zero" to "ten" become digits, and contractions get their
+    apostrophe ("dont" becomes "don't"). A punctuation mark is removed without a trace if it stands beside a space
+    anywhere in the text, or if the text has a comma between digits; otherwise a space takes its place. "none" becomes
+    "0", and the answer "A" becomes empty.
     """
     text = clean(text)
     has_long_number = _COMMA_IN_NUMBER.search(text) is not None

@@ -37,7 +37,12 @@ def as_yes_or_no(answer: str) -> str:
 
 
 def yes_no_counts(said: str, truth: str) -> list[int]:
-    """Return the counts of one question: one of them is 1, and the others are 0."""
+    """Return the four counts of one question, in the order of `NUM_COUNTS`: a 1 for what happened, and three zeros.
+
+    Args:
+        said: The model's answer, "yes" or "no", as `as_yes_or_no` returns it.
+        truth: The right answer, "yes" or "no".
+    """
     counts = [0] * NUM_COUNTS
     column = _COLUMNS[said, truth]
     counts[column] = 1
@@ -45,20 +50,23 @@ def yes_no_counts(said: str, truth: str) -> list[int]:
 
 
 def yes_no_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return the metrics (0-100) by name.
+    """Return precision, recall, F1 and yes_share by these names, on the scale 0-100.
+
+    Precision, recall and F1 are those of the answer yes; yes_share is the share of yes among the model's answers. A
+    share of nothing is 0, for example the precision of a model that never says yes.
 
     Args:
-        counts: The counts of each image, shape `(images 4)`.
+        counts: Counts as `yes_no_counts` returns them, a row for each image or for each question, shape `(images 4)`.
     """
     return {name: CorpusMetric(counts, _COMBINE[name]) for name in YES_NO_METRICS}
 
 
 def counts_of_images(counts: np.ndarray, images: list[str]) -> np.ndarray:
-    """Return the counts of each image, shape `(images 4)`: the sums over the questions about it.
+    """Sum the counts of the questions about each image, and return a row for each image, shape `(images 4)`.
 
     Args:
         counts: The counts of each question, shape `(questions 4)`.
-        images: The image of each question.
+        images: The id of each question's image. The rows of the result are in the sorted order of these ids.
     """
     _, image_numbers = np.unique(np.array(images), return_inverse=True)
     num_images = image_numbers.max() + 1
