@@ -1,4 +1,4 @@
-"""Write and read `scores.jsonl`: the scores of every image, by which systems are compared without scoring them again."""
+"""Write and read `scores.jsonl`: the scores of every image, by which systems are compared without new scoring."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _METRICS_OF_COUNTS: dict[str, Callable[[np.ndarray], dict[str, CorpusMetric]]] =
     "METEOR": _meteor_metrics,
     "CHAIR": chair.chair_metrics,
 }
-"""The functions that turn the counts of captions, shape `(images counts)`, into metrics, by the counts' key in a line."""
+"""The functions that turn the counts of captions, shape `(images counts)`, into metrics, by the key of the counts."""
 
 
 class ImageScores(NamedTuple):
