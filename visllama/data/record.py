@@ -71,7 +71,13 @@ def is_read(suffix: str) -> bool:
 
 
 def image_suffixes(suffixes: Iterable[str]) -> list[str]:
-    """Return the suffixes of a record's images: all but "txt" and "json", in the order of their numbers."""
+    """Return the suffixes of a record's images, which are all but "txt" and "json".
+
+    Several are sorted by the number before the dot, as in "0.jpg", "1.jpg"; one without a dot, "jpg", comes first.
+
+    Raises:
+        ValueError: If there are several, and what stands before a dot is no whole number.
+    """
     images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
     if len(images) > 1:
         images.sort(key=_image_number)

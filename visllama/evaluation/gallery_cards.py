@@ -60,10 +60,10 @@ def read_cards(page: Path) -> list[GalleryCard]:
 
 
 def decode_picture(address: str) -> Image.Image | None:
-    """Return a picture that stands inside the page; None if it lies elsewhere, or cannot be decoded.
+    """Decode a picture that the page holds as a `data:` URI in base64; None for any other address, or broken data.
 
     Args:
-        address: The address of the picture, as it stands in the page.
+        address: The `src` of the picture in the page.
     """
     kind, _, data = address.partition(";base64,")
     if kind not in _PICTURES:

@@ -44,7 +44,7 @@ class CorpusMetric(NamedTuple):
 
 
 def mean_metric(values: Sequence[float] | np.ndarray, counts: Sequence[int] | np.ndarray | None = None) -> CorpusMetric:
-    """Return a metric that is a mean.
+    """Return the metric that is the mean over all scores: the sum of `values` divided by the sum of `counts`.
 
     Args:
         values: The score of each image, or the sum of an image's scores where it has several; shape `(images,)`.

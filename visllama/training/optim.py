@@ -71,7 +71,8 @@ def parameter_groups(
     Args:
         model: The model.
         lr: The value of `optim.lr`.
-        lr_by_part: The value of `optim.lr_by_part`, as `part_rate` takes it.
+        lr_by_part: The value of `optim.lr_by_part`: the rates of parts by their names. A part that is not in it, or has
+            None or 0 there, has `lr` times its own `lr_scale`; a name that no part has is not looked at.
         weight_decay: The weight decay of the groups that decay.
 
     Returns:
