@@ -28,11 +28,12 @@ _BATCH_SIZE = 64
 
 
 class ClipScorer:
-    """Score captions by a CLIP.
+    """Load a CLIP, and score captions of pictures by it.
 
     Args:
-        path: A folder or a hub id, with the image half and the text half of a CLIP, and its tokenizer.
-        device: The device that computes the embeddings.
+        path: A folder or a hub id, with the image half and the text half of a CLIP, its tokenizer and the settings of
+            its image processor.
+        device: The device that computes the embeddings, in fp32.
 
     Raises:
         ConfigError: If half of the CLIP or its tokenizer is missing.
@@ -81,13 +82,16 @@ class ClipScorer:
         pictures_of: Callable[[int], Sequence[ImageFile]],
         advance: Callable[[int], None] = lambda _: None,
     ) -> dict[str, CorpusMetric]:
-        """Return CLIPScore and RefCLIPScore of captions by name, each a mean over images.
+        """Compute CLIPScore and RefCLIPScore of captions, and return them by these names, each a mean over images.
+
+        Scores of single images are in [0, 2.5] for CLIPScore. The rows of the metrics are in the order of `captions`.
 
         Args:
             captions: The caption of each image.
-            references: The references of each image.
-            pictures_of: A function that returns the picture of an image by the image's number, as a list of one.
-            advance: A function that is called with the number of images of each batch that is done.
+            references: The references of each image, at least one, in the same order.
+            pictures_of: A function that takes the place of an image in `captions`, and returns a list whose first entry
+                is the image's picture. It is called batch by batch, so that only one batch is in memory.
+            advance: A function that is called after each batch with the number of its images.
         """
         alone: list[float] = []
         with_references: list[float] = []
@@ -154,7 +158,7 @@ class ClipScorer:
 
 
 def _unit(features: Any) -> Float[Tensor, "N D"]:
-    """Return features as unit vectors."""
+    """Return features, or those inside an output of transformers, scaled to length 1."""
     # Newer versions of transformers return the features inside an output.
     vectors = features if isinstance(features, Tensor) else features.pooler_output
     return vectors / vectors.norm(dim=-1, keepdim=True)

@@ -22,16 +22,17 @@ _OPTIONS = (
 
 
 def run_java(folder: Path, max_memory: str, arguments: Sequence[str], lines: Sequence[str]) -> list[str]:
-    """Run a Java program on lines of text, and return the lines that it prints.
+    """Run a Java program on lines of text, wait for its end, and return the lines that it prints.
 
     Args:
-        folder: The folder in which the program runs and finds its files.
-        max_memory: The memory that Java may take for objects at most, for example "512m".
-        arguments: The arguments that name the program, and the program's own arguments behind them.
-        lines: The lines that the program reads from its standard input.
+        folder: The working folder of the program, in which it finds its files.
+        max_memory: The most memory that Java may take for objects, in its own notation, for example "512m".
+        arguments: The arguments of `java` that name the program (`-jar FILE` or `-cp FILE CLASS`), then the program's
+            own arguments.
+        lines: The lines that the program reads from its standard input, without line breaks.
 
     Raises:
-        RuntimeError: If the program fails; the message ends with what the program has printed last.
+        RuntimeError: If the program ends with an error; the message ends with what it has printed last.
     """
     command = [str(JAVA), f"-Xmx{max_memory}", *_OPTIONS, *arguments]
     content = "".join(f"{line}\n" for line in lines)

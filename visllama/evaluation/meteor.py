@@ -21,16 +21,19 @@ _DELTA = 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 """The weights of an exact match, and of a match by stem, by synonym and by paraphrase."""
 NUM_COUNTS = 23
-"""The number of columns of `meteor_counts`, as the Java program prints them: four lengths, four counts of each of four
-stages, the chunks, and all matches in the caption and in the reference."""
+"""The number of columns of `meteor_counts`, as the Java program prints them: four lengths; four counts of matches for
+each way of matching (exact, stem, synonym, paraphrase); the number of chunks, which are runs of matched words in the
+same order; and the number of matched words in the caption and in the reference."""
 
 
 def meteor_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return what METEOR counts in each image, shape `(images 23)`, in the order of `references`.
+    """Run METEOR's Java program, and return what it counts in each image, shape `(images 23)`.
+
+    The rows are in the order of `references`; `NUM_COUNTS` describes the columns.
 
     Args:
-        references: The tokenised references of each image, by the image's id.
-        captions: The one tokenised caption of each image, in a list, by the same ids.
+        references: The references of each image by the image's id, as `tokenise` returns them.
+        captions: The caption of each image as a list of one text, by the same ids, as `tokenise` returns them.
 
     Raises:
         RuntimeError: If the Java program fails, or prints more or fewer lines than it was sent.
@@ -53,7 +56,7 @@ def meteor_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str
 
 
 def _without_perfect_chunks(counts: np.ndarray) -> np.ndarray:
-    """Return counts with no chunk in a caption that is a reference word by word: METEOR does not penalise that one."""
+    """Return a copy of counts with 0 chunks, and so no penalty, where a caption equals a reference word by word."""
     test_length = counts[:, 0]
     reference_length = counts[:, 1]
     chunks = counts[:, 20]
@@ -70,7 +73,7 @@ def _without_perfect_chunks(counts: np.ndarray) -> np.ndarray:
 
 
 def meteor_of_counts(counts: np.ndarray) -> np.ndarray:
-    """Return METEOR of summed counts, in [0, 1], shape `(...)`.
+    """Compute METEOR from summed counts, and return it in [0, 1], shape `(...)`.
 
     Args:
         counts: Sums of the rows that `meteor_counts` returns, shape `(... 23)`: those of one image or of a whole

@@ -47,8 +47,8 @@ class ImageScores(NamedTuple):
         ids: The id of each row as text, sorted: that of its image, or of its question.
         metrics: Each metric by its name, as a `CorpusMetric` with one row for each image, in the order of the images'
             ids as text. Questions about the same image share a row.
-        per_row: The score of each row by the metric's name, in the order of `ids`. BLEU and METEOR are those of the
-            row's caption alone; precision, recall, F1 and yes_share are missing.
+        per_row: The score of each row by the metric's name, in the order of `ids`. BLEU, METEOR and CHAIR are those of
+            the row's caption alone; precision, recall, F1 and yes_share are missing.
         images: The id of each row's image as text, in the order of `ids`.
     """
 

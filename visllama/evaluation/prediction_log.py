@@ -157,7 +157,7 @@ class PredictionLog:
 def refuse_other_key(path: Path, made_by: Mapping[str, object]) -> None:
     """Check that the texts of a log were made by `made_by`, by reading the key file beside the log.
 
-    A log without a key file passes.
+    A log without a readable key file passes.
 
     Args:
         path: The file of the log, as `predictions.jsonl`.

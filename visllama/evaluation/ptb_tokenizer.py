@@ -1,4 +1,4 @@
-"""Split captions into the tokens that caption metrics count, by Stanford's Penn Treebank tokenizer, as COCO does.
+"""Split captions into the tokens that metrics compare, by Stanford's Penn Treebank (PTB) tokenizer, as COCO does.
 
 Published figures come from two token lists, which differ by points: COCO's own script drops punctuation, and some
 papers keep it. A score is comparable only to scores of the same one, so each result names its `tokenizer`.
@@ -25,14 +25,14 @@ def one_line(text: str) -> str:
 
 
 def tokenise(captions: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> dict[str, list[str]]:
-    """Return captions by id as tokens in small letters, joined by spaces.
+    """Split captions into tokens by a Java program, and return each caption as its tokens joined by single spaces.
 
-    An empty caption stays empty, in its place.
+    Tokens are in small letters. The images and the captions of each image stay in their order, and an empty caption
+    stays empty in its place.
 
     Args:
         captions: The captions of each image, by the image's id.
-        tokenizer: The name of the token list: `ptb` drops punctuation, as pycocoevalcap does;
-            `ptb_keep_punctuation` keeps it.
+        tokenizer: `ptb` drops tokens of punctuation, as pycocoevalcap does; `ptb_keep_punctuation` keeps them.
 
     Raises:
         RuntimeError: If the Java program fails, or prints more or fewer lines than it was sent.
@@ -59,7 +59,7 @@ def tokenise(captions: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> d
 
 
 def _tokens_of_lines(lines: Sequence[str], keeps_punctuation: bool) -> list[str]:
-    """Return the tokens of each line, joined by spaces."""
+    """Return the tokens of each line, joined by single spaces, in the order of the lines."""
     # Java takes a while to start, also to read nothing.
     if not lines:
         return []

@@ -1,4 +1,4 @@
-"""Report a judgement: the tables that are printed at its end, and metrics.json with the provenance of the scores."""
+"""Build the tables of scores that are printed when a judgement ends, and the provenance that metrics.json holds."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ _PACKAGES = ("visllama", "torch", "lightning", "transformers", "pycocoevalcap", 
 _MOST_TYPES = 12
 """The most types of one kind that a table shows; more are in metrics.json alone."""
 FROM_JUDGED_IMAGES = "of the images that are judged"
-"""The images in which CIDEr counts its document frequencies, unless a file is configured."""
+"""What metrics.json holds under `document_frequencies` if CIDEr counts how rare a word is in the judged images."""
 
 
 def scores_table(name: str, evaluation: Mapping) -> Table:
-    """Return a table of one evaluation of captions.
+    """Return a table of the scores of one evaluation of captions, to be printed by rich.
 
-    Scores are printed x100, as in papers; files hold pycocoevalcap's own scale.
+    It shows the scores x100 as papers do, with their 95% intervals, the controls and the types of images. A kind of
+    type with more than 12 types is left out, and a note says so.
 
     Args:
-        name: The name of the evaluation.
-        evaluation: The entry of the evaluation in metrics.json.
+        name: The name of the evaluation, for the title.
+        evaluation: The entry of the evaluation in metrics.json; it needs `n` and `metrics`.
     """
     controls = evaluation.get("controls", {})
     title = f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)"
@@ -60,7 +61,7 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
 
 
 def _caption_notes(evaluation: Mapping) -> Iterator[str]:
-    """Yield the notes below a table of captions: what a reader has to know before scores are compared."""
+    """Yield the lines below a table of captions, which a reader has to know before comparing scores."""
     if "tokenizer" in evaluation:
         yield f"tokenizer: {evaluation['tokenizer']}"
     if evaluation.get("cut_off"):
@@ -76,19 +77,24 @@ def _caption_notes(evaluation: Mapping) -> Iterator[str]:
 
 
 def cut_off_note(evaluation: Mapping) -> str:
-    """Return a note on how many texts `max_new_tokens` has cut off."""
+    """Return a sentence that says how many texts `max_new_tokens` has cut off.
+
+    Args:
+        evaluation: The entry of the evaluation in metrics.json, with `decoding`, `cut_off` and `n`.
+    """
     most = evaluation["decoding"].get("max_new_tokens")
     return f"{evaluation['cut_off']:,} of {evaluation['n']:,} were cut off by max_new_tokens={most}"
 
 
 def vqa_table(name: str, evaluation: Mapping) -> Table:
-    """Return a table of one evaluation of answers, with scores on the scale 0-100.
+    """Return a table of the scores of one evaluation of answers, to be printed by rich.
 
-    Types of questions are shown too; where there are many, they stay in metrics.json.
+    It shows the scores on the scale 0-100, with their 95% intervals, the controls and the types of questions. A kind of
+    type with more than 12 types is left out, and a note says so.
 
     Args:
-        name: The name of the evaluation.
-        evaluation: The entry of the evaluation in metrics.json.
+        name: The name of the evaluation, for the title.
+        evaluation: The entry of the evaluation in metrics.json; it needs `n` and `metrics`.
     """
     controls = evaluation.get("controls", {})
     by_type = evaluation.get("by_type", {})
@@ -158,7 +164,7 @@ def _many_types(by_type: Mapping[str, Mapping]) -> Iterator[str]:
 
 
 def _interval(bounds: Sequence[float] | None, scale: int = 1) -> str:
-    """Return an interval as a table shows it."""
+    """Return an interval, times `scale`, as the text of a table's cell; an empty text if there is none."""
     if bounds is None:
         return ""
     low, high = bounds
@@ -166,15 +172,18 @@ def _interval(bounds: Sequence[float] | None, scale: int = 1) -> str:
 
 
 def _score(value: float | None, scale: int = 1) -> str:
-    """Return a score as a table shows it."""
+    """Return a score, times `scale`, as the text of a table's cell; an empty text if there is none."""
     return "" if value is None else f"{scale * value:.1f}"
 
 
 def provenance(**facts: object) -> dict[str, Any]:
-    """Return what made a result: versions, machine, and the state of the source tree.
+    """Return what made a result, as plain values: versions of packages, the machine, and the commit of the source tree.
+
+    Its keys are `versions`, `machine` and `git`. `git` holds the commit, and whether there are changes on it; it is
+    None if visllama does not run from its own checkout.
 
     Args:
-        facts: Further facts that the caller knows; a fact of the same name replaces one of these.
+        facts: Further entries, for example `weights="RUN/weights"`; one of the same key replaces one of the above.
     """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -215,14 +224,16 @@ def _git(*command: str) -> str | None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file; a crash leaves the old file or the new one, and never a part.
+    """Write an indented JSON file; a crash leaves the old file or the new one, and never a part.
 
     Args:
-        path: The path of the file.
-        content: Plain values.
+        path: The path of the file, which is replaced if it exists; its folder has to exist.
+        content: Values that JSON can hold: mappings, lists, texts, numbers, booleans and None.
 
     Raises:
         ValueError: If the content holds a NaN or an infinity, which JSON does not have.
+        TypeError: If the content holds a value of another type.
+        WriteFailed: If the disk is full or fails.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_whole(path, text + "\n")

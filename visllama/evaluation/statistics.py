@@ -1,9 +1,9 @@
-"""Confidence intervals of scores, and tests of the difference between two systems.
+"""Compute confidence intervals of scores, and test the difference between two systems.
 
 Every metric of this package is a function of sums over images (`CorpusMetric`): a mean of scores, BLEU of counted
-n-grams, METEOR of counted matches, VQA accuracy over the questions of each image. Drawing images again therefore costs
-one matrix product for all metrics. A corpus metric is computed anew from the sums of each draw; it is never treated as
-a mean of scores of single images.
+n-grams, METEOR of counted matches, VQA accuracy over the questions of each image. An interval comes from the bootstrap:
+images are drawn again with replacement many times, and the metric is computed anew from the sums of each draw. That
+costs one matrix product for all metrics. A metric of a corpus is never treated as a mean of scores of single images.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ _BLOCK = 100
 
 
 class CorpusMetric(NamedTuple):
-    """A metric of a corpus, as a function of sums over its images.
+    """A metric over images, held so that it can be computed of any selection of the images.
 
     Attributes:
-        terms: What each image adds to the sums, shape `(images terms)`.
-        combine: A function that returns the metric, shape `(...)`, of sums of terms, shape `(... terms)`.
+        terms: A row of numbers for each image, shape `(images terms)`, which are summed over images. For a mean of
+            scores a row holds the image's score and 1.
+        combine: A function that computes the metric, shape `(...)`, from such sums, shape `(... terms)`. For a mean it
+            divides the first sum by the second.
     """
 
     terms: np.ndarray
@@ -33,7 +35,7 @@ class CorpusMetric(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The metric of the whole corpus."""
+        """The metric over all images."""
         sums = self.terms.sum(0)
         return float(self.combine(sums))
 
@@ -64,14 +66,14 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 
 def grouped_metric(values: np.ndarray, groups: Sequence[object]) -> CorpusMetric:
-    """Return the mean of values of which several belong to one image, as the scores of questions do.
+    """Return the mean of the scores of questions as a `CorpusMetric` with a row for each image, not for each question.
 
-    The values of an image are drawn together. Drawn one by one, values that rise and fall with their image would have
-    too narrow an interval.
+    Confidence intervals draw rows, so the questions about an image are drawn together. If they were drawn one by one,
+    the interval would be too narrow, because scores of the same image rise and fall together.
 
     Args:
         values: The score of each question, shape `(questions,)`.
-        groups: The image of each question.
+        groups: The id of each question's image. The rows are in the sorted order of these ids.
 
     Reference:
         Field and Welsh 2007, "Bootstrapping clustered data".
@@ -90,11 +92,14 @@ def bootstrap_intervals(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> dict[str, list[float]]:
-    """Return the 95% percentile bootstrap interval `[low, high]` of each metric, by the metric's name.
+    """Compute the 95% bootstrap interval of each metric, and return `[low, high]` by the metric's name.
+
+    The ends are the 2.5% and 97.5% quantiles of the metric over draws of the images. The same arguments always give the
+    same intervals.
 
     Args:
-        metrics: Metrics of the same images, by name.
-        num_resamples: The number of resamples. Each draws as many images as there are, with replacement.
+        metrics: At least one metric by its name, all with the same images in the same order.
+        num_resamples: The number of draws. Each draws as many images as there are, with replacement.
         seed: The seed of the draws.
 
     Reference:
@@ -157,8 +162,8 @@ class Difference(NamedTuple):
     Attributes:
         value: The second system's metric minus the first one's.
         interval: The 95% interval of the difference, as `[low, high]`, by the paired bootstrap.
-        p: The share of random exchanges of the two systems' results, image by image, that give a difference at least
-            as large.
+        p: The two-sided p-value of a permutation test: the share of random exchanges of the two systems' results, image
+            by image, that give a difference at least as large in either direction. It is never 0.
     """
 
     value: float
@@ -172,19 +177,19 @@ def paired_difference(
     num_resamples: int = NUM_RESAMPLES,
     seed: int = 0,
 ) -> Difference:
-    """Compare two systems that were judged on the same images, in the same order.
+    """Compute the difference of a metric between two systems on the same images, its 95% interval and its p-value.
 
-    Both tests are paired: an image that is hard for both systems says nothing about their difference. Where the metric
-    is a mean of scores, exchanging the results of an image flips the sign of their difference.
+    The interval comes from the bootstrap, and p from a permutation test. Both are paired: an image that is hard for
+    both systems says nothing about their difference.
 
     Args:
         first: The metric of the first system.
-        second: The same metric of the second system.
-        num_resamples: The number of resamples, and of permutations.
+        second: The same metric of the second system; the images have to be the same, in the same order.
+        num_resamples: The number of draws of the bootstrap, and also of the permutations.
         seed: The seed of the draws.
 
     Raises:
-        ValueError: If the two metrics are of different numbers of images.
+        ValueError: If the two metrics have different numbers of images.
 
     Reference:
         Koehn 2004, "Statistical significance tests for machine translation evaluation"; Fisher 1935, "The design of
