@@ -13,18 +13,13 @@ import yaml
 
 from tests.support.commands import ROOT
 
-_UNTRACKED = {"outputs", "data", "build", "dist", ".venv", ".pytest_cache"}
-PAGES = sorted(
-    page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("*/**/*.md"), *ROOT.glob(".github/**/*.md")]
-    if page.relative_to(ROOT).parts[0] not in _UNTRACKED
-)
+FOLDERS = ("conf", "visllama", "tests", ".github")
+PAGES = sorted([ROOT / "README.md", *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 RECIPES = ROOT / "visllama" / "README.md"
 """The recipes of parts of one's own: `test_own_parts.py` runs their commands, beside the files of each."""
 PROGRAMS = ("python train.py ", "python evaluate.py ", "visllama ")
 OTHERS = {"pip", "pytest", "ruff", ".ci/run"}
 """What else a page may have a reader type."""
-TOP = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "visllama" / "evaluation" / "README.md").read_text()
 GATE = (ROOT / ".ci" / "run").read_text()
 
