@@ -25,10 +25,11 @@ def executor(num_workers: int) -> ProcessPoolExecutor:
 def end_with_parent() -> None:
     """Make this worker end at Ctrl-C without a message, and with exit code 1 as soon as its parent process is gone.
 
-    `executor` calls it at the start of each worker. Without it a worker whose parent was killed waits for ever.
+    It is an initializer of multiprocessing's processes; `executor` calls it in each worker. Without it a worker whose
+    parent was killed waits for ever.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None, "only a process that `executor` has started calls this"
+    assert parent is not None, "only a process that multiprocessing has started calls this"
 
     # Ctrl-C goes to all processes of a terminal; Python's own handler would print a traceback from each worker.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

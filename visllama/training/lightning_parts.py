@@ -9,10 +9,9 @@ import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
-from visllama.data.datamodule import TrainingData
-from visllama.parallel.strategy import VisLlamaStrategy
-
 if TYPE_CHECKING:
+    from visllama.data.datamodule import TrainingData
+    from visllama.parallel.strategy import VisLlamaStrategy
     from visllama.training.module import VisLlamaModule
 
 T = TypeVar("T")

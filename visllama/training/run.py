@@ -210,11 +210,11 @@ def _fit(
         trainer.validate(module, data, verbose=False)
 
 
-def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: Path, is_first_rank: bool) -> dict:
+def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: Path, is_global_zero: bool) -> dict:
     """Judge the trained model on all ranks, write the results to the folder, and return them by evaluation."""
     settings = JudgeSettings.of_config(config)
     # Only the first rank writes the log of predictions, which the key is for.
-    weights_key = hash_weights(folder / "weights") if is_first_rank else ""
+    weights_key = hash_weights(folder / "weights") if is_global_zero else ""
 
     return judge(assembly.model, maker, config.judged_on, assembly.judged_sources, settings, folder, weights_key)
 

@@ -89,10 +89,11 @@ def test_off_a_terminal_lines_are_said(capsys):
 
 def test_a_terminal_shows_one_bar_that_fits_it_and_the_log_has_the_lines(monkeypatch):
     terminal = become_terminal(monkeypatch)
+    monkeypatch.setattr("visllama.training.callbacks.progress._DRAW_EVERY_S", 0.0)
     noted = []
     monkeypatch.setattr("visllama.training.callbacks.progress.log", noted.append)
     progress = train(7, 12)  # of a run that goes on at its eighth step
-    progress._draw(at_once=True)
+    progress._draw()
     say("step 12, after 3 s: what is said stands above the bar")
     progress.teardown()
 
@@ -106,15 +107,16 @@ def test_a_terminal_shows_one_bar_that_fits_it_and_the_log_has_the_lines(monkeyp
 
 def test_a_validation_has_a_bar_of_its_own_while_it_lasts(monkeypatch):
     terminal = become_terminal(monkeypatch)
+    monkeypatch.setattr("visllama.training.callbacks.progress._DRAW_EVERY_S", 0.0)
     progress = train(0, 5)
     progress.on_validation_start(trainer_at(5), None)
     for _ in range(2):
         progress.on_validation_batch_end(trainer_at(5), None)
-    progress._draw(at_once=True)
+    progress._draw()
     assert re.search(r"validate .*2/3", terminal.getvalue())
     progress.on_validation_end(trainer_at(5), None)
     before = len(terminal.getvalue())
-    progress._draw(at_once=True)
+    progress._draw()
     assert "validate" not in terminal.getvalue()[before:]
     progress.on_exception()
     assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l"), "the cursor is there"

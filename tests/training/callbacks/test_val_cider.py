@@ -6,6 +6,7 @@ import torch
 
 from tests.support import tiny
 from tests.support.optimizer_config import OPTIM
+from visllama.data.datamodule import ValidationSamples
 from visllama.data.scenes.source import ScenesSource
 from visllama.errors import ConfigError
 from visllama.evaluation.captioner import Captioner
@@ -20,12 +21,12 @@ DECODING = {"num_beams": 1, "max_new_tokens": 12}
 NUM_STEPS = 4
 
 
-def fit(model, *callbacks, val=None, **more) -> pl.Trainer:
+def fit(model, *callbacks, val=None, train=None, **more) -> pl.Trainer:
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=NUM_STEPS, val_check_interval=2, num_sanity_val_steps=0, logger=False,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, callbacks=list(callbacks), **more,
     )  # fmt: skip
-    train = {"scenes": ScenesSource("train", 40, 1)}
+    train = train or {"scenes": ScenesSource("train", 40, 1)}
     data = tiny.data_of(model, train, val or ScenesSource("val", 6, 1), 12, NUM_STEPS, 64)
     trainer.fit(VisLlamaModule(model, CONFIG, NUM_STEPS), data)
     return trainer
@@ -63,6 +64,22 @@ class Questions(ScenesSource):
         record = super().read(index)
         record["questions"] = [{"question": "what is it?", "answers": record.pop("captions")}]
         return record
+
+
+def test_a_source_that_is_known_to_hold_no_captions_is_not_read(make_model, monkeypatch):
+    """A look for captions would decode its every picture, at each validation."""
+    model = make_model(dtype=torch.float32)
+    questions = Questions("val", 6, 1)
+    questions.kinds = {"questions": 6}
+    val = {"scenes": ScenesSource("val", 6, 1), "questions": questions}
+    train = {name: ScenesSource("train", 40, 1) for name in val}
+    searched = []
+    readable = ValidationSamples.readable
+    monkeypatch.setattr(ValidationSamples, "readable", lambda self, name: searched.append(name) or readable(self, name))
+
+    trainer = fit(model, ValCIDEr(4, [], DECODING, 3), val=val, train=train)
+    assert "val/CIDEr" in trainer.callback_metrics
+    assert searched == ["scenes", "scenes"], "once a validation"
 
 
 def test_what_cannot_be_measured_is_refused(make_model):

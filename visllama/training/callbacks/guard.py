@@ -64,7 +64,7 @@ class NonFinite(Callback):
         self._read_last(trainer)
 
     def _read_last(self, trainer: pl.Trainer) -> None:
-        """Count the step before this one, if its flag has not been read yet."""
+        """Read the flag that has not been read yet, if there is one, and count its step."""
         if self._unread is not None:
             self._read(trainer, self._unread)
         self._unread = None

@@ -107,10 +107,10 @@ class StepProgress(Callback):
             say(line)
             self._told = now
 
-    def _draw(self, at_once: bool = False) -> None:
+    def _draw(self) -> None:
         assert self._bars is not None, "there is a bar to draw"
         now = time.perf_counter()
-        if at_once or now - self._drawn >= _DRAW_EVERY_S:
+        if now - self._drawn >= _DRAW_EVERY_S:
             self._bars.refresh()
             self._drawn = now
 

@@ -100,6 +100,11 @@ class ValCIDEr(Callback):
 
     def _records(self, data: TrainingData, model: VisLlama, source: str, captioner: Captioner) -> list[dict]:
         """Return the first validation records of a source that have captions and fit the model's positions."""
+        # `readable` decodes the pictures of every record that it passes, here of a whole source in vain.
+        kinds = data.val.sources[source].kinds
+        if kinds and "captions" not in kinds:
+            return []
+
         readable = data.val.readable(source)
         captioned = (record for record in readable if "captions" in record)
         fitting = (record for record in captioned if captioner.has_room(model, record))
