@@ -122,6 +122,18 @@ def test_published_figures_are_rows_behind_and_compete(nine):
     assert as_json(table)["rows"][2]["published"] == "Paper"
 
 
+def test_a_published_figure_does_not_stand_in_the_columns_of_two_evaluations(nine):
+    runs = nine()
+    for run in runs:
+        run.evaluations["other"] = run.evaluations["scenes"]
+    published = [Published("Paper", {"CIDEr": 5.0}, "X")]
+    both = ["scenes/CIDEr", "other/CIDEr"]
+    with pytest.raises(ConfigError, match=r"published: Paper has CIDEr.*scenes/CIDEr, other/CIDEr.*columns="):
+        table_of(runs, both, published=published)
+    assert table_of(runs, both[1:], published=published).rows[-1].cells[0].values == [5.0]
+    assert [cell.values for cell in table_of(runs, both, published=published, mixed=True).rows[-1].cells] == [[5.0]] * 2
+
+
 def test_seeds_alone_are_one_row(nine):
     table = table_of(nine()[:3], rows=[])
     assert (table.labels, table.rows[0].labels, len(table.rows[0].runs)) == (["runs"], ["all"], 3)

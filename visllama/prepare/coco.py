@@ -132,7 +132,7 @@ def _karpathy_captions(entry: dict) -> list:
 
 def _captions_by_image(images: list, annotations: list, raw_split: RawSplit) -> dict[int, list]:
     """Return the captions of each image id; a caption of no listed image is skipped."""
-    image_ids = [image.get("id") for image in images if isinstance(image, dict)]
+    image_ids = (image.get("id") for image in images if isinstance(image, dict))
     known_ids = {image_id for image_id in image_ids if is_id(image_id)}
 
     captions = defaultdict(list)

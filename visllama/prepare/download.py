@@ -103,7 +103,7 @@ def _download_part(spec: Download, folder: Path) -> None:
     }
     write_whole(folder / "done.json", json.dumps(done, indent=2) + "\n")
 
-    # It is as large as the list of the user's; img2dataset's own parquet files say what became of each URL.
+    # It is as large as the user's own list; img2dataset's own parquet files say what became of each URL.
     shutil.rmtree(folder / "list")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from visllama.console import say
 from visllama.data.record import IMAGE_MARK, without_greeting
 from visllama.errors import ConfigError
-from visllama.prepare.raw import RawData, RawRecord, RawSplit, read_json, texts
+from visllama.prepare.raw import RawData, RawRecord, RawSplit, read_file, read_json, texts
 
 _SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 _KNOWN = {"instruction", "conversations"}
@@ -71,20 +71,20 @@ class Instruct(RawData):
                 f"answers nothing: it is left out, and they are kept (LLaVA's training does so too)"
             )
 
-        with_images = [record for record in raw_split.records if record.images]
-        if with_images and self.images is None:
-            raise ConfigError(f"images is not given, and {len(with_images)} entries name one: images=DIR")
+        num_with_images = sum(bool(record.images) for record in raw_split.records)
+        if num_with_images and self.images is None:
+            raise ConfigError(f"images is not given, and {num_with_images} entries name one: images=DIR")
         return {self.split or "train": raw_split}
 
     def _entries(self) -> list:
         """Return the entries of the file.
 
         Raises:
-            ConfigError: If it is not a list, or no entry has a layout that is known.
+            ConfigError: If it cannot be read, is not a list, or no entry has a layout that is known.
         """
         # A broken line costs one entry, but a broken JSON list cannot be read at all.
         if Path(self.conversations).suffix == ".jsonl":
-            lines = Path(self.conversations).expanduser().read_bytes().splitlines()
+            lines = read_file("conversations", self.conversations).splitlines()
             entries = [_line(line) for line in lines if line.strip()]
         else:
             entries = read_json("conversations", self.conversations)

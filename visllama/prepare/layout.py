@@ -108,7 +108,7 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
     digest = hashlib.sha256()
 
     num_records = len(split.records)
-    chunks = [split.records[i : i + _CHUNK] for i in range(0, num_records, _CHUNK)]
+    chunks = (split.records[i : i + _CHUNK] for i in range(0, num_records, _CHUNK))
     is_quiet = not sys.stdout.isatty()
     with ThreadPoolExecutor(_THREADS) as threads:
         # `map` keeps the order of the records, whichever thread is done first.
@@ -171,7 +171,7 @@ def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int,
 
     Raises:
         ConfigError: If more is left out, or everything, or if there was no record. The message holds the reasons with
-            their counts, examples, and the value of `max_bad_fraction` that would allow it.
+            their counts, examples, and the value of `max_bad_fraction` that would allow it, if one would.
     """
     if not num_records:
         raise ConfigError(f"{name}: there is no record in it")
@@ -184,13 +184,13 @@ def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int,
     examples = "".join(f"\n  {record.where}: {record.reason}: {record.detail}" for record in skipped[:_MOST_SHOWN])
 
     fraction = num_skipped / num_records
-    if fraction < 1:
-        # Rounded up to a thousandth, so that the value that is shown is enough.
-        enough = min(1.0, -(-fraction * 1000 // 1) / 1000)
-        remedy = f"to leave them out, max_bad_fraction={enough:g}; check_only=true names each"
-    else:
-        remedy = "nothing is left"
+    bad = f"{name}: {num_skipped} of {num_records} records ({fraction:.1%}) are bad"
+    if fraction == 1:
+        raise ConfigError(f"{bad} ({counts}):{examples}\nnothing is left: mend them; check_only=true names each")
+
+    # Rounded up to a thousandth, so that the value that is shown is enough.
+    enough = min(1.0, -(-fraction * 1000 // 1) / 1000)
     raise ConfigError(
-        f"{name}: {num_skipped} of {num_records} records ({fraction:.1%}) are bad, more than "
-        f"max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\nmend them, or, {remedy}"
+        f"{bad}, more than max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\n"
+        f"mend them, or, to leave them out, max_bad_fraction={enough:g}; check_only=true names each"
     )

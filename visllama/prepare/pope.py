@@ -11,7 +11,7 @@ from typing import Any
 from visllama.errors import ConfigError, require
 from visllama.prepare.coco import coco_folder, names_of_both_years
 from visllama.prepare.questions import QuestionFile, QuestionRow, question_row
-from visllama.prepare.raw import ImageFolder, Skipped, require_file
+from visllama.prepare.raw import ImageFolder, Skipped, read_file, require_file
 
 KINDS = ("random", "popular", "adversarial")
 """The ways in which POPE has chosen the objects that are not in the picture; there is a file for each."""
@@ -70,11 +70,11 @@ class Pope(QuestionFile):
         """Yield each question, file by file, or a `Skipped` for one that has to be left out.
 
         Raises:
-            ConfigError: If no line of a file looks like one of POPE's.
+            ConfigError: If a file cannot be read, or no line of it looks like one of POPE's.
         """
         for kind, file in self._files().items():
             # Despite its suffix, each file holds a JSON object a line.
-            lines = file.read_bytes().splitlines()
+            lines = read_file("annotations", str(file)).splitlines()
             entries = [(number, _entry(line)) for number, line in enumerate(lines, start=1) if line.strip()]
 
             if not any("label" in entry and "text" in entry for _, entry in entries):

@@ -279,6 +279,22 @@ def require_folder(key: str, value: str) -> None:
     require(os.access(folder, os.R_OK | os.X_OK), f"{key}={value}: a folder that you may not read")
 
 
+def read_file(key: str, value: str) -> bytes:
+    """Read a file whole, and return its content.
+
+    Args:
+        key: The key that names the file, for the error message.
+        value: The path of the file; `~` is the home folder.
+
+    Raises:
+        ConfigError: If the file cannot be read; the message names the key.
+    """
+    try:
+        return Path(value).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{key}={value}: cannot be read ({error.strerror})") from error
+
+
 def read_json(key: str, value: str) -> Any:
     """Read a JSON file whole, and return its content.
 
@@ -289,11 +305,9 @@ def read_json(key: str, value: str) -> Any:
     Raises:
         ConfigError: If the file cannot be read or is no JSON; the message names the key.
     """
+    content = read_file(key, value)
     try:
-        content = Path(value).expanduser().read_bytes()
         return json.loads(content)
-    except OSError as error:
-        raise ConfigError(f"{key}={value}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{key}={value}: not a JSON file ({error}): is it unpacked, and whole?") from error
 

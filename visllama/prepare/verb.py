@@ -71,13 +71,15 @@ def prepare(config: PrepareConfig) -> dict:
 
 def _write(config: PrepareConfig) -> dict:
     """Write the shards of a raw dataset; with `check_only`, only decode all of its images."""
-    # A split of the file without any record would become an empty folder.
     spec = raw_spec(config)
     images = spec.folder()
-    plans = {}
-    for split, raw_split in spec.read().items():
-        if raw_split.records or raw_split.skipped:
-            plans[split] = lay_out(raw_split, images, spec.shard_size_mb * _MB)
+    # Not a loop, whose variable would hold the last split that was read while the shards are written.
+    plans = {
+        split: lay_out(raw_split, images, spec.shard_size_mb * _MB)
+        for split, raw_split in spec.read().items()
+        # A split without any record would become an empty folder.
+        if raw_split.records or raw_split.skipped
+    }
     if not plans:
         raise ConfigError(f"source={config.source}: its file holds no record")
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from visllama.console import printable
+from visllama.errors import ConfigError
 from visllama.evaluation.metrics_file import is_number
 from visllama.report.columns import Column, headers
 from visllama.report.conditions import NUM_RECORDS, Conditions, Differences, check_alike, conditions, shared_text
@@ -99,11 +101,13 @@ def build_table(
         columns: The figures that are shown, as `find_columns` returns them.
         published: Published systems, each of which becomes a row at the end.
         mixed: Whether runs may have been judged under different conditions, and a row may be a mean of different
-            settings or repeats. Each condition that differs then becomes a column before the figures.
+            settings or repeats. Each condition that differs then becomes a column before the figures. A published
+            figure then stands in each column of its metric.
 
     Raises:
         ConfigError: If `mixed` is false, and conditions differ between runs or from those of a published system, or the
-            runs of a row differ in a key that is in neither `rows` nor `over`, or have the same values at `over`.
+            runs of a row differ in a key that is in neither `rows` nor `over`, or have the same values at `over`, or
+            several columns show the metric of a published figure.
     """
     names = (column.evaluation for column in columns if column.evaluation is not None)
     evaluations = list(dict.fromkeys(names))
@@ -119,6 +123,8 @@ def build_table(
     for name in evaluations:
         first = next(iter(judged[name].values()))
         check_comparable(published, {name: first}, mixed)
+    if not mixed:
+        _check_one_column(published, columns)
 
     # A row is a setting: the runs that differ in nothing but what they are averaged over.
     settings = group(runs, rows, over, mixed)
@@ -152,6 +158,23 @@ def build_table(
         notes=[*_notes(runs, judged, over, settings), *_notes_on_published(published)],
         mixed=differing,
     )
+
+
+def _check_one_column(published: Sequence[Published], columns: Sequence[Column]) -> None:
+    """Check that no published figure would stand in the columns of several evaluations, of which it names none.
+
+    Raises:
+        ConfigError: If one would; the message names the row and the columns.
+    """
+    for system in published:
+        for metric in system.metrics:
+            names = [column.name for column in columns if column.metric == metric]
+            if len(names) > 1:
+                raise ConfigError(
+                    f"published: {printable(system.name)} has {printable(metric)}, which several columns show "
+                    f"({printable(', '.join(names))}): choose one by columns= or evaluations=, or put it into all of "
+                    f"them by mixed=true"
+                )
 
 
 def _conditions_of(runs: Sequence[JudgedRun], evaluation: str) -> dict[str, dict[str, object]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.support.verbs import assemble, inspect
 from visllama.config.plain import plain
 from visllama.errors import ConfigError
 from visllama.evaluation.runner import judge_weights
+from visllama.inspect.connector import run
 
 SMALL = (
     "num_pictures=6", "samples=2", "evaluation.scenes_caption.source.num_records=6", "trainer=cpu", "trainer.threads=1",
@@ -54,6 +57,26 @@ def test_its_whole_and_its_controls_are_those_of_the_evaluation(compose_config, 
     assert judge == f"Judge it whole:  visllama evaluate weights={weights} 'evaluation=[scenes_caption]'"
     assert max(map(len, tables)) <= 80
     assert any(line.startswith("- Removed, vector ") for line in tables)
+
+
+def test_pixels_of_other_pictures_are_not_held_while_captions_are_written(compose_config, weights, monkeypatch):
+    made = []
+
+    def make_samples(maker, records):
+        samples = original(maker, records)
+        made.append([weakref.ref(sample) for sample in samples])
+        return samples
+
+    def score_ablations(*_):
+        gc.collect()
+        assert [sum(sample() is not None for sample in samples) for samples in made] == [6, 0, 0]
+        raise ConfigError("looked")
+
+    original = run.make_samples
+    monkeypatch.setattr(run, "make_samples", make_samples)
+    monkeypatch.setattr(run, "score_ablations", score_ablations)
+    with pytest.raises(ConfigError, match="looked"):
+        inspect(compose_config("inspect", f"weights={weights}", *SMALL))
 
 
 def test_checking_alone_shows_and_writes_nothing(compose_config, weights, tmp_path, monkeypatch, capsys):

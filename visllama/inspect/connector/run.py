@@ -156,9 +156,6 @@ def look(
     collator = captioner.collator
     prompts = prompts_of_records(pictures.records)
     samples = make_samples(maker, pictures.records)
-    # The same prompts with other pictures: what the captions lose then, they owe to the pictures.
-    shuffled_samples = make_samples(maker, prompts.shuffled().records())
-    blank_samples = make_samples(maker, prompts.blank().records())
 
     groups = vector_groups(model.num_image_tokens, has_patches(model))
     ablations = list_ablations(groups)
@@ -168,8 +165,10 @@ def look(
     with torch.autocast(model.markers.device.type, torch.bfloat16, enabled=is_mixed):
         embeds = {
             WHOLE: encode(model, collator, samples),
-            SHUFFLED: encode(model, collator, shuffled_samples),
-            BLANK: encode(model, collator, blank_samples),
+            # The same prompts with other pictures, whose pixels are freed as soon as they are encoded: what the
+            # captions lose then, they owe to the pictures.
+            SHUFFLED: encode(model, collator, make_samples(maker, prompts.shuffled().records())),
+            BLANK: encode(model, collator, make_samples(maker, prompts.blank().records())),
         }
         results = score_ablations(reader, ablations, embeds, pictures.keys, pictures.references)
 
