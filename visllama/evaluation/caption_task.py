@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from visllama.config.choices import METRICS
 from visllama.console import is_first_rank, say, working
 from visllama.errors import ConfigError
 from visllama.evaluation.caption_files import coco_references, coco_results, read_references
@@ -236,7 +237,10 @@ def _score(
     control_scores = {}
     with working() as report:
         scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
-        scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
+        # The other metrics need the pictures, and are computed below.
+        text_metrics = [metric for metric in metrics if metric in METRICS]
+        predictions = dict(zip(keys, captions, strict=True))
+        scores = scorer.score(predictions, text_metrics)
 
         for control, written in control_texts.items():
             texts = [each.text for each in written]

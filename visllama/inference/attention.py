@@ -61,8 +61,11 @@ def has_patches(model: VisLlama) -> bool:
     # Encoders and connectors may be the user's own, which need not have these attributes.
     num_patches = getattr(model.vision_encoder, "num_patches", 0)
     reads_patches = getattr(model.connector, "consumes", "") == "patch"
-    is_square = math.isqrt(num_patches) ** 2 == num_patches
-    return reads_patches and model.num_image_tokens == num_patches and num_patches > 0 and is_square
+    if not reads_patches or model.num_image_tokens != num_patches:
+        return False
+
+    # Only here is it sure to be a number: an encoder of the user's own may have anything under this name.
+    return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
 
 
 @torch.no_grad()

@@ -198,9 +198,17 @@ def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list
 
 
 def show(rows: Sequence[dict[str, str]], as_json: bool) -> None:
-    """Print rows as JSON alone, for another program, or as a table."""
+    """Print rows as a table, or as JSON alone.
+
+    Args:
+        rows: The rows, all with the same keys; the keys are the headers of the table's columns. There may be none.
+        as_json: Whether a JSON list of the rows is printed, for another program, in place of a table.
+    """
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        say("There are no pictures and no questions, so there are no texts.")
         return
 
     table = Table(*rows[0], show_lines=len(rows) > 1)
