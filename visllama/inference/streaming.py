@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
 
@@ -24,7 +24,7 @@ class _Abandoned(StoppingCriteria):
     def __call__(
         self,
         input_ids: Int[Tensor, "N T"],
-        scores: Float[Tensor, "N V"],
+        scores: object,
         **kwargs: object,
     ) -> Bool[Tensor, " N"]:
         """Return True for each row if nobody listens any more; transformers asks after each new token."""
