@@ -57,5 +57,10 @@ def test_images_must_be_the_same():
         score_captions({}, {})
 
 
+def test_an_unknown_metric_is_refused():
+    with pytest.raises(ConfigError, match="metrics=Bleu, SPICE: choose from BLEU, METEOR, ROUGE-L, CIDEr"):
+        score_captions(GOOD, REFERENCES, ("CIDEr", "Bleu", "SPICE"))
+
+
 def test_swapped_images():
     assert score_captions({"one": GOOD["two"], "two": GOOD["one"]}, REFERENCES, ("CIDEr",)).values["CIDEr"] < 0.2

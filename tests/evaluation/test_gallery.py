@@ -1,4 +1,5 @@
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 from tests.support.chromium import needs_chromium, page_text
 from tests.support.galleries import write_gallery_of
 from visllama.evaluation.gallery import Shown, write_gallery
-from visllama.evaluation.prompts import prompts_of_records
+from visllama.evaluation.prompts import Prompt, Prompts, prompts_of_records
 
 
 def records_of(number: int) -> list[dict]:
@@ -43,6 +44,20 @@ def test_words_of_no_reference_and_wrong_answers_stand_out(tmp_path):
     write_gallery_of(tmp_path / "g.html", "t", asked, ["red", "blue"], [1.0, 0.0], "accuracy")
     page = (tmp_path / "g.html").read_text()
     assert re.findall(r'class="worst best random (\w+)"', page) == ["wrong", "right"]
+
+
+def test_pictures_are_freed_one_by_one(tmp_path):
+    read = []
+
+    def read_pictures(_: int) -> list:
+        assert all(picture() is None for picture in read)
+        picture = Image.new("RGB", (8, 8))
+        read.append(weakref.ref(picture))
+        return [picture]
+
+    prompts = Prompts([Prompt({"key": str(i), "captions": ["a"]}, i, 1) for i in range(3)], read_pictures)
+    write_gallery(tmp_path / "g.html", "t", prompts, Shown(["a", "b", "c"], {"CIDEr": [0.1, 0.2, 0.3]}))
+    assert len(read) == 3
 
 
 def test_large_photos_become_small(tmp_path):

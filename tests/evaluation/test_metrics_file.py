@@ -31,4 +31,5 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 def test_evaluations_are_those_with_a_score_and_a_plain_name():
     good = {"metrics": {"CIDEr": 1.0, "BLEU-4": float("nan")}}
     found = {"scenes": good, "../x": good, "a b": good, "none": {"metrics": {"CIDEr": None}}, "text": "x"}
+    found["huge"] = {"metrics": {"CIDEr": 10**400}}
     assert judged({"evaluations": found}) == {"scenes": good} and judged({"evaluations": [1]}) == {}

@@ -16,6 +16,7 @@ from visllama.data.sources import judged_sources
 from visllama.errors import ConfigError
 from visllama.evaluation.chair import object_names
 from visllama.evaluation.per_image import read_scores
+from visllama.evaluation.picture_scores import load_clip
 from visllama.evaluation.runner import judge, read_prompts
 
 SCENES = {"_target_": "visllama.data.scenes.source.ScenesSource", "num_records": 6, "captions_per_record": 2}
@@ -78,6 +79,13 @@ def test_a_clip_that_is_none_is_refused_before_anything_is_written(make_model, f
     with pytest.raises(ConfigError, match=r"evaluation\.mine\.clip: .*does not end a text"):
         judge(model, maker_of(model), config, judged_sources(config, []), SETTINGS, tmp_path, "these weights")
     assert not list((tmp_path / "evaluations" / "mine").iterdir())
+
+
+def test_a_clip_that_is_not_there_is_refused_by_its_key(make_model, files):
+    model = make_model(dtype=torch.float32)
+    (config,) = settings(**(files | {"clip": "./nowhere"})).values()
+    with pytest.raises(ConfigError, match=r"evaluation\.mine\.clip: path=\./nowhere: no such folder"):
+        load_clip(model, "mine", config)
 
 
 KEY = "evaluation.scenes_caption"

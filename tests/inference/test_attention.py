@@ -31,6 +31,13 @@ def test_a_model_with_a_token_for_each_patch_can_be_asked(pipeline):
     assert not any(has_patches(tiny_pipeline(name).model) for name in ("mlp", "resampler"))
 
 
+@pytest.mark.parametrize("num_patches", [None, (4, 4), -9])
+def test_an_encoder_may_call_anything_its_patches(num_patches):
+    model = tiny_pipeline("patch_mlp").model
+    model.vision_encoder.num_patches = num_patches
+    assert not has_patches(model)
+
+
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 3}])
 def test_the_caption_is_the_pipelines_own(pipeline, settings):
     for index in range(3):

@@ -12,8 +12,15 @@ import torch
 from tests.support.tiny import TEXT, tiny_parts
 from visllama.errors import ConfigError
 from visllama.inference.pipeline import load
-from visllama.inference.verbs import find_pictures
+from visllama.inference.verbs import find_pictures, show
 from visllama.model.weights import save_weights
+
+
+def test_no_rows_are_shown_too(capsys):
+    show([], as_json=True)
+    assert json.loads(capsys.readouterr().out) == []
+    show([], as_json=False)
+    assert "no texts" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,9 +47,16 @@ class AnnotatedFolder(Source):
             VQA's file of annotations.
         questions: VQA's file of questions; None if pictures are captioned.
 
+    Attributes:
+        kinds: The number of pictures, under `captions` or `questions`.
+        item_counts: The number of captions or of questions of each picture.
+        origin: The folder and the file of references, for the report.
+        fingerprint: A hash of the references, and of the pictures' names and sizes.
+
     Raises:
-        ConfigError: If a file has another layout, an id comes more than once, is unknown or lacks its references, or a
-            picture is not there or lies outside of the folder. The message names the first five.
+        ConfigError: If `split` is `train`, the folder is not there, a file has another layout, an id comes more than
+            once, is unknown or lacks its references, or a picture is not there or lies outside of the folder. The
+            message names the first five.
     """
 
     def __init__(self, split: str, images: str, references: str, questions: str | None = None) -> None:
@@ -72,8 +78,9 @@ class AnnotatedFolder(Source):
         self.origin = f"{images} with {references}"
 
         # Hashing the pictures themselves would read gigabytes: their names and sizes have to do.
-        sizes = [(Path(file).name, size) for file, size in self._files]
-        self.fingerprint = hashlib.sha256(f"{self._records} {sizes}".encode()).hexdigest()
+        names_and_sizes = [(Path(file).name, size) for file, size in self._files]
+        facts = f"{self._records} {names_and_sizes}"
+        self.fingerprint = hashlib.sha256(facts.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -102,11 +109,10 @@ def _captioned(path: Path) -> list[_Annotated]:
 
     # A file without a list of images has nothing to compare.
     if entries:
-        refuse_ids(
-            references.keys() - entries.keys(),
-            f"images of references={path} have captions, and no entry in its 'images'",
-        )
-        refuse_ids(entries.keys() - references.keys(), f"images of references={path} have no caption")
+        without_entry = references.keys() - entries.keys()
+        refuse_ids(without_entry, f"images of references={path} have captions, and no entry in its 'images'")
+        without_caption = entries.keys() - references.keys()
+        refuse_ids(without_caption, f"images of references={path} have no caption")
 
     types = types_of(content)
     annotated = []
@@ -115,8 +121,9 @@ def _captioned(path: Path) -> list[_Annotated]:
         if key in types:
             record["type"] = types[key]
 
+        entry = entries.get(key, {})
+        file_name = entry.get("file_name")
         # COCO's pictures of 2014 and of 2017 are the same ones under two names.
-        file_name = entries.get(key, {}).get("file_name")
         names = _names_of_id(key) if file_name is None else names_of_both_years(file_name)
         annotated.append(_Annotated(record, names))
     return annotated
@@ -128,11 +135,18 @@ def _images_of(content: Mapping, path: Path) -> dict[str, dict]:
     if not isinstance(images, list):
         return {}
 
-    rows = [row for row in images if isinstance(row, dict) and "id" in row]
-    counts = Counter(str(row["id"]) for row in rows)
-    duplicates = [key for key, count in counts.items() if count > 1]
+    entries: dict[str, dict] = {}
+    duplicates = set()
+    for row in images:
+        if not isinstance(row, dict) or "id" not in row:
+            continue
+        key = str(row["id"])
+        if key in entries:
+            duplicates.add(key)
+        entries[key] = row
+
     refuse_ids(duplicates, f"ids stand more than once in 'images' of references={path}")
-    return {str(row["id"]): row for row in rows}
+    return entries
 
 
 def _asked(questions_path: Path, annotations_path: Path) -> list[_Annotated]:
@@ -144,9 +158,10 @@ def _asked(questions_path: Path, annotations_path: Path) -> list[_Annotated]:
     by_image: dict[str, _Annotated] = {}
     for key, asked in questions.items():
         row = rows[key]
-        if asked.image not in by_image:
-            record = {"key": asked.image, "image_id": row["image_id"], "questions": []}
-            by_image[asked.image] = _Annotated(record, _names_of_id(asked.image))
+        image = asked.image
+        if image not in by_image:
+            record = {"key": image, "image_id": row["image_id"], "questions": []}
+            by_image[image] = _Annotated(record, _names_of_id(image))
 
         question = {
             "question": asked.question,
@@ -154,18 +169,21 @@ def _asked(questions_path: Path, annotations_path: Path) -> list[_Annotated]:
             "id": row["question_id"],
             **asked.types,
         }
-        by_image[asked.image].record["questions"].append(question)
+        record = by_image[image].record
+        record["questions"].append(question)
     return list(by_image.values())
 
 
 def _names_of_id(image_id: str) -> tuple[str, ...]:
     """Return the names that the file of an image may have, the likeliest first, if only the image's id is known."""
-    if Path(image_id).suffix.lower() in _SUFFIXES:
+    suffix = Path(image_id).suffix.lower()
+    if suffix in _SUFFIXES:
         return (image_id,)
 
     names = [f"{image_id}{suffix}" for suffix in _SUFFIXES]
     # COCO's names have twelve digits.
-    if image_id.isascii() and image_id.isdecimal() and len(image_id) <= 12:
+    is_number = image_id.isascii() and image_id.isdecimal()
+    if is_number and len(image_id) <= 12:
         number = int(image_id)
         coco_names = [f"{prefix}{number:012d}.jpg" for prefix in _PREFIXES]
         names = [*coco_names, *names]
@@ -190,16 +208,19 @@ def _find(images: str, annotated: list[_Annotated]) -> list[tuple[str, int]]:
         file_or_reason = folder.find(names)
         if not isinstance(file_or_reason, Skipped):
             files.append(file_or_reason)
-        elif file_or_reason.reason == "missing":
+            continue
+
+        problem = file_or_reason.detail
+        if file_or_reason.reason == "missing":
             tried = ", ".join(ascii(name) for name in names)
-            problems.append(f"{record['key']!a}: none of {tried}")
-        else:
-            problems.append(f"{record['key']!a}: {file_or_reason.detail}")
+            problem = f"none of {tried}"
+        problems.append(f"{record['key']!a}: {problem}")
 
     if problems:
         first = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])
+        folders = ", ".join(FOLDERS)
         raise ConfigError(
             f"images={images}: {len(problems)} of {len(annotated)} pictures are not to be had from it, or from "
-            f"{', '.join(FOLDERS)} in it; the first:{first}"
+            f"{folders} in it; the first:{first}"
         )
     return files

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 MOST_WORDS = 4
@@ -20,16 +21,18 @@ _TINY = 1e-15
 _SMALL = 1e-9
 
 
-def bleu_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """Return what BLEU counts in each image, shape `(images 10)`, in the order of `references`.
+def bleu_counts(
+    references: Mapping[str, Sequence[str]], captions: Mapping[str, Sequence[str]]
+) -> Float[np.ndarray, "images 10"]:
+    """Count what BLEU is computed from, and return a row of ten counts for each image, in the order of `references`.
 
     The ten columns are: the number of n-grams of the caption that a reference has too, for n from 1 to 4; the number
     of all n-grams of the caption, for n from 1 to 4; the number of words of the caption; and the number of words of the
     reference whose length is closest to the caption's.
 
     Args:
-        references: The tokenised references of each image, by the image's id.
-        captions: The one tokenised caption of each image, in a list, by the same ids.
+        references: The references of each image by the image's id, as `tokenise` returns them.
+        captions: The caption of each image as a list of one text, by the same ids, as `tokenise` returns them.
     """
     rows: list[list[float]] = []
     for key, texts in references.items():
@@ -38,7 +41,8 @@ def bleu_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, 
         length = ngram_counts["testlen"]
 
         # Of two references that are equally close the shorter one counts, as in pycocoevalcap.
-        _, closest = min((abs(other - length), other) for other in ngram_counts["reflen"])
+        distances = [(abs(other - length), other) for other in ngram_counts["reflen"]]
+        _, closest = min(distances)
         rows.append([*ngram_counts["correct"], *ngram_counts["guess"], length, closest])
 
     # The shape is given because an empty list has no columns.
@@ -46,11 +50,11 @@ def bleu_counts(references: Mapping[str, Sequence[str]], captions: Mapping[str, 
 
 
 def bleu_of_counts(counts: np.ndarray, num_words: int) -> np.ndarray:
-    """Return BLEU of summed counts, in [0, 1], shape `(...)`.
+    """Compute BLEU from summed counts, and return it in [0, 1], shape `(...)`.
 
     Args:
         counts: Sums of the rows that `bleu_counts` returns, shape `(... 10)`: those of one image or of a whole corpus.
-        num_words: The number of words of the longest n-gram: 4 for BLEU-4.
+        num_words: The number of words of the longest n-gram that counts, from 1 to 4: 4 for BLEU-4.
     """
     matched = counts[..., :num_words]
     written = counts[..., MOST_WORDS : MOST_WORDS + num_words]

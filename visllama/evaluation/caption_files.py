@@ -16,7 +16,10 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: Path) -> object:
-    """Return the content of a JSON file, which is checked as one that anybody may have made.
+    """Return the value that a JSON file holds; anybody may have made the file, so nothing in it is taken on trust.
+
+    Args:
+        path: The file.
 
     Raises:
         ConfigError: If the file cannot be read, is no JSON of at most 4 GiB, or a mapping in it has a key more than
@@ -59,11 +62,12 @@ def _parse(content: str, where: object) -> object:
 
 
 def _refuse_duplicates(ids: Sequence[str], where: object) -> None:
-    """Check that no id comes more than once."""
+    """Refuse ids that come more than once; the message names the file or the line, and the first five ids."""
     if len(set(ids)) == len(ids):
         return
 
-    duplicates = sorted(key for key, count in Counter(ids).items() if count > 1)
+    counts = Counter(ids)
+    duplicates = sorted(key for key, count in counts.items() if count > 1)
     first = ", ".join(duplicates[:5])
     raise ConfigError(f"{where}: ids stand more than once: {first}")
 
@@ -108,7 +112,10 @@ def read_predictions(path: Path) -> dict[str, str]:
         content = _captions_of_rows(content, path)
 
     if isinstance(content, dict):
-        captions = {str(key): value for key, value in content.items() if isinstance(value, str)}
+        captions = {}
+        for key, value in content.items():
+            if isinstance(value, str):
+                captions[str(key)] = value
         if len(captions) == len(content):
             return captions
     raise ConfigError(f"{path}: expected COCO results [{{'image_id', 'caption'}}] or a mapping {{id: caption}}")
@@ -121,11 +128,13 @@ def _captions_of_rows(rows: Sequence[object], path: Path) -> dict[str, object]:
     # Rows may have further keys, as the .jsonl files of an evaluation do.
     for row in rows:
         if isinstance(row, dict) and "image_id" in row and "caption" in row:
-            ids.append(str(row["image_id"]))
+            image_id = str(row["image_id"])
+            ids.append(image_id)
             captions.append(row["caption"])
 
-    if len(ids) != len(rows):
-        raise ConfigError(f"{path}: {len(rows) - len(ids)} rows are not {{'image_id', 'caption'}}")
+    num_others = len(rows) - len(ids)
+    if num_others > 0:
+        raise ConfigError(f"{path}: {num_others} rows are not {{'image_id', 'caption'}}")
     _refuse_duplicates(ids, path)
     return dict(zip(ids, captions, strict=True))
 
@@ -138,7 +147,10 @@ def coco_results(ids: Sequence[int | str], captions: Sequence[str]) -> list[dict
         captions: The caption of each image, in the order of `ids`.
     """
     by_id = dict(zip(ids, captions, strict=True))
-    return [{"image_id": image_id, "caption": by_id[image_id]} for image_id in _sorted_ids(ids)]
+    rows = []
+    for image_id in _sorted_ids(ids):
+        rows.append({"image_id": image_id, "caption": by_id[image_id]})
+    return rows
 
 
 def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]]) -> dict:
@@ -192,21 +204,40 @@ def references_of(content: object, path: Path) -> dict[str, list[str]]:
     Raises:
         ConfigError: If the content has another layout.
     """
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        references: dict[str, list[str]] = {}
-        for row in content["annotations"]:
-            if not isinstance(row, dict) or "image_id" not in row or not isinstance(row.get("caption"), str):
-                raise ConfigError(f"{path}: an annotation without image_id and caption: {str(row)[:80]}")
-            texts = references.setdefault(str(row["image_id"]), [])
-            texts.append(row["caption"])
-        return references
+    expected = f"{path}: expected a COCO captions annotation file or a mapping {{id: [captions]}}"
+    if not isinstance(content, dict):
+        raise ConfigError(expected)
 
-    if not isinstance(content, dict) or not all(_are_texts(texts) for texts in content.values()):
-        raise ConfigError(f"{path}: expected a COCO captions annotation file or a mapping {{id: [captions]}}")
+    annotations = content.get("annotations")
+    if isinstance(annotations, list):
+        return _captions_of_annotations(annotations, path)
+    if not all(_are_captions(value) for value in content.values()):
+        raise ConfigError(expected)
     return content
 
 
-def _are_texts(value: object) -> bool:
+def _captions_of_annotations(annotations: Sequence[object], path: Path) -> dict[str, list[str]]:
+    """Return the captions of each image of COCO's `annotations`, by the image's id as text.
+
+    Args:
+        annotations: The rows.
+        path: The file of the rows, for the message.
+    """
+    references: dict[str, list[str]] = {}
+    for row in annotations:
+        fields = row if isinstance(row, dict) else {}
+        caption = fields.get("caption")
+        if "image_id" not in fields or not isinstance(caption, str):
+            beginning = str(row)[:80]
+            raise ConfigError(f"{path}: an annotation without image_id and caption: {beginning}")
+
+        image_id = str(fields["image_id"])
+        captions = references.setdefault(image_id, [])
+        captions.append(caption)
+    return references
+
+
+def _are_captions(value: object) -> bool:
     """Return whether a value is a list of texts with at least one."""
     if not isinstance(value, list) or not value:
         return False
@@ -214,7 +245,7 @@ def _are_texts(value: object) -> bool:
 
 
 def types_of(content: object) -> dict[str, str]:
-    """Return the type of each image that has one by the image's id as text, from the content of a file of references.
+    """Return the type of each image that has one, by the image's id as text, from the content of a file of references.
 
     A type is the text under `type` of an entry in COCO's `images`, or under `domain`, as nocaps has it.
 
@@ -228,5 +259,12 @@ def types_of(content: object) -> dict[str, str]:
     values: dict[str, object] = {}
     for row in images:
         if isinstance(row, dict):
-            values[str(row.get("id"))] = row.get("type", row.get("domain"))
-    return {key: value for key, value in values.items() if isinstance(value, str) and value.strip()}
+            image_id = str(row.get("id"))
+            values[image_id] = row.get("type", row.get("domain"))
+
+    # Only now: of several entries of an image the last one counts, also if it has no type.
+    types = {}
+    for image_id, value in values.items():
+        if isinstance(value, str) and value.strip():
+            types[image_id] = value
+    return types

@@ -6,13 +6,13 @@ score falls shows how much the captions depend on sight.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from visllama.config.choices import METRICS
 from visllama.console import is_first_rank, say, working
 from visllama.errors import ConfigError
 from visllama.evaluation.caption_files import coco_references, coco_results, read_references
@@ -21,7 +21,7 @@ from visllama.evaluation.captions import CaptionScorer, CaptionScores
 from visllama.evaluation.chair import chair_metrics
 from visllama.evaluation.clip_score import ClipScorer
 from visllama.evaluation.gallery import Shown, write_gallery
-from visllama.evaluation.generation import generation_bars, write_texts
+from visllama.evaluation.generation import Generated, write_all_texts
 from visllama.evaluation.per_image import write_caption_scores
 from visllama.evaluation.picture_scores import check_instances, clip_scores, find_hallucinations, load_clip
 from visllama.evaluation.prediction_log import Written
@@ -112,31 +112,23 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     clip = load_clip(model, name, config) if is_first_rank() else None
 
     say(f"{name}: writing captions of {len(prompts)} images{_with_controls(controls)}")
-    rows = [{"image_id": image_id} for image_id in ids]
-    control_texts: dict[str, list[Written]] = {}
-    started = time.perf_counter()
-    with generation_bars() as progress:
-        log = task.log(rows, "caption")
-        written = write_texts(model, captioner, prompts, log, progress, name)
-        # Without the controls, which other evaluations may not have.
-        seconds = time.perf_counter() - started
-
-        for control, control_prompts in controls.items():
-            log = task.log(rows, "caption", control)
-            control_texts[control] = write_texts(model, captioner, control_prompts, log, progress, control)
+    log_ids = [{"image_id": image_id} for image_id in ids]
+    generated = write_all_texts(model, captioner, task, log_ids, "caption", controls)
 
     # The other ranks have helped to generate; scores are computed and written once.
     if not is_first_rank():
         return {}
 
-    captions = [each.text for each in written]
-    scored = _score(task, ids, captions, control_texts, clip)
-    result = _result(task, captioner, ids, written, scored, seconds)
+    captions = [each.text for each in generated.written]
+    scored = _score(task, ids, captions, generated.controls, clip)
+    result = _result(task, captioner, ids, generated, scored)
 
     references = [prompt.record["captions"] for prompt in prompts]
     id_of_key = {str(image_id): image_id for image_id in ids}
-    write_json(task.folder / "captions.json", coco_results(ids, captions))
-    write_json(task.folder / "references.json", coco_references(ids, references))
+    caption_rows = coco_results(ids, captions)
+    write_json(task.folder / "captions.json", caption_rows)
+    reference_file = coco_references(ids, references)
+    write_json(task.folder / "references.json", reference_file)
     write_caption_scores(task.folder / "scores.jsonl", id_of_key, scored.scores)
 
     title = f"{name}, {config['split']}"
@@ -169,9 +161,8 @@ def _result(
     task: Task,
     captioner: Captioner,
     ids: Sequence[int | str],
-    written: Sequence[Written],
+    generated: Generated,
     scored: _Scored,
-    seconds: float,
 ) -> dict[str, Any]:
     """Return the entry of the evaluation in metrics.json.
 
@@ -179,29 +170,30 @@ def _result(
         task: The evaluation.
         captioner: The captioner that has generated.
         ids: The id of each prompt's image.
-        written: The caption of each prompt.
+        generated: The captions of the prompts and of the controls.
         scored: The scores of the captions and of the controls.
-        seconds: How long the captions took to generate, without those of the controls.
     """
     config = task.config
-    prompts = task.prompts
+    num_prompts = len(task.prompts)
+    num_cut_off = sum(each.is_cut_off for each in generated.written)
     result = {
         "task": config["task"],
         "split": config["split"],
-        "n": len(prompts),
+        "n": num_prompts,
         "metrics": scored.scores.values,
         "intervals": scored.intervals,
         "controls": scored.controls,
         "tokenizer": config["tokenizer"],
         "document_frequencies": config["document_frequencies"] or FROM_JUDGED_IMAGES,
-        "cut_off": sum(each.is_cut_off for each in written),
+        "cut_off": num_cut_off,
         "decoding": dict(captioner.decoding),
         "prompt": captioner.maker.prompt,
         "template": asdict(captioner.maker.template),
-        "generation_seconds": round(seconds, 2),
+        "generation_seconds": round(generated.seconds, 2),
     }
-    result |= scored.scores.by_type(_types(ids, prompts))
-    if len(prompts) < len(task.source):
+    types = _types(ids, task.prompts)
+    result |= scored.scores.by_type(types)
+    if num_prompts < len(task.source):
         result["n_of"] = len(task.source)
     if task.source.origin:
         result["origin"] = task.source.origin
@@ -232,11 +224,15 @@ def _score(
     metrics = tuple(dict.fromkeys((*config["metrics"], "CIDEr")))
     then_controls = ", then the controls by CIDEr" if control_texts else ""
     say(f"{task.name}: scoring {len(prompts)} captions by {', '.join(metrics)}{then_controls}")
-    references = {key: prompt.record["captions"] for key, prompt in zip(keys, prompts, strict=True)}
+    captions_of_records = [prompt.record["captions"] for prompt in prompts]
+    references = dict(zip(keys, captions_of_records, strict=True))
     control_scores = {}
     with working() as report:
         scorer = CaptionScorer(references, config["tokenizer"], _frequencies_of(config), report)
-        scores = scorer.score(dict(zip(keys, captions, strict=True)), metrics)
+        # The other metrics need the pictures, and are computed below.
+        text_metrics = [metric for metric in metrics if metric in METRICS]
+        predictions = dict(zip(keys, captions, strict=True))
+        scores = scorer.score(predictions, text_metrics)
 
         for control, written in control_texts.items():
             texts = [each.text for each in written]

@@ -8,10 +8,11 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from visllama.data.collate import Collator
+from visllama.data.collate import Batch, Collator
 from visllama.data.samples import SampleMaker
 from visllama.errors import BadRecord, ConfigError
 from visllama.evaluation.prediction_log import Written
@@ -203,35 +204,54 @@ class Captioner:
     def _write(self, model: VisLlama, prompts: Prompts, numbers: range) -> list[Written]:
         """Return the texts of the prompts of one batch."""
         device = model.markers.device
-        rows = [self.maker.prompt_ids(prompts[number].record, prompts[number].num_images) for number in numbers]
-        padded = self.collator.pad_left(rows)
-        images, image_of_span = self._decode(prompts, numbers)
-        pixel_values = self.collator.stack_images(images)
+        batch, image_of_span = self._read_batch(prompts, numbers, device)
 
         settings = dict(self.decoding)
-        if image_of_span:
-            settings["image_of_span"] = torch.tensor(image_of_span).to(device)
         if self._stop_strings:
             # transformers matches stop strings against tokens, for which it needs the tokenizer.
             settings["tokenizer"] = self.tokenizer
 
         with torch.inference_mode(), self._seeded(numbers.start, device):
-            ids = model.generate(
-                input_ids=padded["input_ids"].to(device),
-                pixel_values=pixel_values.to(device),
-                attention_mask=padded["attention_mask"].to(device),
-                **settings,
-            )
+            ids = model.generate(**batch, image_of_span=image_of_span, **settings)
         return [self._read(row) for row in ids]
 
-    def _decode(self, prompts: Prompts, numbers: range) -> tuple[list[Tensor], list[int]]:
+    # A method of its own, so that the pictures in the memory of the CPU are freed before the model generates.
+    def _read_batch(
+        self,
+        prompts: Prompts,
+        numbers: range,
+        device: torch.device,
+    ) -> tuple[Batch, Int[Tensor, " S"] | None]:
+        """Return the padded ids and the pictures of a batch of prompts, on a device.
+
+        Returns:
+            The batch, and for each place of a picture in its prompts the number of the picture in the batch; None if
+            the prompts show no picture.
+        """
+        rows = []
+        for number in numbers:
+            prompt = prompts[number]
+            rows.append(self.maker.prompt_ids(prompt.record, prompt.num_images))
+        padded = self.collator.pad_left(rows)
+        images, places = self._decode(prompts, numbers)
+        pixel_values = self.collator.stack_images(images)
+
+        batch = Batch(
+            input_ids=padded["input_ids"].to(device),
+            attention_mask=padded["attention_mask"].to(device),
+            pixel_values=pixel_values.to(device),
+        )
+        image_of_span = torch.tensor(places).to(device) if places else None
+        return batch, image_of_span
+
+    def _decode(self, prompts: Prompts, numbers: range) -> tuple[list[UInt8[Tensor, "3 H W"]], list[int]]:
         """Decode each picture of a batch once.
 
         Returns:
             The pictures, and for each place of a picture in the batch's prompts, in reading order, the number of the
             picture in the first list.
         """
-        images: list[Tensor] = []
+        images: list[UInt8[Tensor, "3 H W"]] = []
         images_of_record: dict[int, list[int]] = {}
         image_of_span: list[int] = []
         for number in numbers:
@@ -248,7 +268,7 @@ class Captioner:
             image_of_span += images_of_record[prompt.shown]
         return images, image_of_span
 
-    def _transform(self, prompts: Prompts, number: int) -> list[Tensor]:
+    def _transform(self, prompts: Prompts, number: int) -> list[UInt8[Tensor, "3 H W"]]:
         """Return the pictures of a prompt as the encoder reads them."""
         prompt = prompts[number]
         try:
@@ -275,7 +295,7 @@ class Captioner:
             torch.manual_seed(self._seed * 1_000_003 + first)
             yield
 
-    def _read(self, ids: Tensor) -> Written:
+    def _read(self, ids: Int[Tensor, " L"]) -> Written:
         """Return the text of the new tokens of a row; behind the first end token there is padding."""
         tokens = ids.tolist()
         ends = self.decoding["eos_token_id"]

@@ -152,13 +152,17 @@ class CaptionScorer:
         Args:
             predictions: The caption of each image, by the ids of the references.
             metrics: The metrics to compute, out of `BLEU` (which gives `BLEU-1` to `BLEU-4`), `METEOR`, `ROUGE-L` and
-                `CIDEr`; other names are ignored.
+                `CIDEr`.
+
+        Returns:
+            The scores, with the images in the order of their ids as text.
 
         Raises:
-            ConfigError: If captions and references are not of the same images, or an image has no reference with a word
-                in it. The message names the first five ids.
+            ConfigError: If there is no metric of such a name, captions and references are not of the same images, or an
+                image has no reference with a word in it. The message names the metrics, or the first five ids.
             RuntimeError: If the Java program of the tokenizer or of METEOR fails.
         """
+        _check_metrics(metrics)
         check_same_ids(predictions, self._references)
         references = self._tokenised
         self._report("tokenising captions")
@@ -207,12 +211,19 @@ def score_captions(
         report: A function that is called with the name of each step before the step begins.
 
     Raises:
-        ConfigError: If captions and references are not of the same images, or an image has no reference with a word in
-            it. The message names the first five ids.
+        ConfigError: If there is no metric of such a name, captions and references are not of the same images, or an
+            image has no reference with a word in it. The message names the metrics, or the first five ids.
         RuntimeError: If the Java program of the tokenizer or of METEOR fails.
     """
     scorer = CaptionScorer(references, report=report)
     return scorer.score(predictions, metrics)
+
+
+def _check_metrics(metrics: Sequence[str]) -> None:
+    """Refuse names that are none of `METRICS`: a score that silently lacks a metric would be noticed late."""
+    unknown = [name for name in metrics if name not in METRICS]
+    if unknown:
+        raise ConfigError(f"metrics={', '.join(unknown)}: choose from {', '.join(METRICS)}")
 
 
 def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, object]) -> None:

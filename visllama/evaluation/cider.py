@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 
 
@@ -19,11 +20,11 @@ class ReferenceNgrams:
     """The n-grams of references, counted once however many captionings are scored against them.
 
     Args:
-        references: The tokenised references of each image, by the image's id.
+        references: The references of each image by the image's id, as `tokenise` returns them.
 
     Attributes:
-        of_images: The n-grams of each reference of each image.
-        frequencies: The number of images whose references have an n-gram, by the n-gram.
+        of_images: For each image a list with an entry for each reference: how often the reference has each n-gram.
+        frequencies: The number of images whose references have an n-gram, by the n-gram, a tuple of words.
     """
 
     def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
@@ -66,13 +67,14 @@ def cider_scores(
     references: ReferenceNgrams,
     captions: Iterable[str],
     frequencies_of: ReferenceNgrams | None = None,
-) -> np.ndarray:
-    """Return the CIDEr-D of each image on pycocoevalcap's scale, shape `(images,)`.
+) -> Float[np.ndarray, " images"]:
+    """Compute the CIDEr-D of each image's caption, on pycocoevalcap's scale: 1 is printed as 100, and 10 is the most.
 
     Args:
-        references: The references of the images.
-        captions: The tokenised caption of each image, in the order of the references.
-        frequencies_of: The references in which the document frequencies are counted; None counts them in `references`.
+        references: The n-grams of the images' references.
+        captions: The caption of each image, as `tokenise` returns it, in the order of the references.
+        frequencies_of: The n-grams of other references, in whose images it is counted how rare an n-gram is; None
+            counts it in `references`.
 
     Raises:
         ValueError: If there are more or fewer captions than images.

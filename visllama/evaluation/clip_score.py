@@ -165,6 +165,6 @@ def _unit(features: Any) -> Float[Tensor, "N D"]:
 
 
 def _harmonic_mean(one: float, other: float) -> float:
-    if one + other <= 0:
-        return 0.0
-    return 2 * one * other / (one + other)
+    if one + other > 0:
+        return 2 * one * other / (one + other)
+    return 0.0

@@ -93,8 +93,8 @@ def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count:
     for number in ranked:
         card_kinds = [kind for kind, members in chosen.items() if number in members]
         if card_kinds:
-            record = prompts.record(number)
-            cards.append(_card(record, shown, number, card_kinds))
+            # No name for the record: it would hold these pictures while the next ones are read.
+            cards.append(_card(prompts.record(number), shown, number, card_kinds))
 
     num_texts = len(shown.texts)
     about = f"all {num_texts:,}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,6 +13,7 @@ from visllama.console import bars, is_first_rank, is_terminal, say
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.prediction_log import PredictionLog, Written
 from visllama.evaluation.prompts import Prompts
+from visllama.evaluation.task import Task
 from visllama.model.visllama import VisLlama
 
 _SAY_EVERY_S = 60
@@ -29,6 +32,56 @@ def generation_bars() -> Progress:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
+
+
+class Generated(NamedTuple):
+    """The texts of an evaluation and of its controls.
+
+    Attributes:
+        written: The text of each prompt, in the order of the prompts.
+        controls: The texts of each control by the control's name, in the same order.
+        seconds: How long `written` took to generate, without the controls, which other evaluations may not have.
+    """
+
+    written: list[Written]
+    controls: dict[str, list[Written]]
+    seconds: float
+
+
+def write_all_texts(
+    model: VisLlama,
+    captioner: Captioner,
+    task: Task,
+    ids: Sequence[Mapping],
+    key: str,
+    controls: Mapping[str, Prompts],
+) -> Generated:
+    """Generate the texts of an evaluation, then those of its controls, and log them; bars show the progress.
+
+    If there are several ranks, all of them have to call this, as `write_texts`.
+
+    Args:
+        model: A model with all its weights.
+        captioner: The captioner that generates.
+        task: The evaluation, in whose folder the logs lie.
+        ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts.
+        key: The key under which a line of a log holds the text: `caption` or `answer`.
+        controls: The prompts of each control by the control's name, as many as the evaluation has.
+
+    Raises:
+        ConfigError: As `write_texts`.
+    """
+    control_texts = {}
+    started = time.perf_counter()
+    with generation_bars() as progress:
+        log = task.log(ids, key)
+        written = write_texts(model, captioner, task.prompts, log, progress, task.name)
+        seconds = time.perf_counter() - started
+
+        for control, prompts in controls.items():
+            log = task.log(ids, key, control)
+            control_texts[control] = write_texts(model, captioner, prompts, log, progress, control)
+    return Generated(written, control_texts, seconds)
 
 
 def write_texts(

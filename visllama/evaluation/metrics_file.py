@@ -70,8 +70,13 @@ def numbers(node: Mapping) -> dict[str, float]:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite int or float; a bool is not."""
+    """Return whether a value is an int or a float that is finite as a float; a bool is not."""
     # For Python a bool is an int.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value)
+
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        # JSON may hold an integer of hundreds of digits, which no float can hold and no table can show.
+        return False

@@ -27,26 +27,31 @@ def load_clip(model: VisLlama, name: str, config: Mapping) -> ClipScorer | None:
         config: The configuration of the evaluation: its `metrics`, and `clip`, a folder or hub id, or None.
 
     Raises:
-        ConfigError: If half of the CLIP or its tokenizer is missing, or the model has no CLIP and none is configured.
+        ConfigError: If the configured CLIP is not there, half of the CLIP or its tokenizer is missing, or the model has
+            no CLIP and none is configured.
     """
     if "CLIPScore" not in config["metrics"]:
         return None
 
-    encoder = model.vision_encoder
-    if config["clip"] is not None:
-        path = locate(config["clip"])
-    elif isinstance(encoder, CLIPVisionEncoder):
-        path = encoder.path
-    else:
-        raise ConfigError(
-            f"evaluation.{name}.clip: CLIPScore needs a CLIP, and the model's vision encoder is a "
-            f"{type(encoder).__name__}: give a CLIP's folder or hub id"
-        )
-
     try:
+        path = _clip_path(model, config["clip"])
         return ClipScorer(path, model.markers.device)
     except ConfigError as error:
         raise ConfigError(f"evaluation.{name}.clip: {error}") from error
+
+
+def _clip_path(model: VisLlama, configured: str | None) -> str:
+    """Return the folder or hub id of the CLIP that computes CLIPScore: the configured one, or the model's own."""
+    if configured is not None:
+        return locate(configured)
+
+    encoder = model.vision_encoder
+    if isinstance(encoder, CLIPVisionEncoder):
+        return encoder.path
+    raise ConfigError(
+        f"CLIPScore needs a CLIP, and the model's vision encoder is a {type(encoder).__name__}: give a CLIP's folder "
+        f"or hub id"
+    )
 
 
 def clip_scores(

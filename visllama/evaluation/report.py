@@ -33,31 +33,56 @@ def scores_table(name: str, evaluation: Mapping) -> Table:
         evaluation: The entry of the evaluation in metrics.json; it needs `n` and `metrics`.
     """
     controls = evaluation.get("controls", {})
-    title = f"{name}: {evaluation.get('split', 'given captions')}, n = {evaluation['n']} (x100)"
+    split = evaluation.get("split", "given captions")
+    title = f"{name}: {split}, n = {evaluation['n']} (x100)"
     notes = "\n".join(_caption_notes(evaluation))
     table = Table("metric", title=title, caption=Text(notes))
-    for header in ("score", "95% interval", *[control.replace("_", " ") for control in controls]):
+    control_headers = [control.replace("_", " ") for control in controls]
+    for header in ("score", "95% interval", *control_headers):
         table.add_column(header, justify="right")
 
     intervals = evaluation.get("intervals", {})
     for metric, value in evaluation["metrics"].items():
+        score = _score(value, 100)
+        interval = _interval(intervals.get(metric), 100)
         of_controls = [_score(scores.get(metric), 100) for scores in controls.values()]
-        table.add_row(metric, _score(value, 100), _interval(intervals.get(metric), 100), *of_controls)
+        table.add_row(metric, score, interval, *of_controls)
 
-    # Names of types come from data: rich reads square brackets in a str as markup, and in a Text as they are.
-    counts = evaluation.get("counts", {})
-    intervals_by_type = evaluation.get("intervals_by_type", {})
-    for kind, scores_of_types in evaluation.get("by_type", {}).items():
+    by_type = evaluation.get("by_type", {})
+    for kind, scores_of_types in by_type.items():
         if len(scores_of_types) > _MOST_TYPES:
             continue
-        for value, scores in scores_of_types.items():
-            table.add_section()
-            table.add_row(Text(f"{value}, n = {counts[kind][value]}"))
-            intervals_of_type = intervals_by_type.get(kind, {}).get(value, {})
-            for metric, score in scores.items():
-                interval = _interval(intervals_of_type.get(metric), 100)
-                table.add_row(Text(f"  {metric}"), _score(score, 100), interval)
+        for value in scores_of_types:
+            _add_image_type(table, evaluation, kind, value)
     return table
+
+
+def _add_image_type(table: Table, evaluation: Mapping, kind: str, value: str) -> None:
+    """Add the rows of one type of image, with a score for each metric.
+
+    Args:
+        table: The table of the evaluation.
+        evaluation: The entry of the evaluation in metrics.json.
+        kind: The kind of type, for example `type`.
+        value: The type, for example `in-domain`.
+    """
+    scores = evaluation["by_type"][kind][value]
+    count = evaluation["counts"][kind][value]
+    intervals = _of_type(evaluation, "intervals_by_type", kind, value) or {}
+
+    # Names of types come from data: rich reads square brackets in a str as markup, and in a Text as they are.
+    table.add_section()
+    table.add_row(Text(f"{value}, n = {count}"))
+    for metric, score in scores.items():
+        interval = _interval(intervals.get(metric), 100)
+        table.add_row(Text(f"  {metric}"), _score(score, 100), interval)
+
+
+def _of_type(evaluation: Mapping, key: str, kind: str, value: str) -> Any:
+    """Return `evaluation[key][kind][value]`: what an evaluation has of one type; None if it has nothing there."""
+    of_kinds = evaluation.get(key, {})
+    of_types = of_kinds.get(kind, {})
+    return of_types.get(value)
 
 
 def _caption_notes(evaluation: Mapping) -> Iterator[str]:
@@ -67,7 +92,8 @@ def _caption_notes(evaluation: Mapping) -> Iterator[str]:
     if evaluation.get("cut_off"):
         yield cut_off_note(evaluation)
     yield from _many_types(evaluation.get("by_type", {}))
-    if "n_of" in evaluation and evaluation["document_frequencies"] == FROM_JUDGED_IMAGES:
+    is_part = "n_of" in evaluation
+    if is_part and evaluation["document_frequencies"] == FROM_JUDGED_IMAGES:
         yield (
             f"a part: {evaluation['n']:,} of {evaluation['n_of']:,} images, in which alone CIDEr counts how rare\n"
             f"a word is: it does not compare to that of all; document_frequencies=FILE takes other references"
@@ -98,7 +124,8 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
     """
     controls = evaluation.get("controls", {})
     by_type = evaluation.get("by_type", {})
-    title = f"{name}: {evaluation.get('split', 'given answers')}, n = {evaluation['n']} (VQA accuracy, 0-100)"
+    split = evaluation.get("split", "given answers")
+    title = f"{name}: {split}, n = {evaluation['n']} (VQA accuracy, 0-100)"
 
     notes = list(_many_types(by_type))
     if evaluation.get("cut_off"):
@@ -109,14 +136,17 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
 
     table = Table("metric", title=title, caption=table_notes, min_width=48)
     # Headers are broken over lines, so that the columns of several controls fit a terminal.
-    for header in ("n", "score", "95%\ninterval", *[control.replace("_", "\n") for control in controls]):
+    control_headers = [control.replace("_", "\n") for control in controls]
+    for header in ("n", "score", "95%\ninterval", *control_headers):
         table.add_column(header, justify="right", no_wrap=True)
 
+    count = str(evaluation["n"])
     intervals = evaluation.get("intervals", {})
     for metric, value in evaluation["metrics"].items():
+        words = metric.replace("_", " ")
         interval = _interval(intervals.get(metric))
         of_controls = [_score(scores.get(metric)) for scores in controls.values()]
-        table.add_row(metric.replace("_", " "), str(evaluation["n"]), _score(value), interval, *of_controls)
+        table.add_row(words, count, _score(value), interval, *of_controls)
 
     for kind, scores in by_type.items():
         if len(scores) > _MOST_TYPES:
@@ -124,11 +154,11 @@ def vqa_table(name: str, evaluation: Mapping) -> Table:
         table.add_section()
         table.add_row(kind.replace("_", " "))
         for value in scores:
-            _add_type(table, evaluation, kind, value)
+            _add_question_type(table, evaluation, kind, value)
     return table
 
 
-def _add_type(table: Table, evaluation: Mapping, kind: str, value: str) -> None:
+def _add_question_type(table: Table, evaluation: Mapping, kind: str, value: str) -> None:
     """Add the rows of one type of question.
 
     Args:
@@ -138,22 +168,26 @@ def _add_type(table: Table, evaluation: Mapping, kind: str, value: str) -> None:
         value: The type, for example `yes/no`.
     """
     score = evaluation["by_type"][kind][value]
-    interval = evaluation.get("intervals_by_type", {}).get(kind, {}).get(value)
-    count = evaluation.get("counts", {}).get(kind, {}).get(value, "")
+    interval = _of_type(evaluation, "intervals_by_type", kind, value)
+    count = _of_type(evaluation, "counts", kind, value)
+    title = Text(f"  {value}")
+    count_words = "" if count is None else str(count)
 
     # Yes/no questions have every metric by its name in the place of the accuracy.
     if isinstance(score, Mapping):
-        table.add_row(Text(f"  {value}"), str(count))
+        table.add_row(title, count_words)
         intervals = interval or {}
         for metric, number in score.items():
-            table.add_row(f"    {metric.replace('_', ' ')}", "", _score(number), _interval(intervals.get(metric)))
+            words = metric.replace("_", " ")
+            table.add_row(f"    {words}", "", _score(number), _interval(intervals.get(metric)))
         return
 
     of_controls = []
-    for control in evaluation.get("controls", {}).values():
-        control_scores = control.get("by_type", {}).get(kind, {})
-        of_controls.append(_score(control_scores.get(value)))
-    table.add_row(Text(f"  {value}"), str(count), _score(score), _interval(interval), *of_controls)
+    controls = evaluation.get("controls", {})
+    for control in controls.values():
+        control_score = _of_type(control, "by_type", kind, value)
+        of_controls.append(_score(control_score))
+    table.add_row(title, count_words, _score(score), _interval(interval), *of_controls)
 
 
 def _many_types(by_type: Mapping[str, Mapping]) -> Iterator[str]:
@@ -192,7 +226,8 @@ def provenance(**facts: object) -> dict[str, Any]:
     commit = _git("rev-parse", "HEAD")
     git_state = None
     if commit:
-        git_state = {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+        changes = _git("status", "--porcelain")
+        git_state = {"commit": commit, "dirty": bool(changes)}
 
     return {
         "versions": versions,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 NUM_RESAMPLES = 2000
 """How often images are drawn again for an interval or a test."""
@@ -24,13 +25,13 @@ class CorpusMetric(NamedTuple):
     """A metric over images, held so that it can be computed of any selection of the images.
 
     Attributes:
-        terms: A row of numbers for each image, shape `(images terms)`, which are summed over images. For a mean of
-            scores a row holds the image's score and 1.
+        terms: A row of numbers for each image, which are summed over images. For a mean of scores a row holds the
+            image's score and 1.
         combine: A function that computes the metric, shape `(...)`, from such sums, shape `(... terms)`. For a mean it
             divides the first sum by the second.
     """
 
-    terms: np.ndarray
+    terms: Float[np.ndarray, "images terms"]
     combine: Callable[[np.ndarray], np.ndarray]
 
     @property
@@ -40,8 +41,8 @@ class CorpusMetric(NamedTuple):
         return float(self.combine(sums))
 
     @property
-    def per_image(self) -> np.ndarray:
-        """The metric of each image alone, shape `(images,)`."""
+    def per_image(self) -> Float[np.ndarray, " images"]:
+        """The metric of each image alone."""
         return self.combine(self.terms)
 
 
@@ -65,14 +66,14 @@ def _mean(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / sums[..., 1]
 
 
-def grouped_metric(values: np.ndarray, groups: Sequence[object]) -> CorpusMetric:
+def grouped_metric(values: Float[np.ndarray, " questions"], groups: Sequence[object]) -> CorpusMetric:
     """Return the mean of the scores of questions as a `CorpusMetric` with a row for each image, not for each question.
 
     Confidence intervals draw rows, so the questions about an image are drawn together. If they were drawn one by one,
     the interval would be too narrow, because scores of the same image rise and fall together.
 
     Args:
-        values: The score of each question, shape `(questions,)`.
+        values: The score of each question.
         groups: The id of each question's image. The rows are in the sorted order of these ids.
 
     Reference:
@@ -112,7 +113,9 @@ def bootstrap_intervals(
     for counts in _draws(len(terms), num_resamples, seed):
         sums = counts @ terms
         for name, metric in metrics.items():
-            values[name].append(metric.combine(sums[:, columns[name]]))
+            sums_of_metric = sums[:, columns[name]]
+            resampled = metric.combine(sums_of_metric)
+            values[name].append(resampled)
 
     intervals = {}
     for name, blocks in values.items():
@@ -120,7 +123,9 @@ def bootstrap_intervals(
     return intervals
 
 
-def _join_terms(metrics: Mapping[str, CorpusMetric]) -> tuple[np.ndarray, dict[str, slice]]:
+def _join_terms(
+    metrics: Mapping[str, CorpusMetric],
+) -> tuple[Float[np.ndarray, "images terms"], dict[str, slice]]:
     """Return the terms of all metrics as one matrix, and the columns of each metric in it."""
     columns: dict[str, slice] = {}
     start = 0
@@ -133,8 +138,8 @@ def _join_terms(metrics: Mapping[str, CorpusMetric]) -> tuple[np.ndarray, dict[s
     return terms, columns
 
 
-def _draws(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield blocks of how often each image is drawn in each resample, shape `(resamples images)`."""
+def _draws(num_images: int, num_resamples: int, seed: int) -> Iterator[Float[np.ndarray, "resamples images"]]:
+    """Yield blocks of how often each image is drawn in each resample."""
     rng = np.random.default_rng(seed)
     for start in range(0, num_resamples, _BLOCK):
         num_rows = min(_BLOCK, num_resamples - start)
@@ -147,9 +152,11 @@ def _draws(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarra
         yield block
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def _interval(values: Float[np.ndarray, " resamples"]) -> list[float]:
     """Return the middle 95% of resampled values, as `[low, high]`."""
-    low, high = np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    low_level = (1 - _LEVEL) / 2
+    high_level = (1 + _LEVEL) / 2
+    low, high = np.quantile(values, [low_level, high_level])
     return [float(low), float(high)]
 
 
@@ -215,9 +222,12 @@ def paired_difference(
     rng = np.random.default_rng(seed + 1)
     num_as_large = 0
     for start in range(0, num_resamples, _BLOCK):
-        shape = (min(_BLOCK, num_resamples - start), len(gap))
-        exchanged = rng.integers(0, 2, shape).astype(float) @ gap
-        permuted = second.combine(whole_second - exchanged) - first.combine(whole_first + exchanged)
+        num_rows = min(_BLOCK, num_resamples - start)
+        is_exchanged = rng.integers(0, 2, (num_rows, len(gap)))
+        exchanged = is_exchanged.astype(float) @ gap
+        second_permuted = second.combine(whole_second - exchanged)
+        first_permuted = first.combine(whole_first + exchanged)
+        permuted = second_permuted - first_permuted
 
         # The tolerance: exchanging nothing gives the difference itself, but a sum in another order may differ from it
         # in its last bits.

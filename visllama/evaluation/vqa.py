@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Shaped
 
 from visllama.config.choices import YES_NO_METRICS
 from visllama.errors import ConfigError, refuse_ids
@@ -48,21 +49,21 @@ class VqaScores:
     """The scores of answers to questions; every array and list has one entry for each question, in the order of `ids`.
 
     Attributes:
-        per_question: The scores of each question in [0, 1], by the metric's name (`accuracy` and
-            `accuracy_normalise_all`), shape `(questions,)`.
+        per_question: The scores of each question in [0, 1], by the metric's name: `accuracy` and
+            `accuracy_normalise_all`.
         types: The type of each question by the kind of type, for example "yes/no" under `answer_type`; "" for a
             question without a type of this kind.
         ids: The questions' ids as text, sorted.
         images: The id of each question's image, as text.
-        yes_no: The counts of each question as `yes_no_counts` returns them, shape `(questions 4)`; None if the answers
-            were not read as yes or no.
+        yes_no: The counts of each question as `yes_no_counts` returns them; None if the answers were not read as yes or
+            no.
     """
 
-    per_question: dict[str, np.ndarray]
-    types: dict[str, np.ndarray]
+    per_question: dict[str, Float[np.ndarray, " questions"]]
+    types: dict[str, Shaped[np.ndarray, " questions"]]
     ids: list[str]
     images: list[str]
-    yes_no: np.ndarray | None = None
+    yes_no: Float[np.ndarray, "questions 4"] | None = None
 
     @property
     def metrics(self) -> dict[str, CorpusMetric]:
@@ -85,16 +86,20 @@ class VqaScores:
         """Each metric over all questions, on the scale 0-100, by its name; the names are those of `metrics`."""
         values = {}
         for name, shares in self.per_question.items():
-            values[name] = 100 * float(shares.mean())
+            mean = float(shares.mean())
+            values[name] = 100 * mean
+
         if self.yes_no is not None:
-            for name, metric in yes_no_metrics(self.yes_no).items():
+            metrics = yes_no_metrics(self.yes_no)
+            for name, metric in metrics.items():
                 values[name] = metric.value
         return values
 
     @property
     def has_intervals(self) -> bool:
         """Whether confidence intervals can be computed: the questions have to be about more than one image."""
-        return len(set(self.images)) > 1
+        different_images = set(self.images)
+        return len(different_images) > 1
 
     # Cached, because scores, counts and intervals by type each read it.
     @cached_property
@@ -102,25 +107,30 @@ class VqaScores:
         """The scores of the questions of each type, by the kind of type and the type."""
         parts: dict[str, dict[str, VqaScores]] = {}
         for kind, types in self.types.items():
-            # A question without this kind of type has "", and is in no part.
-            different_types = [str(value) for value in np.unique(types) if value]
-            parts[kind] = {value: self._select(types == value) for value in different_types}
+            parts[kind] = {}
+            for value in np.unique(types):
+                # A question without this kind of type has "", and is in no part.
+                if value:
+                    parts[kind][str(value)] = self._select(types == value)
         return parts
 
-    def _select(self, rows: np.ndarray) -> VqaScores:
+    def _select(self, rows: Bool[np.ndarray, " questions"]) -> VqaScores:
         """Return the scores of some of the questions.
 
         Args:
-            rows: Whether each question is taken, shape `(questions,)`.
+            rows: Whether each question is taken.
         """
+        per_question = {}
+        for name, shares in self.per_question.items():
+            per_question[name] = shares[rows]
+        yes_no = None
+        if self.yes_no is not None:
+            yes_no = self.yes_no[rows]
+
         numbers = np.flatnonzero(rows)
-        return VqaScores(
-            per_question={name: shares[rows] for name, shares in self.per_question.items()},
-            types={},
-            ids=[self.ids[number] for number in numbers],
-            images=[self.images[number] for number in numbers],
-            yes_no=None if self.yes_no is None else self.yes_no[rows],
-        )
+        ids = [self.ids[number] for number in numbers]
+        images = [self.images[number] for number in numbers]
+        return VqaScores(per_question, {}, ids, images, yes_no)
 
     @property
     def by_type(self) -> dict[str, dict[str, Any]]:
@@ -131,7 +141,9 @@ class VqaScores:
         """
         scores: dict[str, dict[str, Any]] = {}
         for kind, parts in self._parts.items():
-            scores[kind] = {value: self._reported(part.values) for value, part in parts.items()}
+            scores[kind] = {}
+            for value, part in parts.items():
+                scores[kind][value] = self._reported(part.values)
         return scores
 
     @property
@@ -153,7 +165,8 @@ class VqaScores:
             intervals[kind] = {}
             for value, part in parts.items():
                 if part.has_intervals:
-                    intervals[kind][value] = self._reported(bootstrap_intervals(part.metrics))
+                    intervals_of_part = bootstrap_intervals(part.metrics)
+                    intervals[kind][value] = self._reported(intervals_of_part)
         return intervals
 
     def _reported(self, values: Mapping[str, Any]) -> Any:
@@ -184,12 +197,14 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
         Antol et al. 2015, arXiv:1505.00468, section 4, as averaged by github.com/GT-Vision-Lab/VQA.
     """
     if mode not in MODES.values():
-        raise ValueError(f"mode={mode}: choose from {', '.join(MODES.values())}")
+        choices = ", ".join(MODES.values())
+        raise ValueError(f"mode={mode}: choose from {choices}")
 
     # The official script normalises nothing where all annotators say the same.
     answer = clean(prediction)
     truths = [clean(truth) for truth in answers]
-    if mode == "normalise_all" or len(set(truths)) > 1:
+    has_different_truths = len(set(truths)) > 1
+    if mode == "normalise_all" or has_different_truths:
         answer = normalise(answer)
         truths = [normalise(truth) for truth in truths]
 
@@ -201,9 +216,11 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
 
     # In a turn that leaves out a matching annotator, one match fewer is among the others. Whole numbers are summed, so
     # that the accuracy has one rounding.
+    num_others = num_annotators - matches
     turns_of_matching = matches * min(matches - 1, enough)
-    turns_of_others = (num_annotators - matches) * min(matches, enough)
-    return (turns_of_matching + turns_of_others) / (enough * num_annotators)
+    turns_of_others = num_others * min(matches, enough)
+    whole = enough * num_annotators
+    return (turns_of_matching + turns_of_others) / whole
 
 
 def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
@@ -221,19 +238,25 @@ def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]
     # Sorted, so that the order of the files changes nothing.
     ids = sorted(questions)
 
+    in_order = [questions[key] for key in ids]
+    answers = [predictions[key] for key in ids]
+
     per_question = {}
     for name, mode in MODES.items():
-        shares = [accuracy(predictions[key], questions[key].answers, mode) for key in ids]
+        shares = []
+        for answer, asked in zip(answers, in_order, strict=True):
+            shares.append(accuracy(answer, asked.answers, mode))
         per_question[name] = np.array(shares)
 
     kinds: set[str] = set()
-    for asked in questions.values():
+    for asked in in_order:
         kinds.update(asked.types)
     types = {}
     for kind in sorted(kinds):
-        types[kind] = np.array([questions[key].types.get(kind, "") for key in ids])
+        types_of_questions = [asked.types.get(kind, "") for asked in in_order]
+        types[kind] = np.array(types_of_questions)
 
-    images = [questions[key].image for key in ids]
+    images = [asked.image for asked in in_order]
     return VqaScores(per_question, types, ids, images)
 
 
@@ -258,8 +281,9 @@ def score_yes_no(predictions: Mapping[str, str], questions: Mapping[str, Asked])
     truths = {}
     with_one_truth = {}
     for key, asked in questions.items():
-        truths[key] = asked.answers[0].strip().lower()
-        with_one_truth[key] = asked._replace(answers=[truths[key]])
+        truth = _yes_or_no_of_annotator(asked.answers[0])
+        truths[key] = truth
+        with_one_truth[key] = asked._replace(answers=[truth])
 
     scores = score_answers(answers, with_one_truth)
     counts = [yes_no_counts(answers[key], truths[key]) for key in scores.ids]
@@ -273,17 +297,20 @@ def check_yes_no(questions: Mapping[str, Asked]) -> None:
         questions: The questions by their ids as text.
 
     Raises:
-        ConfigError: If there are any, naming the first five.
+        ConfigError: If the annotators of a question answer otherwise, naming the first five questions.
     """
     others = []
     for key, asked in questions.items():
-        truths = {answer.strip().lower() for answer in asked.answers}
+        truths = {_yes_or_no_of_annotator(answer) for answer in asked.answers}
         if truths not in ({"yes"}, {"no"}):
             others.append(key)
-    refuse_ids(
-        others,
-        "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these",
-    )
+    reason = "questions have another answer than yes or no, and precision, recall, F1 and yes_share are of these"
+    refuse_ids(others, reason)
+
+
+def _yes_or_no_of_annotator(answer: str) -> str:
+    """Return an annotator's answer without outer spaces and in small letters, so that " Yes" is "yes"."""
+    return answer.strip().lower()
 
 
 def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> None:
@@ -291,14 +318,16 @@ def _check_ids(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -
     # No shared id at all has another cause than a missing one, and its message says so.
     shared_ids = predictions.keys() & questions.keys()
     if predictions and questions and not shared_ids:
-        first = ", ".join(sorted(predictions)[:5])
+        first_ids = sorted(predictions)[:5]
         raise ConfigError(
             f"0 of {len(predictions)} predictions answer one of the {len(questions)} questions, first "
-            f"{first}: is this another split, or another data set?"
+            f"{', '.join(first_ids)}: is this another split, or another data set?"
         )
 
-    refuse_ids(predictions.keys() - questions.keys(), "predictions answer questions that are not asked")
-    refuse_ids(questions.keys() - predictions.keys(), "questions have no prediction")
+    unknown = predictions.keys() - questions.keys()
+    refuse_ids(unknown, "predictions answer questions that are not asked")
+    unanswered = questions.keys() - predictions.keys()
+    refuse_ids(unanswered, "questions have no prediction")
     without_answers = [key for key, asked in questions.items() if not asked.answers]
     refuse_ids(without_answers, "questions have no answers to score by")
     if not questions:
@@ -327,7 +356,8 @@ def read_answers(path: Path) -> dict[str, str]:
         raise ConfigError(f"{path}: expected VQA results [{{'question_id', 'answer'}}] or a mapping {{id: answer}}")
     for key, answer in content.items():
         if not isinstance(answer, str):
-            raise ConfigError(f"{path}: the answer to question {key} is no text: {str(answer)[:80]}")
+            beginning = str(answer)[:80]
+            raise ConfigError(f"{path}: the answer to question {key} is no text: {beginning}")
     return content
 
 
@@ -347,28 +377,32 @@ def read_questions(questions_path: Path, annotations_path: Path) -> dict[str, As
     """
     questions = read_rows(questions_path, "questions", ("image_id", "question"))
     annotations = read_rows(annotations_path, "annotations", ("answers",))
-    refuse_ids(
-        questions.keys() - annotations.keys(),
-        f"questions of {questions_path} have no annotation in {annotations_path}",
-    )
-    refuse_ids(
-        annotations.keys() - questions.keys(),
-        f"annotations of {annotations_path} have no question in {questions_path}",
-    )
+    without_annotation = questions.keys() - annotations.keys()
+    refuse_ids(without_annotation, f"questions of {questions_path} have no annotation in {annotations_path}")
+    without_question = annotations.keys() - questions.keys()
+    refuse_ids(without_question, f"annotations of {annotations_path} have no question in {questions_path}")
 
     # An annotation need not name its image; one that does has to name the question's.
-    images = {key: str(row["image_id"]) for key, row in questions.items()}
-    moved = [key for key, image in images.items() if str(annotations[key].get("image_id", image)) != image]
+    moved = []
+    for key, row in questions.items():
+        image = str(row["image_id"])
+        annotated_image = annotations[key].get("image_id", image)
+        if str(annotated_image) != image:
+            moved.append(key)
     refuse_ids(moved, f"questions of {questions_path} are about another image in {annotations_path}")
 
     joined = {}
     for key, row in questions.items():
         annotation = annotations[key]
+        types = {}
+        for kind in TYPES:
+            if kind in annotation:
+                types[kind] = str(annotation[kind])
         joined[key] = Asked(
             question=str(row["question"]),
             answers=_answers(annotations_path, key, annotation["answers"]),
-            image=images[key],
-            types={kind: str(annotation[kind]) for kind in TYPES if kind in annotation},
+            image=str(row["image_id"]),
+            types=types,
         )
     return joined
 
@@ -385,24 +419,29 @@ def read_rows(path: Path, name: str, keys: Sequence[str]) -> dict[str, dict]:
         ConfigError: If the file has no such list, a row lacks one of `keys`, or an id comes more than once.
     """
     content = read_json(path)
-    if isinstance(content, dict) and isinstance(content.get(name), list):
-        return _by_id(path, content[name], keys)
+    rows = content.get(name) if isinstance(content, dict) else None
+    if isinstance(rows, list):
+        return _by_id(path, rows, keys)
 
-    found = type(content).__name__
+    content_words = type(content).__name__
     if isinstance(content, dict):
-        found = f"the keys {', '.join(list(content)[:5])}"
-    wanted = ", ".join(f"'{key}'" for key in ("question_id", *keys))
-    raise ConfigError(f"{path}: expected VQA {name} {{'{name}': [{{{wanted}}}]}}, found {found}")
+        first_keys = list(content)[:5]
+        content_words = f"the keys {', '.join(first_keys)}"
+    quoted = [f"'{key}'" for key in ("question_id", *keys)]
+    wanted = ", ".join(quoted)
+    raise ConfigError(f"{path}: expected VQA {name} {{'{name}': [{{{wanted}}}]}}, found {content_words}")
 
 
 def _by_id(path: Path, rows: list, keys: Sequence[str]) -> dict[str, dict]:
     """Return rows by the question's id as text; a row that lacks a key, and an id that comes again, are refused."""
     wanted = ("question_id", *keys)
+    wanted_keys = set(wanted)
     by_id: dict[str, dict] = {}
     duplicates = set()
     for row in rows:
-        if not isinstance(row, dict) or not row.keys() >= set(wanted):
-            raise ConfigError(f"{path}: a row without {' and '.join(wanted)}: {str(row)[:80]}")
+        if not isinstance(row, dict) or not wanted_keys <= row.keys():
+            beginning = str(row)[:80]
+            raise ConfigError(f"{path}: a row without {' and '.join(wanted)}: {beginning}")
 
         key = str(row["question_id"])
         if key in by_id:
@@ -414,7 +453,7 @@ def _by_id(path: Path, rows: list, keys: Sequence[str]) -> dict[str, dict]:
 
 
 def _answers(path: Path, key: str, answers: object) -> list[str]:
-    """Return the texts of the answers in a row of annotations."""
+    """Return the texts of the answers in a row of annotations; answers of another layout are refused."""
     rows = answers if isinstance(answers, list) else []
     texts: list[str] = []
     for row in rows:
@@ -423,5 +462,6 @@ def _answers(path: Path, key: str, answers: object) -> list[str]:
             texts.append(text)
 
     if not texts or len(texts) != len(rows):
-        raise ConfigError(f"{path}: question {key}: expected answers [{{'answer'}}], found {str(answers)[:80]}")
+        beginning = str(answers)[:80]
+        raise ConfigError(f"{path}: question {key}: expected answers [{{'answer'}}], found {beginning}")
     return texts

@@ -5,7 +5,6 @@ A control answers the same questions without the right pictures, which shows how
 
 from __future__ import annotations
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,9 +18,8 @@ from visllama.data.turns import answer_of
 from visllama.errors import ConfigError, require
 from visllama.evaluation.captioner import Captioner
 from visllama.evaluation.gallery import Shown, write_gallery
-from visllama.evaluation.generation import generation_bars, write_texts
+from visllama.evaluation.generation import Generated, write_all_texts
 from visllama.evaluation.per_image import write_answer_scores
-from visllama.evaluation.prediction_log import Written
 from visllama.evaluation.prompts import Prompt, Prompts
 from visllama.evaluation.report import vqa_table, write_json
 from visllama.evaluation.statistics import bootstrap_intervals
@@ -124,12 +122,16 @@ def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
             question has other answers. The message names the first five ids.
     """
     ids = question_ids(prompts, name)
-    if asks_yes_or_no(config):
-        questions = {str(question): _asked(prompt) for question, prompt in zip(ids, prompts, strict=True)}
-        try:
-            check_yes_no(questions)
-        except ConfigError as error:
-            raise ConfigError(f"evaluation.{name}.metrics: {error}") from error
+    if not asks_yes_or_no(config):
+        return
+
+    questions = {}
+    for question_id, prompt in zip(ids, prompts, strict=True):
+        questions[str(question_id)] = _asked(prompt)
+    try:
+        check_yes_no(questions)
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.{name}.metrics: {error}") from error
 
 
 def question_ids(prompts: Prompts, name: str) -> list[int | str]:
@@ -147,7 +149,8 @@ def question_ids(prompts: Prompts, name: str) -> list[int | str]:
     ids = []
     for number, prompt in enumerate(prompts):
         question = prompt.record["questions"][0]
-        ids.append(question.get("id", f"{prompt.record['key']}/{number}"))
+        key_and_number = f"{prompt.record['key']}/{number}"
+        ids.append(question.get("id", key_and_number))
 
     # As text, because 7 and "7" are the same id in a file of answers.
     counts = Counter(str(question_id) for question_id in ids)
@@ -195,33 +198,28 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     control_names = ", ".join(config["controls"])
     again = f", and again for each control: {control_names}" if control_names else ""
     say(f"{name}: answering {len(prompts)} questions{again}")
-    rows = [{"question_id": question_id} for question_id in ids]
+    log_ids = [{"question_id": question_id} for question_id in ids]
+    generated = write_all_texts(model, captioner, task, log_ids, "answer", controls)
     control_answers: dict[str, list[str]] = {}
-    started = time.perf_counter()
-    with generation_bars() as progress:
-        log = task.log(rows, "answer")
-        written = write_texts(model, captioner, prompts, log, progress, name)
-        seconds = time.perf_counter() - started
-
-        for control in config["controls"]:
+    for control in config["controls"]:
+        if train is not None and control == _MAJORITY_ANSWER:
             # This control needs no model, and so no log to go on from.
-            if train is not None and control == _MAJORITY_ANSWER:
-                control_answers[control] = majority_answers(prompts, train)
-                continue
-            log = task.log(rows, "answer", control)
-            texts = write_texts(model, captioner, controls[control], log, progress, control)
-            control_answers[control] = [each.text for each in texts]
+            control_answers[control] = majority_answers(prompts, train)
+        else:
+            control_answers[control] = [each.text for each in generated.controls[control]]
 
     # The other ranks have helped to generate; scores are computed and written once.
     if not is_first_rank():
         return {}
 
     say(f"{name}: scoring {len(prompts)} answers")
-    answers = [each.text for each in written]
+    answers = [each.text for each in generated.written]
     scored = _score(task, ids, answers, control_answers)
-    result = _result(task, captioner, written, scored, seconds)
+    result = _result(task, captioner, generated, scored)
 
-    rows = [{"question_id": question_id, "answer": answer} for question_id, answer in zip(ids, answers, strict=True)]
+    rows = []
+    for question_id, answer in zip(ids, answers, strict=True):
+        rows.append({"question_id": question_id, "answer": answer})
     id_of_key = {str(question_id): question_id for question_id in ids}
     write_json(task.folder / "answers.json", rows)
     write_answer_scores(task.folder / "scores.jsonl", id_of_key, scored.scores)
@@ -230,7 +228,8 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     accuracies = dict(zip(scored.scores.ids, scored.scores.per_question["accuracy"], strict=True))
     in_order = [accuracies[key] for key in id_of_key]
     title = f"{name}, {config['split']}"
-    write_gallery(task.folder / "gallery.html", title, prompts, Shown(answers, {"accuracy": in_order}, ids))
+    shown = Shown(answers, {"accuracy": in_order}, ids)
+    write_gallery(task.folder / "gallery.html", title, prompts, shown)
     say(vqa_table(name, result))
     return result
 
@@ -263,7 +262,9 @@ def _score(
         control_answers: The answers of each control.
     """
     keys = [str(question_id) for question_id in ids]
-    questions = {key: _asked(prompt) for key, prompt in zip(keys, task.prompts, strict=True)}
+    questions = {}
+    for key, prompt in zip(keys, task.prompts, strict=True):
+        questions[key] = _asked(prompt)
 
     # Of other questions the controls are compared in accuracy alone.
     score = score_answers
@@ -272,10 +273,12 @@ def _score(
         score = score_yes_no
         compared_metrics = task.config["metrics"]
 
-    scores = score(dict(zip(keys, answers, strict=True)), questions)
+    predictions = dict(zip(keys, answers, strict=True))
+    scores = score(predictions, questions)
     controls: dict[str, dict[str, Any]] = {}
     for control, texts in control_answers.items():
-        control_scores = score(dict(zip(keys, texts, strict=True)), questions)
+        control_predictions = dict(zip(keys, texts, strict=True))
+        control_scores = score(control_predictions, questions)
         values = control_scores.values
         controls[control] = {metric: values[metric] for metric in compared_metrics}
         controls[control]["by_type"] = control_scores.by_type
@@ -285,41 +288,46 @@ def _score(
 def _result(
     task: Task,
     captioner: Captioner,
-    written: Sequence[Written],
+    generated: Generated,
     scored: _Scored,
-    seconds: float,
 ) -> dict[str, Any]:
     """Return the entry of the evaluation in metrics.json.
 
     Args:
         task: The evaluation.
         captioner: The captioner that has generated.
-        written: The answer to each prompt's question.
+        generated: The answers to the prompts' questions, and those of the controls.
         scored: The scores of the answers and of the controls.
-        seconds: How long the answers took to generate, without those of the controls.
     """
     config = task.config
     scores = scored.scores
     values = scores.values
-    metrics = scores.metrics
-    chosen_metrics = {metric: metrics[metric] for metric in config["metrics"]}
+    chosen_values = {metric: values[metric] for metric in config["metrics"]}
+    intervals: dict[str, list[float]] = {}
+    if scores.has_intervals:
+        metrics = scores.metrics
+        chosen_metrics = {metric: metrics[metric] for metric in config["metrics"]}
+        intervals = bootstrap_intervals(chosen_metrics)
+
+    num_cut_off = sum(each.is_cut_off for each in generated.written)
     result = {
         "task": config["task"],
         "split": config["split"],
         "n": len(task.prompts),
-        "metrics": {metric: values[metric] for metric in config["metrics"]},
-        "intervals": bootstrap_intervals(chosen_metrics) if scores.has_intervals else {},
+        "metrics": chosen_values,
+        "intervals": intervals,
         "by_type": scores.by_type,
         "intervals_by_type": scores.intervals_by_type(),
         "counts": scores.counts,
         "controls": scored.controls,
-        "cut_off": sum(each.is_cut_off for each in written),
+        "cut_off": num_cut_off,
         "decoding": dict(captioner.decoding),
         "hint": captioner.maker.hint,
         "template": asdict(captioner.maker.template),
-        "generation_seconds": round(seconds, 2),
+        "generation_seconds": round(generated.seconds, 2),
     }
-    if config["num_images"] is not None and config["num_images"] < len(task.source):
+    num_images = config["num_images"]
+    if num_images is not None and num_images < len(task.source):
         result["n_of"] = len(task.source)
     if task.source.origin:
         result["origin"] = task.source.origin
@@ -329,5 +337,9 @@ def _result(
 def _asked(prompt: Prompt) -> Asked:
     """Return the question of a prompt, as it is scored."""
     question = prompt.record["questions"][0]
-    types = {kind: question[kind] for kind in _TYPES if isinstance(question.get(kind), str)}
+    types = {}
+    for kind in _TYPES:
+        value = question.get(kind)
+        if isinstance(value, str):
+            types[kind] = value
     return Asked(question["question"], question["answers"], prompt.record["key"], types)

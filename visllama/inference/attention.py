@@ -32,14 +32,13 @@ class Looked(NamedTuple):
     Attributes:
         caption: The caption.
         words: The words of the caption.
-        maps: The attention of each word to the patches, shape `(rows columns)`; the rows are those of the encoder's
-            image.
+        maps: The attention of each word to the patches of the picture; the rows are those of the encoder's image.
         transform: The transform of the pictures, which knows the part of a picture that the encoder sees.
     """
 
     caption: str
     words: list[str]
-    maps: list[np.ndarray]
+    maps: list[Float[np.ndarray, "rows columns"]]
     transform: ImageTransform
 
 
@@ -48,12 +47,12 @@ class WordAttention(NamedTuple):
 
     Attributes:
         words: The words, in their order.
-        shares: The share of each word's attention that each image vector has, shape `(words K)`: the mean over the
-            word's tokens, all layers and all heads. The rest of the attention goes to other tokens.
+        shares: The share of each word's attention that each image vector has: the mean over the word's tokens, all
+            layers and all heads. The rest of the attention goes to other tokens.
     """
 
     words: list[str]
-    shares: np.ndarray
+    shares: Float[np.ndarray, "words K"]
 
 
 def has_patches(model: VisLlama) -> bool:
@@ -61,8 +60,11 @@ def has_patches(model: VisLlama) -> bool:
     # Encoders and connectors may be the user's own, which need not have these attributes.
     num_patches = getattr(model.vision_encoder, "num_patches", 0)
     reads_patches = getattr(model.connector, "consumes", "") == "patch"
-    is_square = math.isqrt(num_patches) ** 2 == num_patches
-    return reads_patches and model.num_image_tokens == num_patches and num_patches > 0 and is_square
+    if not reads_patches or model.num_image_tokens != num_patches:
+        return False
+
+    # Only here is it sure to be a number: an encoder of the user's own may have anything under this name.
+    return num_patches > 0 and math.isqrt(num_patches) ** 2 == num_patches
 
 
 @torch.no_grad()
@@ -72,12 +74,13 @@ def caption_and_look(pipeline: Pipeline, picture: Image.Image, decoding: Mapping
     Args:
         pipeline: A model for which `has_patches` is true.
         picture: The picture.
-        decoding: Arguments of transformers' `generate`.
+        decoding: Arguments of transformers' `generate`; what is missing is greedy, with at most 40 tokens.
 
     Raises:
         ConfigError: If the caption does not fit the language model's positions.
     """
-    sample = pipeline.maker({"key": "", "image": picture, "captions": [""]}, answered=False)
+    record = {"key": "", "image": picture, "captions": [""]}
+    sample = pipeline.maker(record, answered=False)
     (written,) = pipeline.write([sample], decoding)
     word_attention = attention_of_words(pipeline.model, sample, written, pipeline.end_ids)
 
@@ -95,24 +98,29 @@ def attention_of_words(
     written: Sequence[int],
     end_ids: Collection[int],
 ) -> WordAttention:
-    """Read a sample of one picture and its caption once more, and return what each word attends to.
+    """Compute what each word of a caption attends to, by reading the sample and the caption once more.
 
     Args:
         model: The model that has generated the caption.
-        sample: The sample that the model has read.
+        sample: The sample that the model has read, with one picture.
         written: The ids of the caption, with or without the end token.
         end_ids: The ids that end a text.
+
+    Returns:
+        The words of the caption up to its end token, and their attention; no words if the caption is empty.
     """
     caption_ids = list(takewhile(lambda token: token not in end_ids, written))
     words, words_of_tokens = _words(model.tokenizer, caption_ids)
     if not words:
-        return WordAttention([], np.zeros((0, model.num_image_tokens), np.float32))
+        no_shares = np.zeros((0, model.num_image_tokens), np.float32)
+        return WordAttention([], no_shares)
 
     num_prompt_tokens = len(sample.input_ids)
     ids = [*sample.input_ids, *caption_ids]
     device = model.markers.device
     pixel_values = torch.stack(sample.pixel_values).to(device)
-    inputs_embeds = model.embed(torch.tensor([ids], device=device), pixel_values)
+    input_ids = torch.tensor([ids], device=device)
+    inputs_embeds = model.embed(input_ids, pixel_values)
     attention = _attention(model.language_model, inputs_embeds)
 
     is_image = torch.tensor([token == PLACEHOLDER_ID for token in ids])
@@ -123,7 +131,8 @@ def attention_of_words(
             if number in word_numbers:
                 rows.append(num_prompt_tokens + place)
         # A word of several tokens has the mean of their attention.
-        share = attention[rows][:, is_image].mean(0)
+        of_tokens = attention[rows][:, is_image]
+        share = of_tokens.mean(0)
         shares.append(share.numpy())
     return WordAttention(words, np.stack(shares))
 
@@ -163,23 +172,21 @@ def _attention(language_model: PreTrainedModel, inputs_embeds: Float[Tensor, "1 
 
 
 def heat_map(picture: Image.Image, looked: Looked, word: int) -> Image.Image:
-    """Return a picture with bright colours over what a word attends to.
+    """Return a copy of a picture with bright colours over what a word attends to.
+
+    The longer side of the copy has at most 768 pixels; a tiny picture is made larger. Parts of the picture that the
+    encoder does not see are the darkest.
 
     Args:
-        picture: The picture that was captioned; a large one is made smaller.
+        picture: The picture that was captioned, which is not changed.
         looked: The caption of the picture, and what its words attend to.
-        word: The number of the word.
+        word: The place of the word in `looked.words`, from 0.
     """
-    attention = looked.maps[word]
-    small = picture.copy()
-    small.thumbnail((_LONGEST_PX, _LONGEST_PX))
-    # A tiny picture would be a blur on a page.
-    if max(small.size) < _LONGEST_PX // 2:
-        factor = _LONGEST_PX // 2 // max(small.size)
-        small = small.resize((small.width * factor, small.height * factor), Image.Resampling.NEAREST)
-
-    strength = Image.fromarray(_from_zero_to_one(attention).astype(np.float32))
-    left, top, right, bottom = (round(edge) for edge in looked.transform.seen_box(*small.size))
+    small = _resize_for_page(picture)
+    attention = _from_zero_to_one(looked.maps[word])
+    strength = Image.fromarray(attention.astype(np.float32))
+    seen_box = looked.transform.seen_box(*small.size)
+    left, top, right, bottom = (round(edge) for edge in seen_box)
     strength = strength.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
 
     # What the encoder did not see stays dark.
@@ -189,24 +196,40 @@ def heat_map(picture: Image.Image, looked: Looked, word: int) -> Image.Image:
     share = np.clip(np.asarray(whole_picture), 0, 1)
     colours = matplotlib.colormaps["inferno"](share)[..., :3] * 255
     weight = 0.35 + 0.4 * share[..., None]
-    mixed = (1 - weight) * np.asarray(small.convert("RGB")) + weight * colours
+    picture_colours = np.asarray(small.convert("RGB"))
+    mixed = (1 - weight) * picture_colours + weight * colours
     return Image.fromarray(mixed.astype(np.uint8))
 
 
-def heat_overlay(attention: np.ndarray) -> Image.Image:
-    """Return what a word attends to as a picture with one pixel for each patch, to be laid over the picture.
+def _resize_for_page(picture: Image.Image) -> Image.Image:
+    """Return a copy of a picture that is neither too large for a page nor so small that it would be a blur on it."""
+    copy = picture.copy()
+    copy.thumbnail((_LONGEST_PX, _LONGEST_PX))
+    longest = max(copy.size)
+    if longest >= _LONGEST_PX // 2:
+        return copy
+
+    factor = _LONGEST_PX // 2 // longest
+    enlarged_size = (copy.width * factor, copy.height * factor)
+    return copy.resize(enlarged_size, Image.Resampling.NEAREST)
+
+
+def heat_overlay(attention: Float[np.ndarray, "rows columns"]) -> Image.Image:
+    """Return what a word attends to as an RGBA picture with one pixel for each patch, to be laid over the picture.
 
     Args:
-        attention: The attention to the patches, shape `(rows columns)`.
+        attention: The attention of the word to the patches: an entry of `Looked.maps`.
     """
     share = _from_zero_to_one(attention)
     colours = matplotlib.colormaps["inferno"](share)
     # The fourth channel is opacity: the picture has to show through also where the attention is strongest.
     colours[..., 3] = 0.35 + 0.4 * share
-    return Image.fromarray((255 * colours).astype(np.uint8))
+    pixels = (255 * colours).astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
-def _from_zero_to_one(attention: np.ndarray) -> np.ndarray:
+def _from_zero_to_one(attention: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
     """Return attention scaled to the range from 0 to 1; equal attention everywhere becomes 0."""
-    spread = float(attention.max() - attention.min()) or 1.0
-    return (attention - attention.min()) / spread
+    least = attention.min()
+    spread = float(attention.max() - least) or 1.0
+    return (attention - least) / spread

@@ -28,7 +28,8 @@ class Pipeline(Writer):
     Args:
         model: A model with all its weights.
         text: The settings by which the texts of its training were made.
-        batch_size: The number of pictures at once; it changes the speed, and not the texts.
+        batch_size: The number of pictures, or of questions, that are worked on at once. It is a matter of speed and
+            memory, unless the decoding samples: which tokens are drawn depends on the batch.
     """
 
     def caption(self, images: Picture | Sequence[Picture], **decoding) -> str | list[str]:

@@ -29,10 +29,10 @@ def reply(writer: Writer, turns: Sequence[Turn], images: Sequence[Image.Image], 
     speakers = [turn.speaker for turn in turns]
     without_system = speakers[1:] if speakers[:1] == ["system"] else speakers
     num_answered = len(without_system) // 2
-    if without_system != ["human", "gpt"] * num_answered + ["human"]:
-        raise ConfigError(
-            f"turns of {', '.join(speakers) or 'nobody'}: human and gpt take turns, and the human is last"
-        )
+    expected = ["human", "gpt"] * num_answered + ["human"]
+    if without_system != expected:
+        speaker_words = ", ".join(speakers) or "nobody"
+        raise ConfigError(f"turns of {speaker_words}: human and gpt take turns, and the human is last")
 
     num_images = sum(turn.num_images for turn in turns)
     if num_images != len(images):

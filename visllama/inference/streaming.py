@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, TextIteratorStreamer
 
 
@@ -19,7 +21,13 @@ class _Abandoned(StoppingCriteria):
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
+    def __call__(
+        self,
+        input_ids: Int[Tensor, "N T"],
+        scores: object,
+        **kwargs: object,
+    ) -> Bool[Tensor, " N"]:
+        """Return True for each row if nobody listens any more; transformers asks after each new token."""
         is_over = self.event.is_set()
         return torch.full((len(input_ids),), is_over, dtype=torch.bool, device=input_ids.device)
 
@@ -38,6 +46,9 @@ def stream_text(
             it raises is raised here.
         tokenizer: The tokenizer that decodes what was generated.
         decoding: Arguments of transformers' `generate`; beams cannot be streamed.
+
+    Yields:
+        The whole text so far, without spaces around it.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     abandoned = _Abandoned()

@@ -25,7 +25,12 @@ _QUIT = ("/quit", "/exit")
 
 
 def assemble(config: CaptionConfig | AskConfig | ChatConfig) -> list[Path]:
-    """Check that this machine and this decoding can be used, and return the files of the pictures.
+    """Check that this machine and this decoding can be used, and return the files of the configured pictures.
+
+    Neither weights nor pictures are read.
+
+    Args:
+        config: The configuration of the verb; its `images` name files and folders, as `find_pictures` takes them.
 
     Raises:
         ConfigError: If a picture is not there, or the machine or the decoding cannot be used.
@@ -38,8 +43,19 @@ def assemble(config: CaptionConfig | AskConfig | ChatConfig) -> list[Path]:
 def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
     """Caption pictures, and print the captions as a table, or as JSON for another program.
 
+    Pictures that cannot be read are left out, and named on the standard error.
+
+    Args:
+        config: The configuration of the verb: the weights, the decoding, the batch size, and `json`, which chooses how
+            the captions are printed.
+        paths: The files of the pictures, as `assemble` returns them.
+
     Returns:
-        The rows that were printed, one of each picture.
+        The rows that were printed, `{"image": path, "caption": text}`, in the order of the paths.
+
+    Raises:
+        ConfigError: If the weights cannot be loaded, no picture can be read, or a caption does not fit the language
+            model's positions.
     """
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
@@ -47,16 +63,30 @@ def caption(config: CaptionConfig, paths: Sequence[Path]) -> list[dict]:
     # Batch by batch, so that a folder of any size fits the memory.
     for names, pictures in read_pictures(paths, config.batch_size):
         captions = pipeline.caption(pictures, **config.decoding)
-        rows += [{"image": str(name), "caption": text} for name, text in zip(names, captions, strict=True)]
+        for name, text in zip(names, captions, strict=True):
+            rows.append({"image": str(name), "caption": text})
     show(rows, config.json)
     return rows
 
 
 def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
-    """Ask each question about each picture, or without one if there are none, and print the answers.
+    """Ask each question about each picture, and print the answers as a table, or as JSON for another program.
+
+    Without pictures each question is asked once, about none. Pictures that cannot be read are left out, and named on
+    the standard error.
+
+    Args:
+        config: The configuration of the verb: the weights, the questions, the decoding, the batch size, and `json`,
+            which chooses how the answers are printed.
+        paths: The files of the pictures, as `assemble` returns them; there may be none.
 
     Returns:
-        The rows that were printed, one of each answer.
+        The rows that were printed, `{"image": path, "question": text, "answer": text}`, picture by picture; without
+        pictures the rows have no "image".
+
+    Raises:
+        ConfigError: If the weights cannot be loaded, no picture can be read, or a question does not fit the language
+            model's positions.
     """
     pipeline = load_pipeline(config)
     pipeline.batch_size = config.batch_size
@@ -70,7 +100,9 @@ def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
 
     for names, pictures in read_pictures(paths, config.batch_size):
         # All answers of a batch come first, since a question is asked about all pictures at once.
-        answers_to = {question: pipeline.ask(pictures, question, **config.decoding) for question in questions}
+        answers_to = {}
+        for question in questions:
+            answers_to[question] = pipeline.ask(pictures, question, **config.decoding)
         for number, name in enumerate(names):
             for question, answers in answers_to.items():
                 rows.append({"image": str(name), "question": question, "answer": answers[number]})
@@ -80,7 +112,19 @@ def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
 
 
 def chat(config: ChatConfig, paths: Sequence[Path]) -> None:
-    """Talk with the model, line by line, until the input ends."""
+    """Hold a conversation on the terminal: read a question from each line of the input, and print its answer.
+
+    It ends at the end of the input, with Ctrl-C, or at a line `/quit` or `/exit`. A line `/image FILE` shows a picture
+    before the next question. A question that cannot be answered is named on the standard error, and the conversation
+    goes on.
+
+    Args:
+        config: The configuration of the verb: the weights, the decoding and the system text.
+        paths: The files of the pictures that stand before the first question; there may be none.
+
+    Raises:
+        ConfigError: If the weights cannot be loaded, or one of `paths` cannot be read.
+    """
     pipeline = load_pipeline(config)
     conversation = pipeline.chat(list(paths), config.system)
 
@@ -109,7 +153,14 @@ def chat(config: ChatConfig, paths: Sequence[Path]) -> None:
 
 
 def next_line(prompt: str) -> str | None:
-    """Return the next line of the input without spaces around it; None at its end, or if Ctrl-C was pressed."""
+    """Read a line of the standard input, and return it without spaces around it.
+
+    Args:
+        prompt: The text that is printed before the line is read; "" prints nothing.
+
+    Returns:
+        The line; None at the end of the input, or if Ctrl-C was pressed.
+    """
     try:
         return input(prompt).strip()
     except (EOFError, KeyboardInterrupt):
@@ -120,11 +171,18 @@ def next_line(prompt: str) -> str | None:
 
 
 def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -> Pipeline:
-    """Return the pipeline of the configured weights, on the configured device."""
+    """Load the configured weights on the configured device, and return a pipeline that uses them.
+
+    The number of torch's CPU threads and the seed of its generators are set too.
+
+    Raises:
+        ConfigError: If the weights cannot be found or loaded.
+    """
     trainer = config.trainer
     torch.set_num_threads(trainer.threads)
     torch.manual_seed(config.seed)
-    dtype = frozen_dtype(find_precision(trainer.precision, trainer.accelerator))
+    precision = find_precision(trainer.precision, trainer.accelerator)
+    dtype = frozen_dtype(precision)
     return load(config.weights, config.plugins, config.paths["models"], trainer.accelerator, dtype)
 
 
@@ -136,7 +194,12 @@ def as_list(value: object) -> list:
 
 
 def find_pictures(names: Sequence[object]) -> list[Path]:
-    """Return the picture files that paths and folders name, including those of folders inside folders.
+    """Return the picture files that paths and folders name, in the order of the names.
+
+    The files of a folder, and of the folders inside it, are sorted. A file that is named by itself may have any suffix.
+
+    Args:
+        names: Paths of files and of folders; `~` stands for the home folder.
 
     Raises:
         ConfigError: If a file or folder is not there, or a folder holds no pictures.
@@ -147,10 +210,10 @@ def find_pictures(names: Sequence[object]) -> list[Path]:
         if path.is_dir():
             pictures = sorted(file for file in path.rglob("*") if _is_picture(file))
             if not pictures:
-                raise ConfigError(f"images={path}: the folder holds no {', '.join(SUFFIXES)}")
+                suffixes = ", ".join(SUFFIXES)
+                raise ConfigError(f"images={path}: the folder holds no {suffixes}")
             files += pictures
         elif path.is_file():
-            # A file that is named by itself may have any suffix.
             files.append(path)
         else:
             raise ConfigError(f"images={path}: no such file or folder")
@@ -159,7 +222,8 @@ def find_pictures(names: Sequence[object]) -> list[Path]:
 
 def _is_picture(path: Path) -> bool:
     """Return whether a path is a file with the suffix of a picture."""
-    return path.suffix.lower().lstrip(".") in SUFFIXES and path.is_file()
+    suffix = path.suffix.lower().lstrip(".")
+    return suffix in SUFFIXES and path.is_file()
 
 
 def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list[Path], list[Image.Image]]]:
@@ -198,9 +262,17 @@ def read_pictures(paths: Sequence[Path], batch_size: int) -> Iterator[tuple[list
 
 
 def show(rows: Sequence[dict[str, str]], as_json: bool) -> None:
-    """Print rows as JSON alone, for another program, or as a table."""
+    """Print rows as a table, or as JSON alone.
+
+    Args:
+        rows: The rows, all with the same keys; the keys are the headers of the table's columns. There may be none.
+        as_json: Whether a JSON list of the rows is printed, for another program, in place of a table.
+    """
     if as_json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    if not rows:
+        say("There are no pictures and no questions, so there are no texts.")
         return
 
     table = Table(*rows[0], show_lines=len(rows) > 1)

@@ -28,11 +28,12 @@ class Writer:
     Args:
         model: A model with all its weights.
         text: The settings by which the texts of its training were made.
-        batch_size: The number of pictures at once; it changes the speed, and not the texts.
+        batch_size: The number of pictures, or of questions, that are worked on at once. It is a matter of speed and
+            memory, unless the decoding samples: which tokens are drawn depends on the batch.
 
     Attributes:
         model: The model.
-        batch_size: The number of pictures at once.
+        batch_size: The number of pictures, or of questions, that are worked on at once.
         maker: The maker of the model's Samples.
         end_ids: The ids that end a text.
     """
