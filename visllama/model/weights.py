@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def _located(arguments: Mapping[str, Any], models: Path | str | None) -> dict[st
     return {**arguments, "path": locate(arguments["path"], models)}
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return a sharded tensor gathered from all ranks; any other tensor is returned unchanged.
 
     All ranks have to call this together for a sharded tensor (a `DTensor`).

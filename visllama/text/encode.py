@@ -40,7 +40,7 @@ class TextEncoder:
             self._backend.no_padding()
 
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        self.special_ids = {}
+        self.special_ids: dict[str, int] = {}
         for token_id, token in added.items():
             if token.special:
                 self.special_ids[str(token)] = token_id
