@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -285,3 +286,35 @@ def test_what_was_trained_of_a_base_model_is_not_rounded_to_the_dtype_of_its_fil
     load_tensors(again, tmp_path, read_description(tmp_path))
     for name, tensor in trained_tensors(again).items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_buffers_of_a_base_model_that_was_trained_are_not_rounded_either(tmp_path):
+    trainable = ("vision_encoder", "connector", "markers")
+    parts = tiny_parts() | {"vision_encoder": {"kind": "SmallCNN", "arguments": {"width": 8}}}
+    model = build_model(parts, trainable, plugins=PLUGINS).load_base_weights()
+    model.vision_encoder.layers[1].running_var += 1e-4
+    save_weights(model, parts, TEXT, tmp_path)
+
+    again = build_model(parts, trainable, plugins=PLUGINS).load_base_weights(as_stored=True)
+    again.vision_encoder.to(torch.bfloat16)
+    load_tensors(again, tmp_path, read_description(tmp_path))
+    running_var = again.vision_encoder.layers[1].running_var
+    assert torch.equal(running_var, model.vision_encoder.layers[1].running_var)
+    assert again.vision_encoder.layers[0].weight.requires_grad
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="only Linux says what is mapped")
+def test_what_was_trained_of_a_base_model_stays_mapped_until_it_is_cut(tmp_path):
+    """With FSDP each rank of a machine would hold a copy of the whole language model otherwise."""
+    trainable = ("connector", "markers", "language_model")
+    model = build_model(tiny_parts(), trainable).load_base_weights(torch.float32)
+    save_weights(model, tiny_parts(), TEXT, tmp_path)
+
+    again = build_model(tiny_parts(), trainable).load_base_weights(as_stored=True)
+    again.language_model.to(torch.bfloat16)
+    load_tensors(again, tmp_path, read_description(tmp_path))
+    address = again.language_model.get_input_embeddings().weight.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        begin, end = (int(number, 16) for number in line.split()[0].split("-"))
+        if begin <= address < end:
+            assert line.endswith("/visllama.safetensors")

@@ -23,7 +23,7 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 import webdataset
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -114,7 +114,8 @@ def measure(size: str, seed: int) -> tuple[list[Figure], dict[str, object]]:
         ):
             folder = Path(name)
             seeds = range(seed, seed + chosen_size.images)
-            photos = [make_photo(each) for each in progress.track(seeds, description="making photos")]
+            tracked_seeds = progress.track(seeds, description="making photos")
+            photos = [make_photo(photo_seed) for photo_seed in tracked_seeds]
             figures = [
                 *_loading(folder / "loading", photos, chosen_size, seed, progress),
                 *_index(folder / "index", photos, chosen_size, progress),
@@ -149,13 +150,15 @@ def make_photo(seed: int) -> bytes:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.full((1, 3, HEIGHT_PX, WIDTH_PX), 128.0)
     for across, strength in _OCTAVES:
-        shape = (across * HEIGHT_PX // WIDTH_PX, across)
-        light = torch.randn(1, 1, *shape, generator=generator)
-        colour = torch.randn(1, 3, *shape, generator=generator)
+        down = across * HEIGHT_PX // WIDTH_PX
+        light = torch.randn(1, 1, down, across, generator=generator)
+        colour = torch.randn(1, 3, down, across, generator=generator)
         # In a photo the channels differ less than light and dark do.
-        pixels += strength * F.interpolate(light + 0.4 * colour, pixels.shape[2:], mode="bicubic")
+        cells = light + 0.4 * colour
+        pixels += strength * F.interpolate(cells, (HEIGHT_PX, WIDTH_PX), mode="bicubic")
 
-    array = pixels[0].clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    channels_last = pixels[0].permute(1, 2, 0)
+    array = channels_last.clamp(0, 255).byte().contiguous().numpy()
     file = io.BytesIO()
     Image.fromarray(array).save(file, "jpeg", quality=90, subsampling="4:2:0")
     return file.getvalue()
@@ -172,7 +175,8 @@ def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
         for number, photo in enumerate(photos, first):
             text = {"captions": captions, "width": WIDTH_PX, "height": HEIGHT_PX, "id": number}
             content = json.dumps(text).encode()
-            tar.write({"__key__": f"{number:09d}", "jpg": photo, "json": content})
+            record = {"__key__": f"{number:09d}", "jpg": photo, "json": content}
+            tar.write(record)
 
 
 # ---------------------------------------------------------------------------------------------------- loading
@@ -180,9 +184,10 @@ def _write_shard(path: Path, photos: Sequence[bytes], first: int) -> None:
 
 def _loading(folder: Path, photos: Sequence[bytes], size: Size, seed: int, progress: Progress) -> list[Figure]:
     """Measure loading: ours, webdataset's, and decoding without any loader."""
+    num_photos = len(photos)
     for shard in range(_NUM_SHARDS):
-        begin = len(photos) * shard // _NUM_SHARDS
-        end = len(photos) * (shard + 1) // _NUM_SHARDS
+        begin = num_photos * shard // _NUM_SHARDS
+        end = num_photos * (shard + 1) // _NUM_SHARDS
         _write_shard(folder / f"{shard:05d}.tar", photos[begin:end], begin)
 
     # Where simplejpeg is installed we decode by it; what Pillow does is then measured beside it.
@@ -278,23 +283,24 @@ def _webdataset(folder: Path, processor: CLIPImageProcessorPil) -> Callable[[], 
     return load
 
 
-def _bare(photos: Sequence[bytes], decode: Callable[[bytes], np.ndarray]) -> int:
+def _bare(photos: Sequence[bytes], decode: Callable[[bytes], UInt8[np.ndarray, "H W 3"]]) -> int:
     """Decode, resize and crop photos in memory, and nothing else: no loader is faster."""
     for photo in photos:
-        pixels = torch.from_numpy(decode(photo))
-        _shorten(pixels.permute(2, 0, 1))
+        # The array has no name here, so that it is freed before the next photo is decoded.
+        _shorten(decode(photo))
     return len(photos)
 
 
-def _shorten(pixels: Float[Tensor, "3 H W"] | UInt8[Tensor, "3 H W"]) -> Tensor:
-    """Return an image resized to CLIP's size, and cropped to the square in its middle."""
+def _shorten(photo: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 S S"]:
+    """Return a photo resized to CLIP's size, and cropped to the square in its middle."""
+    pixels = torch.from_numpy(photo).permute(2, 0, 1)
     width = SIZE_PX * WIDTH_PX // HEIGHT_PX
     resized = F.interpolate(pixels[None], (SIZE_PX, width), mode="bicubic", antialias=True)
     left = (width - SIZE_PX) // 2
     return resized[0, :, :, left : left + SIZE_PX].contiguous()
 
 
-def _decode_by_pillow(photo: bytes) -> np.ndarray:
+def _decode_by_pillow(photo: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """Return the pixels of a JPEG as an array of height, width and three channels."""
     image = Image.open(io.BytesIO(photo))
     return np.array(image.convert("RGB"))
@@ -327,7 +333,8 @@ def _pillow_alone() -> Generator[None, None, None]:
 def _index(folder: Path, photos: Sequence[bytes], size: Size, progress: Progress) -> list[Figure]:
     """Measure indexing: ours, and a walk over the shard by Python's `tarfile`."""
     tar = folder / "00000.tar"
-    _write_shard(tar, [photos[i % len(photos)] for i in range(size.records)], 0)
+    repeated_photos = [photos[i % len(photos)] for i in range(size.records)]
+    _write_shard(tar, repeated_photos, first=0)
 
     jobs = {
         "ours": lambda: index_shard(tar).num_records,

@@ -54,7 +54,7 @@ class MLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, num_image_tokens * language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
-        """Return K vectors for each of N images, of their pooled features."""
+        """Return K vectors for each of N images, made from the pooled features of the images."""
         hidden = torch.tanh(self.hidden(features))
         flat_embeds = self.output(hidden)
         return flat_embeds.unflatten(1, (self.num_image_tokens, -1))
@@ -102,7 +102,8 @@ class TransformerConnector(nn.Module):
         self.num_image_tokens = num_image_tokens
         self.num_mapped_tokens = num_mapped_tokens
         self.input = nn.Linear(vision_dim, num_mapped_tokens * hidden_dim)
-        self.constants = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
+        constants = torch.randn(num_image_tokens, hidden_dim)
+        self.constants = nn.Parameter(constants * hidden_dim**-0.5)
 
         layer = nn.TransformerEncoderLayer(
             hidden_dim,
@@ -121,14 +122,16 @@ class TransformerConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N Dv"]) -> Float[Tensor, "N K D"]:
-        """Return K vectors for each of N images, of their pooled features."""
+        """Return K vectors for each of N images, made from the pooled features of the images."""
         mapped = self.input(features).unflatten(1, (self.num_mapped_tokens, -1))
         # All images share the same constants; `expand` copies nothing.
         constants = self.constants.expand(len(features), -1, -1)
-        attended = self.layers(torch.cat([mapped, constants], dim=1))
+        joined = torch.cat([mapped, constants], dim=1)
+        attended = self.layers(joined)
 
         # The image embeds are read at the places of the constants; what the mapped tokens have become is dropped.
-        return self.output(attended[:, self.num_mapped_tokens :])
+        at_constants = attended[:, self.num_mapped_tokens :]
+        return self.output(at_constants)
 
 
 class PatchMLPConnector(nn.Module):
@@ -164,7 +167,7 @@ class PatchMLPConnector(nn.Module):
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N P D"]:
-        """Return one vector for each patch of N images, of their patch features."""
+        """Return one vector for each patch of N images, made from the features of that patch."""
         hidden = F.gelu(self.hidden(features))
         return self.output(hidden)
 
@@ -228,9 +231,12 @@ class _CrossAttentionBlock(nn.Module):
         )
         joined_heads = attended.transpose(1, 2).flatten(2)
         queries = queries + self.output(joined_heads)
-        return queries + self.mlp(self.norm_mlp(queries))
+
+        normed_queries = self.norm_mlp(queries)
+        return queries + self.mlp(normed_queries)
 
     def _split_heads(self, vectors: Float[Tensor, "N L H"]) -> Float[Tensor, "N heads L Hhead"]:
+        """Return the slice of each vector that belongs to each attention head."""
         by_position = vectors.unflatten(-1, (self.num_heads, -1))
         return by_position.transpose(1, 2)
 
@@ -272,18 +278,21 @@ class ResamplerConnector(nn.Module):
         _check_heads(hidden_dim, num_heads)
 
         self.num_image_tokens = num_image_tokens
-        self.queries = nn.Parameter(torch.randn(num_image_tokens, hidden_dim) * hidden_dim**-0.5)
+        queries = torch.randn(num_image_tokens, hidden_dim)
+        self.queries = nn.Parameter(queries * hidden_dim**-0.5)
+
         self.input = nn.Linear(vision_dim, hidden_dim)
         self.blocks = nn.ModuleList(_CrossAttentionBlock(hidden_dim, num_heads) for _ in range(num_layers))
         self.norm = nn.LayerNorm(hidden_dim)
         self.output = nn.Linear(hidden_dim, language_dim)
 
     def forward(self, features: Float[Tensor, "N P Dv"]) -> Float[Tensor, "N K D"]:
-        """Return K vectors for each of N images, of their patch features."""
+        """Return K vectors for each of N images, made from the features of all patches of the image."""
         patches = self.input(features)
         queries = self.queries.expand(len(features), -1, -1)
 
         for block in self.blocks:
             queries = block(queries, patches)
 
-        return self.output(self.norm(queries))
+        normed_queries = self.norm(queries)
+        return self.output(normed_queries)

@@ -62,44 +62,53 @@ def _block_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> list[
     # Recomputation stops at the last tensor that the backward pass needs. The MLP's last matrix is computed again only
     # where it trains or an adapter beside it reads its input.
     skipped = 0
-    has_adapter_at_last = any(adapter.in_dim == language.ffn_dim for adapter in shapes.adapters)
+    adapter_inputs = {adapter.in_dim for adapter in shapes.adapters}
+    has_adapter_at_last = language.ffn_dim in adapter_inputs
     if recomputes and frozen > 0 and not has_adapter_at_last:
         skipped = language.num_layers * language.width * language.ffn_dim
 
-    factor = f"{2 * passes} x {number(frozen)}"
+    per_weight = 2 * passes
+    factor = f"{per_weight} x {number(frozen)}"
     if skipped:
         factor = f"({factor} - 2 x {number(skipped)})"
-    count = 2 * (passes * frozen - skipped) * tokens
-    parts = [Flops("frozen blocks", count, f"{factor} x {tokens:,.4g}")]
+    per_token = per_weight * frozen - 2 * skipped
+    formula = f"{factor} x {_short(tokens)}"
+    parts = [Flops("frozen blocks", per_token * tokens, formula)]
 
+    # A trained weight has a gradient of its own besides.
     if trained:
-        per_weight = 2 * (passes + 1)
-        formula = f"{per_weight} x {number(trained)} x {tokens:,.4g}"
+        per_weight += 2
+        formula = f"{per_weight} x {number(trained)} x {_short(tokens)}"
         parts.append(Flops("trained blocks", per_weight * trained * tokens, formula))
     return parts
 
 
 def _logit_flops(shapes: Shapes, tokens: float | int) -> Flops:
+    """Return the operations of the head, the matrix that makes logits of the last hidden states."""
     head = shapes.language.width * shapes.vocabulary
-    passes = 3 if shapes.is_trained("language_model") else 2
-    formula = f"{2 * passes} x {number(head)} x {tokens:,.4g}"
-    return Flops("logits", 2 * passes * head * tokens, formula)
+    per_weight = 6 if shapes.is_trained("language_model") else 4
+    formula = f"{per_weight} x {number(head)} x {_short(tokens)}"
+    return Flops("logits", per_weight * head * tokens, formula)
 
 
 def _attention_flops(shapes: Shapes, tokens: float | int, recomputes: bool) -> Flops:
     """Return the operations of the language model's attention: scores, and values weighted by them."""
     language = shapes.language
-    forward = 4 * language.num_layers * tokens**2 * language.query_dim
+    num_layers = language.num_layers
+    width = language.query_dim
+    forward = 4 * num_layers * tokens**2 * width
 
     # Both products have two inputs, so the backward pass is twice the forward pass.
     passes = 4 if recomputes else 3
-    formula = f"{passes} x 4 x {language.num_layers} x {tokens:,.4g}^2 x {number(language.query_dim)}"
+    formula = f"{passes} x 4 x {num_layers} x {_short(tokens)}^2 x {number(width)}"
     return Flops("attention", passes * forward, formula)
 
 
 def _connector_flops(shapes: Shapes, images: float | int) -> Flops:
+    """Return the operations of the connector, which always trains: three times its counted forward pass."""
     forward = shapes.connector.flops
-    return Flops("connector", 3 * images * forward, f"3 x {number(forward)}, counted")
+    formula = f"3 x {number(forward)}, counted"
+    return Flops("connector", 3 * images * forward, formula)
 
 
 def _vision_flops(shapes: Shapes, images: float | int) -> Flops:
@@ -109,7 +118,10 @@ def _vision_flops(shapes: Shapes, images: float | int) -> Flops:
     weights = _weights(shapes, "vision_encoder", is_trained=False)
     weights += _weights(shapes, "vision_encoder", is_trained=True)
 
-    forward = 2 * weights * positions + 4 * vision.num_layers * positions**2 * vision.width
+    products = 2 * weights * positions
+    attention = 4 * vision.num_layers * positions**2 * vision.width
+    forward = products + attention
+
     passes = 3 if shapes.is_trained("vision_encoder") else 1
     formula = f"{passes} x (2 x {number(weights)} x {positions} + attention)"
     return Flops("vision encoder", passes * images * forward, formula)
@@ -119,8 +131,14 @@ def _weights(shapes: Shapes, part: str, is_trained: bool) -> int:
     """Return how many numbers the matrices in a part's blocks hold: its trained or its frozen ones."""
     count = 0
     for parameter in shapes.parameters:
+        is_asked_for = parameter.part == part and parameter.is_trained == is_trained
         is_in_block = parameter.unit not in ("root", "connector")
         is_matrix = len(parameter.shape) > 1
-        if parameter.part == part and parameter.is_trained == is_trained and is_in_block and is_matrix:
+        if is_asked_for and is_in_block and is_matrix:
             count += parameter.numel()
     return count
+
+
+def _short(tokens: float | int) -> str:
+    """Return a number of tokens as text for a formula, with four digits at most."""
+    return f"{tokens:,.4g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, Protocol, cast, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -160,8 +161,8 @@ class _DoubleRMSNorm(nn.Module):
     none.
     """
 
-    weight: Tensor
+    weight: Float[Tensor, " D"]
     variance_epsilon: float
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, hidden_states: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
         return F.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)

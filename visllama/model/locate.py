@@ -26,12 +26,7 @@ def locate(path: str, models: Path | str | None = None) -> str:
             of that NAME, or if the folder holds a model as a GGUF file alone.
     """
     if path.startswith(SHIPPED_PREFIX):
-        shipped = SHIPPED / path.removeprefix(SHIPPED_PREFIX)
-        if not shipped.is_dir():
-            names = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
-            choices = ", ".join(SHIPPED_PREFIX + name for name in names)
-            raise ConfigError(f"path={path}: there are {choices}")
-        return str(shipped)
+        return _locate_shipped(path)
 
     # An empty path would be the current folder, which nobody means by it.
     if not path:
@@ -46,9 +41,29 @@ def locate(path: str, models: Path | str | None = None) -> str:
             return str(folder.resolve())
 
     # A hub id is NAME or OWNER/NAME.
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    is_local = path.startswith((".", "/", "~"))
+    if is_local or path.count("/") > 1:
         raise ConfigError(f"path={path}: no such folder")
     return path
+
+
+def _locate_shipped(path: str) -> str:
+    """Return the full path of a small model that comes with visllama, named as `visllama:NAME`.
+
+    Raises:
+        ConfigError: If there is no such model; the message lists those that there are.
+    """
+    name = path.removeprefix(SHIPPED_PREFIX)
+    folder = SHIPPED / name
+    if folder.is_dir():
+        return str(folder)
+
+    shipped = []
+    for other in sorted(SHIPPED.iterdir()):
+        if other.is_dir():
+            shipped.append(SHIPPED_PREFIX + other.name)
+    choices = ", ".join(shipped)
+    raise ConfigError(f"path={path}: there are {choices}")
 
 
 def _refuse_gguf(path: str, location: Path) -> None:
@@ -62,12 +77,12 @@ def _refuse_gguf(path: str, location: Path) -> None:
         ConfigError: If it is one; the message holds a command that converts it.
     """
     is_gguf = location.suffix == ".gguf" and location.is_file()
-    files = [location] if is_gguf else sorted(location.glob("*.gguf"))
-    others = [*location.glob("*.safetensors"), *location.glob("*.bin")]
-    if not files or others:
+    gguf_files = [location] if is_gguf else sorted(location.glob("*.gguf"))
+    other_files = [*location.glob("*.safetensors"), *location.glob("*.bin")]
+    if not gguf_files or other_files:
         return
 
-    file = files[0].resolve()
+    file = gguf_files[0].resolve()
     out = file.with_suffix("")
     # transformers refuses to save a model that it has read from GGUF. The command therefore builds the model from its
     # config and copies the tensors into it.

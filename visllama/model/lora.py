@@ -75,26 +75,15 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     Raises:
         ConfigError: If a name is not among `SWITCHES` or a value is not allowed; the message names the argument.
     """
-    for name in arguments:
+    for name, value in arguments.items():
         if name not in SWITCHES:
+            choices = ", ".join(SWITCHES)
             raise ConfigError(
-                f"model.lora.{name}={arguments[name]}: LoRA takes {', '.join(SWITCHES)}; the language model itself is "
-                f"trained by stage.trainable=[connector,markers,language_model] and model/lora=none"
+                f"model.lora.{name}={value}: LoRA takes {choices}; the language model itself is trained by "
+                f"stage.trainable=[connector,markers,language_model] and model/lora=none"
             )
 
-    rank = arguments.get("r", 8)
-    alpha = arguments.get("lora_alpha", 8)
-    dropout = arguments.get("lora_dropout", 0.0)
-    require(matches_hint(rank, int) and rank > 0, f"model.lora.r={rank}: must be a whole number, more than 0")
-    require(matches_hint(alpha, float) and alpha > 0, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
-    require(matches_hint(dropout, float) and 0 <= dropout < 1, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
-
-    for name in ("rank_pattern", "alpha_pattern"):
-        numbers = arguments.get(name) or {}
-        require(
-            isinstance(numbers, Mapping) and all(_is_layer_number(layer, value) for layer, value in numbers.items()),
-            f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers",
-        )
+    _check_numbers(arguments)
 
     init = arguments.get("init_lora_weights", True)
     require(
@@ -111,7 +100,36 @@ def lora_config(arguments: Mapping[str, Any]) -> LoraConfig:
     try:
         return LoraConfig(**arguments)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"model.lora: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's message, which must not be empty."""
+    return str(error).splitlines()[0]
+
+
+def _check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Refuse a rank, a factor or a dropout that is no number in its range.
+
+    Raises:
+        ConfigError: If one is not; the message names the argument.
+    """
+    rank = arguments.get("r", 8)
+    is_rank = matches_hint(rank, int) and rank > 0
+    require(is_rank, f"model.lora.r={rank}: must be a whole number, more than 0")
+
+    alpha = arguments.get("lora_alpha", 8)
+    is_alpha = matches_hint(alpha, float) and alpha > 0
+    require(is_alpha, f"model.lora.lora_alpha={alpha}: must be a number more than 0")
+
+    dropout = arguments.get("lora_dropout", 0.0)
+    is_dropout = matches_hint(dropout, float) and 0 <= dropout < 1
+    require(is_dropout, f"model.lora.lora_dropout={dropout}: must be in [0, 1)")
+
+    for name in ("rank_pattern", "alpha_pattern"):
+        numbers = arguments.get(name) or {}
+        are_numbers = isinstance(numbers, Mapping) and all(_is_layer_number(*entry) for entry in numbers.items())
+        require(are_numbers, f"model.lora.{name}={numbers}: must be numbers more than 0 by the names of layers")
 
 
 def _is_layer_number(layer: object, value: Any) -> bool:
@@ -155,14 +173,35 @@ def attach_lora(language_model: PreTrainedModel, arguments: Mapping[str, Any]) -
     except Exception as error:
         if "arget module" in str(error):
             raise _no_target(targets, leaf_names) from error
-        raise ConfigError(f"model.lora: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"model.lora: {_first_line(error)}") from error
 
+    _check_adapted_layers(language_model, targets, leaf_names)
+
+    for name, parameter in language_model.named_parameters():
+        if is_adapter(name):
+            dtype = torch.promote_types(parameter.dtype, torch.float32)
+            parameter.data = parameter.data.to(dtype)
+    return language_model
+
+
+def _check_adapted_layers(language_model: PreTrainedModel, targets: Any, leaf_names: set[str]) -> None:
+    """Refuse targets of which one names no layer, or a layer that holds the embeddings, after adapters were attached.
+
+    Args:
+        language_model: The model with the adapters.
+        targets: The argument `target_modules`: a list of layers' names, a regular expression, or "all-linear".
+        leaf_names: The names that a target may have, for the message.
+
+    Raises:
+        ConfigError: If there is such a target, or no adapter at all.
+    """
     # PEFT is content with one target that fits; here a misspelt one beside it is an error.
     adapted = [f".{name}" for name, _ in adapters(language_model)]
     listed_targets = [] if isinstance(targets, str) else targets
     missed_targets = []
     for target in listed_targets:
-        if not any(name.endswith(f".{target}") for name in adapted):
+        is_hit = any(name.endswith(f".{target}") for name in adapted)
+        if not is_hit:
             missed_targets.append(target)
     if missed_targets or not adapted:
         raise _no_target(missed_targets or targets, leaf_names)
@@ -176,11 +215,6 @@ def attach_lora(language_model: PreTrainedModel, arguments: Mapping[str, Any]) -
                 f"model.lora.target_modules={targets}: {name} holds the embeddings, and LoRA stands beside other "
                 f"layers only: leave it out"
             )
-
-    for name, parameter in language_model.named_parameters():
-        if is_adapter(name):
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    return language_model
 
 
 @contextmanager

@@ -35,9 +35,11 @@ def token_loss_sum(
     """
     # The logits at a position are those of the token after it, so the last position predicts nothing.
     predictions = logits[:, :-1].flatten(0, 1)
-    if predictions.dtype in (torch.bfloat16, torch.float16):
-        predictions = predictions.float()
     targets = labels[:, 1:].flatten()
+
+    is_half = predictions.dtype in (torch.bfloat16, torch.float16)
+    if is_half:
+        predictions = predictions.float()
 
     if token_loss is None:
         return F.cross_entropy(predictions, targets, ignore_index=IGNORE_INDEX, reduction="sum")
@@ -45,9 +47,12 @@ def token_loss_sum(
     # A function of the user's need not know IGNORE_INDEX, so it gets the supervised tokens alone.
     supervised = targets != IGNORE_INDEX
     predictions = predictions[supervised]
-    if len(predictions) == 0:  # a dummy's: zero, with a way back for the gradients
+    if len(predictions) == 0:
+        # The sum of nothing is zero, and still leads gradients (zeros) back to the model.
         return predictions.sum()
-    return token_loss(predictions, targets[supervised]).sum()
+
+    losses = token_loss(predictions, targets[supervised])
+    return losses.sum()
 
 
 @torch.no_grad()
@@ -61,5 +66,11 @@ def token_loss_by_sample(
         labels: Ids at the supervised tokens, and IGNORE_INDEX (-100) elsewhere, position by position as the input ids.
         token_loss: Function that returns the loss of each token; None means the cross-entropy in nats.
     """
-    rows = zip(logits.unsqueeze(1), labels.unsqueeze(1), strict=True)  # one by one: all in fp32 are gigabytes at 7B
-    return torch.stack([token_loss_sum(*row, token_loss) for row in rows])
+    # One by one: the logits of all samples in fp32 are gigabytes at 7B.
+    rows = zip(logits.unsqueeze(1), labels.unsqueeze(1), strict=True)
+
+    loss_sums = []
+    for row_logits, row_labels in rows:
+        loss_sum = token_loss_sum(row_logits, row_labels, token_loss)
+        loss_sums.append(loss_sum)
+    return torch.stack(loss_sums)

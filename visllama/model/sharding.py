@@ -103,7 +103,9 @@ def cast_weights(model: VisLlama, dtype: torch.dtype) -> None:
 def _cast(unit: nn.Module, dtype: torch.dtype) -> None:
     """Convert a module's parameters and stored buffers to a dtype, but adapters to fp32 at least."""
     for name, parameter in unit.named_parameters():
-        target_dtype = torch.promote_types(dtype, torch.float32) if is_adapter(name) else dtype
+        target_dtype = dtype
+        if is_adapter(name):
+            target_dtype = torch.promote_types(dtype, torch.float32)
 
         # A parameter with a mesh belongs to an inner unit, which was converted before it was sharded.
         is_sharded = hasattr(parameter, "device_mesh")
@@ -113,7 +115,8 @@ def _cast(unit: nn.Module, dtype: torch.dtype) -> None:
     persistent = persistent_buffers(unit)
     for name, buffer in unit.named_buffers():
         # A computed buffer keeps its dtype, as in `from_pretrained`: rounded to bf16, positions would be others.
-        if buffer.is_floating_point() and (name in persistent or dtype == torch.float64):
+        is_converted = name in persistent or dtype == torch.float64
+        if buffer.is_floating_point() and is_converted:
             buffer.data = buffer.data.to(dtype)
 
 

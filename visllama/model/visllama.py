@@ -154,9 +154,11 @@ class VisLlama(nn.Module):
         self.language_model = self._with_lora(meta_model)
         self.tokenizer = language_model.tokenizer
 
-        language_dim = input_embeddings(self.language_model).embedding_dim
+        # The width of the features is the encoder's `pooled_dim` or `patch_dim`.
         connector_class = getattr(connector, "func", connector)
-        vision_dim = getattr(vision_encoder, f"{_consumes(connector_class)}_dim")
+        feature_kind = _consumes(connector_class)
+        vision_dim = getattr(vision_encoder, f"{feature_kind}_dim")
+        language_dim = input_embeddings(self.language_model).embedding_dim
         self.connector = _build_connector(connector, vision_dim, language_dim)
         self.markers = nn.Parameter(torch.zeros(2, language_dim))
 
@@ -171,7 +173,8 @@ class VisLlama(nn.Module):
     @property
     def num_positions(self) -> int | None:
         """Greatest length of an input in tokens and image vectors, as the language model's config names it, or None."""
-        return getattr(self.language_model.config.get_text_config(), "max_position_embeddings", None)
+        text_config = self.language_model.config.get_text_config()
+        return getattr(text_config, "max_position_embeddings", None)
 
     @torch.no_grad()
     def _count_image_tokens(self, make_connector: Callable[..., nn.Module], language_dim: int) -> int:
@@ -189,18 +192,21 @@ class VisLlama(nn.Module):
             "patch": (encoder.num_patches, encoder.patch_dim),
         }
         feature_shape = feature_shapes[_consumes(self.connector)]
-        device = next(self.connector.parameters(), self.markers).device
-        features = torch.zeros(1, *feature_shape, device=device)
-        shape = tuple(try_module(self.connector, features).shape)
+        first_tensor = next(self.connector.parameters(), self.markers)
+        features = torch.zeros(1, *feature_shape, device=first_tensor.device)
+        image_embeds = try_module(self.connector, features)
+        shape = tuple(image_embeds.shape)
 
-        configured = getattr(make_connector, "keywords", {}).get("num_image_tokens")
+        keywords = getattr(make_connector, "keywords", {})
+        configured = keywords.get("num_image_tokens")
         is_one_image = len(shape) == 3 and shape[0] == 1
         fits = is_one_image and shape[1] > 0 and shape[2] == language_dim
         if not fits or configured not in (None, shape[1]):
+            connector_name = type(self.connector).__name__
             needed = "K" if configured is None else configured
             raise ValueError(
-                f"num_image_tokens={configured} does not fit: of one image {type(self.connector).__name__} makes "
-                f"{shape}, and (1, {needed}, {language_dim}) is needed"
+                f"num_image_tokens={configured} does not fit: of one image {connector_name} makes {shape}, and "
+                f"(1, {needed}, {language_dim}) is needed"
             )
 
         # Extra state may be any object, which a safetensors file cannot hold.
@@ -220,9 +226,15 @@ class VisLlama(nn.Module):
 
         size = self.vision_encoder.transform.size_px
         image = parameters[0].new_zeros(1, 3, size, size)
-        features = getattr(try_module(self.vision_encoder, image), _consumes(self.connector))
+        all_features = try_module(self.vision_encoder, image)
+        features = getattr(all_features, _consumes(self.connector))
         gradients = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
-        return frozenset(name for name, gradient in zip(parameter_of, gradients, strict=True) if gradient is None)
+
+        unreached = set()
+        for name, gradient in zip(parameter_of, gradients, strict=True):
+            if gradient is None:
+                unreached.add(name)
+        return frozenset(unreached)
 
     def _with_lora(self, language_model: PreTrainedModel) -> PreTrainedModel:
         """Attach new adapters to a language model in place, if `lora` is set, and return the model."""
@@ -233,8 +245,8 @@ class VisLlama(nn.Module):
     def _freeze(self) -> None:
         """Set `requires_grad` of all parameters by `trainable`, and put the frozen parts into eval mode."""
         for name, parameter in self.named_parameters():
-            learns = part_of(name) in self.trainable and name not in self._unreached
-            parameter.requires_grad_(learns)
+            part_learns = part_of(name) in self.trainable
+            parameter.requires_grad_(part_learns and name not in self._unreached)
         self.train(self.training)
 
     def load_base_weights(self, dtype: torch.dtype = torch.float32, as_stored: bool = False) -> VisLlama:
@@ -253,29 +265,33 @@ class VisLlama(nn.Module):
         vision_dtype = part_dtype(self, "vision_encoder", dtype)
         language_dtype = part_dtype(self, "language_model", dtype)
         self.vision_encoder.load_base_weights("auto" if as_stored else vision_dtype)
-        loaded = self.language_model_source.load("auto" if as_stored else language_dtype)
-        forget_decoding(loaded, self.tokenizer)
+        language_model = self.language_model_source.load("auto" if as_stored else language_dtype)
+        forget_decoding(language_model, self.tokenizer)
         if dtype == torch.float64:
-            norm_in_double(loaded)
+            norm_in_double(language_model)
 
         # DoRA computes its magnitudes from the weights, so there they cannot be replaced by stand-ins.
         uses_dora = self.lora is not None and self.lora.get("use_dora")
         stands_in = as_stored and not uses_dora
-        with as_in(loaded, language_dtype) if stands_in else nullcontext():
-            self.language_model = self._with_lora(loaded)
+        with as_in(language_model, language_dtype) if stands_in else nullcontext():
+            self.language_model = self._with_lora(language_model)
 
-        # Some models (Gemma 3) scale their embeddings, so the module is called instead of reading its weight.
-        embeddings = input_embeddings(self.language_model)
-        with torch.no_grad():
-            all_ids = torch.arange(embeddings.num_embeddings, device=embeddings.weight.device)
-            all_embeddings = embeddings(all_ids).to(language_dtype)
-            mean = all_embeddings.mean(0, dtype=torch.float32)
-            self.markers.copy_(mean.expand(2, -1))
-
+        self._set_markers(language_dtype)
         if dtype == torch.float64 and not as_stored:
             self.double()
         self._freeze()
         return self
+
+    @torch.no_grad()
+    def _set_markers(self, dtype: torch.dtype) -> None:
+        """Set both markers to the mean of the language model's embeddings, which are rounded to a dtype before."""
+        # Some models (Gemma 3) scale their embeddings, so the module is called instead of reading its weight.
+        embeddings = input_embeddings(self.language_model)
+        all_ids = torch.arange(embeddings.num_embeddings, device=embeddings.weight.device)
+        all_embeddings = embeddings(all_ids).to(dtype)
+
+        mean = all_embeddings.mean(0, dtype=torch.float32)
+        self.markers.copy_(mean.expand(2, -1))
 
     def train(self, mode: bool = True) -> VisLlama:
         """Put the parts that learn into training mode (`mode=True`) or eval mode, and return the model.
@@ -283,8 +299,10 @@ class VisLlama(nn.Module):
         Frozen parts are in eval mode in either case. An adapter that learns follows `mode`.
         """
         super().train(mode)
-        for name in set(PARTS) - {*self.trainable, "markers"}:
-            getattr(self, name).eval()
+        for name in PARTS:
+            part = getattr(self, name)
+            if isinstance(part, nn.Module) and name not in self.trainable:
+                part.eval()
 
         # An adapter lies in the frozen language model but has a dropout of its own.
         for _, adapter in adapters(self.language_model):
@@ -312,8 +330,11 @@ class VisLlama(nn.Module):
         # A frozen encoder keeps no activations for a backward pass.
         encoder_learns = torch.is_grad_enabled() and "vision_encoder" in self.trainable
         with torch.set_grad_enabled(encoder_learns):
-            features = getattr(self.vision_encoder(pixel_values), _consumes(self.connector))
+            all_features = self.vision_encoder(pixel_values)
+            features = getattr(all_features, _consumes(self.connector))
 
+        # The other kind of features is not needed while the connector runs.
+        del all_features
         connector_dtype = next(self.connector.parameters()).dtype
         return self.connector(features.to(connector_dtype))
 
@@ -371,7 +392,8 @@ class VisLlama(nn.Module):
         may_be_dummy = self.connector.training and has_buffers and len(pixel_values) == 1
 
         # Reading the ids has to wait for the GPU, so it comes last, and only for a batch with a single image.
-        if not may_be_dummy or bool((input_ids < 0).any()):
+        is_dummy = may_be_dummy and not bool((input_ids < 0).any())
+        if not is_dummy:
             yield
             return
 
@@ -401,14 +423,16 @@ class VisLlama(nn.Module):
         """
         inputs_embeds = self.embed(input_ids, pixel_values)
         logits = self.language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, use_cache=False).logits
-        return VisLlamaOutput(logits, None if labels is None else token_loss_sum(logits, labels, self.token_loss))
+        loss_sum = None if labels is None else token_loss_sum(logits, labels, self.token_loss)
+        return VisLlamaOutput(logits, loss_sum)
 
     def new_cache(self) -> Cache:
         """Return a new, empty cache to pass to `generate` or `write_on`, call after call of one conversation.
 
         Each call adds the attention keys and values of the tokens that it has read and written.
         """
-        return DynamicCache(config=self.language_model.config.get_text_config(decoder=True))
+        decoder_config = self.language_model.config.get_text_config(decoder=True)
+        return DynamicCache(config=decoder_config)
 
     @torch.no_grad()
     def generate(

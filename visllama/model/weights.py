@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -78,19 +79,21 @@ def build_model(
     Raises:
         ConfigError: If a class is unknown, or if a part cannot be built from its arguments, whatever its error.
     """
-    classes = {role: part_class(role, parts[role]["kind"], plugins) for role in ROLES}
-    arguments = {role: dict(parts[role]["arguments"]) for role in ROLES}
+    # All classes are looked up before a part is built: an unknown name is found at once.
+    classes = {}
+    for role in ROLES:
+        classes[role] = part_class(role, parts[role]["kind"], plugins)
 
     with _named("vision_encoder"):
-        vision_arguments = _located(arguments["vision_encoder"], models)
+        vision_arguments = _located(parts["vision_encoder"]["arguments"], models)
         vision_encoder = classes["vision_encoder"](**vision_arguments)
         check_encoder(vision_encoder)
     with _named("language_model"):
-        language_arguments = _located(arguments["language_model"], models)
+        language_arguments = _located(parts["language_model"]["arguments"], models)
         language_model = classes["language_model"](**language_arguments)
 
     # A connector that makes one token of each patch has null here, and takes the encoder's number of patches.
-    connector_arguments = arguments["connector"]
+    connector_arguments = dict(parts["connector"]["arguments"])
     if connector_arguments.get("num_image_tokens", 0) is None:
         connector_arguments["num_image_tokens"] = vision_encoder.num_patches
 
@@ -130,7 +133,7 @@ def _located(arguments: Mapping[str, Any], models: Path | str | None) -> dict[st
     return {**arguments, "path": locate(arguments["path"], models)}
 
 
-def whole(tensor: Tensor) -> Tensor:
+def whole(tensor: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     """Return a sharded tensor gathered from all ranks; any other tensor is returned unchanged.
 
     All ranks have to call this together for a sharded tensor (a `DTensor`).
@@ -153,15 +156,23 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None 
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(named, key=lambda item: item[0]):
-        compared_dtype = dtype if dtype and tensor.is_floating_point() else tensor.dtype
-        data = whole(tensor.detach()).to(device="cpu", dtype=compared_dtype).contiguous()
-        header = f"{name} {data.dtype} {tuple(data.shape)}"
-        digest.update(header.encode())
-
-        # numpy has no bf16, so it sees the bytes.
-        data_bytes = data.flatten().view(torch.uint8).numpy()
-        digest.update(data_bytes.data)
+        compared_dtype = tensor.dtype
+        if dtype and tensor.is_floating_point():
+            compared_dtype = dtype
+        _hash_tensor(digest, name, tensor, compared_dtype)
     return digest.hexdigest()
+
+
+def _hash_tensor(digest: hashlib._Hash, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Add a tensor to a digest: its name and shape, and its bytes in a dtype."""
+    data = whole(tensor.detach()).to(device="cpu", dtype=dtype)
+    header = f"{name} {data.dtype} {tuple(data.shape)}"
+    digest.update(header.encode())
+
+    # numpy has no bf16, so it sees the bytes.
+    flat = data.contiguous().flatten()
+    data_bytes = flat.view(torch.uint8).numpy()
+    digest.update(data_bytes.data)
 
 
 def hash_weights(folder: Path) -> str:
@@ -186,15 +197,21 @@ def frozen_hashes(model: VisLlama) -> dict[str, str]:
     """
     hashes = {}
     for part in BASE_PARTS:
-        frozen = [(name, tensor) for name, tensor in _base_tensors(model, part) if not tensor.requires_grad]
-
-        # In a part that learns, some parameters may be frozen, but buffers may change.
-        if part in model.trainable:
-            frozen = [(name, tensor) for name, tensor in frozen if isinstance(tensor, nn.Parameter)]
-
+        frozen = _frozen_tensors(model, part)
         if frozen:
             hashes[part] = hash_tensors(frozen)
     return hashes
+
+
+def _frozen_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
+    """Return the names and tensors of a part that no training step may change, out of those of `_base_tensors`."""
+    frozen = []
+    for name, tensor in _base_tensors(model, part):
+        # In a part that learns, some parameters may be frozen, but buffers may change.
+        may_change = part in model.trainable and not isinstance(tensor, nn.Parameter)
+        if not tensor.requires_grad and not may_change:
+            frozen.append((name, tensor))
+    return frozen
 
 
 def _base_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
@@ -203,8 +220,13 @@ def _base_tensors(model: VisLlama, part: str) -> list[tuple[str, Tensor]]:
     The names begin inside the part and are those of the published model, without the `.base_layer` that PEFT inserts.
     """
     module = getattr(model, part)
-    tensors = dict(module.named_parameters()) | persistent_buffers(module)
+    tensors = _stored_tensors(module)
     return [(base_name(name), tensor) for name, tensor in tensors.items() if not is_adapter(name)]
+
+
+def _stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and then the persistent buffers of a module, by name: the tensors themselves, no copies."""
+    return dict(module.named_parameters()) | persistent_buffers(module)
 
 
 def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -219,8 +241,12 @@ def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> di
     """
     learned = model.trainable if trained is None else trained
     published_parts = set(BASE_PARTS) - set(learned)
-    tensors = dict(model.named_parameters()) | persistent_buffers(model)
-    return {name: tensor.detach() for name, tensor in tensors.items() if part_of(name) not in published_parts}
+
+    tensors = {}
+    for name, tensor in _stored_tensors(model).items():
+        if part_of(name) not in published_parts:
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path) -> None:
@@ -238,24 +264,7 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
     Raises:
         WriteFailed: If there is no space or no permission to write there.
     """
-    described_parts = {name: dict(part) for name, part in parts.items()}
-    if "lora" in described_parts:
-        described_parts["lora"] = spelled_out(model.language_model, described_parts["lora"])
-
-    base_hashes = {}
-    for part in BASE_PARTS:
-        if part not in model.trainable:
-            base_hashes[part] = hash_tensors(_base_tensors(model, part), torch.bfloat16)
-
-    # A language model that trains is stored whole, so only a frozen base model has to be found again.
-    description = {
-        "format_version": FORMAT_VERSION,
-        "parts": described_parts,
-        "trained": list(model.trainable),
-        "base_sha256": base_hashes,
-        "image_transform": model.vision_encoder.transform.to_dict(),
-        "text": text.to_dict(),
-    }
+    description = _describe(model, parts, text)
 
     # Gathering a tensor in shards needs all ranks, so the first one is left alone only after it.
     tensors = {}
@@ -267,7 +276,30 @@ def save_weights(model: VisLlama, parts: Parts, text: TextSettings, folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / TENSORS_FILE) as temporary:
         save_file(tensors, temporary)
-    write_whole(folder / DESCRIPTION_FILE, json.dumps(description, indent=2) + "\n")
+    content = json.dumps(description, indent=2)
+    write_whole(folder / DESCRIPTION_FILE, f"{content}\n")
+
+
+def _describe(model: VisLlama, parts: Parts, text: TextSettings) -> dict[str, Any]:
+    """Return the description of a model for its weights folder; the arguments are those of `save_weights`."""
+    described_parts = {name: dict(part) for name, part in parts.items()}
+    if "lora" in described_parts:
+        described_parts["lora"] = spelled_out(model.language_model, described_parts["lora"])
+
+    # A base model that trains is stored whole, so only a frozen one has to be found again.
+    base_hashes = {}
+    for part in BASE_PARTS:
+        if part not in model.trainable:
+            base_hashes[part] = hash_tensors(_base_tensors(model, part), torch.bfloat16)
+
+    return {
+        "format_version": FORMAT_VERSION,
+        "parts": described_parts,
+        "trained": list(model.trainable),
+        "base_sha256": base_hashes,
+        "image_transform": model.vision_encoder.transform.to_dict(),
+        "text": text.to_dict(),
+    }
 
 
 def read_description(folder: Path) -> dict:
@@ -300,6 +332,16 @@ def read_description(folder: Path) -> dict:
     elif version != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version={version}, this visllama reads {FORMAT_VERSION}: train again")
 
+    _check_description(path, description)
+    return description
+
+
+def _check_description(path: Path, description: Mapping) -> None:
+    """Refuse the content of a description, read from `path`, that no run writes.
+
+    Raises:
+        ConfigError: If a key is missing or has another type, or a part or a setting of the texts is not allowed.
+    """
     for key, kind in _DESCRIPTION_KEYS.items():
         if not isinstance(description.get(key), kind):
             raise ConfigError(f"{path}: has no {key}")
@@ -307,7 +349,8 @@ def read_description(folder: Path) -> dict:
     part_names = (*PARTS, ADAPTER)
     unknown_parts = [name for name in description["trained"] if name not in part_names]
     if unknown_parts:
-        raise ConfigError(f"{path}: trained={unknown_parts}: a model's parts are {', '.join(part_names)}")
+        choices = ", ".join(part_names)
+        raise ConfigError(f"{path}: trained={unknown_parts}: a model's parts are {choices}")
 
     try:
         TextSettings.from_dict(description["text"])
@@ -315,7 +358,6 @@ def read_description(folder: Path) -> dict:
         raise ConfigError(f"{path}: {error}") from error
 
     _check_parts(path, description["parts"])
-    return description
 
 
 def _check_parts(path: Path, parts: Mapping) -> None:
@@ -407,8 +449,11 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
             expected_shapes[name] = tuple(tensor.shape)
 
     # safetensors' file is no dict: it has `keys()` and cannot be iterated over.
+    file_shapes = {}
     with open_tensors(folder / TENSORS_FILE) as file:
-        file_shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name in file.keys():  # noqa: SIM118
+            shape = file.get_slice(name).get_shape()
+            file_shapes[name] = tuple(shape)
     _check_same_tensors(folder, expected_shapes, file_shapes)
 
 
@@ -427,19 +472,49 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
             transform is another one.
     """
     for part in set(BASE_PARTS) - set(description["trained"]):
-        expected = description["base_sha256"].get(part)
-        actual = hash_tensors(_base_tensors(model, part), torch.bfloat16)
-        if actual != expected:
-            described = description["parts"][part]
-            name = described["arguments"].get("path", described["kind"])
-            expected_start = str(expected)[:12]
-            raise ConfigError(
-                f"{folder}: trained with another {part}: its sha256 starts {expected_start}, here {name} has "
-                f"{actual[:12]}: its weights have to be the same each time that they are loaded"
-            )
+        _check_base_model(model, part, folder, description)
+    _check_transform(model, folder, description)
 
+    # The tensors are mapped from the file: no memory is taken before they are copied.
+    with open_tensors(folder / TENSORS_FILE) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    for name in _put_wider_tensors(model, tensors):
+        del tensors[name]
+    # The base weights are in the model already, so the tensors are fewer than the model's.
+    model.load_state_dict(tensors, strict=False)
+
+
+def _check_base_model(model: VisLlama, part: str, folder: Path, description: Mapping) -> None:
+    """Refuse a frozen base model, "vision_encoder" or "language_model", that is not the one of the training.
+
+    Raises:
+        ConfigError: If it has another hash than in the description of the weights in `folder`.
+    """
+    expected = description["base_sha256"].get(part)
+    actual = hash_tensors(_base_tensors(model, part), torch.bfloat16)
+    if actual == expected:
+        return
+
+    described = description["parts"][part]
+    name = described["arguments"].get("path", described["kind"])
+    expected_start = str(expected)[:12]
+    actual_start = actual[:12]
+    raise ConfigError(
+        f"{folder}: trained with another {part}: its sha256 starts {expected_start}, here {name} has "
+        f"{actual_start}: its weights have to be the same each time that they are loaded"
+    )
+
+
+def _check_transform(model: VisLlama, folder: Path, description: Mapping) -> None:
+    """Refuse an image transform that is not the one of the training.
+
+    Raises:
+        ConfigError: If it differs from that in the description of the weights in `folder`.
+    """
     # Through JSON, since the description has been: tuples have become lists.
-    transform = json.loads(json.dumps(model.vision_encoder.transform.to_dict()))
+    written_transform = json.dumps(model.vision_encoder.transform.to_dict())
+    transform = json.loads(written_transform)
     trained_transform = description.get("image_transform")
     if trained_transform != transform:
         raise ConfigError(
@@ -447,22 +522,23 @@ def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
             f"{transform}"
         )
 
-    with open_tensors(folder / TENSORS_FILE) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    _widen(model, tensors)
-    # The base weights are in the model already, so the tensors are fewer than the model's.
-    model.load_state_dict(tensors, strict=False)
 
+def _put_wider_tensors(model: VisLlama, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Put tensors into a model in place of its own, where those are of a narrower dtype, and return their names.
 
-def _widen(model: VisLlama, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Convert each parameter to the dtype of its tensor, where its own would round the tensor.
-
-    A base model that was left in the dtype of its files (`as_stored`) may be bf16, and what was trained of it is fp32.
+    A base model that was left in the dtype of its files (`as_stored`) may be bf16, and what was trained of it is fp32:
+    copied, it would be rounded. The tensors are not copied, so that they stay mapped from their file.
     """
-    for name, parameter in model.named_parameters():
+    names = []
+    for name, model_tensor in _stored_tensors(model).items():
         tensor = tensors.get(name)
-        if tensor is not None and parameter.dtype.itemsize < tensor.dtype.itemsize:
-            parameter.data = parameter.data.to(tensor.dtype)
+        if tensor is None:
+            continue
+
+        if model_tensor.dtype.itemsize < tensor.dtype.itemsize:
+            model_tensor.data = tensor.to(model_tensor.device)
+            names.append(name)
+    return names
 
 
 @contextmanager
@@ -495,8 +571,10 @@ def _check_same_tensors(folder: Path, model_shapes: dict[str, tuple], file_shape
     problems = [f"missing {name}" for name in model_shapes if name not in file_shapes]
     problems += [f"unknown {name}" for name in file_shapes if name not in model_shapes]
     for name, shape in model_shapes.items():
-        if name in file_shapes and file_shapes[name] != shape:
-            problems.append(f"{name} has shape {file_shapes[name]}, the model {shape}")
+        file_shape = file_shapes.get(name, shape)
+        if file_shape != shape:
+            problems.append(f"{name} has shape {file_shape}, the model {shape}")
 
     if problems:
-        raise ConfigError(f"{folder}: the weights do not fit the model they describe: {'; '.join(problems[:5])}")
+        first_problems = "; ".join(problems[:5])
+        raise ConfigError(f"{folder}: the weights do not fit the model they describe: {first_problems}")

@@ -28,19 +28,24 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
     Returns:
         Rows of the table of memory, for one rank; some may be of zero bytes.
     """
-    pixels = 3 * shapes.size_px**2
-    images = Line(
-        "images of a step",
-        job.num_samples * pixels,
-        f"{job.num_samples} x 3 x {shapes.size_px}^2 B",
-    )
     return [
-        images,
+        _images_line(shapes, job),
         _vision_line(shapes, job),
         _connector_line(shapes, job),
         *_language_lines(shapes, job, tokens),
         *_copies(shapes, job),
     ]
+
+
+def _images_line(shapes: Shapes, job: Job) -> Line:
+    """Return the memory of the uint8 pixels of all micro-batches of a step."""
+    samples = job.num_samples
+    image_bytes = 3 * shapes.size_px**2
+    return Line(
+        name="images of a step",
+        num_bytes=samples * image_bytes,
+        formula=f"{samples} x 3 x {shapes.size_px}^2 B",
+    )
 
 
 def _connector_line(shapes: Shapes, job: Job) -> Line:
@@ -52,8 +57,12 @@ def _connector_line(shapes: Shapes, job: Job) -> Line:
         # It was counted in fp32, where a number has four bytes.
         of_image = shapes.connector.kept_bytes * job.precision.trained // 4
 
-    formula = f"{samples} x {number(of_image)} B"
-    return Line("activations: connector", samples * of_image, formula, _UNTIL_CONNECTOR)
+    return Line(
+        name="activations: connector",
+        num_bytes=samples * of_image,
+        formula=f"{samples} x {number(of_image)} B",
+        moments=_UNTIL_CONNECTOR,
+    )
 
 
 def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
@@ -68,22 +77,18 @@ def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
         num_bytes = round(samples * tokens * bytes_per_token)
         return Line(name, num_bytes, f"{samples} x {tokens:,.4g} x {formula}", moments)
 
-    block = block_bytes(layers, precision, is_trained) + adapter_bytes(shapes, precision) / layers.num_layers
+    adapters_of_block = adapter_bytes(shapes, precision) / layers.num_layers
+    block = block_bytes(layers, precision, is_trained) + adapters_of_block
     kept_bytes = block
     if job.recomputes:
         # Only a block's input is kept.
-        kept_bytes = layers.width * (precision.trained if is_trained else precision.frozen)
+        input_bytes = precision.trained if is_trained else precision.frozen
+        kept_bytes = layers.width * input_bytes
 
     # Behind the blocks, the last norm; where the head trains, it keeps its input.
     last = norm_bytes(layers.width, precision, is_trained)
     if is_trained:
         last += compute * layers.width
-
-    # In the backward pass of a block, the gradients of what its MLP keeps, and of its input and its output.
-    under_way = compute * (layers.ffn_kept * layers.ffn_dim + 2 * layers.width)
-    if precision.frozen < precision.trained:
-        # The gradient of an adapter's input is in the adapter's own precision at first; the widest one counts.
-        under_way += precision.trained * max((adapter.in_dim for adapter in shapes.adapters), default=0)
 
     # The log-probabilities, their gradient and the gradient of the logits, in fp32 at least.
     loss = 3 * max(4, compute)
@@ -99,6 +104,7 @@ def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
         line("loss and its gradients", loss * vocabulary, f"{loss} B x {number(vocabulary)}", (LOSS,)),
     ]
 
+    under_way = _under_way_bytes(shapes, precision)
     if job.recomputes:
         again = block + under_way
         lines.append(line("a block computed again", again, f"{number(again)} B", _BLOCKS))
@@ -106,6 +112,21 @@ def _language_lines(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
         lines.append(line("a block's gradients", under_way, f"{number(under_way)} B", _BLOCKS))
         lines.append(line("a block's activations", block, f"{number(block)} B", (FIRST_BLOCK,)))
     return lines
+
+
+def _under_way_bytes(shapes: Shapes, precision: Precision) -> int:
+    """Return the bytes of the gradients inside a block in its backward pass, for each token."""
+    layers = shapes.language
+    compute = precision.compute(shapes.is_trained("language_model"))
+
+    # The gradients of what the MLP keeps, and of the block's input and its output.
+    of_mlp = layers.ffn_kept * layers.ffn_dim
+    num_bytes = compute * (of_mlp + 2 * layers.width)
+    if precision.frozen < precision.trained:
+        # The gradient of an adapter's input is in the adapter's own precision at first; the widest one counts.
+        input_widths = [adapter.in_dim for adapter in shapes.adapters]
+        num_bytes += precision.trained * max(input_widths, default=0)
+    return num_bytes
 
 
 def _copies(shapes: Shapes, job: Job) -> list[Line]:
@@ -172,13 +193,17 @@ def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> 
     width = layers.width
     compute = precision.compute(is_trained)
 
-    attention = 2 * compute * (layers.query_dim + layers.key_dim) + max(4, compute) * layers.num_heads
+    norms = 2 * norm_bytes(width, precision, is_trained)
+    vectors = 2 * compute * (layers.query_dim + layers.key_dim)
+    head_numbers = max(4, compute) * layers.num_heads
     mlp = layers.ffn_kept * compute * layers.ffn_dim
-    num_bytes = 2 * norm_bytes(width, precision, is_trained) + attention + mlp
+    num_bytes = norms + vectors + head_numbers + mlp
     if is_trained:
         # Five matrices read a normed hidden state (queries, keys, values, gate, up), out of two norms.
         num_inputs = 5 if precision.is_mixed else 2
-        num_bytes += num_inputs * compute * width + compute * layers.ffn_dim
+        num_bytes += num_inputs * compute * width
+        # The MLP's last matrix reads what the activated gate multiplies.
+        num_bytes += compute * layers.ffn_dim
     return num_bytes
 
 
@@ -200,7 +225,8 @@ def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
     counted_inputs = set()
     for adapter in shapes.adapters:
         num_bytes += compute * (adapter.rank + 2 * adapter.scaled_dim)
-        if is_copied or adapter.has_dropout or adapter.shares_input not in counted_inputs:
+        has_own_input = is_copied or adapter.has_dropout
+        if has_own_input or adapter.shares_input not in counted_inputs:
             num_bytes += compute * adapter.in_dim
         if adapter.has_dropout:
             num_bytes += precision.mask * adapter.in_dim
@@ -223,29 +249,32 @@ def _vision_line(shapes: Shapes, job: Job) -> Line:
     mlp = compute * layers.ffn_kept * layers.ffn_dim
 
     if not is_trained:
-        per_position = compute * ((layers.num_layers + 3) * width) + mlp
+        num_states = layers.num_layers + 3
+        per_position = compute * num_states * width + mlp
 
         # The normalised pixels are fp32, and are copied where the encoder computes in half precision.
         bytes_per_pixel = 4 + compute if compute < 4 else 4
         pixels = bytes_per_pixel * 3 * shapes.size_px**2
+        image_bytes = positions * per_position + pixels
         return Line(
-            "vision encoder's pass",
-            samples * (positions * per_position + pixels),
-            f"{samples} x ({positions} x {number(per_position)} B + {number(pixels)} B)",
-            (ENCODE,),
+            name="vision encoder's pass",
+            num_bytes=samples * image_bytes,
+            formula=f"{samples} x ({positions} x {number(per_position)} B + {number(pixels)} B)",
+            moments=(ENCODE,),
         )
 
     # A LayerNorm keeps its input and two fp32 numbers. Its output is kept once for all matrices that read it; under
     # autocast each of the four matrices has a copy of its own.
     norms = 2 * (precision.trained * width + 8)
     num_inputs = 4 if precision.is_mixed else 2
+    inputs = num_inputs * compute * width
 
     # Attention keeps queries, keys, values and their result, and one fp32 number a head.
     attention = 4 * compute * width + 4 * layers.num_heads
-    block = norms + num_inputs * compute * width + attention + mlp
+    block = norms + inputs + attention + mlp
     return Line(
-        "activations: vision encoder",
-        samples * positions * layers.num_layers * block,
-        f"{samples} x {positions} x {layers.num_layers} x {number(block)} B",
-        (ENCODE, *_UNTIL_CONNECTOR),
+        name="activations: vision encoder",
+        num_bytes=samples * positions * layers.num_layers * block,
+        formula=f"{samples} x {positions} x {layers.num_layers} x {number(block)} B",
+        moments=(ENCODE, *_UNTIL_CONNECTOR),
     )

@@ -51,17 +51,16 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
 
     # With several micro-batches, gradients are kept from one to the next.
     keeps_gradients = job.num_micro_batches > 1
+    gradient_moments = MOMENTS if keeps_gradients else (CONNECTOR, UPDATE)
+
+    held_formula = f"{trained_formula}{over_shards}"
+    state_formula = f"{state_bytes:g} B x {number(num_trained)}{over_shards}"
     lines = [
-        Line("trained weights", held_bytes, trained_formula + over_shards),
+        Line("trained weights", held_bytes, held_formula),
         _frozen_line(shapes, job, "language_model"),
         _frozen_line(shapes, job, "vision_encoder"),
-        Line("optimizer's state", state, f"{state_bytes:g} B x {number(num_trained)}{over_shards}"),
-        Line(
-            "gradients",
-            held_bytes,
-            trained_formula + over_shards,
-            MOMENTS if keeps_gradients else (CONNECTOR, UPDATE),
-        ),
+        Line("optimizer's state", state, state_formula),
+        Line("gradients", held_bytes, held_formula, gradient_moments),
     ]
 
     if not keeps_gradients:
@@ -70,8 +69,13 @@ def _weights(shapes: Shapes, job: Job) -> list[Line]:
         for parameter in shapes.parameters:
             if parameter.is_trained and parameter.is_behind_first_block:
                 num_behind += parameter.numel(num_shards)
-        formula = f"{precision.trained} B x {number(num_behind)}: of later blocks"
-        lines.append(Line("gradients so far", precision.trained * num_behind, formula, (FIRST_BLOCK,)))
+        so_far = Line(
+            name="gradients so far",
+            num_bytes=precision.trained * num_behind,
+            formula=f"{precision.trained} B x {number(num_behind)}: of later blocks",
+            moments=(FIRST_BLOCK,),
+        )
+        lines.append(so_far)
 
     if job.strategy == "ddp" and job.num_ranks > 1:
         lines.append(Line("DDP's gradient buckets", held_bytes, trained_formula))
@@ -93,10 +97,11 @@ def _frozen_line(shapes: Shapes, job: Job, part: str) -> Line:
     bytes_per_number = precision.trained if shapes.is_trained(part) else precision.frozen
     num_frozen = shapes.numel(part, trained=False)
     num_held = shapes.numel(part, trained=False, num_shards=num_shards)
+    part_words = part.replace("_", " ")
     return Line(
-        f"frozen {part.replace('_', ' ')}",
-        bytes_per_number * num_held,
-        f"{bytes_per_number} B x {number(num_frozen)}{over_shards}",
+        name=f"frozen {part_words}",
+        num_bytes=bytes_per_number * num_held,
+        formula=f"{bytes_per_number} B x {number(num_frozen)}{over_shards}",
     )
 
 
@@ -119,17 +124,28 @@ def _passing(shapes: Shapes, job: Job) -> list[Line]:
 
     # FSDP reduces the gradients of a unit together, out of a copy.
     of_connector = sum(parameter.numel() for parameter in trained if parameter.unit == "connector")
-    if num_shards > 1 and precision.trained * of_connector > bytes_per_number * largest:
+    reduced_bytes = precision.trained * of_connector
+    if num_shards > 1 and reduced_bytes > bytes_per_number * largest:
         bytes_per_number = precision.trained
         largest = of_connector
 
-    formula = f"{bytes_per_number} B x {number(largest)}"
-    lines = [Line("a gradient under way", bytes_per_number * largest, formula, (CONNECTOR,))]
+    under_way = Line(
+        name="a gradient under way",
+        num_bytes=bytes_per_number * largest,
+        formula=f"{bytes_per_number} B x {number(largest)}",
+        moments=(CONNECTOR,),
+    )
+    lines = [under_way]
 
     if not job.updates_in_place:
         num_held = shapes.numel(trained=True, num_shards=num_shards)
-        formula = f"{precision.trained} B x {number(num_held)}"
-        lines.append(Line("copies in an update", precision.trained * num_held, formula, (UPDATE,)))
+        copies = Line(
+            name="copies in an update",
+            num_bytes=precision.trained * num_held,
+            formula=f"{precision.trained} B x {number(num_held)}",
+            moments=(UPDATE,),
+        )
+        lines.append(copies)
 
     if num_shards > 1:
         lines.extend(_gathered(shapes, job))
@@ -158,12 +174,7 @@ def _gathered(shapes: Shapes, job: Job) -> list[Line]:
     blocks_formula = f"{_BLOCKS_AT_ONCE} x {number(block)} B"
     if reduced:
         blocks_formula += f" + {number(reduced)} B"
-    blocks = Line(
-        "FSDP's blocks, whole",
-        _BLOCKS_AT_ONCE * block + reduced,
-        blocks_formula,
-        MOMENTS[:-2],
-    )
+    block_bytes = _BLOCKS_AT_ONCE * block + reduced
 
     # With several micro-batches, gradients are held whole in any case and are counted there.
     gradient = 0 if job.num_micro_batches > 1 else gradients["connector"]
@@ -171,8 +182,10 @@ def _gathered(shapes: Shapes, job: Job) -> list[Line]:
     if gradient:
         connector_formula += f" + {number(gradient)} B"
 
+    # The root is gathered until the optimizer's step, and blocks until the backward pass of the connector.
+    root_formula = f"{number(root)} B: embeddings, head"
     return [
-        Line("FSDP's root, whole", root, f"{number(root)} B: embeddings, head", MOMENTS[:-1]),
-        blocks,
+        Line("FSDP's root, whole", root, root_formula, MOMENTS[:-1]),
+        Line("FSDP's blocks, whole", block_bytes, blocks_formula, MOMENTS[:-2]),
         Line("FSDP's connector, whole", connector + gradient, connector_formula, (CONNECTOR,)),
     ]

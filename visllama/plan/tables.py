@@ -47,13 +47,15 @@ def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) 
 
     # The lines of the mean may be fewer: lines of no bytes are left out.
     mean_bytes = {line.name: line.num_bytes for line in mean.lines}
+    moment = longest.moment
     for line in longest.lines:
-        is_held_at_peak = longest.moment in line.moments
+        is_held_at_peak = moment in line.moments
         mark = "*" if is_held_at_peak else " "
+        num_mean_bytes = mean_bytes.get(line.name, 0)
         table.add_row(
             f"{mark} {line.name}",
             gib(line.num_bytes),
-            gib(mean_bytes.get(line.name, 0)),
+            gib(num_mean_bytes),
             line.formula,
             style=None if is_held_at_peak else "dim",
         )
@@ -67,7 +69,7 @@ def memory_table(job: Job, longest: Memory, mean: Memory, gpu: str, card: Card) 
         f"{CONTEXT_GIB:g} of CUDA{nccl} + {FRAGMENTED:.0%}",
         end_section=True,
     )
-    table.add_row("  peak", gib(longest.peak), gib(mean.peak), f"in {longest.moment}", style="bold")
+    table.add_row("  peak", gib(longest.peak), gib(mean.peak), f"in {moment}", style="bold")
     table.add_row(f"  gpu={gpu}", gib(card.memory_gib * GIB), "", "what CUDA says there is")
     return table
 
@@ -134,19 +136,25 @@ def time_table(
         # A job that does not fit one node may fit several, since shards become smaller: the peak is marked row by row.
         fits = peak_bytes <= card.memory_gib * GIB
         peak = gib(peak_bytes)
+        if not fits:
+            peak = f"[red]{peak}[/]"
+
+        num_tokens = job.num_samples * tokens
+        sync_s = step.gather_s + step.reduce_s
         row = [
             f"{job.num_nodes:,}",
             f"{job.num_ranks:,}",
             f"{job.num_samples:,}",
-            f"{job.num_samples * tokens:,.0f}",
-            peak if fits else f"[red]{peak}[/]",
+            f"{num_tokens:,.0f}",
+            peak,
             _three(step.compute_s, 3),
-            _three(step.gather_s + step.reduce_s, 3),
+            _three(sync_s, 3),
             _three(step.update_s, 3),
             rate(step.samples_per_second),
         ]
         if num_samples is not None:
-            row.append(_three(num_samples / step.samples_per_second / 3600, 2))
+            epoch_s = num_samples / step.samples_per_second
+            row.append(_three(epoch_s / 3600, 2))
         if num_steps is not None:
             run_s = num_steps * step.seconds
             row.append(_three(run_s / 3600, 2))
@@ -191,9 +199,11 @@ def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]
 
     if num_steps is not None:
         run_s = num_steps * step.seconds
+        hours = run_s / 3600
+        gpu_hours = run_s * job.num_ranks / 3600
         notes.append(
-            f"run: {num_steps:,} steps of {job.global_batch_size:,} samples; here {run_s / 3600:,.2f} h, "
-            f"{run_s * job.num_ranks / 3600:,.4g} GPU hours."
+            f"run: {num_steps:,} steps of {job.global_batch_size:,} samples; here {hours:,.2f} h, "
+            f"{gpu_hours:,.4g} GPU hours."
         )
     return notes
 

@@ -58,11 +58,13 @@ def plan(config: PlanConfig) -> Plan:
     job_plan = make_plan(config, read_shapes(model))
     show(job_plan)
     if config.out:
-        write_whole(Path(config.out), json.dumps(job_plan.to_dict(), indent=2) + "\n")
+        content = json.dumps(job_plan.to_dict(), indent=2)
+        write_whole(Path(config.out), f"{content}\n")
         say(f"Wrote {config.out}")
 
+    options = invocation().options
     overrides = train_overrides(job_plan.switches or [])
-    command = shlex.join(["visllama", "train", *invocation().options, *overrides])
+    command = shlex.join(["visllama", "train", *options, *overrides])
     say(f"Run it:  {command}")
     return job_plan
 
@@ -78,12 +80,13 @@ def train_overrides(switches: Sequence[str]) -> list[str]:
     """
     replaced_keys = set(_OWN_KEYS)
     for switch in switches:
-        replaced_keys.add(switch.partition("=")[0])
+        key, _, _ = switch.partition("=")
+        replaced_keys.add(key)
 
     overrides = []
     for override in invocation().overrides:
         # Hydra takes `+key=value` for a key that the config does not have.
-        key = override.lstrip("+").partition("=")[0]
+        key, _, _ = override.lstrip("+").partition("=")
         if key not in replaced_keys:
             overrides.append(override)
     return [*overrides, *switches]

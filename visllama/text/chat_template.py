@@ -101,8 +101,11 @@ def _cut_at_end_token(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[st
     Raises:
         ConfigError: If there is no special token, or more than spaces before it.
     """
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special = {*added, *tokenizer.all_special_tokens}
+    special = set(tokenizer.all_special_tokens)
+    for added_token in tokenizer.added_tokens_decoder.values():
+        if added_token.special:
+            special.add(str(added_token))
+
     candidates = [token for token in special if token in text]
     if not candidates:
         raise ConfigError("template=tokenizer: its chat_template ends a response with no special token")

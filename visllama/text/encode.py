@@ -40,7 +40,10 @@ class TextEncoder:
             self._backend.no_padding()
 
         added = getattr(tokenizer, "added_tokens_decoder", {})
-        self.special_ids = {str(token): token_id for token_id, token in added.items() if token.special}
+        self.special_ids: dict[str, int] = {}
+        for token_id, token in added.items():
+            if token.special:
+                self.special_ids[str(token)] = token_id
         self.special_ids[tokenizer.eos_token] = tokenizer.eos_token_id
 
         # One token may begin with another one: the longest is tried first.
@@ -52,7 +55,8 @@ class TextEncoder:
         # What a tokenizer does shows whether it has a prefix: with one it writes "a" otherwise at
         # the start of a text than behind the anchor.
         self._anchor = self.start(_ANCHOR)
-        behind_anchor = self.start(f"{_ANCHOR}a")[len(self._anchor) :]
+        anchored = self.start(f"{_ANCHOR}a")
+        behind_anchor = anchored[len(self._anchor) :]
         self._has_prefix = behind_anchor != self.start("a")
         self.starts_after_special = self._has_prefix and self._is_fresh_after_special()
 
@@ -93,10 +97,12 @@ class TextEncoder:
 
         # The prefix goes before the anchor; what is behind the anchor has no more spaces than it says.
         ids = self.start(_ANCHOR + text)
+        num_anchor_ids = len(self._anchor)
 
         # The tokenizer may have merged the anchor with the text, which cannot be cut apart then.
-        anchored = ids[: len(self._anchor)] == self._anchor
-        return ids[len(self._anchor) :] if anchored else self.start(text)
+        if ids[:num_anchor_ids] != self._anchor:
+            return self.start(text)
+        return ids[num_anchor_ids:]
 
     def end_token(self, named: str) -> str:
         """Return the text of the special token that ends a response.
@@ -108,7 +114,9 @@ class TextEncoder:
             That token, or the tokenizer's eos where the tokenizer has no special token of that text.
         """
         token = self._filled(named)
-        return token if token in self.special_ids else self.tokenizer.eos_token
+        if token in self.special_ids:
+            return token
+        return self.tokenizer.eos_token
 
     def pieces(self, segments: Iterable[Segment]) -> Iterator[Segment]:
         """Yield the pieces in which a sample is tokenised, in the order of the segments.
@@ -120,12 +128,20 @@ class TextEncoder:
             Segments, none of them empty, of the kinds "text" (plain text, for `start` or `go_on`), "image" (one image),
             and "special" (one special token, a key of `special_ids`).
         """
-        pieces = (piece for segment in segments for piece in self._split(segment) if piece.text)
+        pieces = self._split_all(segments)
         for (kind, supervised), group in groupby(pieces, key=lambda piece: (piece.kind, piece.supervised)):
             if kind == "text":
-                yield Segment("".join(piece.text for piece in group), supervised)
+                joined = "".join(piece.text for piece in group)
+                yield Segment(joined, supervised)
             else:
                 yield from group
+
+    def _split_all(self, segments: Iterable[Segment]) -> Iterator[Segment]:
+        """Yield the pieces of all segments that are not empty."""
+        for segment in segments:
+            for piece in self._split(segment):
+                if piece.text:
+                    yield piece
 
     def _split(self, segment: Segment) -> Iterator[Segment]:
         """Yield the pieces of one segment, some of them empty; only "template" and "end" segments are changed."""

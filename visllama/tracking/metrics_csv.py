@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -60,22 +61,25 @@ def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
     Returns:
         The names, such as "train/loss", in a set for each step; empty if there are none.
     """
-    names_by_step: dict[int, set[str]] = {}
+    names_by_step: dict[int, set[str]] = defaultdict(set)
     for row in read_rows(folder / "metrics.csv"):
-        names = {name for name, value in row.items() if value != "" and name != "step"}
-        names_by_step.setdefault(int(row["step"]), set()).update(names)
+        names = names_by_step[int(row["step"])]
+        for name, value in row.items():
+            if value != "" and name != "step":
+                names.add(name)
 
     # There is no such file yet where the run is stopped for the first time, and a damaged one is passed over.
     with suppress(OSError, ValueError, TypeError, AttributeError):
         kept = json.loads(read_regular(folder / _LOGGED))
-        for step, names in kept.items():
-            names_by_step.setdefault(int(step), set()).update(names)
+        for step, kept_names in kept.items():
+            names_by_step[int(step)].update(kept_names)
 
     # Saved even before anything is resumed, as the run may be killed at any moment.
     later = {step: names for step, names in names_by_step.items() if step >= first_step}
     if later:
-        content = {step: sorted(names) for step, names in sorted(later.items())}
-        write_whole(folder / _LOGGED, json.dumps(content) + "\n")
+        sorted_names = {step: sorted(names) for step, names in sorted(later.items())}
+        content = json.dumps(sorted_names)
+        write_whole(folder / _LOGGED, f"{content}\n")
     return later
 
 

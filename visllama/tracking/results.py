@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 SCORE_COLUMNS = ("evaluation", "split", "n", "pictures", "metric", "score", "low", "high")
@@ -25,13 +25,20 @@ def flat_scores(evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, float
         for metric, value in evaluation["metrics"].items():
             scores[f"{name}/{metric}"] = value
 
-        for control, values in evaluation.get("controls", {}).items():
-            for metric, value in values.items():
-                # A mapping holds the scores by type of answer, which are too many for a chart each.
-                if not isinstance(value, Mapping):
-                    scores[f"{name}/{control}/{metric}"] = value
+        for control, metric, value in _control_scores(evaluation):
+            scores[f"{name}/{control}/{metric}"] = value
 
     return scores
+
+
+def _control_scores(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Yield the control, the metric and the value of each score of the controls of an evaluation."""
+    controls = evaluation.get("controls", {})
+    for control, scores in controls.items():
+        for metric, value in scores.items():
+            # A mapping holds the scores by type of answer, which are too many for a chart or a row each.
+            if not isinstance(value, Mapping):
+                yield control, metric, value
 
 
 def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
@@ -50,14 +57,12 @@ def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
 
         for metric, value in evaluation["metrics"].items():
             # Evaluations of older releases have no intervals.
-            interval = evaluation.get("intervals", {}).get(metric)
+            intervals = evaluation.get("intervals", {})
+            interval = intervals.get(metric)
             low, high = interval or (None, None)
             rows.append([*about, _TRUE_PICTURES, metric, value, low, high])
 
-        for control, values in evaluation.get("controls", {}).items():
-            for metric, value in values.items():
-                # A mapping holds the scores by type of answer, as in `flat_scores`.
-                if not isinstance(value, Mapping):
-                    rows.append([*about, control, metric, value, None, None])
+        for control, metric, value in _control_scores(evaluation):
+            rows.append([*about, control, metric, value, None, None])
 
     return rows

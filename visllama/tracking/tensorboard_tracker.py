@@ -130,7 +130,9 @@ class TensorBoardTracker(Tracker):
             return
 
         columns = ["source", "key", "prompt", "text", "reference"]
-        rows = [(picture.source, picture.key, picture.prompt, picture.text, picture.reference) for picture in pictures]
+        rows = []
+        for picture in pictures:
+            rows.append([picture.source, picture.key, picture.prompt, picture.text, picture.reference])
         self.log_rows(name, columns, rows, step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
@@ -143,14 +145,15 @@ class TensorBoardTracker(Tracker):
             step: The optimizer step that the table belongs to.
         """
         # TensorBoard has no tables of texts; it shows Markdown.
-        lines = [columns, ["---"] * len(columns), *rows]
+        rule = ["---"] * len(columns)
 
-        table = []
-        for line in lines:
-            cells = " | ".join(_cell(value) for value in line)
-            table.append(f"| {cells} |")
+        lines = []
+        for row in [columns, rule, *rows]:
+            cells = " | ".join(_cell(value) for value in row)
+            lines.append(f"| {cells} |")
 
-        self.experiment.add_text(name, "\n".join(table), step)
+        table = "\n".join(lines)
+        self.experiment.add_text(name, table, step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
         """Write a text that names the file of an HTML page, as TensorBoard shows no pages.
