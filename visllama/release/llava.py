@@ -147,12 +147,13 @@ def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
 
     connector = model.connector
     assert isinstance(connector, PatchMLPConnector)  # `find_obstacle` has refused any other connector
-    layers = {"linear_1": connector.hidden, "linear_2": connector.output}
-    for layer_name, layer in layers.items():
-        for name, tensor in layer.state_dict().items():
-            tensors[f"multi_modal_projector.{layer_name}.{name}"] = tensor
+    for name, tensor in connector.hidden.state_dict().items():
+        tensors[f"multi_modal_projector.linear_1.{name}"] = tensor
+    for name, tensor in connector.output.state_dict().items():
+        tensors[f"multi_modal_projector.linear_2.{name}"] = tensor
 
-    for name, tensor in model.language_model.state_dict().items():
+    language_tensors = model.language_model.state_dict()
+    for name, tensor in language_tensors.items():
         tensors[f"language_model.{name}"] = tensor
     tensors["language_model.model.embed_tokens.weight"] = _extended_embeddings(model)
     tensors["language_model.lm_head.weight"] = _extended_head(model)

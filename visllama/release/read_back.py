@@ -226,11 +226,12 @@ def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[
         # As LlavaProcessor does: one token for each vector of an image.
         image_tokens = image * maker.num_image_tokens
         rendered = rendered.replace(image, image_tokens)
-        tokenised = tokenizer(rendered, add_special_tokens=False)
+        ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
         segments = maker.template.segments(turns, answered=False)
         run_ids, _ = maker.tokenise(segments)
-        if tokenised["input_ids"] != _to_exported_ids(run_ids, num_embeddings):
+        expected_ids = _to_exported_ids(run_ids, num_embeddings)
+        if ids != expected_ids:
             different.append(name)
     return different
 
