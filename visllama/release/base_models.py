@@ -50,7 +50,7 @@ class BaseModel(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Return the model's name as Markdown: a link if it is on the hub, else an escaped text."""
+        """Return the model's name as Markdown: a link if it is on the hub; a local folder's name has a note on it."""
         if self.is_on_hub:
             return f"[{escape(self.name)}](https://huggingface.co/{self.name})"
         if self.is_shipped:

@@ -27,7 +27,7 @@ _PARTS = {
     "vision_encoder": "the vision encoder",
     "language_model": "the language model",
 }
-"""What a reader is told of each trained part."""
+"""The words of a card for each trained part of a model, by the part's name in `visllama.json`."""
 
 
 class Card(NamedTuple):

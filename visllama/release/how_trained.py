@@ -42,8 +42,8 @@ def is_scenes(source: Mapping) -> bool:
 def data_section(facts: RunFacts) -> str:
     """Return Markdown tables of the data sources that the weights were trained on; an empty text if none is known.
 
-    Each table names a source, its share of the samples, the number of samples and the content. With a first stage there
-    are two tables, the first stage's first.
+    A row has the name of a source, its share of the samples, the number of its samples, and a line about its content.
+    With a first stage there are two tables, the first stage's first.
 
     Args:
         facts: The facts about the weights, from `read_run`.
@@ -371,8 +371,8 @@ def _command(words: list[str], first_run: str | None = None) -> str:
 def provenance_section(facts: RunFacts) -> str:
     """Return a Markdown table of what produced the weights, as far as it is known, and a note on its hashes.
 
-    It names the versions of libraries, the machine, visllama's commit, the user's packages, and the SHA-256 of each
-    base model.
+    The rows are the versions of libraries, the machine, visllama's commit, the user's packages (plugins), and the
+    SHA-256 of the tensors of each base model.
 
     Args:
         facts: The facts about the weights, from `read_run`.

@@ -15,11 +15,12 @@ from visllama.markdown import escape, table
 from visllama.release.run_facts import RunFacts
 
 _HUB_TASKS = {"caption": "image-to-text", "vqa": "visual-question-answering"}
-"""The hub's names of our tasks."""
+"""The Hugging Face hub's name of each task of an evaluation."""
 _SCORING = {
     "caption": "Captions are scored by pycocoevalcap, after its PTB tokenising, on its own scale times 100.",
     "vqa": "Answers are scored by the official VQA accuracy, 0 to 100.",
 }
+"""The sentence on how the texts of each task are scored."""
 _CONTROLS = {
     "shuffled_images": "the model is shown another record's picture",
     "blank_images": "it is shown a blank picture",
@@ -27,6 +28,7 @@ _CONTROLS = {
     "majority_answer": "the training data's most frequent answer to such a question, and no model",
     "true_facts": "it is told in words what the picture shows, and shown none",
 }
+"""The meaning of each control of an evaluation, by its key in `metrics.json`."""
 _MAIN_METRICS = ("CIDEr", "accuracy")
 """The metrics that an evaluation is known by; without both its first metric is taken."""
 _MAX_TYPES = 12
