@@ -50,7 +50,7 @@ class BaseModel(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Return the model's name as Markdown: a link if it is on the hub, else an escaped text."""
+        """Return the model's name as Markdown: a link if it is on the hub; a local folder's name has a note on it."""
         if self.is_on_hub:
             return f"[{escape(self.name)}](https://huggingface.co/{self.name})"
         if self.is_shipped:
@@ -86,8 +86,8 @@ def _base_model(facts: RunFacts, part: str, hub_id: str | None) -> BaseModel:
 
     # A folder `a/b` here looks like an id on the hub. Of a folder only its name is published.
     is_on_hub = is_repository(path) and not Path(path).is_dir()
-    is_shipped = path.startswith(SHIPPED_PREFIX)
-    name = path if is_on_hub or is_shipped else Path(path).name
+    is_public = is_on_hub or path.startswith(SHIPPED_PREFIX)
+    name = path if is_public else Path(path).name
     return BaseModel(ROLES[part], name or kind, revision, kind, is_on_hub)
 
 

@@ -27,7 +27,7 @@ _PARTS = {
     "vision_encoder": "the vision encoder",
     "language_model": "the language model",
 }
-"""What a reader is told of each trained part."""
+"""The words of a card for each trained part of a model, by the part's name in `visllama.json`."""
 
 
 class Card(NamedTuple):
@@ -67,17 +67,20 @@ def build_card(
     choose("format", form, EXPORT_FORMATS)
     facts = read_run(weights)
     models = base_models(facts, named or {})
-    # An adapter, for example, is used without the vision encoder, whose licence then does not bind.
-    used_models = models_of_form(models, form)
     title = _title(facts, repo_id)
 
     # A format that reads no pictures is not shown with any.
-    evaluation_name, samples = ("", []) if form in TEXT_FORMS else _find_samples(facts)
-    usage = usage_lines(form, facts, models, repo_id)
+    evaluation_name = ""
+    samples: list[Sample] = []
+    if form not in TEXT_FORMS:
+        evaluation_name, samples = _find_samples(facts)
 
+    # An adapter, for example, is used without the vision encoder, whose licence then does not bind.
+    used_models = models_of_form(models, form)
+    usage = usage_lines(form, facts, models, repo_id)
     sections = {
         "How to use it": fenced(usage, "python"),
-        "Samples": _samples_section(evaluation_name, samples, facts) if samples else "",
+        "Samples": _samples_section(evaluation_name, samples, facts),
         "Results": results_section(facts),
         "Base models": base_models_section(used_models),
         "Data": data_section(facts),
@@ -86,17 +89,30 @@ def build_card(
         "Limits and biases": _limits(facts, models),
         "Licence": _licence(used_models),
     }
-    paragraphs = [f"# {escape(title)}", _about(facts, form, models)]
-    for name, section in sections.items():
-        if section:
-            paragraphs.append(f"## {name}\n\n{section}")
+    about = _about(facts, form, models)
+    body = _join(title, about, sections)
+    metadata = card_data(facts, form, models, title).to_yaml()
 
     # `ModelCard` parses the text again, and so refuses metadata that is no YAML.
-    metadata = card_data(facts, form, models, title).to_yaml()
-    body = "\n\n".join(paragraphs)
-    text = str(ModelCard(f"---\n{metadata}\n---\n\n{body}\n"))
+    card = ModelCard(f"---\n{metadata}\n---\n\n{body}\n")
+    files = eval_result_files(facts)
     pictures = {f"samples/{number}.png": sample.picture for number, sample in enumerate(samples, 1)}
-    return Card(text, pictures | eval_result_files(facts))
+    return Card(str(card), pictures | files)
+
+
+def _join(title: str, about: str, sections: Mapping[str, str]) -> str:
+    """Return the Markdown of a card: its title, the paragraphs on the model, and the sections that are not empty.
+
+    Args:
+        title: The title as plain text.
+        about: The paragraphs on the model, as Markdown.
+        sections: The Markdown of each section by its heading.
+    """
+    paragraphs = [f"# {escape(title)}", about]
+    for heading, section in sections.items():
+        if section:
+            paragraphs.append(f"## {heading}\n\n{section}")
+    return "\n\n".join(paragraphs)
 
 
 def write_card(card: Card, folder: Path) -> None:
@@ -122,8 +138,12 @@ def write_card(card: Card, folder: Path) -> None:
 
 def _title(facts: RunFacts, repo_id: str | None) -> str:
     """Return the card's title: the name of the repository without its owner, else that of the run, else "visllama"."""
-    name = repo_id.rpartition("/")[2] if repo_id else facts.config.get("name")
-    return name if isinstance(name, str) and name else "visllama"
+    name = facts.config.get("name")
+    if repo_id:
+        _, _, name = repo_id.rpartition("/")
+
+    is_name = isinstance(name, str) and name != ""
+    return name if is_name else "visllama"
 
 
 def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
@@ -132,27 +152,18 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     encoder, language_model = models
     encoder_state = "trained" if "vision_encoder" in trained else "frozen"
     language_model_state = "trained" if "language_model" in trained else "frozen"
-    lora = "with a trained LoRA adapter, " if mapping(facts.description, "parts", "lora") else ""
+    has_lora = mapping(facts.description, "parts", "lora") != {}
+    lora = "with a trained LoRA adapter, " if has_lora else ""
 
     connector = mapping(facts.description, "parts", "connector")
-    num_image_tokens = mapping(connector, "arguments").get("num_image_tokens")
-    if is_number(num_image_tokens):
-        image_tokens = f"{num_image_tokens:,} image tokens"
-    else:
-        image_tokens = "an image token for each of its patches"
-
-    counts = []
-    for part, count in facts.num_parameters.items():
-        # The names of parts come from a file that somebody else may have written.
-        name = _PARTS.get(part, escape(part))
-        counts.append(f"{name} {count:,}")
-
     connector_kind = escape(connector.get("kind"))
+    image_tokens = _image_tokens(connector)
+    parameters = _trained_parameters(facts)
     about = (
         f"A model that writes about pictures. A {encoder_state} vision encoder, {encoder.markdown}, looks at a "
         f"picture; a small trained connector ({connector_kind}) makes {image_tokens} of what it sees; and a "
         f"{language_model_state} language model, {language_model.markdown}, {lora}reads these between two trained "
-        f"markers, as if they were words, and writes text. Parameters that training has changed: {', '.join(counts)}. "
+        f"markers, as if they were words, and writes text. Parameters that training has changed: {parameters}. "
         f"{_content_of_files(form, models)}"
     )
 
@@ -169,6 +180,24 @@ def _about(facts: RunFacts, form: str, models: list[BaseModel]) -> str:
     return about
 
 
+def _image_tokens(connector: Mapping) -> str:
+    """Return in words how many image tokens a connector makes of a picture, by its description in `visllama.json`."""
+    count = mapping(connector, "arguments").get("num_image_tokens")
+    if is_number(count):
+        return f"{count:,} image tokens"
+    return "an image token for each of its patches"
+
+
+def _trained_parameters(facts: RunFacts) -> str:
+    """Return the number of parameters of each trained part, separated by commas."""
+    counts = []
+    for part, count in facts.num_parameters.items():
+        # The names of parts come from a file that somebody else may have written.
+        name = _PARTS.get(part) or escape(part)
+        counts.append(f"{name} {count:,}")
+    return ", ".join(counts)
+
+
 def _content_of_files(form: str, models: list[BaseModel]) -> str:
     """Return the sentences on which part of the model the files of a format hold."""
     if form == "llava":
@@ -180,9 +209,10 @@ def _content_of_files(form: str, models: list[BaseModel]) -> str:
 
     content = "The files here hold these alone; the base models are fetched from where they are published."
     unpublished = [model.markdown for model in models if not model.is_on_hub and not model.is_shipped]
-    if unpublished:
-        content += f" Not published is {' and '.join(unpublished)}: without it nothing can be loaded."
-    return content
+    if not unpublished:
+        return content
+    names = " and ".join(unpublished)
+    return f"{content} Not published is {names}: without it nothing can be loaded."
 
 
 def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]]:
@@ -191,29 +221,40 @@ def _find_samples(facts: RunFacts) -> tuple[str, list[Sample]]:
         return "", []
 
     for name in facts.evaluations:
-        samples = choose_samples(facts.folder / "evaluations" / name / "gallery.html")
+        gallery = facts.folder / "evaluations" / name / "gallery.html"
+        samples = choose_samples(gallery)
         if samples:
             return name, samples
     return "", []
 
 
 def _samples_section(name: str, samples: list[Sample], facts: RunFacts) -> str:
-    """Return a sentence on how an evaluation's samples were chosen, and their table, as Markdown."""
-    metric = main_metric(facts.evaluations[name])
+    """Return a sentence on how an evaluation's samples were chosen, and their table, as Markdown; "" without samples.
+
+    Args:
+        name: The name of the evaluation.
+        samples: The samples in the order of `choose_samples`, which puts the worst one last.
+        facts: The facts about the weights, which have the evaluation if there are samples.
+    """
+    if not samples:
+        return ""
+
     has_questions = any(sample.question for sample in samples)
+    metric = main_metric(facts.evaluations[name])
+    header = ["", "the model", "a reference", metric]
+    if has_questions:
+        header.insert(1, "question")
+
     rows = []
     for number, sample in enumerate(samples, 1):
-        # `choose_samples` puts the worst one last.
+        picture = f"![sample {number}](samples/{number}.png)"
         kind = "bad" if number == len(samples) else "good"
-        score = f"{100 * sample.score:.0f} ({kind})"
-        row = [f"![sample {number}](samples/{number}.png)", escape(sample.text), escape(sample.reference), score]
+        score = 100 * sample.score
+        row = [picture, escape(sample.text), escape(sample.reference), f"{score:.0f} ({kind})"]
         if has_questions:
             row.insert(1, escape(sample.question))
         rows.append(row)
 
-    header = ["", "the model", "a reference", metric]
-    if has_questions:
-        header.insert(1, "question")
     introduction = (
         f"Not typical ones: of the pictures that the evaluation {escape(name)} shows, the two with the best score and, "
         f"last, the one with the worst."
@@ -224,10 +265,12 @@ def _samples_section(name: str, samples: list[Sample], facts: RunFacts) -> str:
 def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
     """Return a Markdown list of the model's limits, chosen by its training data and its evaluations."""
     is_toy = any(model.is_shipped for model in models)
-    has_controls = any(mapping(evaluation, "controls") for evaluation in facts.evaluations.values())
+    evaluations = facts.evaluations.values()
+    has_controls = any(mapping(evaluation, "controls") for evaluation in evaluations)
     sources = sources_of(facts)
     if facts.first is not None:
         sources = sources_of(facts.first) | sources
+    has_real_data = any(not is_scenes(source) for source in sources.values())
 
     limits = [
         "It writes what is likely, and not always what is there: it names things, colors, counts and places that no "
@@ -244,7 +287,7 @@ def _limits(facts: RunFacts, models: list[BaseModel]) -> str:
         limits.append(
             "It was judged on captions alone: whether it answers questions or follows instructions is unknown."
         )
-    if any(not is_scenes(source) for source in sources.values()):
+    if has_real_data:
         limits.append(
             "Captions and answers of people, and texts of web pages, carry what their writers took for granted: about "
             "gender, age, skin color, culture and work. The model repeats it, and knows best what is common in them."

@@ -19,16 +19,18 @@ def portable_config(config: PreTrainedConfig, dtype: str) -> dict[str, Any]:
         dtype: Name of the dtype that the tensors are written in, for example "bfloat16".
     """
     # Private values name the folder and the release that the config came from.
-    values = {name: value for name, value in config.to_dict().items() if not name.startswith("_")}
+    values = {}
+    for name, value in config.to_dict().items():
+        if not name.startswith("_"):
+            values[name] = value
     values |= {"dtype": dtype, "torch_dtype": dtype}
 
     # A config without rotary positions, such as CLIP's, has no such value.
     rope = values.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
         values["rope_theta"] = rope["rope_theta"]
-        scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
-
         # transformers 4 has no scaling of the kind "default", but None.
-        is_scaled = scaling.get("rope_type", "default") != "default"
-        values["rope_scaling"] = scaling if is_scaled else None
+        values["rope_scaling"] = None
+        if rope.get("rope_type", "default") != "default":
+            values["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
     return values

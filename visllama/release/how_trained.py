@@ -22,8 +22,11 @@ def sources_of(facts: RunFacts) -> dict[str, dict]:
 
     Entries that are no mapping, which a run does not write, are left out.
     """
-    sources = mapping(facts.config, "data", "sources")
-    return {name: source for name, source in sources.items() if isinstance(source, dict)}
+    sources = {}
+    for name, source in mapping(facts.config, "data", "sources").items():
+        if isinstance(source, dict):
+            sources[name] = source
+    return sources
 
 
 def is_scenes(source: Mapping) -> bool:
@@ -32,14 +35,15 @@ def is_scenes(source: Mapping) -> bool:
     Args:
         source: A value of `sources_of`; its `_target_` decides.
     """
-    return str(source.get("_target_")).startswith(_SCENES_TARGET)
+    target = str(source.get("_target_"))
+    return target.startswith(_SCENES_TARGET)
 
 
 def data_section(facts: RunFacts) -> str:
     """Return Markdown tables of the data sources that the weights were trained on; an empty text if none is known.
 
-    Each table names a source, its share of the samples, the number of samples and the content. With a first stage there
-    are two tables, the first stage's first.
+    A row has the name of a source, its share of the samples, the number of its samples, and a line about its content.
+    With a first stage there are two tables, the first stage's first.
 
     Args:
         facts: The facts about the weights, from `read_run`.
@@ -57,24 +61,20 @@ def _sources_table(facts: RunFacts) -> str:
     if not sources:
         return ""
 
-    # A config that somebody else wrote may hold anything as a weight.
-    weights = numbers({name: source.get("weight") for name, source in sources.items()})
-    total_weight = sum(weights.values())
-    num_samples = numbers(mapping(facts.metrics, "train")).get("samples")
+    shares = _shares(sources)
+    train = mapping(facts.metrics, "train")
+    num_samples = numbers(train).get("samples")
 
     rows = []
     for name, source in sources.items():
-        share_cell = ""
-        samples_cell = ""
-        if name in weights and total_weight:
-            share = weights[name] / total_weight
-            share_cell = f"{share:.0%}" if share >= 0.01 else f"{share:.2%}"
-            if num_samples is not None:
-                samples_cell = f"{share * num_samples:,.0f}"
+        share = shares.get(name)
+        share_cell = _share_cell(share)
+        samples_cell = _samples_cell(share, num_samples)
+        description = _describe_source(name, source)
+        rows.append([escape(name), share_cell, samples_cell, description])
 
-        rows.append([escape(name), share_cell, samples_cell, _describe_source(name, source)])
-
-    section = table(["source", "share of the samples", "samples, about", "what it is"], rows)
+    header = ["source", "share of the samples", "samples, about", "what it is"]
+    section = table(header, rows)
     if num_samples is not None:
         section += (
             f"\n\n{num_samples:,} samples were seen in all; a sample is a picture with one text, or a text alone."
@@ -82,23 +82,67 @@ def _sources_table(facts: RunFacts) -> str:
     return section
 
 
+def _shares(sources: Mapping[str, Mapping]) -> dict[str, float]:
+    """Return the share of the samples that each data source has by its weight; a source of unknown share is left out.
+
+    Args:
+        sources: The data sources of one run, from `sources_of`.
+    """
+    # A config that somebody else wrote may hold anything as a weight.
+    weights: dict[str, float] = {}
+    for name, source in sources.items():
+        weight = source.get("weight")
+        if isinstance(weight, int | float) and is_number(weight):
+            weights[name] = weight
+
+    total_weight = sum(weights.values())
+    if not total_weight:
+        return {}
+    return {name: weight / total_weight for name, weight in weights.items()}
+
+
+def _share_cell(share: float | None) -> str:
+    """Return the cell with a share of the samples in percent; an empty cell if it is not known."""
+    if share is None:
+        return ""
+    if share >= 0.01:
+        return f"{share:.0%}"
+    return f"{share:.2%}"
+
+
+def _samples_cell(share: float | None, num_samples: float | None) -> str:
+    """Return the cell with the number of a source's samples; an empty cell if its share or all samples are unknown."""
+    if share is None or num_samples is None:
+        return ""
+    num_samples_of_source = share * num_samples
+    return f"{num_samples_of_source:,.0f}"
+
+
 def _describe_source(name: str, source: Mapping) -> str:
     """Return a line of Markdown about what a data source holds, under which licence, and how it was filtered."""
+    description = _describe_content(name, source)
+    filters = mapping(source, "filter")
+    if not filters:
+        return description
+
+    limits = ", ".join(f"{key} {limit}" for key, limit in filters.items())
+    return f"{description}; filtered by {escape(limits)}"
+
+
+def _describe_content(name: str, source: Mapping) -> str:
+    """Return a line of Markdown about what a data source holds, and under which licence."""
     terms = find_data_terms(name)
     path = source.get("path")
-    if is_scenes(source):
-        description = describe_scenes(source.get("holds"))
-    elif terms is not None:
-        description = terms.description
-    elif isinstance(path, str):
-        description = f"data of the trainer's own ({escape(without_places(path))})"
-    else:
-        description = "data of the trainer's own"
 
-    limits = [f"{key} {limit}" for key, limit in mapping(source, "filter").items()]
-    if limits:
-        description += f"; filtered by {escape(', '.join(limits))}"
-    return description
+    if is_scenes(source):
+        holds = source.get("holds")
+        return describe_scenes(holds)
+    if terms is not None:
+        return terms.description
+    if isinstance(path, str):
+        public_path = escape(without_places(path))
+        return f"data of the trainer's own ({public_path})"
+    return "data of the trainer's own"
 
 
 def training_section(facts: RunFacts) -> str:
@@ -143,50 +187,101 @@ def _commands(facts: RunFacts) -> list[str]:
 
 def _values_table(facts: RunFacts) -> list[str]:
     """Return a list with the table of the known settings of one stage; an empty list if none is known."""
-    rows = [[label, value] for label, value in _values(facts) if value]
-    return [table(["", ""], rows)] if rows else []
+    rows = []
+    for label, value in _values(facts):
+        if value:
+            rows.append([label, value])
+
+    if not rows:
+        return []
+    return [table(["", ""], rows)]
 
 
 def _values(facts: RunFacts) -> Iterator[tuple[str, str]]:
     """Yield pairs of a label and a setting of one training, as Markdown; a setting that is not known is ""."""
+    yield from _length_values(facts)
+    yield from _optimizer_values(facts)
+    yield from _text_values(facts)
+    yield "LoRA", _lora(facts)
+    yield from _run_values(facts)
+
+
+def _length_values(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of `_values` on which parts were trained, and for how long."""
     train = mapping(facts.metrics, "train")
     stage = mapping(facts.config, "stage")
-    optim = mapping(facts.config, "optim")
     trainer = mapping(facts.config, "trainer")
-    provenance = facts.provenance
-    trained = facts.description["trained"]
 
-    yield "trained parts", ", ".join(escape(name) for name in trained)
-    yield "global batch", _number(stage.get("global_batch_size"), " samples")
-    yield "steps", _number(train.get("steps"))
+    trained = [escape(name) for name in facts.description["trained"]]
+    yield "trained parts", ", ".join(trained)
+
+    batch_size = stage.get("global_batch_size")
+    yield "global batch", _number(batch_size, " samples")
+    num_steps = train.get("steps")
+    yield "steps", _number(num_steps)
 
     # With either bound the epochs of the config say nothing about the length.
-    if is_number(trainer.get("max_steps")) or is_number(stage.get("num_samples")):
+    max_steps = trainer.get("max_steps")
+    num_samples = stage.get("num_samples")
+    if is_number(max_steps) or is_number(num_samples):
         yield "length", "bounded by steps or samples, not by passes"
     else:
-        yield "passes over the data", _number(stage.get("epochs"))
+        epochs = stage.get("epochs")
+        yield "passes over the data", _number(epochs)
+
+
+def _optimizer_values(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of `_values` on the optimizer and its learning rate."""
+    optim = mapping(facts.config, "optim")
+    trained = facts.description["trained"]
 
     # A reader knows AdamW by its name, without the module that it comes from.
-    optimizer = str(optim.get("_target_") or "")
-    yield "optimizer", escape(optimizer.rpartition(".")[2])
+    target = str(optim.get("_target_") or "")
+    _, _, class_name = target.rpartition(".")
+    yield "optimizer", escape(class_name)
+
     yield "learning rate", _rates(optim, trained)
     yield "schedule", _schedule(optim)
-    yield "weight decay", _number(optim.get("weight_decay"))
-    yield "gradient norm, at most", _number(optim.get("clip_norm"))
+    weight_decay = optim.get("weight_decay")
+    yield "weight decay", _number(weight_decay)
+    clip_norm = optim.get("clip_norm")
+    yield "gradient norm, at most", _number(clip_norm)
 
-    yield "longest text", _number(stage.get("max_text_tokens"), " tokens, image tokens not counted")
-    yield "prompt", escape(stage.get("prompt") or "")
+
+def _text_values(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of `_values` on the texts that the model was trained on."""
+    stage = mapping(facts.config, "stage")
+
+    max_tokens = stage.get("max_text_tokens")
+    yield "longest text", _number(max_tokens, " tokens, image tokens not counted")
+    prompt = stage.get("prompt") or ""
+    yield "prompt", escape(prompt)
+
+    # A template of the user's own is a mapping, and has no name.
     template = stage.get("template")
-    yield "template", escape(template) if isinstance(template, str) else ""
-    yield "LoRA", _lora(facts)
+    template_name = template if isinstance(template, str) else ""
+    yield "template", escape(template_name)
 
-    # What the run itself has found out, such as the precision of `auto`.
-    yield "precision", escape(provenance.get("precision") or "")
-    yield "seed", _number(provenance.get("seed"))
-    yield "ranks", _number(provenance.get("num_ranks"))
+
+def _run_values(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Yield the pairs of `_values` that the run itself has found out, such as the precision that `auto` has become."""
+    train = mapping(facts.metrics, "train")
+    provenance = facts.provenance
+
+    precision = provenance.get("precision") or ""
+    yield "precision", escape(precision)
+    seed = provenance.get("seed")
+    yield "seed", _number(seed)
+    num_ranks = provenance.get("num_ranks")
+    yield "ranks", _number(num_ranks)
     yield "time", _time(train)
-    losses = numbers({key: train.get(key) for key in ("train/loss", "val/loss")})
-    yield "last loss, training and validation", " and ".join(f"{loss:.3f}" for loss in losses.values())
+
+    losses = []
+    for key in ("train/loss", "val/loss"):
+        loss = train.get(key)
+        if is_number(loss):
+            losses.append(f"{loss:.3f}")
+    yield "last loss, training and validation", " and ".join(losses)
 
 
 def _number(value: object, unit: str = "") -> str:
@@ -200,11 +295,11 @@ def _time(train: Mapping) -> str:
     if seconds is None:
         return ""
 
-    minutes = f"{seconds / 60:,.0f} minutes"
     samples_per_second = train.get("samples_per_second")
+    minutes = seconds / 60
     if not is_number(samples_per_second):
-        return minutes
-    return f"{minutes}, {samples_per_second:,.0f} samples a second"
+        return f"{minutes:,.0f} minutes"
+    return f"{minutes:,.0f} minutes, {samples_per_second:,.0f} samples a second"
 
 
 def _rates(optim: Mapping, trained: list) -> str:
@@ -213,9 +308,10 @@ def _rates(optim: Mapping, trained: list) -> str:
     if not is_number(learning_rate):
         return ""
 
-    # A rate of a frozen part was without effect.
     rates = [f"{learning_rate:g}"]
-    for part, rate in numbers(mapping(optim, "lr_by_part")).items():
+    rate_by_part = mapping(optim, "lr_by_part")
+    for part, rate in numbers(rate_by_part).items():
+        # A rate of a frozen part was without effect.
         if part in trained:
             rates.append(f"{escape(part)} {rate:g}")
     return ", ".join(rates)
@@ -223,14 +319,15 @@ def _rates(optim: Mapping, trained: list) -> str:
 
 def _schedule(optim: Mapping) -> str:
     """Return the schedule of the learning rate, with its warm-up if known; an empty text if it is not known."""
-    schedule = optim.get("schedule")
-    if not isinstance(schedule, str):
+    name = optim.get("schedule")
+    warmup = optim.get("warmup_fraction")
+    if not isinstance(name, str):
         return ""
 
-    warmup = optim.get("warmup_fraction")
+    schedule = escape(name)
     if not is_number(warmup):
-        return escape(schedule)
-    return f"{escape(schedule)}, after a warm-up of {warmup:.0%} of the steps"
+        return schedule
+    return f"{schedule}, after a warm-up of {warmup:.0%} of the steps"
 
 
 def _lora(facts: RunFacts) -> str:
@@ -247,7 +344,8 @@ def _lora(facts: RunFacts) -> str:
     # A pattern instead of a list would tell a reader little.
     modules = lora.get("target_modules")
     if isinstance(modules, list):
-        values += f", on {', '.join(map(str, modules))}"
+        names = ", ".join(str(module) for module in modules)
+        values += f", on {names}"
     return escape(values)
 
 
@@ -263,7 +361,9 @@ def _command(words: list[str], first_run: str | None = None) -> str:
         # The folder of another machine's run means nothing to a reader.
         if first_run is not None and word.startswith("init_from="):
             word = f"init_from={first_run}/weights"
-        command.append(shlex.quote(without_places(word)))
+
+        public_word = without_places(word)
+        command.append(shlex.quote(public_word))
 
     return " ".join(command)
 
@@ -271,33 +371,58 @@ def _command(words: list[str], first_run: str | None = None) -> str:
 def provenance_section(facts: RunFacts) -> str:
     """Return a Markdown table of what produced the weights, as far as it is known, and a note on its hashes.
 
-    It names the versions of libraries, the machine, visllama's commit, the user's packages, and the SHA-256 of each
-    base model.
+    The rows are the versions of libraries, the machine, visllama's commit, the user's packages (plugins), and the
+    SHA-256 of the tensors of each base model.
 
     Args:
         facts: The facts about the weights, from `read_run`.
     """
-    provenance = facts.provenance
-    versions = [f"{escape(name)} {escape(version)}" for name, version in mapping(provenance, "versions").items()]
-    git = mapping(provenance, "git")
-    commit = escape(git["commit"]) if git.get("commit") else ""
-    if commit and git.get("dirty"):
-        commit += ", with changes that were not committed"
-
-    # A file that somebody else wrote may hold anything here.
-    plugins = provenance.get("plugins")
-    plugin_names = [str(plugin) for plugin in plugins] if isinstance(plugins, list) else []
-
+    machine = facts.provenance.get("machine") or ""
     rows = [
-        ["versions", ", ".join(versions)],
-        ["machine", escape(provenance.get("machine") or "")],
-        ["visllama's commit", commit],
-        ["plugins", escape(", ".join(plugin_names))],
+        ["versions", _versions_cell(facts)],
+        ["machine", escape(machine)],
+        ["visllama's commit", _commit_cell(facts)],
+        ["plugins", _plugins_cell(facts)],
     ]
-    for part, digest in mapping(facts.description, "base_sha256").items():
+
+    digest_by_part = mapping(facts.description, "base_sha256")
+    for part, digest in digest_by_part.items():
         name = escape(part.replace("_", " "))
         rows.append([f"SHA-256 of the {name}", escape(digest)])
 
-    known_rows = [row for row in rows if row[1]]
-    note = "The hashes are of the base models' tensors in bfloat16; loading refuses others."
-    return "\n\n".join([table(["", ""], known_rows), note])
+    known_rows = [[label, cell] for label, cell in rows if cell]
+    known_table = table(["", ""], known_rows)
+    return f"{known_table}\n\nThe hashes are of the base models' tensors in bfloat16; loading refuses others."
+
+
+def _versions_cell(facts: RunFacts) -> str:
+    """Return the cell with the names and versions of libraries; an empty cell if none is known."""
+    version_by_name = mapping(facts.provenance, "versions")
+    versions = []
+    for name, version in version_by_name.items():
+        versions.append(f"{escape(name)} {escape(version)}")
+    return ", ".join(versions)
+
+
+def _commit_cell(facts: RunFacts) -> str:
+    """Return the cell with visllama's commit, and whether its files were changed; an empty cell if it is not known."""
+    git = mapping(facts.provenance, "git")
+    commit = git.get("commit")
+    if not commit:
+        return ""
+
+    cell = escape(commit)
+    if git.get("dirty"):
+        cell += ", with changes that were not committed"
+    return cell
+
+
+def _plugins_cell(facts: RunFacts) -> str:
+    """Return the cell with the names of the user's packages; an empty cell if there are none."""
+    # A file that somebody else wrote may hold anything here.
+    plugins = facts.provenance.get("plugins")
+    if not isinstance(plugins, list):
+        return ""
+
+    names = ", ".join(str(plugin) for plugin in plugins)
+    return escape(names)

@@ -138,19 +138,22 @@ def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
         model: A model that LLaVA can express, with LoRA merged.
     """
     tensors = {}
-    for name, tensor in _vision_encoder(model).model.state_dict().items():
+    encoder_tensors = _vision_encoder(model).model.state_dict()
+    for name, tensor in encoder_tensors.items():
         # CLIP projects its pooled vector alone, which LLaVA does not use.
         if not name.startswith("visual_projection."):
-            tensors[f"vision_tower.vision_model.{name.removeprefix('vision_model.')}"] = tensor
+            short_name = name.removeprefix("vision_model.")
+            tensors[f"vision_tower.vision_model.{short_name}"] = tensor
 
     connector = model.connector
     assert isinstance(connector, PatchMLPConnector)  # `find_obstacle` has refused any other connector
-    layers = {"linear_1": connector.hidden, "linear_2": connector.output}
-    for layer_name, layer in layers.items():
-        for name, tensor in layer.state_dict().items():
-            tensors[f"multi_modal_projector.{layer_name}.{name}"] = tensor
+    for name, tensor in connector.hidden.state_dict().items():
+        tensors[f"multi_modal_projector.linear_1.{name}"] = tensor
+    for name, tensor in connector.output.state_dict().items():
+        tensors[f"multi_modal_projector.linear_2.{name}"] = tensor
 
-    for name, tensor in model.language_model.state_dict().items():
+    language_tensors = model.language_model.state_dict()
+    for name, tensor in language_tensors.items():
         tensors[f"language_model.{name}"] = tensor
     tensors["language_model.model.embed_tokens.weight"] = _extended_embeddings(model)
     tensors["language_model.lm_head.weight"] = _extended_head(model)
@@ -165,16 +168,18 @@ def _extended_embeddings(model: VisLlama) -> Float[Tensor, "V_exported D"]:
 
     # No engine reads the image token's own row. The mean of the others can do no harm.
     image_row = embeddings.float().mean(0, keepdim=True)
-    rows = torch.cat([model.markers.detach().float(), image_row]).to(embeddings.dtype)
-    return torch.cat([embeddings, rows])
+    markers = model.markers.detach().float()
+    new_rows = torch.cat([markers, image_row])
+    return torch.cat([embeddings, new_rows.to(embeddings.dtype)])
 
 
 def _extended_head(model: VisLlama) -> Float[Tensor, "V_exported D"]:
     """Return the output head, followed by three rows that are the mean of all others: no logit of theirs is highest."""
     layer = cast("nn.Linear", model.language_model.get_output_embeddings())
     head = layer.weight.detach()
-    mean = head.float().mean(0, keepdim=True).to(head.dtype)
-    return torch.cat([head, mean.expand(3, -1)])
+    mean = head.float().mean(0, keepdim=True)
+    new_rows = mean.to(head.dtype).expand(3, -1)
+    return torch.cat([head, new_rows])
 
 
 def _input_embeddings(model: VisLlama) -> nn.Embedding:

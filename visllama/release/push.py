@@ -49,8 +49,9 @@ def list_upload(folder: Path) -> list[tuple[str, int]]:
 
     if refused:
         names = printable(", ".join(refused[:5]))
+        suffixes = " ".join(_SUFFIXES)
         raise ConfigError(
-            f"{printable(folder)}: not uploaded, it holds {names}: only {' '.join(_SUFFIXES)} files go to the hub; "
+            f"{printable(folder)}: not uploaded, it holds {names}: only {suffixes} files go to the hub; "
             f"move the others elsewhere"
         )
     if not files:
@@ -85,7 +86,8 @@ def read_token(repo_id: str) -> str:
     if not is_repository(repo_id):
         raise ConfigError(f"push={printable(repo_id)}: a repository on the hub is user/name, or organisation/name")
 
-    token = os.environ.get(TOKEN, "").strip()
+    token = os.environ.get(TOKEN, "")
+    token = token.strip()
     if not token:
         raise ConfigError(
             f"push={repo_id}: the environment variable {TOKEN} is not set: make a token that may write to {repo_id} "
@@ -138,7 +140,11 @@ def _reason(error: Exception, token: str) -> str:
         return f"the hub refuses the token of {TOKEN} ({status}): it needs permission to write there"
 
     # The token goes before the message is cut: at the cut it would be printed in part.
-    line = " ".join(str(error).split()).replace(token, f"${TOKEN}")
+    words = str(error).split()
+    line = " ".join(words)
+    line = line.replace(token, f"${TOKEN}")
+
     # Some errors have no text: those are named by their class.
-    message = line[:500] or type(error).__name__
+    kind = type(error).__name__
+    message = line[:500] or kind
     return printable(message)

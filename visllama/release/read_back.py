@@ -65,22 +65,20 @@ def make_probe(model: VisLlama, maker: SampleMaker) -> Probe:
     generator = torch.Generator().manual_seed(0)
     pixel_values = torch.randn(1, 3, size, size, generator=generator)
 
-    # The text alone is for an adapter, which is read back without the connector.
     input_ids = _question_ids(maker, num_images=1)
+    inputs_embeds = model.embed(input_ids, pixel_values)
+    logits = model(input_ids, pixel_values).logits
+
+    # The text alone is for an adapter, which is read back without the connector.
     text_ids = _question_ids(maker, num_images=0)
-    return Probe(
-        input_ids=input_ids,
-        pixel_values=pixel_values,
-        inputs_embeds=model.embed(input_ids, pixel_values),
-        logits=model(input_ids, pixel_values).logits,
-        text_ids=text_ids,
-        text_logits=model(text_ids, pixel_values).logits,
-    )
+    text_logits = model(text_ids, pixel_values).logits
+    return Probe(input_ids, pixel_values, inputs_embeds, logits, text_ids, text_logits)
 
 
 def _question_ids(maker: SampleMaker, num_images: int) -> Int[Tensor, "1 T"]:
     """Return the token ids of the question about a number of images, as a batch of one."""
-    segments = maker.template.segments([Turn("human", _QUESTION, num_images)])
+    turn = Turn("human", _QUESTION, num_images)
+    segments = maker.template.segments([turn])
     ids, _ = maker.tokenise(segments)
     return torch.tensor([ids])
 
@@ -99,13 +97,25 @@ def read_back_llava(folder: Path, probe: Probe, dtype: torch.dtype) -> float:
     """
     llava = _load(LlavaForConditionalGeneration, folder, dtype)
     num_embeddings = probe.logits.shape[-1]
-    exported_id_of = exported_ids(num_embeddings)
-    ids = [exported_id_of.get(token_id, token_id) for token_id in probe.input_ids[0].tolist()]
+    ids = _to_exported_ids(probe.input_ids[0].tolist(), num_embeddings)
 
-    logits = llava(input_ids=torch.tensor([ids]), pixel_values=probe.pixel_values.to(dtype)).logits
+    input_ids = torch.tensor([ids])
+    pixel_values = probe.pixel_values.to(dtype)
+    logits = llava(input_ids=input_ids, pixel_values=pixel_values).logits
 
     # The model has no logits for the three tokens that the export has added.
     return _compare("llava", logits[..., :num_embeddings], probe.logits)
+
+
+def _to_exported_ids(ids: list[int], num_embeddings: int) -> list[int]:
+    """Return token ids of visllama with those of its markers and placeholder replaced by the ids of the export.
+
+    Args:
+        ids: Token ids in visllama, where markers and placeholder have negative ones.
+        num_embeddings: Number of the model's own embeddings (V), after which the ids of the new tokens come.
+    """
+    exported_id_of = exported_ids(num_embeddings)
+    return [exported_id_of.get(token_id, token_id) for token_id in ids]
 
 
 @torch.no_grad()
@@ -154,7 +164,11 @@ def _load(kind: Any, folder: Path, dtype: torch.dtype) -> nn.Module:
         ConfigError: If the class does not find each of its tensors, or finds others, which it would only warn of.
     """
     model, loading_info = read(kind, str(folder), dtype=dtype, output_loading_info=True)
-    problems = {name: loading_info[name] for name in ("missing_keys", "unexpected_keys") if loading_info[name]}
+    problems = {}
+    for problem in ("missing_keys", "unexpected_keys"):
+        if loading_info[problem]:
+            problems[problem] = loading_info[problem]
+
     if problems:
         raise ConfigError(f"{folder}: its tensors are not those that {kind.__name__} reads: {problems}")
     return model.eval()
@@ -171,12 +185,15 @@ def _compare(form: str, logits: Float[Tensor, "1 T V"], expected: Float[Tensor, 
     Raises:
         ConfigError: If the difference is more than rounding, or not a number.
     """
-    difference = logits.float() - expected.float()
+    precise_expected = expected.float()
+    difference = logits.float() - precise_expected
     largest = difference.abs().max().item()
-    relative = (difference.norm() / expected.float().norm()).item()
+    relative_norm = difference.norm() / precise_expected.norm()
+    relative = relative_norm.item()
 
     # Written so that NaN, which compares false, is refused too.
-    is_rounding = relative <= _MAX_RELATIVE_DIFFERENCE[expected.dtype]
+    largest_relative = _MAX_RELATIVE_DIFFERENCE[expected.dtype]
+    is_rounding = relative <= largest_relative
     if not is_rounding:
         raise ConfigError(
             f"format={form}: the exported model computes something else: its logits differ by up to {largest:.3g}, "
@@ -200,44 +217,54 @@ def same_prompts(folder: Path, maker: SampleMaker, num_embeddings: int) -> list[
         Names such as "a question about two images", for a reader; an empty list if all prompts are the same.
     """
     tokenizer = read(AutoTokenizer, str(folder))
-    exported_id_of = exported_ids(num_embeddings)
-    image = tokenizer.convert_ids_to_tokens(exported_id_of[PLACEHOLDER_ID])
+    image_id = exported_ids(num_embeddings)[PLACEHOLDER_ID]
+    image = tokenizer.convert_ids_to_tokens(image_id)
 
     different = []
     for name, (messages, turns) in _conversations(maker.prompt).items():
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         # As LlavaProcessor does: one token for each vector of an image.
-        rendered = rendered.replace(image, image * maker.num_image_tokens)
+        image_tokens = image * maker.num_image_tokens
+        rendered = rendered.replace(image, image_tokens)
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
-        # visllama's ids of markers and placeholder are not those of the export.
-        run_ids, _ = maker.tokenise(maker.template.segments(turns, answered=False))
-        expected_ids = [exported_id_of.get(token_id, token_id) for token_id in run_ids]
+        segments = maker.template.segments(turns, answered=False)
+        run_ids, _ = maker.tokenise(segments)
+        expected_ids = _to_exported_ids(run_ids, num_embeddings)
         if ids != expected_ids:
             different.append(name)
     return different
 
 
 def _conversations(prompt: str) -> dict[str, tuple[list[dict], list[Turn]]]:
-    """Return conversations by name, each as messages of a chat template and as turns of visllama."""
+    """Return conversations by name, each as messages of a chat template and as turns of visllama.
+
+    Args:
+        prompt: The text by which the run asked for a caption; "" if a caption directly follows its image.
+    """
     image = {"type": "image"}
     question = {"type": "text", "text": _QUESTION}
+    about_image = _user(image, question)
+    system = {"role": "system", "content": "Be brief."}
+    answer = {"role": "assistant", "content": "A red cup."}
+
+    image_turn = Turn("human", _QUESTION, 1)
+    text_turn = Turn("human", _QUESTION)
+    system_turn = Turn("system", "Be brief.")
+    answer_turn = Turn("gpt", "A red cup.")
+
     # Without a prompt a caption follows its image, which then belongs to the model's turn.
-    captioning = [Turn("human", prompt, 1), Turn("gpt", "")] if prompt else [Turn("gpt", "", 1)]
+    captioning = [Turn("gpt", "", 1)]
+    if prompt:
+        captioning = [Turn("human", prompt, 1), Turn("gpt", "")]
 
     return {
         "a caption": ([_user(image)], captioning),
-        "a question about an image": ([_user(image, question)], [Turn("human", _QUESTION, 1)]),
+        "a question about an image": ([about_image], [image_turn]),
         "a question about two images": ([_user(image, image, question)], [Turn("human", _QUESTION, 2)]),
-        "a question about none": ([_user(question)], [Turn("human", _QUESTION)]),
-        "a system text": (
-            [{"role": "system", "content": "Be brief."}, _user(image, question)],
-            [Turn("system", "Be brief."), Turn("human", _QUESTION, 1)],
-        ),
-        "a second question": (
-            [_user(image, question), {"role": "assistant", "content": "A red cup."}, _user(question)],
-            [Turn("human", _QUESTION, 1), Turn("gpt", "A red cup."), Turn("human", _QUESTION)],
-        ),
+        "a question about none": ([_user(question)], [text_turn]),
+        "a system text": ([system, about_image], [system_turn, image_turn]),
+        "a second question": ([about_image, answer, _user(question)], [image_turn, answer_turn, text_turn]),
     }
 
 

@@ -15,11 +15,12 @@ from visllama.markdown import escape, table
 from visllama.release.run_facts import RunFacts
 
 _HUB_TASKS = {"caption": "image-to-text", "vqa": "visual-question-answering"}
-"""The hub's names of our tasks."""
+"""The Hugging Face hub's name of each task of an evaluation."""
 _SCORING = {
     "caption": "Captions are scored by pycocoevalcap, after its PTB tokenising, on its own scale times 100.",
     "vqa": "Answers are scored by the official VQA accuracy, 0 to 100.",
 }
+"""The sentence on how the texts of each task are scored."""
 _CONTROLS = {
     "shuffled_images": "the model is shown another record's picture",
     "blank_images": "it is shown a blank picture",
@@ -27,6 +28,7 @@ _CONTROLS = {
     "majority_answer": "the training data's most frequent answer to such a question, and no model",
     "true_facts": "it is told in words what the picture shows, and shown none",
 }
+"""The meaning of each control of an evaluation, by its key in `metrics.json`."""
 _MAIN_METRICS = ("CIDEr", "accuracy")
 """The metrics that an evaluation is known by; without both its first metric is taken."""
 _MAX_TYPES = 12
@@ -43,36 +45,47 @@ def results_section(facts: RunFacts) -> str:
     Args:
         facts: The facts about the weights, from `read_run`.
     """
-    return "\n\n".join(_evaluation_section(name, evaluation, facts) for name, evaluation in facts.evaluations.items())
+    sections = []
+    for name, evaluation in facts.evaluations.items():
+        section = _evaluation_section(name, evaluation, facts)
+        sections.append(section)
+    return "\n\n".join(sections)
 
 
 def _evaluation_section(name: str, evaluation: Mapping, facts: RunFacts) -> str:
     """Return Markdown with the heading of one evaluation, its tables, and how it was measured."""
     controls = mapping(evaluation, "controls")
+    size = f"n = {_count(evaluation)}"
+    if "split" in evaluation:
+        split = escape(evaluation["split"])
+        size = f"split {split}, {size}"
 
-    split = f"split {escape(evaluation['split'])}, " if "split" in evaluation else ""
-    paragraphs = [
-        f"### {escape(name)}",
-        f"{split}n = {_count(evaluation)}",
-        _scores_table(evaluation, controls),
-        *_tables_by_type(evaluation, controls),
-        _method(evaluation, controls, facts),
-    ]
+    paragraphs = [f"### {escape(name)}", size]
+    paragraphs.append(_scores_table(evaluation, controls))
+    paragraphs += _tables_by_type(evaluation, controls)
+    paragraphs.append(_method(evaluation, controls, facts))
     return "\n\n".join(paragraphs)
 
 
 def _scores_table(evaluation: Mapping, controls: Mapping) -> str:
     """Return the table of the scores, their intervals, and the controls' scores beside them."""
     factor = _factor(evaluation)
+    scores = numbers(mapping(evaluation, "metrics"))
 
-    # A control may lack a metric, and then has an empty cell.
     rows = []
-    for metric, value in numbers(mapping(evaluation, "metrics")).items():
-        controls_scores = [_score(mapping(controls, control).get(metric), factor) for control in controls]
+    for metric, value in scores.items():
+        score = _score(value, factor)
         interval = _interval(evaluation, metric, factor)
-        rows.append([escape(metric), f"**{value * factor:.1f}**", interval, *controls_scores])
+        row = [escape(metric), f"**{score}**", interval]
 
-    return table(["metric", "score", "95% interval", *_as_words(controls)], rows)
+        # A control may lack the metric, and then has an empty cell.
+        for control in controls:
+            control_value = mapping(controls, control).get(metric)
+            row.append(_score(control_value, factor))
+        rows.append(row)
+
+    header = ["metric", "score", "95% interval", *_as_words(controls)]
+    return table(header, rows)
 
 
 def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
@@ -82,27 +95,38 @@ def _method(evaluation: Mapping, controls: Mapping, facts: RunFacts) -> str:
 
     if task in _SCORING:
         sentences.append(_SCORING[task])
-
-    # An unknown control, such as one of a newer release, has its column in the table, and no sentence here.
-    known_controls = [control for control in controls if control in _CONTROLS]
-    if known_controls:
-        names = _as_words(known_controls)
-        meanings = [f"{name} ({_CONTROLS[control]})" for name, control in zip(names, known_controls, strict=True)]
-        sentences.append(f"The controls: {', '.join(meanings)}.")
-
+    sentences += _meanings(controls)
     sentences += _decoding(evaluation)
+    sentences += _asking(evaluation)
 
-    version = mapping(facts.provenance, "versions").get("pycocoevalcap")
+    versions = mapping(facts.provenance, "versions")
+    version = versions.get("pycocoevalcap")
     if version and task == "caption":
         sentences.append(f"pycocoevalcap {escape(version)}.")
     if "origin" in evaluation:
-        sentences.append(f"{escape(evaluation['origin'])}.")
+        origin = escape(evaluation["origin"])
+        sentences.append(f"{origin}.")
     return " ".join(sentences)
+
+
+def _meanings(controls: Iterable[str]) -> list[str]:
+    """Return a list with the sentence on what the controls mean; an empty list if none of them is known here."""
+    # An unknown control, such as one of a newer release, has its column in the table, and no meaning here.
+    known_controls = [control for control in controls if control in _CONTROLS]
+    if not known_controls:
+        return []
+
+    meanings = []
+    for name, control in zip(_as_words(known_controls), known_controls, strict=True):
+        meanings.append(f"{name} ({_CONTROLS[control]})")
+    sentence = ", ".join(meanings)
+    return [f"The controls: {sentence}."]
 
 
 def _as_words(keys: Iterable[str]) -> list[str]:
     """Return keys as words of Markdown: `no_images` as "no images"."""
-    return [escape(key.replace("_", " ")) for key in keys]
+    phrases = [key.replace("_", " ") for key in keys]
+    return [escape(phrase) for phrase in phrases]
 
 
 def main_metric(evaluation: Mapping) -> str:
@@ -141,11 +165,12 @@ def _score(value: object, factor: int) -> str:
 def _interval(evaluation: Mapping, metric: str, factor: int) -> str:
     """Return the cell with the ends of a score's 95% interval times a factor; an empty cell if there is no interval."""
     bounds = mapping(evaluation, "intervals").get(metric)
-    is_pair = isinstance(bounds, list) and len(bounds) == 2
-    if not is_pair or not all(map(is_number, bounds)):
+    if not isinstance(bounds, list) or len(bounds) != 2:
         return ""
 
     low, high = bounds
+    if not is_number(low) or not is_number(high):
+        return ""
     return f"{low * factor:.1f} to {high * factor:.1f}"
 
 
@@ -157,56 +182,94 @@ def _tables_by_type(evaluation: Mapping, controls: Mapping) -> list[str]:
     tables = []
     for kind in mapping(evaluation, "by_type"):
         scores = numbers(mapping(evaluation, "by_type", kind))
-        if not 0 < len(scores) <= _MAX_TYPES:
-            continue
-
-        # Each control has scores of the same types, shown in columns of their own.
-        counts = mapping(evaluation, "counts", kind)
-        scores_by_control = [mapping(controls, control, "by_type", kind) for control in controls]
-        rows = []
-        for name, score in scores.items():
-            count = counts.get(name)
-            count_cell = f"{count:,}" if is_number(count) else ""
-            # Answers alone are scored by type, and on the scale of the tables.
-            controls_scores = [_score(control_scores.get(name), 1) for control_scores in scores_by_control]
-            rows.append([escape(name), count_cell, _score(score, 1), *controls_scores])
-
-        header = [*_as_words([kind]), "n", "score", *_as_words(controls)]
-        tables.append(table(header, rows))
-
+        if 0 < len(scores) <= _MAX_TYPES:
+            counts = mapping(evaluation, "counts", kind)
+            tables.append(_types_table(kind, scores, counts, controls))
     return tables
 
 
-def _decoding(evaluation: Mapping) -> list[str]:
-    """Return the sentences on how the texts were generated, and what the model was asked."""
-    decoding = mapping(evaluation, "decoding")
-    settings = []
+def _types_table(kind: str, scores: Mapping[str, float], counts: Mapping, controls: Mapping) -> str:
+    """Return the table of the scores of each type of records, and the controls' scores beside them.
 
-    num_beams = decoding.get("num_beams")
-    if is_number(num_beams):
-        search = "sampled" if decoding.get("do_sample") else "greedy"
-        settings.append(search if num_beams == 1 else f"{num_beams} beams")
-    if is_number(decoding.get("max_new_tokens")):
-        settings.append(f"at most {decoding['max_new_tokens']} new tokens")
-    if decoding.get("repetition_penalty", 1.0) != 1.0:
-        settings.append(f"repetition penalty {escape(decoding['repetition_penalty'])}")
+    Args:
+        kind: The way to sort records into types, such as "answer_type".
+        scores: The score of each type.
+        counts: The number of records of each type; a type may be missing.
+        controls: The controls of the evaluation, of which each may have scores of the same types.
+    """
+    scores_by_control = [mapping(controls, control, "by_type", kind) for control in controls]
+
+    rows = []
+    for name, score in scores.items():
+        count = counts.get(name)
+        count_cell = f"{count:,}" if is_number(count) else ""
+
+        # Answers alone are scored by type, and their scores are on the scale of the tables already.
+        row = [escape(name), count_cell, _score(score, 1)]
+        for control_scores in scores_by_control:
+            control_score = control_scores.get(name)
+            row.append(_score(control_score, 1))
+        rows.append(row)
+
+    header = [*_as_words([kind]), "n", "score", *_as_words(controls)]
+    return table(header, rows)
+
+
+def _decoding(evaluation: Mapping) -> list[str]:
+    """Return a list with the sentence on how the texts were generated; an empty list if nothing is known of it."""
+    settings = _search_settings(evaluation)
+    if not settings:
+        return []
 
     # An evaluation without the key `prompt` is not said to have had none.
-    sentences = []
-    prompt = evaluation.get("prompt") or evaluation.get("hint")
-    if settings:
-        if prompt:
-            settings.append(f'the prompt "{escape(prompt)}"')
-        elif "prompt" in evaluation:
-            settings.append("no prompt")
-        sentences.append(f"Decoding: {', '.join(settings)}.")
+    prompt = _prompt(evaluation)
+    if prompt:
+        settings.append(f'the prompt "{escape(prompt)}"')
+    elif "prompt" in evaluation:
+        settings.append("no prompt")
+
+    sentence = ", ".join(settings)
+    return [f"Decoding: {sentence}."]
+
+
+def _search_settings(evaluation: Mapping) -> list[str]:
+    """Return the known settings by which the texts of an evaluation were generated, each in words of Markdown."""
+    decoding = mapping(evaluation, "decoding")
+    num_beams = decoding.get("num_beams")
+    max_new_tokens = decoding.get("max_new_tokens")
+    penalty = decoding.get("repetition_penalty", 1.0)
+    settings = []
+
+    if is_number(num_beams) and num_beams != 1:
+        settings.append(f"{num_beams} beams")
+    elif is_number(num_beams) and decoding.get("do_sample"):
+        settings.append("sampled")
+    elif is_number(num_beams):
+        settings.append("greedy")
+
+    if is_number(max_new_tokens):
+        settings.append(f"at most {max_new_tokens} new tokens")
+    if penalty != 1.0:
+        settings.append(f"repetition penalty {escape(penalty)}")
+    return settings
+
+
+def _prompt(evaluation: Mapping) -> object:
+    """Return the text that the model was given with each picture or question; a false value if there was none."""
+    return evaluation.get("prompt") or evaluation.get("hint")
+
+
+def _asking(evaluation: Mapping) -> list[str]:
+    """Return a list with the sentence on the template of a question; an empty list if it adds no words to one."""
+    human = mapping(evaluation, "template").get("human")
+    if not isinstance(human, str) or human == _PLAIN:
+        return []
 
     # A caption without a prompt follows its picture, and the template adds no words.
-    has_question = bool(prompt) or _task(evaluation) == "vqa"
-    human = mapping(evaluation, "template").get("human")
-    if has_question and isinstance(human, str) and human != _PLAIN:
-        sentences.append(f'Asked as "{escape(human)}".')
-    return sentences
+    has_question = _prompt(evaluation) or _task(evaluation) == "vqa"
+    if not has_question:
+        return []
+    return [f'Asked as "{escape(human)}".']
 
 
 def eval_results(facts: RunFacts) -> list[EvalResult]:
@@ -220,15 +283,19 @@ def eval_results(facts: RunFacts) -> list[EvalResult]:
     """
     results = []
     for name, evaluation in facts.evaluations.items():
+        task = _task(evaluation)
+        task_type = _HUB_TASKS.get(task, "image-text-to-text")
+        split = _split(evaluation)
         factor = _factor(evaluation)
+        scores = numbers(mapping(evaluation, "metrics"))
 
-        for metric, value in numbers(mapping(evaluation, "metrics")).items():
+        for metric, value in scores.items():
             # The hub has ids of data sets here, which our evaluations are not: they are named by themselves.
             result = EvalResult(
-                task_type=_HUB_TASKS.get(_task(evaluation), "image-text-to-text"),
+                task_type=task_type,
                 dataset_type=name,
                 dataset_name=name,
-                dataset_split=_split(evaluation),
+                dataset_split=split,
                 metric_type=metric.lower(),
                 metric_name=f"{metric} x 100" if factor == 100 else metric,
                 metric_value=round(value * factor, 2),
@@ -258,30 +325,33 @@ def eval_result_files(facts: RunFacts) -> dict[str, bytes]:
     """
     files = {}
     for name, evaluation in facts.evaluations.items():
-        factor = _factor(evaluation)
-        scores = numbers(mapping(evaluation, "metrics"))
-
-        # There is at least one score: `RunFacts.evaluations` has no others.
-        main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
-        metric = [*main_metrics, *scores][0]
-
-        scale = f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100"
-        notes = [scale, f"n = {_count(evaluation)}"]
-        split = _split(evaluation)
-        if split:
-            notes.append(f"split {split}")
-        interval = _interval(evaluation, metric, factor)
-        if interval:
-            notes.append(f"95% interval {interval}")
-
-        entry = EvalResultEntry(
-            dataset_id=name,
-            task_id=_task(evaluation) or "default",
-            value=round(scores[metric] * factor, 2),
-            notes="; ".join(notes),
-        )
-
-        entries = eval_result_entries_to_yaml([entry])
+        entries = eval_result_entries_to_yaml([_main_entry(name, evaluation)])
         text = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
         files[f".eval_results/{name}.yaml"] = text.encode()
     return files
+
+
+def _main_entry(name: str, evaluation: Mapping) -> EvalResultEntry:
+    """Return the main score of an evaluation as the hub reads it, with notes on how it was measured."""
+    factor = _factor(evaluation)
+    scores = numbers(mapping(evaluation, "metrics"))
+
+    # There is at least one score: `RunFacts.evaluations` has no others.
+    main_metrics = [metric for metric in _MAIN_METRICS if metric in scores]
+    metric = [*main_metrics, *scores][0]
+
+    scale = f"{metric} x 100" if factor == 100 else f"{metric}, 0 to 100"
+    notes = [scale, f"n = {_count(evaluation)}"]
+    split = _split(evaluation)
+    if split:
+        notes.append(f"split {split}")
+    interval = _interval(evaluation, metric, factor)
+    if interval:
+        notes.append(f"95% interval {interval}")
+
+    return EvalResultEntry(
+        dataset_id=name,
+        task_id=_task(evaluation) or "default",
+        value=round(scores[metric] * factor, 2),
+        notes="; ".join(notes),
+    )

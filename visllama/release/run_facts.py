@@ -89,7 +89,8 @@ def _read_one_run(weights: Path) -> RunFacts:
         return RunFacts(description, num_parameters, folder=None, metrics={}, config={}, words=None, first=None)
 
     config = _read_or_empty(lambda: read_config(folder / "config.yaml"))
-    return RunFacts(description, num_parameters, folder, metrics, config, _read_words(folder), first=None)
+    words = _read_words(folder)
+    return RunFacts(description, num_parameters, folder, metrics, config, words, first=None)
 
 
 def _read_or_empty(read: Callable[[], object]) -> dict[str, Any]:
@@ -147,7 +148,8 @@ def _count_parameters(path: Path) -> dict[str, int]:
             part = part_of(name)
             # A slice reads nothing but the header, however large the tensor is.
             shape = file.get_slice(name).get_shape()
-            counts[part] = counts.get(part, 0) + math.prod(shape)
+            num_before = counts.get(part, 0)
+            counts[part] = num_before + math.prod(shape)
     return counts
 
 

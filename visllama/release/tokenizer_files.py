@@ -77,7 +77,8 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
     """
     backend = tokenizer.backend_tokenizer
     id_of_token = backend.get_vocab()
-    first_new_id = max(id_of_token.values()) + 1
+    last_id = max(id_of_token.values())
+    first_new_id = last_id + 1
 
     mark = ImageMark(
         boi=_free_name("[boi]", id_of_token),
@@ -87,7 +88,8 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
     # A tokenizer counts on from its last token, and not from the model's last embedding.
     fillers = [f"<|unused_{i}|>" for i in range(first_new_id, num_embeddings)]
     names = [*fillers, mark.boi, mark.eoi, mark.image]
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    new_tokens = [AddedToken(name, special=True, normalized=False) for name in names]
+    backend.add_special_tokens(new_tokens)
 
     ids = [backend.token_to_id(name) for name in names]
     expected_ids = list(range(first_new_id, num_embeddings + 3))

@@ -27,6 +27,8 @@ model, tokenizer = AutoModelForCausalLM.from_pretrained("{here}"), AutoTokenizer
 embeds, mask = visllama.load("WEIGHTS").embed("photo.jpg")  # the connector's side; a question is a second argument
 print(tokenizer.decode(model.generate(inputs_embeds=embeds, attention_mask=mask)[0], skip_special_tokens=True))
 """
+_TEMPLATES = {"llava": _LLAVA, "adapter": _ADAPTER, "language_model": _LANGUAGE_MODEL}
+"""The lines of each format but "hub", with slots for what is loaded and for the base model."""
 
 
 def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: str | None) -> list[str]:
@@ -44,10 +46,11 @@ def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: st
     if form == "hub":
         return _hub_lines(facts, here, is_on_hub=repo_id is not None)
 
-    template = {"llava": _LLAVA, "adapter": _ADAPTER, "language_model": _LANGUAGE_MODEL}[form]
     _, language_model = models
     base = language_model.name if language_model.is_on_hub else "BASE_MODEL"
-    return template.strip().format(here=here, base=base).split("\n")
+    template = _TEMPLATES[form]
+    usage = template.strip().format(here=here, base=base)
+    return usage.split("\n")
 
 
 def _hub_lines(facts: RunFacts, here: str, is_on_hub: bool) -> list[str]:

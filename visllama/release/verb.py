@@ -41,6 +41,8 @@ _USED_BY = {
     "language_model": "vllm serve {out} --enable-prompt-embeds   (what to send: visllama/release/README.md)",
 }
 """The next command that a user would type, by the format."""
+_BY_TRANSFORMERS = "Read back by transformers: no tensor is missing, none is unknown, and"
+"""The beginning of the result of a format that transformers has loaded."""
 
 
 def assemble(config: ExportConfig) -> dict:
@@ -195,22 +197,29 @@ class _Exporter:
         source = self.model.language_model_source
         self.model = None
 
-        by_transformers = "Read back by transformers: no tensor is missing, none is unknown, and"
-
         if self.config.format == "llava":
             difference = read_back_llava(folder, self.probe, self.dtype)
-            different = same_prompts(folder, self.maker, num_embeddings=self.probe.logits.shape[-1])
-            exceptions = f", but for {', '.join(different)}" if different else ""
-            return (
-                f"{by_transformers} the logits differ by at most {difference:.1g}. The chat template makes the run's "
-                f"own ids{exceptions}."
-            )
+            prompts = self._compare_prompts(folder, num_embeddings=self.probe.logits.shape[-1])
+            return f"{_BY_TRANSFORMERS} the logits differ by at most {difference:.1g}. {prompts}"
         if self.config.format == "language_model":
             difference = read_back_language_model(folder, self.probe, self.dtype)
-            return f"{by_transformers} the logits differ by at most {difference:.1g}."
+            return f"{_BY_TRANSFORMERS} the logits differ by at most {difference:.1g}."
 
         difference = read_back_adapter(folder, self.probe, load_base=lambda: source.load(self.dtype))
         return f"Read back by PEFT over the base model: the logits differ by at most {difference:.1g}."
+
+    def _compare_prompts(self, folder: Path, num_embeddings: int) -> str:
+        """Return the sentence on which prompts the chat template of a LLaVA folder writes as the run did.
+
+        Args:
+            folder: The folder that `write` has filled.
+            num_embeddings: Number of the language model's own embeddings (V).
+        """
+        different = same_prompts(folder, self.maker, num_embeddings)
+        if not different:
+            return "The chat template makes the run's own ids."
+        names = ", ".join(different)
+        return f"The chat template makes the run's own ids, but for {names}."
 
     def _read_back_hub(self, folder: Path) -> str:
         """Check names and shapes of the tensors in a folder of the format `hub`, and return the result as a sentence.

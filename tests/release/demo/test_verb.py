@@ -93,6 +93,7 @@ def test_a_server_of_all_addresses_is_meant_by_numbers_and_its_own_name():
     assert is_own("[fe80::1]:80") and not is_own("evil.example:80") and not is_own("192.168.1.5:81")
     assert not own_hosts("127.0.0.1", 80)("192.168.1.5:80")
     assert not own_hosts("127.0.0.1", 80)("localhost:²"), "a superscript is no number of a port"
+    assert not own_hosts("127.0.0.1", 80)(f"localhost:{'8' * 5000}"), "Python reads no number of so many digits"
 
 
 @pytest.mark.slow

@@ -51,14 +51,20 @@ def add_api(app: FastAPI, models: Shelf, max_bytes: int) -> None:
         max_bytes: The largest size of a picture's file, in bytes.
     """
 
+    def write_caption(body: object) -> dict[str, str]:
+        return caption_of(body, models, max_bytes)
+
+    def write_answer(body: object) -> dict[str, str]:
+        return answer_to(body, models, max_bytes)
+
     async def health(request: Request) -> Response:
         return JSONResponse({"weights": models.names})
 
     async def caption(request: Request) -> Response:
-        return await _answer(request, lambda body: caption_of(body, models, max_bytes))
+        return await _answer(request, write_caption)
 
     async def chat(request: Request) -> Response:
-        return await _answer(request, lambda body: answer_to(body, models, max_bytes))
+        return await _answer(request, write_answer)
 
     app.add_route("/health", health, ["GET"])
     app.add_route("/caption", caption, ["POST"])
@@ -72,21 +78,28 @@ async def _answer(request: Request, work: Callable[[object], dict[str, str]]) ->
         request: The request, whose body is read.
         work: The function. It is called in a thread of its own, as a model would block all other clients.
     """
+    content = await request.body()
     try:
-        body = json.loads(await request.body())
+        body = json.loads(content)
     except (ValueError, RecursionError):
-        return JSONResponse({"error": "the body is no JSON"}, 400)
+        return _refusal("the body is no JSON", 400)
 
     # Busy first, as it is a ConfigError too: a client may try again.
     try:
-        return JSONResponse(await run_in_threadpool(work, body))
+        answer = await run_in_threadpool(work, body)
+        return JSONResponse(answer)
     except Busy as error:
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "5"})
+        return _refusal(str(error), 503, {"Retry-After": "5"})
     except ConfigError as error:
-        return JSONResponse({"error": str(error)}, 400)
+        return _refusal(str(error), 400)
     except Exception:
         _log.exception("the demo's API")
-        return JSONResponse({"error": "something went wrong here; the server's terminal says what"}, 500)
+        return _refusal("something went wrong here; the server's terminal says what", 500)
+
+
+def _refusal(message: str, status: int, headers: dict[str, str] | None = None) -> Response:
+    """Return an HTTP answer with a status that holds an error message as JSON."""
+    return JSONResponse({"error": message}, status, headers)
 
 
 def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
@@ -134,7 +147,8 @@ def answer_to(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
     served, decoding = _choose(request, models)
     with served.turn() as pipeline:
         turns, pictures = _read_messages(request["messages"], max_bytes)
-        return {"answer": reply(pipeline, turns, pictures, **decoding)}
+        answer = reply(pipeline, turns, pictures, **decoding)
+    return {"answer": answer}
 
 
 def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
@@ -144,13 +158,16 @@ def _check_keys(body: object, needed_key: str) -> dict[str, Any]:
         ConfigError: If it is no object, has an unknown key, or lacks the key that it needs.
     """
     known_keys = (needed_key, "weights", *_SETTINGS)
+    key_list = ", ".join(known_keys)
     if not isinstance(body, dict):
-        raise ConfigError(f"the body has to be an object of {', '.join(known_keys)}")
+        raise ConfigError(f"the body has to be an object of {key_list}")
 
-    # A misspelt key would otherwise be passed over in silence. A client's own text is cut, as it may be long.
+    # A misspelt key would otherwise be passed over in silence.
     unknown_keys = sorted(body.keys() - set(known_keys))
     if unknown_keys:
-        raise ConfigError(f"{unknown_keys[0][:100]}: no such key: there are {', '.join(known_keys)}")
+        # A client's own text is cut, as it may be long.
+        first_key = unknown_keys[0][:100]
+        raise ConfigError(f"{first_key}: no such key: there are {key_list}")
     if needed_key not in body:
         raise ConfigError(f"{needed_key}: has to be there")
     return body
@@ -162,9 +179,11 @@ def _choose(request: dict[str, Any], models: Shelf) -> tuple[Served, dict[str, A
     Raises:
         ConfigError: If there is no such model, or a setting is out of its range.
     """
-    served = models.choose(request.get("weights"))
-    wishes = {name: request.get(name) for name in _SETTINGS}
-    return served, served.settings(**wishes)
+    name = request.get("weights")
+    served = models.choose(name)
+    wishes = {setting: request.get(setting) for setting in _SETTINGS}
+    decoding = served.settings(**wishes)
+    return served, decoding
 
 
 def _read_messages(messages: object, max_bytes: int) -> tuple[list[Turn], list[Image.Image]]:
@@ -183,10 +202,12 @@ def _read_messages(messages: object, max_bytes: int) -> tuple[list[Turn], list[I
         turn, images = _read_message(message, place)
 
         # Refused before any is decoded, as each may fill 150 MB then.
-        if len(pictures) + len(images) > MOST_PICTURES:
+        num_pictures = len(pictures) + len(images)
+        if num_pictures > MOST_PICTURES:
             raise ConfigError(f"{place}.images: at most {MOST_PICTURES} pictures in a conversation")
         for index, image in enumerate(images):
-            pictures.append(_decode_picture(image, f"{place}.images[{index}]", max_bytes))
+            image_place = f"{place}.images[{index}]"
+            pictures.append(_decode_picture(image, image_place, max_bytes))
 
         turns.append(turn)
     return turns, pictures
@@ -206,20 +227,22 @@ def _read_message(message: object, place: str) -> tuple[Turn, list[object]]:
     known_keys = {"role", "text", "images"}
     if not isinstance(message, dict) or not needed_keys <= message.keys() <= known_keys:
         raise ConfigError(f"{place}: has to be an object of role, text and, where there are any, images")
-
     role = message["role"]
-    if not isinstance(role, str) or role not in _SPEAKERS:
-        raise ConfigError(f"{place}.role: has to be one of {', '.join(_SPEAKERS)}")
     text = message["text"]
+    images = message.get("images", [])
+
+    if not isinstance(role, str) or role not in _SPEAKERS:
+        roles = ", ".join(_SPEAKERS)
+        raise ConfigError(f"{place}.role: has to be one of {roles}")
     if not isinstance(text, str):
         raise ConfigError(f"{place}.text: has to be a text")
-
-    images = message.get("images", [])
     if not isinstance(images, list):
         raise ConfigError(f"{place}.images: has to be a list")
     if images and role != "user":
         raise ConfigError(f"{place}.images: only a message of the user has images")
-    return Turn(_SPEAKERS[role], text, len(images)), images
+
+    turn = Turn(_SPEAKERS[role], text, len(images))
+    return turn, images
 
 
 def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
@@ -243,5 +266,6 @@ def _decode_picture(encoded: object, place: str, max_bytes: int) -> Image.Image:
         raise ConfigError(f"{place}: no base64: give a file's content, neither a path nor an address") from None
 
     if len(content) > max_bytes:
-        raise ConfigError(f"{place}: larger than {max_bytes / 2**20:g} MB")
+        max_mb = max_bytes / 2**20
+        raise ConfigError(f"{place}: larger than {max_mb:g} MB")
     return read_picture(content, place)

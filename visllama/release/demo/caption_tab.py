@@ -58,7 +58,13 @@ class CaptionTab:
             trigger_mode="always_last",
             **self.exhibit.model_line(),
         )
-        on(again.click, self._caption_again, [model, *settings], outputs, **self.exhibit.model_line())
+        on(
+            again.click,
+            self._caption_again,
+            inputs=[model, *settings],
+            outputs=outputs,
+            **self.exhibit.model_line(),
+        )
 
         # A heat map is drawn from what the last caption has left, and needs no model.
         on(words.select, self._look, [words], [heat])
@@ -89,7 +95,8 @@ class CaptionTab:
         """Caption the session's picture, and offer its words where the model's attention can be shown."""
         served = self.exhibit.models.choose(model)
         decoding = decoding_of(served, *settings)
-        picture = read_picture(session.pictures["caption"], name)
+        upload = session.pictures["caption"]
+        picture = read_picture(upload, name)
         session.looked = None
 
         with served.turn() as pipeline:
@@ -111,12 +118,17 @@ class CaptionTab:
         """Return the heat map of a word of the last caption by its index; a hidden one if no word has the index."""
         session = self.exhibit.session(request)
         looked = session.looked
-        if looked is None or not isinstance(word, int) or not 0 <= word < len(looked.maps):
+        # The index comes from the client, which may send anything.
+        if looked is None or not isinstance(word, int):
+            return _hidden_heat()
+        if not 0 <= word < len(looked.maps):
             return _hidden_heat()
 
-        picture = read_picture(session.pictures["caption"], "the picture")
+        upload = session.pictures["caption"]
+        picture = read_picture(upload, "the picture")
         image = heat_map(picture, looked, word)
-        return gr.Image(image, visible=True, label=f"Where “{looked.words[word]}” looked")
+        label = f"Where “{looked.words[word]}” looked"
+        return gr.Image(image, visible=True, label=label)
 
 
 def _nothing() -> _Outputs:

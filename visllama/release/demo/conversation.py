@@ -37,8 +37,8 @@ def shown_turn(speaker: str, text: str, pictures: Sequence[Image.Image] = ()) ->
         text: The plain text of the turn.
         pictures: The pictures of the turn, in any size; they are not changed.
     """
-    thumbnails = tuple(_thumbnail(picture) for picture in pictures)
-    return ShownTurn(speaker, text, thumbnails)
+    thumbnails = [_thumbnail(picture) for picture in pictures]
+    return ShownTurn(speaker, text, tuple(thumbnails))
 
 
 def as_page(turns: Sequence[ShownTurn]) -> str:
@@ -50,14 +50,18 @@ def as_page(turns: Sequence[ShownTurn]) -> str:
     Args:
         turns: The turns of the conversation, the first one first.
     """
-    paragraphs = "".join(_paragraph(turn) for turn in reversed(turns))
-    content = paragraphs or f'<p class="hint">{_HINT}</p>'
+    paragraphs = [_paragraph(turn) for turn in reversed(turns)]
+    if not paragraphs:
+        paragraphs.append(f'<p class="hint">{_HINT}</p>')
+
+    content = "".join(paragraphs)
     return f'<div class="talk" role="log" aria-live="polite" tabindex="0">{content}</div>'
 
 
 def _paragraph(turn: ShownTurn) -> str:
     """Return the HTML of a turn."""
-    pictures = "".join(f'<img src="{address}" alt="picture">' for address in turn.thumbnails)
+    images = [f'<img src="{address}" alt="picture">' for address in turn.thumbnails]
+    pictures = "".join(images)
     # An empty bubble would look as if the answer were still to come.
     text = html.escape(turn.text) or "<i>(nothing)</i>"
     return f'<p class="{turn.speaker}">{pictures}{text}</p>'
@@ -69,5 +73,6 @@ def _thumbnail(picture: Image.Image) -> str:
     small.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
 
     # JPEG would blur a drawing of a few pixels.
-    file_format = "png" if max(picture.size) < _THUMBNAIL_PX else "jpeg"
+    is_small = max(picture.size) < _THUMBNAIL_PX
+    file_format = "png" if is_small else "jpeg"
     return data_address(small, file_format)

@@ -107,11 +107,11 @@ class Exhibit:
         )
 
     def example(self, event: gr.SelectData) -> Image.Image:
-        """Return the example picture that was clicked in the row."""
+        """Return the example picture that was clicked in the row; the first one if the event names no example."""
         return self.examples[self._clicked(event)]
 
     def example_file(self, event: gr.SelectData) -> Path:
-        """Return the path of the PNG file of the example that was clicked in the row."""
+        """Return the path of the PNG file of the example that was clicked; the first one's if the event names none."""
         return example_path(self.uploads, self._clicked(event))
 
     def _clicked(self, event: gr.SelectData) -> int:

@@ -196,15 +196,18 @@ class Guard:
             raise Refused(421, "this server has another name: ask it by the address that it printed, with its port")
 
         # Programs send no origin; a browser sends that of the page which asks.
-        own_origin = f"{scope['scheme']}://{hosts[0]}"
+        scheme = scope["scheme"]
+        own_origin = f"{scheme}://{hosts[0]}"
         origin = headers.get("origin")
         if origin is not None and origin.lower() != own_origin.lower():
             raise Refused(403, "pages of other origins may not ask this server")
 
         # The user first: a stranger learns nothing about routes. The rate last: no other refusal counts as a request.
+        method = scope["method"]
+        path = scope["path"]
         self._check_user(headers.get("authorization"))
-        self._check_route(scope["method"], scope["path"])
-        if scope["method"] == "POST" and scope["path"] in _MODEL_WORK:
+        self._check_route(method, path)
+        if method == "POST" and path in _MODEL_WORK:
             self._check_rate(scope)
 
     def _check_user(self, authorization: str | None) -> None:
@@ -216,10 +219,13 @@ class Guard:
         if self.rules.user is None:
             return
 
-        expected = base64.b64encode(f"{self.rules.user}:{self.rules.password}".encode())
+        user_and_password = f"{self.rules.user}:{self.rules.password}"
+        expected = base64.b64encode(user_and_password.encode())
         kind, _, credentials = (authorization or "").partition(" ")
+        credentials = credentials.strip()
+
         # Compared in a time that does not depend on how much of the password is right.
-        is_same = hmac.compare_digest(credentials.strip().encode(), expected)
+        is_same = hmac.compare_digest(credentials.encode(), expected)
         if kind.lower() != "basic" or not is_same:
             challenge = {"www-authenticate": 'Basic realm="visllama", charset="UTF-8"'}
             raise Refused(401, "give user and password", challenge)
@@ -266,7 +272,7 @@ class Guard:
         most = self._largest(scope["path"])
         declared = Headers(scope=scope).get("content-length", "0")
         if _length(declared) > most:
-            raise Refused(413, f"too large: at most {self.rules.max_bytes / 2**20:g} MB")
+            raise _too_large(self.rules.max_bytes)
 
         collecting = _collect(receive, most, self.rules.max_bytes)
         try:
@@ -318,9 +324,16 @@ class Guard:
 
 def _with_safe_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer with those of the guard added; the latter replace any of the same name."""
-    kept = [(name, value) for name, value in headers if name.decode() not in _HEADERS]
-    added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-    return kept + added
+    all_headers = [(name, value) for name, value in headers if name.decode() not in _HEADERS]
+    for name, value in _HEADERS.items():
+        all_headers.append((name.encode(), value.encode()))
+    return all_headers
+
+
+def _too_large(max_bytes: int) -> Refused:
+    """Return the refusal of a body that is too large; its message names the largest size of a file, in MiB."""
+    max_mb = max_bytes / 2**20
+    return Refused(413, f"too large: at most {max_mb:g} MB")
 
 
 def _length(declared: str) -> float:
@@ -354,7 +367,7 @@ async def _collect(receive: Receive, most: int, max_bytes: int, keeps: bool = Tr
 
         has_more = message.get("more_body", False)
         if len(body) > most:
-            raise Refused(413, f"too large: at most {max_bytes / 2**20:g} MB")
+            raise _too_large(max_bytes)
     return bytes(body)
 
 

@@ -12,9 +12,9 @@ _MAX_CLIENTS = 10_000
 
 
 class Rate:
-    """Counter of each client's requests in the last seconds, which says whether a further one is allowed.
+    """Counter of each client's requests in the last seconds, by which a further request is allowed or has to wait.
 
-    The 10 000 clients that asked last are remembered.
+    Only the 10 000 clients that asked last are remembered.
 
     Args:
         most: The largest number of requests of a client in any `window_s` seconds.

@@ -19,6 +19,9 @@ from visllama.release.demo.api import add_api
 from visllama.release.demo.guard import Guard, Rules
 from visllama.release.demo.served import Shelf
 
+_MAX_PORT_DIGITS = 5
+"""The largest number of digits of a port in a Host header."""
+
 
 @contextmanager
 def upload_folder() -> Generator[Path, None, None]:
@@ -114,7 +117,9 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
     is_everywhere = not host or (_is_address(host) and ipaddress.ip_address(host).is_unspecified)
     # Others reach such a server by the machine's name.
     if is_everywhere:
-        names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        short_name = socket.gethostname()
+        full_name = socket.getfqdn()
+        names |= {short_name.lower(), full_name.lower()}
 
     def is_own(header: str) -> bool:
         name, _, header_port = header.rpartition(":")
@@ -123,7 +128,8 @@ def own_hosts(host: str, port: int) -> Callable[[str], bool]:
         if not header_port.isdecimal():
             name = header
             header_port = "80"
-        if int(header_port) != port:
+        # Python refuses to read thousands of digits, with an error.
+        if len(header_port) > _MAX_PORT_DIGITS or int(header_port) != port:
             return False
 
         name = name.lower().removeprefix("[").removesuffix("]")

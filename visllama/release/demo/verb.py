@@ -44,7 +44,8 @@ def assemble(config: DemoConfig) -> socket.socket:
     for key in ("max_upload_mb", "requests_per_minute", "max_queue"):
         value = getattr(config, key)
         require(value > 0, f"{key}={value}: must be more than 0")
-    require(0 <= config.port < 2**16, f"port={config.port}: must be from 0, which takes a free one, to 65535")
+    is_port = 0 <= config.port < 2**16
+    require(is_port, f"port={config.port}: must be from 0, which takes a free one, to 65535")
 
     _check_password(config)
     check_machine(config.trainer)
@@ -86,10 +87,13 @@ def _serve(config: DemoConfig, listening: socket.socket) -> None:
     models = load_models(config)
 
     # Weights of the embedded world know drawn scenes alone, and are shown some.
-    encoder = models.choose().pipeline.model.vision_encoder
-    is_of_scenes = getattr(encoder, "path", "") == locate("visllama:clip")
-    first_weights = Path(str(as_list(config.weights)[0]))
-    examples = find_examples(first_weights, is_of_scenes)
+    first_model = models.choose()
+    encoder = first_model.pipeline.model.vision_encoder
+    encoder_path = getattr(encoder, "path", "")
+    is_of_scenes = encoder_path == locate("visllama:clip")
+
+    first_weights = as_list(config.weights)[0]
+    examples = find_examples(Path(str(first_weights)), is_of_scenes)
 
     # With port=0 the system has chosen the port.
     host = config.host
@@ -142,8 +146,10 @@ def greeting(host: str, port: int) -> str:
     lines = [f"The page: {address}"]
     # Nobody else reaches a loopback address, but through ssh.
     if _is_loopback(host):
-        login = f"{getpass.getuser()}@{socket.gethostname()}"
-        lines.append(f"From elsewhere: ssh -L {port}:{bracketed}:{port} {login}, then the same address")
+        user = getpass.getuser()
+        machine = socket.gethostname()
+        forwarding = f"{port}:{bracketed}:{port}"
+        lines.append(f"From elsewhere: ssh -L {forwarding} {user}@{machine}, then the same address")
 
     lines.append(f"The API: POST {address}/caption and {address}/chat; visllama/release/README.md describes it")
     lines.append("Ctrl-C ends it")
