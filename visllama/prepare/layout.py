@@ -80,7 +80,8 @@ def encode(text: dict) -> bytes:
     Raises:
         UnicodeEncodeError: If a text holds a letter that UTF-8 does not have (half of a surrogate pair).
     """
-    return json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    compact_json = json.dumps(text, ensure_ascii=False, separators=(",", ":"))
+    return compact_json.encode("utf-8")
 
 
 def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLayout:
@@ -112,14 +113,16 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
     is_quiet = not sys.stdout.isatty()
     with ThreadPoolExecutor(_THREADS) as threads:
         # `map` keeps the order of the records, whichever thread is done first.
-        results = chain.from_iterable(threads.map(place_all, chunks))
+        results_of_chunks = threads.map(place_all, chunks)
+        results = chain.from_iterable(results_of_chunks)
         for result in track(results, "looking for images", num_records, transient=True, disable=is_quiet):
             if isinstance(result, Skipped):
                 skipped.append(result)
                 continue
 
             placed, num_bytes, text = result
-            if not shards or totals[-1] + num_bytes > shard_bytes:
+            needs_new_shard = not shards or totals[-1] + num_bytes > shard_bytes
+            if needs_new_shard:
                 shards.append([])
                 totals.append(0)
                 digest.update(b"shard\n")
@@ -180,17 +183,21 @@ def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int,
         return
 
     reasons = Counter(record.reason for record in skipped)
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    examples = "".join(f"\n  {record.where}: {record.reason}: {record.detail}" for record in skipped[:_MOST_SHOWN])
+    counts = [f"{reason} {count}" for reason, count in reasons.most_common()]
+    count_list = ", ".join(counts)
+    examples = ""
+    for record in skipped[:_MOST_SHOWN]:
+        examples += f"\n  {record.where}: {record.reason}: {record.detail}"
 
     fraction = num_skipped / num_records
     bad = f"{name}: {num_skipped} of {num_records} records ({fraction:.1%}) are bad"
     if fraction == 1:
-        raise ConfigError(f"{bad} ({counts}):{examples}\nnothing is left: mend them; check_only=true names each")
+        raise ConfigError(f"{bad} ({count_list}):{examples}\nnothing is left: mend them; check_only=true names each")
 
     # Rounded up to a thousandth, so that the value that is shown is enough.
-    enough = min(1.0, -(-fraction * 1000 // 1) / 1000)
+    thousandths = -(-fraction * 1000 // 1)
+    enough = min(1.0, thousandths / 1000)
     raise ConfigError(
-        f"{bad}, more than max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\n"
+        f"{bad}, more than max_bad_fraction={max_bad_fraction:g} ({count_list}):{examples}\n"
         f"mend them, or, to leave them out, max_bad_fraction={enough:g}; check_only=true names each"
     )
