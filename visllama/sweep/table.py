@@ -191,8 +191,11 @@ class SweepTable(Callback):
             return
         config = self._config(trained[0])
         for objective in main_objectives(config):
-            scores = [row["scores"].get(objective.name) for row in trained]
-            values = [score for score in scores if score is not None]
+            values = []
+            for row in trained:
+                score = row["scores"].get(objective.name)
+                if score is not None:
+                    values.append(score)
             # One value has no standard deviation.
             if len(values) > 1:
                 shown_mean = objective.show(mean(values))
