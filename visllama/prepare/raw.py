@@ -387,7 +387,14 @@ def texts(values: Iterable[Any]) -> list[str]:
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """Return the most frequent of some answers, at least one; where several are equally frequent, the first of them."""
+    """Return the answer that occurs most often; of several that occur equally often, the one that comes first.
+
+    Args:
+        answers: The answers, at least one.
+
+    Raises:
+        ValueError: If there is no answer.
+    """
     # `most_common` keeps the order in which equally frequent answers came.
     [(answer, _)] = Counter(answers).most_common(1)
     return answer

@@ -30,10 +30,10 @@ _RUNTIME = ("workers", "max_bad_fraction", "check_only")
 
 
 def assemble(config: PrepareConfig) -> None:
-    """Check the configuration of `prepare` before the work starts; nothing is built, in spite of the name.
+    """Check the keys of `prepare` and their values, and that the files and folders they name are there.
 
-    Each verb may have an `assemble`, which the command line calls first. This one checks the keys and their values, and
-    looks whether the files and folders that they name are there; no file is opened, and nothing is written.
+    No file is opened, and nothing is written. The command line calls a verb's `assemble`, if it has one, before the
+    verb itself; other verbs also build objects there.
 
     Raises:
         ConfigError: If a key or a value cannot be used; the message names the key, and says what to do.
@@ -42,7 +42,10 @@ def assemble(config: PrepareConfig) -> None:
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Write the shards of a source, or what else `config.source` makes, and print a summary and a next command.
+    """Prepare the data that `config.source` names, and print a summary and the command that is likely to come next.
+
+    A raw dataset is written as shards (tars with an index), existing tars are indexed, and a list of URLs is downloaded
+    as shards. For "scenes" the CLIP and the LLaMA of the embedded world are trained.
 
     Args:
         config: A configuration that `assemble` has accepted.
