@@ -21,7 +21,7 @@ from visllama.data.shards.manifest import Manifest, find_tars, index_tars, local
 from visllama.data.shards.remote import FetchError, check_address, is_remote
 from visllama.errors import ConfigError, require
 from visllama.files import WriteFailed, write_whole
-from visllama.prepare.raw import SPLITS
+from visllama.prepare.raw import require_split
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Shards:
         Raises:
             ConfigError: If `split` is no split, or `cache_gib` is 0 or less; the message names the key.
         """
-        require(self.split in SPLITS, f"split={self.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-
+        require_split(self.split)
         gib = self.cache_gib
         require(gib is None or gib > 0, f"cache_gib={gib}: must be more than 0, or null")
 
@@ -81,7 +80,8 @@ def find(place: str) -> list[str]:
 
     # A remote place cannot be listed, so that its tars have to be numbered.
     path, _, _ = place.partition("?")
-    if "*" in place or not path.endswith(".tar"):
+    is_numbered = "*" not in place and path.endswith(".tar")
+    if not is_numbered:
         raise ConfigError(f"from={place}: name the tars of a place elsewhere by numbers: .../{{00000..00099}}.tar")
     try:
         return list(braceexpand(place))
@@ -123,8 +123,10 @@ def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[P
     else:
         manifest = _index_links(tars, folder, spec.workers)
 
-    if not manifest.num_records.sum():
-        raise ConfigError(f"from={place}: no record can be read in its tars ({_describe_faults(manifest.faults)})")
+    num_records = manifest.num_records.sum()
+    if num_records == 0:
+        faults = _describe_faults(manifest.faults)
+        raise ConfigError(f"from={place}: no record can be read in its tars ({faults})")
 
     manifest.save()
     return folder, manifest
@@ -144,12 +146,15 @@ def index_each(tars: list[str]) -> Iterator[ShardIndex]:
         try:
             yield index_shard(Path(tar))
         except OSError as error:
-            raise ConfigError(f"{tar}: cannot be read ({error.strerror or error})") from error
+            reason = error.strerror or error
+            raise ConfigError(f"{tar}: cannot be read ({reason})") from error
 
 
 def _index_remote(urls: list[str], folder: Path, cache: Path, cache_gib: float | None) -> Manifest:
     """Fetch and index remote shards, and return their manifest."""
-    max_bytes = None if cache_gib is None else int(cache_gib * 2**30)
+    max_bytes = None
+    if cache_gib is not None:
+        max_bytes = int(cache_gib * 2**30)
     shard_cache = ShardCache(cache / "shards", max_bytes)
     rows = _fetch(urls, folder, shard_cache)
     return Manifest.of(str(folder), urls, rows)
@@ -165,7 +170,8 @@ def _index_links(tars: list[str], folder: Path, num_workers: int | None) -> Mani
 
     homes = [link.with_name(f"{link.name}.idx") for link in links]
     rows = index_tars(links, homes, num_workers)
-    return Manifest.of(str(folder), [link.name for link in links], rows)
+    names = [link.name for link in links]
+    return Manifest.of(str(folder), names, rows)
 
 
 def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
@@ -174,18 +180,20 @@ def _hold_to(folder: Path, place: str, tars: list[str]) -> None:
     Raises:
         ConfigError: If the folder holds, or was begun with, something else.
     """
-    tars_sha256 = hashlib.sha256("\n".join(tars).encode()).hexdigest()
-    description = {"sha256": tars_sha256, "settings": {"from": place}}
+    tar_list = "\n".join(tars)
+    tars_sha256 = hashlib.sha256(tar_list.encode()).hexdigest()
     plan = folder / "plan.json"
 
     is_new = not folder.exists() or not any(folder.iterdir())
     if is_new:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(plan, json.dumps(description, indent=2) + "\n")
+        description = {"sha256": tars_sha256, "settings": {"from": place}}
+        text = json.dumps(description, indent=2)
+        write_whole(plan, text + "\n")
 
     try:
-        begun = json.loads(plan.read_text(encoding="utf-8"))
-        is_same = begun["sha256"] == tars_sha256
+        text = plan.read_text(encoding="utf-8")
+        is_same = json.loads(text)["sha256"] == tars_sha256
     except (OSError, ValueError, KeyError, TypeError):
         is_same = False
 
@@ -201,7 +209,8 @@ def _fetch(urls: list[str], folder: Path, cache: ShardCache) -> list[Row]:
 
     rows = []
     is_quiet = not sys.stdout.isatty()
-    for number, url in enumerate(track(urls, "fetching shards", transient=True, disable=is_quiet)):
+    tracked_urls = track(urls, "fetching shards", transient=True, disable=is_quiet)
+    for number, url in enumerate(tracked_urls):
         home = Path(names.index(number))
         if not home.is_file():
             try:

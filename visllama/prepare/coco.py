@@ -56,7 +56,8 @@ class Coco(RawData):
             annotations = self._listed(content, "annotations")
             return self._official(images, annotations)
 
-        if not any(isinstance(image, dict) and "sentences" in image for image in images):
+        has_sentences = any(isinstance(image, dict) and "sentences" in image for image in images)
+        if not has_sentences:
             raise ConfigError(
                 f"captions={self.captions}: not a COCO captions file: neither 'annotations' beside 'images', as "
                 f"captions_train2017.json has, nor 'sentences' in each image, as Karpathy's dataset_coco.json has"
@@ -79,9 +80,13 @@ class Coco(RawData):
         for number, image in enumerate(images):
             entry = image if isinstance(image, dict) else {}
             image_id = entry.get("id")
-            names = names_of_both_years(entry.get("file_name"))
-            its_captions = captions.get(image_id, []) if is_id(image_id) else []
-            _add(raw_split, number, image_id, names, its_captions, entry.get("domain"))
+            file = entry.get("file_name")
+            names = names_of_both_years(file)
+            its_captions = []
+            if is_id(image_id):
+                its_captions = captions.get(image_id, [])
+            domain = entry.get("domain")
+            _add(raw_split, number, image_id, names, its_captions, domain)
         return {split: raw_split}
 
     def _karpathy(self, images: list) -> dict[str, RawSplit]:
@@ -92,10 +97,11 @@ class Coco(RawData):
             split_name = str(entry.get("split"))
             split = _KARPATHY.get(split_name)
             # An image of an unknown split is counted as skipped, and has to be counted somewhere.
-            raw_split = splits.setdefault(split or self.split or "train", RawSplit())
+            our_name = split or self.split or "train"
+            raw_split = splits.setdefault(our_name, RawSplit())
             if split is None:
-                detail = f"split {split_name!r} is none of {', '.join(_KARPATHY)}"
-                raw_split.skip(f"images[{number}]", "split", detail)
+                known_names = ", ".join(_KARPATHY)
+                raw_split.skip(f"images[{number}]", "split", f"split {split_name!r} is none of {known_names}")
                 continue
 
             # Flickr30k's images have no COCO id.
@@ -103,11 +109,19 @@ class Coco(RawData):
             names = _karpathy_names(entry)
             captions = _karpathy_captions(entry)
             _add(raw_split, number, image_id, names, captions)
+        return self._wanted(splits)
 
+    def _wanted(self, splits: dict[str, RawSplit]) -> dict[str, RawSplit]:
+        """Return those of the splits of a file that are to be written: all of them, or `split` alone.
+
+        Raises:
+            ConfigError: If the file does not hold `split`.
+        """
         if self.split is None:
             return {split: splits[split] for split in SPLITS if split in splits}
         if self.split not in splits:
-            raise ConfigError(f"split={self.split}: {self.captions} holds {', '.join(splits)}")
+            split_list = ", ".join(splits)
+            raise ConfigError(f"split={self.split}: {self.captions} holds {split_list}")
         return {self.split: splits[self.split]}
 
 
@@ -132,8 +146,11 @@ def _karpathy_captions(entry: dict) -> list:
 
 def _captions_by_image(images: list, annotations: list, raw_split: RawSplit) -> dict[int, list]:
     """Return the captions of each image id; a caption of no listed image is skipped."""
-    image_ids = (image.get("id") for image in images if isinstance(image, dict))
-    known_ids = {image_id for image_id in image_ids if is_id(image_id)}
+    known_ids = set()
+    for image in images:
+        image_id = image.get("id") if isinstance(image, dict) else None
+        if is_id(image_id):
+            known_ids.add(image_id)
 
     captions = defaultdict(list)
     for number, annotation in enumerate(annotations):
@@ -155,11 +172,12 @@ def _add(
     domain: object = None,
 ) -> None:
     """Add an image with its captions to a split, or skip it."""
-    where = f"image {image_id}" if is_id(image_id) else f"images[{number}]"
-    caption_texts = texts(captions)
     if not is_id(image_id):
-        raw_split.skip(where, "id", f"id {image_id!r} is no whole number of twelve digits")
+        raw_split.skip(f"images[{number}]", "id", f"id {image_id!r} is no whole number of twelve digits")
         return
+
+    where = f"image {image_id}"
+    caption_texts = texts(captions)
     if not caption_texts:
         raw_split.skip(where, "no caption", "it has none")
         return
@@ -167,7 +185,8 @@ def _add(
     text: dict[str, object] = {"captions": caption_texts, "image_id": image_id}
     if isinstance(domain, str):
         text["type"] = domain
-    record = RawRecord(f"{image_id:012d}", (names,), text, where)
+    key = f"{image_id:012d}"
+    record = RawRecord(key, (names,), text, where)
     raw_split.add(record)
 
 
@@ -180,10 +199,11 @@ def names_of_both_years(file: object) -> tuple:
     Args:
         file: The file name in the raw data. A value that is no text is returned as it is, as the only name.
     """
-    match = _NAMED_2014.fullmatch(file) if isinstance(file, str) else None
-    if match is None:
-        return (file,)
-    return (file, match.group(1))
+    if isinstance(file, str):
+        match = _NAMED_2014.fullmatch(file)
+        if match:
+            return (file, match.group(1))
+    return (file,)
 
 
 def coco_folder(images: str | Path) -> ImageFolder:
@@ -206,7 +226,8 @@ def split_of_name(file: str) -> str | None:
     """
     stem = Path(file).stem.lower()
     # Not a part of a word, such as "training" or "latest".
-    splits = set(re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", stem))
+    words = re.findall(r"(?<![a-z])(train|val|test)(?![a-z])", stem)
+    splits = set(words)
     return splits.pop() if len(splits) == 1 else None
 
 

@@ -22,8 +22,8 @@ from visllama.prepare.request import Download
 from visllama.prepare.url_list import list_files, read_part, write_list
 
 _MOST_REASONS = 20
-
-
+_DONE = "done.json"
+"""The file in a part's folder that holds its counts; it is written when all of the part is downloaded."""
 _RUNTIME = {
     "out",
     "part",
@@ -60,14 +60,15 @@ def download(spec: Download) -> dict:
     folder = _folder(spec, index, num_parts)
     with alone(folder):
         _hold_to(spec, folder)
-        if not (folder / "done.json").exists():
+        if not _is_done(folder):
             _download_part(spec, folder)
-        done = _read_json(folder / "done.json")
+        done = _read_json(folder / _DONE)
 
     if spec.part:
         return _summary([done])
     # Everything is one part, which nobody else waits for.
-    return merge(replace(spec, part="1/1"))
+    only_part = replace(spec, part="1/1")
+    return merge(only_part)
 
 
 def _download_part(spec: Download, folder: Path) -> None:
@@ -76,7 +77,8 @@ def _download_part(spec: Download, folder: Path) -> None:
     What an earlier call has filtered or downloaded is kept.
     """
     started = time.monotonic()
-    spec = replace(spec, command=find_command(spec.command))
+    command = find_command(spec.command)
+    spec = replace(spec, command=command)
     counts = write_list(spec, folder)
 
     tried = counts["kept"]
@@ -93,27 +95,43 @@ def _download_part(spec: Download, folder: Path) -> None:
     downloaded = failed.pop("success", 0)
     _require_success(spec, folder, downloaded, tried, failed)
 
+    tars = []
+    for shard, stat in sorted(stats.items()):
+        # A shard whose URLs have all failed is an empty tar.
+        if stat["successes"]:
+            tars.append(f"{shard:05d}.tar")
+
+    seconds = time.monotonic() - started
     done = {
         "rows": counts["rows"],
         "refused_urls": counts["refused_urls"],
         "downloaded": downloaded,
         "failed": _top(failed),
-        "seconds": round(time.monotonic() - started, 1),
-        "tars": [f"{shard:05d}.tar" for shard, stat in sorted(stats.items()) if stat["successes"]],
+        "seconds": round(seconds, 1),
+        "tars": tars,
     }
-    write_whole(folder / "done.json", json.dumps(done, indent=2) + "\n")
+    _write_json(folder / _DONE, done)
 
     # It is as large as the user's own list; img2dataset's own parquet files say what became of each URL.
     shutil.rmtree(folder / "list")
+
+
+def _is_done(folder: Path) -> bool:
+    """Return whether a part is downloaded to its end."""
+    done = folder / _DONE
+    return done.exists()
 
 
 def _require_success(spec: Download, folder: Path, downloaded: int, tried: int, failed: Counter) -> None:
     """Raise a `ConfigError` if fewer than `min_success` of the URLs gave an image."""
     if downloaded >= spec.min_success * tried:
         return
-    top_reasons = [f"{reason}: {number}" for reason, number in (+failed).most_common(5)]
+    # The plus sign drops the reasons that never occurred.
+    top_reasons = (+failed).most_common(5)
+    counts = [f"{reason}: {number}" for reason, number in top_reasons]
+    count_list = ", ".join(counts)
     raise ConfigError(
-        f"only {downloaded} of {tried} URLs gave an image ({', '.join(top_reasons)}): below "
+        f"only {downloaded} of {tried} URLs gave an image ({count_list}): below "
         f"min_success={spec.min_success}. Lower it to take them as they are, or remove {folder} to download again"
     )
 
@@ -139,22 +157,25 @@ def merge(spec: Download) -> dict:
     num_parts = _num_parts(spec, work)
     folders = [_folder(spec, index, num_parts) for index in range(1, num_parts + 1)]
 
-    waiting = [folder.name for folder in folders if not (folder / "done.json").exists()]
-    if waiting:
-        raise ConfigError(f"{work}: {len(waiting)} of {num_parts} parts are not done: {', '.join(waiting[:8])}")
+    unfinished_parts = [folder.name for folder in folders if not _is_done(folder)]
+    if unfinished_parts:
+        num_unfinished = len(unfinished_parts)
+        first_parts = ", ".join(unfinished_parts[:8])
+        raise ConfigError(f"{work}: {num_unfinished} of {num_parts} parts are not done: {first_parts}")
 
     with alone(work):
         for folder in folders:
             _hold_to(spec, folder)
 
-        done = [_read_json(folder / "done.json") for folder in folders]
+        all_counts = [_read_json(folder / _DONE) for folder in folders]
         tars = []
-        for folder, part in zip(folders, done, strict=True):
-            tars += [folder / "shards" / tar for tar in part["tars"]]
+        for folder, part in zip(folders, all_counts, strict=True):
+            shards = folder / "shards"
+            tars += [shards / tar for tar in part["tars"]]
         _move(tars, work.parent)
 
-        summary = _summary(done)
-        write_whole(work / "merged.json", json.dumps(summary, indent=2) + "\n")
+        summary = _summary(all_counts)
+        _write_json(work / "merged.json", summary)
     return summary
 
 
@@ -168,7 +189,8 @@ def _num_parts(spec: Download, work: Path) -> int:
     folders = work.glob("part-?????-of-?????")
     numbers = {int(folder.name[-5:]) for folder in folders}
     if len(numbers) != 1:
-        raise ConfigError(f"{work}: parts of {sorted(numbers) or 'nothing'}; name the number of parts, as part=1/64")
+        known_numbers = sorted(numbers) or "nothing"
+        raise ConfigError(f"{work}: parts of {known_numbers}; name the number of parts, as part=1/64")
     return numbers.pop()
 
 
@@ -185,19 +207,39 @@ def _move(sources: list[Path], out: Path) -> None:
         target = out / f"{number:0{width}d}.tar"
         moves[target] = source
 
-    # A tar that is there belongs to us if it is a target whose source has gone: an earlier call has moved it.
-    foreign = [tar for tar in out.glob("*.tar") if tar not in moves or moves[tar].exists()]
-    if foreign:
-        first = min(foreign)
-        raise ConfigError(f"{out} holds tars of something else, such as {first.name}: give another out=")
-
-    lost = [source for target, source in moves.items() if not source.exists() and not target.exists()]
-    if lost:
-        raise ConfigError(f"{len(lost)} finished shards are gone, such as {lost[0]}")
+    _check_moves(moves, out)
 
     for target, source in moves.items():
         if source.exists():
             os.replace(source, target)
+
+
+def _check_moves(moves: dict[Path, Path], out: Path) -> None:
+    """Check that each source can be moved to its target, or has been.
+
+    Args:
+        moves: The sources by their targets, which lie in `out`.
+        out: The folder that the tars are moved to.
+
+    Raises:
+        ConfigError: If the folder holds other tars, or a tar is neither at its old place nor at its new one.
+    """
+    foreign_tars = []
+    for tar in out.glob("*.tar"):
+        # A tar that is there belongs to us if it is a target whose source has gone: an earlier call has moved it.
+        source = moves.get(tar)
+        if source is None or source.exists():
+            foreign_tars.append(tar)
+    if foreign_tars:
+        first = min(foreign_tars)
+        raise ConfigError(f"{out} holds tars of something else, such as {first.name}: give another out=")
+
+    lost_tars = []
+    for target, source in moves.items():
+        if not source.exists() and not target.exists():
+            lost_tars.append(source)
+    if lost_tars:
+        raise ConfigError(f"{len(lost_tars)} finished shards are gone, such as {lost_tars[0]}")
 
 
 def _hold_to(spec: Download, folder: Path) -> None:
@@ -206,29 +248,41 @@ def _hold_to(spec: Download, folder: Path) -> None:
     Raises:
         ConfigError: If it was begun with other settings.
     """
+    settings = _kept_settings(spec)
+    path = folder / "spec.json"
+    if not path.exists():
+        _write_json(path, settings)
+    settings_before = _read_json(path)
+
+    changes = []
+    for key, value in settings.items():
+        value_before = settings_before.get(key)
+        if value_before == value:
+            continue
+        if key == "list":
+            changes.append("another list")
+        else:
+            changes.append(f"{key}={value_before}, now {value}")
+
+    if changes:
+        change_list = ", ".join(changes)
+        raise ConfigError(f"{folder} was begun with {change_list}; put it back, or give another out=")
+
+
+def _kept_settings(spec: Download) -> dict:
+    """Return the settings that the shards follow from, as they are read back from JSON."""
     settings = {key: value for key, value in asdict(spec).items() if key not in _RUNTIME}
     # The list may have been moved since, so that its files' names and sizes stand for it.
     settings["list"] = {file.name: file.stat().st_size for file in list_files(spec)}
     # JSON has no tuples: what is compared has to have been through it once.
-    settings = json.loads(json.dumps(settings))
-
-    path = folder / "spec.json"
-    if not path.exists():
-        write_whole(path, json.dumps(settings, indent=2) + "\n")
-    begun = _read_json(path)
-
-    changes = []
-    for key, value in settings.items():
-        before = begun.get(key)
-        if before != value:
-            changes.append("another list" if key == "list" else f"{key}={before}, now {value}")
-    if changes:
-        raise ConfigError(f"{folder} was begun with {', '.join(changes)}; put it back, or give another out=")
+    text = json.dumps(settings)
+    return json.loads(text)
 
 
 def _work(spec: Download) -> Path:
     """Return the folder that holds the folders of the parts."""
-    return Path(spec.out).expanduser().resolve() / "_download"
+    out = Path(spec.out).expanduser()
+    return out.resolve() / "_download"
 
 
 def _folder(spec: Download, index: int, num_parts: int) -> Path:
@@ -236,32 +290,46 @@ def _folder(spec: Download, index: int, num_parts: int) -> Path:
     return _work(spec) / f"part-{index:05d}-of-{num_parts:05d}"
 
 
-def _summary(done: list[dict]) -> dict:
+def _summary(all_counts: list[dict]) -> dict:
     """Return the sum of the counts of some parts, which are the contents of their `done.json`."""
+    rows = 0
+    downloaded = 0
+    shards = 0
     refused = Counter()
     failed = Counter()
-    for part in done:
+    for part in all_counts:
+        rows += part["rows"]
+        downloaded += part["downloaded"]
+        shards += len(part["tars"])
         refused.update(part["refused_urls"])
         failed.update(part["failed"])
 
-    seconds = sum(part["seconds"] for part in done)
+    seconds = sum(part["seconds"] for part in all_counts)
     return {
-        "rows": sum(part["rows"] for part in done),
+        "rows": rows,
         "refused_urls": dict(refused.most_common()),
-        "downloaded": sum(part["downloaded"] for part in done),
+        "downloaded": downloaded,
         "failed": _top(failed),
         "seconds": round(seconds, 1),
-        "shards": sum(len(part["tars"]) for part in done),
+        "shards": shards,
     }
 
 
 def _top(reasons: Counter) -> dict[str, int]:
     """Return the most frequent reasons, and the sum of the others: there may be a reason for each host."""
-    top = Counter(dict(reasons.most_common(_MOST_REASONS)))
+    frequent_reasons = reasons.most_common(_MOST_REASONS)
+    top = Counter(dict(frequent_reasons))
     top["other reasons"] += reasons.total() - top.total()
     # The plus sign drops the reasons that never occurred.
     return dict(+top)
 
 
 def _read_json(path: Path) -> dict:
+    """Return the content of a JSON file."""
     return json.loads(path.read_text())
+
+
+def _write_json(path: Path, content: dict) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(content, indent=2)
+    write_whole(path, text + "\n")

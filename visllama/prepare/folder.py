@@ -43,9 +43,14 @@ class Folder(RawData):
             ConfigError: If a value cannot be used; the message names the key, the value, and what to do.
         """
         super().check()
-        suffix = Path(self.table).suffix.lower()
-        known = f"{', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}"
-        require(suffix in _SUFFIXES, f"table={self.table}: must be a {known}, not {suffix!r}")
+        suffix = self._suffix()
+        *first_suffixes, last_suffix = _SUFFIXES
+        choices = f"{', '.join(first_suffixes)} or {last_suffix}"
+        require(suffix in _SUFFIXES, f"table={self.table}: must be a {choices}, not {suffix!r}")
+
+    def _suffix(self) -> str:
+        """Return the suffix of the table's name in small letters, for example ".csv"."""
+        return Path(self.table).suffix.lower()
 
     def read(self) -> dict[str, RawSplit]:
         """Read the table, and return one split of records, in the order of their images' first rows, by its name.
@@ -70,28 +75,31 @@ class Folder(RawData):
                 raw_split.skip(where, "row", row)
                 continue
 
-            image = row.get("image")
+            raw_image = row.get("image")
             row_captions = _captions(row)
-            if not isinstance(image, str) or not image.strip():
+            if not isinstance(raw_image, str) or not raw_image.strip():
                 raw_split.skip(where, "no image", "the row names none")
             elif not row_captions:
-                raw_split.skip(where, "no caption", f"{image!r} is given none")
+                raw_split.skip(where, "no caption", f"{raw_image!r} is given none")
             else:
-                image = image.strip()
+                image = raw_image.strip()
                 captions.setdefault(image, []).extend(row_captions)
                 first_rows.setdefault(image, (number, where))
 
         for image, (number, where) in first_rows.items():
+            key = f"{number:08d}"
+            names = (image,)
             text = {"captions": captions[image], "image_id": image}
-            record = RawRecord(f"{number:08d}", ((image,),), text, where)
+            record = RawRecord(key, (names,), text, where)
             raw_split.add(record)
         return {self.split or "train": raw_split}
 
     def _read_text(self) -> str:
         """Return the whole text of the table."""
+        path = Path(self.table).expanduser()
         # Spreadsheets write a byte order mark before the first column's name: utf-8-sig drops it.
         try:
-            return Path(self.table).expanduser().read_text(encoding="utf-8-sig")
+            return path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ConfigError(f"table={self.table}: not UTF-8 (byte {error.start}): save it as UTF-8") from error
         except OSError as error:
@@ -102,7 +110,7 @@ class Folder(RawData):
 
         The suffix of the table and its first line show its format. A row that cannot be read is a text that says why.
         """
-        suffix = Path(self.table).suffix.lower()
+        suffix = self._suffix()
         if suffix == ".jsonl":
             return _jsonl(text)
         if suffix != ".csv" and _NUMBERED.match(text):
@@ -111,26 +119,30 @@ class Folder(RawData):
 
     def _csv(self, text: str) -> Iterator[tuple[int, dict | str]]:
         """Yield each row of a CSV with the number of the line on which it begins."""
-        reader = csv.reader(io.StringIO(text, newline=""))
+        lines = io.StringIO(text, newline="")
+        reader = csv.reader(lines)
         # A caption may hold line breaks, so that a row is named by the line on which it begins.
         begin = 1
         try:
             columns = next(reader, [])
             names = [name.strip().lower() for name in columns]
-            for column in ("image", "caption"):
-                if names.count(column) != 1:
-                    raise ConfigError(
-                        f"table={self.table}: its first line must name the columns image and caption; it has "
-                        f"{', '.join(columns) or 'nothing'}"
-                    )
+            if names.count("image") != 1 or names.count("caption") != 1:
+                column_list = ", ".join(columns) or "nothing"
+                raise ConfigError(
+                    f"table={self.table}: its first line must name the columns image and caption; it has {column_list}"
+                )
 
+            num_names = len(names)
             begin = reader.line_num + 1
             for row in reader:
-                if len(row) == len(names):
+                num_columns = len(row)
+                if num_columns == num_names:
                     yield begin, dict(zip(names, row, strict=True))
                 elif row:
-                    quote = ": a caption with a comma stands in double quotes" if len(row) > len(names) else ""
-                    yield begin, f"{len(row)} columns, and the first line names {len(names)}{quote}"
+                    problem = f"{num_columns} columns, and the first line names {num_names}"
+                    if num_columns > num_names:
+                        problem += ": a caption with a comma stands in double quotes"
+                    yield begin, problem
                 begin = reader.line_num + 1
         except csv.Error as error:
             raise ConfigError(f"table={self.table}: line {begin} is no CSV ({error}): is a quote left open?") from error
@@ -141,7 +153,8 @@ def _numbered(text: str) -> Iterator[tuple[int, dict | str]]:
     for line, content in enumerate(text.split("\n"), start=1):
         match = _NUMBERED.fullmatch(content.rstrip("\r"))
         if match:
-            yield line, {"image": match.group(1), "caption": match.group(2)}
+            image, caption = match.groups()
+            yield line, {"image": image, "caption": caption}
         elif content.strip():
             yield line, "no IMAGE#NUMBER, a tab and a caption"
 
@@ -157,7 +170,11 @@ def _jsonl(text: str) -> Iterator[tuple[int, dict | str]]:
         except (ValueError, RecursionError) as error:
             yield line, f"no JSON ({error})"
             continue
-        yield line, row if isinstance(row, dict) else "no JSON object"
+
+        if isinstance(row, dict):
+            yield line, row
+        else:
+            yield line, "no JSON object"
 
 
 def _captions(row: dict) -> list[str]:

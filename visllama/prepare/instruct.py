@@ -58,11 +58,13 @@ class Instruct(RawData):
                 raw_split.skip(where, *error.args)
                 continue
 
-            if len(turns) < len(entry.get("conversations", turns)):
+            raw_turns = entry.get("conversations", turns)
+            if len(turns) < len(raw_turns):
                 num_greetings += 1
             # Each image has one name that its file may have.
             names = tuple((name,) for name in images)
-            record = RawRecord(f"{number:08d}", names, {"conversations": turns}, where)
+            key = f"{number:08d}"
+            record = RawRecord(key, names, {"conversations": turns}, where)
             raw_split.add(record)
 
         if num_greetings:
@@ -89,7 +91,8 @@ class Instruct(RawData):
         else:
             entries = read_json("conversations", self.conversations)
 
-        if not isinstance(entries, list) or not any(_has_known_layout(entry) for entry in entries):
+        has_entries = isinstance(entries, list) and any(_has_known_layout(entry) for entry in entries)
+        if not has_entries:
             raise ConfigError(
                 f"conversations={self.conversations}: not a list of conversations: entries are "
                 f"{{instruction, input, output}} (Alpaca) or {{image, conversations: [{{from, value}}]}} (LLaVA)"
@@ -121,32 +124,53 @@ def _conversation(entry: Any) -> tuple[list[str], list[dict[str, str]]]:
     if "conversations" not in entry:
         return [], _alpaca(entry)
 
+    images = _llava_images(entry)
+    turns = _llava_turns(entry)
+    num_images = len(images)
+    num_marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
+    if num_marks != num_images:
+        raise ValueError("marks", f"{num_marks} {IMAGE_MARK} in its turns, and {num_images} images")
+    return images, turns
+
+
+def _llava_images(entry: dict) -> list[str]:
+    """Return the names of the images of an entry in LLaVA's layout, which may have none.
+
+    Raises:
+        ValueError: If they are no texts; its arguments are the reason and the detail.
+    """
     image = entry.get("image")
     if image is None:
-        images = []
-    elif isinstance(image, list):
-        images = image
-    else:
-        images = [image]
+        return []
+    images = image if isinstance(image, list) else [image]
     if not all(isinstance(name, str) for name in images):
         raise ValueError("layout", f"'image' is {image!r}: a file's name, or a list of them")
+    return images
 
+
+def _llava_turns(entry: dict) -> list[dict[str, str]]:
+    """Return the turns of an entry in LLaVA's layout, with our names of the speakers and without a greeting by gpt.
+
+    Raises:
+        ValueError: If they are not as they should be; its arguments are the reason and the detail.
+    """
     raw_turns = entry["conversations"]
-    if not isinstance(raw_turns, list) or not raw_turns or not all(isinstance(turn, dict) for turn in raw_turns):
+    is_list = isinstance(raw_turns, list) and len(raw_turns) > 0
+    if not is_list or not all(isinstance(turn, dict) for turn in raw_turns):
         raise ValueError("layout", "'conversations' is no list of {from, value}")
 
-    # An unknown speaker becomes an empty one, which `_check_turns` refuses.
     turns = []
-    for turn in raw_turns:
-        speaker = _SPEAKERS.get(str(turn.get("from")), "")
-        turns.append({"from": speaker, "value": turn.get("value")})
-    turns = without_greeting(turns)
-    _check_turns(turns, [turn.get("from") for turn in raw_turns])
+    raw_speakers = []
+    for raw_turn in raw_turns:
+        raw_speaker = raw_turn.get("from")
+        raw_speakers.append(raw_speaker)
+        # An unknown speaker becomes an empty one, which `_check_turns` refuses.
+        speaker = _SPEAKERS.get(str(raw_speaker), "")
+        turns.append({"from": speaker, "value": raw_turn.get("value")})
 
-    num_marks = sum(turn["value"].count(IMAGE_MARK) for turn in turns)
-    if num_marks != len(images):
-        raise ValueError("marks", f"{num_marks} {IMAGE_MARK} in its turns, and {len(images)} images")
-    return images, turns
+    turns = without_greeting(turns)
+    _check_turns(turns, raw_speakers)
+    return turns
 
 
 def _check_turns(turns: list[dict[str, Any]], speakers: list) -> None:
@@ -159,12 +183,15 @@ def _check_turns(turns: list[dict[str, Any]], speakers: list) -> None:
     Raises:
         ValueError: If not; its arguments are the reason and the detail.
     """
-    spoken = turns[1:] if turns[0]["from"] == "system" else turns
+    spoken = [turn["from"] for turn in turns]
+    if spoken[0] == "system":
+        spoken = spoken[1:]
     expected = ["human" if i % 2 == 0 else "gpt" for i in range(len(spoken))]
-    if [turn["from"] for turn in spoken] != expected or len(spoken) < 2:
+    if spoken != expected or len(spoken) < 2:
         raise ValueError("turns", f"{speakers[:6]} are no turns of human and gpt, one after the other")
 
-    if len(texts(turn["value"] for turn in turns)) < len(turns):
+    turn_texts = texts(turn["value"] for turn in turns)
+    if len(turn_texts) < len(turns):
         raise ValueError("text", "a turn without text")
 
 
@@ -179,7 +206,8 @@ def _alpaca(entry: dict) -> list[dict[str, str]]:
     output = texts([entry.get("output")])
     if not instruction or not output:
         raise ValueError("text", "an instruction or an output without text")
-    if any(IMAGE_MARK in text for text in prompt + output):
+    all_texts = prompt + output
+    if any(IMAGE_MARK in text for text in all_texts):
         raise ValueError("marks", f"{IMAGE_MARK} in it, and it has no image")
 
     return [

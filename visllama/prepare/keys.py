@@ -20,7 +20,7 @@ from visllama.prepare.coco import Coco
 from visllama.prepare.folder import Folder
 from visllama.prepare.instruct import Instruct
 from visllama.prepare.pope import Pope
-from visllama.prepare.raw import SPLITS, RawData
+from visllama.prepare.raw import RawData, require_split
 from visllama.prepare.request import Download
 from visllama.prepare.textvqa import TextVqa
 from visllama.prepare.url_list import read_part
@@ -158,15 +158,16 @@ def check_prepare(config: PrepareConfig) -> None:
         ConfigError: If something is wrong; the message names the key, the value found, and what to do.
     """
     source = config.source
-    call = f"visllama prepare source={source} {_CALLS.get(source, '')}".strip()
-    require(source in _CALLS, f"source={source}: choose from {', '.join(_CALLS)}")
+    sources = ", ".join(_CALLS)
+    require(source in _CALLS, f"source={source}: choose from {sources}")
 
     # In this order: a value can be judged only where its key is known.
-    _check_keys(config, call)
+    _check_keys(config)
     _check_values(config)
 
     if source == "scenes":
-        require(config.keys["threads"] > 0, f"threads={config.keys['threads']}: must be more than 0")
+        threads = config.keys["threads"]
+        require(threads > 0, f"threads={threads}: must be more than 0")
     elif source in LISTS:
         _check_list(config)
     elif source == "shards":
@@ -179,12 +180,8 @@ def check_prepare(config: PrepareConfig) -> None:
         raw_spec(config).check()
 
 
-def _check_keys(config: PrepareConfig, call: str) -> None:
+def _check_keys(config: PrepareConfig) -> None:
     """Check that the source has each of the keys, and that each key of the source has a value.
-
-    Args:
-        config: The configuration of `prepare`.
-        call: The command with what has to be given, for the error message.
 
     Raises:
         ConfigError: If a key is unknown or without a value.
@@ -195,16 +192,22 @@ def _check_keys(config: PrepareConfig, call: str) -> None:
         if key in known:
             continue
         name = str(key)  # pyrefly: ignore[unnecessary-type-conversion]  a key in YAML may be a number
-        close = get_close_matches(name, [*known, *to_dict(config)], 1)
-        hint = f"did you mean {close[0]}?" if close else f"here are {', '.join(known)}"
+        close_names = get_close_matches(name, [*known, *to_dict(config)], 1)
+        if close_names:
+            hint = f"did you mean {close_names[0]}?"
+        else:
+            known_list = ", ".join(known)
+            hint = f"here are {known_list}"
         raise ConfigError(f"{key}: source={source} has no such key, and nothing would read it; {hint}")
 
     values = to_dict(config) | config.keys
     missing = sorted(key for key, value in values.items() if value == MISSING)
-    require(not missing, f"no value for {', '.join(missing)}: {call}")
+    missing_list = ", ".join(missing)
+    require(not missing, f"no value for {missing_list}: visllama prepare source={source} {_CALLS[source]}")
     # `~key` on the command line takes a key away.
     absent = sorted(key for key in known if key not in values)
-    require(not absent, f"no value for {', '.join(absent)}: a key of source={source} was taken away")
+    absent_list = ", ".join(absent)
+    require(not absent, f"no value for {absent_list}: a key of source={source} was taken away")
 
 
 def _check_values(config: PrepareConfig) -> None:
@@ -243,8 +246,10 @@ def _check_list(config: PrepareConfig) -> None:
     _check_out(config)
 
     keys = config.keys
-    require(keys["split"] in SPLITS, f"split={keys['split']}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-    require(Path(keys["list"]).expanduser().exists(), f"list={keys['list']}: no such file or folder")
+    require_split(keys["split"])
+    list_path = keys["list"]
+    is_there = Path(list_path).expanduser().exists()
+    require(is_there, f"list={list_path}: no such file or folder")
     # It raises an error where the part is not written as it should be.
     read_part(keys["part"])
 

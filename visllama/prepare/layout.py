@@ -80,7 +80,8 @@ def encode(text: dict) -> bytes:
     Raises:
         UnicodeEncodeError: If a text holds a letter that UTF-8 does not have (half of a surrogate pair).
     """
-    return json.dumps(text, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    compact_json = json.dumps(text, ensure_ascii=False, separators=(",", ":"))
+    return compact_json.encode("utf-8")
 
 
 def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLayout:
@@ -110,16 +111,19 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
     num_records = len(split.records)
     chunks = (split.records[i : i + _CHUNK] for i in range(0, num_records, _CHUNK))
     is_quiet = not sys.stdout.isatty()
+
     with ThreadPoolExecutor(_THREADS) as threads:
         # `map` keeps the order of the records, whichever thread is done first.
-        results = chain.from_iterable(threads.map(place_all, chunks))
+        results_of_chunks = threads.map(place_all, chunks)
+        results = chain.from_iterable(results_of_chunks)
         for result in track(results, "looking for images", num_records, transient=True, disable=is_quiet):
             if isinstance(result, Skipped):
                 skipped.append(result)
                 continue
 
             placed, num_bytes, text = result
-            if not shards or totals[-1] + num_bytes > shard_bytes:
+            needs_new_shard = not shards or totals[-1] + num_bytes > shard_bytes
+            if needs_new_shard:
                 shards.append([])
                 totals.append(0)
                 digest.update(b"shard\n")
@@ -129,6 +133,7 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
             image_sizes = [size for _, size in placed.files]
             header = f"{placed.record.key} {image_sizes} {len(text)}\n"
             digest.update(header.encode() + text)
+
     return SplitLayout(shards, totals, skipped, digest.hexdigest())
 
 
@@ -176,21 +181,32 @@ def refuse_too_many_bad(name: str, skipped: Sequence[Skipped], num_records: int,
     if not num_records:
         raise ConfigError(f"{name}: there is no record in it")
     num_skipped = len(skipped)
-    if num_skipped <= max_bad_fraction * num_records and num_skipped < num_records:
+    is_allowed = num_skipped <= max_bad_fraction * num_records
+    if is_allowed and num_skipped < num_records:
         return
 
-    reasons = Counter(record.reason for record in skipped)
-    counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    examples = "".join(f"\n  {record.where}: {record.reason}: {record.detail}" for record in skipped[:_MOST_SHOWN])
-
+    problems = _describe_problems(skipped)
     fraction = num_skipped / num_records
     bad = f"{name}: {num_skipped} of {num_records} records ({fraction:.1%}) are bad"
     if fraction == 1:
-        raise ConfigError(f"{bad} ({counts}):{examples}\nnothing is left: mend them; check_only=true names each")
+        raise ConfigError(f"{bad} {problems}\nnothing is left: mend them; check_only=true names each")
 
     # Rounded up to a thousandth, so that the value that is shown is enough.
-    enough = min(1.0, -(-fraction * 1000 // 1) / 1000)
+    thousandths = -(-fraction * 1000 // 1)
+    enough = min(1.0, thousandths / 1000)
     raise ConfigError(
-        f"{bad}, more than max_bad_fraction={max_bad_fraction:g} ({counts}):{examples}\n"
+        f"{bad}, more than max_bad_fraction={max_bad_fraction:g} {problems}\n"
         f"mend them, or, to leave them out, max_bad_fraction={enough:g}; check_only=true names each"
     )
+
+
+def _describe_problems(skipped: Sequence[Skipped]) -> str:
+    """Return the reasons with their counts in brackets, then a few examples, each on a line of its own."""
+    reasons = Counter(record.reason for record in skipped)
+    counts = [f"{reason} {count}" for reason, count in reasons.most_common()]
+    count_list = ", ".join(counts)
+
+    examples = []
+    for record in skipped[:_MOST_SHOWN]:
+        examples.append(f"  {record.where}: {record.reason}: {record.detail}")
+    return "\n".join([f"({count_list}):", *examples])

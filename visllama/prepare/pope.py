@@ -57,7 +57,8 @@ class Pope(QuestionFile):
         if place.is_dir():
             return {kind: place / f"coco_pope_{kind}.json" for kind in KINDS}
 
-        kinds = [kind for kind in KINDS if kind in place.stem.lower()]
+        stem = place.stem.lower()
+        kinds = [kind for kind in KINDS if kind in stem]
         require(
             len(kinds) == 1,
             f"annotations={self.annotations}: its name does not say which file of POPE it is: give "
@@ -77,10 +78,12 @@ class Pope(QuestionFile):
             lines = read_file("annotations", str(file)).splitlines()
             entries = [(number, _entry(line)) for number, line in enumerate(lines, start=1) if line.strip()]
 
-            if not any("label" in entry and "text" in entry for _, entry in entries):
+            is_pope_file = any("label" in entry and "text" in entry for _, entry in entries)
+            if not is_pope_file:
                 raise ConfigError(
                     f"annotations={file}: not a POPE file: no line is a JSON object {{question_id, image, text, label}}"
                 )
+
             for number, entry in entries:
                 yield _row(kind, f"{file.name}:{number}", entry)
 
@@ -97,7 +100,8 @@ def _row(kind: str, where: str, entry: dict[str, Any]) -> QuestionRow | Skipped:
 
     image = entry.get("image")
     names = names_of_both_years(image)
-    row = question_row(where, image, names, question_id, entry.get("text"), [label])
+    question = entry.get("text")
+    row = question_row(where, image, names, question_id, question, [label])
     if isinstance(row, QuestionRow):
         row.question["type"] = kind
     return row

@@ -63,9 +63,11 @@ class QuestionFile(RawData):
         raw_split = RawSplit()
         by_image = self._rows_by_image(raw_split)
         for number, (image, rows) in enumerate(by_image.items()):
-            names = (rows[0].names,)
-            text = {"questions": [row.question for row in rows], "image_id": image}
-            record = RawRecord(f"{number:08d}", names, text, f"image {image!a}")
+            key = f"{number:08d}"
+            names = rows[0].names
+            questions = [row.question for row in rows]
+            text = {"questions": questions, "image_id": image}
+            record = RawRecord(key, (names,), text, f"image {image!a}")
             raw_split.add(record)
         return {split: raw_split}
 
@@ -122,7 +124,8 @@ def question_row(
         return Skipped(where, "id", f"id {question_id!r} is neither a whole number nor a text")
     if not question_texts:
         return Skipped(where, "no question", "no text asks anything")
-    if not answer_texts or not all(isinstance(answer, str) for answer in all_answers):
+    are_texts = all(isinstance(answer, str) for answer in all_answers)
+    if not answer_texts or not are_texts:
         return Skipped(where, "no answer", f"{len(answer_texts)} of its {len(all_answers)} answers are texts")
 
     content = {

@@ -124,8 +124,10 @@ class RawData:
         Raises:
             ConfigError: If a value cannot be used; the message names the key, the value, and what to do.
         """
-        require(self.split in (None, *SPLITS), f"split={self.split}: choose {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
-        require(self.shard_size_mb > 0, f"shard_size_mb={self.shard_size_mb}: must be more than 0")
+        if self.split is not None:
+            require_split(self.split)
+        size = self.shard_size_mb
+        require(size > 0, f"shard_size_mb={size}: must be more than 0")
         fraction = self.max_bad_fraction
         require(0 <= fraction <= 1, f"max_bad_fraction={fraction}: must be in [0, 1]")
 
@@ -167,8 +169,13 @@ class ImageFolder:
     """
 
     def __init__(self, roots: Iterable[str | Path | None]) -> None:
-        folders = [Path(root).expanduser() for root in roots if root is not None]
-        real_paths = [os.path.realpath(folder) for folder in folders if folder.is_dir()]
+        real_paths = []
+        for root in roots:
+            if root is None:
+                continue
+            folder = Path(root).expanduser()
+            if folder.is_dir():
+                real_paths.append(os.path.realpath(folder))
         # Two of them may be links to one folder.
         self.roots = list(dict.fromkeys(real_paths))
         self._real = lru_cache(maxsize=4096)(os.path.realpath)
@@ -196,7 +203,8 @@ class ImageFolder:
                     real = self._follow(f"{root}/{name}")
                     if not real.startswith(f"{root}/"):
                         # Another root may hold the file itself.
-                        refusal = Skipped("", "outside", f"{name!r} is a link that leads to {real}, out of {root}")
+                        detail = f"{name!r} is a link that leads to {real}, out of {root}"
+                        refusal = Skipped("", "outside", detail)
                         continue
                     info = os.lstat(real)
                 except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -207,21 +215,26 @@ class ImageFolder:
                 # Opening a pipe or a device could wait forever.
                 if not stat.S_ISREG(info.st_mode):
                     return Skipped("", "no file", f"{name!r} is no plain file")
-                if info.st_size > _MOST_IMAGE_BYTES:
-                    detail = f"{name!r} has {info.st_size} bytes; the most are {_MOST_IMAGE_BYTES}"
+                size = info.st_size
+                if size > _MOST_IMAGE_BYTES:
+                    detail = f"{name!r} has {size} bytes; the most are {_MOST_IMAGE_BYTES}"
                     return Skipped("", "too large", detail)
-                return real, info.st_size
-        return refusal or Skipped("", "missing", f"{names[0]!r} is not there")
+                return real, size
+
+        if refusal is not None:
+            return refusal
+        return Skipped("", "missing", f"{names[0]!r} is not there")
 
     def _follow(self, path: str) -> str:
         """Return the path of a file with all links followed."""
-        is_link = stat.S_ISLNK(os.lstat(path).st_mode)
-        if is_link:
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
             return os.path.realpath(path)
 
         # A folder's links are followed once: for each file anew, it costs a call for each part of its path.
         head, _, last = path.rpartition("/")
-        return f"{self._real(head)}/{last}"
+        real_head = self._real(head)
+        return f"{real_head}/{last}"
 
 
 def read_image_file(path: str) -> bytes:
@@ -245,7 +258,19 @@ def _is_inside(name: object) -> bool:
         return False
     if name[0] in "/~" or "\\" in name or "\0" in name:
         return False
-    return ".." not in PurePosixPath(name).parts
+    parts = PurePosixPath(name).parts
+    return ".." not in parts
+
+
+def require_split(split: str) -> None:
+    """Check that a text is the name of a split, one of `SPLITS`.
+
+    Raises:
+        ConfigError: If it is not; the message names the key `split`.
+    """
+    *first_names, last_name = SPLITS
+    choices = f"{', '.join(first_names)} or {last_name}"
+    require(split in SPLITS, f"split={split}: choose {choices}")
 
 
 def require_file(key: str, value: str) -> None:
@@ -261,7 +286,8 @@ def require_file(key: str, value: str) -> None:
     path = Path(value).expanduser()
     problem = "a folder: name the file" if path.is_dir() else "no such file"
     require(path.is_file(), f"{key}={value}: {problem}")
-    require(os.access(path, os.R_OK), f"{key}={value}: a file that you may not read")
+    is_readable = os.access(path, os.R_OK)
+    require(is_readable, f"{key}={value}: a file that you may not read")
 
 
 def require_folder(key: str, value: str) -> None:
@@ -276,7 +302,9 @@ def require_folder(key: str, value: str) -> None:
     """
     folder = Path(value).expanduser()
     require(folder.is_dir(), f"{key}={value}: no such folder")
-    require(os.access(folder, os.R_OK | os.X_OK), f"{key}={value}: a folder that you may not read")
+    # To look for a file in a folder takes the right to enter it.
+    is_readable = os.access(folder, os.R_OK | os.X_OK)
+    require(is_readable, f"{key}={value}: a folder that you may not read")
 
 
 def read_file(key: str, value: str) -> bytes:
@@ -289,8 +317,9 @@ def read_file(key: str, value: str) -> bytes:
     Raises:
         ConfigError: If the file cannot be read; the message names the key.
     """
+    path = Path(value).expanduser()
     try:
-        return Path(value).expanduser().read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{key}={value}: cannot be read ({error.strerror})") from error
 
@@ -313,7 +342,7 @@ def read_json(key: str, value: str) -> Any:
 
 
 def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
-    """Return the list that the content of a JSON file holds under a name, the very object; its items are not checked.
+    """Return the list that the content of a JSON file holds under a name, not a copy; its items are not checked.
 
     Args:
         key: The key that names the file, for the error message.
@@ -325,9 +354,11 @@ def listed(key: str, value: str, content: Any, name: str, what: str) -> list:
     Raises:
         ConfigError: If the content is no JSON object with such a list; the message says what is there instead.
     """
-    if not isinstance(content, dict) or not isinstance(content.get(name), list):
-        raise ConfigError(f"{key}={value}: not a {what}: it has no list {name!r}, but {_describe(content)}")
-    return content[name]
+    entries = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        description = _describe(content)
+        raise ConfigError(f"{key}={value}: not a {what}: it has no list {name!r}, but {description}")
+    return entries
 
 
 def _describe(content: Any) -> str:
@@ -337,7 +368,8 @@ def _describe(content: Any) -> str:
     if not content:
         return "no keys"
     keys = [repr(key) for key in content]
-    return f"the keys {', '.join(keys[:8])}"
+    first_keys = ", ".join(keys[:8])
+    return f"the keys {first_keys}"
 
 
 def texts(values: Iterable[Any]) -> list[str]:
@@ -345,11 +377,24 @@ def texts(values: Iterable[Any]) -> list[str]:
 
     Values that are no text, and texts of nothing but white space, are left out.
     """
-    return [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    non_empty = []
+    for value in values:
+        if isinstance(value, str):
+            text = value.strip()
+            if text:
+                non_empty.append(text)
+    return non_empty
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """Return the most frequent of some answers, at least one; where several are equally frequent, the first of them."""
+    """Return the answer that occurs most often; of several that occur equally often, the one that comes first.
+
+    Args:
+        answers: The answers, at least one.
+
+    Raises:
+        ValueError: If there is no answer.
+    """
     # `most_common` keeps the order in which equally frequent answers came.
     [(answer, _)] = Counter(answers).most_common(1)
     return answer

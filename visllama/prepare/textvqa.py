@@ -47,4 +47,6 @@ class TextVqa(QuestionFile):
             question_id = entry.get("question_id")
             where = f"question {question_id}" if is_id(question_id) else f"data[{number}]"
             names = (f"{image}.jpg",)
-            yield question_row(where, image, names, question_id, entry.get("question"), entry.get("answers"))
+            question = entry.get("question")
+            answers = entry.get("answers")
+            yield question_row(where, image, names, question_id, question, answers)

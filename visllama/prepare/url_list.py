@@ -32,6 +32,8 @@ _SHARDS_PER_FILE = 100
 """img2dataset holds a whole file of its list in memory."""
 _MOST_CHARACTERS = 50_000
 """img2dataset reads no line beyond a megabyte."""
+_COUNTS = "counts.json"
+"""The file beside the rows of a list that holds how many there are."""
 # The program that img2dataset's Python runs: the number of rows, then a row a line. NaN is written as null.
 _READ_PARQUET = """
 import json, sys
@@ -64,9 +66,12 @@ def read_part(part: str | None) -> tuple[int, int]:
         ConfigError: If it is written otherwise, or the first number is 0 or greater than the second.
     """
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part or "1/1")
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ConfigError(f"part={part}: write it as 3/64, from 1/64 to 64/64")
-    return int(match[1]), int(match[2])
+    if match:
+        number = int(match[1])
+        num_parts = int(match[2])
+        if 1 <= number <= num_parts:
+            return number, num_parts
+    raise ConfigError(f"part={part}: write it as 3/64, from 1/64 to 64/64")
 
 
 def list_files(spec: Download) -> list[Path]:
@@ -85,9 +90,15 @@ def list_files(spec: Download) -> list[Path]:
         problem = "a folder without *.parquet" if is_folder else "no such file"
         raise ConfigError(f"list={path}: {problem}")
 
-    if spec.score_columns and files[0].suffix != ".parquet":
-        raise ConfigError(f"score_columns={[*spec.score_columns]}: a TSV has none; only parquet files do")
+    if spec.score_columns and not _is_parquet(files[0]):
+        columns = list(spec.score_columns)
+        raise ConfigError(f"score_columns={columns}: a TSV has none; only parquet files do")
     return files
+
+
+def _is_parquet(file: Path) -> bool:
+    """Return whether a file of a list is a parquet file by its name; any other file is a TSV."""
+    return file.suffix == ".parquet"
 
 
 def write_list(spec: Download, folder: Path) -> dict:
@@ -110,7 +121,8 @@ def write_list(spec: Download, folder: Path) -> dict:
     """
     target = folder / "list"
     if target.exists():
-        return json.loads((target / "counts.json").read_text())
+        counts_text = (target / _COUNTS).read_text()
+        return json.loads(counts_text)
 
     # A list that was cut short is written anew, and takes its name when it is whole.
     temporary = folder / "list.part"
@@ -118,11 +130,8 @@ def write_list(spec: Download, folder: Path) -> dict:
     temporary.mkdir()
 
     reasons: Counter[str | None] = Counter()
-    rows_per_file = _SHARDS_PER_FILE * spec.samples_per_shard
-    lines = enumerate(_kept(spec, folder / "log.txt", reasons))
-    for number, group in groupby(lines, lambda numbered: numbered[0] // rows_per_file):
-        with (temporary / f"{number:07d}.jsonl").open("w") as file:
-            file.writelines(line for _, line in group)
+    lines = _kept_lines(spec, folder / "log.txt", reasons)
+    _write_files(lines, temporary, _SHARDS_PER_FILE * spec.samples_per_shard)
 
     rows = reasons.total()
     kept = reasons.pop(None, 0)
@@ -130,12 +139,23 @@ def write_list(spec: Download, folder: Path) -> dict:
     if not kept:
         raise ConfigError(f"list={spec.list}: no row that can be downloaded: {counts}")
 
-    (temporary / "counts.json").write_text(json.dumps(counts))
+    counts_file = temporary / _COUNTS
+    counts_file.write_text(json.dumps(counts))
     os.replace(temporary, target)
     return counts
 
 
-def _kept(spec: Download, log: Path, reasons: Counter[str | None]) -> Iterator[str]:
+def _write_files(lines: Iterator[str], folder: Path, lines_per_file: int) -> None:
+    """Write lines to numbered JSON lines files, so many lines to each but the last."""
+    numbered_lines = enumerate(lines)
+    files = groupby(numbered_lines, lambda numbered: numbered[0] // lines_per_file)
+    for number, group in files:
+        path = folder / f"{number:07d}.jsonl"
+        with path.open("w") as file:
+            file.writelines(line for _, line in group)
+
+
+def _kept_lines(spec: Download, log: Path, reasons: Counter[str | None]) -> Iterator[str]:
     """Yield a JSON line for each row of the part that may be downloaded.
 
     Args:
@@ -163,10 +183,11 @@ def _rows(spec: Download, log: Path) -> Iterator[list]:
     """
     files = list_files(spec)
     index, parts = read_part(spec.part)
-    if files[0].suffix != ".parquet":
+    if not _is_parquet(files[0]):
         yield from _tsv_rows(files[0], index, parts)
     elif len(files) >= parts:
-        yield from _parquet_rows(spec, files[index - 1 :: parts], 1, 1, log)
+        files_of_part = files[index - 1 :: parts]
+        yield from _parquet_rows(spec, files_of_part, 1, 1, log)
     else:
         yield from _parquet_rows(spec, files, index, parts, log)
 
@@ -182,22 +203,25 @@ def _tsv_rows(file: Path, index: int, parts: int) -> Iterator[list]:
     """Yield URL and caption of each row of a slice of a TSV."""
     with file.open("rb") as lines:
         total = sum(1 for _ in lines)
+    start, stop = _bounds(total, index, parts)
 
     # Only a line feed ends a row: other line breaks stand inside captions.
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in islice(lines, *_bounds(total, index, parts)):
+        for line in islice(lines, start, stop):
             caption, _, url = line.rpartition("\t")
             yield [url, caption]
 
 
 def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log: Path) -> Iterator[list]:
     """Yield URL, caption and scores of each row of a slice of parquet files."""
-    python = Path(spec.command).resolve().with_name("python")
+    command = Path(spec.command).resolve()
+    python = command.with_name("python")
     if not python.exists():
         raise ConfigError(f"command={spec.command}: the Python beside it reads parquet files, but there is none")
 
-    columns = json.dumps([spec.url_column, spec.caption_column, *spec.score_columns])
-    argv = [str(python), "-I", "-c", _READ_PARQUET, columns, *map(str, files)]
+    columns = [spec.url_column, spec.caption_column, *spec.score_columns]
+    paths = [str(file) for file in files]
+    argv = [str(python), "-I", "-c", _READ_PARQUET, json.dumps(columns), *paths]
     variables = environment(log.parent)
     with (
         log.open("ab") as errors,
@@ -206,7 +230,8 @@ def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log
         output = reader.stdout
         assert output is not None  # it is a pipe
         first = output.readline()
-        start, stop = _bounds(int(first or 0), index, parts)
+        total = int(first or 0)
+        start, stop = _bounds(total, index, parts)
         num_read = 0
         for line in islice(output, start, stop):
             num_read += 1
@@ -214,7 +239,8 @@ def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log
 
     # The program prints nothing, or too little, where a file cannot be read; its error is in the log.
     if not first or num_read < stop - start:
-        raise ConfigError(f"list={spec.list} cannot be read by {python}:\n{tail(log)}")
+        last_lines = tail(log)
+        raise ConfigError(f"list={spec.list} cannot be read by {python}:\n{last_lines}")
 
 
 def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
@@ -235,32 +261,48 @@ def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
         return "not http(s)"
     if len(url) + len(caption) > _MOST_CHARACTERS:
         return "too long"
+
+    host = _host(url)
+    if host is None:
+        return "no host"
+    if not allow_private and _is_private(host):
+        return "private host"
+    if not caption:
+        return "no caption"
+    return None
+
+
+def _host(url: str) -> str | None:
+    """Return the host of a URL, in ASCII; None if there is none, or not every program would read the same one."""
     try:
         parts = urlsplit(url)
+        hostname = parts.hostname or ""
         # As urllib does before it connects.
-        host = (parts.hostname or "").encode("idna").decode().rstrip(".")
+        host = hostname.encode("idna").decode().rstrip(".")
         # It raises an error where the port is no number.
         _ = parts.port
     except ValueError:
-        return "no host"
+        return None
 
-    # What urlsplit and urllib read differently: escapes, user names, controls.
-    if re.search(r"[\x00-\x20\x7f]", url) or re.search(r"[%@\\]", parts.netloc) or not re.fullmatch(r"[\w.:-]+", host):
-        return "no host"
-
-    if not allow_private and _is_private(host):
-        return "private host"
-    return None if caption else "no caption"
+    # What urlsplit and urllib read differently: controls, escapes, user names.
+    if re.search(r"[\x00-\x20\x7f]", url):
+        return None
+    if re.search(r"[%@\\]", parts.netloc):
+        return None
+    if not re.fullmatch(r"[\w.:-]+", host):
+        return None
+    return host
 
 
 def _is_private(host: str) -> bool:
     """Return whether a host is one of one's own network, by its name or its address alone."""
     is_ipv6 = ":" in host
-    if ("." not in host and not is_ipv6) or host.endswith((".localhost", ".local", ".internal")):
+    is_single_word = "." not in host and not is_ipv6
+    if is_single_word or host.endswith((".localhost", ".local", ".internal")):
         return True
 
     # The last part of an IPv4 address begins with a digit; that of a name never does.
-    last = host.rpartition(".")[2]
+    _, _, last = host.rpartition(".")
     if not is_ipv6 and not last[:1].isdigit():
         return False
 
@@ -269,7 +311,8 @@ def _is_private(host: str) -> bool:
     except ValueError:
         # The system's own reading of addresses accepts more: 127.1, 0x7f.0.0.1.
         try:
-            address = ipaddress.IPv4Address(socket.inet_aton(host))
+            packed = socket.inet_aton(host)
+            address = ipaddress.IPv4Address(packed)
         except OSError:
             return False
 

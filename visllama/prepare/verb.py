@@ -30,10 +30,10 @@ _RUNTIME = ("workers", "max_bad_fraction", "check_only")
 
 
 def assemble(config: PrepareConfig) -> None:
-    """Check the configuration of `prepare` before the work starts; nothing is built, in spite of the name.
+    """Check the keys of `prepare` and their values, and that the files and folders they name are there.
 
-    Each verb may have an `assemble`, which the command line calls first. This one checks the keys and their values, and
-    looks whether the files and folders that they name are there; no file is opened, and nothing is written.
+    No file is opened, and nothing is written. The command line calls a verb's `assemble`, if it has one, before the
+    verb itself; other verbs also build objects there.
 
     Raises:
         ConfigError: If a key or a value cannot be used; the message names the key, and says what to do.
@@ -42,7 +42,10 @@ def assemble(config: PrepareConfig) -> None:
 
 
 def prepare(config: PrepareConfig) -> dict:
-    """Write the shards of a source, or what else `config.source` makes, and print a summary and a next command.
+    """Prepare the data that `config.source` names, and print a summary and the command that is likely to come next.
+
+    A raw dataset is written as shards (tars with an index), existing tars are indexed, and a list of URLs is downloaded
+    as shards. For "scenes" the CLIP and the LLaMA of the embedded world are trained.
 
     Args:
         config: A configuration that `assemble` has accepted.
@@ -72,14 +75,7 @@ def prepare(config: PrepareConfig) -> dict:
 def _write(config: PrepareConfig) -> dict:
     """Write the shards of a raw dataset; with `check_only`, only decode all of its images."""
     spec = raw_spec(config)
-    images = spec.folder()
-    # Not a loop, whose variable would hold the last split that was read while the shards are written.
-    plans = {
-        split: lay_out(raw_split, images, spec.shard_size_mb * _MB)
-        for split, raw_split in spec.read().items()
-        # A split without any record would become an empty folder.
-        if raw_split.records or raw_split.skipped
-    }
+    plans = _lay_out_splits(spec)
     if not plans:
         raise ConfigError(f"source={config.source}: its file holds no record")
 
@@ -103,20 +99,42 @@ def _write(config: PrepareConfig) -> dict:
     return _report(config, counts)
 
 
+def _lay_out_splits(spec: RawData) -> dict[str, SplitLayout]:
+    """Read a raw dataset, and return which record goes into which shard, for each split that has a record.
+
+    This is a function of its own so that the last split that was read is not held while the shards are written.
+    """
+    images = spec.folder()
+    shard_bytes = spec.shard_size_mb * _MB
+    plans = {}
+    for split, raw_split in spec.read().items():
+        # A split without any record would become an empty folder.
+        if raw_split.records or raw_split.skipped:
+            plans[split] = lay_out(raw_split, images, shard_bytes)
+    return plans
+
+
 def _check_only(spec: RawData, plans: dict[str, SplitLayout]) -> dict:
     """Decode every image, print each bad record, and return the number of bad ones by split, under `skipped`."""
-    bad_records = {split: find_bad_records(plan, spec.workers) for split, plan in plans.items()}
+    bad_records = {}
+    for split, plan in plans.items():
+        bad_records[split] = find_bad_records(plan, spec.workers)
 
     lines = []
     for records in bad_records.values():
-        lines += [f"{record.where}: {record.reason}: {record.detail}" for record in records]
+        for record in records:
+            lines.append(f"{record.where}: {record.reason}: {record.detail}")
     for split, records in bad_records.items():
-        lines.append(f"{split}: {plans[split].num_records} records, {len(records)} are bad")
+        num_records = plans[split].num_records
+        lines.append(f"{split}: {num_records} records, {len(records)} are bad")
     say(*lines)
 
+    num_bad = {}
     for split, plan in plans.items():
-        refuse_too_many_bad(split, bad_records[split], plan.num_records, spec.max_bad_fraction)
-    return {"skipped": {split: len(records) for split, records in bad_records.items()}}
+        records = bad_records[split]
+        refuse_too_many_bad(split, records, plan.num_records, spec.max_bad_fraction)
+        num_bad[split] = len(records)
+    return {"skipped": num_bad}
 
 
 def _adopt(config: PrepareConfig) -> dict:
@@ -128,15 +146,19 @@ def _adopt(config: PrepareConfig) -> dict:
         return _check_tars(place)
 
     # Without a name there is no folder to keep links in: the tars are indexed where they lie.
-    folder = split_folder(config, spec.split) if config.name or config.out else None
+    folder = None
+    if config.name or config.out:
+        folder = split_folder(config, spec.split)
     cache = Path(config.paths["cache"]).expanduser()
     shards, manifest = adopt.adopt(spec, place, folder, cache)
+
     counts = {spec.split: adopt.counts(manifest, started)}
     if folder is not None:
         return _report(config, counts)
 
-    command = shlex.join(_as_shards(shards, None))
-    say(_table(counts), f"Indexed {shards}", f"Train on it:  visllama train {command}")
+    table = _table(counts)
+    next_command = _train_line(_as_shards(shards, None))
+    say(table, f"Indexed {shards}", next_command)
     return {"splits": counts, "out": str(shards)}
 
 
@@ -146,18 +168,23 @@ def _check_tars(place: str) -> dict:
     Nothing is written.
     """
     tars = adopt.find(place)
+    num_tars = len(tars)
     if is_remote(tars[0]):
-        say(*tars[:10], f"{len(tars)} tars; they are looked at when they are fetched")
-        return {"shards": len(tars)}
+        first_tars = tars[:10]
+        say(*first_tars, f"{num_tars} tars; they are looked at when they are fetched")
+        return {"shards": num_tars}
 
     num_records = 0
     num_faults = 0
     for tar, index in zip(tars, adopt.index_each(tars), strict=True):
-        say(*(fault.tell(tar) for fault in index.faults))
+        lines = [fault.tell(tar) for fault in index.faults]
+        say(*lines)
         num_records += index.num_records
-        num_faults += sum(index.facts["faults"].values())
-    say(f"{len(tars)} tars, {num_records:,} records, {num_faults:,} faults")
-    return {"shards": len(tars), "records": num_records, "faults": num_faults}
+        # More places may be damaged than `index.faults` lists.
+        faults_by_reason = index.facts["faults"]
+        num_faults += sum(faults_by_reason.values())
+    say(f"{num_tars} tars, {num_records:,} records, {num_faults:,} faults")
+    return {"shards": num_tars, "records": num_records, "faults": num_faults}
 
 
 def _download(config: PrepareConfig) -> dict:
@@ -170,8 +197,13 @@ def _download(config: PrepareConfig) -> dict:
 
     is_merge = config.keys["merge"]
     summary = download.merge(spec) if is_merge else download.download(spec)
-    totals = [f"{key} {value}" for key, value in summary.items() if not isinstance(value, dict)]
-    say(f"{config.source}: {', '.join(totals)}")
+    totals = []
+    for key, value in summary.items():
+        # The counts by reason are not shown.
+        if not isinstance(value, dict):
+            totals.append(f"{key} {value}")
+    total_list = ", ".join(totals)
+    say(f"{config.source}: {total_list}")
 
     # The shards of a part get their names, and their index, when all parts are merged.
     if spec.part and not is_merge:
@@ -180,8 +212,11 @@ def _download(config: PrepareConfig) -> dict:
         return {"downloaded": summary, "out": str(spec.out)}
 
     manifest = _index_folder(spec.out)
-    counts = {config.keys["split"]: adopt.counts(manifest, started)}
-    return _report(config, counts) | {"downloaded": summary}
+    split = config.keys["split"]
+    counts = {split: adopt.counts(manifest, started)}
+    result = _report(config, counts)
+    result["downloaded"] = summary
+    return result
 
 
 def _index_folder(folder: Path) -> Manifest:
@@ -189,7 +224,8 @@ def _index_folder(folder: Path) -> Manifest:
     tars = sorted(folder.glob("*.tar"))
     homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
     rows = index_tars(tars, homes)
-    manifest = Manifest.of(str(folder), [tar.name for tar in tars], rows)
+    names = [tar.name for tar in tars]
+    manifest = Manifest.of(str(folder), names, rows)
     manifest.save()
     return manifest
 
@@ -204,9 +240,12 @@ def _merge_overrides() -> list[str]:
 def _report(config: PrepareConfig, counts: dict[str, dict]) -> dict:
     """Print the counts of the splits, their folders and the next command, and return `splits` and `out`."""
     out = split_folder(config, "train").parent
+    written = set(counts)
+    next_commands = _next(config, out, written)
+    table = _table(counts)
     folders = [str(out / split) for split in counts]
-    next_commands = _next(config, out, set(counts))
-    say(_table(counts), f"Wrote {', '.join(folders)}", *next_commands)
+    folder_list = ", ".join(folders)
+    say(table, f"Wrote {folder_list}", *next_commands)
     return {"splits": counts, "out": str(out)}
 
 
@@ -219,32 +258,61 @@ def _next(config: PrepareConfig, out: Path, written: set[str]) -> list[str]:
         written: The splits that were written just now; others may be there already.
     """
     # Splits may be prepared one by one, from different files.
-    there = {split for split in SPLITS if (out / split / "manifest.json").is_file()}
-    kinds = set()
-    for split in written:
-        manifest = Manifest.parse(str(out / split), (out / split / "manifest.json").read_bytes())
-        kinds.update(manifest.kinds)
+    there = {split for split in SPLITS if _is_prepared(out / split)}
+    kinds = _kinds_of(out, written)
 
     # Questions and conversations are learned in the second stage.
     if kinds - {"captions"}:
         return _next_stage_2(config, out, there, kinds)
+    return [_next_stage_1(config, out, there)]
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Return whether a folder holds a split that is written to its end."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file()
+
+
+def _kinds_of(out: Path, splits: set[str]) -> set[str]:
+    """Return the kinds of records that are in some splits of a folder: "captions", "questions", "conversations"."""
+    kinds = set()
+    for split in splits:
+        folder = out / split
+        content = (folder / "manifest.json").read_bytes()
+        manifest = Manifest.parse(str(folder), content)
+        kinds.update(manifest.kinds)
+    return kinds
+
+
+def _next_stage_1(config: PrepareConfig, out: Path, there: set[str]) -> str:
+    """Return a line with the command that trains on captions; without `train`, with one that judges on a split.
+
+    Args:
+        config: The configuration of `prepare`.
+        out: The folder of the splits.
+        there: The splits that are in that folder.
+    """
     if "train" not in there:
-        return [_judging("shards_caption", config, out, min(there))]
+        return _judging("shards_caption", config, out, min(there))
 
     # A name without a config of its own, or with another place, is read by the config for any shards.
     data = f"data/{config.name}.yaml"
-    if not _is_default_place(config, out) or not (conf_dir() / data).is_file():
-        words = _as_shards(out / "train", out / "val" if "val" in there else None)
-        return [f"Train on it:  visllama train {shlex.join(words)}"]
+    has_config = (conf_dir() / data).is_file()
+    if not has_config or not _is_default_place(config, out):
+        return _train_line(_as_shards_of(out, there))
 
     words = [f"data={config.name}"]
     # That evaluation would stop the training at its start where COCO is not prepared.
-    is_judged_on_coco = any("coco_karpathy" in str(entry) for entry in read_conf(data)["defaults"])
-    if is_judged_on_coco and not (_coco(config) / "test" / "manifest.json").is_file():
+    defaults = read_conf(data)["defaults"]
+    is_judged_on_coco = any("coco_karpathy" in str(entry) for entry in defaults)
+    coco_test = _data_folder(config) / "coco" / "test"
+    if is_judged_on_coco and not _is_prepared(coco_test):
         words.append("evaluation=none")
-    if not (out / "val").is_dir():
+
+    val = out / "val"
+    if not val.is_dir():
         words += _without_val(config)
-    return [f"Train on it:  visllama train {' '.join(words)}"]
+    return _train_line(words)
 
 
 def _without_val(config: PrepareConfig) -> list[str]:
@@ -252,10 +320,14 @@ def _without_val(config: PrepareConfig) -> list[str]:
     source_config = read_conf(f"data/source/{config.name}.yaml")
     # `${paths.data}/NAME/val`: the part behind the data folder.
     val_path = str(source_config.get("val_path", ""))
-    _, _, needed = val_path.partition("}/")
-    if needed and not (Path(config.paths["data"]).expanduser() / needed).is_dir():
-        return [f"data.sources.{config.name}.val_path=null"]
-    return []
+    _, _, expected = val_path.partition("}/")
+    if not expected:
+        return []
+
+    folder = _data_folder(config) / expected
+    if folder.is_dir():
+        return []
+    return [f"data.sources.{config.name}.val_path=null"]
 
 
 def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[str]) -> list[str]:
@@ -267,22 +339,32 @@ def _next_stage_2(config: PrepareConfig, out: Path, there: set[str], kinds: set[
         there: The splits that are in that folder.
         kinds: The kinds of records that were written just now: "captions", "questions" or "conversations".
     """
-    is_default = _is_default_place(config, out)
+    has_only_questions = kinds == {"questions"}
     if "train" not in there:
-        if kinds != {"questions"}:
+        if not has_only_questions:
             # No evaluation judges conversations.
             return []
         return [_judging("vqav2", config, out, min(there))]
 
+    is_default = _is_default_place(config, out)
+    source_config = conf_dir() / "data" / "source" / f"{config.name}.yaml"
     # A config that a source has of its own knows the place, and the words behind a question.
-    if is_default and (conf_dir() / "data" / "source" / f"{config.name}.yaml").is_file():
+    if is_default and source_config.is_file():
         words = ["data=shards", f"data/source=[{config.name}]", *_without_val(config)]
     else:
-        words = _as_shards(out / "train", out / "val" if "val" in there else None)
+        words = _as_shards_of(out, there)
 
-    has_vqav2 = config.name == "vqa" and is_default and kinds == {"questions"} and "val" in there
-    words.append("evaluation=[vqav2]" if has_vqav2 else "evaluation=none")
-    return [f"Train on it:  visllama train stage=finetune init_from=RUN/weights {shlex.join(words)}"]
+    is_vqa = config.name == "vqa" and is_default
+    if is_vqa and has_only_questions and "val" in there:
+        words.append("evaluation=[vqav2]")
+    else:
+        words.append("evaluation=none")
+    return [_train_line(["stage=finetune", "init_from=RUN/weights", *words])]
+
+
+def _train_line(words: list[str]) -> str:
+    """Return the line that shows the command which trains with these overrides."""
+    return f"Train on it:  visllama train {shlex.join(words)}"
 
 
 def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> str:
@@ -296,24 +378,36 @@ def _judging(evaluation: str, config: PrepareConfig, out: Path, split: str) -> s
         out: The folder of the splits.
         split: The name of the split.
     """
-    its_evaluation = "vqav2" if config.source == "vqa" else config.source
-    has_own_place = config.name == config.source and _is_default_place(config, out)
-    if has_own_place and (conf_dir() / "evaluation" / f"{its_evaluation}.yaml").is_file():
-        words = [f"evaluation=[{its_evaluation}]", f"evaluation.{its_evaluation}.split={split}"]
-    else:
-        place = override(f"evaluation.{evaluation}.source.val_path", out / split)
-        words = [f"evaluation=[{evaluation}]", f"evaluation.{evaluation}.split={split}", place]
-    return f"Judge on it:  visllama evaluate weights=RUN/weights {shlex.join(words)}"
+    own_evaluation = "vqav2" if config.source == "vqa" else config.source
+    own_config = conf_dir() / "evaluation" / f"{own_evaluation}.yaml"
+    is_own_place = config.name == config.source and _is_default_place(config, out)
+    is_read_by_own = is_own_place and own_config.is_file()
+    if is_read_by_own:
+        evaluation = own_evaluation
+
+    key = f"evaluation.{evaluation}"
+    words = [f"evaluation=[{evaluation}]", f"{key}.split={split}"]
+    if not is_read_by_own:
+        place = override(f"{key}.source.val_path", out / split)
+        words.append(place)
+    command = shlex.join(words)
+    return f"Judge on it:  visllama evaluate weights=RUN/weights {command}"
+
+
+def _data_folder(config: PrepareConfig) -> Path:
+    """Return the folder `paths.data`, below which each dataset has a folder."""
+    return Path(config.paths["data"]).expanduser()
 
 
 def _is_default_place(config: PrepareConfig, out: Path) -> bool:
     """Return whether the splits lie in `${paths.data}/NAME`, where the configs of that name look for them."""
-    return Path(config.paths["data"]).expanduser() / str(config.name) == out
+    return _data_folder(config) / str(config.name) == out
 
 
-def _coco(config: PrepareConfig) -> Path:
-    """Return the folder in which the evaluation on COCO expects its splits."""
-    return Path(config.paths["data"]).expanduser() / "coco"
+def _as_shards_of(out: Path, there: set[str]) -> list[str]:
+    """Return the overrides that let `train` read the splits `train` and, if it is there, `val` of a folder."""
+    val = out / "val" if "val" in there else None
+    return _as_shards(out / "train", val)
 
 
 def _as_shards(train: Path, val: Path | None) -> list[str]:
@@ -333,9 +427,12 @@ def _table(counts: dict[str, dict]) -> Table:
     table.add_column("left out")
 
     for split, split_counts in counts.items():
-        values = split_counts | {"MB": f"{split_counts['bytes'] / _MB:.1f}"}
+        megabytes = split_counts["bytes"] / _MB
+        values = split_counts | {"MB": f"{megabytes:.1f}"}
         # Tars that others have made have no count of images.
         cells = [str(values.get(column, "")) for column in columns]
+
         reasons = [f"{reason} {count}" for reason, count in split_counts["skipped"].items()]
-        table.add_row(split, *cells, ", ".join(reasons) or "nothing")
+        left_out = ", ".join(reasons) or "nothing"
+        table.add_row(split, *cells, left_out)
     return table

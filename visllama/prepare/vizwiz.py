@@ -42,7 +42,8 @@ class VizWiz(QuestionFile):
             ConfigError: If the file cannot be read, or is no list of questions with images.
         """
         entries = read_json("annotations", self.annotations)
-        if not isinstance(entries, list) or not any(_has_layout(entry) for entry in entries):
+        has_questions = isinstance(entries, list) and any(_has_layout(entry) for entry in entries)
+        if not has_questions:
             raise ConfigError(
                 f"annotations={self.annotations}: not a VizWiz-VQA file: no list of {{image, question, answers}}"
             )
@@ -52,8 +53,9 @@ class VizWiz(QuestionFile):
                 entry = {}
             image = entry.get("image")
             names = (image,) if isinstance(image, str) else ()
+            question = entry.get("question")
             answers = _answers(entry.get("answers"))
-            row = question_row(f"[{number}]", image, names, image, entry.get("question"), answers)
+            row = question_row(f"[{number}]", image, names, image, question, answers)
 
             answer_type = entry.get("answer_type")
             if isinstance(row, QuestionRow) and isinstance(answer_type, str):

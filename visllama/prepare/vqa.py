@@ -58,6 +58,7 @@ class Vqa(RawData):
         """
         content = read_json("questions", self.questions)
         questions = listed("questions", self.questions, content, "questions", "VQA questions file")
+
         annotations_content = read_json("annotations", self.annotations)
         annotations = listed(
             "annotations", self.annotations, annotations_content, "annotations", "VQA annotations file"
@@ -69,9 +70,10 @@ class Vqa(RawData):
         by_image = self._join(questions, answers, faulty, raw_split)
         for image_id, image_questions in by_image.items():
             # As the archives of 2014 name it, and as those of 2017 do.
-            names = (f"COCO_{subtype}_{image_id:012d}.jpg", f"{image_id:012d}.jpg")
+            key = f"{image_id:012d}"
+            names = (f"COCO_{subtype}_{key}.jpg", f"{key}.jpg")
             text = {"questions": image_questions, "image_id": image_id}
-            record = RawRecord(f"{image_id:012d}", (names,), text, f"image {image_id}")
+            record = RawRecord(key, (names,), text, f"image {image_id}")
             raw_split.add(record)
         return {split: raw_split}
 
@@ -93,6 +95,7 @@ class Vqa(RawData):
         by_image: dict[int, list[dict]] = {}
         joined: set[int] = set()
         malformed: set[int] = set()
+        annotations_name = Path(self.annotations).name
         for number, entry in enumerate(questions):
             if not isinstance(entry, dict):
                 entry = {}
@@ -101,7 +104,8 @@ class Vqa(RawData):
             text = texts([entry.get("question")])
             where = f"question {question_id}" if is_id(question_id) else f"questions[{number}]"
 
-            if not is_id(image_id) or not is_id(question_id) or not text:
+            is_whole = is_id(image_id) and is_id(question_id) and text
+            if not is_whole:
                 reason = "id" if text else "no question"
                 raw_split.skip(where, reason, "no whole question_id, image_id and question")
                 if is_id(question_id):
@@ -112,15 +116,16 @@ class Vqa(RawData):
                 # Its annotation was counted already: this is one fault, not two.
                 continue
             elif question_id not in answers:
-                raw_split.skip(where, "no answer", f"{Path(self.annotations).name} has no answers to it")
+                raw_split.skip(where, "no answer", f"{annotations_name} has no answers to it")
             else:
                 joined.add(question_id)
                 question = {"question": text[0], **answers[question_id], "id": question_id}
                 by_image.setdefault(image_id, []).append(question)
 
+        questions_name = Path(self.questions).name
         for question_id in answers.keys() - joined - malformed:
             where = f"annotation {question_id}"
-            raw_split.skip(where, "no question", f"{Path(self.questions).name} has none of this id")
+            raw_split.skip(where, "no question", f"{questions_name} has none of this id")
         return by_image
 
     def _split(self, content: dict[str, Any]) -> tuple[str, str]:
@@ -129,20 +134,22 @@ class Vqa(RawData):
         Raises:
             ConfigError: If the files name no split, or different ones.
         """
-        data_subtype = str(content.get("data_subtype") or "")
-        file_splits = {split_of_name(name) for name in (self.questions, self.annotations)} - {None}
-        if len(file_splits) > 1:
+        questions_split = split_of_name(self.questions)
+        annotations_split = split_of_name(self.annotations)
+        if questions_split and annotations_split and questions_split != annotations_split:
             raise ConfigError(
                 f"questions={self.questions} annotations={self.annotations}: their names show different splits: "
                 f"give the two files of one"
             )
 
-        split = self.split or next(iter(file_splits), None) or split_of_name(data_subtype)
+        data_subtype = str(content.get("data_subtype") or "")
+        split = self.split or questions_split or annotations_split or split_of_name(data_subtype)
         if split is None:
             raise unknown_split("questions", self.questions)
 
         # For example "train2014": the older images have it in their names.
-        subtypes = re.findall(r"(?:train|val|test)20\d\d", f"{Path(self.questions).stem} {data_subtype}")
+        stem = Path(self.questions).stem
+        subtypes = re.findall(r"(?:train|val|test)20\d\d", f"{stem} {data_subtype}")
         subtype = subtypes[0] if subtypes else _SUBTYPES[split]
         return split, subtype
 
@@ -157,8 +164,8 @@ class Vqa(RawData):
             answers = entry.get("answers")
             if not isinstance(answers, list):
                 answers = []
-            raw_answers = [answer.get("answer") for answer in answers if isinstance(answer, dict)]
-            answer_texts = texts(raw_answers)
+            raw_texts = [answer.get("answer") for answer in answers if isinstance(answer, dict)]
+            answer_texts = texts(raw_texts)
             where = f"annotation {question_id}" if is_id(question_id) else f"annotations[{number}]"
 
             if not is_id(question_id):
@@ -167,14 +174,27 @@ class Vqa(RawData):
                 raw_split.skip(where, "duplicate", "its id was there before")
             elif not answer_texts or len(answer_texts) < len(answers):
                 # A score counts how many of all annotators agree, so that none of them may be left out.
-                raw_split.skip(where, "no answer", f"{len(answer_texts)} of its {len(answers)} answers are texts")
+                counts = f"{len(answer_texts)} of its {len(answers)} answers are texts"
+                raw_split.skip(where, "no answer", counts)
                 faulty.add(question_id)
             else:
-                content = {"answers": answer_texts, "answer": most_frequent(answer_texts)}
-                for kind in _KINDS:
-                    if isinstance(entry.get(kind), str):
-                        content[kind] = entry[kind]
-                answers_by_id[question_id] = content
+                answers_by_id[question_id] = _content(entry, answer_texts)
 
         # A second annotation may have mended the first.
-        return answers_by_id, faulty - answers_by_id.keys()
+        still_faulty = faulty - answers_by_id.keys()
+        return answers_by_id, still_faulty
+
+
+def _content(entry: dict, answer_texts: list[str]) -> dict[str, Any]:
+    """Return what a record keeps of an annotation: its answers, the most frequent one, and the kinds of its question.
+
+    Args:
+        entry: The annotation, as the file holds it.
+        answer_texts: The texts of its answers, at least one.
+    """
+    content: dict[str, Any] = {"answers": answer_texts, "answer": most_frequent(answer_texts)}
+    for kind in _KINDS:
+        value = entry.get(kind)
+        if isinstance(value, str):
+            content[kind] = value
+    return content

@@ -99,11 +99,18 @@ def write_split(
                 refuse_too_many_bad(folder.name, skipped, plan.num_records, max_bad_fraction)
                 _finish(part, description, skipped, plan, num_workers, started)
             return _publish(part, folder)
-    except (OSError, WriteFailed) as error:
-        reason = error.reason if isinstance(error, WriteFailed) else error.strerror or error
-        raise ConfigError(
-            f"{part}: cannot be written ({reason}): mend it, or give another out=; the same command goes on from there"
-        ) from error
+    except WriteFailed as error:
+        raise _unwritable(part, error.reason) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise _unwritable(part, reason) from error
+
+
+def _unwritable(part: Path, reason: str) -> ConfigError:
+    """Return, for the caller to raise, the error for a folder that cannot be written."""
+    return ConfigError(
+        f"{part}: cannot be written ({reason}): mend it, or give another out=; the same command goes on from there"
+    )
 
 
 def _counts_of_existing(folder: Path, description: dict) -> dict:
@@ -116,8 +123,9 @@ def _counts_of_existing(folder: Path, description: dict) -> dict:
 
     # The sizes are compared, and not the bytes: shards may be huge.
     done = _done(folder)
-    manifest = Manifest.parse(str(folder), (folder / "manifest.json").read_bytes())
-    expected_sizes = dict(zip(manifest.names, manifest.bytes.tolist(), strict=True))
+    manifest = _read_manifest(folder)
+    manifest_sizes = manifest.bytes.tolist()
+    expected_sizes = dict(zip(manifest.names, manifest_sizes, strict=True))
     sizes = {tar.name: tar.stat().st_size for tar in folder.glob("*.tar")}
     if done is None or sizes != expected_sizes:
         raise ConfigError(f"{folder}: its tars are not those of its manifest: delete the folder, it is made anew")
@@ -126,8 +134,26 @@ def _counts_of_existing(folder: Path, description: dict) -> dict:
 
 def _done(folder: Path) -> dict | None:
     """Return the counts of a split whose shards are all written; None where some are not."""
-    plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+    plan = _read_plan(folder)
     return plan.get("done")
+
+
+def _read_plan(folder: Path) -> dict:
+    """Return the content of a folder's `plan.json`."""
+    text = (folder / PLAN).read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def _write_plan(folder: Path, content: dict) -> None:
+    """Write a folder's `plan.json`, whole or not at all."""
+    text = json.dumps(content, indent=2)
+    write_whole(folder / PLAN, text + "\n")
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a folder."""
+    content = (folder / "manifest.json").read_bytes()
+    return Manifest.parse(str(folder), content)
 
 
 def _hold_to(folder: Path, description: dict, what: str, remedy: str) -> None:
@@ -143,17 +169,22 @@ def _hold_to(folder: Path, description: dict, what: str, remedy: str) -> None:
         ConfigError: If it was begun with another plan, or has no `plan.json` of this kind.
     """
     try:
-        begun = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        known = begun["settings"]
-        sha256 = begun["sha256"]
+        plan = _read_plan(folder)
+        known_settings = plan["settings"]
+        sha256 = plan["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder}: {what} of something else (it has no {PLAN} of ours): {remedy}") from None
 
     if sha256 == description["sha256"]:
         return
-    settings = description["settings"]
-    changed = [f"{key}={known.get(key)}, now {value}" for key, value in settings.items() if known.get(key) != value]
-    raise ConfigError(f"{folder}: {what} made with {'; '.join(changed) or 'other raw files or records'}: {remedy}")
+
+    changes = []
+    for key, value in description["settings"].items():
+        known_value = known_settings.get(key)
+        if known_value != value:
+            changes.append(f"{key}={known_value}, now {value}")
+    difference = "; ".join(changes) or "other raw files or records"
+    raise ConfigError(f"{folder}: {what} made with {difference}: {remedy}")
 
 
 def _begin(part: Path, description: dict, total: int) -> None:
@@ -169,28 +200,39 @@ def _begin(part: Path, description: dict, total: int) -> None:
 
     # The plan is the first file of a new folder: later calls are held to it.
     if not any(part.iterdir()):
-        write_whole(part / PLAN, json.dumps(description, indent=2) + "\n")
+        _write_plan(part, description)
     _hold_to(part, description, "a beginning", "put that back, or delete this folder and begin anew")
 
     written = sum(tar.stat().st_size for tar in part.glob("*.tar"))
     needed = total - written
     free = shutil.disk_usage(part).free
     if needed > free:
+        needed_gb = needed / 1e9
+        free_gb = free / 1e9
         raise ConfigError(
-            f"{part}: {needed / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free: make room, "
+            f"{part}: {needed_gb:.1f} GB are to be written, and {free_gb:.1f} GB are free: make room, "
             f"or give another out="
         )
 
 
 def _write(part: Path, plan: SplitLayout, num_workers: int | None) -> list[Skipped]:
     """Write the shards, and return all that is left out, beginning with what the plan has left out already."""
-    jobs = [ShardJob(part / f"{number:05d}.tar", records) for number, records in enumerate(plan.shards)]
+    jobs = []
+    for number, records in enumerate(plan.shards):
+        tar = _shard_path(part, number)
+        jobs.append(ShardJob(tar, records))
+
     all_skipped = list(plan.skipped)
     # After an error its processes have to end before the message is printed.
     with closing(_work(f"writing {part.stem}", jobs, plan, num_workers)) as results:
         for skipped in results:
             all_skipped += skipped
     return all_skipped
+
+
+def _shard_path(part: Path, number: int) -> Path:
+    """Return the path of a shard, given by its number, from 0."""
+    return part / f"{number:05d}.tar"
 
 
 def _finish(
@@ -218,9 +260,10 @@ def _finish(
     write_whole(part / SKIPPED, "".join(lines))
 
     tars = _tars_with_records(part, plan)
-    homes = [tar.with_name(f"{tar.name}.idx") for tar in tars]
+    names = [tar.name for tar in tars]
+    homes = [part / f"{name}.idx" for name in names]
     rows = index_tars(tars, homes, num_workers)
-    manifest = Manifest.of(str(part), [tar.name for tar in tars], rows)
+    manifest = Manifest.of(str(part), names, rows)
 
     # The index is made from the tars as they are on disk: it shows what training will find.
     expected = plan.num_records - len(skipped)
@@ -230,26 +273,29 @@ def _finish(
 
     # The folder is taken as done from the moment at which these counts are in its plan.
     reasons = Counter(record.reason for record in skipped)
+    num_images = sum(ShardIndex.load(home).num_images for home in homes)
+    seconds = time.perf_counter() - started
     done = {
         "records": expected,
         "pairs": int(manifest.num_pairs.sum()),
-        "images": sum(ShardIndex.load(home).num_images for home in homes),
+        "images": num_images,
         "shards": len(tars),
         "bytes": int(manifest.bytes.sum()),
         "skipped": dict(reasons.most_common()),
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
     }
     manifest.save()
-    write_whole(part / PLAN, json.dumps(description | {"done": done}, indent=2) + "\n")
+    _write_plan(part, description | {"done": done})
 
 
 def _tars_with_records(part: Path, plan: SplitLayout) -> list[Path]:
     """Return the tars that hold a record: where all records of a tar were bad, it is empty, and is no shard."""
     tars = []
     for number, records in enumerate(plan.shards):
-        tar = part / f"{number:05d}.tar"
-        report = json.loads(report_of(tar).read_text(encoding="utf-8"))
-        if len(report) < len(records):
+        tar = _shard_path(part, number)
+        report_text = report_of(tar).read_text(encoding="utf-8")
+        left_out = json.loads(report_text)
+        if len(left_out) < len(records):
             tars.append(tar)
     return tars
 
@@ -261,10 +307,11 @@ def _publish(part: Path, folder: Path) -> dict:
     """
     done = _done(part)
     assert done is not None
-    names = Manifest.parse(str(part), (part / "manifest.json").read_bytes()).names
-    for path in [*part.glob("*.report.json"), *part.glob("*.tar")]:
-        # Reports, and the tars whose records were all bad.
-        if path.name not in names:
+    manifest = _read_manifest(part)
+    # Reports, and the tars whose records were all bad.
+    paths = [*part.glob("*.report.json"), *part.glob("*.tar")]
+    for path in paths:
+        if path.name not in manifest.names:
             path.unlink()
 
     # The folder's entries have to be on disk before its name is.
@@ -279,9 +326,10 @@ def _work(
 ) -> Generator[list[Skipped], None, None]:
     """Do the jobs in parallel, with a progress bar over their bytes, and yield what each leaves out, in their order."""
     total = sum(plan.shard_bytes)
-    num_workers = min(num_workers or os.cpu_count() or 1, len(jobs))
+    num_workers = num_workers or os.cpu_count() or 1
     if total <= _SERIAL_BYTES:
         num_workers = 1
+    num_workers = min(num_workers, len(jobs))
 
     columns = (
         TextColumn(title),
@@ -291,7 +339,8 @@ def _work(
     )
     with bars(*columns) as progress, _pool(num_workers) as run:
         task = progress.add_task("", total=total)
-        for size, skipped in zip(plan.shard_bytes, run(make_shard, jobs), strict=True):
+        results = run(make_shard, jobs)
+        for size, skipped in zip(plan.shard_bytes, results, strict=True):
             progress.advance(task, size)
             yield skipped
 
@@ -310,8 +359,9 @@ def _pool(num_workers: int) -> Generator[Callable[[Callable, Iterable], Iterable
     try:
         yield pool.map
     except BrokenProcessPool as error:
+        fewer = max(1, num_workers // 2)
         raise ConfigError(
-            f"a process ended (out of memory?): the same command goes on, with workers={max(1, num_workers // 2)}"
+            f"a process ended (out of memory?): the same command goes on, with workers={fewer}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

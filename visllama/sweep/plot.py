@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from visllama.config.objective import Objective
 from visllama.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _A_DECADE = 10
 _WIDTH_IN = 5
@@ -24,10 +27,15 @@ def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> li
     numeric = []
     for key in keys:
         values = [row["swept"][key] for row in ranked]
-        are_numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        if are_numbers and len(set(values)) > 1:
+        if all(_is_number(value) for value in values) and len(set(values)) > 1:
             numeric.append(key)
     return numeric
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is an int or a float, and no bool."""
+    # In Python a bool is an int too.
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) -> bool:
@@ -42,10 +50,16 @@ def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) ->
         log_keys: The keys that the search draws evenly on a logarithmic scale.
     """
     # There is no logarithm of zero or less.
-    if min(values) <= 0:
+    least = min(values)
+    if least <= 0:
         return False
-    is_rate = key.rpartition(".")[2] == "lr" or ".lr_by_part." in key
-    return is_rate or key in log_keys or max(values) / min(values) >= _A_DECADE
+    if key in log_keys:
+        return True
+
+    _, _, last_name = key.rpartition(".")
+    is_rate = last_name == "lr" or ".lr_by_part." in key
+    is_wide = max(values) / least >= _A_DECADE
+    return is_rate or is_wide
 
 
 def plot_scores(
@@ -78,30 +92,48 @@ def plot_scores(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    num_keys = len(keys)
+    size = (_WIDTH_IN * num_keys + 1, 4)
+    # `squeeze=False` returns rows of panels also where there is a single panel.
+    figure, panel_rows = plt.subplots(1, num_keys, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    panels = panel_rows[0]
     # A line between jobs that differ in more than one key would say what nobody measured.
-    style = "o-" if len(keys) == 1 else "o"
-    best = ranked[0]
-    best_score = objective.scale * best["scores"][objective.name]
-
-    size = (_WIDTH_IN * len(keys) + 1, 4)
-    figure, panels = plt.subplots(1, len(keys), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for axes, key in zip(panels[0], keys, strict=True):
-        rows = sorted(ranked, key=lambda row: row["swept"][key])
-        values = [row["swept"][key] for row in rows]
-        scores = [objective.scale * row["scores"][objective.name] for row in rows]
-
-        bars = error_bars(rows, objective)
-        axes.errorbar(values, scores, yerr=bars, fmt=style, capsize=3, elinewidth=0.8)
-        axes.plot(best["swept"][key], best_score, "*", color="C1", markersize=14)
-
+    style = "o-" if num_keys == 1 else "o"
+    for axes, key in zip(panels, keys, strict=True):
+        values = _draw_panel(axes, key, ranked, objective, style)
         scale = "log" if is_log_axis(key, values, log_keys) else "linear"
         axes.set(xlabel=key, xscale=scale)
         axes.grid(alpha=0.3)
-    panels[0][0].set(ylabel=header)
+    panels[0].set(ylabel=header)
 
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
+
+
+def _draw_panel(
+    axes: Axes, key: str, ranked: Sequence[Mapping[str, Any]], objective: Objective, style: str
+) -> list[float]:
+    """Draw the scores over the values of one key, with a star for the best job, and return the values in their order.
+
+    Args:
+        axes: The panel that is drawn on.
+        key: The key, whose values are numbers.
+        ranked: The rows of the jobs, the best first.
+        objective: The number that the jobs are ranked by.
+        style: The format of the points, and of the line between them if there is one, as matplotlib writes it.
+    """
+    rows = sorted(ranked, key=lambda row: row["swept"][key])
+    values = [row["swept"][key] for row in rows]
+    scores = [objective.scale * row["scores"][objective.name] for row in rows]
+    bars = error_bars(rows, objective)
+    axes.errorbar(values, scores, yerr=bars, fmt=style, capsize=3, elinewidth=0.8)
+
+    best = ranked[0]
+    best_value = best["swept"][key]
+    best_score = objective.scale * best["scores"][objective.name]
+    axes.plot(best_value, best_score, "*", color="C1", markersize=14)
+    return values
 
 
 def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[list[float]] | None:

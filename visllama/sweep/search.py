@@ -119,16 +119,21 @@ class SearchSweeper(Sweeper):
         self.table.compose = self._compose_row
         for (number, words), row in trials.rows():
             # The search may have been moved, or be somebody else's, whose journal chooses neither words nor a folder.
-            name = Path(os.path.normpath(row["folder"])).name
-            row |= {"job": number, "overrides": [*shared, *words], "folder": str(folder / name)}
+            old_folder = os.path.normpath(row["folder"])
+            name = Path(old_folder).name
+            row["job"] = number
+            row["overrides"] = [*shared, *words]
+            row["folder"] = str(folder / name)
             self.table.rows.append(row)
 
         for number, words in trials.stopped():
             job = self._compose([*shared, *words], number)
-            result = _read_result(Path(job.hydra.runtime.output_dir))
+            job_folder = Path(job.hydra.runtime.output_dir)
+            result = _read_result(job_folder)
             if result is None and trials.num_starts(number) < MAX_STARTS:
                 trials.run_again(number)
-                say(f"Trial {number} was stopped, and is run again: {' '.join(words)}")
+                typed = " ".join(words)
+                say(f"Trial {number} was stopped, and is run again: {typed}")
                 continue
 
             # A job with a result has ended, but the search was killed before it could tell the trial.
@@ -149,21 +154,26 @@ class SearchSweeper(Sweeper):
         default_batch = 1 if launcher_name == "basic" else _IN_QUEUE
         batch = settings.batch or default_batch
 
-        command = shlex.join([*config_dir_options(), override("resume", folder)])
+        options = config_dir_options()
+        command = shlex.join([*options, override("resume", folder)])
         say(f"Stopped, this search goes on by:  visllama train {command}")
 
-        while len(trials.rows()) < settings.n_trials:
-            missing = settings.n_trials - len(trials.rows())
-            new_trials = trials.ask(min(batch, missing))
+        num_missing = settings.n_trials - len(trials.rows())
+        while num_missing > 0:
+            new_trials = trials.ask(min(batch, num_missing))
             jobs = []
             for number, words in new_trials:
-                prune_words = _prune_words(folder, number) if settings.prune else []
-                jobs.append([*shared, *words, *prune_words])
-            self.launcher.launch(jobs, initial_job_idx=new_trials[0].number)
+                job = [*shared, *words]
+                if settings.prune:
+                    job += _prune_words(folder, number)
+                jobs.append(job)
+            first_number = new_trials[0].number
+            self.launcher.launch(jobs, initial_job_idx=first_number)
 
             rows = {row["job"]: row for row in self.table.rows}
             for number, _ in new_trials:
                 trials.tell(number, rows[number])
+            num_missing = settings.n_trials - len(trials.rows())
 
     def _check(self, shared: Sequence[str], ranges: Sequence[Range], settings: SearchSettings) -> Objective:
         """Check the jobs at each end of each range, and return what the search is for.

@@ -42,7 +42,8 @@ def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
         ConfigError: If this machine has no `sbatch` or `srun`; or if `launch` is "slurm", and `num_nodes` or `devices`
             is no whole number above 0.
     """
-    if shutil.which("sbatch") is None or shutil.which("srun") is None:
+    has_slurm = shutil.which("sbatch") is not None and shutil.which("srun") is not None
+    if not has_slurm:
         raise ConfigError("launch=slurm: there is no sbatch here: type it on the login node of a cluster")
 
     if launch == "slurm":
@@ -112,7 +113,8 @@ class SweepLauncher(Launcher):
 
         singletons = [Singleton.get_state() for _ in numbers]
         jobs = executor(self.params).map_array(self, overrides_of_jobs, numbers, singletons)
-        say(*(f"job {number}, SLURM's {job.job_id}: queued" for number, job in zip(numbers, jobs, strict=True)))
+        lines = [f"job {number}, SLURM's {job.job_id}: queued" for number, job in zip(numbers, jobs, strict=True)]
+        say(*lines)
         say(f"What they say: {self.config.hydra.sweep.dir}/JOB/log.txt, and .submitit/ there. This waits for them.")
 
         results = []
@@ -150,8 +152,8 @@ class SweepLauncher(Launcher):
 
         # SLURM counts the starts of a job that was queued again.
         task_function = self.task_function
-        was_started_before = int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0
-        if was_started_before:
+        num_restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
+        if num_restarts > 0:
             task_function = going_on(task_function)
         return run_job(
             task_function=task_function,
@@ -209,11 +211,14 @@ def _job_return(job: submitit.Job, config: DictConfig) -> JobReturn:
     try:
         return job.results()[0]
     except UncompletedJobError as error:  # FailedJobError is one too
-        last_line = str(error).strip().splitlines()[-1]
+        lines = str(error).strip().splitlines()
+        last_line = lines[-1]
         loss = ConfigError(f"SLURM's job {job.job_id} ended as {job.state}, without a result: {last_line}")
 
-    hydra_cfg = OmegaConf.masked_copy(config, "hydra")
+    task_overrides = config.hydra.overrides.task
+    job_config = without_hydra(config)
+    hydra_config = OmegaConf.masked_copy(config, "hydra")
     # With the status of a failure, Hydra would raise the error again wherever the value is read.
-    result = JobReturn(config.hydra.overrides.task, without_hydra(config), hydra_cfg, status=JobStatus.COMPLETED)
+    result = JobReturn(task_overrides, job_config, hydra_config, status=JobStatus.COMPLETED)
     result.return_value = loss
     return result

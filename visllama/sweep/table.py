@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import isfinite
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, cast
@@ -120,19 +121,21 @@ class SweepTable(Callback):
         """Show the table, write `sweep.json`, `sweep.png` and `index.html`, and judge the best job."""
         folder = Path(config.hydra.sweep.dir)
         keys = swept_keys(folder)
-        parser = OverridesParser.create()
-        for row in self.rows:
-            overrides = parser.parse_overrides(row["overrides"])
-            values = {override.key_or_group: override.value() for override in overrides}
-            row["swept"] = {key: values[key] for key in keys}
+        self._add_swept_values(keys)
 
         trained = [row for row in self.rows if "error" not in row]
-        objective = find_objective(self._config(trained[0])) if trained else None
+        failed = [row for row in self.rows if "error" in row]
+        objective = None
+        if trained:
+            first_config = self._config(trained[0])
+            objective = find_objective(first_config)
         ranked = _rank(trained, objective)
         unranked = [row for row in self.rows if row not in ranked]
         rows = ranked + unranked
         split = _split(ranked, objective)
-        say(_table(keys, rows, objective, split))
+
+        table = _table(keys, rows, objective, split)
+        say(table)
         if keys == ["seed"]:
             self._say_spread(trained)
 
@@ -140,28 +143,40 @@ class SweepTable(Callback):
         has_best = bool(ranked) and are_rivals(keys)
         best_line = best_command(ranked[0]) if has_best else None
         _write(folder / "sweep.json", rows, objective, split, best_line, self.importances)
-        numeric = numeric_keys(keys, ranked)
-        if objective is not None and numeric:
-            log_keys = [key_range.key for key_range in ranges_in(folder) if key_range.is_log]
-            header = _header(objective, split)
-            plot_scores(numeric, ranked, objective, header, log_keys, folder / "sweep.png")
+        if objective is not None:
+            _plot(folder, keys, ranked, objective, split)
         write_index(folder)
 
-        # Optuna tells them of a search with enough trials; a grid has none.
-        if self.importances:
-            shares = ", ".join(f"{key} {share:.2f}" for key, share in self.importances.items())
-            say(f"What sets the jobs apart (importance, PED-ANOVA): {shares}")
+        self._say_importances()
         say(f"Wrote {folder}: sweep.json; index.html shows and links all jobs")
-        failed = [row for row in self.rows if "error" in row]
         if failed:
+            num_failed = len(failed)
+            num_jobs = len(self.rows)
             first_error = printable(failed[0]["error"])
-            say(f"{len(failed)} of {len(self.rows)} jobs failed; the first: {first_error}")
+            say(f"{num_failed} of {num_jobs} jobs failed; the first: {first_error}")
 
         if has_best:
             say(f"The best as a run of its own:  {best_line}")
             self._judge_best(ranked[0])
         if failed:
             sys.exit(1)
+
+    def _add_swept_values(self, keys: list[str]) -> None:
+        """Add the values of the keys that vary to each row, as its overrides have set them."""
+        parser = OverridesParser.create()
+        for row in self.rows:
+            overrides = parser.parse_overrides(row["overrides"])
+            values = {override.key_or_group: override.value() for override in overrides}
+            row["swept"] = {key: values[key] for key in keys}
+
+    def _say_importances(self) -> None:
+        """Print how much each key of a search matters, if a search has set `importances`."""
+        # A search of few trials has none, and neither has a grid.
+        if not self.importances:
+            return
+        shares = [f"{key} {share:.2f}" for key, share in self.importances.items()]
+        share_list = ", ".join(shares)
+        say(f"What sets the jobs apart (importance, PED-ANOVA): {share_list}")
 
     def _config(self, row: dict[str, Any]) -> DictConfig:
         """Return the configuration of the job of a row, composing it if the job ran in an earlier process."""
@@ -176,8 +191,11 @@ class SweepTable(Callback):
             return
         config = self._config(trained[0])
         for objective in main_objectives(config):
-            scores = [row["scores"].get(objective.name) for row in trained]
-            values = [score for score in scores if score is not None]
+            values = []
+            for row in trained:
+                score = row["scores"].get(objective.name)
+                if score is not None:
+                    values.append(score)
             # One value has no standard deviation.
             if len(values) > 1:
                 shown_mean = objective.show(mean(values))
@@ -191,19 +209,22 @@ class SweepTable(Callback):
         folder = Path(best["folder"])
         unseen = unseen_evaluations(config)
         names = ", ".join(unseen)
+        best_values = f"Best on {SELECTING}: {best['swept']}"
         if not unseen:
-            say(f"Best on {SELECTING}: {best['swept']}. No evaluation of another split is left to judge it on.")
+            say(f"{best_values}. No evaluation of another split is left to judge it on.")
             return
         # A search that has gone on may have found nothing better than the job that it has judged before.
         if is_judged(folder, unseen):
-            say(f"Best on {SELECTING}: {best['swept']}. It has been judged on {names}: {best['folder']}")
+            say(f"{best_values}. It has been judged on {names}: {best['folder']}")
             return
 
-        splits = sorted({evaluation["split"] for evaluation in unseen.values()})
-        say(f"Best on {SELECTING}: {best['swept']}. It alone is judged on {' and '.join(splits)} ({names}):")
+        splits = {evaluation["split"] for evaluation in unseen.values()}
+        split_list = " and ".join(sorted(splits))
+        say(f"{best_values}. It alone is judged on {split_list} ({names}):")
         judge = partial(judge_unseen, folder, config)
         hydra = cast(DictConfig, HydraConfig.get())
-        if hydra.runtime.choices.get("hydra/launcher") == "slurm":
+        launcher_name = hydra.runtime.choices.get("hydra/launcher")
+        if launcher_name == "slurm":
             # The login node of a cluster is not for such work. Imported here, since submitit is an extra.
             from visllama.sweep.queue import run_in_queue
 
@@ -267,7 +288,7 @@ def _rank(rows: list[dict], objective: Objective | None) -> list[dict]:
             scored_rows.append((score, row))
 
     # Rows are dictionaries, which have no order: only the scores are compared.
-    scored_rows.sort(key=lambda scored_row: scored_row[0], reverse=objective.is_higher_better)
+    scored_rows.sort(key=itemgetter(0), reverse=objective.is_higher_better)
     return [row for _, row in scored_rows]
 
 
@@ -291,7 +312,8 @@ def _split(ranked: list[dict], objective: Objective | None) -> str | None:
     if objective is None or not ranked:
         return None
     # The loss belongs to no evaluation: it is measured on validation.
-    return ranked[0]["splits"].get(objective.evaluation, SELECTING)
+    splits = ranked[0]["splits"]
+    return splits.get(objective.evaluation, SELECTING)
 
 
 def _write(
@@ -312,7 +334,18 @@ def _write(
     }
     if importances:
         content["importances"] = dict(importances)
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2)
+    write_whole(path, text + "\n")
+
+
+def _plot(folder: Path, keys: list[str], ranked: list[dict], objective: Objective, split: str | None) -> None:
+    """Draw `sweep.png`, if a key that varies is a number."""
+    numeric = numeric_keys(keys, ranked)
+    if not numeric:
+        return
+    log_keys = [key_range.key for key_range in ranges_in(folder) if key_range.is_log]
+    header = _header(objective, split)
+    plot_scores(numeric, ranked, objective, header, log_keys, folder / "sweep.png")
 
 
 def _table(keys: list[str], rows: list[dict], objective: Objective | None, split: str | None) -> Table:
@@ -324,7 +357,7 @@ def _table(keys: list[str], rows: list[dict], objective: Objective | None, split
     if objective:
         table.add_column(_header(objective, split), justify="right")
     # The loss is shown beside another objective: a job may be good by one of them alone.
-    has_loss = objective and objective.name != VAL_LOSS
+    has_loss = objective is not None and objective.name != VAL_LOSS
     if has_loss:
         table.add_column("val loss", justify="right")
     table.add_column("folder")
@@ -332,14 +365,18 @@ def _table(keys: list[str], rows: list[dict], objective: Objective | None, split
     # The rows that have a rank come first, so that the number of a row is its rank.
     for rank, row in enumerate(rows, start=1):
         score = None if PRUNED in row else _score(row, objective)
-        cells = ["" if score is None else str(rank)]
-        cells += [str(row["swept"][key]) for key in keys]
+        shown_rank = "" if score is None else str(rank)
+        swept = row["swept"]
+        cells = [shown_rank, *(str(swept[key]) for key in keys)]
         if objective:
-            cells.append(_state(row) if score is None else objective.show(score))
+            shown_score = _state(row) if score is None else objective.show(score)
+            cells.append(shown_score)
 
         if has_loss:
-            loss = row.get("scores", {}).get(VAL_LOSS)
-            cells.append("" if loss is None else f"{loss:.3f}")
+            scores = row.get("scores", {})
+            loss = scores.get(VAL_LOSS)
+            shown_loss = "" if loss is None else f"{loss:.3f}"
+            cells.append(shown_loss)
         folder_name = Path(row["folder"]).name
         table.add_row(*cells, folder_name)
     return table

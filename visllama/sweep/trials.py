@@ -95,15 +95,21 @@ class Trials:
 
     def rows(self) -> list[tuple[Asked, dict[str, Any]]]:
         """Return the trials that `tell` was called for, in the order of their numbers, each with a copy of its row."""
-        ended = [trial for trial in self._of_states() if _ROW in trial.user_attrs]
-        return [(self._asked(trial), dict(trial.user_attrs[_ROW])) for trial in ended]
+        rows = []
+        for trial in self._of_states():
+            if _ROW in trial.user_attrs:
+                asked = self._asked(trial)
+                row = dict(trial.user_attrs[_ROW])
+                rows.append((asked, row))
+        return rows
 
     def stopped(self) -> list[Asked]:
         """Return the trials that were asked for but not told, in the order of their numbers.
 
         Right after `Trials` is made, these are the trials that were running when the search was killed.
         """
-        return [self._asked(trial) for trial in self._of_states(TrialState.RUNNING)]
+        running = self._of_states(TrialState.RUNNING)
+        return [self._asked(trial) for trial in running]
 
     def num_starts(self, number: int) -> int:
         """Return how many trials in a row have had the values of this trial, this trial included.
@@ -113,7 +119,8 @@ class Trials:
         Args:
             number: The number of the trial.
         """
-        return find_trial(self.storage, number).user_attrs.get(_STARTS, 1)
+        trial = find_trial(self.storage, number)
+        return trial.user_attrs.get(_STARTS, 1)
 
     def run_again(self, number: int) -> None:
         """Mark a trial as failed in the journal, and let a later `ask` return a new trial with the same values.
@@ -123,7 +130,8 @@ class Trials:
         """
         trial = find_trial(self.storage, number)
         self.study.tell(number, state=TrialState.FAIL)
-        self.study.enqueue_trial(trial.params, user_attrs={_STARTS: self.num_starts(number) + 1})
+        num_starts = self.num_starts(number) + 1
+        self.study.enqueue_trial(trial.params, user_attrs={_STARTS: num_starts})
 
     def ask(self, count: int) -> list[Asked]:
         """Let Optuna choose values for new trials, write these trials to the journal, and return them.
@@ -156,12 +164,14 @@ class Trials:
                 an `error`, counts as failed; one with a `pruned_step` as ended early.
         """
         # First the row: a search that is killed between these two lines ends the trial by it when it goes on.
-        self.storage.set_trial_user_attr(trial_id(self.storage, number), _ROW, dict(row))
+        id_in_storage = trial_id(self.storage, number)
+        self.storage.set_trial_user_attr(id_in_storage, _ROW, dict(row))
         self._finish(number, row)
 
     def _finish(self, number: int, row: Mapping[str, Any]) -> None:
         """Mark a trial in Optuna as pruned, failed or complete, as the row of its job says."""
-        value = row.get("scores", {}).get(self.objective.name)
+        scores = row.get("scores", {})
+        value = scores.get(self.objective.name)
         if PRUNED in row:
             self.study.tell(number, state=TrialState.PRUNED)
         elif value is None:
