@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from visllama.config.overrides import override
+from visllama.config.overrides import written_value
 from visllama.errors import ConfigError
 
 RANGES = "search.ranges"
@@ -206,21 +206,8 @@ def _choices(key: str, values: object) -> Range:
     """Return a range of choices, after a check that they are a list of two or more."""
     if not isinstance(values, list) or len(values) < 2:
         raise ConfigError(f"{RANGES}.{key}.choices={values}: must be a list of two values or more")
-    texts = [_text(value) for value in values]
+    texts = [written_value(value) for value in values]
     return Range(key, choices=tuple(texts))
-
-
-def _text(value: object) -> str:
-    """Return a value as it is written in an override."""
-    # Hydra writes null and booleans otherwise than Python's `str` does.
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        texts = [_text(each) for each in value]
-        return f"[{','.join(texts)}]"
-    return override("", value).removeprefix("=")
 
 
 def _typed_range(parsed: Override) -> Range:
