@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
@@ -264,22 +265,23 @@ def example_of(role: str) -> str:
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
     """Return the class of a model's part by its kind, which is the class's name: one of visllama's, or of a plugin's.
 
-    visllama's own classes are searched first, then the plugins in their order, then the modules inside them, which are
-    imported one by one until the class is found.
+    visllama's own classes are searched first, then the plugins in their order, then the modules inside them. Every
+    plugin is imported, and the modules inside them only up to the one that holds the class.
 
     Args:
         role: The part of the model: "vision_encoder", "connector" or "language_model".
         kind: The name of the class, of whatever type a file holds there.
-        plugins: The names of the user's packages, which are imported.
+        plugins: The names of the user's packages.
 
     Raises:
-        ConfigError: If no such class is there, or it lacks an attribute that its role needs. The message lists the
-            known kinds, and how to name a package that holds another one.
+        ConfigError: If a package or module cannot be imported, or there is no such class that has all that its role
+            needs; the message lists the known kinds, and how to name a package that holds another one.
     """
     our_module = import_module(f"visllama.model.{role}")
     # A plugin that has imported a class of another library does not make it a part.
     homes = ("visllama.", *(f"{name}." for name in plugins))
-    for module in [our_module, *_modules(import_plugins(plugins))]:
+    packages = import_plugins(plugins)
+    for module in chain([our_module], _modules(packages)):
         part = getattr(module, kind, None) if isinstance(kind, str) else None
         if _is_part(part, role) and f"{part.__module__}.".startswith(homes):
             return part
