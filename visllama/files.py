@@ -149,8 +149,9 @@ def check_new_folder(path: Path) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary folders of `path` whose process has ended."""
-    for abandoned in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        process_id = abandoned.name.split(".")[-2]
+    name = glob.escape(path.name)
+    for abandoned in path.parent.glob(f".{name}.*.partial"):
+        _, process_id, _ = abandoned.name.rsplit(".", 2)
         if process_id.isdecimal() and not _is_running(int(process_id)):
             shutil.rmtree(abandoned, ignore_errors=True)
 
@@ -273,6 +274,7 @@ def read_regular(path: Path, most_bytes: int = 2**20) -> str:
         ValueError: If it is a pipe or a device, has more bytes than `most_bytes`, or is no UTF-8.
     """
     with open_regular(path) as file:
+        # One byte more, so that a file which is too large is known from one of just that size.
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")
