@@ -1,12 +1,18 @@
+import inspect
 import os
 import subprocess
 import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from tests.support.commands import ROOT
-from visllama.cli import options_first
+from visllama import cli
+from visllama.cli import Understood, options_first
+from visllama.errors import ConfigError
 
 
 def visllama(*arguments: str) -> subprocess.CompletedProcess:
@@ -166,6 +172,29 @@ finally:
     print("COUNTED", dict(calls))
 """
 SHORT = ["experiment=smoke", "trainer.max_steps=2", "judge=false", "trainer=cpu"]
+
+
+def test_the_error_of_a_sweeps_job_does_not_hold_what_was_built_for_it(monkeypatch):
+    """The sweep keeps the error until its end, and with the error the frame that returned it."""
+
+    class Data:
+        pass
+
+    understood = [Understood(None, Data())]
+    data = weakref.ref(understood[0].assembled)
+
+    def fail(verb, understood):
+        raise ConfigError("no such thing")
+
+    monkeypatch.setattr(cli, "understand", lambda verb, cfg: understood.pop())
+    monkeypatch.setattr(cli, "work", fail)
+    monkeypatch.setattr(cli, "invocation", lambda: SimpleNamespace(is_of_sweep=True))
+    monkeypatch.setattr(cli, "run_folder", lambda: Path("run"))
+    job = inspect.getclosurevars(cli._verb("caption")).nonlocals["job"]
+
+    error = job(None)
+
+    assert str(error) == "no such thing" and data() is None
 
 
 @pytest.mark.parametrize("words", [SHORT, pytest.param([*SHORT, "-m", "seed=1,2"], marks=pytest.mark.slow)])

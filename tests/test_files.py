@@ -2,6 +2,7 @@ import os
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from tests.support.small_disk import run_on_small_disk
@@ -43,6 +44,7 @@ def test_a_full_disk_leaves_each_file_whole_or_not_there(tmp_path):
 import sys
 from pathlib import Path
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from visllama.files import WriteFailed, open_regular, replacing, write_whole
 disk = Path(sys.argv[1])
@@ -73,3 +75,10 @@ def test_a_folder_in_the_place_of_a_file_leaves_nothing_open(tmp_path, monkeypat
         open_regular(tmp_path)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+def test_an_error_of_safetensors_that_is_not_of_the_disk_is_raised_as_it_is(tmp_path):
+    """A mistake in the tensors is no failed write: to free the disk would not mend it."""
+    with pytest.raises(SafetensorError, match="too small"), replacing(tmp_path / "a"):
+        raise SafetensorError("Error while deserializing header: header too small")
+    assert list(tmp_path.iterdir()) == []

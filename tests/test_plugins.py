@@ -96,6 +96,15 @@ def test_a_plugins_main_is_not_run_and_a_broken_sibling_is_named(lab):
     assert part_class("connector", "Mine", ["mylab.connectors"]).__name__ == "Mine", "the very module needs no search"
 
 
+def test_modules_behind_the_class_are_not_imported(lab):
+    """A plugin may hold much that one model does not need, and that takes seconds or fails on this machine."""
+    (Path("mylab") / "z_broken.py").write_text("import no_such_thing")
+    assert part_class("connector", "Mine", [lab]).__name__ == "Mine"
+    del sys.modules["mylab.connectors"]
+    assert part_class("connector", "MLPConnector", [lab]).__name__ == "MLPConnector"
+    assert "mylab.connectors" not in sys.modules
+
+
 def test_the_refusal_names_the_key_that_lets_it_in():
     with pytest.raises(ConfigError, match=r"plugins=\[mylab\]"):
         check_target("mylab.connectors.Mine")

@@ -337,8 +337,8 @@ def _verb(name: str) -> Callable[[], None]:
         """Run the verb on a configuration: Hydra calls this for a run, or for each job of a sweep."""
         try:
             # The jobs of a sweep have not been understood before: Hydra calls `on_run_start` for single runs alone.
-            understood = _WAITING.pop() if _WAITING else understand(name, cfg)
-            return work(name, understood)
+            # Bound to no name: this frame outlives the job where its error is returned, and would hold the data.
+            return work(name, _WAITING.pop() if _WAITING else understand(name, cfg))
         except Exception as raised:
             error = without_room(raised, name, run_folder()) or raised
             if logging.getLogger().handlers:

@@ -54,15 +54,19 @@ def is_first_rank() -> bool:
 
     The environment variables `RANK`, `SLURM_PROCID`, `NODE_RANK` and `LOCAL_RANK` tell which one it is.
     """
+    environment = os.environ
     # `RANK` is of torchrun.
-    if "RANK" in os.environ:
-        return os.environ["RANK"] == "0"
+    if "RANK" in environment:
+        return environment["RANK"] == "0"
 
     # In a shell of a Slurm job, the variables are there, but the process is no task of srun.
-    is_in_shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    if "SLURM_NTASKS" in os.environ and not is_in_shell:
-        return os.environ.get("SLURM_PROCID", "0") == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+    is_in_shell = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    if "SLURM_NTASKS" in environment and not is_in_shell:
+        return environment.get("SLURM_PROCID", "0") == "0"
+
+    node = environment.get("NODE_RANK", "0")
+    rank_in_node = environment.get("LOCAL_RANK", "0")
+    return node == "0" and rank_in_node == "0"
 
 
 def printable(text: object) -> str:

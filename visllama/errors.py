@@ -86,5 +86,8 @@ def refuse_ids(ids: Iterable[str], reason: str) -> None:
             of their text.
     """
     wrong_ids = sorted(ids)
-    if wrong_ids:
-        raise ConfigError(f"{len(wrong_ids)} {reason}, first {', '.join(wrong_ids[:5])}")
+    if not wrong_ids:
+        return
+    num_wrong = len(wrong_ids)
+    listed = ", ".join(wrong_ids[:5])
+    raise ConfigError(f"{num_wrong} {reason}, first {listed}")

@@ -75,21 +75,10 @@ def replacing(path: Path) -> Generator[Path, None, None]:
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):
-            raise WriteFailed(path, _reason_of_safetensors(error)) from error
-        if isinstance(error, OSError):
-            is_of_the_disk = error.errno in (*NO_ROOM, errno.EIO)
-            is_of_the_file = error.filename == str(temporary)
-            if is_of_the_disk or is_of_the_file:
-                raise WriteFailed(path, error.strerror or str(error)) from error
+        reason = _reason_of_the_disk(error, temporary)
+        if reason is not None:
+            raise WriteFailed(path, reason) from error
         raise
-
-
-def _reason_of_safetensors(error: SafetensorError) -> str:
-    """Return the words of the operating system in an error of safetensors, which is no `OSError`."""
-    _, _, reason = str(error).rpartition("I/O error: ")
-    reason, _, _ = reason.partition(" (os error")
-    return reason
 
 
 def write_whole(path: Path, content: str) -> None:
@@ -160,8 +149,9 @@ def check_new_folder(path: Path) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     """Remove the temporary folders of `path` whose process has ended."""
-    for abandoned in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        process_id = abandoned.name.split(".")[-2]
+    name = glob.escape(path.name)
+    for abandoned in path.parent.glob(f".{name}.*.partial"):
+        _, process_id, _ = abandoned.name.rsplit(".", 2)
         if process_id.isdecimal() and not _is_running(int(process_id)):
             shutil.rmtree(abandoned, ignore_errors=True)
 
@@ -179,17 +169,25 @@ def _is_running(process_id: int) -> bool:
     return True
 
 
-def _reason_of_the_disk(error: BaseException, folder: Path) -> str | None:
-    """Return why a file of `folder` could not be written; None for any other error."""
-    if isinstance(error, SafetensorError) and "I/O error: " in str(error):
-        return _reason_of_safetensors(error)
+def _reason_of_the_disk(error: BaseException, written: Path) -> str | None:
+    """Return why a file, or a file inside a folder, could not be written; None for an error of anything else.
+
+    Args:
+        error: What was raised while the file or folder was written.
+        written: The file or folder.
+    """
+    # safetensors raises a type of its own, which has the words of the operating system in its message.
+    if isinstance(error, SafetensorError):
+        _, io_error, words = str(error).rpartition("I/O error: ")
+        reason, _, _ = words.partition(" (os error")
+        return reason if io_error else None
     if not isinstance(error, OSError):
         return None
 
-    is_of_the_folder = str(error.filename).startswith(str(folder))
     is_of_the_disk = error.errno in (*NO_ROOM, errno.EIO)
-    if is_of_the_folder or is_of_the_disk:
-        return error.strerror
+    is_of_the_path = str(error.filename).startswith(str(written))
+    if is_of_the_disk or is_of_the_path:
+        return error.strerror or str(error)
     return None
 
 
@@ -276,6 +274,7 @@ def read_regular(path: Path, most_bytes: int = 2**20) -> str:
         ValueError: If it is a pipe or a device, has more bytes than `most_bytes`, or is no UTF-8.
     """
     with open_regular(path) as file:
+        # One byte more, so that a file which is too large is known from one of just that size.
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
         raise ValueError(f"{path.name} has more than {most_bytes:,} bytes")

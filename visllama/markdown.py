@@ -54,7 +54,9 @@ def fenced(lines: Iterable[str], language: str = "") -> str:
         for ticks in re.findall("`+", line):
             longest = max(longest, len(ticks))
     fence = "`" * max(3, longest + 1)
-    return "\n".join([f"{fence}{language}", *safe_lines, fence])
+
+    opening = f"{fence}{language}"
+    return "\n".join([opening, *safe_lines, fence])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -65,8 +67,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         rows: The cells of each row, one for each column. Headers and cells are written as they stand: give text of
             others through `escape`.
     """
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rule = ["---"] * len(header)
+    lines = []
+    for cells in (header, rule, *rows):
+        joined = " | ".join(cells)
+        lines.append(f"| {joined} |")
+    return "\n".join(lines)
 
 
 def without_places(text: str) -> str:
@@ -82,5 +88,6 @@ def without_places(text: str) -> str:
 
 def _without_folder(match: re.Match[str]) -> str:
     """Return a path with its last part alone."""
-    _, _, name = match[1].rstrip("/").rpartition("/")
+    path = match[1].rstrip("/")
+    _, _, name = path.rpartition("/")
     return f"PATH/{name}"

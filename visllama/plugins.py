@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TypeGuard
@@ -61,13 +62,20 @@ def check_target(target: object, plugins: Sequence[str] = ()) -> str:
         ConfigError: If the value is no text, or does not start with one of `ALLOWED_TARGETS` or with a plugin's name
             and a dot.
     """
-    allowed = (*ALLOWED_TARGETS, *(f"{name}." for name in plugins))
+    allowed = (*ALLOWED_TARGETS, *_beginnings(plugins))
     if not isinstance(target, str) or not target.startswith(allowed):
+        listed = ", ".join(allowed)
+        package = _package(target) or "PACKAGE"
         raise ConfigError(
-            f"_target_={target!r} is not allowed: a config may name {', '.join(allowed)}*; "
-            f"a package of your own is let in by plugins=[{_package(target) or 'PACKAGE'}]"
+            f"_target_={target!r} is not allowed: a config may name {listed}*; "
+            f"a package of your own is let in by plugins=[{package}]"
         )
     return target
+
+
+def _beginnings(plugins: Sequence[str]) -> tuple[str, ...]:
+    """Return the beginning of each path inside a plugin: its name and a dot."""
+    return tuple(f"{name}." for name in plugins)
 
 
 def _package(target: object) -> str | None:
@@ -101,9 +109,10 @@ def resolve(target: object, plugins: Sequence[str] = ()) -> type:
     if not inspect.isclass(located):
         raise ConfigError(f"_target_={path} is no class")
     # That the path starts with an allowed package is not enough: `visllama.x.torch.load` does too.
-    home = f"{located.__module__}."
-    if not home.startswith((*ALLOWED_TARGETS, *(f"{name}." for name in plugins))):
-        raise ConfigError(f"_target_={path} is not allowed: it is defined in {located.__module__}")
+    home = located.__module__
+    allowed = (*ALLOWED_TARGETS, *_beginnings(plugins))
+    if not f"{home}.".startswith(allowed):
+        raise ConfigError(f"_target_={path} is not allowed: it is defined in {home}")
     return located
 
 
@@ -242,13 +251,16 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
     # Abstract methods are attributes too, which the class inherits and has not written.
     abstract = getattr(part, "__abstractmethods__", ())
     missing += sorted(name for name in abstract if name not in missing)
+    if not missing:
+        return part
 
-    if missing:
-        descriptions = ", ".join(f"{name}{_HOW.get(name, '')}" for name in missing)
-        raise ConfigError(
-            f"_target_={target} is no {role.replace('_', ' ')}: it has no {descriptions}{example_of(role)}"
-        )
-    return part
+    descriptions = []
+    for name in missing:
+        how = _HOW.get(name, "")
+        descriptions.append(f"{name}{how}")
+    listed = ", ".join(descriptions)
+    role_in_words = role.replace("_", " ")
+    raise ConfigError(f"_target_={target} is no {role_in_words}: it has no {listed}{example_of(role)}")
 
 
 def example_of(role: str) -> str:
@@ -264,29 +276,33 @@ def example_of(role: str) -> str:
 def part_class(role: str, kind: object, plugins: Sequence[str] = ()) -> type:
     """Return the class of a model's part by its kind, which is the class's name: one of visllama's, or of a plugin's.
 
-    visllama's own classes are searched first, then the plugins in their order, then the modules inside them, which are
-    imported one by one until the class is found.
+    visllama's own classes are searched first, then the plugins in their order, then the modules inside them. Every
+    plugin is imported, and the modules inside them only up to the one that holds the class.
 
     Args:
         role: The part of the model: "vision_encoder", "connector" or "language_model".
         kind: The name of the class, of whatever type a file holds there.
-        plugins: The names of the user's packages, which are imported.
+        plugins: The names of the user's packages.
 
     Raises:
-        ConfigError: If no such class is there, or it lacks an attribute that its role needs. The message lists the
-            known kinds, and how to name a package that holds another one.
+        ConfigError: If a package or module cannot be imported, or there is no such class that has all that its role
+            needs; the message lists the known kinds, and how to name a package that holds another one.
     """
     our_module = import_module(f"visllama.model.{role}")
+    packages = import_plugins(plugins)
     # A plugin that has imported a class of another library does not make it a part.
-    homes = ("visllama.", *(f"{name}." for name in plugins))
-    for module in [our_module, *_modules(import_plugins(plugins))]:
+    homes = ("visllama.", *_beginnings(plugins))
+    for module in chain([our_module], _modules(packages)):
         part = getattr(module, kind, None) if isinstance(kind, str) else None
         if _is_part(part, role) and f"{part.__module__}.".startswith(homes):
             return part
 
     known_kinds = sorted(name for name, value in vars(our_module).items() if _is_part(value, role))
-    hint = f"and plugins={list(plugins)} hold no other" if plugins else "one of your own needs plugins=[PACKAGE]"
-    raise ConfigError(f"unknown {role} {kind!r}: there are {', '.join(known_kinds)}; {hint}")
+    listed = ", ".join(known_kinds)
+    hint = "one of your own needs plugins=[PACKAGE]"
+    if plugins:
+        hint = f"and plugins={list(plugins)} hold no other"
+    raise ConfigError(f"unknown {role} {kind!r}: there are {listed}; {hint}")
 
 
 def _is_part(value: object, role: str) -> TypeGuard[type]:
@@ -304,7 +320,9 @@ def _modules(packages: Sequence[ModuleType]) -> Iterator[ModuleType]:
     yield from packages
     for package in packages:
         folders = getattr(package, "__path__", [])
-        for module in pkgutil.walk_packages(folders, f"{package.__name__}."):
+        prefix = f"{package.__name__}."
+        for module in pkgutil.walk_packages(folders, prefix):
             # To import it would run the user's program.
-            if not module.name.endswith("__main__"):
-                yield from import_plugins([module.name])
+            if module.name.endswith("__main__"):
+                continue
+            yield from import_plugins([module.name])

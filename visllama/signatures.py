@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from visllama.errors import ConfigError, require
+from visllama.errors import ConfigError
 
 
 def check_arguments(key: str, cls: type, arguments: Mapping[str, Any], added: set[str]) -> None:
@@ -26,25 +26,35 @@ def check_arguments(key: str, cls: type, arguments: Mapping[str, Any], added: se
             than the parameter's annotation.
     """
     signature = inspect.signature(cls)
+    placeholders = dict.fromkeys(added)
     try:
-        signature.bind(**arguments, **dict.fromkeys(added))
+        signature.bind(**arguments, **placeholders)
     except TypeError as error:
-        parameters = ", ".join(name for name in signature.parameters if name not in added)
-        raise ConfigError(f"{key}: {error}; {cls.__name__} takes {parameters}") from error
+        parameters = [name for name in signature.parameters if name not in added]
+        listed = ", ".join(parameters)
+        raise ConfigError(f"{key}: {error}; {cls.__name__} takes {listed}") from error
 
-    try:
-        hints = get_type_hints(cls.__init__)
-    except NameError:
-        # Names of a `TYPE_CHECKING` block do not resolve: annotations that are texts then allow any value.
-        parameters_with_hint = [p for p in signature.parameters.values() if p.annotation is not p.empty]
-        hints = {p.name: p.annotation for p in parameters_with_hint}
-
+    hints = _hints(cls, signature)
     for name, value in arguments.items():
         # An interpolation has the value of another key, which is not known yet.
         if "${" in str(value):
             continue
         hint = hints.get(name, Any)
-        require(matches_hint(value, hint), wrong_type(f"{key}.{name}", value, hint))
+        if not matches_hint(value, hint):
+            raise ConfigError(wrong_type(f"{key}.{name}", value, hint))
+
+
+def _hints(cls: type, signature: inspect.Signature) -> dict[str, Any]:
+    """Return the type hints of a class's arguments, by their names; an argument without a hint is left out."""
+    try:
+        return get_type_hints(cls.__init__)
+    except NameError:
+        # Names of a `TYPE_CHECKING` block do not resolve: annotations that are texts then allow any value.
+        hints = {}
+        for name, parameter in signature.parameters.items():
+            if parameter.annotation is not parameter.empty:
+                hints[name] = parameter.annotation
+        return hints
 
 
 def wrong_type(key: str, value: object, hint: object) -> str:
@@ -57,7 +67,8 @@ def wrong_type(key: str, value: object, hint: object) -> str:
     """
     is_plain_class = isinstance(hint, type) and get_origin(hint) is None
     wanted = hint.__name__ if is_plain_class else str(hint).replace("typing.", "")
-    message = f"{key}={value}: must be {wanted}, not {type(value).__name__}"
+    actual = type(value).__name__
+    message = f"{key}={value}: must be {wanted}, not {actual}"
     return message.replace("NoneType", "null")
 
 
@@ -123,10 +134,13 @@ def find_refused(key: str, make: Callable[[dict[str, Any]], object], arguments: 
 
     refused = []
     for name in arguments:
-        others = {other: value for other, value in arguments.items() if other != name}
+        others = dict(arguments)
+        del others[name]
         if failure(others) is None:
             refused.append(name)
 
     # Where no argument alone is to blame, all are named.
-    blamed = " with ".join(f"{key}.{name}={arguments[name]}" for name in refused or arguments)
-    raise ConfigError(f"{blamed}: {str(error).splitlines()[0]}") from error
+    blamed = [f"{key}.{name}={arguments[name]}" for name in refused or arguments]
+    listed = " with ".join(blamed)
+    first_line = str(error).splitlines()[0]
+    raise ConfigError(f"{listed}: {first_line}") from error

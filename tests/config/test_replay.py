@@ -117,6 +117,21 @@ def test_last_takes_the_newest_run_of_any_name_and_of_a_sweep(runs, tmp_path):
     assert "trainer.val_check_interval=0.5" in replayed, "what an earlier version called otherwise"
 
 
+def test_last_goes_on_with_a_search_also_beside_multirun(runs, tmp_path):
+    """`-m` is how a search was started: the same words go on with it."""
+    runs(one=100)
+    search = tmp_path / "b" / "search"
+    (search / "0" / "checkpoints" / "step_00000004").mkdir(parents=True)
+    for folder in (search, search / "0"):
+        (folder / "command.yaml").write_text("{overrides: [name=b], options: []}")
+    (search / "search.journal").write_text("")
+    assert f"hydra.sweep.dir={search}" in replay([f"paths.outputs={tmp_path}", "resume=last", "-m"])
+
+    runs(two=9e12)
+    with pytest.raises(ConfigError, match=r"resume=.*two goes on with one run: leave out -m"):
+        replay([f"paths.outputs={tmp_path}", "resume=last", "-m"])
+
+
 def test_last_names_the_folder_in_which_it_finds_no_run(tmp_path):
     with pytest.raises(ConfigError, match=rf"resume=last: there is no run .* in paths.outputs={tmp_path}"):
         replay([f"paths.outputs={tmp_path}", "resume=last"])
@@ -135,6 +150,7 @@ def test_what_a_run_is_may_not_differ_and_how_it_computes_may():
     assert differing_keys(before, now) == ["data.sources.a", "optim.lr", "seed"]
     assert differing_keys(before, now | {"data.allow_reorder": True}) == ["optim.lr"]
     assert differing_keys(before, before | {"model.x": 2}) == ["model.x"]
+    assert differing_keys(before | {"data.sources.b": 1, "trainer.x": 1}, before) == ["data.sources.b"]
     assert differing_keys(before, before | {"model.x": 2, "init_from": "w"}) == ["init_from"], "it brings the model"
 
 

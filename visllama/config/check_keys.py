@@ -34,9 +34,11 @@ def check_typed(verb: str, read: Sequence[str]) -> None:
     for word in _typed():
         key = key_of(word)
         group, *names = re.split(r"[./]", key)
-        if group == "trainer" and names and names[0] not in read:
-            known = ", ".join(f"trainer.{name}" for name in read) or "none of trainer.*, since no model is loaded"
-            raise ConfigError(f"{key}: {verb} does not read it: leave it out. It reads {known}")
+        if group != "trainer" or not names or names[0] in read:
+            continue
+        keys_read = [f"trainer.{name}" for name in read]
+        listed = ", ".join(keys_read) or "none of trainer.*, since no model is loaded"
+        raise ConfigError(f"{key}: {verb} does not read it: leave it out. It reads {listed}")
 
 
 def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
@@ -54,10 +56,12 @@ def check_groups_typed(mode: str, read: Sequence[str], reason: str) -> None:
     """
     for word in _typed():
         key = key_of(word)
-        first_name = re.split(r"[./@]", key)[0]
-        if first_name not in read:
-            known = ", ".join(name for name in read if name != "hydra")
-            raise ConfigError(f"{key}: {mode} does not read it, {reason}: leave it out. It reads {known}")
+        first_name, *_ = re.split(r"[./@]", key)
+        if first_name in read:
+            continue
+        names = [name for name in read if name != "hydra"]
+        listed = ", ".join(names)
+        raise ConfigError(f"{key}: {mode} does not read it, {reason}: leave it out. It reads {listed}")
 
 
 def check_not_typed(key: str, reason: str) -> None:
@@ -102,21 +106,27 @@ def check_known(node: DictConfig, prefix: str = "") -> None:
     known = key_names(schema) if is_dataclass(schema) else None
 
     for name in node:
+        key = f"{prefix}{name}"
         if known is not None and name not in known:
-            close = get_close_matches(name, known, 1)
-            if close:
-                hint = f"Did you mean {prefix}{close[0]}?"
-            else:
-                listed = ", ".join(prefix + other for other in known)
-                hint = f"Here are {listed}"
-            raise ConfigError(f"{prefix}{name}: there is no such key, and nothing would read it. {hint}")
+            hint = _known_instead(name, known, prefix)
+            raise ConfigError(f"{key}: there is no such key, and nothing would read it. {hint}")
 
         # Reading the value of one of these would fail, or leave the node.
         if OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name):
             continue
         child = node[name]
         if isinstance(child, DictConfig):
-            check_known(child, f"{prefix}{name}.")
+            check_known(child, f"{key}.")
+
+
+def _known_instead(name: str, known: Sequence[str], prefix: str) -> str:
+    """Return a sentence with the known key of the most similar name, or with all known keys where none is similar."""
+    close = get_close_matches(name, known, 1)
+    if close:
+        return f"Did you mean {prefix}{close[0]}?"
+    keys = [f"{prefix}{other}" for other in known]
+    listed = ", ".join(keys)
+    return f"Here are {listed}"
 
 
 class _Place(NamedTuple):
@@ -162,8 +172,9 @@ def check_nodes(cfg: DictConfig) -> None:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             raise _is_no_option(place)
 
+        plain_node = OmegaConf.to_container(node)
         try:
-            for target in targets(OmegaConf.to_container(node)):
+            for target in targets(plain_node):
                 check_target(target, cfg.plugins)
             if place.key.startswith("model.") and isinstance(node.get("path"), str):
                 locate(node.path, cfg.paths.models)
@@ -173,42 +184,51 @@ def check_nodes(cfg: DictConfig) -> None:
 
 def _places(cfg: DictConfig) -> Iterator[_Place]:
     """Yield each key of a configuration that an option of a group fills in, with the group and the present value."""
+    model = cfg.model
     for role in ROLES:
-        node = cfg.model.get(role)
-        yield _Place(f"model.{role}", f"model/{role}", node)
-    for name, node in cfg.data.sources.items():
-        yield _Place(f"data.sources.{name}", "data", node)
+        yield _Place(f"model.{role}", f"model/{role}", model.get(role))
+    for name, source in cfg.data.sources.items():
+        yield _Place(f"data.sources.{name}", "data", source)
     for name, evaluation in cfg.evaluation.items():
         yield _Place(f"evaluation.{name}.source", "evaluation", evaluation.source)
 
-    yield _Place("optim", "optim", cfg.optim)
+    optim = cfg.optim
+    yield _Place("optim", "optim", optim)
     for group in ("loss", "profiler"):
-        if cfg[group] is not None:
-            yield _Place(group, group, cfg[group])
+        node = cfg[group]
+        if node is not None:
+            yield _Place(group, group, node)
+
     # A schedule that is a string is one of ours, and a strategy "auto" is Lightning's: neither is a class.
-    if isinstance(cfg.optim.get("schedule"), DictConfig):
-        yield _Place("optim.schedule", "optim/schedule", cfg.optim.schedule)
+    schedule = optim.get("schedule")
+    if isinstance(schedule, DictConfig):
+        yield _Place("optim.schedule", "optim/schedule", schedule)
     for group in ("logger", "callbacks"):
         for name, node in cfg[group].items():
             yield _Place(f"{group}.{name}", group, node)
-    if cfg.trainer.strategy != "auto":
-        yield _Place("trainer.strategy", "trainer/strategy", cfg.trainer.strategy)
+    strategy = cfg.trainer.strategy
+    if strategy != "auto":
+        yield _Place("trainer.strategy", "trainer/strategy", strategy)
 
 
 def _is_no_option(place: _Place) -> ConfigError:
     """Return the error of a place that holds something else than a node with a `_target_`."""
     key, group, node = place
-    name = key.rpartition(".")[2]
+    _, _, name = key.rpartition(".")
 
     # Without its package line, the keys of an option's YAML stand where the names of options belong.
     if name == "_target_":
-        return ConfigError(f"{group}: the YAML of {node} has to begin with the line  # @package {group}.NAME")
+        package_line = f"# @package {group}.NAME"
+        return ConfigError(f"{group}: the YAML of {node} has to begin with the line  {package_line}")
+
     # Overrides of a source that is not chosen make a node without a class.
-    if key.startswith("data.sources.") and isinstance(node, DictConfig):
-        return ConfigError(
-            f"{key}={node}: no such source is chosen: name it in data/source=[..,{name}], or take it out by '~{key}'"
-        )
+    is_source = key.startswith("data.sources.")
+    if is_source and isinstance(node, DictConfig):
+        choice = f"data/source=[..,{name}]"
+        return ConfigError(f"{key}={node}: no such source is chosen: name it in {choice}, or take it out by '~{key}'")
 
     option = node if isinstance(node, str) else "OPTION"
-    how = "an option of a group is chosen with slashes: " if "/" in group else "choose an option of a group: "
+    how = "choose an option of a group: "
+    if "/" in group:
+        how = "an option of a group is chosen with slashes: "
     return ConfigError(f"{key}={node}: {how}{group}={option}")

@@ -36,30 +36,40 @@ def check_parts(config: TrainConfig) -> None:
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what is expected.
     """
-    import_plugins(config.plugins)
+    plugins = config.plugins
+    import_plugins(plugins)
     check_machine(config.trainer)
-    if config.model.get("lora") is not None:
+    lora = config.model.get("lora")
+    if lora is not None:
         from visllama.model.lora import lora_config
 
         # The settings are checked where PEFT's object is made of them.
-        lora_config(config.model["lora"])
+        lora_config(lora)
 
     _check_model(config)
     check_decodings(config)
-    _check_optimizer(config.optim, config.plugins)
+    _check_optimizer(config.optim, plugins)
     if config.loss is not None:
-        check_loss(config.loss, config.plugins)
-    if isinstance(config.optim["schedule"], Mapping):
-        check_schedule(config.optim["schedule"], config.plugins)
+        check_loss(config.loss, plugins)
+    schedule = config.optim["schedule"]
+    if isinstance(schedule, Mapping):
+        check_schedule(schedule, plugins)
+    _check_extensions(config)
 
+
+def _check_extensions(config: TrainConfig) -> None:
+    """Check the classes that are handed to Lightning's Trainer: loggers, callbacks, the profiler and the strategy."""
+    plugins = config.plugins
     for name, node in config.logger.items():
-        _check_kind(f"logger.{name}", node, _BASES["logger"], config.plugins)
+        _check_kind(f"logger.{name}", node, _BASES["logger"], plugins)
     for name, node in config.callbacks.items():
-        _check_kind(f"callbacks.{name}", node, _BASES["callbacks"], config.plugins)
+        _check_kind(f"callbacks.{name}", node, _BASES["callbacks"], plugins)
     if config.profiler is not None:
-        _check_kind("profiler", config.profiler, _BASES["profiler"], config.plugins)
-    if isinstance(config.trainer.strategy, Mapping):
-        _checked_class("trainer.strategy", config.trainer.strategy, config.plugins)
+        _check_kind("profiler", config.profiler, _BASES["profiler"], plugins)
+
+    strategy = config.trainer.strategy
+    if isinstance(strategy, Mapping):
+        _checked_class("trainer.strategy", strategy, plugins)
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -68,14 +78,16 @@ def _check_model(config: TrainConfig) -> None:
     for role in ("connector", "vision_encoder", "language_model"):
         key = f"model.{role}"
         node = config.model[role]
+        target = node["_target_"]
         try:
-            cls = class_of_target(role, node["_target_"], config.plugins)
+            cls = class_of_target(role, target, config.plugins)
         except ConfigError as error:
             raise ConfigError(f"{key}.{error}") from error
 
         # The widths are those of the encoder and the language model, and come when these are loaded.
         added_later = {"vision_dim", "language_dim"} if role == "connector" else set()
-        check_arguments(key, cls, _arguments(node), added_later)
+        arguments = _arguments(node)
+        check_arguments(key, cls, arguments, added_later)
 
 
 def check_machine(trainer: TrainerSettings) -> None:
@@ -175,8 +187,9 @@ def check_decodings(config: TrainConfig | EvaluateConfig) -> None:
     """
     check_decoding(config.decoding)
     for name, evaluation in evaluations(config).items():
-        if evaluation["decoding"]:
-            merged = config.decoding | evaluation["decoding"]
+        own_decoding = evaluation["decoding"]
+        if own_decoding:
+            merged = config.decoding | own_decoding
             check_decoding(merged, f"evaluation.{name}.decoding")
 
 
@@ -218,16 +231,18 @@ def check_schedule(schedule: Mapping[str, Any], plugins: Sequence[str]) -> None:
     """
     cls = _checked_class("optim.schedule", schedule, plugins)
     shape = build(schedule, plugins)
+    name = cls.__name__
 
     for progress in (0.0, 0.5, 1.0):
         try:
             share = shape(progress)
         except Exception as error:  # the user's class may raise any type
-            raise ConfigError(f"optim.schedule: {cls.__name__} fails at {progress}: {error}") from error
+            raise ConfigError(f"optim.schedule: {name} fails at {progress}: {error}") from error
 
+        is_share = isinstance(share, (int, float)) and 0 <= share < math.inf
         require(
-            isinstance(share, (int, float)) and 0 <= share < math.inf,
-            f"optim.schedule: {cls.__name__} returns {share} at {progress}: a schedule is called with how much of the "
+            is_share,
+            f"optim.schedule: {name} returns {share} at {progress}: a schedule is called with how much of the "
             f"steps is done, from 0 to 1, and returns a share of the rate, 0 or more",
         )
 
@@ -247,12 +262,13 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
 
     cls = _checked_class("loss", loss, plugins)
     token_loss = build(loss, plugins)
+    name = cls.__name__
 
     if isinstance(token_loss, torch.nn.Module):
         tensors = [*token_loss.parameters(), *token_loss.buffers()]
         require(
             not tensors,
-            f"loss: {cls.__name__} holds tensors, which are neither trained nor saved: compute them in its forward",
+            f"loss: {name} holds tensors, which are neither trained nor saved: compute them in its forward",
         )
 
     logits = torch.zeros(3, 7)
@@ -260,13 +276,15 @@ def check_loss(loss: Mapping[str, Any], plugins: Sequence[str]) -> None:
     try:
         losses = token_loss(logits, targets)
     except Exception as error:  # the user's class may raise any type
-        raise ConfigError(f"loss: {cls.__name__} fails on the logits of three tokens: {error}") from error
+        raise ConfigError(f"loss: {name} fails on the logits of three tokens: {error}") from error
 
     has_shape = isinstance(losses, torch.Tensor) and losses.shape == (3,)
+    is_finite = has_shape and bool(torch.isfinite(losses).all())
+    returned = getattr(losses, "shape", losses)
     require(
-        has_shape and bool(torch.isfinite(losses).all()),
-        f"loss: for logits (3, 7) and targets (3,) {cls.__name__} returns {getattr(losses, 'shape', losses)}: a loss "
-        f"returns a finite number for each token, (3,)",
+        is_finite,
+        f"loss: for logits (3, 7) and targets (3,) {name} returns {returned}: a loss returns a finite number for each "
+        f"token, (3,)",
     )
 
 
@@ -280,16 +298,20 @@ def _check_kind(key: str, node: Mapping[str, Any], base: str, plugins: Sequence[
         plugins: The names of the user's packages that a `_target_` may come from.
     """
     cls = _class_of(key, node, plugins)
+    base_class = resolve(base)
     # This comes before the arguments: those of a wrong class help nobody.
-    if not issubclass(cls, resolve(base)):
-        raise ConfigError(f"{key}._target_={node['_target_']}: does not derive from {base}: name a class that does")
-    check_arguments(key, cls, _arguments(node), set())
+    if not issubclass(cls, base_class):
+        target = node["_target_"]
+        raise ConfigError(f"{key}._target_={target}: does not derive from {base}: name a class that does")
+    arguments = _arguments(node)
+    check_arguments(key, cls, arguments, added=set())
 
 
 def _checked_class(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type:
     """Return the class of a node, after a check that it takes the node's arguments."""
     cls = _class_of(key, node, plugins)
-    check_arguments(key, cls, _arguments(node), set())
+    arguments = _arguments(node)
+    check_arguments(key, cls, arguments, added=set())
     return cls
 
 
@@ -303,4 +325,6 @@ def _class_of(key: str, node: Mapping[str, Any], plugins: Sequence[str]) -> type
 
 def _arguments(node: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a node: all its values but `_target_`."""
-    return {name: value for name, value in node.items() if name != "_target_"}
+    arguments = dict(node)
+    arguments.pop("_target_", None)
+    return arguments

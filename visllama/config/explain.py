@@ -24,6 +24,8 @@ from visllama.errors import ConfigError
 
 _NAMED_BELOW = {"data/source": "data.sources", "logger": "logger", "callbacks": "callbacks", "evaluation": "evaluation"}
 """The groups of which several options may be chosen at once, with the key below which each chosen option has a node."""
+_MERGING = "Error merging override "
+"""The words before an override in Hydra's message about a value that does not fit its key."""
 
 
 def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None:
@@ -42,36 +44,35 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
         about the command line.
     """
     lines = _lines(error)
+    first_line = lines[0]
     for cause in (error, error.__cause__):
         if isinstance(cause, ConfigError):
             return str(cause)
-    if "Only one of --run" in lines[0]:
+    if "Only one of --run" in first_line:
         return str(error)
 
     groups = known_groups(arguments)
     # Hydra raises this one as a plain error of Python's.
-    if lines[0].startswith("Config group override must be"):
+    if first_line.startswith("Config group override must be"):
         return _about_options(arguments, groups)
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
         return None
     if isinstance(error, MissingConfigException):
         return _about_option(error, lines, groups, arguments)
 
-    option_of_group = re.match(r"In '([\w/]+)/(\w+)'", lines[0])
-    if option_of_group:
-        group, option = option_of_group.groups()
-        if _lacks_package(group, option, arguments):
-            line = f"# @package {_NAMED_BELOW[group]}.{option}"
-            return f"{group}={option}: its YAML has to begin with the line  {line}  ({lines[-1]})"
+    message = _about_package(lines, arguments)
+    if message is not None:
+        return message
     if isinstance(error, OverrideParseException):
         return _about_grammar(error.override, lines)
 
     key = _key_in(error, lines)
-    if key and _is_about_key(lines[0]):
-        cfg = known_config(verb, _source(arguments))
-        return _about_key(key, _value(arguments, key), lines, groups, cfg)
-    if lines[0].startswith("Ambiguous value"):
-        return _about_several(lines[0])
+    if key and _is_about_key(first_line):
+        value = _value(arguments, key)
+        source = _source(arguments)
+        return _about_key(key, value, lines, groups, known_config(verb, source))
+    if first_line.startswith("Ambiguous value"):
+        return _about_several(first_line)
     return _about_value(key, lines, arguments)
 
 
@@ -95,16 +96,27 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
 
     # `--lr 1e-3`: the value is the next word.
     if not value and option in arguments[:-1]:
-        value = arguments[arguments.index(option) + 1]
+        position = arguments.index(option)
+        value = arguments[position + 1]
     key = option.lstrip("-").replace("-", "_")
     if key in KEYS:
         return f"{word}: there is no such key. Instead: {KEYS[key]}"
 
-    cfg = known_config(verb, _source(arguments))
+    overrides = _overrides_meant(key, value, arguments, verb)
+    advice = "--help shows all."
+    if overrides:
+        listed = " or ".join(overrides)
+        advice = f"Did you mean {listed}?"
+    return f"{word}: a key is typed without dashes, as key=value. {advice}"
+
+
+def _overrides_meant(key: str, value: str, arguments: Sequence[str], verb: str) -> list[str]:
+    """Return up to three overrides that may have been meant by a key and a value that were typed as an option."""
+    source = _source(arguments)
+    cfg = known_config(verb, source)
     keys = list(_dotted(cfg))
-    if key in keys:
-        candidates = [key]
-    else:
+    candidates = [key]
+    if key not in keys:
         groups = known_groups(arguments)
         candidates = _candidates(key, value, groups, keys)
 
@@ -112,10 +124,9 @@ def explain_options(arguments: Sequence[str], verb: str) -> str | None:
     for candidate in candidates[:3]:
         # A group's candidate has its option already.
         has_value = "=" in candidate
-        overrides.append(candidate if has_value else f"{candidate}={value or 'VALUE'}")
-
-    advice = f"Did you mean {' or '.join(overrides)}?" if overrides else "--help shows all."
-    return f"{word}: a key is typed without dashes, as key=value. {advice}"
+        override_meant = candidate if has_value else f"{candidate}={value or 'VALUE'}"
+        overrides.append(override_meant)
+    return overrides
 
 
 def _key(word: str) -> str:
@@ -139,23 +150,31 @@ def _value(arguments: Sequence[str], key: str) -> str:
 def _source(arguments: Sequence[str]) -> str:
     """Return the value of `source=` if it is one of visllama's sources of `prepare`, else an empty string."""
     chosen = _value(arguments, "source")
-    is_ours = (conf_dir() / "source" / f"{chosen}.yaml").is_file()
+    file = conf_dir() / "source" / f"{chosen}.yaml"
+    is_ours = file.is_file()
     is_name = re.fullmatch(r"\w+", chosen) is not None
     return chosen if is_ours and is_name else ""
 
 
 def _lines(error: Exception) -> list[str]:
     """Return the lines of an error's message and its cause, without empty ones; the error's type if none are left."""
-    text = f"{error}\n{error.__cause__ or ''}"
-    lines = [line.strip() for line in text.splitlines()]
-    return [line for line in lines if line] or [type(error).__name__]
+    cause = error.__cause__ or ""
+    text = f"{error}\n{cause}"
+
+    lines = []
+    for line in text.splitlines():
+        stripped = line.strip()
+        if stripped:
+            lines.append(stripped)
+    return lines or [type(error).__name__]
 
 
 def _key_in(error: Exception, lines: Sequence[str]) -> str:
     """Return the key that an error of Hydra's is about; an empty string where it names none."""
     # OmegaConf knows the key, where it is what Hydra failed on.
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    key = getattr(cause, "full_key", None)
+    cause = error.__cause__
+    omegaconf_error = cause if isinstance(cause, OmegaConfBaseException) else error
+    key = getattr(omegaconf_error, "full_key", None)
     if not key:
         match = re.search(r"override '([^']*)'", lines[0])
         key = match[1] if match else ""
@@ -175,13 +194,33 @@ def _own_folder(arguments: Sequence[str]) -> Path | None:
     return Path(options.config_dir) if options.config_dir else None
 
 
+def _about_package(lines: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return the message for an option of the user's own whose YAML lacks `# @package`; None for any other error.
+
+    Args:
+        lines: The lines of Hydra's message.
+        arguments: What was typed.
+    """
+    match = re.match(r"In '([\w/]+)/(\w+)'", lines[0])
+    if match is None:
+        return None
+    group, option = match.groups()
+    if not _lacks_package(group, option, arguments):
+        return None
+    package_line = f"# @package {_NAMED_BELOW[group]}.{option}"
+    return f"{group}={option}: its YAML has to begin with the line  {package_line}  ({lines[-1]})"
+
+
 def _lacks_package(group: str, option: str, arguments: Sequence[str]) -> bool:
     """Return whether the user's own YAML of an option lacks the line `# @package`, which says where its keys go."""
     folder = _own_folder(arguments)
     if group not in _NAMED_BELOW or folder is None:
         return False
     path = folder / group / f"{option}.yaml"
-    return path.is_file() and "@package" not in path.read_text(encoding="utf-8", errors="replace")
+    if not path.is_file():
+        return False
+    content = path.read_text(encoding="utf-8", errors="replace")
+    return "@package" not in content
 
 
 def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
@@ -193,16 +232,21 @@ def known_groups(arguments: Sequence[str] = ()) -> dict[str, list[str]]:
     Returns:
         Sorted names of options by the name of their group, for example {"model/lora": ["none", "qv"]}.
     """
+    folders = [conf_dir()]
     own_folder = _own_folder(arguments)
-    folders = [conf_dir()] if own_folder is None else [conf_dir(), own_folder]
+    if own_folder is not None:
+        folders.append(own_folder)
 
     groups: dict[str, set[str]] = {}
     for folder in folders:
         for path in folder.rglob("*.yaml"):
-            group = path.parent.relative_to(folder).as_posix()
+            place = path.parent.relative_to(folder)
+            group = place.as_posix()
             # "." holds the verbs' configs, and "local" this machine's: neither is chosen on a command line.
-            if group not in (".", "local"):
-                groups.setdefault(group, set()).add(path.stem)
+            if group in (".", "local"):
+                continue
+            options = groups.setdefault(group, set())
+            options.add(path.stem)
     return {group: sorted(options) for group, options in groups.items()}
 
 
@@ -238,9 +282,10 @@ def _about_option(
     error: MissingConfigException, lines: list[str], groups: dict[str, list[str]], arguments: Sequence[str]
 ) -> str:
     """Return the message for an option that its group does not have."""
-    quoted = re.search(r"'([^']*)'", lines[0])
-    quoted_name = quoted[1] if quoted else ""
-    path = error.missing_cfg_file or quoted_name
+    path = error.missing_cfg_file
+    if not path:
+        match = re.search(r"'([^']*)'", lines[0])
+        path = match[1] if match else ""
     group, _, option = path.rpartition("/")
     if group not in groups:
         if lines[0].startswith("Cannot find primary config"):
@@ -251,17 +296,27 @@ def _about_option(
     if typed in OPTIONS:
         return f"{typed}: there is no such option. Instead: {OPTIONS[typed]}"
 
-    candidates = []
-    for other, options in groups.items():
-        if option in options:
-            candidates.append(f"{other}={option}")
-    for close_option in get_close_matches(option, groups[group], 2):
-        candidates.append(f"{group}={close_option}")
-
-    hint = f"did you mean {' or '.join(candidates)}? " if candidates else ""
+    hint = ""
+    choices = _choices_meant(group, option, groups)
+    if choices:
+        listed_choices = " or ".join(choices)
+        hint = f"did you mean {listed_choices}? "
     listed = ", ".join(groups[group])
     about_own = "" if _own_folder(arguments) else "; one of your own is found by --config-dir DIR"
     return f"{typed}: {hint}There are {group}={listed}{about_own}"
+
+
+def _choices_meant(group: str, option: str, groups: dict[str, list[str]]) -> list[str]:
+    """Return the choices `GROUP=OPTION` that may have been meant by an option that its group does not have."""
+    choices = []
+    for other, options in groups.items():
+        if option in options:
+            choices.append(f"{other}={option}")
+
+    close_options = get_close_matches(option, groups[group], 2)
+    for close_option in close_options:
+        choices.append(f"{group}={close_option}")
+    return choices
 
 
 def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> str:
@@ -270,7 +325,8 @@ def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> st
         group = _key(word)
         if group not in groups:
             continue
-        value = OverridesParser.create().parse_override(word).value()
+        parsed = OverridesParser.create().parse_override(word)
+        value = parsed.value()
         if not isinstance(value, (str, list)):
             listed = ", ".join(groups[group])
             return f"{word}: choose an option of the group: {group}={listed}"
@@ -281,9 +337,11 @@ def _about_options(arguments: Sequence[str], groups: dict[str, list[str]]) -> st
 
 def _about_several(line: str) -> str:
     """Return the message for a value with commas in it, which only a sweep takes."""
-    typed = re.findall(r"'(.*?)'", line)[0]
+    quoted = re.findall(r"'(.*?)'", line)
+    typed = quoted[0]
     key, _, values = typed.partition("=")
-    return f"{typed}: several values are a sweep:  -m {typed}  (one list is {key}=[{values}])"
+    as_list = f"{key}=[{values}]"
+    return f"{typed}: several values are a sweep:  -m {typed}  (one list is {as_list})"
 
 
 def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
@@ -299,15 +357,10 @@ def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
     if not plain_lines:
         plain_lines = lines[:1]
 
-    merging = "Error merging override "
     first_line, *further_lines = plain_lines
-    if first_line.startswith(merging) and further_lines:
-        typed = first_line.removeprefix(merging)
-        name, _, value = typed.partition("=")
-        wants_list = "is not a ListConfig" in further_lines[0]
-        as_list = f"; a list is written {name}=[{value}]" if wants_list else ""
-        reasons = "; ".join(further_lines)
-        return f"{typed}: {reasons}{as_list}"
+    if first_line.startswith(_MERGING) and further_lines:
+        typed = first_line.removeprefix(_MERGING)
+        return _about_merge(typed, further_lines)
 
     text = "; ".join(plain_lines)
     if key:
@@ -319,7 +372,24 @@ def _about_value(key: str, lines: list[str], arguments: Sequence[str]) -> str:
         name = word if word.startswith("~") else _key(word)
         if name in text:
             return text
-    return f"{' '.join(overrides)}: {text}" if overrides else text
+    if not overrides:
+        return text
+    typed_overrides = " ".join(overrides)
+    return f"{typed_overrides}: {text}"
+
+
+def _about_merge(typed: str, reasons: Sequence[str]) -> str:
+    """Return the message for an override whose value does not fit its key.
+
+    Args:
+        typed: The override.
+        reasons: Hydra's reasons, each a line.
+    """
+    listed = "; ".join(reasons)
+    if "is not a ListConfig" not in reasons[0]:
+        return f"{typed}: {listed}"
+    name, _, value = typed.partition("=")
+    return f"{typed}: {listed}; a list is written {name}=[{value}]"
 
 
 def _about_grammar(typed: str, lines: list[str]) -> str:
@@ -327,7 +397,8 @@ def _about_grammar(typed: str, lines: list[str]) -> str:
     key, equals, value = typed.partition("=")
     if not equals:
         return f"{typed}: an override is key=value"
-    if not re.fullmatch(r"[+~]*[\w@./-]+", key):
+    is_key = re.fullmatch(r"[+~]*[\w@./-]+", key) is not None
+    if not is_key:
         return f"{typed}: {key!r} is no key ({lines[-1]})"
 
     # Two pairs of quotes: the shell takes off the outer ones, Hydra the inner ones.
@@ -348,39 +419,67 @@ def _about_key(key: str, value: str, lines: list[str], groups: dict[str, list[st
         cfg: The verb's configuration as it is composed without any override.
     """
     group = key.replace(".", "/")
-    if group in groups and group.partition("/")[0] not in cfg:
+    outermost_group, _, _ = group.partition("/")
+    if group in groups and outermost_group not in cfg:
         return _about_other_verb(group, key, value, cfg)
 
     # The key is right: Hydra's own words say what is not.
     keys = [*_dotted(cfg), "hydra.run.dir"]
-    is_group_alone = key in groups and key.replace("/", ".") not in keys
+    dotted = key.replace("/", ".")
+    is_group_alone = key in groups and dotted not in keys
     if key in keys or is_group_alone:
-        return f"{key}: {'; '.join(lines)}"
+        reasons = "; ".join(lines)
+        return f"{key}: {reasons}"
 
-    if "source" in cfg:
-        sources = []
-        for source in groups["source"]:
-            # As a list: OmegaConf's `in` is false for a key whose value is missing.
-            keys_of_source = list(known_config("prepare", source))
-            if key in keys_of_source:
-                sources.append(source)
-        if sources:
-            return f"{key}: source={cfg.source} has no such key; source={', '.join(sources)} has: choose one of them"
+    sources = _sources_with_key(key, groups["source"]) if "source" in cfg else []
+    if sources:
+        listed = ", ".join(sources)
+        return f"{key}: source={cfg.source} has no such key; source={listed} has: choose one of them"
 
+    advice = _advice(key, value, groups, keys, cfg)
+    return f"{key}: there is no such key. {advice}"
+
+
+def _sources_with_key(key: str, sources: Sequence[str]) -> list[str]:
+    """Return those of the sources of `prepare` that have a key of their own with this name."""
+    sources_with_key = []
+    for source in sources:
+        # As a list: OmegaConf's `in` is false for a key whose value is missing.
+        keys_of_source = list(known_config("prepare", source))
+        if key in keys_of_source:
+            sources_with_key.append(source)
+    return sources_with_key
+
+
+def _advice(key: str, value: str, groups: dict[str, list[str]], keys: list[str], cfg: DictConfig) -> str:
+    """Return what to type in place of a key that does not exist, as the end of its message.
+
+    Args:
+        key: The key that was typed.
+        value: The value that was typed.
+        groups: The names of the options of each config group.
+        keys: The dotted keys that exist.
+        cfg: The verb's configuration as it is composed without any override.
+    """
     parent, _, name = key.rpartition(".")
     if name in KEYS:
-        return f"{key}: there is no such key. Instead: {KEYS[name]}"
+        return f"Instead: {KEYS[name]}"
 
     # A plain dictionary, as the arguments of a class, takes any key.
-    parent_type = OmegaConf.get_type(OmegaConf.select(cfg, parent)) if parent else None
-    how_to_add = f" +{key}=VALUE adds one." if parent_type is dict else ""
+    parent_node = OmegaConf.select(cfg, parent) if parent else None
+    takes_any_key = OmegaConf.get_type(parent_node) is dict
+    how_to_add = f" +{key}=VALUE adds one." if takes_any_key else ""
+
     candidates = _candidates(key, value, groups, keys)
     if candidates:
-        return f"{key}: there is no such key. Did you mean {' or '.join(candidates[:4])}?{how_to_add}"
+        listed = " or ".join(candidates[:4])
+        return f"Did you mean {listed}?{how_to_add}"
 
     siblings = [other for other in keys if other.rpartition(".")[0] == parent]
-    listed = f" Here are {', '.join(siblings)}." if siblings else ""
-    return f"{key}: there is no such key.{listed} --help shows all.{how_to_add}"
+    if not siblings:
+        return f"--help shows all.{how_to_add}"
+    listed = ", ".join(siblings)
+    return f"Here are {listed}. --help shows all.{how_to_add}"
 
 
 def _about_other_verb(group: str, key: str, value: str, cfg: DictConfig) -> str:
@@ -413,7 +512,8 @@ def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[s
         return [dotted]
     slashed = key.replace(".", "/")
     if slashed in groups:
-        return [f"{slashed}={{{','.join(groups[slashed])}}}"]
+        options = ",".join(groups[slashed])
+        return [f"{slashed}={{{options}}}"]
 
     # The last name is a group's, and the group has the option that was typed.
     name = _last_name(key)
@@ -445,16 +545,16 @@ def _candidates(key: str, value: str, groups: dict[str, list[str]], keys: list[s
 
 def _misspelt(key: str, value: str, groups: dict[str, list[str]], keys: list[str]) -> list[str]:
     """Return existing groups and keys that are spelt similarly to a key that does not exist, most likely first."""
-    name = _last_name(key)
     slashed = key.replace(".", "/")
     close_groups = get_close_matches(slashed, list(groups), 1, 0.8)
     similar_groups = [f"{group}=OPTION" for group in close_groups]
 
     # A group that has the option which was typed is the surest.
+    name = _last_name(key)
     choices = []
     for group, options in groups.items():
-        has_close_name = bool(get_close_matches(name, [_last_name(group)]))
-        if value in options and has_close_name:
+        group_name = _last_name(group)
+        if value in options and get_close_matches(name, [group_name]):
             choices.append(f"{group}={value}")
     if choices:
         return choices + similar_groups
@@ -462,12 +562,20 @@ def _misspelt(key: str, value: str, groups: dict[str, list[str]], keys: list[str
     whole_keys = get_close_matches(key, keys, 2, 0.8)
     if whole_keys:
         return whole_keys + similar_groups
+    return _keys_of_similar_name(name, keys) + similar_groups
 
-    # The last name alone is compared: the names before it may be missing.
+
+def _keys_of_similar_name(name: str, keys: list[str]) -> list[str]:
+    """Return the keys whose last names are spelt similarly to a name, the most similar first.
+
+    The names before the last one are not compared: they may be missing in what was typed.
+    """
     by_name: dict[str, list[str]] = {}
-    for other in keys:
-        by_name.setdefault(_last_name(other), []).append(other)
-    keys_of_close_names = []
+    for key in keys:
+        last_name = _last_name(key)
+        by_name.setdefault(last_name, []).append(key)
+
+    similar_keys = []
     for close_name in get_close_matches(name, by_name, 2):
-        keys_of_close_names += by_name[close_name]
-    return keys_of_close_names + similar_groups
+        similar_keys += by_name[close_name]
+    return similar_keys

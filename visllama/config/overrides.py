@@ -54,18 +54,62 @@ def lists_of(word: str, keys: Sequence[str]) -> str:
 
 
 def override(key: str, value: object) -> str:
-    """Return the override `key=value` for Hydra, with the value in single quotes where Hydra's grammar needs them.
+    """Return the override `key=value`, from which Hydra reads the value back with its type.
 
-    Quotes are needed for all but letters, digits and `_./:+-`. They are for Hydra, not for a shell. The value is
-    written as `str` does: None becomes `None` and not `null`, and the text "true" is read back as a boolean.
+    Args:
+        key: The dotted key or the group, without a prefix.
+        value: None, a boolean, a number, a list of such values, or anything else, which is written as text.
     """
-    text = str(value)
-    if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
-        return f"{key}={text}"
+    return f"{key}={written_value(value)}"
 
+
+def written_value(value: object) -> str:
+    """Return a value as it is written behind the `=` of an override, so that Hydra reads it back with its type.
+
+    A text stands in single quotes unless it holds only letters, digits and `_./:+-` and Hydra would read it as a text:
+    "true" and "1e-3" are quoted. The quotes are for Hydra, not for a shell.
+
+    Args:
+        value: None, a boolean, a number, a list of such values, or anything else, which is written as text.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list):
+        texts = [written_value(each) for each in value]
+        return f"[{','.join(texts)}]"
+
+    text = str(value)
+    is_plain = re.fullmatch(r"[\w./:+-]+", text, re.ASCII) is not None
+    if is_plain and not _is_read_with_another_type(text):
+        return text
     # Hydra's grammar: a backslash escapes only before a quote (also the closing one).
     escaped = re.sub(r"(\\*)('|$)", _escape, text)
-    return f"{key}='{escaped}'"
+    return f"'{escaped}'"
+
+
+def _is_read_with_another_type(text: str) -> bool:
+    """Return whether Hydra reads a text without quotes as null, a boolean or a number."""
+    if text.lower() in ("null", "true", "false"):
+        return True
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def in_words(beginnings: Sequence[str]) -> str:
+    """Return keys for an error message, with commas between them: "trainer.*, resume" of ("trainer.", "resume").
+
+    Args:
+        beginnings: Keys, or beginnings of keys that end with a dot.
+    """
+    patterns = [f"{each}*" if each.endswith(".") else each for each in beginnings]
+    return ", ".join(patterns)
 
 
 def _escape(match: re.Match[str]) -> str:

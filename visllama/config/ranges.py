@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 
-from visllama.config.overrides import override
+from visllama.config.overrides import written_value
 from visllama.errors import ConfigError
 
 RANGES = "search.ranges"
@@ -40,7 +40,8 @@ class Range(NamedTuple):
     @property
     def is_whole(self) -> bool:
         """Whether all values are whole numbers; False for choices."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
+        ends = (self.low, self.high)
+        return all(isinstance(end, int) for end in ends)
 
     @property
     def ends(self) -> list[str]:
@@ -69,12 +70,15 @@ class Range(NamedTuple):
         low, high = self._bounds()
         # Rounding may leave the range by its last digit: then all digits are written.
         is_inside = low <= rounded <= high
-        return f"{self.key}={rounded if is_inside else exact!r}"
+        written = rounded if is_inside else exact
+        return f"{self.key}={written!r}"
 
     def _bounds(self) -> tuple[float, float]:
         """Return both ends of a range of numbers."""
-        assert self.low is not None and self.high is not None, f"{self.key} has choices in place of numbers"
-        return self.low, self.high
+        low = self.low
+        high = self.high
+        assert low is not None and high is not None, f"{self.key} has choices in place of numbers"
+        return low, high
 
 
 def searched_ranges(typed: Sequence[str], ranges: Mapping) -> list[Range]:
@@ -150,12 +154,12 @@ def read_ranges(ranges: Mapping) -> dict[str, Range]:
 
 def _leaves(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield each dotted key that has a range, and the plain value that was written as its range, which may be wrong."""
+    names_of_ranges = _NUMBERS | _CHOICES
     for name, value in node.items():
         key = f"{prefix}{name}"
         # An empty mapping is a range too, and a wrong one: the error message names it.
-        if not isinstance(value, Mapping) or not value:
-            yield key, value
-        elif set(value).isdisjoint(_NUMBERS | _CHOICES):
+        is_node = isinstance(value, Mapping) and len(value) > 0
+        if is_node and names_of_ranges.isdisjoint(value):
             yield from _leaves(value, f"{key}.")
         else:
             yield key, value
@@ -167,60 +171,56 @@ def _read_range(key: str, value: object) -> Range:
     Raises:
         ConfigError: If it describes none.
     """
+    place = f"{RANGES}.{key}"
     advice = "give {low: A, high: B}, {low: A, high: B, log: true} or {choices: [A, B]}"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{RANGES}.{key}={value}: is no range: {advice}")
+        raise ConfigError(f"{place}={value}: is no range: {advice}")
 
     names = set(value)
     if names == _CHOICES:
         return _choices(key, value["choices"])
     if not {"low", "high"} <= names <= _NUMBERS:
         listed = ", ".join(map(str, value)) or "nothing"
-        raise ConfigError(f"{RANGES}.{key}: found {listed}: {advice}")
-    return _numbers(key, value["low"], value["high"], value.get("log", False))
+        raise ConfigError(f"{place}: found {listed}: {advice}")
+
+    low = value["low"]
+    high = value["high"]
+    is_log = value.get("log", False)
+    return _numbers(key, low, high, is_log)
 
 
 def _numbers(key: str, low: object, high: object, is_log: object) -> Range:
     """Return a range of numbers, after a check of its ends and of `log`."""
-    least = _checked_number(f"{RANGES}.{key}.low", low)
-    greatest = _checked_number(f"{RANGES}.{key}.high", high)
+    place = f"{RANGES}.{key}"
+    least = _checked_number(f"{place}.low", low)
+    greatest = _checked_number(f"{place}.high", high)
     if not isinstance(is_log, bool):
-        raise ConfigError(f"{RANGES}.{key}.log={is_log}: must be true or false")
+        raise ConfigError(f"{place}.log={is_log}: must be true or false")
 
     if least >= greatest:
-        raise ConfigError(f"{RANGES}.{key}: low={low} must be less than high={high}")
+        raise ConfigError(f"{place}: low={low} must be less than high={high}")
     if is_log and least <= 0:
-        raise ConfigError(f"{RANGES}.{key}.low={low}: must be more than 0 with log: true: a logarithm has no 0")
+        raise ConfigError(f"{place}.low={low}: must be more than 0 with log: true: a logarithm has no 0")
     return Range(key, least, greatest, is_log)
 
 
 def _checked_number(key: str, value: object) -> int | float:
     """Return a value unchanged, after a check that it is a finite number."""
     # bool is a subclass of int: `low: true` would pass as 1.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value):
         raise ConfigError(f"{key}={value}: must be a number, and finite")
     return value
 
 
 def _choices(key: str, values: object) -> Range:
     """Return a range of choices, after a check that they are a list of two or more."""
-    if not isinstance(values, list) or len(values) < 2:
+    is_list = isinstance(values, list)
+    if not is_list or len(values) < 2:
         raise ConfigError(f"{RANGES}.{key}.choices={values}: must be a list of two values or more")
-    texts = [_text(value) for value in values]
-    return Range(key, choices=tuple(texts))
 
-
-def _text(value: object) -> str:
-    """Return a value as it is written in an override."""
-    # Hydra writes null and booleans otherwise than Python's `str` does.
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        texts = [_text(each) for each in value]
-        return f"[{','.join(texts)}]"
-    return override("", value).removeprefix("=")
+    choices = tuple(written_value(value) for value in values)
+    return Range(key, choices=choices)
 
 
 def _typed_range(parsed: Override) -> Range:
@@ -228,9 +228,11 @@ def _typed_range(parsed: Override) -> Range:
     key = parsed.key_or_group
     # `a,b`, `choice(a,b)` and `range(a,b)` are all lists of values to Hydra.
     if parsed.is_discrete_sweep():
-        return Range(key, choices=tuple(parsed.sweep_string_iterator()))
+        choices = tuple(parsed.sweep_string_iterator())
+        return Range(key, choices=choices)
 
     interval = parsed.value()
     if not isinstance(interval, IntervalSweep):
         raise ConfigError(f"{parsed.input_line}: a search takes A,B or interval(A,B) or tag(log, interval(A,B))")
-    return _numbers(key, interval.start, interval.end, "log" in interval.tags)
+    is_log = "log" in interval.tags
+    return _numbers(key, interval.start, interval.end, is_log)

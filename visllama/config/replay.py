@@ -40,10 +40,10 @@ FREE = (
     "paths.",
     "micro_batch_size",
     "data.num_workers",
-    "data.allow_reorder",
-    "resume",
 )
 """Beginnings of the keys that may change when a run goes on: how it computes, and not what."""
+_FREE_WORDS = ("data.allow_reorder", "resume")
+"""Keys that are typed to go on, and so may change too."""
 _FREE_REORDERED = ("seed", "data.")
 """Beginnings of the keys that may change too, with `data.allow_reorder=true`."""
 _MOST_METRICS_BYTES = 2**28
@@ -81,7 +81,8 @@ def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
         if verb != "train":
             raise ConfigError(f"resume={place}: {verb} goes on in the folder that is named: give resume=RUN")
         starts_search = any(key_of(word) == "search" for word in arguments)
-        if is_multirun and not starts_search:
+        # `last` may find a search, which goes on as a whole.
+        if is_multirun and place == AUTO and not starts_search:
             raise _is_no_sweep(place)
 
         arguments = [word for word in arguments if not word.startswith("resume=")]
@@ -306,23 +307,43 @@ def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> l
     """Return the sorted keys whose values differ between two configurations of a run, and which must not on `resume=`.
 
     Keys that begin with one of `FREE` may change; with `data.allow_reorder`, seed and data too; with `init_from`, the
-    model. Keys that only `before` has are not looked at, nor are values with a reference (`${...}`).
+    model. Otherwise as `changed_keys`.
 
     Args:
         before: The values that the run began with, by their dotted keys.
         now: The values that it would go on with, by their dotted keys.
     """
-    free = FREE
+    free = FREE + _FREE_WORDS
     if now.get("data.allow_reorder"):
         free += _FREE_REORDERED
     # init_from brings the model: the config that was written has its values, the one that was typed may not.
     if now.get("init_from"):
         free += ("model.",)
+    return [key for key in changed_keys(before, now) if not key.startswith(free)]
 
-    differing = []
-    for key, value in now.items():
-        # A value that still holds a reference holds the folder's name, which changes with each run.
-        is_resolved = "${" not in str(value)
-        if is_resolved and before.get(key) != value and not key.startswith(free):
-            differing.append(key)
-    return sorted(differing)
+
+def changed_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return the sorted keys whose values differ between two configurations.
+
+    A key that only one of them has differs, unless its value is None. Where `now` has a reference (`${...}`), neither
+    the key nor the keys below it are compared.
+
+    Args:
+        before: The values of the earlier configuration, by their dotted keys.
+        now: The values of the later one, by their dotted keys.
+    """
+    # A value that still holds a reference holds the folder's name, which changes with each run, or a whole node.
+    references = {key for key, value in now.items() if "${" in str(value)}
+
+    changed = []
+    for key in {**before, **now}:
+        is_compared = references.isdisjoint(_with_parents(key))
+        if is_compared and before.get(key) != now.get(key):
+            changed.append(key)
+    return sorted(changed)
+
+
+def _with_parents(key: str) -> list[str]:
+    """Return a dotted key and the keys above it: "a.b" and "a" for "a.b"."""
+    names = key.split(".")
+    return [".".join(names[:length]) for length in range(len(names), 0, -1)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from visllama.config.command import check_code, check_files, config_dirs, read_command, split_words
-from visllama.config.overrides import key_of, override
+from visllama.config.overrides import in_words, key_of, override
 from visllama.config.trust import chooses_code
 from visllama.console import printable
 from visllama.errors import ConfigError
@@ -75,7 +75,7 @@ def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
         if not key_of(word).startswith(_FREE) and word not in command.overrides:
             raise ConfigError(
                 f"resume={printable(folder)}: {printable(word)}: a search goes on as it began: leave it out, or begin "
-                f"another search; {', '.join(_FREE)} may differ"
+                f"another search; {in_words(_FREE)} may differ"
             )
 
     # The folder is where it lies now, which may be another place than where it began.

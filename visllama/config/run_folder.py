@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from visllama.config.replay import FREE, differing_keys, read_config
+from visllama.config.overrides import in_words
+from visllama.config.replay import FREE, changed_keys, differing_keys, read_config
+from visllama.config.schema import key_names
 from visllama.console import printable
 from visllama.errors import ConfigError
 
@@ -82,21 +86,22 @@ def _check_writable(folder: Path, make: bool) -> None:
 def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
     """Check that a `config.yaml` holds the config of this run, but for what a resumed run may change."""
     folder = config_file.parent
-    before = _flat(read_config(config_file))
+    known_before = _without_removed_keys(read_config(config_file), cfg)
+    before = _flat(known_before)
     now = _flat(OmegaConf.to_container(cfg))
     is_resumed = bool(cfg.get("resume"))
-    differing = differing_keys(before, now) if is_resumed else _all_differing_keys(before, now)
+    differing = differing_keys(before, now) if is_resumed else changed_keys(before, now)
     if not differing:
         return
 
     # Three are enough to see what changed: another config may differ in a hundred keys.
     differences = []
-    for key in sorted(differing)[:3]:
-        differences.append(f"{key}={before.get(key)} there, {now[key]} now")
+    for key in differing[:3]:
+        differences.append(f"{key}={before.get(key)} there, {now.get(key)} now")
     shown = printable(", ".join(differences))
     if is_resumed:
         raise ConfigError(
-            f"resume={folder}: {shown}: a run goes on as it began; {', '.join(FREE[:-2])} may differ, and with "
+            f"resume={folder}: {shown}: a run goes on as it began; {in_words(FREE)} may differ, and with "
             f"data.allow_reorder=true seed and data.* too"
         )
     raise ConfigError(
@@ -104,15 +109,29 @@ def _check_same_config(config_file: Path, cfg: DictConfig) -> None:
     )
 
 
-def _all_differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return the keys of `now` that have another value than in `before`; values with a reference are not looked at."""
-    keys = []
-    for key, value in now.items():
-        # A value that still holds a reference holds the folder's name, which changes with each run.
-        is_resolved = "${" not in str(value)
-        if is_resolved and before.get(key) != value:
-            keys.append(key)
-    return keys
+def _without_removed_keys(before: Mapping[Any, Any], node: DictConfig) -> dict[Any, Any]:
+    """Return the values of an earlier run without the keys that only an earlier version of visllama had.
+
+    These are keys that the schema of their node lacks. A node without a schema, as a source, may have any key.
+
+    Args:
+        before: The values, as nested dictionaries.
+        node: The configuration of this run, or the node of it that has the same key as `before`.
+    """
+    schema = OmegaConf.get_type(node)
+    known = key_names(schema) if is_dataclass(schema) else None
+
+    kept = {}
+    for name, value in before.items():
+        if known is not None and name not in known:
+            continue
+        # `in` is false for a reference that leads nowhere, which could not be read.
+        has_node_now = name in node and isinstance(node[name], DictConfig)
+        if has_node_now and isinstance(value, Mapping):
+            kept[name] = _without_removed_keys(value, node[name])
+        else:
+            kept[name] = value
+    return kept
 
 
 def _flat(node: object, prefix: str = "") -> dict[str, object]:
