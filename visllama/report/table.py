@@ -115,8 +115,9 @@ def build_table(
     judged: dict[str, dict[str, dict[str, object]]] = {}
     differing: dict[str, Differences] = {}
     for name in evaluations:
-        judged[name] = _conditions_of(runs, name)
-        different_conditions = check_alike(name, judged[name], mixed)
+        conditions_of_runs = _conditions_of(runs, name)
+        judged[name] = conditions_of_runs
+        different_conditions = check_alike(name, conditions_of_runs, mixed)
         if different_conditions:
             differing[name] = different_conditions
 
@@ -140,12 +141,14 @@ def build_table(
         table_rows.append(row)
 
     # Runs that were judged differently stand beside each other only with the difference in sight.
+    is_one_evaluation = len(evaluations) == 1
     for name, values_by_condition in differing.items():
         for condition, values in values_by_condition.items():
-            header = condition if len(evaluations) == 1 else f"{name} {condition}"
+            header = condition if is_one_evaluation else f"{name} {condition}"
             headers_of_rows.append(header)
             for row in table_rows:
-                row.labels.append(_values_of_row(row, values))
+                label = _values_of_row(row, values)
+                row.labels.append(label)
 
     # After the columns of conditions have been added, so that published rows have as many labels as the others.
     for system in published:
@@ -222,7 +225,8 @@ def _cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     # Not each run has each figure: a mean is over those that have it, and the table says over how many.
     for column in columns:
         values = [column.value_of(run) for run in setting.runs]
-        cells.append(Cell([value for value in values if value is not None]))
+        measured_values = [value for value in values if value is not None]
+        cells.append(Cell(measured_values))
     return cells
 
 
