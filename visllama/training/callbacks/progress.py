@@ -50,11 +50,14 @@ class StepProgress(Callback):
             figures = trainer.callback_metrics
             loss = f"loss {figures['train/loss']:.3f}"
             # Of the parts' rates, the highest is shown.
-            rate = max(value for name, value in figures.items() if name.startswith("lr/"))
+            rates = [value for name, value in figures.items() if name.startswith("lr/")]
+            rate = f"lr {max(rates):.2e}"
             speed = f"{figures['train/samples_per_second']:.0f} samples/s"
-            left = f"{timedelta(seconds=round(self._seconds_left(trainer)))} left"
+            seconds = round(self._seconds_left(trainer))
+            left = f"{timedelta(seconds=seconds)} left"
+
             self._bars.update(self._training, figures=f"{loss}  {speed}  {left}")
-            self._tell(f"step {step} of {trainer.max_steps}: {loss}  lr {rate:.2e}  {speed}  {left}")
+            self._tell(f"step {step} of {trainer.max_steps}: {loss}  {rate}  {speed}  {left}")
         self._draw()
 
     def on_validation_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
@@ -119,4 +122,5 @@ class StepProgress(Callback):
         seconds = time.perf_counter() - self._started
         num_done = trainer.global_step - self._first_step
         num_left = trainer.max_steps - trainer.global_step
-        return seconds / num_done * num_left
+        seconds_a_step = seconds / num_done
+        return seconds_a_step * num_left

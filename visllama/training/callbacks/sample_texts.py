@@ -56,7 +56,8 @@ class SampleTexts(Callback):
                 shown_question = f"{question} ".lstrip()
                 key = record["key"]
                 lines.append(f"  {key}: {shown_question}{caption}   (a reference: {reference.text})")
-                pictures.append(Picture(name, key, _thumbnail(record), question, caption, reference.text))
+                thumbnail = _thumbnail(record)
+                pictures.append(Picture(name, key, thumbnail, question, caption, reference.text))
 
         if not trainer.is_global_zero:
             return
@@ -65,9 +66,9 @@ class SampleTexts(Callback):
         seconds = time.perf_counter() - STARTED
         head = f"step {trainer.global_step} of {trainer.max_steps}, after {seconds:.0f} s: validation loss {loss:.3f}"
         # In a file that the output goes to, one is enough: the log has all.
-        printed_lines = lines if is_terminal() else lines[:1]
-        say(head, *printed_lines)
-        for line in lines[len(printed_lines) :]:
+        num_printed = len(lines) if is_terminal() else 1
+        say(head, *lines[:num_printed])
+        for line in lines[num_printed:]:
             log(line)
 
         # Figures of this validation are logged by the number of its step from 0.

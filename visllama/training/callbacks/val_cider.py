@@ -25,7 +25,7 @@ _FIGURE = "val/CIDEr"
 
 
 class ValCIDEr(Callback):
-    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` for each control, on CIDEr's own scale (as 1.13).
+    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` for each control, on CIDEr's own scale (1.13, say).
 
     A control is the same model with other pictures than the right ones. CIDEr counts its document frequencies in the
     references of these records alone, so that a score can be compared to others of the same run and of runs on the same
@@ -59,8 +59,9 @@ class ValCIDEr(Callback):
         model = run_module(pl_module).model
         data = connected(trainer).datamodule
 
+        controls_of_figures = self._controls_of_figures()
         references: dict[str, list[str]] = {}
-        captions: dict[str, dict[str, str]] = {figure: {} for figure in self._controls_of_figures()}
+        captions: dict[str, dict[str, str]] = {figure: {} for figure in controls_of_figures}
         for source, maker in data.makers.items():
             captioner = Captioner(maker, self.decoding, self.batch_size)
             records = self._records(data, model, source, captioner)
@@ -71,7 +72,7 @@ class ValCIDEr(Callback):
                 references[key] = record["captions"]
 
             prompts = prompts_of_records(records)
-            for figure, control in self._controls_of_figures().items():
+            for figure, control in controls_of_figures.items():
                 shown_prompts = prompts if control is None else CONTROLS[control](prompts)
                 texts = _write(captioner, model, shown_prompts)
                 captions[figure].update(zip(keys, texts, strict=True))
@@ -86,6 +87,7 @@ class ValCIDEr(Callback):
         scores = trainer.strategy.broadcast(own_scores)
         for figure, score in scores.items():
             pl_module.log(figure, score, rank_zero_only=True)
+
         if trainer.is_global_zero:
             description = _describe(scores, len(references))
             say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
@@ -113,7 +115,8 @@ class ValCIDEr(Callback):
 
 def _write(captioner: Captioner, model: VisLlama, prompts: Prompts) -> list[str]:
     """Return the model's text for each prompt, in their order; all ranks call it together."""
-    return [written.text for batch in captioner.batches(model, prompts) for written in batch]
+    batches = captioner.batches(model, prompts)
+    return [written.text for batch in batches for written in batch]
 
 
 def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
@@ -133,11 +136,16 @@ def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mappi
 
 def _describe(scores: Mapping[str, float], num_images: int) -> str:
     """Return a line of text with the scores times 100, as papers print them."""
-    line = f"CIDEr of {num_images} validation pictures {100 * scores[_FIGURE]:.1f}"
-    controls = []
+    cider = 100 * scores[_FIGURE]
+    line = f"CIDEr of {num_images} validation pictures {cider:.1f}"
+
+    parts = []
     for figure, score in scores.items():
         if figure != _FIGURE:
             control = figure.removeprefix(f"{_FIGURE}/").replace("_", " ")
-            controls.append(f"{control} {100 * score:.1f}")
+            parts.append(f"{control} {100 * score:.1f}")
 
-    return f"{line} ({', '.join(controls)})" if controls else line
+    if not parts:
+        return line
+    controls = ", ".join(parts)
+    return f"{line} ({controls})"
