@@ -62,7 +62,8 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     # The loader gives what `train` would, in the order of the run.
     maker = sample_maker(assembly.model, assembly.text)
     most = config.stage.max_text_tokens
-    steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
+    data = training_data(config, assembly, maker)
+    steps = see(data, config.num_samples, config.samples)
 
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, config.samples, maker.tokenizer)
@@ -85,8 +86,13 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
 
     # Only now: the page shows why there is nothing to learn.
     check_supervised(steps, most)
-    words_of_train = [word for word in words if word.partition("=")[0] not in _OWN_KEYS]
-    say(f"Train on it:  {shlex.join(['visllama', 'train', *words_of_train])}")
+    words_of_train = ["visllama", "train"]
+    for word in words:
+        key, _, _ = word.partition("=")
+        if key not in _OWN_KEYS:
+            words_of_train.append(word)
+    command_of_train = shlex.join(words_of_train)
+    say(f"Train on it:  {command_of_train}")
     return Inspected(steps, counts, shown)
 
 
@@ -119,20 +125,23 @@ def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
         if step.num_targets:
             continue
 
+        num_samples = len(step.samples)
         faults = [sample.fault for sample in step.samples if sample.fault]
         counts = Counter(fault.reason for fault in faults)
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-        problem = f"none of the {len(step.samples)} samples of step {number} has a supervised token ({reasons})"
+        problem = f"none of the {num_samples} samples of step {number} has a supervised token ({reasons})"
 
         # Where texts were cut, the settings have to change; where none was, the records.
         measured = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
-        cut = [sample.num_text_tokens for sample in measured if sample.is_cut]
-        if cut:
+        lengths_of_cut = [sample.num_text_tokens for sample in measured if sample.is_cut]
+        if lengths_of_cut:
+            shortest = min(lengths_of_cut)
+            longest = max(lengths_of_cut)
             raise ConfigError(
-                f"stage.max_text_tokens={most}: {problem}: no room is left for a response in texts of {min(cut):,} to "
-                f"{max(cut):,} tokens: raise it, or shorten stage.prompt, data.sources.NAME.prompt or stage.template"
+                f"stage.max_text_tokens={most}: {problem}: no room is left for a response in texts of {shortest:,} to "
+                f"{longest:,} tokens: raise it, or shorten stage.prompt, data.sources.NAME.prompt or stage.template"
             )
-        raise ConfigError(
-            f"data.sources.{step.samples[0].source}: {problem}: mend its records; the first: "
-            f"{readable(faults[0].detail)}"
-        )
+
+        source = step.samples[0].source
+        first_detail = readable(faults[0].detail)
+        raise ConfigError(f"data.sources.{source}: {problem}: mend its records; the first: {first_detail}")

@@ -143,7 +143,8 @@ def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accele
     if (nodes, num_devices) != (nodes_of_launcher, ranks_of_launcher):
         raise ConfigError(
             f"trainer.num_nodes={num_nodes} and trainer.devices={devices} mean {nodes} x {num_devices} ranks, and "
-            f"{launcher} has started {nodes_of_launcher} x {ranks_of_launcher}: give it these numbers, or leave both at auto"
+            f"{launcher} has started {nodes_of_launcher} x {ranks_of_launcher}: give it these numbers, or leave both "
+            f"at auto"
         )
     return nodes, num_devices
 

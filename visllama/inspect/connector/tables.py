@@ -53,13 +53,16 @@ def loss_table(study: ConnectorStudy) -> Table:
     table = _table("vector", "removed", "95% interval", "at its mean", "95% interval", "alone")
 
     for row in _shown(removed):
+        removed_score = removed[row]
+        frozen_score = frozen[row]
+        alone_score = alone[row]
         table.add_row(
-            place_name(removed[row].ablation.vectors),
-            signed(removed[row].difference),
-            interval(removed[row]),
-            signed(frozen[row].difference),
-            interval(frozen[row]),
-            cider(alone[row].cider),
+            place_name(removed_score.ablation.vectors),
+            signed(removed_score.difference),
+            interval(removed_score),
+            signed(frozen_score.difference),
+            interval(frozen_score),
+            cider(alone_score.cider),
         )
     return table
 
@@ -83,16 +86,19 @@ def vectors_table(study: ConnectorStudy) -> Table:
     shown_vectors = [facts for facts in study.vectors if facts.vector in shown_places]
     for facts in shown_vectors[:MOST_ROWS]:
         words = facts.nearest.words
+        nearest = _first(facts.nearest)
+        unembedding = "" if facts.unembedding is None else _first(facts.unembedding)
         named = [f"{word.word} {word.right}/{word.times}" for word in words.named[:_SHOWN_WORDS]]
         cells = [
+            str(facts.vector),
             f"{facts.norm:.1f}",
             f"{facts.varies:.0%}",
             f"{words.own:.0%}/{words.other:.0%}",
-            _first(facts.nearest),
-            "" if facts.unembedding is None else _first(facts.unembedding),
-            ", ".join(named),
+            escape(nearest),
+            escape(unembedding),
+            escape(", ".join(named)),
         ]
-        table.add_row(str(facts.vector), *[escape(cell) for cell in cells])
+        table.add_row(*cells)
     return table
 
 
@@ -115,7 +121,8 @@ def notes(study: ConnectorStudy) -> str:
 def _shown(scores: Sequence[AblationScore]) -> list[int]:
     """Return the indices of the (at most 16) scores with the largest loss, in ascending order."""
     # The most negative difference is the largest loss.
-    ranked = sorted(range(len(scores)), key=lambda row: scores[row].difference)
+    rows = range(len(scores))
+    ranked = sorted(rows, key=lambda row: scores[row].difference)
     return sorted(ranked[:MOST_ROWS])
 
 
