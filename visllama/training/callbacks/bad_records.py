@@ -21,7 +21,7 @@ _FEW = 10_000
 """The least number of training samples of which a share is taken: a share of fewer says little."""
 _FEW_OF_VALIDATION = 200
 """The least number of validation samples of which a share is taken: one bad record of a few does not end a run."""
-_MOST_TOLD = 100
+_MOST_NAMED = 100
 """How many masked records are named in the log."""
 _log = logging.getLogger("visllama")
 
@@ -150,8 +150,8 @@ class BadRecords(Callback):
             faults += faults_of_rank
 
         # A run over bad data would fill the log.
-        num_left_to_tell = max(0, _MOST_TOLD - seen.counts.total())
-        for key, _, reason, detail in faults[:num_left_to_tell]:
+        num_left = max(0, _MOST_NAMED - seen.counts.total())
+        for key, _, reason, detail in faults[:num_left]:
             _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
         seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in faults)
 

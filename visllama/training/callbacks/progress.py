@@ -31,8 +31,8 @@ class StepProgress(Callback):
         self._bars: Progress | None = None
         self._training: TaskID | None = None
         self._validation: TaskID | None = None
-        self._drawn = -math.inf
-        self._told = -math.inf
+        self._drawn_at = -math.inf
+        self._printed_at = -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         self._started = time.perf_counter()
@@ -104,18 +104,18 @@ class StepProgress(Callback):
     def _tell(self, line: str) -> None:
         """Write a line to the log, and print it too if there is no terminal and no line was printed for ten seconds."""
         now = time.perf_counter()
-        if is_terminal() or now - self._told < _TELL_EVERY_S:
+        if is_terminal() or now - self._printed_at < _TELL_EVERY_S:
             log(line)
         else:
             say(line)
-            self._told = now
+            self._printed_at = now
 
     def _draw(self) -> None:
         assert self._bars is not None, "there is a bar to draw"
         now = time.perf_counter()
-        if now - self._drawn >= _DRAW_EVERY_S:
+        if now - self._drawn_at >= _DRAW_EVERY_S:
             self._bars.refresh()
-            self._drawn = now
+            self._drawn_at = now
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
         """Return the seconds that the remaining steps take, validations included, at this process's speed so far."""
