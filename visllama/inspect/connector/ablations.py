@@ -60,9 +60,9 @@ class Ablation:
 
 def place_name(vectors: Sequence[int]) -> str:
     """Return the numbers of neighbouring vectors as a text: "4" for `(4,)`, "9-16" for `(9, 10, ..., 16)`."""
-    if len(vectors) == 1:
-        return str(vectors[0])
-    return f"{vectors[0]}-{vectors[-1]}"
+    first = vectors[0]
+    last = vectors[-1]
+    return f"{first}" if len(vectors) == 1 else f"{first}-{last}"
 
 
 def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
@@ -83,7 +83,11 @@ def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
         size = math.ceil(num_vectors / _MOST_GROUPS)
 
     places = range(1, num_vectors + 1)
-    return [tuple(places[start : start + size]) for start in range(0, num_vectors, size)]
+    groups = []
+    for start in range(0, num_vectors, size):
+        group = places[start : start + size]
+        groups.append(tuple(group))
+    return groups
 
 
 def list_ablations(groups: Sequence[tuple[int, ...]]) -> list[Ablation]:

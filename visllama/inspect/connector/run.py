@@ -61,8 +61,9 @@ def choose_source(config: InspectConfig) -> Chosen:
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     read_description(Path(config.weights))
+    sources = judged_sources(evaluations(config), config.plugins)
     # `check_inspect` has seen to it that there is exactly one.
-    ((name, source),) = judged_sources(evaluations(config), config.plugins).items()
+    ((name, source),) = sources.items()
     return Chosen(name, source)
 
 
@@ -101,9 +102,11 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     model.to(device).eval()
 
     # Prompts and decoding are those of the evaluation, so that its CIDEr is the one that is explained.
-    maker = sample_maker(model, TextSettings.from_dict(description["text"]))
+    text = TextSettings.from_dict(description["text"])
+    maker = sample_maker(model, text)
     maker = maker.as_judged(evaluation.get("prompt"), evaluation.get("template"))
-    captioner = Captioner(maker, config.decoding | evaluation["decoding"], evaluation["batch_size"])
+    decoding = config.decoding | evaluation["decoding"]
+    captioner = Captioner(maker, decoding, evaluation["batch_size"])
     # Before any work: a decoding longer than the model's positions would fail at the first caption.
     captioner.check_room(model, pictures.records, f"evaluation.{pictures.name}: ")
 
@@ -231,10 +234,10 @@ def _print_study(study: ConnectorStudy) -> None:
     about = study.about
     kind = about["connector"]["kind"]
 
-    say(
-        f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
-        f"{about['evaluation']}\n"
-    )
+    num_vectors = about["num_image_tokens"]
+    num_pictures = about["n"]
+    evaluation = about["evaluation"]
+    say(f"\nWhat the {num_vectors} vectors of {kind} say, over {num_pictures} pictures of {evaluation}\n")
 
     for finding in study.findings:
         say(textwrap.fill(finding, 78, initial_indent="- ", subsequent_indent="  "))
