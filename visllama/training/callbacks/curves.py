@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -111,19 +111,16 @@ def _draw_losses(axes: Axes, points: Mapping[str, Points]) -> None:
         color = f"C{number}"
         name = source or "loss"
         if "train" in kinds:
-            steps, values = _columns(kinds["train"])
-            axes.plot(steps, values, color=color, linewidth=width, label=f"train {name}", linestyle="-")
+            _plot(axes, kinds["train"], label=f"train {name}", color=color, linewidth=width)
         if "val" in kinds:
-            steps, values = _columns(kinds["val"])
-            axes.plot(steps, values, color=color, linewidth=width, label=f"val {name}", linestyle="--", marker="o")
+            _plot(axes, kinds["val"], label=f"val {name}", color=color, linewidth=width, linestyle="--", marker="o")
 
     axes.set(ylabel="loss (nats a token)", title="Loss")
 
 
 def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
     for label, rates in equal_rates(points):
-        steps, values = _columns(rates)
-        axes.plot(steps, values, label=label)
+        _plot(axes, rates, label=label)
 
     axes.set(title="Learning rate", ylim=(0, None))
 
@@ -133,8 +130,7 @@ def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
     norms = points.get("train/gradient_norm", [])
     finite_norms = [(step, norm) for step, norm in norms if math.isfinite(norm)]
     if finite_norms:
-        steps, values = _columns(finite_norms)
-        axes.plot(steps, values)
+        _plot(axes, finite_norms)
 
     positive = [norm for _, norm in finite_norms if norm > 0]
     if positive:
@@ -149,8 +145,7 @@ def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
 def _draw_speed(axes: Axes, points: Mapping[str, Points]) -> None:
     speeds = points.get("train/samples_per_second", [])
     if speeds:
-        steps, values = _columns(speeds)
-        axes.plot(steps, values)
+        _plot(axes, speeds)
 
     axes.set(title="Throughput", ylabel="samples a second", ylim=(0, None))
 
@@ -159,22 +154,24 @@ def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
     """Draw CIDEr as a thick line, and that of each control dashed."""
     names = [name for name in points if is_cider(name)]
     for name in sorted(names):
-        steps, values = _columns(points[name])
         control = name.removeprefix(_CIDER).lstrip("/")
         if control:
             label = control.replace("_", " ")
-            axes.plot(steps, values, marker="o", label=label, linestyle="--")
+            _plot(axes, points[name], label=label, linestyle="--", marker="o")
         else:
-            axes.plot(steps, values, marker="o", label="CIDEr", linewidth=2)
+            _plot(axes, points[name], label="CIDEr", linewidth=2, marker="o")
 
     axes.set(title="CIDEr at validations", ylabel="CIDEr")
 
 
-def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return the steps and the values of points, as two lists."""
-    steps = [point[0] for point in points]
-    values = [point[1] for point in points]
-    return steps, values
+def _plot(axes: Axes, points: Iterable[tuple[float, float]], **style: Any) -> None:
+    """Draw points (pairs of a step and a value) as a line in a style of matplotlib's `plot`."""
+    steps = []
+    values = []
+    for step, value in points:
+        steps.append(step)
+        values.append(value)
+    axes.plot(steps, values, **style)
 
 
 def is_cider(name: str) -> bool:

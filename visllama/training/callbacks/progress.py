@@ -47,18 +47,23 @@ class StepProgress(Callback):
 
         # Not at each step: reading a figure waits for the GPU.
         if step % connected(trainer).log_every_n_steps == 0:
-            figures = trainer.callback_metrics
-            loss = f"loss {figures['train/loss']:.3f}"
-            # Of the parts' rates, the highest is shown.
-            rates = [value for name, value in figures.items() if name.startswith("lr/")]
-            rate = f"lr {max(rates):.2e}"
-            speed = f"{figures['train/samples_per_second']:.0f} samples/s"
-            seconds = round(self._seconds_left(trainer))
-            left = f"{timedelta(seconds=seconds)} left"
-
-            self._bars.update(self._training, figures=f"{loss}  {speed}  {left}")
-            self._tell(f"step {step} of {trainer.max_steps}: {loss}  {rate}  {speed}  {left}")
+            self._show_figures(trainer, self._bars, self._training)
         self._draw()
+
+    def _show_figures(self, trainer: pl.Trainer, progress: Progress, task: TaskID) -> None:
+        """Show the loss, speed and time left at a logged step: behind the bar, and as a line with the learning rate."""
+        figures = trainer.callback_metrics
+        # Of the parts' rates, the highest is shown.
+        rates = [value for name, value in figures.items() if name.startswith("lr/")]
+        highest_rate = max(rates)
+        seconds = round(self._seconds_left(trainer))
+
+        loss = f"loss {figures['train/loss']:.3f}"
+        rate = f"lr {highest_rate:.2e}"
+        speed = f"{figures['train/samples_per_second']:.0f} samples/s"
+        left = f"{timedelta(seconds=seconds)} left"
+        progress.update(task, figures=f"{loss}  {speed}  {left}")
+        self._tell(f"step {trainer.global_step} of {trainer.max_steps}: {loss}  {rate}  {speed}  {left}")
 
     def on_validation_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         num_batches = cast("list[int]", trainer.num_val_batches)
