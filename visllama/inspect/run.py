@@ -68,13 +68,17 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     samples = [sample for step in steps for sample in step.samples]
     shown = choose(steps, config.samples, maker.tokenizer)
     counts = count_sources(samples, assembly.order.names)
-    lengths = [sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)]
+    measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
+    lengths = [sample.num_text_tokens for sample in measured]
     bins = histogram(lengths, most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
 
     for each in shown:
-        tables = [tokens_table(each.tokens)] if each.tokens else []
-        say(f"\n{each.key}: {each.facts}", *tables)
+        heading = f"\n{each.key}: {each.facts}"
+        if each.tokens:
+            say(heading, tokens_table(each.tokens))
+        else:
+            say(heading)
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
 
     words = invocation().command

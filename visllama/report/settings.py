@@ -268,20 +268,21 @@ def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str
         ConfigError: If the runs of the row are such.
     """
     of_row = f"the row {_pairs(rows, setting.values)}" if rows else "the one row"
-    others = differing_keys(setting.runs, [*rows, *over])
-    if others:
+    runs = setting.runs
+    further_keys = differing_keys(runs, [*rows, *over])
+    if further_keys:
         # One key with two of its values is enough to see which runs do not belong together.
-        key = others[0]
-        by_value = {value_at(run, key): run.name for run in setting.runs}
-        (value, run), (other, other_run), *_ = by_value.items()
-        listed = ", ".join(others[:3])
+        key = further_keys[0]
+        run_of_value = {value_at(run, key): run.name for run in runs}
+        (value, run_name), (other, other_run), *_ = run_of_value.items()
+        listed = ", ".join(further_keys[:3])
         raise ConfigError(
-            f"rows: {of_row} would be a mean of runs that differ in {listed} too ({value} in {run}, {other} in "
+            f"rows: {of_row} would be a mean of runs that differ in {listed} too ({value} in {run_name}, {other} in "
             f"{other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
         )
 
     run_of_values: dict[tuple[str, ...], str] = {}
-    for run in setting.runs:
+    for run in runs:
         values = tuple(value_at(run, key) for key in over)
         if values in run_of_values:
             earlier_run = run_of_values[values]

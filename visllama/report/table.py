@@ -131,14 +131,7 @@ def build_table(
     # A row is a setting: the runs that differ in nothing but what they are averaged over.
     settings = group(runs, rows, over, mixed)
     headers_of_rows = labels(rows) or ["runs"]
-    table_rows = []
-    for setting in settings:
-        row = TableRow(
-            labels=list(setting.values) or ["all"],
-            runs=[run.name for run in setting.runs],
-            cells=_cells(setting, columns),
-        )
-        table_rows.append(row)
+    table_rows = [_row_of_setting(setting, columns) for setting in settings]
 
     # Runs that were judged differently stand beside each other only with the difference in sight.
     is_one_evaluation = len(evaluations) == 1
@@ -204,6 +197,15 @@ def _values_of_row(row: TableRow, values: Mapping[str, str]) -> str:
     values_of_runs = [values[run] for run in row.runs if run in values]
     different_values = dict.fromkeys(values_of_runs)
     return " / ".join(different_values) or "-"
+
+
+def _row_of_setting(setting: Setting, columns: Sequence[Column]) -> TableRow:
+    """Return the row of the runs of one setting."""
+    return TableRow(
+        labels=list(setting.values) or ["all"],
+        runs=[run.name for run in setting.runs],
+        cells=_cells(setting, columns),
+    )
 
 
 def _published_row(system: Published, columns: Sequence[Column], num_labels: int) -> TableRow:

@@ -79,16 +79,14 @@ def build_assembly(config: TrainConfig) -> Assembly:
     # Sources first: reading a folder is fast, and the model needs transformers, whose import takes seconds.
     sources = config.data.sources
     train = build_sources(sources, "train", config.plugins)
-    val = build_sources(sources, "val", config.plugins) if config.trainer.val_check_interval else {}
+    val: dict[str, Source] = {}
+    if config.trainer.val_check_interval:
+        val = build_sources(sources, "val", config.plugins)
 
     check_faults(train, config.data.max_bad_fraction)
     num_items = sum(count_items(source) for source in train.values())
     num_steps = count_steps(config, num_items)
-
-    items_by_source = {name: source.shard_items for name, source in train.items()}
-    weights = {name: node.get("weight", 1.0) for name, node in sources.items()}
-    batch_size = config.stage.global_batch_size
-    order = Order(items_by_source, weights, batch_size, config.seed, config.data.window_shards)
+    order = _build_order(config, train)
 
     # Opened now, so that a missing file is found before the training.
     judged_on = config.judged_on if config.judge else {}
@@ -103,8 +101,9 @@ def build_assembly(config: TrainConfig) -> Assembly:
     # The connector draws its first weights here.
     torch.manual_seed(config.seed)
     device = torch.device("meta") if config.check_only else nullcontext()
+    models_folder = config.paths["models"]
     with device:
-        model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
+        model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=models_folder)
 
     if config.loss is not None:
         model.token_loss = build(config.loss, config.plugins)
@@ -127,6 +126,19 @@ def build_assembly(config: TrainConfig) -> Assembly:
         check_tensors(model, folder, initial)
 
     return Assembly(parts, model, text, initial, train, val, order, judged, num_steps)
+
+
+def _build_order(config: TrainConfig, sources: Mapping[str, Source]) -> Order:
+    """Build the order in which a run draws the items of its training sources.
+
+    Args:
+        config: The configuration of the run.
+        sources: The training sources, by the names that `config.data.sources` gives them.
+    """
+    data = config.data
+    items_of_shards = {name: source.shard_items for name, source in sources.items()}
+    weights = {name: node.get("weight", 1.0) for name, node in data.sources.items()}
+    return Order(items_of_shards, weights, config.stage.global_batch_size, config.seed, data.window_shards)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
