@@ -90,25 +90,26 @@ def read_tensors(
     # The files hold tensors alone, so torch's metadata for values that are none cannot occur.
     metadata = cast("dict[str, TensorStorageMetadata]", reader.read_metadata().state_dict_metadata)
 
-    tensors = _trained(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    stored_shapes = {}
+    stored_state = {}
+    stored_tensors = {}
     for name, stored in metadata.items():
-        if not name.startswith(_OF_OPTIMIZER):
-            stored_shapes[name] = tuple(stored.size)
+        if name.startswith(_OF_OPTIMIZER):
+            stored_state[name] = stored
+        else:
+            stored_tensors[name] = stored
 
-    _check_shapes(stored_shapes, shapes)
+    tensors = _trained(model)
+    _check_shapes(stored_tensors, tensors)
 
     # Most optimizers have no state before their first step, so that there is nothing yet to read into.
     parameters = _trained_parameters(model)
-    for name, stored in metadata.items():
-        if name.startswith(_OF_OPTIMIZER):
-            _, key, parameter_name = name.split("/", 2)
-            parameter = parameters[parameter_name]
-            value = _empty_state(stored, parameter, optimizer)
+    for name, stored in stored_state.items():
+        _, key, parameter_name = name.split("/", 2)
+        parameter = parameters[parameter_name]
+        value = _empty_state(stored, parameter, optimizer)
 
-            optimizer.state[parameter][key] = value
-            tensors[name] = value
+        optimizer.state[parameter][key] = value
+        tensors[name] = value
 
     # This writes into the very tensors of the model and of the optimizer's state.
     tensor_reader = HuggingFaceStorageReader(str(path))
@@ -118,14 +119,16 @@ def read_tensors(
         own_group.update(stored_group)
 
 
-def _check_shapes(stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
+def _check_shapes(stored: Mapping[str, TensorStorageMetadata], tensors: Mapping[str, Tensor]) -> None:
     """Check that a checkpoint has the trained tensors of a model, each with its shape.
 
     Raises:
         ConfigError: If names or shapes differ.
     """
-    names = stored.keys() | expected.keys()
-    differing = [name for name in names if stored.get(name) != expected.get(name)]
+    stored_shapes = {name: tuple(metadata.size) for name, metadata in stored.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    names = stored_shapes.keys() | shapes.keys()
+    differing = [name for name in names if stored_shapes.get(name) != shapes.get(name)]
     if not differing:
         return
 

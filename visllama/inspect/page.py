@@ -91,6 +91,7 @@ def write_page(
 
 
 def _table(counts: Sequence[SourceCounts]) -> str:
+    """Return the HTML of the table of sources: `HEADERS` above, and a row of counts for each source."""
     head = "".join(f"<th>{header}</th>" for header in HEADERS)
     rows = ""
     for source in counts:
@@ -122,14 +123,20 @@ def _sample(shown: Shown) -> str:
 
 def _spans(token: Token | list[Token]) -> str:
     """Return the HTML of a token, or of a list of tokens as an element that a click unfolds."""
-    if not isinstance(token, Token):
-        spans = "".join(_spans(each) for each in token)
-        return f"<details><summary>{len(token)} more</summary>{spans}</details>"
+    if isinstance(token, Token):
+        return _span(token)
 
-    label = "not learned" if token.label is None else f"label {token.label}"
-    title = f"id {token.id}, {token.segment}, {label}"
+    spans = "".join(_span(each) for each in token)
+    num_folded = len(token)
+    return f"<details><summary>{num_folded} more</summary>{spans}</details>"
+
+
+def _span(token: Token) -> str:
     name = html.escape(token.name)
-    return f'<span class={token.segment} title="{title}">{name}</span> '
+    segment = token.segment
+    label = "not learned" if token.label is None else f"label {token.label}"
+    title = f"id {token.id}, {segment}, {label}"
+    return f'<span class={segment} title="{title}">{name}</span> '
 
 
 def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:

@@ -42,7 +42,10 @@ def conditions(evaluation: Mapping) -> dict[str, object]:
 
     # The ids of special tokens are no part of a decoding: another language model has others.
     decoding = mapping(evaluation, "decoding")
-    options = {key: value for key, value in decoding.items() if not key.endswith("_token_id")}
+    options = {}
+    for key, value in decoding.items():
+        if not key.endswith("_token_id"):
+            options[key] = value
     by_name["decoding"] = options or None
 
     if evaluation.get("task") == "caption":
@@ -80,10 +83,11 @@ def _has_difference(values: Iterable[object]) -> bool:
 
 
 def _in_words(values: Mapping[str, object]) -> dict[str, str]:
-    """Return values as texts. If all are mappings, as decodings are, only the keys that differ are written."""
+    """Return each run's value as text. If all are mappings, as decodings are, only the keys that differ are written."""
     # A decoding has a dozen options: only those that differ help to see what was done otherwise.
     mappings = {run: value for run, value in values.items() if isinstance(value, Mapping)}
-    if len(mappings) < len(values):
+    are_all_mappings = len(mappings) == len(values)
+    if not are_all_mappings:
         return {run: short(value) for run, value in values.items()}
 
     differing_keys = _differing_keys(mappings.values())

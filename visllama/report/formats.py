@@ -77,8 +77,9 @@ def terminal_table(table: RunTable) -> Table:
     for row in table.rows:
         cells = [_plain(label) for label in label_texts(row)]
         cells.append(Text(count_text(row)))
+        num_runs = len(row.runs)
         for column, cell in zip(table.columns, row.cells, strict=True):
-            figure = cell_text(column, cell, len(row.runs))
+            figure = cell_text(column, cell, num_runs)
             if cell.is_best:
                 cells.append(Text(figure + _BEST, style="bold"))
             else:
@@ -114,7 +115,8 @@ def _has_best(table: RunTable) -> bool:
 
 def markdown(table: RunTable) -> str:
     """Return the table as Markdown, its notes below; the best value of each column is bold."""
-    header = [escape(each) for each in (*table.labels, _COUNT, *table.headers)]
+    headers = [*table.labels, _COUNT, *table.headers]
+    header = [escape(each) for each in headers]
 
     rows = []
     for row in table.rows:
@@ -126,7 +128,8 @@ def markdown(table: RunTable) -> str:
         rows.append(cells)
 
     # In Markdown, two spaces at its end keep each note on a line of its own.
-    notes = "\n".join(f"{escape(note)}  " for note in table.notes)
+    escaped_notes = [escape(note) for note in table.notes]
+    notes = "\n".join(f"{note}  " for note in escaped_notes)
     lines = markdown_table(header, rows)
     return f"{lines}\n\n{notes}\n"
 

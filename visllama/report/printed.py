@@ -19,15 +19,7 @@ def comparison_table(comparison: Comparison) -> Table:
     The columns A and B are the first and the second run; metrics of captions are x100. Lines below the table name the
     conditions under which the runs were judged differently, and the metrics that one run lacks.
     """
-    title = f"{comparison.pair.name}: n = {comparison.num_rows:,}"
-    # Where an image has several questions, both numbers matter: the bootstrap draws images.
-    if comparison.num_images != comparison.num_rows:
-        title += f" on {comparison.num_images:,} images"
-    scale = scale_of(comparison.task)
-    if scale != 1:
-        title += f" (x{scale})"
-
-    table = Table("metric", title=Text(printable(title)))
+    table = Table("metric", title=Text(printable(_title(comparison))))
     for header in ("A", "B", "B - A", "95% interval", "p"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows_of(comparison):
@@ -39,6 +31,21 @@ def comparison_table(comparison: Comparison) -> Table:
     if notes:
         table.caption = Text("\n".join(notes))
     return table
+
+
+def _title(comparison: Comparison) -> str:
+    """Return the evaluation's name, the numbers of rows and images, and the scale of the scores, as a title."""
+    num_rows = comparison.num_rows
+    num_images = comparison.num_images
+    title = f"{comparison.pair.name}: n = {num_rows:,}"
+    # Where an image has several questions, both numbers matter: the bootstrap draws images.
+    if num_images != num_rows:
+        title += f" on {num_images:,} images"
+
+    scale = scale_of(comparison.task)
+    if scale != 1:
+        title += f" (x{scale})"
+    return title
 
 
 def _notes(comparison: Comparison) -> list[str]:
