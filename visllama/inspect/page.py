@@ -150,28 +150,36 @@ def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
 def _svg(bins: Sequence[Bin]) -> str:
     """Return a histogram as SVG: a bar for each bin, its count above it and its lengths below it."""
     highest = max((b.count for b in bins), default=1)
+    bars = ""
+    for place, b in enumerate(bins):
+        height_px = b.count * _HEIGHT_PX / highest
+        bars += _svg_bar(b, place * _BAR_PX, height_px)
+
     width = max(1, len(bins)) * _BAR_PX
     height = _HEIGHT_PX + _LABEL_PX
-    bar_width = _BAR_PX - 4
-    label_y = height - 3
-
-    parts = []
-    for place, b in enumerate(bins):
-        bar_height = b.count * _HEIGHT_PX / highest
-        left = place * _BAR_PX
-        bar_x = left + 2
-        middle = left + _BAR_PX / 2
-        # Half of the label's height is left above the highest bar for its count.
-        bar_y = _LABEL_PX / 2 + _HEIGHT_PX - bar_height
-        count_y = bar_y - 3
-
-        # Red bars are of texts that are cut.
-        css_class = " class=cut" if b.is_cut else ""
-        parts += [
-            f'<rect{css_class} x="{bar_x}" y="{bar_y:.1f}" width="{bar_width}" height="{bar_height:.1f}"/>',
-            f'<text x="{middle}" y="{count_y:.1f}">{b.count:,}</text>',
-            f'<text x="{middle}" y="{label_y}">{b.label}</text>',
-        ]
-
-    bars = "".join(parts)
     return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{bars}</svg>'
+
+
+def _svg_bar(b: Bin, left: int, height: float) -> str:
+    """Return one bar of the histogram as SVG, with its count and its lengths.
+
+    Args:
+        b: The bin.
+        left: The place of the bar's left edge, in pixels.
+        height: The height of the bar, in pixels.
+    """
+    bar_x = left + 2
+    bar_width = _BAR_PX - 4
+    middle = left + _BAR_PX / 2
+    # Half of the label's height is left above the highest bar for its count.
+    bar_y = _LABEL_PX / 2 + _HEIGHT_PX - height
+    count_y = bar_y - 3
+    label_y = _HEIGHT_PX + _LABEL_PX - 3
+
+    # Red bars are of texts that are cut.
+    css_class = " class=cut" if b.is_cut else ""
+    return (
+        f'<rect{css_class} x="{bar_x}" y="{bar_y:.1f}" width="{bar_width}" height="{height:.1f}"/>'
+        f'<text x="{middle}" y="{count_y:.1f}">{b.count:,}</text>'
+        f'<text x="{middle}" y="{label_y}">{b.label}</text>'
+    )

@@ -73,12 +73,7 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     bins = histogram(lengths, most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
 
-    for each in shown:
-        heading = f"\n{each.key}: {each.facts}"
-        if each.tokens:
-            say(heading, tokens_table(each.tokens))
-        else:
-            say(heading)
+    _print_samples(shown)
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
 
     words = invocation().command
@@ -90,14 +85,29 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
 
     # Only now: the page shows why there is nothing to learn.
     check_supervised(steps, most)
+    command_of_train = _command_of_train(words)
+    say(f"Train on it:  {command_of_train}")
+    return Inspected(steps, counts, shown)
+
+
+def _print_samples(shown: Sequence[Shown]) -> None:
+    """Print the key and the facts of each sample, and a table of its tokens where it has some."""
+    for sample in shown:
+        heading = f"\n{sample.key}: {sample.facts}"
+        if sample.tokens:
+            say(heading, tokens_table(sample.tokens))
+        else:
+            say(heading)
+
+
+def _command_of_train(words: Sequence[str]) -> str:
+    """Return the command line that trains with these words of `inspect`'s command line, without those of its own."""
     words_of_train = ["visllama", "train"]
     for word in words:
         key, _, _ = word.partition("=")
         if key not in _OWN_KEYS:
             words_of_train.append(word)
-    command_of_train = shlex.join(words_of_train)
-    say(f"Train on it:  {command_of_train}")
-    return Inspected(steps, counts, shown)
+    return shlex.join(words_of_train)
 
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:

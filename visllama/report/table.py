@@ -265,15 +265,8 @@ def _notes(
     """Yield how the figures were made, in sentences."""
     for name, by_run in judged.items():
         conditions_of_runs = list(by_run.values())
-        parts = []
-        # A condition that the runs do not share is a column of the table instead.
-        for key, words in _NOTED_CONDITIONS.items():
-            value = shared_text(key, conditions_of_runs)
-            if value:
-                parts.append(words.format(value))
-        parts.append(_num_records(conditions_of_runs))
-        described = ", ".join(parts)
-        yield f"{name}: {described}."
+        description = _describe(conditions_of_runs)
+        yield f"{name}: {description}."
 
         tasks = [of_run.get("task") for of_run in conditions_of_runs]
         if "caption" in tasks:
@@ -288,6 +281,19 @@ def _notes(
     if any(len(setting.runs) > 1 for setting in settings):
         keys = ", ".join(over)
         yield f"Mean and standard deviation over {keys}; n is the number of runs."
+
+
+def _describe(conditions_of_runs: Sequence[Conditions]) -> str:
+    """Return the conditions that all runs of an evaluation share, and on how many records they were judged, as text."""
+    parts = []
+    # A condition that the runs do not share is a column of the table instead.
+    for key, words in _NOTED_CONDITIONS.items():
+        value = shared_text(key, conditions_of_runs)
+        if value:
+            parts.append(words.format(value))
+
+    parts.append(_num_records(conditions_of_runs))
+    return ", ".join(parts)
 
 
 def _num_records(conditions_of_runs: Sequence[Conditions]) -> str:

@@ -57,8 +57,31 @@ class ValCIDEr(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
-        data = connected(trainer).datamodule
+        references, captions = self._caption(model, connected(trainer).datamodule)
+        if not references:
+            raise ConfigError(
+                "callbacks=val_cider: no record that is validated has captions: leave it out, or add data with captions"
+            )
 
+        # All ranks need the scores: a callback that keeps or stops by a figure acts on each of them.
+        own_scores = _score(references, captions) if trainer.is_global_zero else {}
+        scores = trainer.strategy.broadcast(own_scores)
+        for figure, score in scores.items():
+            pl_module.log(figure, score, rank_zero_only=True)
+
+        if trainer.is_global_zero:
+            description = _describe(scores, len(references))
+            say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
+
+    def _caption(self, model: VisLlama, data: TrainingData) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Write the captions of the validation records, with the right pictures and under each control.
+
+        All ranks call it together.
+
+        Returns:
+            The reference captions of each record by its key; and by the logged figure's name, the caption of each
+            record by its key.
+        """
         controls_of_figures = self._controls_of_figures()
         references: dict[str, list[str]] = {}
         captions: dict[str, dict[str, str]] = {figure: {} for figure in controls_of_figures}
@@ -76,21 +99,7 @@ class ValCIDEr(Callback):
                 shown_prompts = prompts if control is None else CONTROLS[control](prompts)
                 texts = _write(captioner, model, shown_prompts)
                 captions[figure].update(zip(keys, texts, strict=True))
-
-        if not references:
-            raise ConfigError(
-                "callbacks=val_cider: no record that is validated has captions: leave it out, or add data with captions"
-            )
-
-        # All ranks need the scores: a callback that keeps or stops by a figure acts on each of them.
-        own_scores = _score(references, captions) if trainer.is_global_zero else {}
-        scores = trainer.strategy.broadcast(own_scores)
-        for figure, score in scores.items():
-            pl_module.log(figure, score, rank_zero_only=True)
-
-        if trainer.is_global_zero:
-            description = _describe(scores, len(references))
-            say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
+        return references, captions
 
     def _controls_of_figures(self) -> dict[str, str | None]:
         """Return the name of the control behind each logged figure; None for `val/CIDEr`, with the right pictures."""
