@@ -119,9 +119,10 @@ def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
     texts = run_labels(runs)
 
     colors = []
-    for number in range(len(runs)):
+    num_runs = len(runs)
+    for number in range(num_runs):
         # `tab10` takes the number of a color, `turbo` a place from 0 to 1.
-        place = number if is_distinct else number / (len(runs) - 1)
+        place = number if is_distinct else number / (num_runs - 1)
         colors.append(palette(place))
 
     for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):

@@ -518,16 +518,26 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object
         if seen.counts:
             facts[name] = dict(seen.counts)
 
-    # Points remember values from before a resume too; the trainer has the newest ones.
-    points = find_callback(trainer, Curves).points
-    logged = {name: values[-1][1] for name, values in points.items()}
-    logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    for name, value in logged.items():
+    for name, value in _last_figures(trainer).items():
         # A step whose loss is not finite was not taken, and log.txt names it.
         if "/loss" in name and math.isfinite(value):
             facts[name] = value
 
     return facts
+
+
+def _last_figures(trainer: pl.Trainer) -> dict[str, float]:
+    """Return the last value of each figure that was logged, also before a resume, by the figure's name."""
+    figures = {}
+    # Points remember values from before a resume too; the trainer has the newest ones.
+    points_of_figures = find_callback(trainer, Curves).points
+    for name, points in points_of_figures.items():
+        _, last_value = points[-1]
+        figures[name] = last_value
+
+    for name, value in trainer.callback_metrics.items():
+        figures[name] = float(value)
+    return figures
 
 
 def find_callback(trainer: pl.Trainer, kind: type[T]) -> T:

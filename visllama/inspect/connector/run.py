@@ -128,10 +128,13 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     _print_study(study)
     if not config.check_only:
         # The page shows the pixels that the model has seen, which `look` does not return.
-        samples = make_samples(maker, pictures.records[: config.samples])
+        shown_records = pictures.records[: config.samples]
+        samples = make_samples(maker, shown_records)
         _write(study, samples, config)
-    command = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
-    say(f"Judge it whole:  {shlex.join(command)}")
+
+    words = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
+    command = shlex.join(words)
+    say(f"Judge it whole:  {command}")
     return study
 
 
@@ -162,7 +165,9 @@ def look(
 
     groups = vector_groups(model.num_image_tokens, has_patches(model))
     ablations = list_ablations(groups)
-    say(f"{pictures.name}: captions of {len(samples)} pictures, {len(ablations)} times")
+    num_samples = len(samples)
+    num_ablations = len(ablations)
+    say(f"{pictures.name}: captions of {num_samples} pictures, {num_ablations} times")
 
     reader = AblatedReader(model, captioner, samples)
     with torch.autocast(model.markers.device.type, torch.bfloat16, enabled=is_mixed):
@@ -181,16 +186,19 @@ def look(
     vector_study = VectorStudy(embeds[WHOLE], lens, references)
     markers = model.markers.detach()
     nearest_to_markers = lens.nearest(markers)
+    boi_tokens = lens.named(nearest_to_markers, 0)
+    eoi_tokens = lens.named(nearest_to_markers, 1)
     norms = norm_quantiles(embeds[WHOLE], markers, lens.embeddings)
 
+    shown_samples = samples[:num_shown]
     return ConnectorStudy(
         about=about,
         findings=find(results.scores, vector_study.vectors, norms),
         ablations=results.scores,
         vectors=vector_study.vectors,
-        markers={"boi": lens.named(nearest_to_markers, 0), "eoi": lens.named(nearest_to_markers, 1)},
+        markers={"boi": boi_tokens, "eoi": eoi_tokens},
         norms=norms,
-        pictures=_shown_pictures(model, captioner, pictures, samples[:num_shown], results, vector_study),
+        pictures=_shown_pictures(model, captioner, pictures, shown_samples, results, vector_study),
     )
 
 

@@ -144,16 +144,17 @@ class BadRecords(Callback):
                 own_faults.append((key, *fault))
 
         gathered = gather_objects(trainer, (num_in_a_row, own_faults))
-        num_in_a_row = max(longest for longest, _ in gathered)
         faults = []
-        for _, faults_of_rank in gathered:
+        for num_of_rank, faults_of_rank in gathered:
+            num_in_a_row = max(num_in_a_row, num_of_rank)
             faults += faults_of_rank
 
         # A run over bad data would fill the log.
         num_left = max(0, _MOST_NAMED - seen.counts.total())
         for key, _, reason, detail in faults[:num_left]:
             _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
-        seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in faults)
+        names = [f"{source}/{reason}" for _, source, reason, _ in faults]
+        seen.counts.update(names)
 
         last_key, *_, last_detail = faults[-1]
         seen.last = f"{last_key}: {last_detail}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -191,21 +191,17 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
 
     rates = []
     for name, parameters in parameters_by_part.items():
-        is_trained = name in model.trainable
-        if is_trained:
+        state = "frozen"
+        if name in model.trainable:
+            state = "[green]trained[/]"
             rate = _rate(model, name, optim)
             rates.append(f"{name} {rate}")
-
-        num_parameters = sum(parameter.numel() for parameter in parameters)
-        num_mib = sum(parameter.nbytes for parameter in parameters) / 2**20
-        dtypes = {_dtype_name(parameter.dtype) for parameter in parameters}
-        listed_dtypes = "/".join(sorted(dtypes))
-        state = "[green]trained[/]" if is_trained else "frozen"
 
         cells = [name]
         if is_wide:
             cells.append(_class_name(model, name))
-        cells += [f"{num_parameters:,}", f"{num_mib:.1f}", listed_dtypes, state]
+        cells += _sizes(parameters)
+        cells.append(state)
         table.add_row(*cells)
 
     formats = [form for form in EXPORT_FORMATS if find_obstacle(model, form) is None]
@@ -213,6 +209,16 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
     listed_rates = ", ".join(rates)
     table.caption = f"exports to: {listed_formats}\nlearning rate: {listed_rates}"
     return table
+
+
+def _sizes(parameters: Sequence[torch.nn.Parameter]) -> list[str]:
+    """Return the number of values of a part's parameters, their size in MiB and their dtypes, as text."""
+    num_values = sum(parameter.numel() for parameter in parameters)
+    num_bytes = sum(parameter.nbytes for parameter in parameters)
+    num_mib = num_bytes / 2**20
+    dtypes = {_dtype_name(parameter.dtype) for parameter in parameters}
+    listed_dtypes = "/".join(sorted(dtypes))
+    return [f"{num_values:,}", f"{num_mib:.1f}", listed_dtypes]
 
 
 def _class_name(model: VisLlama, name: str) -> str:
