@@ -184,13 +184,13 @@ def choose(steps: Sequence[SeenStep], num_shown: int, tokenizer: PreTrainedToken
                 of_source.append(_Place(number, place, sample))
 
     rounds = zip_longest(*by_source.values())
-    in_turn = [chosen for chosen in chain.from_iterable(rounds) if chosen is not None]
-    chosen_places = in_turn[: max(num_shown, len(by_source))]
+    places_in_turn = [each_place for each_place in chain.from_iterable(rounds) if each_place is not None]
+    chosen_places = places_in_turn[: max(num_shown, len(by_source))]
 
     # Shown in the order of the run.
-    chosen_places.sort(key=lambda chosen: (chosen.step, chosen.place))
-    shown = []
-    for chosen in chosen_places:
-        tokens = tokens_of(chosen.sample, tokenizer)
-        shown.append(Shown(chosen.step, chosen.sample, tokens))
-    return shown
+    chosen_places.sort(key=lambda chosen_place: (chosen_place.step, chosen_place.place))
+    shown_samples = []
+    for chosen_place in chosen_places:
+        tokens = tokens_of(chosen_place.sample, tokenizer)
+        shown_samples.append(Shown(chosen_place.step, chosen_place.sample, tokens))
+    return shown_samples

@@ -66,28 +66,28 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     steps = see(data, config.num_samples, config.samples)
 
     samples = [sample for step in steps for sample in step.samples]
-    shown = choose(steps, config.samples, maker.tokenizer)
+    shown_samples = choose(steps, config.samples, maker.tokenizer)
     counts = count_sources(samples, assembly.order.names)
-    measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
-    lengths = [sample.num_text_tokens for sample in measured]
+    measured_samples = [sample for sample in samples if isinstance(sample, MeasuredSample)]
+    lengths = [sample.num_text_tokens for sample in measured_samples]
     bins = histogram(lengths, most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
 
-    _print_samples(shown)
+    _print_samples(shown_samples)
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
 
     words = invocation().command
     if not config.check_only:
         folder = run_folder()
         command = f"visllama inspect {shlex.join(words)}"
-        write_page(folder / "inspect.html", command, lines, counts, most, bins, shown)
+        write_page(folder / "inspect.html", command, lines, counts, most, bins, shown_samples)
         say(f"\nWrote {folder}: inspect.html")
 
     # Only now: the page shows why there is nothing to learn.
     check_supervised(steps, most)
     command_of_train = _command_of_train(words)
     say(f"Train on it:  {command_of_train}")
-    return Inspected(steps, counts, shown)
+    return Inspected(steps, counts, shown_samples)
 
 
 def _print_samples(shown: Sequence[Shown]) -> None:
@@ -146,8 +146,8 @@ def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
         problem = f"none of the {num_samples} samples of step {number} has a supervised token ({reasons})"
 
         # Where texts were cut, the settings have to change; where none was, the records.
-        measured = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
-        lengths_of_cut = [sample.num_text_tokens for sample in measured if sample.is_cut]
+        measured_samples = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
+        lengths_of_cut = [sample.num_text_tokens for sample in measured_samples if sample.is_cut]
         if lengths_of_cut:
             shortest = min(lengths_of_cut)
             longest = max(lengths_of_cut)

@@ -222,10 +222,10 @@ def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
         lengths: The number of text tokens of each sample, before the cut.
         most: The length at which texts are cut: the value of `stage.max_text_tokens`.
     """
-    kept = [length for length in lengths if length <= most]
-    bins = _bins_of(kept) if kept else []
+    uncut_lengths = [length for length in lengths if length <= most]
+    bins = _bins_of(uncut_lengths) if uncut_lengths else []
 
-    num_cut = len(lengths) - len(kept)
+    num_cut = len(lengths) - len(uncut_lengths)
     if num_cut:
         bins.append(Bin(f"over {most}", num_cut, is_cut=True))
     return bins

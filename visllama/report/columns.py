@@ -86,19 +86,19 @@ def find_columns(
         return [_find_column(name, possible, runs) for name in wanted]
 
     # `val/loss` stands in a table where it is named, or where there is nothing else.
-    chosen = []
+    chosen_columns = []
     for column in possible:
         if column.evaluation is None:
             continue
         # A task that we do not know shows all its metrics.
         task = _task_of(runs, column.evaluation)
         if task not in _USUAL or column.metric in _USUAL[task]:
-            chosen.append(column)
+            chosen_columns.append(column)
 
-    chosen = chosen or possible
-    if not chosen:
+    chosen_columns = chosen_columns or possible
+    if not chosen_columns:
         raise ConfigError("runs: none has a figure to show: judge them by visllama evaluate")
-    return chosen
+    return chosen_columns
 
 
 def _possible_columns(runs: Sequence[JudgedRun], evaluations: Sequence[str] | None) -> list[Column]:
@@ -163,13 +163,13 @@ def _find_column(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun
         if len(candidates) == 1:
             return candidates[0]
 
-    wanted = printable(name)
+    wanted_name = printable(name)
     if matching:
         choices = ", ".join(column.name for column in matching)
-        raise ConfigError(f"columns={wanted}: several evaluations have it: choose of {choices}")
+        raise ConfigError(f"columns={wanted_name}: several evaluations have it: choose of {choices}")
     known_names = dict.fromkeys(printable(column.name) for column in possible)
     there = ", ".join(known_names) or "nothing"
-    raise ConfigError(f"columns={wanted}: no run has this figure: there is {there}")
+    raise ConfigError(f"columns={wanted_name}: no run has this figure: there is {there}")
 
 
 def headers(columns: Sequence[Column]) -> list[str]:

@@ -68,12 +68,12 @@ def differences(judged: Mapping[str, Conditions]) -> Differences:
     for of_run in judged.values():
         names.update(dict.fromkeys(of_run))
 
-    differing: Differences = {}
+    different_conditions: Differences = {}
     for name in names:
         values = {run: of_run.get(name) for run, of_run in judged.items()}
         if _has_difference(values.values()):
-            differing[name] = _in_words(values)
-    return differing
+            different_conditions[name] = _in_words(values)
+    return different_conditions
 
 
 def _has_difference(values: Iterable[object]) -> bool:
@@ -108,12 +108,12 @@ def _differing_keys(mappings: Collection[Mapping]) -> list[object]:
     for options in mappings:
         keys.update(dict.fromkeys(options))
 
-    differing = []
+    keys_that_differ = []
     for key in keys:
         different_values = {json.dumps(options.get(key)) for options in mappings}
         if len(different_values) > 1:
-            differing.append(key)
-    return differing
+            keys_that_differ.append(key)
+    return keys_that_differ
 
 
 def short(value: object) -> str:
@@ -169,15 +169,15 @@ def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) 
         ConfigError: If a condition differs and `mixed` is false. The message names each such condition and two of its
             values.
     """
-    differing = differences(judged)
-    if differing and not mixed:
-        parts = [f"{name}: {_two_values(values)}" for name, values in differing.items()]
+    different_conditions = differences(judged)
+    if different_conditions and not mixed:
+        parts = [f"{name}: {_two_values(values)}" for name, values in different_conditions.items()]
         reasons = "; ".join(parts)
         raise ConfigError(
             f"runs: {evaluation}: they were not judged alike ({reasons}): judge them again alike by visllama "
             f"evaluate, leave some out, or compare them all the same by mixed=true"
         )
-    return differing
+    return different_conditions
 
 
 def _two_values(values: Mapping[str, str]) -> str:

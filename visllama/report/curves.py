@@ -167,7 +167,7 @@ def _columns(curves: Mapping[str, Points], name: str) -> tuple[list[int], list[f
 
 def _plain(text: str) -> str:
     """Return text in which matplotlib reads no formula, and which is no label that it leaves out."""
-    escaped = text.replace("\\", "/").replace("$", r"\$")
-    if escaped.startswith("_"):
-        return f" {escaped}"
-    return escaped
+    label = text.replace("\\", "/").replace("$", r"\$")
+    if label.startswith("_"):
+        return f" {label}"
+    return label

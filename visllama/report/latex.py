@@ -122,5 +122,5 @@ def _cell(column: Column, cell: Cell, num_runs: int) -> str:
 
 
 def _line(cells: list[str]) -> str:
-    joined = " & ".join(cells)
-    return f"{joined} \\\\"
+    row = " & ".join(cells)
+    return f"{row} \\\\"

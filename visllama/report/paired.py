@@ -161,9 +161,9 @@ def _name_in(run: JudgedRun, name: str) -> str:
     # What `evaluate predictions=FILE` has judged has one evaluation, whose name says nothing.
     if list(run.evaluations) == [OF_FILES]:
         return OF_FILES
-    wanted = printable(name)
+    wanted_name = printable(name)
     names = _listed(run.evaluations)
-    raise ConfigError(f"evaluations={wanted}: {run.name} has {names}: choose one of them")
+    raise ConfigError(f"evaluations={wanted_name}: {run.name} has {names}: choose one of them")
 
 
 def _listed(names: Mapping[str, object]) -> str:
@@ -190,7 +190,7 @@ def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> S
         first.name: conditions(evaluation_of_first),
         second.name: conditions(evaluation_of_second),
     }
-    differing = check_alike(pair.name, judged, mixed)
+    different_conditions = check_alike(pair.name, judged, mixed)
 
     # Only now: a file of scores can be large.
     scores_of_first = _read_scores(first, pair.first)
@@ -204,7 +204,7 @@ def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> S
         task=str(evaluation_of_first.get("task")),
         first=scores_of_first,
         second=scores_of_second,
-        mixed=differing,
+        mixed=different_conditions,
     )
 
 
@@ -393,23 +393,23 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
         has_no_picture = image.id not in shown
         return -abs(image.difference), has_no_picture, image.id
 
-    changed = [image for image in comparison.images if image.difference != 0]
-    ranked = sorted(changed, key=rank)
-    if len(ranked) <= count:
-        return ranked
+    changed_images = [image for image in comparison.images if image.difference != 0]
+    ranked_images = sorted(changed_images, key=rank)
+    if len(ranked_images) <= count:
+        return ranked_images
 
     # Half of them from either side, so that a page shows what was won beside what was lost. Where one side has fewer,
     # the other side fills the rest.
-    won = [image for image in ranked if image.difference > 0]
-    lost = [image for image in ranked if image.difference < 0]
+    won_images = [image for image in ranked_images if image.difference > 0]
+    lost_images = [image for image in ranked_images if image.difference < 0]
     half = count // 2
-    left_by_lost = count - len(lost)
-    num_won = min(len(won), max(half, left_by_lost))
+    left_by_lost = count - len(lost_images)
+    num_won = min(len(won_images), max(half, left_by_lost))
     num_lost = count - num_won
 
-    chosen = won[:num_won] + lost[:num_lost]
-    chosen_ids = {image.id for image in chosen}
-    return [image for image in ranked if image.id in chosen_ids]
+    chosen_images = won_images[:num_won] + lost_images[:num_lost]
+    chosen_ids = {image.id for image in chosen_images}
+    return [image for image in ranked_images if image.id in chosen_ids]
 
 
 def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[str, Any]:

@@ -115,8 +115,8 @@ def _read_metrics(where: str, entry: Mapping) -> dict[str, float]:
     figures = numbers(metrics)
     # `numbers` keeps finite numbers alone: one that it has left out is wrong.
     if not metrics or len(figures) < len(metrics):
-        written = printable(entry.get("metrics"))
-        raise ConfigError(f"{where}: metrics={written}: give numbers, as {{CIDEr: 1.13}}")
+        metrics_text = printable(entry.get("metrics"))
+        raise ConfigError(f"{where}: metrics={metrics_text}: give numbers, as {{CIDEr: 1.13}}")
 
     # Papers print x100 what `metrics.json` holds: a figure copied as it stands would be beyond the largest value.
     for name, value in figures.items():

@@ -108,15 +108,15 @@ def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[s
     for values_by_key in configs:
         keys.update(dict.fromkeys(values_by_key))
 
-    differing = []
+    keys_that_differ = []
     for key in keys:
         if key in but or key.startswith(_NO_SETTING):
             continue
         # As text, because lists cannot stand in a set.
         values = {repr(values_by_key.get(key)) for values_by_key in configs}
         if len(values) > 1:
-            differing.append(key)
-    return _without_arguments(differing)
+            keys_that_differ.append(key)
+    return _without_arguments(keys_that_differ)
 
 
 def _without_arguments(differing: Sequence[str]) -> list[str]:
@@ -129,12 +129,12 @@ def _without_arguments(differing: Sequence[str]) -> list[str]:
             prefixes.append(f"{part}.")
     prefixes_of_arguments = tuple(prefixes)
 
-    kept = []
+    kept_keys = []
     for key in differing:
         is_argument = key.startswith(prefixes_of_arguments) and not key.endswith(_KIND)
         if not is_argument:
-            kept.append(key)
-    return kept
+            kept_keys.append(key)
+    return kept_keys
 
 
 def value_at(run: JudgedRun, key: str) -> str:
@@ -208,8 +208,8 @@ def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> Non
         hint = "look into a config.yaml"
         similar_keys = _similar_keys(key, known_keys)
         if similar_keys:
-            listed = printable(", ".join(similar_keys))
-            hint = f"did you mean {listed}?"
+            listed_keys = printable(", ".join(similar_keys))
+            hint = f"did you mean {listed_keys}?"
         unknown_key = printable(key)
         raise ConfigError(f"{what}={unknown_key}: no run's config.yaml has this key: {hint}")
 
@@ -275,10 +275,10 @@ def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str
         key = further_keys[0]
         run_of_value = {value_at(run, key): run.name for run in runs}
         (value, run_name), (other, other_run), *_ = run_of_value.items()
-        listed = ", ".join(further_keys[:3])
+        listed_keys = ", ".join(further_keys[:3])
         raise ConfigError(
-            f"rows: {of_row} would be a mean of runs that differ in {listed} too ({value} in {run_name}, {other} in "
-            f"{other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
+            f"rows: {of_row} would be a mean of runs that differ in {listed_keys} too ({value} in {run_name}, {other} "
+            f"in {other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
         )
 
     run_of_values: dict[tuple[str, ...], str] = {}

@@ -173,9 +173,9 @@ def _check_one_column(published: Sequence[Published], columns: Sequence[Column])
 
             row_name = printable(system.name)
             metric_name = printable(metric)
-            listed = printable(", ".join(names))
+            listed_names = printable(", ".join(names))
             raise ConfigError(
-                f"published: {row_name} has {metric_name}, which several columns show ({listed}): choose one by "
+                f"published: {row_name} has {metric_name}, which several columns show ({listed_names}): choose one by "
                 f"columns= or evaluations=, or put it into all of them by mixed=true"
             )
 
@@ -274,9 +274,9 @@ def _notes(
 
     # More than one revision is shown, not refused: most changes of the code touch no score.
     revisions = dict.fromkeys(run.revision or "not known" for run in runs)
-    listed = ", ".join(revisions)
-    legend = " (+: with changes)" if "+" in listed else ""
-    yield f"git {listed}{legend}."
+    listed_revisions = ", ".join(revisions)
+    legend = " (+: with changes)" if "+" in listed_revisions else ""
+    yield f"git {listed_revisions}{legend}."
 
     if any(len(setting.runs) > 1 for setting in settings):
         keys = ", ".join(over)

@@ -69,10 +69,10 @@ def assemble(config: ReportConfig) -> Report:
     folders = find_folders(words)
     runs = read_runs(folders)
     if len(runs) < 2:
-        typed = ",".join(words)
+        typed_runs = ",".join(words)
         raise ConfigError(
-            f"runs={typed}: is one run, {runs[0].folder}: give another one beside it, as 'runs=[A,B]', or a pattern in "
-            f"quotes that matches several"
+            f"runs={typed_runs}: is one run, {runs[0].folder}: give another one beside it, as 'runs=[A,B]', or a "
+            f"pattern in quotes that matches several"
         )
 
     # Two runs are tested against each other, image by image, unless a key asks for a table.
@@ -220,13 +220,13 @@ def _write_comparisons(
             texts_of_second = Texts(second, scored.pair.second, scored.task)
             pictured = ids_with_pictures([texts_of_first, texts_of_second])
             # Chosen by whether a picture is there, because a card without one tells little.
-            changed = most_changed(comparison, config.num_pictures, pictured)
+            changed_images = most_changed(comparison, config.num_pictures, pictured)
 
             show_step(f"{name}: pictures")
-            images_on_page[name] = show(changed, texts_of_first, texts_of_second)
+            images_on_page[name] = show(changed_images, texts_of_first, texts_of_second)
 
         comparisons[name] = comparison
-        content[name] = as_json(comparison, changed)
+        content[name] = as_json(comparison, changed_images)
         say(comparison_table(comparison))
 
     write_page(folder / "report.html", assembled.runs, comparisons, images_on_page, curves)

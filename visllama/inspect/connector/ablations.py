@@ -132,13 +132,13 @@ def changed_inputs(
         return whole, is_read
 
     # What is left is ALL_FROZEN, or one of the two kinds that freeze some vectors.
-    chosen = [place - 1 for place in ablation.vectors]
+    indices = [place - 1 for place in ablation.vectors]
     is_frozen = torch.ones(num_vectors, dtype=torch.bool)
     if ablation.kind == FROZEN:
         is_frozen[:] = False
-        is_frozen[chosen] = True
+        is_frozen[indices] = True
     elif ablation.kind == ALONE:
-        is_frozen[chosen] = False
+        is_frozen[indices] = False
 
     # The mean is one set of vectors, which stands in for those of each picture.
     return torch.where(is_frozen[:, None], whole.mean(0), whole), None

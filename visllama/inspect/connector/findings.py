@@ -116,8 +116,8 @@ def _count_spared(scores: Sequence[AblationScore]) -> str:
         return f"{num_spared} of {num_scores}, one at a time,"
 
     places = [place_name(score.ablation.vectors) for score in spared]
-    listed = ", ".join(places)
-    return f"{num_spared} of {num_scores} ({listed}), one at a time,"
+    listed_places = ", ".join(places)
+    return f"{num_spared} of {num_scores} ({listed_places}), one at a time,"
 
 
 def _alone(whole: AblationScore, frozen: AblationScore, scores: Sequence[AblationScore]) -> str:
@@ -174,11 +174,11 @@ def _named(vectors: Sequence[VectorFacts]) -> str:
     # Of each word only the vector that names it best is told.
     best_of_word: dict[str, tuple[float, str]] = {}
     for facts in vectors:
-        named = list(facts.nearest.words.named)
+        named_words = list(facts.nearest.words.named)
         if facts.unembedding is not None:
-            named += facts.unembedding.words.named
+            named_words += facts.unembedding.words.named
 
-        for word in named:
+        for word in named_words:
             right_by_chance = word.times * word.base
             beyond_chance = word.right - right_by_chance
             text = f"{word.word} by vector {facts.vector} ({word.right} right of {word.times})"
@@ -189,10 +189,10 @@ def _named(vectors: Sequence[VectorFacts]) -> str:
     if not best_of_word:
         return "No vector names a word of the references more often than chance would have it."
 
-    ranked = sorted(best_of_word.values(), reverse=True)
-    texts = [text for _, text in ranked[:_MOST_WORDS]]
-    listed = ", ".join(texts)
-    return f"Named more often than by chance: {listed}."
+    ranked_words = sorted(best_of_word.values(), reverse=True)
+    texts = [text for _, text in ranked_words[:_MOST_WORDS]]
+    listed_texts = ", ".join(texts)
+    return f"Named more often than by chance: {listed_texts}."
 
 
 def _length(norms: Norms) -> str:

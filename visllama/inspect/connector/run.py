@@ -214,7 +214,7 @@ def _shown_pictures(
     whole = results.whole
     end_ids = captioner.decoding["eos_token_id"]
 
-    shown = []
+    shown_pictures = []
     for number, sample in enumerate(samples):
         # A forward pass over picture and caption, with attention that can be read: too slow for all pictures.
         attention = attention_of_words(model, sample, whole.ids[number], end_ids)
@@ -228,8 +228,8 @@ def _shown_pictures(
             words=attention.words,
             attention=[_rounded(row) for row in attention.shares.tolist()],
         )
-        shown.append(picture)
-    return shown
+        shown_pictures.append(picture)
+    return shown_pictures
 
 
 def _rounded(shares: Sequence[float]) -> list[float]:

@@ -120,16 +120,19 @@ class ReferenceWords:
             times.update(word for word in spoken_words if word in self._base)
             right.update(spoken_words & words)
 
-        tested = []
+        chances_of_words = []
         for word, count in times.items():
             base = self._base[word]
             named_word = NamedWord(word, right[word], count, base)
             chance = binomial_tail(right[word], count, base)
-            tested.append((chance, named_word))
+            chances_of_words.append((chance, named_word))
 
-        sure = [(chance, named) for chance, named in tested if chance < _LEVEL / len(tested)]
-        sure.sort()
-        return [named for _, named in sure[:_MOST_NAMED]]
+        sure_words = []
+        for chance, named_word in chances_of_words:
+            if chance < _LEVEL / len(chances_of_words):
+                sure_words.append((chance, named_word))
+        sure_words.sort()
+        return [named_word for _, named_word in sure_words[:_MOST_NAMED]]
 
 
 def _meets(spoken: Sequence[set[str]], references: Sequence[set[str]]) -> Float[np.ndarray, " pictures"]:

@@ -23,9 +23,9 @@ class FrozenWeights(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         after = frozen_hashes(run_module(pl_module).model)
-        changed = [part for part in self.before if after[part] != self.before[part]]
-        if changed:
-            parts = ", ".join(changed)
+        changed_parts = [part for part in self.before if after[part] != self.before[part]]
+        if changed_parts:
+            parts = ", ".join(changed_parts)
             raise RuntimeError(f"frozen weights changed in training: {parts}")
 
 
