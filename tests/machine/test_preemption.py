@@ -44,7 +44,9 @@ def test_outside_training_a_process_leaves_at_once(number):
 
 
 def test_inside_training_a_flag_is_set_and_nothing_else():
-    code, out, _ = run("p.begin_training(); print('there', flush=True); time.sleep(1); print(p.told())", signal.SIGTERM)
+    code, out, _ = run(
+        "p.begin_training(); print('there', flush=True); time.sleep(1); print(p.pending_request())", signal.SIGTERM
+    )
     assert code == 0 and out.split() == ["there", "1"]
 
 
@@ -58,7 +60,7 @@ def test_what_was_told_behind_the_last_step_is_done_when_training_ends():
 def test_the_exit_code_is_the_users():
     code, *_ = run("p.configure(75, False); print('there', flush=True); time.sleep(30)", signal.SIGTERM)
     assert code == 75
-    code, *_ = run("p.configure(75, False); print('there', flush=True); raise p.Preempted(p.TOLD)")
+    code, *_ = run("p.configure(75, False); print('there', flush=True); raise p.Preempted(p.LEAVE)")
     assert code == 75
 
 
@@ -128,7 +130,7 @@ def test_a_process_that_waits_inside_a_library_leaves_too():
 
 
 def test_ctrl_c_in_training_is_heeded_like_sigterm_and_answered():
-    code = "p.begin_training(); print('there', flush=True); time.sleep(1); print(p.told())"
+    code = "p.begin_training(); print('there', flush=True); time.sleep(1); print(p.pending_request())"
     code, out, err = run(code, signal.SIGINT)
     assert code == 0 and out.split() == ["there", "1"]
     assert "after this step it is saved; Ctrl-C again ends it at once" in err and "Traceback" not in err
@@ -150,7 +152,7 @@ def test_ctrl_c_outside_training_leaves_at_once():
 def test_ctrl_c_stays_ignored_where_it_was():
     """A shell ignores it for what a script has put in the background."""
     ignored = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    code = f"{ignored}p.listen(); p.begin_training(); print('there', flush=True); time.sleep(1); print(p.told())"
+    code = f"{ignored}p.listen(); p.begin_training(); print('there', flush=True); time.sleep(1); print(p.pending_request())"
     assert run(code, signal.SIGINT)[1].split() == ["there", "0"]
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageWriter
 
@@ -75,10 +76,12 @@ def checkpoints(run: Path) -> list[Checkpoint]:
         run: The run's folder, whose `checkpoints/` is listed; an empty list if there is none.
     """
     existing = []
-    for path in (run / "checkpoints").glob("step_*"):
+    folder = run / "checkpoints"
+    for path in folder.glob("step_*"):
         match = _NAME.fullmatch(path.name)
         if match:
-            existing.append(Checkpoint(int(match[1]), path))
+            step = int(match[1])
+            existing.append(Checkpoint(step, path))
 
     return sorted(existing, reverse=True)
 
@@ -97,19 +100,20 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
     Raises:
         ConfigError: If all of the run's checkpoints are damaged.
     """
-    damaged = []
+    descriptions = []
     for checkpoint in checkpoints(run):
         damage = find_damage(checkpoint.path)
         if damage is None:
-            return checkpoint, damaged
-        damaged.append(f"{checkpoint.path}: {damage}")
+            return checkpoint, descriptions
+        descriptions.append(f"{checkpoint.path}: {damage}")
 
-    if damaged:
-        raise ConfigError(
-            f"resume={run}: none of its checkpoints is whole ({'; '.join(damaged)}): begin anew under another name=, "
-            f"or from its weights/ by init_from="
-        )
-    return None, []
+    if not descriptions:
+        return None, []
+    listed = "; ".join(descriptions)
+    raise ConfigError(
+        f"resume={run}: none of its checkpoints is whole ({listed}): begin anew under another name=, or from its "
+        f"weights/ by init_from="
+    )
 
 
 def find_damage(path: Path) -> str | None:
@@ -122,7 +126,8 @@ def find_damage(path: Path) -> str | None:
         path: The folder of the checkpoint.
     """
     try:
-        complete = json.loads(read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES))
+        text = read_regular(path / COMPLETE, _MOST_COMPLETE_BYTES)
+        complete = json.loads(text)
         version = complete["version"]
         expected = _read_entries(complete["files"])
     except FileNotFoundError:
@@ -140,20 +145,29 @@ def find_damage(path: Path) -> str | None:
         return f"{COMPLETE} names other files than a checkpoint has"
 
     # Hashing lets other threads run, so the files are read at the same time.
+    files = [path / name for name in expected]
     with ThreadPoolExecutor(8) as pool:
-        entries = pool.map(_measure, [path / name for name in expected])
+        entries = pool.map(_measure, files)
         for (name, wanted), actual in zip(expected.items(), entries, strict=True):
-            if actual is None:
-                return f"{name} is missing"
+            damage = _compare(name, wanted, actual)
+            if damage is not None:
+                return damage
 
-            num_bytes = actual["bytes"]
-            num_wanted = wanted["bytes"]
-            if num_bytes != num_wanted:
-                return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
+    return None
 
-            if actual["sha256"] != wanted["sha256"]:
-                return f"{name} is not what was written: its SHA-256 differs"
 
+def _compare(name: str, wanted: _FileEntry, actual: _FileEntry | None) -> str | None:
+    """Return the damage of one file as text, where `actual` is None if it cannot be read; None if it is undamaged."""
+    if actual is None:
+        return f"{name} is missing"
+
+    num_bytes = actual["bytes"]
+    num_wanted = wanted["bytes"]
+    if num_bytes != num_wanted:
+        return f"{name} has {num_bytes:,} bytes of {num_wanted:,}"
+
+    if actual["sha256"] != wanted["sha256"]:
+        return f"{name} is not what was written: its SHA-256 differs"
     return None
 
 
@@ -184,7 +198,10 @@ def _measure(path: Path) -> _FileEntry | None:
 
 
 def write_checkpoint(
-    path: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any], group: dist.ProcessGroup | None = None
+    path: Path,
+    tensors: Mapping[str, Shaped[Tensor, "*_"]],
+    rest: Mapping[str, Any],
+    group: dist.ProcessGroup | None = None,
 ) -> None:
     """Write a checkpoint, each rank its own part of the tensors; all ranks of `group` have to call it together.
 
@@ -261,10 +278,12 @@ def _save_tensors(folder: Path, tensors: Mapping[str, Tensor], group: dist.Proce
 
 def _complete(path: Path, temporary: Path, entries: Mapping[str, _FileEntry]) -> None:
     """Write `COMPLETE` into the temporary folder, and rename the folder to the checkpoint's path."""
-    content = {"version": _VERSION, "files": dict(sorted(entries.items()))}
-    with open(temporary / COMPLETE, "w", encoding="utf-8") as file:
+    sorted_entries = dict(sorted(entries.items()))
+    content = {"version": _VERSION, "files": sorted_entries}
+    complete_file = temporary / COMPLETE
+    with open(complete_file, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=2)
-    flush(temporary / COMPLETE)
+    flush(complete_file)
     flush(temporary)
 
     # An earlier run in this folder, which was not resumed, may have left one of the same step.
@@ -307,9 +326,11 @@ def _together(path: Path, group: dist.ProcessGroup | None, work: Callable[[], ob
         # One rank removes what is half written: all of them see the same folder.
         is_first = group is None or dist.get_rank(group) == 0
         if is_first:
-            shutil.rmtree(path.with_name(f".{path.name}"), ignore_errors=True)
+            temporary = path.with_name(f".{path.name}")
+            shutil.rmtree(temporary, ignore_errors=True)
 
-        earlier = checkpoints(path.parent.parent)
+        run = path.parent.parent
+        earlier = checkpoints(run)
         last = f"the last good one is {earlier[0].path.name}" if earlier else "there is no earlier one"
         raise SaveFailed(f"{path.parent}: no checkpoint can be written there ({reasons[0]}); {last}") from cause
 
@@ -382,7 +403,8 @@ def keep_newest(run: Path, count: int) -> None:
         run: The run's folder.
         count: The number of checkpoints to keep.
     """
-    for checkpoint in checkpoints(run)[count:]:
+    older = checkpoints(run)[count:]
+    for checkpoint in older:
         discard(checkpoint.path)
 
 
@@ -404,5 +426,6 @@ def remove_leftovers(run: Path) -> None:
     Args:
         run: The run's folder; no process may be writing a checkpoint there.
     """
-    for path in (run / "checkpoints").glob(".step_*"):
+    folder = run / "checkpoints"
+    for path in folder.glob(".step_*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from jaxtyping import Shaped
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -22,7 +24,7 @@ _OF_OPTIMIZER = "optimizer/"
 """Beginning of the names of the optimizer's tensors: `optimizer/KEY/PARAMETER`."""
 
 
-def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dict]]:
+def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Shaped[Tensor, "*_"]], list[dict]]:
     """Return the tensors that training changes, and the settings of the optimizer's groups, for a checkpoint.
 
     The tensors are those of this rank and are not copied: under sharding each is this rank's part.
@@ -32,9 +34,9 @@ def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], 
         optimizer: The optimizer of the model's trained parameters.
 
     Returns:
-        The tensors by name: the trained parameters, the persistent buffers of the trained parts, and each value of the
-        optimizer's state as `optimizer/KEY/PARAMETER`; and for each of the optimizer's groups, in their order, a
-        dictionary of its settings, such as `lr`, without its parameters.
+        The tensors of any shape, by name: the trained parameters, the persistent buffers of the trained parts, and each
+        value of the optimizer's state as `optimizer/KEY/PARAMETER`. And for each of the optimizer's groups, in their
+        order, a dictionary of its settings, such as `lr`, without its parameters.
     """
     # The optimizer knows parameters by identity, a checkpoint by name.
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -43,11 +45,13 @@ def state_of(model: VisLlama, optimizer: Optimizer) -> tuple[dict[str, Tensor], 
     for parameter, state in optimizer.state.items():
         parameter_name = names[id(parameter)]
         for key, value in state.items():
-            tensors[f"{_OF_OPTIMIZER}{key}/{parameter_name}"] = torch.as_tensor(value)
+            name = f"{_OF_OPTIMIZER}{key}/{parameter_name}"
+            tensors[name] = torch.as_tensor(value)
 
     groups = []
     for group in optimizer.param_groups:
-        groups.append({key: value for key, value in group.items() if key not in _NOT_STATE})
+        settings = {key: value for key, value in group.items() if key not in _NOT_STATE}
+        groups.append(settings)
 
     return tensors, groups
 
@@ -58,7 +62,8 @@ def _trained_parameters(model: VisLlama) -> dict[str, Tensor]:
 
 def _trained(model: VisLlama) -> dict[str, Tensor]:
     """Return the trained parameters and the persistent buffers of the trained parts, by name."""
-    tensors = _trained_parameters(model) | trained_buffers(model)
+    tensors = _trained_parameters(model)
+    tensors |= trained_buffers(model)
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
@@ -85,37 +90,52 @@ def read_tensors(
     # The files hold tensors alone, so torch's metadata for values that are none cannot occur.
     metadata = cast("dict[str, TensorStorageMetadata]", reader.read_metadata().state_dict_metadata)
 
-    tensors = _trained(model)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    stored_shapes = {}
+    stored_state = {}
+    stored_tensors = {}
     for name, stored in metadata.items():
-        if not name.startswith(_OF_OPTIMIZER):
-            stored_shapes[name] = tuple(stored.size)
+        if name.startswith(_OF_OPTIMIZER):
+            stored_state[name] = stored
+        else:
+            stored_tensors[name] = stored
 
-    if stored_shapes != shapes:
-        names = stored_shapes.keys() | shapes.keys()
-        differing = sorted(name for name in names if stored_shapes.get(name) != shapes.get(name))
-        raise ConfigError(
-            f"resume: the checkpoint's trained tensors are not this model's: {len(differing)} differ: "
-            f"{', '.join(differing[:3])}"
-        )
+    tensors = _trained(model)
+    _check_shapes(stored_tensors, tensors)
 
     # Most optimizers have no state before their first step, so that there is nothing yet to read into.
     parameters = _trained_parameters(model)
-    for name, stored in metadata.items():
-        if name.startswith(_OF_OPTIMIZER):
-            _, key, parameter_name = name.split("/", 2)
-            parameter = parameters[parameter_name]
-            value = _empty_state(stored, parameter, optimizer)
+    for name, stored in stored_state.items():
+        _, key, parameter_name = name.split("/", 2)
+        parameter = parameters[parameter_name]
+        value = _empty_state(stored, parameter, optimizer)
 
-            optimizer.state[parameter][key] = value
-            tensors[name] = value
+        optimizer.state[parameter][key] = value
+        tensors[name] = value
 
     # This writes into the very tensors of the model and of the optimizer's state.
-    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), process_group=group, no_dist=group is None)
+    tensor_reader = HuggingFaceStorageReader(str(path))
+    dcp.load(tensors, storage_reader=tensor_reader, process_group=group, no_dist=group is None)
 
     for own_group, stored_group in zip(optimizer.param_groups, groups, strict=True):
         own_group.update(stored_group)
+
+
+def _check_shapes(stored: Mapping[str, TensorStorageMetadata], tensors: Mapping[str, Tensor]) -> None:
+    """Check that a checkpoint has the trained tensors of a model, each with its shape.
+
+    Raises:
+        ConfigError: If names or shapes differ.
+    """
+    stored_shapes = {name: tuple(metadata.size) for name, metadata in stored.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    names = stored_shapes.keys() | shapes.keys()
+    differing = [name for name in names if stored_shapes.get(name) != shapes.get(name)]
+    if not differing:
+        return
+
+    first_names = ", ".join(sorted(differing)[:3])
+    raise ConfigError(
+        f"resume: the checkpoint's trained tensors are not this model's: {len(differing)} differ: {first_names}"
+    )
 
 
 def _empty_state(stored: TensorStorageMetadata, parameter: Tensor, optimizer: Optimizer) -> Tensor:
@@ -138,4 +158,5 @@ def _empty_state(stored: TensorStorageMetadata, parameter: Tensor, optimizer: Op
 
 def _is_fused(optimizer: Optimizer) -> bool:
     """Return whether a kernel on the GPU reads the optimizer's count of steps."""
-    return any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
+    groups = optimizer.param_groups
+    return any(group.get("fused") or group.get("capturable") for group in groups)

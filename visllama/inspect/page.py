@@ -73,79 +73,113 @@ def write_page(
         WriteFailed: If the file cannot be written.
     """
     # All that comes from data or the command line is escaped here, or in the functions below.
+    title = html.escape(command)
     sentences = "<br>".join(html.escape(line) for line in lines)
-    samples = "".join(_sample(each) for each in shown)
+    note = html.escape(columns_note(most))
     key = "".join(f"<span class={segment}>{segment}</span>" for segment in _KEY_SEGMENTS)
+    samples = "".join(_sample(each) for each in shown)
 
-    body = (
-        f"<h1>What training would see</h1><p><code>{html.escape(command)}</code></p><p>{sentences}</p>{_table(counts)}"
-        f"<p>{html.escape(columns_note(most))}</p><h2>Text tokens of a sample</h2>{_svg(bins)}"
-        f"<h2>Samples</h2><p class=key>{key} a token's id, segment and label stand on it</p>{samples}"
-    )
-    page = f"{_HEAD}<title>{html.escape(command)}</title><style>{_STYLE}</style>{body}</html>"
+    sections = [
+        f"<h1>What training would see</h1><p><code>{title}</code></p><p>{sentences}</p>",
+        f"{_table(counts)}<p>{note}</p>",
+        f"<h2>Text tokens of a sample</h2>{_svg(bins)}",
+        f"<h2>Samples</h2><p class=key>{key} a token's id, segment and label stand on it</p>{samples}",
+    ]
+    body = "".join(sections)
+    page = f"{_HEAD}<title>{title}</title><style>{_STYLE}</style>{body}</html>"
     write_whole(path, page)
 
 
 def _table(counts: Sequence[SourceCounts]) -> str:
+    """Return the HTML of the table of sources: `HEADERS` above, and a row of counts for each source."""
     head = "".join(f"<th>{header}</th>" for header in HEADERS)
-    rows = []
+    rows = ""
     for source in counts:
-        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in source.cells())
-        rows.append(f"<tr>{cells}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+        texts = [html.escape(cell) for cell in source.cells()]
+        cells = "".join(f"<td>{text}</td>" for text in texts)
+        rows += f"<tr>{cells}</tr>"
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def _sample(shown: Shown) -> str:
+    """Return the HTML of a sample: its key, the facts about it, its images and its tokens."""
+    heading = html.escape(shown.key)
+    facts = html.escape(shown.facts)
+    css_class = " class=masked" if shown.sample.fault else ""
+
     pictures = []
     for number, pixels in enumerate(shown.sample.pixel_values, start=1):
-        pictures.append(f'<img src="{_picture(pixels)}" alt="image {number}">')
+        address = _picture(pixels)
+        pictures.append(f'<img src="{address}" alt="image {number}">')
+    images = "".join(pictures)
 
-    css_class = " class=masked" if shown.sample.fault else ""
-    tokens = "".join(_spans(token) for token in folded(shown.tokens, _MOST_IN_A_ROW))
+    shown_tokens = folded(shown.tokens, _MOST_IN_A_ROW)
+    tokens = "".join(_spans(token) for token in shown_tokens)
     return (
-        f"<article><h3>{html.escape(shown.key)}</h3><small{css_class}>{html.escape(shown.facts)}</small>"
-        f"<div>{''.join(pictures)}</div><div class=tokens>{tokens}</div></article>"
+        f"<article><h3>{heading}</h3><small{css_class}>{facts}</small>"
+        f"<div>{images}</div><div class=tokens>{tokens}</div></article>"
     )
 
 
 def _spans(token: Token | list[Token]) -> str:
     """Return the HTML of a token, or of a list of tokens as an element that a click unfolds."""
-    if not isinstance(token, Token):
-        spans = "".join(_spans(each) for each in token)
-        return f"<details><summary>{len(token)} more</summary>{spans}</details>"
+    if isinstance(token, Token):
+        return _span(token)
 
+    spans = "".join(_span(each) for each in token)
+    num_folded = len(token)
+    return f"<details><summary>{num_folded} more</summary>{spans}</details>"
+
+
+def _span(token: Token) -> str:
+    name = html.escape(token.name)
+    segment = token.segment
     label = "not learned" if token.label is None else f"label {token.label}"
-    title = f"id {token.id}, {token.segment}, {label}"
-    return f'<span class={token.segment} title="{title}">{html.escape(token.name)}</span> '
+    title = f"id {token.id}, {segment}, {label}"
+    return f'<span class={segment} title="{title}">{name}</span> '
 
 
 def _picture(pixels: UInt8[Tensor, "3 H W"]) -> str:
     """Return the very pixels that the model sees as the address of a PNG."""
     # As PNG, which loses nothing, and without a scale: the browser enlarges it.
     channels_last = pixels.permute(1, 2, 0).numpy()
-    return data_address(Image.fromarray(channels_last))
+    image = Image.fromarray(channels_last)
+    return data_address(image)
 
 
 def _svg(bins: Sequence[Bin]) -> str:
     """Return a histogram as SVG: a bar for each bin, its count above it and its lengths below it."""
     highest = max((b.count for b in bins), default=1)
-
-    # Red bars are of texts that are cut.
-    bars = []
+    bars = ""
     for place, b in enumerate(bins):
-        bar_height = b.count * _HEIGHT_PX / highest
-        x = place * _BAR_PX
-        middle = x + _BAR_PX / 2
-        # Half of the label's height is left above the highest bar for its count.
-        y = _LABEL_PX / 2 + _HEIGHT_PX - bar_height
-        css_class = " class=cut" if b.is_cut else ""
-
-        bars.append(
-            f'<rect{css_class} x="{x + 2}" y="{y:.1f}" width="{_BAR_PX - 4}" height="{bar_height:.1f}"/>'
-            f'<text x="{middle}" y="{y - 3:.1f}">{b.count:,}</text>'
-            f'<text x="{middle}" y="{_HEIGHT_PX + _LABEL_PX - 3}">{b.label}</text>'
-        )
+        height_px = b.count * _HEIGHT_PX / highest
+        bars += _svg_bar(b, place * _BAR_PX, height_px)
 
     width = max(1, len(bins)) * _BAR_PX
     height = _HEIGHT_PX + _LABEL_PX
-    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{"".join(bars)}</svg>'
+    return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}">{bars}</svg>'
+
+
+def _svg_bar(b: Bin, left: int, height: float) -> str:
+    """Return one bar of the histogram as SVG, with its count and its lengths.
+
+    Args:
+        b: The bin.
+        left: The place of the bar's left edge, in pixels.
+        height: The height of the bar, in pixels.
+    """
+    bar_x = left + 2
+    bar_width = _BAR_PX - 4
+    middle = left + _BAR_PX / 2
+    # Half of the label's height is left above the highest bar for its count.
+    bar_y = _LABEL_PX / 2 + _HEIGHT_PX - height
+    count_y = bar_y - 3
+    label_y = _HEIGHT_PX + _LABEL_PX - 3
+
+    # Red bars are of texts that are cut.
+    css_class = " class=cut" if b.is_cut else ""
+    return (
+        f'<rect{css_class} x="{bar_x}" y="{bar_y:.1f}" width="{bar_width}" height="{height:.1f}"/>'
+        f'<text x="{middle}" y="{count_y:.1f}">{b.count:,}</text>'
+        f'<text x="{middle}" y="{label_y}">{b.label}</text>'
+    )

@@ -67,13 +67,15 @@ class Shown(NamedTuple):
             num_images = len(sample.pixel_values)
             plural = "" if num_images == 1 else "s"
             parts.append(f"{num_images or 'no'} image{plural}")
-            parts.append(f"{len(sample.input_ids)} tokens, {sample.num_targets} supervised")
+            num_tokens = len(sample.input_ids)
+            parts.append(f"{num_tokens} tokens, {sample.num_targets} supervised")
             if sample.is_cut:
                 parts.append(f"cut: its text has {sample.num_text_tokens:,} tokens")
 
         # A record that cannot be used stays in the step as a Sample without anything to learn.
         if sample.fault:
-            parts.append(f"masked: {readable(str(sample.fault))}")
+            reason = readable(str(sample.fault))
+            parts.append(f"masked: {reason}")
         return ", ".join(parts)
 
 
@@ -102,28 +104,31 @@ def tokens_of(sample: Sample, tokenizer: PreTrainedTokenizerBase) -> list[Token]
     if not isinstance(sample, MeasuredSample):
         return []
 
+    ids = sample.input_ids
+    names = [readable(name) for name in token_names(ids, tokenizer)]
+    rows = zip(names, ids, sample.labels, strict=True)
+
     tokens: list[Token] = []
     num_placeholders = 0
-    names = token_names(sample.input_ids, tokenizer)
-    for place, (name, token_id, label) in enumerate(zip(names, sample.input_ids, sample.labels, strict=True)):
+    for place, (name, token_id, label) in enumerate(rows):
+        # The placeholders of an image stand in a row: from the second on they are counted on the first.
+        if token_id == PLACEHOLDER_ID and ids[place - 1] == PLACEHOLDER_ID:
+            num_placeholders += 1
+            tokens[-1] = tokens[-1]._replace(name=f"{name} x {num_placeholders}")
+            continue
+
+        num_placeholders = 1
+        is_learned = label != IGNORE_INDEX
         is_end = token_id == sample.end_id
+        # Some tokenizers begin with the very token that ends: behind the start it ends an earlier turn.
+        is_start = token_id == tokenizer.bos_token_id and (place == 0 or not is_end)
         if token_id in _MARKS:
             segment = _MARKS[token_id]
-        elif label != IGNORE_INDEX:
+        elif is_learned:
             segment = "end" if is_end else "response"
         else:
-            # Some tokenizers begin with the very token that ends: behind the start it ends an earlier turn.
-            is_start = token_id == tokenizer.bos_token_id and (place == 0 or not is_end)
             segment = "bos" if is_start else "prompt"
-
-        # The placeholders of an image stand in a row: from the second on they are counted on the first.
-        if token_id == PLACEHOLDER_ID and sample.input_ids[place - 1] == PLACEHOLDER_ID:
-            num_placeholders += 1
-            tokens[-1] = tokens[-1]._replace(name=f"{readable(name)} x {num_placeholders}")
-        else:
-            num_placeholders = 1
-            learned = None if label == IGNORE_INDEX else label
-            tokens.append(Token(readable(name), token_id, segment, learned))
+        tokens.append(Token(name, token_id, segment, label if is_learned else None))
     return tokens
 
 
@@ -179,9 +184,13 @@ def choose(steps: Sequence[SeenStep], num_shown: int, tokenizer: PreTrainedToken
                 of_source.append(_Place(number, place, sample))
 
     rounds = zip_longest(*by_source.values())
-    in_turn = [chosen for chosen in chain.from_iterable(rounds) if chosen is not None]
-    chosen_places = in_turn[: max(num_shown, len(by_source))]
+    places_in_turn = [each_place for each_place in chain.from_iterable(rounds) if each_place is not None]
+    chosen_places = places_in_turn[: max(num_shown, len(by_source))]
 
     # Shown in the order of the run.
-    chosen_places.sort(key=lambda chosen: (chosen.step, chosen.place))
-    return [Shown(chosen.step, chosen.sample, tokens_of(chosen.sample, tokenizer)) for chosen in chosen_places]
+    chosen_places.sort(key=lambda chosen_place: (chosen_place.step, chosen_place.place))
+    shown_samples = []
+    for chosen_place in chosen_places:
+        tokens = tokens_of(chosen_place.sample, tokenizer)
+        shown_samples.append(Shown(chosen_place.step, chosen_place.sample, tokens))
+    return shown_samples

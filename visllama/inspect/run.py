@@ -62,32 +62,52 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
     # The loader gives what `train` would, in the order of the run.
     maker = sample_maker(assembly.model, assembly.text)
     most = config.stage.max_text_tokens
-    steps = see(training_data(config, assembly, maker), config.num_samples, config.samples)
+    data = training_data(config, assembly, maker)
+    steps = see(data, config.num_samples, config.samples)
 
     samples = [sample for step in steps for sample in step.samples]
-    shown = choose(steps, config.samples, maker.tokenizer)
+    shown_samples = choose(steps, config.samples, maker.tokenizer)
     counts = count_sources(samples, assembly.order.names)
-    lengths = [sample.num_text_tokens for sample in samples if isinstance(sample, MeasuredSample)]
+    measured_samples = [sample for sample in samples if isinstance(sample, MeasuredSample)]
+    lengths = [sample.num_text_tokens for sample in measured_samples]
     bins = histogram(lengths, most)
     lines = [step_line(1, steps[0]), *masked_lines(samples)]
 
-    for each in shown:
-        tables = [tokens_table(each.tokens)] if each.tokens else []
-        say(f"\n{each.key}: {each.facts}", *tables)
+    _print_samples(shown_samples)
     say("", sources_table(counts), columns_note(most), "", bars(bins), "", *lines)
 
     words = invocation().command
     if not config.check_only:
         folder = run_folder()
         command = f"visllama inspect {shlex.join(words)}"
-        write_page(folder / "inspect.html", command, lines, counts, most, bins, shown)
+        write_page(folder / "inspect.html", command, lines, counts, most, bins, shown_samples)
         say(f"\nWrote {folder}: inspect.html")
 
     # Only now: the page shows why there is nothing to learn.
     check_supervised(steps, most)
-    words_of_train = [word for word in words if word.partition("=")[0] not in _OWN_KEYS]
-    say(f"Train on it:  {shlex.join(['visllama', 'train', *words_of_train])}")
-    return Inspected(steps, counts, shown)
+    command_of_train = _command_of_train(words)
+    say(f"Train on it:  {command_of_train}")
+    return Inspected(steps, counts, shown_samples)
+
+
+def _print_samples(shown: Sequence[Shown]) -> None:
+    """Print the key and the facts of each sample, and a table of its tokens where it has some."""
+    for sample in shown:
+        heading = f"\n{sample.key}: {sample.facts}"
+        if sample.tokens:
+            say(heading, tokens_table(sample.tokens))
+        else:
+            say(heading)
+
+
+def _command_of_train(words: Sequence[str]) -> str:
+    """Return the command line that trains with these words of `inspect`'s command line, without those of its own."""
+    words_of_train = ["visllama", "train"]
+    for word in words:
+        key, _, _ = word.partition("=")
+        if key not in _OWN_KEYS:
+            words_of_train.append(word)
+    return shlex.join(words_of_train)
 
 
 def masked_lines(samples: Sequence[Sample]) -> list[str]:
@@ -119,20 +139,23 @@ def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
         if step.num_targets:
             continue
 
+        num_samples = len(step.samples)
         faults = [sample.fault for sample in step.samples if sample.fault]
         counts = Counter(fault.reason for fault in faults)
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
-        problem = f"none of the {len(step.samples)} samples of step {number} has a supervised token ({reasons})"
+        problem = f"none of the {num_samples} samples of step {number} has a supervised token ({reasons})"
 
         # Where texts were cut, the settings have to change; where none was, the records.
-        measured = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
-        cut = [sample.num_text_tokens for sample in measured if sample.is_cut]
-        if cut:
+        measured_samples = [sample for sample in step.samples if isinstance(sample, MeasuredSample)]
+        lengths_of_cut = [sample.num_text_tokens for sample in measured_samples if sample.is_cut]
+        if lengths_of_cut:
+            shortest = min(lengths_of_cut)
+            longest = max(lengths_of_cut)
             raise ConfigError(
-                f"stage.max_text_tokens={most}: {problem}: no room is left for a response in texts of {min(cut):,} to "
-                f"{max(cut):,} tokens: raise it, or shorten stage.prompt, data.sources.NAME.prompt or stage.template"
+                f"stage.max_text_tokens={most}: {problem}: no room is left for a response in texts of {shortest:,} to "
+                f"{longest:,} tokens: raise it, or shorten stage.prompt, data.sources.NAME.prompt or stage.template"
             )
-        raise ConfigError(
-            f"data.sources.{step.samples[0].source}: {problem}: mend its records; the first: "
-            f"{readable(faults[0].detail)}"
-        )
+
+        source = step.samples[0].source
+        first_detail = readable(faults[0].detail)
+        raise ConfigError(f"data.sources.{source}: {problem}: mend its records; the first: {first_detail}")

@@ -56,35 +56,45 @@ class SourceCounts(NamedTuple):
             name: The name of the source, or "all".
             samples: The samples; those of any source are counted.
         """
-        # What could not be read is a plain Sample, of which no text is known.
-        measured = [sample for sample in samples if isinstance(sample, MeasuredSample)]
-        cut = [sample for sample in measured if sample.is_cut]
-        with_images = [sample for sample in samples if BOI_ID in sample.input_ids]
+        tokens = 0
+        targets = 0
+        with_images = 0
+        masked: Counter[str] = Counter()
+        text_tokens = []
+        cut = 0
+        for sample in samples:
+            tokens += len(sample.input_ids)
+            targets += sample.num_targets
+            if BOI_ID in sample.input_ids:
+                with_images += 1
+            if sample.fault:
+                masked[sample.fault.reason] += 1
+            # What could not be read is a plain Sample, of which no text is known.
+            if isinstance(sample, MeasuredSample):
+                text_tokens.append(sample.num_text_tokens)
+                if sample.is_cut:
+                    cut += 1
 
         return cls(
             name=name,
             samples=len(samples),
-            tokens=sum(len(sample.input_ids) for sample in samples),
-            targets=sum(sample.num_targets for sample in samples),
-            text_tokens=[sample.num_text_tokens for sample in measured],
-            cut=len(cut),
-            with_images=len(with_images),
-            masked=Counter(sample.fault.reason for sample in samples if sample.fault),
+            tokens=tokens,
+            targets=targets,
+            text_tokens=text_tokens,
+            cut=cut,
+            with_images=with_images,
+            masked=masked,
         )
 
     def cells(self) -> tuple[str, ...]:
         """Return the counts as texts for a row of a table, one for each of `HEADERS` in that order."""
-        masked = ", ".join(f"{count} {reason}" for reason, count in self.masked.most_common())
-
-        return (
-            readable(self.name),
-            f"{self.samples:,}",
-            share(self.targets, self.tokens),
-            _quantiles(self.text_tokens),
-            share(self.cut, self.samples),
-            share(self.with_images, self.samples),
-            masked or "0",
-        )
+        counts_of_reasons = [f"{count} {reason}" for reason, count in self.masked.most_common()]
+        masked = ", ".join(counts_of_reasons) or "0"
+        supervised = share(self.targets, self.tokens)
+        text_tokens = _quantiles(self.text_tokens)
+        cut = share(self.cut, self.samples)
+        images = share(self.with_images, self.samples)
+        return readable(self.name), f"{self.samples:,}", supervised, text_tokens, cut, images, masked
 
 
 HEADERS = ("source", "samples", "supervised", "text tokens", "cut", "images", "masked")
@@ -156,15 +166,15 @@ def step_line(number: int, step: SeenStep) -> str:
         number: The number of the step, counted from 1, which the line names.
         step: The training step.
     """
-    num_tokens = sum(len(sample.input_ids) for sample in step.samples)
     # Samples of a micro-batch are padded to its longest.
-    padding = share(step.num_positions - num_tokens, step.num_positions)
+    num_tokens = sum(len(sample.input_ids) for sample in step.samples)
+    num_padding = step.num_positions - num_tokens
+    padding = share(num_padding, step.num_positions)
 
-    plural = "es" if step.num_micro_batches > 1 else ""
-    return (
-        f"Step {number}, on one rank: {len(step.samples):,} samples, {step.num_micro_batches} micro-batch{plural}, "
-        f"{padding} padding"
-    )
+    num_samples = len(step.samples)
+    num_batches = step.num_micro_batches
+    plural = "es" if num_batches > 1 else ""
+    return f"Step {number}, on one rank: {num_samples:,} samples, {num_batches} micro-batch{plural}, {padding} padding"
 
 
 def tokens_table(tokens: Sequence[Token]) -> Table:
@@ -177,11 +187,14 @@ def tokens_table(tokens: Sequence[Token]) -> Table:
 
     for token in folded(tokens, _MOST_IN_A_ROW):
         if isinstance(token, Token):
+            name = escape(token.name)
+            segment = token.segment
             label = "-" if token.label is None else str(token.label)
-            table.add_row(escape(token.name), token.segment, label, style=_STYLES.get(token.segment))
         else:
+            name = f"... {len(token)} more"
             segment = token[0].segment
-            table.add_row(f"... {len(token)} more", segment, "", style=_STYLES.get(segment))
+            label = ""
+        table.add_row(name, segment, label, style=_STYLES.get(segment))
     return table
 
 
@@ -209,23 +222,28 @@ def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
         lengths: The number of text tokens of each sample, before the cut.
         most: The length at which texts are cut: the value of `stage.max_text_tokens`.
     """
-    kept = [length for length in lengths if length <= most]
-    bins = []
-    if kept:
-        # Bins of whole lengths: a bin may hold a single length, and the last one may be narrower.
-        shortest = min(kept)
-        longest = max(kept)
-        width = math.ceil((longest - shortest + 1) / _MOST_BINS)
-        for first in range(shortest, longest + 1, width):
-            last = min(first + width - 1, longest)
-            label = f"{first}" if first == last else f"{first}-{last}"
+    uncut_lengths = [length for length in lengths if length <= most]
+    bins = _bins_of(uncut_lengths) if uncut_lengths else []
 
-            inside = [length for length in kept if first <= length <= last]
-            bins.append(Bin(label, len(inside)))
-
-    num_cut = len(lengths) - len(kept)
+    num_cut = len(lengths) - len(uncut_lengths)
     if num_cut:
         bins.append(Bin(f"over {most}", num_cut, is_cut=True))
+    return bins
+
+
+def _bins_of(lengths: Sequence[int]) -> list[Bin]:
+    """Return up to 12 bins of whole lengths, at least one; a bin may hold one length, the last may be narrower."""
+    shortest = min(lengths)
+    longest = max(lengths)
+    num_lengths = longest - shortest + 1
+    width = math.ceil(num_lengths / _MOST_BINS)
+
+    bins = []
+    for first in range(shortest, longest + 1, width):
+        last = min(first + width - 1, longest)
+        label = f"{first}" if first == last else f"{first}-{last}"
+        inside = [length for length in lengths if first <= length <= last]
+        bins.append(Bin(label, len(inside)))
     return bins
 
 
@@ -240,7 +258,11 @@ def bars(bins: Sequence[Bin]) -> str:
     lines = ["Text tokens of a sample"]
     for b in bins:
         # Rounded up, so that one sample among thousands still shows.
-        bar = "█" * math.ceil(b.count * _BAR_CHARACTERS / highest)
+        num_characters = math.ceil(b.count * _BAR_CHARACTERS / highest)
+        bar = "█" * num_characters
         mark = " cut" if b.is_cut else ""
-        lines.append(f"  {b.label:>{label_width}} {bar:{_BAR_CHARACTERS}} {b.count:,}{mark}")
+
+        label = f"{b.label:>{label_width}}"
+        padded_bar = f"{bar:{_BAR_CHARACTERS}}"
+        lines.append(f"  {label} {padded_bar} {b.count:,}{mark}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The verb `inspect`: show batches as `train` would see them, or with `weights=` what a trained connector says.
+"""The verb `inspect`: show batches as `train` would see them, or with `weights=` what a trained connector has learned.
 
 For batches everything is checked as `train` checks it, and no weight is loaded.
 """
@@ -49,9 +49,9 @@ def assemble(config: InspectConfig) -> Assembly | Chosen:
 
 
 def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | ConnectorStudy:
-    """Print the first batches that `train` would see with this config, or what the connector of `weights` says.
+    """Print the first batches that `train` would see, or with `weights` the results of inspecting their connector.
 
-    Writes `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`, into the run's folder; with
+    The run's folder gets `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`; with
     `check_only` no file is written.
 
     Args:

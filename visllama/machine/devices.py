@@ -94,16 +94,18 @@ def started_ranks() -> StartedRanks | None:
     environment = os.environ
     if "LOCAL_WORLD_SIZE" in environment and "TORCHELASTIC_RUN_ID" in environment:
         per_node = int(environment["LOCAL_WORLD_SIZE"])
-        num_nodes = int(environment["WORLD_SIZE"]) // per_node
-        return StartedRanks("torchrun", num_nodes, per_node)
+        num_ranks = int(environment["WORLD_SIZE"])
+        return StartedRanks("torchrun", num_ranks // per_node, per_node)
 
     # In an interactive allocation SLURM sets its variables too, but has started no ranks. Lightning knows one by
     # these two job names.
     is_interactive = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
     if "SLURM_NTASKS" in environment and not is_interactive:
-        num_nodes = int(environment.get("SLURM_STEP_NUM_NODES") or environment.get("SLURM_NNODES") or 1)
-        per_node = int(environment["SLURM_NTASKS"]) // num_nodes
-        return StartedRanks("srun", num_nodes, per_node)
+        nodes_of_step = environment.get("SLURM_STEP_NUM_NODES")
+        nodes_of_job = environment.get("SLURM_NNODES")
+        num_nodes = int(nodes_of_step or nodes_of_job or 1)
+        num_ranks = int(environment["SLURM_NTASKS"])
+        return StartedRanks("srun", num_nodes, num_ranks // num_nodes)
 
     return None
 
@@ -134,11 +136,15 @@ def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accele
     started_nodes = started.num_nodes if started else 1
     nodes = num_nodes if isinstance(num_nodes, int) else started_nodes
 
-    if started and (nodes, num_devices) != (started.num_nodes, started.per_node):
+    if started is None:
+        return nodes, num_devices
+
+    launcher, nodes_of_launcher, ranks_of_launcher = started
+    if (nodes, num_devices) != (nodes_of_launcher, ranks_of_launcher):
         raise ConfigError(
             f"trainer.num_nodes={num_nodes} and trainer.devices={devices} mean {nodes} x {num_devices} ranks, and "
-            f"{started.launcher} has started {started.num_nodes} x {started.per_node}: give it these numbers, or leave "
-            f"both at auto"
+            f"{launcher} has started {nodes_of_launcher} x {ranks_of_launcher}: give it these numbers, or leave both "
+            f"at auto"
         )
     return nodes, num_devices
 

@@ -24,11 +24,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-TOLD = 1
+LEAVE = 1
 """The request to leave: SIGTERM or Ctrl-C."""
 REQUEUE = 2
 """The request to leave and to be started again: SIGUSR1, from SLURM's --signal=USR1@120."""
-_MEANING = {signal.SIGTERM: TOLD, signal.SIGINT: TOLD, signal.SIGUSR1: REQUEUE}
+_MEANING = {signal.SIGTERM: LEAVE, signal.SIGINT: LEAVE, signal.SIGUSR1: REQUEUE}
 """The request that each signal makes; the greater number wins where several have arrived."""
 PARENT = "VISLLAMA_PARENT"
 """The environment variable in which a rank finds the id of the process that has started it."""
@@ -44,7 +44,7 @@ class Preempted(SystemExit):
     """Raised to end a run that was asked to leave and has saved; it exits with the code that `configure` has set.
 
     Args:
-        what: The request, `TOLD` or `REQUEUE`.
+        what: The request, `LEAVE` or `REQUEUE`.
     """
 
     def __init__(self, what: int) -> None:
@@ -56,16 +56,16 @@ class _State:
     """The state of this process.
 
     Attributes:
-        told: The request so far: 0 for none, `TOLD` or `REQUEUE`.
+        request: The request so far: 0 for none, `LEAVE` or `REQUEUE`.
         num_interrupts: How often Ctrl-C was pressed.
         exit_code: The code to leave with.
         requeues: Whether SLURM is asked to start the job again after SIGUSR1.
-        is_training: Whether a request only sets `told`, and the process leaves after its step.
+        is_training: Whether a request only sets `request`, and the process leaves after its step.
         children: The ranks that this process has started.
         before_leaving: Work to do when this process leaves at once.
     """
 
-    told = 0
+    request = 0
     num_interrupts = 0
     exit_code = 143
     requeues = False
@@ -169,23 +169,22 @@ def _heed_interrupt() -> None:
 
 
 def tell(what: int) -> None:
-    """Make a request to leave to this process.
+    """Record a request to leave for this process, and end the process by `leave_at_once` unless it trains.
 
-    Between `begin_training` and `end_training` the request is only kept, and `told` returns it. Outside of them the
-    process ends here, by `leave_at_once`.
+    Between `begin_training` and `end_training` the request is only kept, and `pending_request` returns it.
 
     Args:
-        what: The request, `TOLD` or `REQUEUE`; a `REQUEUE` of before is kept.
+        what: The request, `LEAVE` or `REQUEUE`; an earlier `REQUEUE` is kept.
     """
-    _state.told = max(_state.told, what)
+    _state.request = max(_state.request, what)
 
     if not _state.is_training:
-        leave_at_once(_state.told)
+        leave_at_once(_state.request)
 
 
-def told() -> int:
-    """Return the request to leave that this process has got: 0 for none, `TOLD`, or `REQUEUE` once there was one."""
-    return _state.told
+def pending_request() -> int:
+    """Return the request to leave that this process has got: 0 for none, `LEAVE`, or `REQUEUE` once there was one."""
+    return _state.request
 
 
 def exit_code() -> int:
@@ -226,27 +225,30 @@ def _follow_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(_EVERY_S)
 
-    os._exit(_state.exit_code if _state.told else 1)
+    os._exit(_state.exit_code if _state.request else 1)
 
 
 def begin_training() -> None:
-    """Let requests to leave only be kept from now on, for the run to read by `told` at the end of each step."""
+    """Only keep requests to leave from now on; the run reads them by `pending_request` at the end of each step."""
     _state.is_training = True
 
 
 def end_training() -> None:
-    """Let requests to leave end this process at once again; one that was made during the training ends it here."""
+    """Let requests to leave end this process at once again; if one came during the training, the process ends here."""
     was_training = _state.is_training
     _state.is_training = False
 
-    if was_training and _state.told:
-        leave_at_once(_state.told)
+    if was_training and _state.request:
+        leave_at_once(_state.request)
 
 
 def before_leaving(work: Callable[[], None] | None) -> None:
-    """Set the function that `leave_at_once` calls first, such as one that closes trackers; None is no function.
+    """Set the function that `leave_at_once` calls first, such as one that closes trackers, in place of an earlier one.
 
-    It is called in a thread and given five seconds; its exceptions are printed. It replaces the function set before.
+    It is called in a thread and given five seconds; its exceptions are printed.
+
+    Args:
+        work: The function; None sets none.
     """
     _state.before_leaving = work
 
@@ -254,8 +256,8 @@ def before_leaving(work: Callable[[], None] | None) -> None:
 def wait_to_be_told() -> None:
     """Wait five seconds, so that a request to leave that is on its way can end this process.
 
-    For an error that comes of another rank having ended: that rank may have got the request a moment earlier. If a
-    request comes outside of training, the process ends, and this function does not return.
+    Call it at an error that another rank's end may have caused: that rank may have got the request a moment earlier. If
+    a request comes outside of training, the process ends, and this function does not return.
     """
     until = time.monotonic() + _LAST_WORD_S
     while time.monotonic() < until:
@@ -269,7 +271,7 @@ def leave_at_once(what: int) -> None:
     is called, and the exit code is that of `configure`.
 
     Args:
-        what: The request, `TOLD` or `REQUEUE`.
+        what: The request, `LEAVE` or `REQUEUE`.
     """
     if _state.before_leaving is not None:
         # In a thread, because the work may hang: closing a tracker sends what it has over a network.
@@ -335,14 +337,15 @@ def requeue(what: int) -> None:
     environment has a SLURM job's id. An error is printed and not raised.
 
     Args:
-        what: The request to leave, `TOLD` or `REQUEUE`.
+        what: The request to leave, `LEAVE` or `REQUEUE`.
     """
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID", ""))
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
     is_first = os.environ.get("SLURM_PROCID", "0") == "0"
 
     # The id goes into a command, and the environment may hold anything.
-    if what == REQUEUE and _state.requeues and is_first and re.fullmatch(r"\d+", job):
+    is_asked = what == REQUEUE and _state.requeues and is_first
+    if is_asked and re.fullmatch(r"\d+", job):
         # Of an array of jobs only this one begins again.
         name = f"{job}_{task}" if task else job
         _quietly(lambda: subprocess.run(["scontrol", "requeue", name], check=False, timeout=60))

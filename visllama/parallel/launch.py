@@ -217,7 +217,7 @@ def _follow(rank: int, code: int, children: list[subprocess.Popen], terminal: in
     """
     if code == preemption.exit_code():
         # This process ends meanwhile, unless it waits for that rank.
-        preemption.tell(preemption.TOLD)
+        preemption.tell(preemption.LEAVE)
         time.sleep(GRACE_S)
     else:
         message = f"visllama: rank {rank} has ended with code {code}; the others cannot go on\n"

@@ -86,19 +86,19 @@ def find_columns(
         return [_find_column(name, possible, runs) for name in wanted]
 
     # `val/loss` stands in a table where it is named, or where there is nothing else.
-    chosen = []
+    chosen_columns = []
     for column in possible:
         if column.evaluation is None:
             continue
         # A task that we do not know shows all its metrics.
-        usual = _USUAL.get(_task_of(runs, column.evaluation), (column.metric,))
-        if column.metric in usual:
-            chosen.append(column)
+        task = _task_of(runs, column.evaluation)
+        if task not in _USUAL or column.metric in _USUAL[task]:
+            chosen_columns.append(column)
 
-    chosen = chosen or possible
-    if not chosen:
+    chosen_columns = chosen_columns or possible
+    if not chosen_columns:
         raise ConfigError("runs: none has a figure to show: judge them by visllama evaluate")
-    return chosen
+    return chosen_columns
 
 
 def _possible_columns(runs: Sequence[JudgedRun], evaluations: Sequence[str] | None) -> list[Column]:
@@ -109,18 +109,22 @@ def _possible_columns(runs: Sequence[JudgedRun], evaluations: Sequence[str] | No
     """
     all_names = (name for run in runs for name in run.evaluations)
     known_names = list(dict.fromkeys(all_names))
-    for name in evaluations or ():
+    if evaluations is None:
+        evaluations = known_names
+    for name in evaluations:
         if name not in known_names:
+            unknown_name = printable(name)
             there = ", ".join(known_names) or "no evaluation"
-            raise ConfigError(f"evaluations={printable(name)}: no run has it: there is {there}")
+            raise ConfigError(f"evaluations={unknown_name}: no run has it: there is {there}")
 
     columns: dict[str, Column] = {}
-    for name in known_names if evaluations is None else evaluations:
+    for name in evaluations:
         for run in runs:
             evaluation = run.evaluations.get(name, {})
             # Papers print metrics of captions x100.
             scale = _CAPTION_SCALE if evaluation.get("task") == "caption" else 1
-            for metric in numbers(mapping(evaluation, "metrics")):
+            metrics = mapping(evaluation, "metrics")
+            for metric in numbers(metrics):
                 column = Column(name, metric, scale)
                 columns.setdefault(column.name, column)
 
@@ -149,17 +153,23 @@ def _find_column(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun
     """
     matching = [column for column in possible if name in (column.name, column.metric)]
     exact = [column for column in matching if column.name == name]
-    shared = [column for column in matching if all(column.value_of(run) is not None for run in runs)]
+    shared = []
+    for column in matching:
+        values = [column.value_of(run) for run in runs]
+        if None not in values:
+            shared.append(column)
+
     for candidates in (exact, matching, shared):
         if len(candidates) == 1:
             return candidates[0]
 
+    wanted_name = printable(name)
     if matching:
         choices = ", ".join(column.name for column in matching)
-        raise ConfigError(f"columns={printable(name)}: several evaluations have it: choose of {choices}")
+        raise ConfigError(f"columns={wanted_name}: several evaluations have it: choose of {choices}")
     known_names = dict.fromkeys(printable(column.name) for column in possible)
     there = ", ".join(known_names) or "nothing"
-    raise ConfigError(f"columns={printable(name)}: no run has this figure: there is {there}")
+    raise ConfigError(f"columns={wanted_name}: no run has this figure: there is {there}")
 
 
 def headers(columns: Sequence[Column]) -> list[str]:

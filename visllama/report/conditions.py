@@ -7,7 +7,7 @@ frequencies of their metrics.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from visllama.console import printable
 from visllama.errors import ConfigError
@@ -42,7 +42,10 @@ def conditions(evaluation: Mapping) -> dict[str, object]:
 
     # The ids of special tokens are no part of a decoding: another language model has others.
     decoding = mapping(evaluation, "decoding")
-    options = {key: value for key, value in decoding.items() if not key.endswith("_token_id")}
+    options = {}
+    for key, value in decoding.items():
+        if not key.endswith("_token_id"):
+            options[key] = value
     by_name["decoding"] = options or None
 
     if evaluation.get("task") == "caption":
@@ -61,40 +64,56 @@ def differences(judged: Mapping[str, Conditions]) -> Differences:
         For each such condition the value of each run as a text, by the run's name. Of decodings, the text holds only
         the options that differ.
     """
-    names = dict.fromkeys(name for of_run in judged.values() for name in of_run)
+    names: dict[str, None] = {}
+    for of_run in judged.values():
+        names.update(dict.fromkeys(of_run))
 
-    differing: Differences = {}
+    different_conditions: Differences = {}
     for name in names:
         values = {run: of_run.get(name) for run, of_run in judged.items()}
         if _has_difference(values.values()):
-            differing[name] = _in_words(values)
-    return differing
+            different_conditions[name] = _in_words(values)
+    return different_conditions
 
 
 def _has_difference(values: Iterable[object]) -> bool:
     # As JSON, because dictionaries cannot stand in a set.
-    return len({json.dumps(value, sort_keys=True) for value in values}) > 1
+    different_values = {json.dumps(value, sort_keys=True) for value in values}
+    return len(different_values) > 1
 
 
 def _in_words(values: Mapping[str, object]) -> dict[str, str]:
-    """Return values as texts. If all are mappings, as decodings are, only the keys that differ are written."""
+    """Return each run's value as text. If all are mappings, as decodings are, only the keys that differ are written."""
     # A decoding has a dozen options: only those that differ help to see what was done otherwise.
     mappings = {run: value for run, value in values.items() if isinstance(value, Mapping)}
-    if len(mappings) < len(values):
+    are_all_mappings = len(mappings) == len(values)
+    if not are_all_mappings:
         return {run: short(value) for run, value in values.items()}
 
-    keys = dict.fromkeys(key for options in mappings.values() for key in options)
-    differing = []
-    for key in keys:
-        written = {json.dumps(options.get(key)) for options in mappings.values()}
-        if len(written) > 1:
-            differing.append(key)
-
+    differing_keys = _differing_keys(mappings.values())
     texts = {}
     for run, options in mappings.items():
-        parts = [f"{printable(key)}={short(options.get(key))}" for key in differing]
+        parts = []
+        for key in differing_keys:
+            name = printable(key)
+            value = short(options.get(key))
+            parts.append(f"{name}={value}")
         texts[run] = ", ".join(parts)
     return texts
+
+
+def _differing_keys(mappings: Collection[Mapping]) -> list[object]:
+    """Return the keys at which mappings have different values, in the order of the mappings."""
+    keys: dict[object, None] = {}
+    for options in mappings:
+        keys.update(dict.fromkeys(options))
+
+    keys_that_differ = []
+    for key in keys:
+        different_values = {json.dumps(options.get(key)) for options in mappings}
+        if len(different_values) > 1:
+            keys_that_differ.append(key)
+    return keys_that_differ
 
 
 def short(value: object) -> str:
@@ -129,8 +148,9 @@ def decoding_in_words(decoding: Mapping) -> str:
     elif is_number(beams):
         words.append("greedy" if beams == 1 else f"{beams} beams")
 
-    if is_number(decoding.get("max_new_tokens")):
-        words.append(f"at most {decoding['max_new_tokens']} tokens")
+    most_tokens = decoding.get("max_new_tokens")
+    if is_number(most_tokens):
+        words.append(f"at most {most_tokens} tokens")
     return ", ".join(words) or _UNKNOWN
 
 
@@ -149,20 +169,22 @@ def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) 
         ConfigError: If a condition differs and `mixed` is false. The message names each such condition and two of its
             values.
     """
-    differing = differences(judged)
-    if differing and not mixed:
-        parts = [f"{name}: {_two_values(values)}" for name, values in differing.items()]
+    different_conditions = differences(judged)
+    if different_conditions and not mixed:
+        parts = [f"{name}: {_two_values(values)}" for name, values in different_conditions.items()]
+        reasons = "; ".join(parts)
         raise ConfigError(
-            f"runs: {evaluation}: they were not judged alike ({'; '.join(parts)}): judge them again alike by visllama "
+            f"runs: {evaluation}: they were not judged alike ({reasons}): judge them again alike by visllama "
             f"evaluate, leave some out, or compare them all the same by mixed=true"
         )
-    return differing
+    return different_conditions
 
 
 def _two_values(values: Mapping[str, str]) -> str:
     """Return the first two values that differ, each with the run that has it."""
     (run, value), *others = values.items()
-    other_run, other = next(entry for entry in others if entry[1] != value)
+    different = ((other_run, other) for other_run, other in others if other != value)
+    other_run, other = next(different)
     return f"{value} in {run}, {other} in {other_run}"
 
 

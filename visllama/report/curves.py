@@ -39,7 +39,8 @@ def read_curves(path: Path) -> dict[str, Points]:
     curves: dict[str, Points] = {TRAIN_LOSS: [], VAL_LOSS: []}
     try:
         content = read_regular(path, _MOST_BYTES)
-        for row in csv.DictReader(io.StringIO(content)):
+        rows = csv.DictReader(io.StringIO(content))
+        for row in rows:
             for name, points in curves.items():
                 point = _point(row.get("step"), row.get(name))
                 if point is not None:
@@ -73,11 +74,15 @@ def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
 
     texts = []
     for run in runs:
-        parts = [f"{name}={value_at(run, key)}" for name, key in zip(names_of_keys, keys, strict=True)]
+        parts = []
+        for name, key in zip(names_of_keys, keys, strict=True):
+            value = value_at(run, key)
+            parts.append(f"{name}={value}")
         texts.append(", ".join(parts))
 
     # Labels that two runs share tell nobody which is which: their names come first then.
-    if len(set(texts)) == len(runs):
+    different_texts = set(texts)
+    if len(different_texts) == len(runs):
         return texts
     return [f"{run.name} {text}".strip() for run, text in zip(runs, texts, strict=True)]
 
@@ -113,12 +118,17 @@ def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
     palette = plt.get_cmap("tab10" if is_distinct else "turbo")
     texts = run_labels(runs)
 
+    colors = []
+    num_runs = len(runs)
+    for number in range(num_runs):
+        # `tab10` takes the number of a color, `turbo` a place from 0 to 1.
+        place = number if is_distinct else number / (num_runs - 1)
+        colors.append(palette(place))
+
     for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
         # A run has few validations: without marks, a run of one validation would show nothing.
         marker = "o" if name == VAL_LOSS else None
-        for number, (run_curves, text) in enumerate(zip(curves, texts, strict=True)):
-            # `tab10` takes the number of a color, `turbo` a place from 0 to 1.
-            color = palette(number if is_distinct else number / (len(runs) - 1))
+        for run_curves, text, color in zip(curves, texts, colors, strict=True):
             steps, values = _columns(run_curves, name)
             axes.plot(steps, values, color=color, marker=marker, markersize=3, label=_plain(text))
         axes.set(xlabel="step", ylabel="loss (nats a token)", title=title)
@@ -126,8 +136,10 @@ def draw_curves(path: Path, runs: Sequence[JudgedRun]) -> bool:
 
     handles, names = panels[0].get_legend_handles_labels()
     # A legend of hundreds of runs would leave no room for the plot.
-    if len(names) > _MOST_IN_LEGEND:
-        names[_MOST_IN_LEGEND - 1] = f"... and {len(names) - _MOST_IN_LEGEND + 1} more"
+    num_more = len(names) - _MOST_IN_LEGEND
+    if num_more > 0:
+        # The last line that there is room for counts the runs, and so takes the place of one of them.
+        names[_MOST_IN_LEGEND - 1] = f"... and {num_more + 1} more"
     figure.legend(
         handles[:_MOST_IN_LEGEND],
         names[:_MOST_IN_LEGEND],
@@ -155,7 +167,7 @@ def _columns(curves: Mapping[str, Points], name: str) -> tuple[list[int], list[f
 
 def _plain(text: str) -> str:
     """Return text in which matplotlib reads no formula, and which is no label that it leaves out."""
-    escaped = text.replace("\\", "/").replace("$", r"\$")
-    if escaped.startswith("_"):
-        return f" {escaped}"
-    return escaped
+    label = text.replace("\\", "/").replace("$", r"\$")
+    if label.startswith("_"):
+        return f" {label}"
+    return label

@@ -21,6 +21,7 @@ from visllama.report.table import DAGGER, Cell, RunTable, TableRow
 _BEST = "*"
 _COUNT = "n"
 _FILE_COLUMNS = 100
+_BEGINNINGS_OF_FORMULAS = ("=", "+", "-", "@")
 
 
 def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
@@ -40,9 +41,11 @@ def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
 
     figure = column.show(cell.mean)
     if cell.spread is not None:
-        figure += f" ± {column.show(cell.spread)}"
-    if num_runs > len(cell.values):
-        figure += f" (n={len(cell.values)})"
+        spread = column.show(cell.spread)
+        figure += f" ± {spread}"
+    num_values = len(cell.values)
+    if num_runs > num_values:
+        figure += f" (n={num_values})"
     return figure
 
 
@@ -66,29 +69,34 @@ def terminal_table(table: RunTable) -> Table:
     """
     rendered = Table(pad_edge=False)
     for label in table.labels:
-        rendered.add_column(Text(printable(label)), overflow="fold")
+        rendered.add_column(_plain(label), overflow="fold")
     rendered.add_column(_COUNT, justify="right")
     for header in table.headers:
-        rendered.add_column(Text(printable(header)), justify="right", no_wrap=True)
+        rendered.add_column(_plain(header), justify="right", no_wrap=True)
 
-    # `Text` objects, because rich would read square brackets in plain strings as markup.
     for row in table.rows:
-        cells = [Text(printable(label)) for label in label_texts(row)]
+        cells = [_plain(label) for label in label_texts(row)]
         cells.append(Text(count_text(row)))
+        num_runs = len(row.runs)
         for column, cell in zip(table.columns, row.cells, strict=True):
-            figure = cell_text(column, cell, len(row.runs))
+            figure = cell_text(column, cell, num_runs)
             if cell.is_best:
                 cells.append(Text(figure + _BEST, style="bold"))
             else:
                 cells.append(Text(figure))
         rendered.add_row(*cells)
 
-    notes = list(table.notes)
+    notes = [printable(note) for note in table.notes]
     if _has_best(table):
         notes.append(f"{_BEST} the best of its column.")
-    rendered.caption = Text("\n".join(map(printable, notes)))
+    rendered.caption = Text("\n".join(notes))
     rendered.caption_justify = "left"
     return rendered
+
+
+def _plain(text: str) -> Text:
+    """Return text for rich in which square brackets are no markup, as they would be in a plain string."""
+    return Text(printable(text))
 
 
 def text(table: RunTable) -> str:
@@ -101,12 +109,14 @@ def text(table: RunTable) -> str:
 
 
 def _has_best(table: RunTable) -> bool:
-    return any(cell.is_best for row in table.rows for cell in row.cells)
+    cells = (cell for row in table.rows for cell in row.cells)
+    return any(cell.is_best for cell in cells)
 
 
 def markdown(table: RunTable) -> str:
     """Return the table as Markdown, its notes below; the best value of each column is bold."""
-    header = [escape(each) for each in (*table.labels, _COUNT, *table.headers)]
+    headers = [*table.labels, _COUNT, *table.headers]
+    header = [escape(each) for each in headers]
 
     rows = []
     for row in table.rows:
@@ -118,8 +128,10 @@ def markdown(table: RunTable) -> str:
         rows.append(cells)
 
     # In Markdown, two spaces at its end keep each note on a line of its own.
-    notes = "\n".join(f"{escape(note)}  " for note in table.notes)
-    return f"{markdown_table(header, rows)}\n\n{notes}\n"
+    escaped_notes = [escape(note) for note in table.notes]
+    notes = "\n".join(f"{note}  " for note in escaped_notes)
+    lines = markdown_table(header, rows)
+    return f"{lines}\n\n{notes}\n"
 
 
 def csv_table(table: RunTable) -> str:
@@ -143,7 +155,9 @@ def csv_table(table: RunTable) -> str:
         cells.append(count_text(row))
         cells.append("yes" if row.is_published else "no")
         for cell in row.cells:
-            cells += [_in_full(cell.mean), _in_full(cell.spread), str(len(cell.values))]
+            cells.append(_in_full(cell.mean))
+            cells.append(_in_full(cell.spread))
+            cells.append(str(len(cell.values)))
         writer.writerow(cells)
     return file.getvalue()
 
@@ -156,7 +170,7 @@ def _as_text(value: str) -> str:
     """Return a text that no spreadsheet takes for a formula."""
     plain = printable(value)
     # The sign for "absent" is a minus, and no formula.
-    is_formula = plain.startswith(("=", "+", "-", "@")) and plain != ABSENT
+    is_formula = plain.startswith(_BEGINNINGS_OF_FORMULAS) and plain != ABSENT
     return f"'{plain}" if is_formula else plain
 
 

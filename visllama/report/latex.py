@@ -58,8 +58,12 @@ def latex(table: RunTable) -> str:
 
     A paper takes it in by `\\input`, and needs the package booktabs.
     """
-    alignment = "l" * len(table.labels) + "r" * (1 + len(table.headers))
-    header = [escape_latex(each) for each in (*table.labels, "n", *table.headers)]
+    headers = [*table.labels, "n", *table.headers]
+    num_texts = len(table.labels)
+    num_numbers = len(headers) - num_texts
+    alignment = "l" * num_texts + "r" * num_numbers
+
+    header = [escape_latex(each) for each in headers]
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}[t]",
@@ -81,12 +85,14 @@ def latex(table: RunTable) -> str:
 
     notes = " ".join(escape_latex(note) for note in table.notes)
     lines += [f"\\caption{{{notes}}}", "\\end{table}"]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines)
+    return f"{text}\n"
 
 
 def _row(table: RunTable, row: TableRow) -> str:
     first, *others = [escape_latex(label) for label in row.labels]
-    count = str(len(row.runs))
+    num_runs = len(row.runs)
+    count = str(num_runs)
     # Over how many runs a published figure is a mean is not known.
     if row.is_published:
         first += "$^\\dagger$"
@@ -94,7 +100,8 @@ def _row(table: RunTable, row: TableRow) -> str:
 
     cells = [first, *others, count]
     for column, cell in zip(table.columns, row.cells, strict=True):
-        cells.append(_cell(column, cell, len(row.runs)))
+        text = _cell(column, cell, num_runs)
+        cells.append(text)
     return _line(cells)
 
 
@@ -106,11 +113,14 @@ def _cell(column: Column, cell: Cell, num_runs: int) -> str:
     if cell.is_best:
         text = f"\\textbf{{{text}}}"
     if cell.spread is not None:
-        text += f" $\\pm$ {column.show(cell.spread)}"
-    if num_runs > len(cell.values):
-        text += f" (n={len(cell.values)})"
+        spread = column.show(cell.spread)
+        text += f" $\\pm$ {spread}"
+    num_values = len(cell.values)
+    if num_runs > num_values:
+        text += f" (n={num_values})"
     return text
 
 
 def _line(cells: list[str]) -> str:
-    return f"{' & '.join(cells)} \\\\"
+    row = " & ".join(cells)
+    return f"{row} \\\\"

@@ -140,11 +140,12 @@ def shared_evaluations(first: JudgedRun, second: JudgedRun, wanted: Sequence[str
 
     shared = [name for name in first.evaluations if name in second.evaluations]
     if not shared:
-        of_first = f"{first.name} has {_listed(first.evaluations)}"
-        of_second = f"{second.name} has {_listed(second.evaluations)}"
+        names_in_first = _listed(first.evaluations)
+        names_in_second = _listed(second.evaluations)
         raise ConfigError(
-            f"runs: they share no evaluation: {of_first}; {of_second}: judge both on one by visllama evaluate; one of "
-            f"predictions= is compared with evaluations=NAME of the other"
+            f"runs: they share no evaluation: {first.name} has {names_in_first}; {second.name} has {names_in_second}: "
+            f"judge both on one by visllama evaluate; one of predictions= is compared with evaluations=NAME of the "
+            f"other"
         )
     return [Pair(name, name) for name in shared]
 
@@ -160,7 +161,9 @@ def _name_in(run: JudgedRun, name: str) -> str:
     # What `evaluate predictions=FILE` has judged has one evaluation, whose name says nothing.
     if list(run.evaluations) == [OF_FILES]:
         return OF_FILES
-    raise ConfigError(f"evaluations={printable(name)}: {run.name} has {_listed(run.evaluations)}: choose one of them")
+    wanted_name = printable(name)
+    names = _listed(run.evaluations)
+    raise ConfigError(f"evaluations={wanted_name}: {run.name} has {names}: choose one of them")
 
 
 def _listed(names: Mapping[str, object]) -> str:
@@ -187,7 +190,7 @@ def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> S
         first.name: conditions(evaluation_of_first),
         second.name: conditions(evaluation_of_second),
     }
-    differing = check_alike(pair.name, judged, mixed)
+    different_conditions = check_alike(pair.name, judged, mixed)
 
     # Only now: a file of scores can be large.
     scores_of_first = _read_scores(first, pair.first)
@@ -201,15 +204,16 @@ def read_pair(first: JudgedRun, second: JudgedRun, pair: Pair, mixed: bool) -> S
         task=str(evaluation_of_first.get("task")),
         first=scores_of_first,
         second=scores_of_second,
-        mixed=differing,
+        mixed=different_conditions,
     )
 
 
 def _read_scores(run: JudgedRun, evaluation: str) -> ImageScores:
     path = run.scores_file(evaluation)
     if not path.is_file():
+        missing_path = printable(path)
         raise ConfigError(
-            f"runs: {printable(path)} is not there: {run.name} was judged before scores of each image were kept: judge "
+            f"runs: {missing_path} is not there: {run.name} was judged before scores of each image were kept: judge "
             f"it again by visllama evaluate"
         )
     return read_scores(path)
@@ -225,18 +229,24 @@ def _check_ids(name: str, first_run: str, first: ImageScores, second_run: str, s
         _check_images(name, first_run, first, second_run, second)
         return
 
+    ids_of_first = set(first.ids)
+    ids_of_second = set(second.ids)
     only_in_run = {
-        first_run: sorted(set(first.ids) - set(second.ids)),
-        second_run: sorted(set(second.ids) - set(first.ids)),
+        first_run: sorted(ids_of_first - ids_of_second),
+        second_run: sorted(ids_of_second - ids_of_first),
     }
+
     parts = []
     for run, ids in only_in_run.items():
         if ids:
-            first_ids = ", ".join(printable(each) for each in ids[:_MOST_NAMED])
-            parts.append(f"{len(ids):,} are in {run} alone, first {first_ids}")
+            named_ids = [printable(each) for each in ids[:_MOST_NAMED]]
+            listed_ids = ", ".join(named_ids)
+            parts.append(f"{len(ids):,} are in {run} alone, first {listed_ids}")
+
+    reasons = "; ".join(parts)
     raise ConfigError(
-        f"runs: {name}: image ids differ ({'; '.join(parts)}): a paired test is of the same images: judge both on the "
-        f"same records"
+        f"runs: {name}: image ids differ ({reasons}): a paired test is of the same images: judge both on the same "
+        f"records"
     )
 
 
@@ -248,8 +258,10 @@ def _check_images(name: str, first_run: str, first: ImageScores, second_run: str
     """
     # An image may have another name in another system's file: the names have to map one to one.
     name_in_second: dict[str, str] = {}
-    for row_id, image, other_image in zip(first.ids, first.images, second.images, strict=True):
-        if name_in_second.setdefault(image, other_image) != other_image:
+    rows = zip(first.ids, first.images, second.images, strict=True)
+    for row_id, image, other_image in rows:
+        known_image = name_in_second.setdefault(image, other_image)
+        if known_image != other_image:
             raise ConfigError(
                 f"runs: {name}: image ids differ: {printable(row_id)} and another one are of one image in {first_run} "
                 f"and of two in {second_run}: a paired test is of the same images: judge both on the same records"
@@ -281,27 +293,37 @@ def compare(scored: Scored, first_run: str, second_run: str) -> Comparison:
         difference = paired_difference(first, second)
         # Counts of zero, for example, in a file that was written by hand.
         figures = [first.value, second.value, difference.value, *difference.interval]
-        if not np.isfinite(figures).all():
-            raise ConfigError(f"runs: {scored.pair.name}: {printable(name)} of a scores.jsonl is no number")
+        is_finite = np.isfinite(figures).all()
+        if not is_finite:
+            metric_name = printable(name)
+            raise ConfigError(f"runs: {scored.pair.name}: {metric_name} of a scores.jsonl is no number")
         metrics[name] = MetricComparison(first.value, second.value, difference)
 
-    # Told beside the comparison, so that nobody looks for a metric that is not there.
-    missing_metrics = {
-        first_run: [name for name in scored.second.metrics if name not in scored.first.metrics],
-        second_run: [name for name in scored.first.metrics if name not in scored.second.metrics],
-    }
     main, images = _by_image(scored)
+    different_images = set(scored.first.images)
     return Comparison(
         pair=scored.pair,
         task=scored.task,
         metrics=metrics,
-        lacking={run: missing for run, missing in missing_metrics.items() if missing},
+        lacking=_lacking(scored, first_run, second_run),
         num_rows=len(scored.first.ids),
-        num_images=len(set(scored.first.images)),
+        num_images=len(different_images),
         main=main,
         images=images,
         mixed=scored.mixed,
     )
+
+
+def _lacking(scored: Scored, first_run: str, second_run: str) -> dict[str, list[str]]:
+    """Return the metrics that only one run has, by the name of the run that lacks them, if it lacks any."""
+    # A reader who misses a metric in the comparison sees here why it is not there.
+    metrics_of_first = scored.first.metrics
+    metrics_of_second = scored.second.metrics
+    only_in_second = [name for name in metrics_of_second if name not in metrics_of_first]
+    only_in_first = [name for name in metrics_of_first if name not in metrics_of_second]
+
+    missing_metrics = {first_run: only_in_second, second_run: only_in_first}
+    return {run: missing for run, missing in missing_metrics.items() if missing}
 
 
 def _by_image(scored: Scored) -> tuple[str, list[ImageDifference]]:
@@ -317,25 +339,41 @@ def _by_image(scored: Scored) -> tuple[str, list[ImageDifference]]:
     if main not in shared:
         main = shared[0]
 
+    scores_of_first = first.per_row[main]
+    scores_of_second = second.per_row[main]
+
     images = []
-    rows = zip(first.ids, first.images, first.per_row[main], second.per_row[main], strict=True)
+    rows = zip(first.ids, first.images, scores_of_first, scores_of_second, strict=True)
     for row_id, image, first_score, second_score in rows:
         images.append(ImageDifference(row_id, image, float(first_score), float(second_score)))
     return main, images
 
 
 def _pairs_of_metrics(scored: Scored) -> Iterator[tuple[str, CorpusMetric, CorpusMetric]]:
-    """Yield each metric that both have, over the same images in the same order."""
-    # The rows of `terms` stand in the order of the sorted image names, which may be others in the second file.
-    names_in_second = dict(zip(scored.first.images, scored.second.images, strict=True))
-    sorted_in_second = sorted(set(scored.second.images))
-    places = {image: place for place, image in enumerate(sorted_in_second)}
-    order = [places[names_in_second[image]] for image in sorted(names_in_second)]
+    """Yield the name of each metric that both systems have, and it in both, over the same images in the same order."""
+    order = _places_in_second(scored)
+    metrics_of_second = scored.second.metrics
 
     for name, metric in scored.first.metrics.items():
-        if name in scored.second.metrics:
-            other = scored.second.metrics[name]
-            yield name, metric, CorpusMetric(other.terms[order], other.combine)
+        if name in metrics_of_second:
+            other = metrics_of_second[name]
+            terms = other.terms[order]
+            yield name, metric, CorpusMetric(terms, other.combine)
+
+
+def _places_in_second(scored: Scored) -> list[int]:
+    """Return the row in the second system's `terms` of each image, in the order of the first system's `terms`."""
+    # The rows of `terms` stand in the order of the sorted image names, which may be others in the second file.
+    image_pairs = zip(scored.first.images, scored.second.images, strict=True)
+    names_in_second = dict(image_pairs)
+    sorted_in_second = sorted(set(scored.second.images))
+    places = {image: place for place, image in enumerate(sorted_in_second)}
+
+    order = []
+    for image in sorted(names_in_second):
+        name_in_second = names_in_second[image]
+        order.append(places[name_in_second])
+    return order
 
 
 def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[ImageDifference]:
@@ -355,18 +393,23 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
         has_no_picture = image.id not in shown
         return -abs(image.difference), has_no_picture, image.id
 
-    changed = [image for image in comparison.images if image.difference != 0]
-    ranked = sorted(changed, key=rank)
-    if len(ranked) <= count:
-        return ranked
+    changed_images = [image for image in comparison.images if image.difference != 0]
+    ranked_images = sorted(changed_images, key=rank)
+    if len(ranked_images) <= count:
+        return ranked_images
 
     # Half of them from either side, so that a page shows what was won beside what was lost. Where one side has fewer,
     # the other side fills the rest.
-    won = [image for image in ranked if image.difference > 0]
-    lost = [image for image in ranked if image.difference < 0]
-    num_won = min(len(won), max(count // 2, count - len(lost)))
-    chosen = {image.id for image in won[:num_won] + lost[: count - num_won]}
-    return [image for image in ranked if image.id in chosen]
+    won_images = [image for image in ranked_images if image.difference > 0]
+    lost_images = [image for image in ranked_images if image.difference < 0]
+    half = count // 2
+    left_by_lost = count - len(lost_images)
+    num_won = min(len(won_images), max(half, left_by_lost))
+    num_lost = count - num_won
+
+    chosen_images = won_images[:num_won] + lost_images[:num_lost]
+    chosen_ids = {image.id for image in chosen_images}
+    return [image for image in ranked_images if image.id in chosen_ids]
 
 
 def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[str, Any]:
@@ -378,20 +421,23 @@ def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[
     """
     metrics = {}
     for name, metric in comparison.metrics.items():
+        difference = metric.difference
         metrics[name] = {
             "first": metric.first,
             "second": metric.second,
-            "difference": metric.difference.value,
-            "interval": metric.difference.interval,
-            "p": metric.difference.p,
+            "difference": difference.value,
+            "interval": difference.interval,
+            "p": difference.p,
         }
+
+    images = [image._asdict() for image in changed]
 
     content: dict[str, Any] = {
         "task": comparison.task,
         "n": comparison.num_rows,
         "num_images": comparison.num_images,
         "metrics": metrics,
-        "changed": {"metric": comparison.main, "images": [image._asdict() for image in changed]},
+        "changed": {"metric": comparison.main, "images": images},
     }
     # These three keys are in the file only where they say something.
     if comparison.lacking:

@@ -16,18 +16,10 @@ from visllama.report.paired import Comparison
 def comparison_table(comparison: Comparison) -> Table:
     """Return a table for the terminal with a row a metric: both values, their difference, its interval and p-value.
 
-    The columns A and B are the first and the second run; metrics of captions are x100. Lines below the table tell under
-    which conditions the runs were judged differently, and which metrics one run lacks.
+    The columns A and B are the first and the second run; metrics of captions are x100. Lines below the table name the
+    conditions under which the runs were judged differently, and the metrics that one run lacks.
     """
-    title = f"{comparison.pair.name}: n = {comparison.num_rows:,}"
-    # Where an image has several questions, both numbers matter: the bootstrap draws images.
-    if comparison.num_images != comparison.num_rows:
-        title += f" on {comparison.num_images:,} images"
-    scale = scale_of(comparison.task)
-    if scale != 1:
-        title += f" (x{scale})"
-
-    table = Table("metric", title=Text(printable(title)))
+    table = Table("metric", title=Text(printable(_title(comparison))))
     for header in ("A", "B", "B - A", "95% interval", "p"):
         table.add_column(header, justify="right", no_wrap=True)
     for row in rows_of(comparison):
@@ -35,10 +27,25 @@ def comparison_table(comparison: Comparison) -> Table:
         metric = printable(row.metric).replace("_", " ")
         table.add_row(Text(metric), row.first, row.second, row.difference, row.interval, row.p)
 
-    notes = _notes(comparison)
+    notes = [printable(note) for note in _notes(comparison)]
     if notes:
-        table.caption = Text("\n".join(map(printable, notes)))
+        table.caption = Text("\n".join(notes))
     return table
+
+
+def _title(comparison: Comparison) -> str:
+    """Return the evaluation's name, the numbers of rows and images, and the scale of the scores, as a title."""
+    num_rows = comparison.num_rows
+    num_images = comparison.num_images
+    title = f"{comparison.pair.name}: n = {num_rows:,}"
+    # Where an image has several questions, both numbers matter: the bootstrap draws images.
+    if num_images != num_rows:
+        title += f" on {num_images:,} images"
+
+    scale = scale_of(comparison.task)
+    if scale != 1:
+        title += f" (x{scale})"
+    return title
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -46,10 +53,12 @@ def _notes(comparison: Comparison) -> list[str]:
     notes = []
     for condition, values in comparison.mixed.items():
         parts = [f"{value} in {run}" for run, value in values.items()]
-        notes.append(f"not judged alike: {condition}: {', '.join(parts)}")
+        listed_values = ", ".join(parts)
+        notes.append(f"not judged alike: {condition}: {listed_values}")
 
     for run, names in comparison.lacking.items():
-        notes.append(f"{run} has no {', '.join(names)}")
+        listed_names = ", ".join(names)
+        notes.append(f"{run} has no {listed_names}")
     return notes
 
 
@@ -60,4 +69,6 @@ def names_of(runs: Sequence[JudgedRun]) -> str:
         runs: Exactly two runs, A first.
     """
     first, second = runs
-    return f"A = {printable(first.folder)}\nB = {printable(second.folder)}"
+    first_folder = printable(first.folder)
+    second_folder = printable(second.folder)
+    return f"A = {first_folder}\nB = {second_folder}"

@@ -56,14 +56,16 @@ def read_published(path: Path) -> list[Published]:
             raise ValueError("it has aliases, which can make it endless")
         entries = yaml.safe_load(content)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(f"published={path}: cannot be read: {printable(error)}") from error
+        reason = printable(error)
+        raise ConfigError(f"published={path}: cannot be read: {reason}") from error
 
     if not isinstance(entries, list) or not entries:
         raise ConfigError(f"published={path}: holds no list: write  - {{name: X, metrics: {{CIDEr: 1.13}}, source: Y}}")
 
     published = []
     for number, entry in enumerate(entries, start=1):
-        published.append(_read_entry(f"published={path}: entry {number}", entry))
+        where = f"published={path}: entry {number}"
+        published.append(_read_entry(where, entry))
     return published
 
 
@@ -77,41 +79,55 @@ def _read_entry(where: str, entry: object) -> Published:
     Raises:
         ConfigError: If the entry is wrong.
     """
+    all_keys = ", ".join(_KEYS)
     if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: is {type(entry).__name__}, no mapping of {', '.join(_KEYS)}")
+        kind = type(entry).__name__
+        raise ConfigError(f"{where}: is {kind}, no mapping of {all_keys}")
     # A misspelt key would otherwise be left out in silence.
     unknown = [printable(key) for key in entry if key not in _KEYS]
     if unknown:
-        raise ConfigError(f"{where}: {unknown[0]}: there is no such key: it has {', '.join(_KEYS)}")
+        raise ConfigError(f"{where}: {unknown[0]}: there is no such key: it has {all_keys}")
+
     for key in _TEXTS:
         if key in entry and not isinstance(entry[key], str):
-            raise ConfigError(f"{where}: {key}={printable(entry[key])}: must be a text")
+            value = printable(entry[key])
+            raise ConfigError(f"{where}: {key}={value}: must be a text")
     for key in ("name", "source"):
         if not entry.get(key):
             raise ConfigError(f"{where}: has no {key}: a published row names {key}")
 
+    return Published(
+        name=entry["name"],
+        metrics=_read_metrics(where, entry),
+        source=entry["source"],
+        tokenizer=entry.get("tokenizer"),
+        split=entry.get("split"),
+    )
+
+
+def _read_metrics(where: str, entry: Mapping) -> dict[str, float]:
+    """Return the figures of one published system by the metric's name.
+
+    Raises:
+        ConfigError: If there is none, or one is no number or none that its metric can have.
+    """
     metrics = mapping(entry, "metrics")
     figures = numbers(metrics)
     # `numbers` keeps finite numbers alone: one that it has left out is wrong.
     if not metrics or len(figures) < len(metrics):
-        raise ConfigError(f"{where}: metrics={printable(entry.get('metrics'))}: give numbers, as {{CIDEr: 1.13}}")
+        metrics_text = printable(entry.get("metrics"))
+        raise ConfigError(f"{where}: metrics={metrics_text}: give numbers, as {{CIDEr: 1.13}}")
 
     # Papers print x100 what `metrics.json` holds: a figure copied as it stands would be beyond the largest value.
     for name, value in figures.items():
         largest = _LARGEST.get(name, 1.0)
         if not 0 <= value <= largest:
+            metric_name = printable(name)
             raise ConfigError(
-                f"{where}: {printable(name)}={value}: lies between 0 and {largest:g} on pycocoevalcap's own scale, "
-                f"as metrics.json has it: a CIDEr of 113 is 1.13"
+                f"{where}: {metric_name}={value}: lies between 0 and {largest:g} on pycocoevalcap's own scale, as "
+                f"metrics.json has it: a CIDEr of 113 is 1.13"
             )
-
-    return Published(
-        name=entry["name"],
-        metrics={name: float(value) for name, value in figures.items()},
-        source=entry["source"],
-        tokenizer=entry.get("tokenizer"),
-        split=entry.get("split"),
-    )
+    return {name: float(value) for name, value in figures.items()}
 
 
 def check_comparable(
@@ -140,9 +156,13 @@ def check_comparable(
             for key in ("tokenizer", "split"):
                 theirs = getattr(system, key)
                 ours = judged.get(key)
-                if theirs is not None and ours is not None and theirs != ours:
+                is_known = theirs is not None and ours is not None
+                if is_known and theirs != ours:
+                    name = printable(system.name)
+                    their_value = printable(theirs)
+                    our_value = printable(ours)
                     raise ConfigError(
-                        f"published: {printable(system.name)} has {key}={printable(theirs)}, and {evaluation} of the "
-                        f"runs {key}={printable(ours)}: such figures do not compare: judge the runs by that, leave the "
-                        f"row out, or put it beside them all the same by mixed=true"
+                        f"published: {name} has {key}={their_value}, and {evaluation} of the runs {key}={our_value}: "
+                        f"such figures do not compare: judge the runs by that, leave the row out, or put it beside "
+                        f"them all the same by mixed=true"
                     )

@@ -33,7 +33,8 @@ def find_folders(words: Sequence[str]) -> list[Path]:
     for word in words:
         # A run that is named twice stays, since somebody asked for it; a pattern means what is new.
         if _is_pattern(word):
-            new_folders = [folder for folder in _matches(word) if folder.resolve() not in resolved_folders]
+            matching_folders = _matches(word)
+            new_folders = [folder for folder in matching_folders if folder.resolve() not in resolved_folders]
         else:
             new_folders = _named_runs(word)
 
@@ -59,9 +60,10 @@ def _named_runs(word: str) -> list[Path]:
 
     runs = _runs_of(folder)
     if not runs:
+        shown_path = printable(word)
         there = f"holds no {METRICS_FILE}" if folder.is_dir() else "no such folder"
         raise ConfigError(
-            f"runs={printable(word)}: {there}: give the folder of a run that has ended, of a sweep, or a pattern in "
+            f"runs={shown_path}: {there}: give the folder of a run that has ended, of a sweep, or a pattern in "
             f"quotes, as 'runs=[outputs/lr/*]'"
         )
     return runs
@@ -80,8 +82,9 @@ def _matches(word: str) -> list[Path]:
     for path in paths:
         runs += _runs_of(Path(path))
     if not runs:
+        shown_pattern = printable(word)
         among = f"none of its {len(paths)} matches holds a {METRICS_FILE}" if paths else "it matches nothing"
-        raise ConfigError(f"runs={printable(word)}: {among}: give the folders of runs that have ended")
+        raise ConfigError(f"runs={shown_pattern}: {among}: give the folders of runs that have ended")
     return runs
 
 

@@ -85,10 +85,11 @@ def flat(node: object, prefix: str = "") -> Iterator[tuple[str, object]]:
         return
 
     for name, value in node.items():
-        key = f"{prefix}.{name}".lstrip(".")
         if name == _TARGET:
-            yield f"{prefix}{_KIND}", str(value).rpartition(".")[2]
+            _, _, class_name = str(value).rpartition(".")
+            yield f"{prefix}{_KIND}", class_name
         else:
+            key = f"{prefix}.{name}".lstrip(".")
             yield from flat(value, key)
 
 
@@ -103,25 +104,37 @@ def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[s
         but: Further keys that are left out.
     """
     configs = [dict(flat(run.config)) for run in runs]
-    keys = dict.fromkeys(key for values_by_key in configs for key in values_by_key)
+    keys: dict[str, None] = {}
+    for values_by_key in configs:
+        keys.update(dict.fromkeys(values_by_key))
 
-    differing = []
+    keys_that_differ = []
     for key in keys:
         if key in but or key.startswith(_NO_SETTING):
             continue
         # As text, because lists cannot stand in a set.
         values = {repr(values_by_key.get(key)) for values_by_key in configs}
         if len(values) > 1:
-            differing.append(key)
+            keys_that_differ.append(key)
+    return _without_arguments(keys_that_differ)
 
+
+def _without_arguments(differing: Sequence[str]) -> list[str]:
+    """Return these keys without the arguments of each part of the model whose class is among them."""
     # Another class takes other arguments: the class stands for all of them.
-    arguments = []
+    prefixes = []
     for key in differing:
         if key.startswith("model.") and key.endswith(_KIND):
             part = key.removesuffix(_KIND)
-            arguments.append(f"{part}.")
-    hidden = tuple(arguments)
-    return [key for key in differing if key.endswith(_KIND) or not key.startswith(hidden)]
+            prefixes.append(f"{part}.")
+    prefixes_of_arguments = tuple(prefixes)
+
+    kept_keys = []
+    for key in differing:
+        is_argument = key.startswith(prefixes_of_arguments) and not key.endswith(_KIND)
+        if not is_argument:
+            kept_keys.append(key)
+    return kept_keys
 
 
 def value_at(run: JudgedRun, key: str) -> str:
@@ -154,13 +167,16 @@ def in_words(value: object) -> str:
 
 def labels(keys: Sequence[str]) -> list[str]:
     """Return a header for each key: its last part where no other key ends in it ("lr" for "optim.lr"), else the key."""
-    shortened = [key.removesuffix(_KIND).rpartition(".")[2] for key in keys]
+    last_parts = []
+    for key in keys:
+        _, _, last_part = key.removesuffix(_KIND).rpartition(".")
+        last_parts.append(last_part)
 
     # At the root of a configuration `_target_` has the key ".kind", of which nothing is left.
     headers = []
-    for short, key in zip(shortened, keys, strict=True):
-        is_clear = short != "" and shortened.count(short) == 1
-        headers.append(short if is_clear else key)
+    for last_part, key in zip(last_parts, keys, strict=True):
+        is_clear = last_part != "" and last_parts.count(last_part) == 1
+        headers.append(last_part if is_clear else key)
     return headers
 
 
@@ -178,25 +194,34 @@ def check_keys(what: str, keys: Sequence[str], runs: Sequence[JudgedRun]) -> Non
     """
     runs_without_config = [run.name for run in runs if not run.config]
     if keys and len(runs_without_config) == len(runs):
-        raise ConfigError(f"{what}={','.join(keys)}: {runs_without_config[0]} holds no config.yaml: leave out {what}=")
+        all_keys = ",".join(keys)
+        run_name = runs_without_config[0]
+        raise ConfigError(f"{what}={all_keys}: {run_name} holds no config.yaml: leave out {what}=")
 
     # A key that some runs have is enough: a value of "-" tells the others apart.
-    all_keys = (key for run in runs for key, _ in flat(run.config))
-    known_keys = list(dict.fromkeys(all_keys))
+    keys_of_runs = (key for run in runs for key, _ in flat(run.config))
+    known_keys = list(dict.fromkeys(keys_of_runs))
     for key in keys:
         if key in known_keys:
             continue
+
         hint = "look into a config.yaml"
         similar_keys = _similar_keys(key, known_keys)
         if similar_keys:
-            hint = f"did you mean {printable(', '.join(similar_keys))}?"
-        raise ConfigError(f"{what}={printable(key)}: no run's config.yaml has this key: {hint}")
+            listed_keys = printable(", ".join(similar_keys))
+            hint = f"did you mean {listed_keys}?"
+        unknown_key = printable(key)
+        raise ConfigError(f"{what}={unknown_key}: no run's config.yaml has this key: {hint}")
 
 
 def _similar_keys(key: str, known_keys: Sequence[str]) -> list[str]:
     """Return up to three keys that were probably meant: first those that end in the key, at last those below it."""
     # People leave out the beginning: "lr" for "optim.lr".
-    same_end = [name for name in known_keys if name.rpartition(".")[2] == key]
+    same_end = []
+    for name in known_keys:
+        _, _, last_part = name.rpartition(".")
+        if last_part == key:
+            same_end.append(name)
     if same_end:
         return same_end[:3]
 
@@ -229,7 +254,11 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
     if not mixed:
         for setting in settings:
             _check_one_setting(setting, rows, over)
-    return sorted(settings, key=lambda setting: [_order(value) for value in setting.values])
+
+    def sort_key(setting: Setting) -> list[tuple[int, float, str]]:
+        return [_order(value) for value in setting.values]
+
+    return sorted(settings, key=sort_key)
 
 
 def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str]) -> None:
@@ -239,32 +268,36 @@ def _check_one_setting(setting: Setting, rows: Sequence[str], over: Sequence[str
         ConfigError: If the runs of the row are such.
     """
     of_row = f"the row {_pairs(rows, setting.values)}" if rows else "the one row"
-    others = differing_keys(setting.runs, [*rows, *over])
-    if others:
+    runs = setting.runs
+    further_keys = differing_keys(runs, [*rows, *over])
+    if further_keys:
         # One key with two of its values is enough to see which runs do not belong together.
-        key = others[0]
-        by_value = {value_at(run, key): run.name for run in setting.runs}
-        (value, run), (other, other_run), *_ = by_value.items()
+        key = further_keys[0]
+        run_of_value = {value_at(run, key): run.name for run in runs}
+        (value, run_name), (other, other_run), *_ = run_of_value.items()
+        listed_keys = ", ".join(further_keys[:3])
         raise ConfigError(
-            f"rows: {of_row} would be a mean of runs that differ in {', '.join(others[:3])} too ({value} in {run}, "
-            f"{other} in {other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
+            f"rows: {of_row} would be a mean of runs that differ in {listed_keys} too ({value} in {run_name}, {other} "
+            f"in {other_run}): name {key} in rows= or over=, leave some out, or average them by mixed=true"
         )
 
     run_of_values: dict[tuple[str, ...], str] = {}
-    for run in setting.runs:
+    for run in runs:
         values = tuple(value_at(run, key) for key in over)
         if values in run_of_values:
+            earlier_run = run_of_values[values]
             same = _pairs(over, values) or "the same values"
             raise ConfigError(
-                f"runs: {run_of_values[values]} and {run.name} are both of {same} in {of_row}: the same run twice has "
-                f"no spread: leave one out, or count both by mixed=true"
+                f"runs: {earlier_run} and {run.name} are both of {same} in {of_row}: the same run twice has no "
+                f"spread: leave one out, or count both by mixed=true"
             )
         run_of_values[values] = run.name
 
 
 def _pairs(keys: Sequence[str], values: Sequence[str]) -> str:
     """Return keys and values as "seed=1, optim.lr=0.001"."""
-    return ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+    pairs = zip(keys, values, strict=True)
+    return ", ".join(f"{key}={value}" for key, value in pairs)
 
 
 def _order(value: str) -> tuple[int, float, str]:

@@ -68,19 +68,23 @@ class Texts:
         if evaluation == OF_FILES:
             # Such a run names its files; they are read as such files alone, and their ids have to be the same.
             folder = run.folder
-            texts = Path(str(run.provenance.get("predictions", "")))
-            references = Path(str(run.provenance.get("references", "")))
+            texts = run.provenance.get("predictions", "")
+            references = run.provenance.get("references", "")
+            texts_file = Path(str(texts))
+            references_file = Path(str(references))
         else:
             folder = run.folder / "evaluations" / evaluation
-            texts = folder / ("captions.json" if is_caption else "answers.json")
-            references = folder / "references.json"
+            texts_file = folder / ("captions.json" if is_caption else "answers.json")
+            references_file = folder / "references.json"
 
-        self.texts: dict[str, str] = _read_if_there(texts, read_predictions if is_caption else read_answers)
+        read_texts = read_predictions if is_caption else read_answers
+        self.texts: dict[str, str] = _read_if_there(texts_file, read_texts)
         # Only captions have such a file; the references of answers stand in the gallery.
         self.references: dict[str, list[str]] = {}
         if is_caption:
-            self.references = _read_if_there(references, read_references)
-        self.cards = {card.id: card for card in read_cards(folder / "gallery.html")}
+            self.references = _read_if_there(references_file, read_references)
+        cards = read_cards(folder / "gallery.html")
+        self.cards = {card.id: card for card in cards}
 
 
 def _read_if_there(path: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
@@ -115,13 +119,14 @@ def _show(image: ImageDifference, first: Texts, second: Texts) -> Shown:
 
     # The references of an image may repeat each other.
     different_references = list(dict.fromkeys(references))
+    shown_references = different_references[:_MOST_REFERENCES]
     return Shown(
         difference=image,
         pictures=_pictures(cards),
         question=_cut(question),
         first=_text(image.id, first),
         second=_text(image.id, second),
-        references=[_cut(reference) for reference in different_references[:_MOST_REFERENCES]],
+        references=[_cut(reference) for reference in shown_references],
     )
 
 
@@ -144,14 +149,17 @@ def _pictures(cards: Sequence[GalleryCard]) -> list[str]:
     """Return the pictures of the first card that has some, each written anew."""
     # Both galleries show the same image: the pictures of one are enough.
     for card in cards:
-        written = [_written_anew(address) for address in card.addresses]
-        pictures = [picture for picture in written if picture is not None]
+        pictures = []
+        for address in card.addresses:
+            picture = _encode_again(address)
+            if picture is not None:
+                pictures.append(picture)
         if pictures:
             return pictures
     return []
 
 
-def _written_anew(address: str) -> str | None:
+def _encode_again(address: str) -> str | None:
     """Return a picture encoded again by us; None where it does not decode or is larger than galleries make them."""
     image = decode_picture(address)
     # A larger one is not of our galleries, and would make the page heavy.

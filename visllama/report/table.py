@@ -111,51 +111,50 @@ def build_table(
     """
     names = (column.evaluation for column in columns if column.evaluation is not None)
     evaluations = list(dict.fromkeys(names))
+
     judged: dict[str, dict[str, dict[str, object]]] = {}
     differing: dict[str, Differences] = {}
     for name in evaluations:
-        judged[name] = _conditions_of(runs, name)
-        different_conditions = check_alike(name, judged[name], mixed)
+        conditions_of_runs = _conditions_of(runs, name)
+        judged[name] = conditions_of_runs
+        different_conditions = check_alike(name, conditions_of_runs, mixed)
         if different_conditions:
             differing[name] = different_conditions
 
     # The runs were judged alike, or all is mixed: the first run stands for all.
-    for name in evaluations:
-        first = next(iter(judged[name].values()))
-        check_comparable(published, {name: first}, mixed)
+    for name, by_run in judged.items():
+        conditions_of_first = next(iter(by_run.values()))
+        check_comparable(published, {name: conditions_of_first}, mixed)
     if not mixed:
         _check_one_column(published, columns)
 
     # A row is a setting: the runs that differ in nothing but what they are averaged over.
     settings = group(runs, rows, over, mixed)
     headers_of_rows = labels(rows) or ["runs"]
-    table_rows = []
-    for setting in settings:
-        row = TableRow(
-            labels=list(setting.values) or ["all"],
-            runs=[run.name for run in setting.runs],
-            cells=_cells(setting, columns),
-        )
-        table_rows.append(row)
+    table_rows = [_row_of_setting(setting, columns) for setting in settings]
 
     # Runs that were judged differently stand beside each other only with the difference in sight.
+    is_one_evaluation = len(evaluations) == 1
     for name, values_by_condition in differing.items():
         for condition, values in values_by_condition.items():
-            header = condition if len(evaluations) == 1 else f"{name} {condition}"
+            header = condition if is_one_evaluation else f"{name} {condition}"
             headers_of_rows.append(header)
             for row in table_rows:
-                row.labels.append(_values_of_row(row, values))
+                label = _values_of_row(row, values)
+                row.labels.append(label)
 
     # After the columns of conditions have been added, so that published rows have as many labels as the others.
     for system in published:
         table_rows.append(_published_row(system, columns, len(headers_of_rows)))
 
+    notes = list(_notes(runs, judged, over, settings))
+    notes += _notes_on_published(published)
     return RunTable(
         labels=headers_of_rows,
         headers=headers(columns),
         columns=list(columns),
         rows=_with_best(table_rows, columns),
-        notes=[*_notes(runs, judged, over, settings), *_notes_on_published(published)],
+        notes=notes,
         mixed=differing,
     )
 
@@ -169,12 +168,16 @@ def _check_one_column(published: Sequence[Published], columns: Sequence[Column])
     for system in published:
         for metric in system.metrics:
             names = [column.name for column in columns if column.metric == metric]
-            if len(names) > 1:
-                raise ConfigError(
-                    f"published: {printable(system.name)} has {printable(metric)}, which several columns show "
-                    f"({printable(', '.join(names))}): choose one by columns= or evaluations=, or put it into all of "
-                    f"them by mixed=true"
-                )
+            if len(names) <= 1:
+                continue
+
+            row_name = printable(system.name)
+            metric_name = printable(metric)
+            listed_names = printable(", ".join(names))
+            raise ConfigError(
+                f"published: {row_name} has {metric_name}, which several columns show ({listed_names}): choose one by "
+                f"columns= or evaluations=, or put it into all of them by mixed=true"
+            )
 
 
 def _conditions_of(runs: Sequence[JudgedRun], evaluation: str) -> dict[str, dict[str, object]]:
@@ -183,14 +186,26 @@ def _conditions_of(runs: Sequence[JudgedRun], evaluation: str) -> dict[str, dict
     for run in runs:
         if evaluation in run.evaluations:
             content = run.evaluations[evaluation]
-            by_run[run.name] = {**conditions(content), NUM_RECORDS: content.get("n")}
+            of_run = conditions(content)
+            of_run[NUM_RECORDS] = content.get("n")
+            by_run[run.name] = of_run
     return by_run
 
 
 def _values_of_row(row: TableRow, values: Mapping[str, str]) -> str:
     """Return the different values that the runs of a row have; "-" where none has one."""
-    different_values = dict.fromkeys(values[run] for run in row.runs if run in values)
+    values_of_runs = [values[run] for run in row.runs if run in values]
+    different_values = dict.fromkeys(values_of_runs)
     return " / ".join(different_values) or "-"
+
+
+def _row_of_setting(setting: Setting, columns: Sequence[Column]) -> TableRow:
+    """Return the row of the runs of one setting."""
+    return TableRow(
+        labels=list(setting.values) or ["all"],
+        runs=[run.name for run in setting.runs],
+        cells=_cells(setting, columns),
+    )
 
 
 def _published_row(system: Published, columns: Sequence[Column], num_labels: int) -> TableRow:
@@ -198,10 +213,10 @@ def _published_row(system: Published, columns: Sequence[Column], num_labels: int
     cells = []
     # By the metric alone: a published figure names no evaluation of ours.
     for column in columns:
+        values = []
         if column.metric in system.metrics:
-            cells.append(Cell([system.metrics[column.metric]]))
-        else:
-            cells.append(Cell([]))
+            values.append(system.metrics[column.metric])
+        cells.append(Cell(values))
 
     empty_labels = [""] * (num_labels - 1)
     return TableRow(labels=[system.name, *empty_labels], runs=[], cells=cells, is_published=True)
@@ -212,19 +227,24 @@ def _cells(setting: Setting, columns: Sequence[Column]) -> list[Cell]:
     # Not each run has each figure: a mean is over those that have it, and the table says over how many.
     for column in columns:
         values = [column.value_of(run) for run in setting.runs]
-        cells.append(Cell([value for value in values if value is not None]))
+        measured_values = [value for value in values if value is not None]
+        cells.append(Cell(measured_values))
     return cells
 
 
 def _with_best(rows: Sequence[TableRow], columns: Sequence[Column]) -> list[TableRow]:
     """Mark the best cell of each column, where there is more than one to choose from."""
-    # The best of one row alone would say nothing.
     best: list[float | None] = []
     for place, column in enumerate(columns):
         means = [row.cells[place].mean for row in rows]
         measured_means = [value for value in means if value is not None]
+        # The best of one row alone would say nothing.
+        if len(measured_means) <= 1:
+            best.append(None)
+            continue
+
         choose = max if column.is_higher_better else min
-        best.append(choose(measured_means) if len(measured_means) > 1 else None)
+        best.append(choose(measured_means))
 
     marked_rows = []
     for row in rows:
@@ -245,38 +265,53 @@ def _notes(
     """Yield how the figures were made, in sentences."""
     for name, by_run in judged.items():
         conditions_of_runs = list(by_run.values())
-        parts = []
-        # A condition that the runs do not share is a column of the table instead.
-        for key, words in _NOTED_CONDITIONS.items():
-            value = shared_text(key, conditions_of_runs)
-            if value:
-                parts.append(words.format(value))
-        parts.append(_num_records(conditions_of_runs))
-        yield f"{name}: {', '.join(parts)}."
+        description = _describe(conditions_of_runs)
+        yield f"{name}: {description}."
 
-        if any(of_run.get("task") == "caption" for of_run in conditions_of_runs):
+        tasks = [of_run.get("task") for of_run in conditions_of_runs]
+        if "caption" in tasks:
             yield "Metrics of captions are x100."
 
     # More than one revision is shown, not refused: most changes of the code touch no score.
-    revisions = list(dict.fromkeys(run.revision or "not known" for run in runs))
-    legend = " (+: with changes)" if any("+" in revision for revision in revisions) else ""
-    yield f"git {', '.join(revisions)}{legend}."
+    revisions = dict.fromkeys(run.revision or "not known" for run in runs)
+    listed_revisions = ", ".join(revisions)
+    legend = " (+: with changes)" if "+" in listed_revisions else ""
+    yield f"git {listed_revisions}{legend}."
 
     if any(len(setting.runs) > 1 for setting in settings):
-        yield f"Mean and standard deviation over {', '.join(over)}; n is the number of runs."
+        keys = ", ".join(over)
+        yield f"Mean and standard deviation over {keys}; n is the number of runs."
+
+
+def _describe(conditions_of_runs: Sequence[Conditions]) -> str:
+    """Return the conditions that all runs of an evaluation share, and on how many records they were judged, as text."""
+    parts = []
+    # A condition that the runs do not share is a column of the table instead.
+    for key, words in _NOTED_CONDITIONS.items():
+        value = shared_text(key, conditions_of_runs)
+        if value:
+            parts.append(words.format(value))
+
+    parts.append(_num_records(conditions_of_runs))
+    return ", ".join(parts)
 
 
 def _num_records(conditions_of_runs: Sequence[Conditions]) -> str:
     """Return on how many records the runs were judged, in words; all counts where they differ."""
-    counts = [of_run.get(NUM_RECORDS) for of_run in conditions_of_runs]
-    known_counts = {count for count in counts if isinstance(count, int | float) and is_number(count)}
+    known_counts = set()
+    for of_run in conditions_of_runs:
+        count = of_run.get(NUM_RECORDS)
+        if isinstance(count, int | float) and is_number(count):
+            known_counts.add(count)
     if not known_counts:
         return "an unknown number of images"
 
     # More than one count is a warning to the reader: the scores are of different records.
     texts = [f"{count:,}" for count in sorted(known_counts)]
-    has_answers = any(of_run.get("task") == "vqa" for of_run in conditions_of_runs)
-    return f"{' or '.join(texts)} {'answers' if has_answers else 'images'}"
+    numbers = " or ".join(texts)
+    tasks = [of_run.get("task") for of_run in conditions_of_runs]
+    noun = "answers" if "vqa" in tasks else "images"
+    return f"{numbers} {noun}"
 
 
 def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:

@@ -66,10 +66,12 @@ def assemble(config: ReportConfig) -> Report:
             judged under different conditions or on different images, or if they lack what is asked for.
     """
     words = names(config.runs) or []
-    runs = read_runs(find_folders(words))
+    folders = find_folders(words)
+    runs = read_runs(folders)
     if len(runs) < 2:
+        typed_runs = ",".join(words)
         raise ConfigError(
-            f"runs={','.join(words)}: is one run, {runs[0].folder}: give another one beside it, as 'runs=[A,B]', or a "
+            f"runs={typed_runs}: is one run, {runs[0].folder}: give another one beside it, as 'runs=[A,B]', or a "
             f"pattern in quotes that matches several"
         )
 
@@ -97,7 +99,8 @@ def _asks_for_table(config: ReportConfig) -> bool:
     """Return whether a key is given that makes a table of two runs too."""
     if config.format != "text":
         return True
-    return any(getattr(config, key) is not None for key in _OF_TABLES)
+    values = [getattr(config, key) for key in _OF_TABLES]
+    return any(value is not None for value in values)
 
 
 def _build_table(config: ReportConfig, runs: Sequence[JudgedRun]) -> RunTable:
@@ -119,7 +122,8 @@ def _build_table(config: ReportConfig, runs: Sequence[JudgedRun]) -> RunTable:
     else:
         check_keys("rows", rows, runs)
 
-    columns = find_columns(runs, names(config.columns), names(config.evaluations))
+    names_of_columns = names(config.columns)
+    columns = find_columns(runs, names_of_columns, names(config.evaluations))
     published = read_published(Path(config.published)) if config.published else []
     return build_table(runs, rows, over, columns, published, config.mixed)
 
@@ -154,13 +158,16 @@ def report(config: ReportConfig, assembled: Report) -> dict[str, Any]:
         content |= table_as_json(table)
         file_names += _write_table(config, table, folder)
     else:
-        content |= _write_comparisons(config, assembled, folder, curves_path if has_curves else None)
+        shown_curves = curves_path if has_curves else None
+        content |= _write_comparisons(config, assembled, folder, shown_curves)
         file_names.append("report.html, which shows what changed most")
     write_json(folder / "report.json", content | {"provenance": provenance()})
 
-    say(f"Wrote {folder}: {', '.join(file_names)}")
+    listed_files = ", ".join(file_names)
+    say(f"Wrote {folder}: {listed_files}")
     if table is not None:
-        example = shlex.quote(f"runs=[{runs[0].folder},{runs[1].folder}]")
+        first, second, *_ = runs
+        example = shlex.quote(f"runs=[{first.folder},{second.folder}]")
         say(f"Two of them, image by image:  visllama report {example}")
     return content
 
@@ -213,13 +220,13 @@ def _write_comparisons(
             texts_of_second = Texts(second, scored.pair.second, scored.task)
             pictured = ids_with_pictures([texts_of_first, texts_of_second])
             # Chosen by whether a picture is there, because a card without one tells little.
-            changed = most_changed(comparison, config.num_pictures, pictured)
+            changed_images = most_changed(comparison, config.num_pictures, pictured)
 
             show_step(f"{name}: pictures")
-            images_on_page[name] = show(changed, texts_of_first, texts_of_second)
+            images_on_page[name] = show(changed_images, texts_of_first, texts_of_second)
 
         comparisons[name] = comparison
-        content[name] = as_json(comparison, changed)
+        content[name] = as_json(comparison, changed_images)
         say(comparison_table(comparison))
 
     write_page(folder / "report.html", assembled.runs, comparisons, images_on_page, curves)

@@ -79,19 +79,14 @@ def build_assembly(config: TrainConfig) -> Assembly:
     # Sources first: reading a folder is fast, and the model needs transformers, whose import takes seconds.
     sources = config.data.sources
     train = build_sources(sources, "train", config.plugins)
-    val = build_sources(sources, "val", config.plugins) if config.trainer.val_check_interval else {}
+    val: dict[str, Source] = {}
+    if config.trainer.val_check_interval:
+        val = build_sources(sources, "val", config.plugins)
 
     check_faults(train, config.data.max_bad_fraction)
     num_items = sum(count_items(source) for source in train.values())
     num_steps = count_steps(config, num_items)
-
-    order = Order(
-        {name: source.shard_items for name, source in train.items()},
-        {name: node.get("weight", 1.0) for name, node in sources.items()},
-        config.stage.global_batch_size,
-        config.seed,
-        config.data.window_shards,
-    )
+    order = _build_order(config, train)
 
     # Opened now, so that a missing file is found before the training.
     judged_on = config.judged_on if config.judge else {}
@@ -106,27 +101,44 @@ def build_assembly(config: TrainConfig) -> Assembly:
     # The connector draws its first weights here.
     torch.manual_seed(config.seed)
     device = torch.device("meta") if config.check_only else nullcontext()
+    models_folder = config.paths["models"]
     with device:
-        model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=config.paths["models"])
+        model = build_model(parts, config.stage.trainable, plugins=config.plugins, models=models_folder)
 
     if config.loss is not None:
         model.token_loss = build(config.loss, config.plugins)
-    check_positions(model, config.stage.max_text_tokens, config.decoding.get("max_new_tokens", 0))
+    max_new_tokens = config.decoding.get("max_new_tokens", 0)
+    check_positions(model, config.stage.max_text_tokens, max_new_tokens)
 
     text = text_settings(config, model)
     report_bare_captions(config, train)
 
     # A template that cannot be used is refused before the training, and not at the judging after it.
     for name, evaluation in judged_on.items():
-        if evaluation["template"] is not None:
-            template_at(f"evaluation.{name}", evaluation["template"], model)
+        template = evaluation["template"]
+        if template is not None:
+            template_at(f"evaluation.{name}", template, model)
 
     initial = None
     if config.init_from:
-        initial = read_description(Path(config.init_from))
-        check_tensors(model, Path(config.init_from), initial)
+        folder = Path(config.init_from)
+        initial = read_description(folder)
+        check_tensors(model, folder, initial)
 
     return Assembly(parts, model, text, initial, train, val, order, judged, num_steps)
+
+
+def _build_order(config: TrainConfig, sources: Mapping[str, Source]) -> Order:
+    """Build the order in which a run draws the items of its training sources.
+
+    Args:
+        config: The configuration of the run.
+        sources: The training sources, by the names that `config.data.sources` gives them.
+    """
+    data = config.data
+    items_of_shards = {name: source.shard_items for name, source in sources.items()}
+    weights = {name: node.get("weight", 1.0) for name, node in data.sources.items()}
+    return Order(items_of_shards, weights, config.stage.global_batch_size, config.seed, data.window_shards)
 
 
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
@@ -148,16 +160,19 @@ def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None
             continue
 
         faults = source.faults
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(faults.items()))
+        counts = sorted(faults.items())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in counts)
 
         num_bad = sum(faults.values())
-        fraction = num_bad / (num_bad + len(source))
+        num_readable = len(source)
+        fraction = num_bad / (num_bad + num_readable)
         if fraction > max_bad_fraction:
             first_faults = "; ".join(islice(source.tell_faults(), 3))
+            allowed_fraction = f"{fraction + 0.01:.2f}"
             raise ConfigError(
-                f"data.sources.{name}: beside {len(source):,} records, {num_bad:,} places in its tars cannot be read "
+                f"data.sources.{name}: beside {num_readable:,} records, {num_bad:,} places in its tars cannot be read "
                 f"({reasons}): {first_faults}. visllama prepare source=shards from={source.path} check_only=true lists "
-                f"them all; data.max_bad_fraction={fraction + 0.01:.2f} trains on the others"
+                f"them all; data.max_bad_fraction={allowed_fraction} trains on the others"
             )
 
         if num_bad:
@@ -187,9 +202,11 @@ def report_bare_captions(config: TrainConfig, sources: Mapping[str, Source]) -> 
 
     if bare_sources:
         template_name = template if isinstance(template, str) else "{...}"
+        listed_sources = ", ".join(bare_sources)
+        first_source = bare_sources[0]
         say(
-            f"stage.template={template_name} is not written around the captions of {', '.join(bare_sources)}:",
-            f"they have no prompt (data.sources.{bare_sources[0]}.prompt=TEXT).",
+            f"stage.template={template_name} is not written around the captions of {listed_sources}:",
+            f"they have no prompt (data.sources.{first_source}.prompt=TEXT).",
         )
 
 
@@ -213,7 +230,9 @@ def model_parts(config: TrainConfig) -> dict[str, dict]:
         arguments = dict(part)
         target = arguments.pop("_target_")
         module_name, _, kind = target.rpartition(".")
-        if part_class(role, kind, config.plugins) is not class_of_target(role, target, config.plugins):
+        class_by_kind = part_class(role, kind, config.plugins)
+        class_by_target = class_of_target(role, target, config.plugins)
+        if class_by_kind is not class_by_target:
             raise ConfigError(
                 f"model.{role}._target_={target}: another class is called {kind} too: rename it, or give the very "
                 f"module as plugins=[{module_name}]"
@@ -277,13 +296,14 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
     if num_positions is None:
         return
 
+    num_image_tokens = model.num_image_tokens
     limits = {"stage.max_text_tokens": max_text_tokens, "decoding.max_new_tokens": max_new_tokens}
     for key, num_tokens in limits.items():
-        longest = sample_length(1, model.num_image_tokens, num_tokens)
+        longest = sample_length(1, num_image_tokens, num_tokens)
         if longest > num_positions:
             raise ConfigError(
-                f"{key}={num_tokens} and model.connector.num_image_tokens={model.num_image_tokens} make samples of up "
-                f"to {longest} tokens, and the language model has {num_positions} positions: lower one of them"
+                f"{key}={num_tokens} and model.connector.num_image_tokens={num_image_tokens} make samples of up to "
+                f"{longest} tokens, and the language model has {num_positions} positions: lower one of them"
             )
 
 

@@ -10,19 +10,28 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from visllama.model.visllama import VisLlama, trained_buffers
 
 
-def copy_buffers(model: VisLlama) -> dict[str, Tensor]:
-    """Return copies of the buffers of the model's trained parts that a checkpoint holds, by name, on their devices."""
-    return {name: buffer.clone() for name, buffer in trained_buffers(model).items()}
+def copy_buffers(model: VisLlama) -> dict[str, Shaped[Tensor, "*_"]]:
+    """Return copies of the buffers of the model's trained parts that a checkpoint holds, by name, on their devices.
+
+    The buffers may have any shapes and dtypes.
+    """
+    buffers = trained_buffers(model)
+    return {name: buffer.clone() for name, buffer in buffers.items()}
 
 
 @torch.no_grad()
-def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Bool[Tensor, ""], num_ranks: int) -> None:
+def settle_buffers(
+    model: VisLlama,
+    before: Mapping[str, Shaped[Tensor, "*_"]],
+    is_finite: Bool[Tensor, ""],
+    num_ranks: int,
+) -> None:
     """Set the buffers of a model's trained parts, in place, to the values that all ranks go on with.
 
     These are the first rank's values after the step's forward passes, or, if the step was not taken, those from before
@@ -45,11 +54,14 @@ def settle_buffers(model: VisLlama, before: Mapping[str, Tensor], is_finite: Boo
 
 def _broadcast(tensors: list[Tensor]) -> None:
     """Send the first rank's values to all ranks, whatever their dtypes, in one message."""
-    sizes = [tensor.nbytes for tensor in tensors]
-    message = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in tensors])
+    as_bytes = [tensor.reshape(-1).view(torch.uint8) for tensor in tensors]
+    message = torch.cat(as_bytes)
     dist.broadcast(message, src=0)
 
-    for tensor, part in zip(tensors, message.split(sizes), strict=True):
+    sizes = [tensor.nbytes for tensor in tensors]
+    parts = message.split(sizes)
+    for tensor, part in zip(tensors, parts, strict=True):
         # A part of the message may begin at any byte, and a view of a wider dtype may not.
         aligned = part.clone()
-        tensor.copy_(aligned.view(tensor.dtype).view(tensor.shape))
+        values = aligned.view(tensor.dtype).view(tensor.shape)
+        tensor.copy_(values)

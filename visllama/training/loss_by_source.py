@@ -42,21 +42,26 @@ class LossBySource:
         """
         indices = [self.names.index(name) for name in sources]
         columns = torch.tensor(indices, device=self.sums.device)
+
         losses = token_loss_by_sample(logits.detach(), labels, self.token_loss)
-        num_targets = (labels[:, 1:] != IGNORE_INDEX).sum(1)
+        is_target = labels[:, 1:] != IGNORE_INDEX
+        num_targets = is_target.sum(1)
 
-        by_sample = torch.stack([losses, num_targets])
-        self.sums.index_add_(1, columns, by_sample.to(self.sums.dtype))
+        by_sample = torch.stack([losses, num_targets]).to(self.sums.dtype)
+        self.sums.index_add_(1, columns, by_sample)
 
-    def means(self, over_ranks: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    def means(self, over_ranks: Callable[[Float[Tensor, "2 S"]], Float[Tensor, "2 S"]]) -> dict[str, float]:
         """Return the mean loss of a supervised token by the source's name, over all that was added on all ranks.
 
         Sources without supervised tokens are left out. The sums stay as they are. All ranks have to call it together.
 
         Args:
-            over_ranks: A function that returns the sum of a tensor over ranks.
+            over_ranks: A function that returns the sum over all ranks of a tensor of the S sources: their losses in the
+                first row, their numbers of supervised tokens in the second.
         """
-        losses, counts = over_ranks(self.sums).tolist()
+        sums = over_ranks(self.sums)
+        losses, counts = sums.tolist()
+
         means = {}
         for name, loss, count in zip(self.names, losses, counts, strict=True):
             if count:

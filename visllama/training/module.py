@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -122,12 +123,14 @@ class VisLlamaModule(pl.LightningModule):
 
         # Samples that cannot be read are counted by `BadRecords`, which ends a run with too many of them.
         if num_targets == 0 and self.num_unread == 0:
+            first_keys = ", ".join(step["keys"][:5])
             raise ConfigError(
-                f"step {batch_idx}: none of its samples has a supervised token ({', '.join(step['keys'][:5])}): raise "
+                f"step {batch_idx}: none of its samples has a supervised token ({first_keys}): raise "
                 f"stage.max_text_tokens, which may have cut their responses, or stage.global_batch_size"
             )
 
-        is_logged = self._is_logged(self.trainer.global_step + 1)
+        next_step = self.trainer.global_step + 1
+        is_logged = self._is_logged(next_step)
         self._by_source = self._loss_by_source() if is_logged else None
 
         # Gradients of all micro-batches but the last stay on their rank; with the last they are summed over ranks.
@@ -137,7 +140,8 @@ class VisLlamaModule(pl.LightningModule):
                 loss = loss + self._backward(batch, num_targets, sources)
 
         batch, sources = rounds[-1]
-        loss = self._over_ranks(loss + self._backward(batch, num_targets, sources))
+        loss = loss + self._backward(batch, num_targets, sources)
+        loss = self._over_ranks(loss)
 
         self._update(loss)
         self._log_step(loss, num_targets)
@@ -164,25 +168,18 @@ class VisLlamaModule(pl.LightningModule):
             of its samples. All ranks get the same number of micro-batches, since each forward and backward may be a
             collective: a rank that has fewer than another, or none, gets dummies.
         """
-        reasons = [fault[1] for fault in step["faults"] if fault is not None]
-        counts = _Counts(
-            num_targets=step["num_targets"],
-            num_samples=step["num_samples"],
-            num_bad=len(reasons),
-            num_unread=len(reasons) - reasons.count("no_target"),
-            num_tokens=step["num_tokens"],
-            num_images=step["num_images"],
-        )
-
-        num_rounds = len(step["micro_batches"])
+        counts = _count(step)
+        rounds = list(zip(step["micro_batches"], step["sources"], strict=True))
+        num_rounds = len(rounds)
         most_rounds = num_rounds
 
         if self.trainer.world_size > 1:
             # One message for all numbers.
             gathered = connected(self.trainer).strategy.gather([num_rounds, *counts])
-            most_rounds = max(of_rank[0] for of_rank in gathered)
-            columns = zip(*(of_rank[1:] for of_rank in gathered), strict=True)
-            counts = _Counts(*(sum(column) for column in columns))
+            rounds_of_ranks, *columns = zip(*gathered, strict=True)
+            most_rounds = max(rounds_of_ranks)
+            sums = [sum(column) for column in columns]
+            counts = _Counts(*sums)
 
         self.num_samples = counts.num_samples
         self.num_bad = counts.num_bad
@@ -190,11 +187,11 @@ class VisLlamaModule(pl.LightningModule):
         self.num_tokens = counts.num_tokens
         self.num_images = counts.num_images
 
-        rounds = list(zip(step["micro_batches"], step["sources"], strict=True))
         dummy_round: tuple[Batch, list[str]] = (step["dummy"], [])
-        return counts.num_targets, rounds + [dummy_round] * (most_rounds - num_rounds)
+        num_missing = most_rounds - num_rounds
+        return counts.num_targets, rounds + [dummy_round] * num_missing
 
-    def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Tensor:
+    def _backward(self, batch: Batch, num_targets: int, sources: Sequence[str]) -> Float[Tensor, ""]:
         """Run a micro-batch forward and backward, which adds its gradients, and return its part of the step's loss.
 
         Args:
@@ -220,17 +217,18 @@ class VisLlamaModule(pl.LightningModule):
     def _is_logged(self, step: int) -> bool:
         return step <= 1 or step % connected(self.trainer).log_every_n_steps == 0
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Float[Tensor, ""]) -> None:
         """Clip the gradients, take the step if loss and gradients are finite, and move the schedule on either way.
 
         Args:
             loss: The loss of the step over all ranks.
         """
         optimizer = optimizer_of(self)
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
         # Without a bound the call only returns the norm.
-        norm = nn.utils.clip_grad_norm_(trained, self.optim["clip_norm"] or float("inf"))
+        bound = self.optim["clip_norm"] or float("inf")
+        norm = nn.utils.clip_grad_norm_(parameters, bound)
 
         # Under FSDP each rank has its part of the norm.
         self.gradient_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -242,9 +240,10 @@ class VisLlamaModule(pl.LightningModule):
             settle_buffers(self.model, self._buffers_before, self.is_finite, self.trainer.world_size)
 
         optimizer.zero_grad()
-        cast(LambdaLR, self.lr_schedulers()).step()
+        schedule = cast(LambdaLR, self.lr_schedulers())
+        schedule.step()
 
-    def _log_step(self, loss: Tensor, num_targets: int) -> None:
+    def _log_step(self, loss: Float[Tensor, ""], num_targets: int) -> None:
         if not self._is_logged(self.trainer.global_step):
             return
 
@@ -253,7 +252,8 @@ class VisLlamaModule(pl.LightningModule):
         self.log("train/target_tokens", float(num_targets))
 
         if self._by_source:
-            for name, mean in self._by_source.means(self._over_ranks).items():
+            means = self._by_source.means(self._over_ranks)
+            for name, mean in means.items():
                 self.log(f"train/loss/{name}", mean)
 
     def on_validation_epoch_start(self) -> None:
@@ -267,7 +267,7 @@ class VisLlamaModule(pl.LightningModule):
 
         Args:
             step: This rank's share of a validation batch.
-            batch_idx: The number of the batch, which is not used.
+            batch_idx: The number of the batch, which Lightning gives and nothing here reads.
         """
         _, rounds = self._agree(step)
 
@@ -292,7 +292,8 @@ class VisLlamaModule(pl.LightningModule):
         self.log("val/loss", total / count, rank_zero_only=True)
 
         if self._by_source:
-            for name, mean in self._by_source.means(self._over_ranks).items():
+            means = self._by_source.means(self._over_ranks)
+            for name, mean in means.items():
                 self.log(f"val/loss/{name}", mean, rank_zero_only=True)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -318,22 +319,44 @@ class VisLlamaModule(pl.LightningModule):
             # Loggers number their rows by this count. Lightning saves it one too low, and adds one when it goes on,
             # unless the step was saved at its validation.
             num_batches = checkpoint["global_step"]
-            if last["total"]["completed"] < last["total"]["processed"]:
+            totals = last["total"]
+            if totals["completed"] < totals["processed"]:
                 num_batches -= 1
-            fit["epoch_loop.state_dict"]["_batches_that_stepped"] = num_batches
+            loop_state = fit["epoch_loop.state_dict"]
+            loop_state["_batches_that_stepped"] = num_batches
 
         # Lightning trains no more once `max_epochs` epochs, here one, are processed.
-        fit["epoch_progress"]["current"]["processed"] = 0
-        fit["epoch_progress"]["current"]["completed"] = 0
+        epochs = fit["epoch_progress"]["current"]
+        epochs["processed"] = 0
+        epochs["completed"] = 0
 
-    def _over_ranks(self, tensor: Tensor) -> Tensor:
+    def _over_ranks(self, tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Return the sum of a tensor over all ranks, which call this together; with one rank the tensor itself."""
         if self.trainer.world_size == 1:
             return tensor
-        return cast(Tensor, self.trainer.strategy.reduce(tensor, reduce_op="sum"))
+        total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        return cast(Tensor, total)
 
     def _no_sync(self) -> AbstractContextManager[None]:
         """Return a context manager in which a backward adds gradients up on this rank, and exchanges none."""
         strategy = self.trainer.strategy
         # The strategy of one device has no such method.
-        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
+        if not hasattr(strategy, "block_backward_sync"):
+            return nullcontext()
+        return strategy.block_backward_sync()
+
+
+def _count(step: Step) -> _Counts:
+    """Return the counts of one rank's Step."""
+    reasons = [fault[1] for fault in step["faults"] if fault is not None]
+    num_bad = len(reasons)
+    num_without_target = reasons.count("no_target")
+
+    return _Counts(
+        num_targets=step["num_targets"],
+        num_samples=step["num_samples"],
+        num_bad=num_bad,
+        num_unread=num_bad - num_without_target,
+        num_tokens=step["num_tokens"],
+        num_images=step["num_images"],
+    )

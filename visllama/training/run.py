@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -160,28 +160,40 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
 
     for name, value in seconds.items():
         metrics["train"][name] = round(value, 1)
-    metrics["provenance"] = provenance(
+    metrics["provenance"] = _provenance_of(config, assembly, trainer.world_size)
+    write_json(folder / "metrics.json", metrics)
+    write_index(folder)
+
+    _print_end(config, folder, seconds)
+    return metrics
+
+
+def _provenance_of(config: TrainConfig, assembly: Assembly, num_ranks: int) -> dict:
+    """Return the `provenance` entry of a training's metrics.json."""
+    return provenance(
         seed=config.seed,
         precision=find_precision(config.trainer.precision, config.trainer.accelerator),
         overrides=invocation().overrides,
         model=assembly.parts,
         init_from=config.init_from,
-        num_ranks=trainer.world_size,
+        num_ranks=num_ranks,
         plugins=config.plugins,
     )
-    write_json(folder / "metrics.json", metrics)
-    write_index(folder)
 
-    times = [f"{name.removesuffix('_seconds')} {value:.0f} s" for name, value in seconds.items()]
-    lines = [
-        ", ".join(times),
-        f"Wrote {folder}: weights/ metrics.json; index.html shows and links all",
-    ]
+
+def _print_end(config: TrainConfig, folder: Path, seconds: Mapping[str, float]) -> None:
+    """Print how long the parts of a run took, which files it wrote, and the command that judges it again."""
+    times = []
+    for name, value in seconds.items():
+        part = name.removesuffix("_seconds")
+        times.append(f"{part} {value:.0f} s")
+
+    lines = [", ".join(times), f"Wrote {folder}: weights/ metrics.json; index.html shows and links all"]
     if config.evaluation:
-        again = shlex.join(evaluate_overrides(config, folder))
-        lines.append(f"Judge it again, or elsewhere:  visllama evaluate {again}")
+        words = evaluate_overrides(config, folder)
+        command = shlex.join(["visllama", "evaluate", *words])
+        lines.append(f"Judge it again, or elsewhere:  {command}")
     say(*lines)
-    return metrics
 
 
 def _fit(
@@ -221,7 +233,8 @@ def _judge(config: TrainConfig, assembly: Assembly, maker: SampleMaker, folder: 
 
 def _find_frozen_dtype(config: TrainConfig) -> torch.dtype:
     """Return the dtype in which the run loads weights that do not train."""
-    return frozen_dtype(find_precision(config.trainer.precision, config.trainer.accelerator))
+    precision = find_precision(config.trainer.precision, config.trainer.accelerator)
+    return frozen_dtype(precision)
 
 
 def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
@@ -234,7 +247,8 @@ def cast_unloaded(model: VisLlama, dtype: torch.dtype) -> None:
         dtype: The dtype of frozen parts; a trained part gets it, or fp32 if that is wider.
     """
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(part_dtype(model, part_of(name), dtype))
+        dtype_of_part = part_dtype(model, part_of(name), dtype)
+        parameter.data = parameter.data.to(dtype_of_part)
 
 
 def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaStrategy) -> Callable[[], None]:
@@ -368,27 +382,32 @@ def evaluate_overrides(config: TrainConfig, folder: Path) -> list[str]:
         folder: The run's folder, in which `weights/` lies.
     """
     running = invocation()
-    typed = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
-    keys = {key_of(word) for word in typed}
+    typed_words = [word for word in running.overrides if word.lstrip("+~").startswith(_OF_EVALUATE)]
+    typed_keys = {key_of(word) for word in typed_words}
 
     words = [override("weights", folder / "weights")]
+    evaluations = list(config.evaluation)
     # The embedded world is the default of `evaluate`.
-    if "evaluation" not in keys and list(config.evaluation) != ["scenes_caption"]:
-        words.append(f"evaluation=[{','.join(config.evaluation)}]")
+    if "evaluation" not in typed_keys and evaluations != ["scenes_caption"]:
+        listed = ",".join(evaluations)
+        words.append(f"evaluation=[{listed}]")
 
     for name, evaluation in config.evaluation.items():
+        source = evaluation.source
         as_rival = config.judged_on.get(f"{name}_{SELECTING}")
-        source = evaluation.source if as_rival is None else as_rival["source"]
-        # A rival in a sweep is judged on validation: test is for the best job alone.
-        if as_rival is not None and evaluation.split != SELECTING:
-            words.append(f"evaluation.{name}.split={SELECTING}")
+        if as_rival is not None:
+            source = as_rival["source"]
+            # A rival in a sweep is judged on validation: test is for the best job alone.
+            if evaluation.split != SELECTING:
+                words.append(f"evaluation.{name}.split={SELECTING}")
 
         for key in ("path", "val_path", "val_fraction"):
             full_key = f"evaluation.{name}.source.{key}"
-            if source.get(key) and full_key not in keys:
-                words.append(override(full_key, source[key]))
+            value = source.get(key)
+            if value and full_key not in typed_keys:
+                words.append(override(full_key, value))
 
-    return [*running.options, *words, *typed]
+    return [*running.options, *words, *typed_words]
 
 
 def build_trainer(
@@ -499,16 +518,26 @@ def training_facts(trainer: pl.Trainer, config: TrainConfig) -> dict[str, object
         if seen.counts:
             facts[name] = dict(seen.counts)
 
-    # Points remember values from before a resume too; the trainer has the newest ones.
-    points = find_callback(trainer, Curves).points
-    logged = {name: values[-1][1] for name, values in points.items()}
-    logged |= {name: float(value) for name, value in trainer.callback_metrics.items()}
-    for name, value in logged.items():
+    for name, value in _last_figures(trainer).items():
         # A step whose loss is not finite was not taken, and log.txt names it.
         if "/loss" in name and math.isfinite(value):
             facts[name] = value
 
     return facts
+
+
+def _last_figures(trainer: pl.Trainer) -> dict[str, float]:
+    """Return the last value of each figure that was logged, also before a resume, by the figure's name."""
+    figures = {}
+    # Points remember values from before a resume too; the trainer has the newest ones.
+    points_of_figures = find_callback(trainer, Curves).points
+    for name, points in points_of_figures.items():
+        _, last_value = points[-1]
+        figures[name] = last_value
+
+    for name, value in trainer.callback_metrics.items():
+        figures[name] = float(value)
+    return figures
 
 
 def find_callback(trainer: pl.Trainer, kind: type[T]) -> T:

@@ -58,13 +58,13 @@ def test_a_rank_that_was_told_takes_all_along(tmp_path, trainer, own, hook, caps
     getattr(saving, hook)(trainer)
     assert not trainer.saved
     if own:
-        preemption.tell(preemption.TOLD)
+        preemption.tell(preemption.LEAVE)
     else:
         trainer.others = [preemption.REQUEUE]
     with pytest.raises(preemption.Preempted) as left:
         getattr(saving, hook)(trainer)
     assert trainer.saved == [name_of(5)] and left.value.code == 143
-    assert left.value.what == (preemption.TOLD if own else preemption.REQUEUE)
+    assert left.value.what == (preemption.LEAVE if own else preemption.REQUEUE)
     assert "saved at step 5. It goes on by:  visllama train resume=RUN" in capsys.readouterr().out
 
 

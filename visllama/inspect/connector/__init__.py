@@ -1,1 +1,1 @@
-"""What a trained connector says of pictures: its vectors as tokens, and what is lost without each."""
+"""Inspect a trained connector: read its image vectors as tokens, and measure what captions lose without each vector."""

@@ -44,7 +44,7 @@ class AblationScore:
 
     @property
     def is_sure(self) -> bool:
-        """Whether the difference is told from zero: its interval lies wholly above or wholly below zero."""
+        """Whether the interval of the difference lies wholly above or wholly below zero."""
         low, high = self.interval
         return low > 0 or high < 0
 
@@ -103,12 +103,13 @@ class AblatedReader:
         # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
         device = self.model.markers.device
-        written = []
+        ids_of_captions = []
         for start in range(0, len(self.samples), size):
-            batch = self.captioner.collator.generation_batch(self.samples[start : start + size])
+            rows_of_batch = slice(start, start + size)
+            batch = self.captioner.collator.generation_batch(self.samples[rows_of_batch])
             input_ids = batch["input_ids"].to(device)
             attention_mask = batch["attention_mask"].to(device)
-            embeds = self.model.splice(input_ids, image_embeds[start : start + size].to(device))
+            embeds = self.model.splice(input_ids, image_embeds[rows_of_batch].to(device))
 
             if kept is not None:
                 # Not by the mask: where `[eoi]` is the last position, the model would write on from what it says.
@@ -120,17 +121,17 @@ class AblatedReader:
                 attention_mask = attention_mask[is_read].unflatten(0, rows)
 
             ids = self.model.write_on(embeds, attention_mask, **self.captioner.decoding)
-            written += ids.tolist()
-        return written
+            ids_of_captions += ids.tolist()
+        return ids_of_captions
 
-    def texts(self, written: list[list[int]]) -> list[str]:
+    def texts(self, ids_of_captions: list[list[int]]) -> list[str]:
         """Return captions as texts of one line, without special tokens.
 
         Args:
-            written: The token ids of each caption, as `write` returns them.
+            ids_of_captions: The token ids of each caption, as `write` returns them.
         """
-        decoded = self.captioner.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in decoded]
+        captions = self.captioner.tokenizer.batch_decode(ids_of_captions, skip_special_tokens=True)
+        return [" ".join(caption.split()) for caption in captions]
 
 
 def score_ablations(
@@ -153,7 +154,7 @@ def score_ablations(
         references: The reference captions of each picture, by its id.
     """
     scorer = CaptionScorer(references)
-    written: dict[Ablation, WrittenCaptions] = {}
+    captions_of: dict[Ablation, WrittenCaptions] = {}
     with bars() as progress:
         task = progress.add_task("captions", total=len(ablations))
         for ablation in ablations:
@@ -161,14 +162,14 @@ def score_ablations(
 
             image_embeds, kept = changed_inputs(ablation, shown)
             ids = reader.write(image_embeds, kept)
-            written[ablation] = _score(scorer, keys, reader.texts(ids), ids)
+            captions_of[ablation] = _score(scorer, keys, reader.texts(ids), ids)
             progress.advance(task)
 
     # Compared only now, when all baselines are written.
-    whole = written[Ablation(WHOLE)]
+    whole = captions_of[Ablation(WHOLE)]
     scores = []
-    for ablation, captions in written.items():
-        baseline = written[Ablation(ablation.baseline)]
+    for ablation, captions in captions_of.items():
+        baseline = captions_of[Ablation(ablation.baseline)]
         scores.append(_compare(ablation, captions, baseline, whole))
     return AblationResults(scores, whole)
 
@@ -180,14 +181,16 @@ def _score(
     ids: list[list[int]],
 ) -> WrittenCaptions:
     """Return captions with their CIDEr, in the order of the pictures."""
-    scores = scorer.score(dict(zip(keys, captions, strict=True)), ("CIDEr",))
+    caption_by_key = dict(zip(keys, captions, strict=True))
+    scores = scorer.score(caption_by_key, ("CIDEr",))
 
     # The scorer has an order of its own.
-    by_key = dict(zip(scores.ids, scores.metrics["CIDEr"].per_image, strict=True))
+    ciders = scores.metrics["CIDEr"].per_image
+    cider_by_key = dict(zip(scores.ids, ciders, strict=True))
     return WrittenCaptions(
         captions=captions,
         ids=ids,
-        cider=np.array([by_key[key] for key in keys]),
+        cider=np.array([cider_by_key[key] for key in keys]),
         mean_cider=scores.values["CIDEr"],
     )
 
@@ -203,7 +206,8 @@ def _compare(
     difference = captions.cider - baseline.cider
     intervals = bootstrap_intervals({"difference": mean_metric(difference)})
 
-    is_changed = [caption != of_whole for caption, of_whole in zip(captions.captions, whole.captions, strict=True)]
+    pairs = zip(captions.captions, whole.captions, strict=True)
+    is_changed = [caption != of_whole for caption, of_whole in pairs]
     return AblationScore(
         ablation=ablation,
         cider=captions.mean_cider,

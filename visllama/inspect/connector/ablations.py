@@ -60,9 +60,9 @@ class Ablation:
 
 def place_name(vectors: Sequence[int]) -> str:
     """Return the numbers of neighbouring vectors as a text: "4" for `(4,)`, "9-16" for `(9, 10, ..., 16)`."""
-    if len(vectors) == 1:
-        return str(vectors[0])
-    return f"{vectors[0]}-{vectors[-1]}"
+    first = vectors[0]
+    last = vectors[-1]
+    return f"{first}" if len(vectors) == 1 else f"{first}-{last}"
 
 
 def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
@@ -83,7 +83,11 @@ def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
         size = math.ceil(num_vectors / _MOST_GROUPS)
 
     places = range(1, num_vectors + 1)
-    return [tuple(places[start : start + size]) for start in range(0, num_vectors, size)]
+    groups = []
+    for start in range(0, num_vectors, size):
+        group = places[start : start + size]
+        groups.append(tuple(group))
+    return groups
 
 
 def list_ablations(groups: Sequence[tuple[int, ...]]) -> list[Ablation]:
@@ -128,13 +132,13 @@ def changed_inputs(
         return whole, is_read
 
     # What is left is ALL_FROZEN, or one of the two kinds that freeze some vectors.
-    chosen = [place - 1 for place in ablation.vectors]
+    indices = [place - 1 for place in ablation.vectors]
     is_frozen = torch.ones(num_vectors, dtype=torch.bool)
     if ablation.kind == FROZEN:
         is_frozen[:] = False
-        is_frozen[chosen] = True
+        is_frozen[indices] = True
     elif ablation.kind == ALONE:
-        is_frozen[chosen] = False
+        is_frozen[indices] = False
 
     # The mean is one set of vectors, which stands in for those of each picture.
     return torch.where(is_frozen[:, None], whole.mean(0), whole), None

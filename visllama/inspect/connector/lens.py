@@ -105,12 +105,13 @@ class Lens:
         if self._norm is None or self._head is None:
             return None
 
+        vocabulary_size = len(self.embeddings)
         parts = []
         for part in vectors.split(_VECTORS_AT_ONCE):
             normed = self._norm(part.to(self._head.weight))
             logits = self._head(normed)
             # The head may have more outputs than there are tokens.
-            probabilities = logits[:, : len(self.embeddings)].float().softmax(-1)
+            probabilities = logits[:, :vocabulary_size].float().softmax(-1)
             parts.append(probabilities.topk(self._num_tokens))
         return _joined(parts)
 
@@ -119,7 +120,8 @@ class Lens:
 
         The mark of a space before a word (`▁`, `Ġ`) stays.
         """
-        return [readable(token) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
+        tokens = self.tokenizer.convert_ids_to_tokens(list(ids))
+        return [readable(token) for token in tokens]
 
     def named(self, top: TopTokens, row: int) -> ScoredTokens:
         """Return the best tokens of one vector as pairs (token, score), best first; scores have four decimals.
@@ -128,9 +130,10 @@ class Lens:
             top: The best tokens of several vectors, as `nearest` and `unembed` return them.
             row: The index of the vector among them, counted from 0.
         """
-        names = self.names(top.ids[row].tolist())
-        scores = [round(score, 4) for score in top.scores[row].tolist()]
-        return list(zip(names, scores, strict=True))
+        ids = top.ids[row].tolist()
+        scores = top.scores[row].tolist()
+        rounded_scores = [round(score, 4) for score in scores]
+        return list(zip(self.names(ids), rounded_scores, strict=True))
 
     @property
     def _num_tokens(self) -> int:

@@ -61,8 +61,9 @@ def choose_source(config: InspectConfig) -> Chosen:
     """
     assert config.weights is not None, "without weights there is no connector to look at"
     read_description(Path(config.weights))
+    sources = judged_sources(evaluations(config), config.plugins)
     # `check_inspect` has seen to it that there is exactly one.
-    ((name, source),) = judged_sources(evaluations(config), config.plugins).items()
+    ((name, source),) = sources.items()
     return Chosen(name, source)
 
 
@@ -101,9 +102,11 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     model.to(device).eval()
 
     # Prompts and decoding are those of the evaluation, so that its CIDEr is the one that is explained.
-    maker = sample_maker(model, TextSettings.from_dict(description["text"]))
+    text = TextSettings.from_dict(description["text"])
+    maker = sample_maker(model, text)
     maker = maker.as_judged(evaluation.get("prompt"), evaluation.get("template"))
-    captioner = Captioner(maker, config.decoding | evaluation["decoding"], evaluation["batch_size"])
+    decoding = config.decoding | evaluation["decoding"]
+    captioner = Captioner(maker, decoding, evaluation["batch_size"])
     # Before any work: a decoding longer than the model's positions would fail at the first caption.
     captioner.check_room(model, pictures.records, f"evaluation.{pictures.name}: ")
 
@@ -125,10 +128,13 @@ def inspect_connector(config: InspectConfig, chosen: Chosen) -> ConnectorStudy:
     _print_study(study)
     if not config.check_only:
         # The page shows the pixels that the model has seen, which `look` does not return.
-        samples = make_samples(maker, pictures.records[: config.samples])
+        shown_records = pictures.records[: config.samples]
+        samples = make_samples(maker, shown_records)
         _write(study, samples, config)
-    command = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
-    say(f"Judge it whole:  {shlex.join(command)}")
+
+    words = ["visllama", "evaluate", f"weights={config.weights}", f"evaluation=[{pictures.name}]"]
+    command = shlex.join(words)
+    say(f"Judge it whole:  {command}")
     return study
 
 
@@ -159,7 +165,9 @@ def look(
 
     groups = vector_groups(model.num_image_tokens, has_patches(model))
     ablations = list_ablations(groups)
-    say(f"{pictures.name}: captions of {len(samples)} pictures, {len(ablations)} times")
+    num_samples = len(samples)
+    num_ablations = len(ablations)
+    say(f"{pictures.name}: captions of {num_samples} pictures, {num_ablations} times")
 
     reader = AblatedReader(model, captioner, samples)
     with torch.autocast(model.markers.device.type, torch.bfloat16, enabled=is_mixed):
@@ -178,16 +186,19 @@ def look(
     vector_study = VectorStudy(embeds[WHOLE], lens, references)
     markers = model.markers.detach()
     nearest_to_markers = lens.nearest(markers)
+    boi_tokens = lens.named(nearest_to_markers, 0)
+    eoi_tokens = lens.named(nearest_to_markers, 1)
     norms = norm_quantiles(embeds[WHOLE], markers, lens.embeddings)
 
+    shown_samples = samples[:num_shown]
     return ConnectorStudy(
         about=about,
         findings=find(results.scores, vector_study.vectors, norms),
         ablations=results.scores,
         vectors=vector_study.vectors,
-        markers={"boi": lens.named(nearest_to_markers, 0), "eoi": lens.named(nearest_to_markers, 1)},
+        markers={"boi": boi_tokens, "eoi": eoi_tokens},
         norms=norms,
-        pictures=_shown_pictures(model, captioner, pictures, samples[:num_shown], results, vector_study),
+        pictures=_shown_pictures(model, captioner, pictures, shown_samples, results, vector_study),
     )
 
 
@@ -203,7 +214,7 @@ def _shown_pictures(
     whole = results.whole
     end_ids = captioner.decoding["eos_token_id"]
 
-    shown = []
+    shown_pictures = []
     for number, sample in enumerate(samples):
         # A forward pass over picture and caption, with attention that can be read: too slow for all pictures.
         attention = attention_of_words(model, sample, whole.ids[number], end_ids)
@@ -217,8 +228,8 @@ def _shown_pictures(
             words=attention.words,
             attention=[_rounded(row) for row in attention.shares.tolist()],
         )
-        shown.append(picture)
-    return shown
+        shown_pictures.append(picture)
+    return shown_pictures
 
 
 def _rounded(shares: Sequence[float]) -> list[float]:
@@ -231,10 +242,10 @@ def _print_study(study: ConnectorStudy) -> None:
     about = study.about
     kind = about["connector"]["kind"]
 
-    say(
-        f"\nWhat the {about['num_image_tokens']} vectors of {kind} say, over {about['n']} pictures of "
-        f"{about['evaluation']}\n"
-    )
+    num_vectors = about["num_image_tokens"]
+    num_pictures = about["n"]
+    evaluation = about["evaluation"]
+    say(f"\nWhat the {num_vectors} vectors of {kind} say, over {num_pictures} pictures of {evaluation}\n")
 
     for finding in study.findings:
         say(textwrap.fill(finding, 78, initial_indent="- ", subsequent_indent="  "))

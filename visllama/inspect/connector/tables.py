@@ -45,21 +45,24 @@ def loss_table(study: ConnectorStudy) -> Table:
     A row has the difference where the vector is removed, the difference where it is held at its mean over the pictures,
     and the CIDEr where all other vectors are. It has at most 16 rows: those whose removal costs most.
     """
-    removed = study.of_kind(REMOVED)
-    frozen = study.of_kind(FROZEN)
+    removed_scores = study.of_kind(REMOVED)
+    frozen_scores = study.of_kind(FROZEN)
     alone = study.of_kind(ALONE)
 
     # The three kinds list the same vectors in the same order: one index is one row of all.
     table = _table("vector", "removed", "95% interval", "at its mean", "95% interval", "alone")
 
-    for row in _shown(removed):
+    for row in _shown(removed_scores):
+        removed_score = removed_scores[row]
+        frozen_score = frozen_scores[row]
+        alone_score = alone[row]
         table.add_row(
-            place_name(removed[row].ablation.vectors),
-            signed(removed[row].difference),
-            interval(removed[row]),
-            signed(frozen[row].difference),
-            interval(frozen[row]),
-            cider(alone[row].cider),
+            place_name(removed_score.ablation.vectors),
+            signed(removed_score.difference),
+            interval(removed_score),
+            signed(frozen_score.difference),
+            interval(frozen_score),
+            cider(alone_score.cider),
         )
     return table
 
@@ -74,25 +77,28 @@ def vectors_table(study: ConnectorStudy) -> Table:
     for header, width in (("nearest", 13), ("unembedding", 15), ("names", 20)):
         table.add_column(header, overflow="ellipsis", no_wrap=True, width=width)
 
-    removed = study.of_kind(REMOVED)
+    removed_scores = study.of_kind(REMOVED)
     shown_places: set[int] = set()
-    for row in _shown(removed):
-        shown_places.update(removed[row].ablation.vectors)
+    for row in _shown(removed_scores):
+        shown_places.update(removed_scores[row].ablation.vectors)
 
     # A row of the other tables may stand for several vectors: these may be too many together.
     shown_vectors = [facts for facts in study.vectors if facts.vector in shown_places]
     for facts in shown_vectors[:MOST_ROWS]:
         words = facts.nearest.words
-        named = [f"{word.word} {word.right}/{word.times}" for word in words.named[:_SHOWN_WORDS]]
+        nearest = _first(facts.nearest)
+        unembedding = "" if facts.unembedding is None else _first(facts.unembedding)
+        named_words = [f"{word.word} {word.right}/{word.times}" for word in words.named[:_SHOWN_WORDS]]
         cells = [
+            str(facts.vector),
             f"{facts.norm:.1f}",
             f"{facts.varies:.0%}",
             f"{words.own:.0%}/{words.other:.0%}",
-            _first(facts.nearest),
-            "" if facts.unembedding is None else _first(facts.unembedding),
-            ", ".join(named),
+            escape(nearest),
+            escape(unembedding),
+            escape(", ".join(named_words)),
         ]
-        table.add_row(str(facts.vector), *[escape(cell) for cell in cells])
+        table.add_row(*cells)
     return table
 
 
@@ -115,7 +121,8 @@ def notes(study: ConnectorStudy) -> str:
 def _shown(scores: Sequence[AblationScore]) -> list[int]:
     """Return the indices of the (at most 16) scores with the largest loss, in ascending order."""
     # The most negative difference is the largest loss.
-    ranked = sorted(range(len(scores)), key=lambda row: scores[row].difference)
+    rows = range(len(scores))
+    ranked = sorted(rows, key=lambda row: scores[row].difference)
     return sorted(ranked[:MOST_ROWS])
 
 

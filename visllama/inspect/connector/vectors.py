@@ -150,12 +150,14 @@ class VectorStudy:
             number: The picture's index in `image_embeds`, counted from 0.
         """
         # The rows of `flat` that are this picture's.
-        rows = range(number * self._num_vectors, (number + 1) * self._num_vectors)
+        first_row = number * self._num_vectors
+        rows = range(first_row, first_row + self._num_vectors)
 
         nearest = [self.lens.named(self._nearest, row) for row in rows]
         if self._unembedded is None:
             return PictureReading(nearest, None)
-        return PictureReading(nearest, [self.lens.named(self._unembedded, row) for row in rows])
+        unembedding = [self.lens.named(self._unembedded, row) for row in rows]
+        return PictureReading(nearest, unembedding)
 
     def _reading(self, top: TopTokens, k: int) -> TokenReading:
         """Return the tokens of the vector of index `k` (from 0), summed up over all pictures.
@@ -168,11 +170,12 @@ class VectorStudy:
         ids = top.ids.unflatten(0, by_picture)[:, k]
         first_scores = top.scores.unflatten(0, by_picture)[:, k, 0]
 
+        num_pictures, num_tokens = ids.shape
         first_ids = Counter(ids[:, 0].tolist())
         # As many tokens as a picture's reading has: the token that is first may be another one in each picture.
-        most_common = first_ids.most_common(ids.shape[1])
+        most_common = first_ids.most_common(num_tokens)
         names = self.lens.names(token for token, _ in most_common)
-        shares = [count / len(ids) for _, count in most_common]
+        shares = [count / num_pictures for _, count in most_common]
 
         spoken = [self._spoken(row) for row in ids.tolist()]
         return TokenReading(
@@ -194,10 +197,12 @@ def variance_shares(vectors: Float[Tensor, "N K D"]) -> Float[Tensor, " K"]:
     A vector that is the same in all pictures, also one of zeros, has 0.
     """
     # Variance and mean square are summed over the D components: the share is of the vector as a whole.
-    variance = (vectors - vectors.mean(0)).square().sum(-1).mean(0)
+    mean = vectors.mean(0)
+    variance = (vectors - mean).square().sum(-1).mean(0)
     mean_square = vectors.square().sum(-1).mean(0)
     # A vector of zeros would be divided by zero.
-    return variance / mean_square.clamp(min=torch.finfo(vectors.dtype).tiny)
+    smallest = torch.finfo(vectors.dtype).tiny
+    return variance / mean_square.clamp(min=smallest)
 
 
 def norm_quantiles(
@@ -212,15 +217,18 @@ def norm_quantiles(
         markers: The vector of `[boi]`, then that of `[eoi]`.
         embeddings: The input embeddings of all V tokens, as `Lens.embeddings` holds them.
     """
+    norms_of_images = image_embeds.float().norm(dim=-1)
+    norms_of_text = embeddings.norm(dim=-1)
     boi, eoi = markers.float().norm(dim=-1).tolist()
     return {
         "quantiles": list(QUANTILES),
-        "image_vectors": _quantiles(image_embeds.float().norm(dim=-1)),
-        "text_embeddings": _quantiles(embeddings.norm(dim=-1)),
+        "image_vectors": _quantiles(norms_of_images),
+        "text_embeddings": _quantiles(norms_of_text),
         "boi": boi,
         "eoi": eoi,
     }
 
 
-def _quantiles(norms: Tensor) -> list[float]:
-    return np.quantile(norms.cpu().numpy(), QUANTILES).tolist()
+def _quantiles(norms: Float[Tensor, "*_"]) -> list[float]:
+    in_main_memory = norms.cpu().numpy()
+    return np.quantile(in_main_memory, QUANTILES).tolist()

@@ -72,8 +72,12 @@ class ReferenceWords:
     def __init__(self, references: Sequence[Sequence[str]]) -> None:
         self.words = [words_of(captions) for captions in references]
         # A picture counts once for a word, however many of its captions have it.
-        counts = Counter(word for words in self.words for word in words)
-        self._base = {word: count / len(self.words) for word, count in counts.items()}
+        counts: Counter[str] = Counter()
+        for words in self.words:
+            counts.update(words)
+
+        num_pictures = len(self.words)
+        self._base = {word: count / num_pictures for word, count in counts.items()}
 
     def match(self, spoken: Sequence[set[str]]) -> WordMatch:
         """Return how often the tokens of one vector are words of the pictures' references, and which words these are.
@@ -94,7 +98,8 @@ class ReferenceWords:
         other /= num_others
 
         # Picture by picture, so that the interval is of a paired difference.
-        intervals = bootstrap_intervals({"difference": mean_metric(own - other)})
+        difference = mean_metric(own - other)
+        intervals = bootstrap_intervals({"difference": difference})
         return WordMatch(
             own=float(own.mean()),
             other=float(other.mean()),
@@ -115,20 +120,26 @@ class ReferenceWords:
             times.update(word for word in spoken_words if word in self._base)
             right.update(spoken_words & words)
 
-        tested = []
+        chances_of_words = []
         for word, count in times.items():
-            chance = binomial_tail(right[word], count, self._base[word])
-            tested.append((chance, NamedWord(word, right[word], count, self._base[word])))
+            base = self._base[word]
+            named_word = NamedWord(word, right[word], count, base)
+            chance = binomial_tail(right[word], count, base)
+            chances_of_words.append((chance, named_word))
 
-        sure = [(chance, named) for chance, named in tested if chance < _LEVEL / len(tested)]
-        sure.sort()
-        return [named for _, named in sure[:_MOST_NAMED]]
+        sure_words = []
+        for chance, named_word in chances_of_words:
+            if chance < _LEVEL / len(chances_of_words):
+                sure_words.append((chance, named_word))
+        sure_words.sort()
+        return [named_word for _, named_word in sure_words[:_MOST_NAMED]]
 
 
 def _meets(spoken: Sequence[set[str]], references: Sequence[set[str]]) -> Float[np.ndarray, " pictures"]:
     """Return for each picture 1.0 where one of its `spoken` words is in its entry of `references`, otherwise 0.0."""
     pairs = zip(spoken, references, strict=True)
-    return np.array([not spoken_words.isdisjoint(words) for spoken_words, words in pairs], dtype=float)
+    meets = [not spoken_words.isdisjoint(words) for spoken_words, words in pairs]
+    return np.array(meets, dtype=float)
 
 
 def words_of(captions: Sequence[str]) -> set[str]:
@@ -144,5 +155,8 @@ def binomial_tail(right: int, times: int, base: float) -> float:
 
     This is the p-value of a one-sided binomial test.
     """
-    probabilities = (comb(times, k) * base**k * (1 - base) ** (times - k) for k in range(right, times + 1))
+    probabilities = []
+    for k in range(right, times + 1):
+        num_orders = comb(times, k)
+        probabilities.append(num_orders * base**k * (1 - base) ** (times - k))
     return sum(probabilities)

@@ -21,7 +21,7 @@ _FEW = 10_000
 """The least number of training samples of which a share is taken: a share of fewer says little."""
 _FEW_OF_VALIDATION = 200
 """The least number of validation samples of which a share is taken: one bad record of a few does not end a run."""
-_MOST_TOLD = 100
+_MOST_NAMED = 100
 """How many masked records are named in the log."""
 _log = logging.getLogger("visllama")
 
@@ -44,8 +44,9 @@ class _Seen:
 
     def describe(self) -> str:
         """Return the end of an error message: the counts, the last masked sample, and what to do about them."""
-        counted = ", ".join(f"{name} {count}" for name, count in self.counts.most_common())
-        return f"({counted}); the last: {self.last}. Mend the data, or raise it to go on"
+        counts = [f"{name} {count}" for name, count in self.counts.most_common()]
+        listed_counts = ", ".join(counts)
+        return f"({listed_counts}); the last: {self.last}. Mend the data, or raise it to go on"
 
     def longest_run(self, step: Step) -> int:
         """Return the largest number of masked samples in a row on this rank that reaches into a Step; update the count.
@@ -143,21 +144,25 @@ class BadRecords(Callback):
                 own_faults.append((key, *fault))
 
         gathered = gather_objects(trainer, (num_in_a_row, own_faults))
-        num_in_a_row = max(longest for longest, _ in gathered)
-        faults = [fault for _, faults_of_rank in gathered for fault in faults_of_rank]
+        faults = []
+        for num_of_rank, faults_of_rank in gathered:
+            num_in_a_row = max(num_in_a_row, num_of_rank)
+            faults += faults_of_rank
 
         # A run over bad data would fill the log.
-        num_left_to_tell = max(0, _MOST_TOLD - seen.counts.total())
-        for key, _, reason, detail in faults[:num_left_to_tell]:
+        num_left = max(0, _MOST_NAMED - seen.counts.total())
+        for key, _, reason, detail in faults[:num_left]:
             _log.warning("%s: the record %s is masked: %s: %s", when, key, reason, detail)
-        seen.counts.update(f"{source}/{reason}" for _, source, reason, _ in faults)
+        names = [f"{source}/{reason}" for _, source, reason, _ in faults]
+        seen.counts.update(names)
 
         last_key, *_, last_detail = faults[-1]
         seen.last = f"{last_key}: {last_detail}"
         if num_in_a_row >= self.max_consecutive:
+            description = seen.describe()
             raise ConfigError(
                 f"data.max_consecutive_bad={self.max_consecutive}: {when}, {num_in_a_row} records one after the other "
-                f"cannot be read {seen.describe()}"
+                f"cannot be read {description}"
             )
         self._check_share(seen, when, max(seen.num_samples, _FEW))
 
@@ -174,9 +179,10 @@ class BadRecords(Callback):
         """
         num_bad = seen.counts.total()
         if num_bad > self.max_fraction * num_samples:
+            description = seen.describe()
             raise ConfigError(
                 f"data.max_bad_fraction={self.max_fraction}: {when}, {num_bad} of {seen.num_samples} samples cannot be "
-                f"read {seen.describe()}"
+                f"read {description}"
             )
 
     def state_dict(self) -> dict:

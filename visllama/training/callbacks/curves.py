@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Points = list[tuple[int, float]]
 """The values of one logged figure: pairs of a step and the value there."""
+_FrozenPoints = tuple[tuple[int, float], ...]
+"""The same pairs in tuples, which can be the key of a dictionary."""
 _CIDER = "val/CIDEr"
 _WIDE_RANGE = 30
 """The ratio of the largest to the least gradient norm from which on the axis is logarithmic."""
@@ -63,7 +65,8 @@ class Curves(Callback):
     def _remember(self, trainer: pl.Trainer, *prefixes: str) -> None:
         for name, value in trainer.callback_metrics.items():
             if name.startswith(prefixes):
-                self.points.setdefault(name, []).append((trainer.global_step, float(value)))
+                points = self.points.setdefault(name, [])
+                points.append((trainer.global_step, float(value)))
 
     @rank_zero_only
     def draw(self) -> None:
@@ -78,17 +81,20 @@ class Curves(Callback):
         panels = [_draw_losses, _draw_rates, _draw_norms, _draw_speed]
         if any(is_cider(name) for name in self.points):
             panels.append(_draw_cider)
-        num_rows = math.ceil(len(panels) / 2)
-        figure, grid = plt.subplots(num_rows, 2, figsize=(11, 3.6 * num_rows), layout="constrained", squeeze=False)
+        num_panels = len(panels)
+        num_rows = math.ceil(num_panels / 2)
+        size = (11, 3.6 * num_rows)
+        figure, grid = plt.subplots(num_rows, 2, figsize=size, layout="constrained", squeeze=False)
         places = list(grid.flat)
 
         for draw_panel, axes in zip(panels, places, strict=False):
             draw_panel(axes, self.points)
             axes.grid(alpha=0.3)
             axes.set(xlabel="step", xlim=(0, None))
-            if axes.get_legend_handles_labels()[0]:
+            handles, _ = axes.get_legend_handles_labels()
+            if handles:
                 axes.legend(fontsize="small")
-        for axes in places[len(panels) :]:
+        for axes in places[num_panels:]:
             axes.axis("off")
 
         with replacing(self.path) as temporary:
@@ -98,35 +104,23 @@ class Curves(Callback):
 
 def _draw_losses(axes: Axes, points: Mapping[str, Points]) -> None:
     """Draw the loss of each source in a colour of its own, that of training as a line and of validation dashed."""
-    for number, (source, kinds) in enumerate(sorted(losses_by_source(points).items())):
+    losses = sorted(losses_by_source(points).items())
+    for number, (source, kinds) in enumerate(losses):
         # The loss of all sources together stands out.
         width = 1 if source else 2
         color = f"C{number}"
         name = source or "loss"
         if "train" in kinds:
-            axes.plot(
-                *_columns(kinds["train"]),
-                color=color,
-                linewidth=width,
-                label=f"train {name}",
-                linestyle="-",
-            )
+            _plot(axes, kinds["train"], label=f"train {name}", color=color, linewidth=width)
         if "val" in kinds:
-            axes.plot(
-                *_columns(kinds["val"]),
-                color=color,
-                linewidth=width,
-                label=f"val {name}",
-                linestyle="--",
-                marker="o",
-            )
+            _plot(axes, kinds["val"], label=f"val {name}", color=color, linewidth=width, linestyle="--", marker="o")
 
     axes.set(ylabel="loss (nats a token)", title="Loss")
 
 
 def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
-    for label, values in equal_rates(points):
-        axes.plot(*_columns(values), label=label)
+    for label, rates in equal_rates(points):
+        _plot(axes, rates, label=label)
 
     axes.set(title="Learning rate", ylim=(0, None))
 
@@ -134,43 +128,50 @@ def _draw_rates(axes: Axes, points: Mapping[str, Points]) -> None:
 def _draw_norms(axes: Axes, points: Mapping[str, Points]) -> None:
     # The norm of a step that was not taken may not be finite.
     norms = points.get("train/gradient_norm", [])
-    values = [(step, value) for step, value in norms if math.isfinite(value)]
-    if values:
-        axes.plot(*_columns(values))
+    finite_norms = [(step, norm) for step, norm in norms if math.isfinite(norm)]
+    if finite_norms:
+        _plot(axes, finite_norms)
 
-    positive = [value for _, value in values if value > 0]
-    if positive and max(positive) > _WIDE_RANGE * min(positive):
-        axes.set_yscale("log")
+    positive = [norm for _, norm in finite_norms if norm > 0]
+    if positive:
+        smallest = min(positive)
+        largest = max(positive)
+        if largest > _WIDE_RANGE * smallest:
+            axes.set_yscale("log")
 
     axes.set(title="Gradient norm, before clipping", ylabel="L2 norm")
 
 
 def _draw_speed(axes: Axes, points: Mapping[str, Points]) -> None:
-    values = points.get("train/samples_per_second", [])
-    if values:
-        axes.plot(*_columns(values))
+    speeds = points.get("train/samples_per_second", [])
+    if speeds:
+        _plot(axes, speeds)
 
     axes.set(title="Throughput", ylabel="samples a second", ylim=(0, None))
 
 
 def _draw_cider(axes: Axes, points: Mapping[str, Points]) -> None:
     """Draw CIDEr as a thick line, and that of each control dashed."""
-    for name in sorted(filter(is_cider, points)):
+    names = [name for name in points if is_cider(name)]
+    for name in sorted(names):
         control = name.removeprefix(_CIDER).lstrip("/")
-        steps, values = _columns(points[name])
         if control:
-            axes.plot(steps, values, marker="o", label=control.replace("_", " "), linestyle="--")
+            label = control.replace("_", " ")
+            _plot(axes, points[name], label=label, linestyle="--", marker="o")
         else:
-            axes.plot(steps, values, marker="o", label="CIDEr", linewidth=2)
+            _plot(axes, points[name], label="CIDEr", linewidth=2, marker="o")
 
     axes.set(title="CIDEr at validations", ylabel="CIDEr")
 
 
-def _columns(points: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Return the steps and the values of points, as two lists."""
-    steps = [point[0] for point in points]
-    values = [point[1] for point in points]
-    return steps, values
+def _plot(axes: Axes, points: Iterable[tuple[float, float]], **style: Any) -> None:
+    """Draw points (pairs of a step and a value) as a line in a style of matplotlib's `plot`."""
+    steps = []
+    values = []
+    for step, value in points:
+        steps.append(step)
+        values.append(value)
+    axes.plot(steps, values, **style)
 
 
 def is_cider(name: str) -> bool:
@@ -193,12 +194,13 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
         kind, _, figure = name.partition("/")
         metric, _, source = figure.partition("/")
         if kind in ("train", "val") and metric == "loss":
-            losses.setdefault(source, {})[kind] = values
+            kinds = losses.setdefault(source, {})
+            kinds[kind] = values
 
     return losses
 
 
-def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple[int, float], ...]]]:
+def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, _FrozenPoints]]:
     """Yield the learning rates over the steps, where parts of the model with the same values are taken together.
 
     Args:
@@ -207,15 +209,17 @@ def equal_rates(points: Mapping[str, Points]) -> Iterator[tuple[str, tuple[tuple
     Yields:
         The names of the parts, joined by ", ", and their common pairs of step and value.
     """
-    parts_by_values: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    parts_by_values: dict[_FrozenPoints, list[str]] = {}
     for name in sorted(points):
-        if name.startswith("lr/"):
-            part = name.removeprefix("lr/").removesuffix("_no_decay")
-            # A resumed run reads its points as lists, which cannot be keys.
-            values = tuple((step, value) for step, value in points[name])
-            names = parts_by_values.setdefault(values, [])
-            if part not in names:
-                names.append(part)
+        if not name.startswith("lr/"):
+            continue
 
-    for values, names in parts_by_values.items():
-        yield ", ".join(names), values
+        part = name.removeprefix("lr/").removesuffix("_no_decay")
+        # A resumed run reads its points as lists, which cannot be keys.
+        values = tuple((step, value) for step, value in points[name])
+        parts = parts_by_values.setdefault(values, [])
+        if part not in parts:
+            parts.append(part)
+
+    for values, parts in parts_by_values.items():
+        yield ", ".join(parts), values

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from jaxtyping import Bool
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
@@ -86,18 +87,21 @@ class NonFinite(Callback):
         gathered = gather_objects(trainer, step.keys)
         keys = [key for keys_of_rank in gathered for key in keys_of_rank]
         num_more = len(keys) - _MOST_KEYS
-        named = ", ".join(keys[:_MOST_KEYS])
+        named_keys = ", ".join(keys[:_MOST_KEYS])
         if num_more > 0:
-            named += f" and {num_more} more"
+            named_keys += f" and {num_more} more"
 
         _log.warning(
-            "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s", step.number, named
+            "step %d: its loss or a gradient is not finite, so it was not taken; its samples: %s",
+            step.number,
+            named_keys,
         )
 
         if self.in_a_row >= self.max_in_a_row:
             raise FloatingPointError(
                 f"trainer.max_skipped_steps={self.max_in_a_row}: so many steps in a row had a loss or gradient that is "
-                f"not finite; the last is {step.number} (optim.lr={self.lr}: try a lower rate). Its samples: {named}"
+                f"not finite; the last is {step.number} (optim.lr={self.lr}: try a lower rate). Its samples: "
+                f"{named_keys}"
             )
 
     def state_dict(self) -> dict:
@@ -118,11 +122,11 @@ class _UnreadStep(NamedTuple):
     """
 
     number: int
-    is_finite: Tensor | _CopiedFlag
+    is_finite: Bool[Tensor, ""] | _CopiedFlag
     keys: list[str]
 
 
-def _start_copy(flag: Tensor) -> Tensor | _CopiedFlag:
+def _start_copy(flag: Bool[Tensor, ""]) -> Bool[Tensor, ""] | _CopiedFlag:
     """Return a flag whose `item()` is its value; on CUDA a copy to the CPU is queued behind the GPU's other work."""
     if flag.device.type != "cuda":
         return flag
@@ -139,7 +143,7 @@ def _start_copy(flag: Tensor) -> Tensor | _CopiedFlag:
 class _CopiedFlag:
     """A flag on the CPU that is right once an event has happened."""
 
-    def __init__(self, flag: Tensor, event: torch.cuda.Event) -> None:
+    def __init__(self, flag: Bool[Tensor, ""], event: torch.cuda.Event) -> None:
         self.flag = flag
         self.event = event
 

@@ -31,8 +31,8 @@ class StepProgress(Callback):
         self._bars: Progress | None = None
         self._training: TaskID | None = None
         self._validation: TaskID | None = None
-        self._drawn = -math.inf
-        self._told = -math.inf
+        self._drawn_at = -math.inf
+        self._printed_at = -math.inf
 
     def on_train_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         self._started = time.perf_counter()
@@ -47,15 +47,23 @@ class StepProgress(Callback):
 
         # Not at each step: reading a figure waits for the GPU.
         if step % connected(trainer).log_every_n_steps == 0:
-            figures = trainer.callback_metrics
-            loss = f"loss {figures['train/loss']:.3f}"
-            # Of the parts' rates, the highest is shown.
-            rate = max(value for name, value in figures.items() if name.startswith("lr/"))
-            speed = f"{figures['train/samples_per_second']:.0f} samples/s"
-            left = f"{timedelta(seconds=round(self._seconds_left(trainer)))} left"
-            self._bars.update(self._training, figures=f"{loss}  {speed}  {left}")
-            self._tell(f"step {step} of {trainer.max_steps}: {loss}  lr {rate:.2e}  {speed}  {left}")
+            self._show_figures(trainer, self._bars, self._training)
         self._draw()
+
+    def _show_figures(self, trainer: pl.Trainer, progress: Progress, task: TaskID) -> None:
+        """Show the loss, speed and time left at a logged step: behind the bar, and as a line with the learning rate."""
+        figures = trainer.callback_metrics
+        # Of the parts' rates, the highest is shown.
+        rates = [value for name, value in figures.items() if name.startswith("lr/")]
+        highest_rate = max(rates)
+        seconds = round(self._seconds_left(trainer))
+
+        loss = f"loss {figures['train/loss']:.3f}"
+        rate = f"lr {highest_rate:.2e}"
+        speed = f"{figures['train/samples_per_second']:.0f} samples/s"
+        left = f"{timedelta(seconds=seconds)} left"
+        progress.update(task, figures=f"{loss}  {speed}  {left}")
+        self._tell(f"step {trainer.global_step} of {trainer.max_steps}: {loss}  {rate}  {speed}  {left}")
 
     def on_validation_start(self, trainer: pl.Trainer, *_: object, **__: object) -> None:
         num_batches = cast("list[int]", trainer.num_val_batches)
@@ -101,22 +109,23 @@ class StepProgress(Callback):
     def _tell(self, line: str) -> None:
         """Write a line to the log, and print it too if there is no terminal and no line was printed for ten seconds."""
         now = time.perf_counter()
-        if is_terminal() or now - self._told < _TELL_EVERY_S:
+        if is_terminal() or now - self._printed_at < _TELL_EVERY_S:
             log(line)
         else:
             say(line)
-            self._told = now
+            self._printed_at = now
 
     def _draw(self) -> None:
         assert self._bars is not None, "there is a bar to draw"
         now = time.perf_counter()
-        if now - self._drawn >= _DRAW_EVERY_S:
+        if now - self._drawn_at >= _DRAW_EVERY_S:
             self._bars.refresh()
-            self._drawn = now
+            self._drawn_at = now
 
     def _seconds_left(self, trainer: pl.Trainer) -> float:
         """Return the seconds that the remaining steps take, validations included, at this process's speed so far."""
         seconds = time.perf_counter() - self._started
         num_done = trainer.global_step - self._first_step
         num_left = trainer.max_steps - trainer.global_step
-        return seconds / num_done * num_left
+        seconds_a_step = seconds / num_done
+        return seconds_a_step * num_left

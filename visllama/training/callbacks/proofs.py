@@ -23,9 +23,10 @@ class FrozenWeights(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         after = frozen_hashes(run_module(pl_module).model)
-        changed = [part for part in self.before if after[part] != self.before[part]]
-        if changed:
-            raise RuntimeError(f"frozen weights changed in training: {', '.join(changed)}")
+        changed_parts = [part for part in self.before if after[part] != self.before[part]]
+        if changed_parts:
+            parts = ", ".join(changed_parts)
+            raise RuntimeError(f"frozen weights changed in training: {parts}")
 
 
 class SameEverywhere(Callback):
@@ -44,5 +45,8 @@ class SameEverywhere(Callback):
 
         for rank, other in enumerate(others, start=1):
             if other != first:
-                differing_lines = sorted(set(first.splitlines()) ^ set(other.splitlines()))
-                raise ConfigError(f"rank {rank} was given another config than rank 0: {'; '.join(differing_lines[:4])}")
+                lines_of_first = set(first.splitlines())
+                lines_of_other = set(other.splitlines())
+                differing_lines = sorted(lines_of_first ^ lines_of_other)
+                shown_lines = "; ".join(differing_lines[:4])
+                raise ConfigError(f"rank {rank} was given another config than rank 0: {shown_lines}")

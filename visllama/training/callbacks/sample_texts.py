@@ -40,23 +40,17 @@ class SampleTexts(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
+        validation = connected(trainer).datamodule.val
 
-        lines = []
         pictures = []
         # Every rank generates, though one prints: under sharding all of them are needed.
         for name, captioner in self.captioners.items():
-            readable = connected(trainer).datamodule.val.readable(name)
+            readable = validation.readable(name)
             fitting = (record for record in readable if captioner.has_room(model, record))
             records = list(islice(fitting, self.num_records))
             captions = captioner(model, records)
-
             for record, caption in zip(records, captions, strict=True):
-                *earlier_turns, reference = turns_of(record, 0, "", "", 0)
-                question = earlier_turns[-1].text if earlier_turns else ""
-                shown_question = f"{question} ".lstrip()
-                key = record["key"]
-                lines.append(f"  {key}: {shown_question}{caption}   (a reference: {reference.text})")
-                pictures.append(Picture(name, key, _thumbnail(record), question, caption, reference.text))
+                pictures.append(_picture(name, record, caption))
 
         if not trainer.is_global_zero:
             return
@@ -64,14 +58,35 @@ class SampleTexts(Callback):
         loss = float(trainer.callback_metrics["val/loss"])
         seconds = time.perf_counter() - STARTED
         head = f"step {trainer.global_step} of {trainer.max_steps}, after {seconds:.0f} s: validation loss {loss:.3f}"
+        lines = [_line(picture) for picture in pictures]
         # In a file that the output goes to, one is enough: the log has all.
-        printed_lines = lines if is_terminal() else lines[:1]
-        say(head, *printed_lines)
-        for line in lines[len(printed_lines) :]:
+        num_printed = len(lines) if is_terminal() else 1
+        say(head, *lines[:num_printed])
+        for line in lines[num_printed:]:
             log(line)
 
         # Figures of this validation are logged by the number of its step from 0.
         log_pictures(trainer.loggers, pictures, trainer.global_step - 1)
+
+
+def _picture(source: str, record: Mapping, caption: str) -> Picture:
+    """Return what a tracker gets of a record: its picture made small, its question, a reference, and the model's text.
+
+    Args:
+        source: The name of the record's source.
+        record: The record.
+        caption: The text that the model has written.
+    """
+    *earlier_turns, reference = turns_of(record, 0, "", "", 0)
+    question = earlier_turns[-1].text if earlier_turns else ""
+    thumbnail = _thumbnail(record)
+    return Picture(source, record["key"], thumbnail, question, caption, reference.text)
+
+
+def _line(picture: Picture) -> str:
+    """Return the line that is printed of a picture."""
+    question = f"{picture.prompt} ".lstrip()
+    return f"  {picture.key}: {question}{picture.text}   (a reference: {picture.reference})"
 
 
 def _thumbnail(record: Mapping) -> Image.Image | None:

@@ -90,10 +90,10 @@ class Saving(CheckpointCallback):
         """Save and raise `Preempted` on all ranks if one of them has a request to leave; all ranks call it together.
 
         Raises:
-            Preempted: With the greatest request of any rank: `REQUEUE` before `TOLD`.
+            Preempted: With the greatest request of any rank: `REQUEUE` before `LEAVE`.
         """
         # All ranks ask at the same step, so they agree without waiting for each other at any other place.
-        requests = connected(trainer).strategy.gather([preemption.told()])
+        requests = connected(trainer).strategy.gather([preemption.pending_request()])
         strongest = max(request for (request,) in requests)
         if not strongest:
             return

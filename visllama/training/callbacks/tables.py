@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -46,11 +46,12 @@ def startup_tables(
     """
     trainer = config.trainer
     nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+    num_ranks = nodes * per_node
 
     return [
         run_table(config, model, folder, num_steps),
         parts_table(model, config.optim),
-        data_table(data, config.micro_batch_size, nodes * per_node, num_steps),
+        data_table(data, config.micro_batch_size, num_ranks, num_steps),
     ]
 
 
@@ -66,36 +67,17 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
         num_steps: The number of optimizer steps of the run; a warm-up that is not shorter is named in the table.
     """
     trainer = config.trainer
-    nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
-    device = find_device(trainer.accelerator)
-    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    ranks = f"{device_name}: {_count(per_node, 'rank')}"
-    if nodes > 1:
-        ranks += f" on each of {nodes} nodes"
-
     precision = find_precision(trainer.precision, trainer.accelerator)
-    dtype = str(frozen_dtype(precision)).removeprefix("torch.")
-
-    # The optimizer's state of a class of the user's is not measured: the line says that it comes on top.
-    checkpoint_size = decimal(checkpoint_bytes(config, model))
-    if not _has_known_state(config):
-        checkpoint_size += " and the optimizer's state"
-
-    # The run's folder may not be there yet.
-    existing_folder = next(place for place in (folder, *folder.parents) if place.is_dir())
-    free = decimal(shutil.disk_usage(existing_folder).free)
+    dtype = _dtype_name(frozen_dtype(precision))
 
     table = Table(title="Run", show_header=False)
     table.add_column()
     # Folded and not cut off, so that a path can be copied.
     table.add_column(overflow="fold")
     table.add_row("folder", escape(str(folder)))
-    table.add_row("device", ranks)
+    table.add_row("device", _describe_ranks(config))
     table.add_row("precision", f"{precision}, frozen weights in {dtype}")
-    table.add_row(
-        "disk",
-        f"{_count(trainer.keep_checkpoints, 'checkpoint')} of {checkpoint_size} (one more while it saves); {free} free",
-    )
+    table.add_row("disk", _describe_disk(config, model, folder))
     table.add_row("time", f"measured from step {trainer.log_every_steps} on; visllama plan tells that of a GPU")
 
     # Such a run never reaches its learning rate, which nobody may have meant.
@@ -103,6 +85,38 @@ def run_table(config: TrainConfig, model: VisLlama, folder: Path, num_steps: int
     if warmup >= num_steps:
         table.add_row("warm-up", f"all steps: {warmup} are needed to reach the rate (optim.warmup_fraction=0: none)")
     return table
+
+
+def _describe_ranks(config: TrainConfig) -> str:
+    """Return the name of the run's devices and the number of its ranks, as text."""
+    trainer = config.trainer
+    nodes, per_node = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
+
+    device = find_device(trainer.accelerator)
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    ranks = f"{device_name}: {_count(per_node, 'rank')}"
+    if nodes > 1:
+        ranks += f" on each of {nodes} nodes"
+    return ranks
+
+
+def _describe_disk(config: TrainConfig, model: VisLlama, folder: Path) -> str:
+    """Return how much the run's checkpoints take of the disk, and how much is free there, as text."""
+    num_checkpoints = _count(config.trainer.keep_checkpoints, "checkpoint")
+    checkpoint_size = decimal(checkpoint_bytes(config, model))
+    # The optimizer's state of a class of the user's is not measured: the line says that it comes on top.
+    if not _has_known_state(config):
+        checkpoint_size += " and the optimizer's state"
+
+    # The run's folder may not be there yet.
+    existing_folder = next(place for place in (folder, *folder.parents) if place.is_dir())
+    free = decimal(shutil.disk_usage(existing_folder).free)
+    return f"{num_checkpoints} of {checkpoint_size} (one more while it saves); {free} free"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    """Return the name of a dtype without its module: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
@@ -130,7 +144,9 @@ def checkpoint_bytes(config: TrainConfig, model: VisLlama) -> int:
         state_bytes_a_number = states.bytes_a_number
         state_bytes_a_tensor = states.bytes_a_tensor
 
-    return round(sum(sizes) * (bytes_a_number + state_bytes_a_number)) + len(sizes) * state_bytes_a_tensor
+    bytes_by_number = round(sum(sizes) * (bytes_a_number + state_bytes_a_number))
+    bytes_by_tensor = len(sizes) * state_bytes_a_tensor
+    return bytes_by_number + bytes_by_tensor
 
 
 def _has_known_state(config: TrainConfig) -> bool:
@@ -170,30 +186,39 @@ def parts_table(model: VisLlama, optim: Mapping) -> Table:
     # The parts in their order, also those without parameters; an adapter comes behind them.
     parameters_by_part: dict[str, list[torch.nn.Parameter]] = {name: [] for name in PARTS}
     for name, parameter in model.named_parameters():
-        parameters_by_part.setdefault(part_of(name), []).append(parameter)
+        parameters = parameters_by_part.setdefault(part_of(name), [])
+        parameters.append(parameter)
 
+    rates = []
     for name, parameters in parameters_by_part.items():
-        num_parameters = sum(parameter.numel() for parameter in parameters)
-        num_bytes = sum(parameter.nbytes for parameter in parameters)
-        dtypes = {str(parameter.dtype).removeprefix("torch.") for parameter in parameters}
-        state = "[green]trained[/]" if name in model.trainable else "frozen"
+        state = "frozen"
+        if name in model.trainable:
+            state = "[green]trained[/]"
+            rate = _rate(model, name, optim)
+            rates.append(f"{name} {rate}")
 
         cells = [name]
         if is_wide:
             cells.append(_class_name(model, name))
-        cells += [
-            f"{num_parameters:,}",
-            f"{num_bytes / 2**20:.1f}",
-            "/".join(sorted(dtypes)),
-            state,
-        ]
+        cells += _sizes(parameters)
+        cells.append(state)
         table.add_row(*cells)
 
     formats = [form for form in EXPORT_FORMATS if find_obstacle(model, form) is None]
-    trained_parts = [name for name in parameters_by_part if name in model.trainable]
-    rates = [f"{name} {_rate(model, name, optim)}" for name in trained_parts]
-    table.caption = f"exports to: {', '.join(formats)}\nlearning rate: {', '.join(rates)}"
+    listed_formats = ", ".join(formats)
+    listed_rates = ", ".join(rates)
+    table.caption = f"exports to: {listed_formats}\nlearning rate: {listed_rates}"
     return table
+
+
+def _sizes(parameters: Sequence[torch.nn.Parameter]) -> list[str]:
+    """Return the number of values of a part's parameters, their size in MiB and their dtypes, as text."""
+    num_values = sum(parameter.numel() for parameter in parameters)
+    num_bytes = sum(parameter.nbytes for parameter in parameters)
+    num_mib = num_bytes / 2**20
+    dtypes = {_dtype_name(parameter.dtype) for parameter in parameters}
+    listed_dtypes = "/".join(sorted(dtypes))
+    return [f"{num_values:,}", f"{num_mib:.1f}", listed_dtypes]
 
 
 def _class_name(model: VisLlama, name: str) -> str:
@@ -203,8 +228,9 @@ def _class_name(model: VisLlama, name: str) -> str:
         return "LoRA"
 
     # The encoder wraps a model of transformers, whose class says more.
-    shown_part = getattr(part, "model", part) if name == "vision_encoder" else part
-    return type(shown_part).__name__
+    if name == "vision_encoder":
+        part = getattr(part, "model", part)
+    return type(part).__name__
 
 
 def _rate(model: VisLlama, part: str, optim: Mapping) -> str:
@@ -235,25 +261,31 @@ def data_table(data: TrainingData, micro_batch_size: int, num_ranks: int, max_st
     for header in ("records", "items", "share", "samples", "passes"):
         table.add_column(header, justify="right")
 
-    total_share = sum(data.order.shares)
-    for (name, source), source_share in zip(data.train.items(), data.order.shares, strict=True):
+    shares = data.order.shares
+    total_share = sum(shares)
+    for (name, source), source_share in zip(data.train.items(), shares, strict=True):
+        num_records = len(source)
+        num_items = count_items(source)
         share = source_share / total_share
         num_drawn = share * num_samples
-        num_items = count_items(source)
+        num_passes = num_drawn / num_items
         table.add_row(
             escape(name),
-            f"{len(source):,}",
+            f"{num_records:,}",
             f"{num_items:,}",
             f"{share:.1%}",
             f"{num_drawn:,.0f}",
-            f"{num_drawn / num_items:.2f}",
+            f"{num_passes:.2f}",
         )
 
     # A rank has no more samples than its part of the batch.
-    largest_micro_batch = min(micro_batch_size, math.ceil(batch_size / num_ranks))
+    samples_a_rank = math.ceil(batch_size / num_ranks)
+    largest_micro_batch = min(micro_batch_size, samples_a_rank)
+    ranks = _count(num_ranks, "rank")
+    num_val = len(data.val)
     caption = (
-        f"{max_steps:,} steps of {batch_size} samples, {_count(num_ranks, 'rank')}, micro-batches of up to "
-        f"{largest_micro_batch}; {len(data.val):,} validation records"
+        f"{max_steps:,} steps of {batch_size} samples, {ranks}, micro-batches of up to {largest_micro_batch}; "
+        f"{num_val:,} validation records"
     )
     for name, source in data.val.sources.items():
         if source.origin:

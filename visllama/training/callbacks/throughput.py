@@ -124,6 +124,7 @@ class Throughput(Callback):
         self.seconds += self._window_s
         self.samples += self._num_samples
         self.targets += self._num_targets
+        peak_memory_gib = peak_memory_bytes(module.device) / _GIB
 
         module.log("train/samples_per_second", self._num_samples / self._window_s)
         module.log("train/target_tokens_per_second", self._num_targets / self._window_s)
@@ -131,7 +132,7 @@ class Throughput(Callback):
         module.log("train/target_tokens_total", float(self.targets))
         module.log("train/step_s", self._window_s / self._num_steps)
         module.log("train/data_wait_s", self._waited_s / self._num_steps)
-        module.log("train/peak_memory_gib", peak_memory_bytes(module.device) / _GIB)
+        module.log("train/peak_memory_gib", peak_memory_gib)
 
         if self.shapes is not None:
             rate = self._count_flops(self.shapes) / self._window_s
@@ -153,7 +154,8 @@ class Throughput(Callback):
         tokens_a_sample = self._num_tokens / self._num_samples
         images_a_sample = self._num_images / self._num_samples
         parts = flops(shapes, tokens_a_sample, recomputes=False, images=images_a_sample)
-        return self._num_samples * sum(part.count for part in parts)
+        count_a_sample = sum(part.count for part in parts)
+        return self._num_samples * count_a_sample
 
     def _read_peak(self, trainer: pl.Trainer, device: torch.device) -> float | None:
         """Return the peak of all GPUs together in floating-point operations a second.
@@ -163,7 +165,8 @@ class Throughput(Callback):
         if self.shapes is None or device.type != "cuda":
             return None
 
-        card = find_card(torch.cuda.get_device_name(device))
+        device_name = torch.cuda.get_device_name(device)
+        card = find_card(device_name)
         if card is None:
             return None
 

@@ -25,7 +25,7 @@ _FIGURE = "val/CIDEr"
 
 
 class ValCIDEr(Callback):
-    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` for each control, on CIDEr's own scale (as 1.13).
+    """Log `val/CIDEr` at each validation, and `val/CIDEr/CONTROL` for each control, on CIDEr's own scale (1.13, say).
 
     A control is the same model with other pictures than the right ones. CIDEr counts its document frequencies in the
     references of these records alone, so that a score can be compared to others of the same run and of runs on the same
@@ -57,25 +57,7 @@ class ValCIDEr(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         model = run_module(pl_module).model
-        data = connected(trainer).datamodule
-
-        references: dict[str, list[str]] = {}
-        captions: dict[str, dict[str, str]] = {figure: {} for figure in self._controls_of_figures()}
-        for source, maker in data.makers.items():
-            captioner = Captioner(maker, self.decoding, self.batch_size)
-            records = self._records(data, model, source, captioner)
-
-            # Records of two sources may have the same key.
-            keys = [f"{source}/{record['key']}" for record in records]
-            for key, record in zip(keys, records, strict=True):
-                references[key] = record["captions"]
-
-            prompts = prompts_of_records(records)
-            for figure, control in self._controls_of_figures().items():
-                shown_prompts = prompts if control is None else CONTROLS[control](prompts)
-                texts = _write(captioner, model, shown_prompts)
-                captions[figure].update(zip(keys, texts, strict=True))
-
+        references, captions = self._caption(model, connected(trainer).datamodule)
         if not references:
             raise ConfigError(
                 "callbacks=val_cider: no record that is validated has captions: leave it out, or add data with captions"
@@ -86,9 +68,38 @@ class ValCIDEr(Callback):
         scores = trainer.strategy.broadcast(own_scores)
         for figure, score in scores.items():
             pl_module.log(figure, score, rank_zero_only=True)
+
         if trainer.is_global_zero:
             description = _describe(scores, len(references))
             say(f"step {trainer.global_step} of {trainer.max_steps}: {description}")
+
+    def _caption(self, model: VisLlama, data: TrainingData) -> tuple[dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Write the captions of the validation records, with the right pictures and under each control.
+
+        All ranks call it together.
+
+        Returns:
+            The reference captions of each record by its key; and by the logged figure's name, the caption of each
+            record by its key.
+        """
+        controls_of_figures = self._controls_of_figures()
+        references: dict[str, list[str]] = {}
+        captions: dict[str, dict[str, str]] = {figure: {} for figure in controls_of_figures}
+        for source, maker in data.makers.items():
+            captioner = Captioner(maker, self.decoding, self.batch_size)
+            records = self._records(data, model, source, captioner)
+
+            # Records of two sources may have the same key.
+            keys = [f"{source}/{record['key']}" for record in records]
+            for key, record in zip(keys, records, strict=True):
+                references[key] = record["captions"]
+
+            prompts = prompts_of_records(records)
+            for figure, control in controls_of_figures.items():
+                shown_prompts = prompts if control is None else CONTROLS[control](prompts)
+                texts = _write(captioner, model, shown_prompts)
+                captions[figure].update(zip(keys, texts, strict=True))
+        return references, captions
 
     def _controls_of_figures(self) -> dict[str, str | None]:
         """Return the name of the control behind each logged figure; None for `val/CIDEr`, with the right pictures."""
@@ -113,7 +124,8 @@ class ValCIDEr(Callback):
 
 def _write(captioner: Captioner, model: VisLlama, prompts: Prompts) -> list[str]:
     """Return the model's text for each prompt, in their order; all ranks call it together."""
-    return [written.text for batch in captioner.batches(model, prompts) for written in batch]
+    batches = captioner.batches(model, prompts)
+    return [written.text for batch in batches for written in batch]
 
 
 def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
@@ -133,11 +145,16 @@ def _score(references: Mapping[str, Sequence[str]], captions: Mapping[str, Mappi
 
 def _describe(scores: Mapping[str, float], num_images: int) -> str:
     """Return a line of text with the scores times 100, as papers print them."""
-    line = f"CIDEr of {num_images} validation pictures {100 * scores[_FIGURE]:.1f}"
-    controls = []
+    cider = 100 * scores[_FIGURE]
+    line = f"CIDEr of {num_images} validation pictures {cider:.1f}"
+
+    parts = []
     for figure, score in scores.items():
         if figure != _FIGURE:
             control = figure.removeprefix(f"{_FIGURE}/").replace("_", " ")
-            controls.append(f"{control} {100 * score:.1f}")
+            parts.append(f"{control} {100 * score:.1f}")
 
-    return f"{line} ({', '.join(controls)})" if controls else line
+    if not parts:
+        return line
+    controls = ", ".join(parts)
+    return f"{line} ({controls})"
