@@ -17,7 +17,7 @@ from visllama.console import is_first_rank
 def on_first_rank(value: object, elsewhere: object = None) -> object:
     """Return `value` if this process is the first rank of its run or the only one, else `elsewhere`.
 
-    YAML calls it as `${on_first_rank:VALUE,ELSEWHERE}`. Environment variables of the launcher tell the rank.
+    YAML calls it as `${on_first_rank:VALUE,ELSEWHERE}`. The launcher's environment variables decide.
     """
     return value if is_first_rank() else elsewhere
 

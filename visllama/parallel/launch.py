@@ -87,7 +87,7 @@ def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callabl
 
 
 def places(trainer: TrainerSettings) -> dict:
-    """Return the arguments of Lightning's `Trainer` that say on which devices and nodes it runs.
+    """Return the arguments of Lightning's `Trainer` that choose the devices and nodes of a run.
 
     Args:
         trainer: A config's `trainer` group. "auto" numbers are replaced by what this machine or the launcher has.

@@ -62,10 +62,10 @@ def _point(step: object, value: object) -> tuple[int, float] | None:
 
 
 def run_labels(runs: Sequence[JudgedRun]) -> list[str]:
-    """Return a text for each run that tells it from the others in a legend, for example "lr=0.001, seed=1".
+    """Return a different label for each run, for a legend: "lr=0.001, seed=1", for example.
 
-    It names the values of up to four keys of the configurations that differ. Where that is not enough to tell all runs
-    apart, each text begins with the run's name.
+    A label names the values of up to four keys in which the configurations differ. Where two runs would still have the
+    same label, each label begins with the run's name.
     """
     # Only a few, so that a label fits into the legend. The seed comes last: it says least about a run.
     keys = sorted(differing_keys(runs), key=lambda key: key == "seed")

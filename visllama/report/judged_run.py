@@ -24,7 +24,7 @@ class JudgedRun:
 
     Attributes:
         folder: The run's folder.
-        name: The end of the folder's path that tells the run from the others it is compared with.
+        name: The end of the folder's path, as long as it takes to differ from the other runs of the comparison.
         evaluations: The run's evaluations that have a score, by name, as `metrics.json` holds them.
         train: The figures of the run's training by name, for example "val/loss"; empty where it has none.
         provenance: The git revision, the command and the files that the figures were made with.
@@ -99,7 +99,7 @@ def _read(folder: Path, name: str) -> JudgedRun:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return for each path its last parts ("lr/3"): as many as are needed to tell all paths apart, the same for each.
+    """Return for each path its last parts ("lr/3"): the same number for each, so many that all paths differ in them.
 
     Signs that cannot be printed become escapes. Paths that are equal have the same name.
     """

@@ -60,7 +60,7 @@ _MOST_CHARACTERS = 40
 
 
 class Setting(NamedTuple):
-    """The runs of one row of a table, which have the same values at the keys that tell rows apart.
+    """The runs of one row of a table, which have the same values at the keys in which rows differ.
 
     Attributes:
         values: The value at each of these keys as text, in the order of the keys.
@@ -238,7 +238,7 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
 
     Args:
         runs: The runs.
-        rows: The keys that tell rows apart; without any, all runs are one group.
+        rows: The keys whose values divide runs into groups; without any, all runs are one group.
         over: The keys over whose values a row is averaged, for example "seed".
         mixed: Whether a group may hold runs that differ in further keys, or that have the same values at `over`.
 

@@ -1,6 +1,7 @@
 """Build a table of runs: a row for each setting, with the mean and the standard deviation of each figure over its runs.
 
-Rows of published figures may follow. The best mean of each column is marked, and notes tell how the figures were made.
+Rows of published figures may follow. The best mean of each column is marked, and notes explain how the figures were
+made.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class TableRow(NamedTuple):
     """A row of the table: the runs of one setting, or a published system.
 
     Attributes:
-        labels: The values that tell the row from others, one for each header in `RunTable.labels`; for a published
-            system its name, then empty texts.
+        labels: The values in which rows differ, one for each header in `RunTable.labels`; for a published system its
+            name, then empty texts.
         runs: The names of the runs that the row is averaged over; empty for a published system.
         cells: The figures, in the order of the columns.
         is_published: Whether the row is of a published system.
@@ -67,7 +68,7 @@ class RunTable(NamedTuple):
     """A table of runs, from which each format is written.
 
     Attributes:
-        labels: The headers of the first columns, which tell rows apart.
+        labels: The headers of the first columns, which hold the labels of the rows.
         headers: The headers of the columns of figures, in the order of `columns`.
         columns: The columns of figures.
         rows: The rows: those of runs sorted by their labels, then those of published systems.
@@ -262,7 +263,7 @@ def _notes(
     over: Sequence[str],
     settings: Sequence[Setting],
 ) -> Iterator[str]:
-    """Yield how the figures were made, in sentences."""
+    """Yield sentences that explain how the figures were made."""
     for name, by_run in judged.items():
         conditions_of_runs = list(by_run.values())
         description = _describe(conditions_of_runs)
@@ -315,7 +316,7 @@ def _num_records(conditions_of_runs: Sequence[Conditions]) -> str:
 
 
 def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:
-    """Yield where each published row is from, and how it was scored."""
+    """Yield for each published row a sentence with its source, its tokenizer and its split."""
     for system in published:
         tokenizer = system.tokenizer or "not known"
         split = system.split or "not known"

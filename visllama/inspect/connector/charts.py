@@ -41,7 +41,7 @@ class Panel(NamedTuple):
 
     Attributes:
         title: The heading.
-        note: A line below the heading, which says what the rows show.
+        note: A line below the heading, which explains what the rows show.
         rows: The rows, from top to bottom.
         start: The place at which the bars of the rows begin: the CIDEr that they are compared with, in percent.
     """
