@@ -49,14 +49,17 @@ def assemble(config: InspectConfig) -> Assembly | Chosen:
 
 
 def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | ConnectorStudy:
-    """Print the first batches that `train` would see, or with `weights` the results of inspecting their connector.
+    """Print the first batches that `train` would see or, if `config.weights` is set, a study of their connector.
 
-    The run's folder gets `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`; with
-    `check_only` no file is written.
+    The run's folder gets `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`. With
+    `config.check_only` no file is written.
 
     Args:
         config: The configuration.
-        assembled: What `assemble` has returned for this configuration; it decides which of the two is shown.
+        assembled: What `assemble` returned for this configuration: an `Assembly` without `weights`, else a `Chosen`.
+
+    Returns:
+        What was printed: an `Inspected` for batches, a `ConnectorStudy` for a connector.
 
     Raises:
         ConfigError: If a training step has no supervised token; with `weights`, if the weights cannot be loaded, or the

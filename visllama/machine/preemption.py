@@ -267,11 +267,12 @@ def wait_to_be_told() -> None:
 def leave_at_once(what: int) -> None:
     """End this process now, from any of its threads; this function does not return.
 
-    The function set by `before_leaving` is called, the processes that this one has started get SIGTERM, `requeue(what)`
-    is called, and the exit code is that of `configure`.
+    Before that, the function set by `before_leaving` is called, the processes that this one has started get SIGTERM,
+    and for `REQUEUE` SLURM is asked to start the job again. The exit code is the one that was passed to `configure`.
+    No `finally` block and no `atexit` function runs.
 
     Args:
-        what: The request, `LEAVE` or `REQUEUE`.
+        what: `LEAVE`, or `REQUEUE` if the job is to be started again.
     """
     if _state.before_leaving is not None:
         # In a thread, because the work may hang: closing a tracker sends what it has over a network.

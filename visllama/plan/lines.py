@@ -51,7 +51,11 @@ class Memory(NamedTuple):
     num_ranks: int
 
     def at(self, moment: str) -> int:
-        """Return the bytes of all lines that are held at a moment, which is one of `MOMENTS`."""
+        """Return the bytes in use at a moment of a step: the sum over the entries of `lines` that are held then.
+
+        Args:
+            moment: One of `MOMENTS`; any other name gives 0.
+        """
         return sum(line.num_bytes for line in self.lines if moment in line.moments)
 
     @property

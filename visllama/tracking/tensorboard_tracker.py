@@ -55,12 +55,14 @@ class TensorBoardTracker(Tracker):
         return self._inner.experiment
 
     def go_on(self, first_step: int, logged: Mapping[int, set[str]]) -> None:
-        """Continue a stopped run in a second file, which hides what the first one holds of `first_step` and later ones.
+        """Continue a stopped run in a second file of events.
+
+        From `first_step` on, TensorBoard shows the numbers of the second file only, so all numbers are written again.
+        Texts of the first file stay visible: a text that it already holds is not written a second time.
 
         Args:
-            first_step: The step of the checkpoint that the run goes on from.
-            logged: The names of the figures of that step and later ones that were already written, in a set for each
-                step. Only the texts of these steps are left out when they come again.
+            first_step: The step of the checkpoint that the run continues from.
+            logged: For each step from `first_step` on, the names of the figures that the first file already holds.
         """
         # `logged` stays unset: TensorBoard drops these figures, so that they have to be given again.
         self._inner = self._make(purge_step=first_step)

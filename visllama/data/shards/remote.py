@@ -152,15 +152,17 @@ def from_http(url: str, start: int, stamp: tuple, timeout_s: float) -> Generator
 
     Args:
         url: The shard's URL.
-        start: Number of bytes that were downloaded before. If the server allows it and the content has not changed,
-            the content goes on behind them; otherwise `Body.first` is 0.
-        stamp: The `Body.stamp` with which those bytes came; `()` where there are none.
-        timeout_s: Seconds that the server may stay silent.
+        start: Number of bytes of the shard that are already on disk. If the server can continue and the shard has not
+            changed, the content begins at byte `start`, which is `Body.first`; otherwise it is the whole shard, and
+            `Body.first` is 0.
+        stamp: The `Body.stamp` of the download that those bytes came from; `()` if `start` is 0.
+        timeout_s: The longest time in seconds that the server may send nothing.
 
     Raises:
-        FailedAttempt: If the server answers with an error, redirects to no HTTP address or from HTTPS to HTTP, packs
-            the file, has a certificate that is not valid, or sends another part than was asked for.
-        OSError: If the server cannot be reached, or stays silent too long.
+        FailedAttempt: If the server answers with an error status, redirects to an address that is not HTTP or from
+            HTTPS to HTTP, compresses what it sends (a `Content-Encoding`), has a certificate that is not valid, or
+            sends another range of bytes than was asked for.
+        OSError: If the server cannot be reached, or sends nothing for `timeout_s`.
     """
     request = urllib.request.Request(
         quote(url, safe="%/:=&?~#+!$,;'@()*[]"),

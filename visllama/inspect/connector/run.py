@@ -51,10 +51,11 @@ class Chosen(NamedTuple):
 
 
 def choose_source(config: InspectConfig) -> Chosen:
-    """Build the source of the pictures, and check that `weights` is a weights folder; no weight is loaded.
+    """Return the evaluation whose pictures the connector is shown, with its source; no weight is loaded.
 
     Args:
-        config: A configuration with `weights` and exactly one evaluation.
+        config: A configuration with `weights`, whose folder is checked, and with exactly one evaluation, as
+            `check_inspect` ensures.
 
     Raises:
         ConfigError: If the source cannot be built, or the folder's description is missing or not one of visllama.

@@ -40,10 +40,11 @@ def ablation_table(study: ConnectorStudy) -> Table:
 
 
 def loss_table(study: ConnectorStudy) -> Table:
-    """Return a table with a row for each vector, or group of vectors: its worth in CIDEr.
+    """Return a table of what each image vector, or group of vectors, is worth in CIDEr: a row for each.
 
-    A row has the difference where the vector is removed, the difference where it is held at its mean over the pictures,
-    and the CIDEr where all other vectors are. It has at most 16 rows: those whose removal costs most.
+    The columns are the change of CIDEr if the vector is removed, the change if it is held at its mean over the
+    pictures, each with its interval, and the CIDEr if all other vectors are held at their means. A loss is negative.
+    The table has at most 16 rows: those whose removal costs most CIDEr.
     """
     removed_scores = study.of_kind(REMOVED)
     frozen_scores = study.of_kind(FROZEN)

@@ -67,7 +67,7 @@ class VectorFacts:
 
 @dataclass(frozen=True)
 class PictureReading:
-    """The tokens that each image vector of one picture is read by.
+    """The vocabulary tokens that each image vector of one picture is most similar to.
 
     Attributes:
         nearest: For each of the K vectors up to five pairs (token, cosine): the tokens with the nearest input
@@ -144,7 +144,10 @@ class VectorStudy:
         return vectors
 
     def picture(self, number: int) -> PictureReading:
-        """Return the tokens that each of the K image vectors of one picture is read by, with their scores.
+        """Return the vocabulary tokens that each of the K image vectors of one picture is most similar to.
+
+        Two kinds of tokens are returned, with scores: those with the nearest input embeddings, by cosine, and those
+        that the output layer predicts from the vector, by probability.
 
         Args:
             number: The picture's index in `image_embeds`, counted from 0.
