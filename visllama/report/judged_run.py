@@ -99,7 +99,7 @@ def _read(folder: Path, name: str) -> JudgedRun:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return for each path its last parts ("lr/3"): the same number for each, so many that all paths differ in them.
+    """Return a name for each path: its last parts, as "lr/3", the same number for all and just enough to differ.
 
     Signs that cannot be printed become escapes. Paths that are equal have the same name.
     """

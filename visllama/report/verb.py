@@ -63,7 +63,8 @@ def assemble(config: ReportConfig) -> Report:
 
     Raises:
         ConfigError: If fewer than two runs are named, if a run or a file of its scores is not there, if the runs were
-            judged under different conditions or on different images, or if they lack what is asked for.
+            judged under different conditions or on different images, or if a key, evaluation or figure is named that
+            they do not have.
     """
     words = names(config.runs) or []
     folders = find_folders(words)
