@@ -120,7 +120,7 @@ def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accele
         accelerator: The value of `trainer.accelerator`, as `find_device` takes it.
 
     Raises:
-        ConfigError: If torchrun or srun has started other numbers than these.
+        ConfigError: If torchrun or srun has started another number of nodes, or of ranks on a node.
     """
     started = started_ranks()
 

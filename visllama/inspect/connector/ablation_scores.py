@@ -98,7 +98,8 @@ class AblatedReader:
         Args:
             image_embeds: The K image vectors of each picture, in the order of the Samples.
             kept: A mask over the K + 2 positions of an image span (`[boi]`, the vectors, `[eoi]`), true where the
-                position is read; None reads all. Positions that are not read are left out, and those behind move up.
+                position is read; None reads all. A position that is not read is left out, and
+                the positions behind it move up.
         """
         # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
@@ -152,6 +153,12 @@ def score_ablations(
             another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
         keys: The id of each picture, in the order of the reader's Samples.
         references: The reference captions of each picture, by its id.
+
+    Returns:
+        The score of each ablation, and the captions that were written under `whole`.
+
+    Raises:
+        KeyError: If `whole` or the baseline of an ablation is not among `ablations`.
     """
     scorer = CaptionScorer(references)
     captions_of: dict[Ablation, WrittenCaptions] = {}

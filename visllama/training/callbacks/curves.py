@@ -29,14 +29,14 @@ _WIDE_RANGE = 30
 class Curves(Callback):
     """Keep the figures that a run logs, and draw them into a picture after each validation and at the end.
 
-    Drawn are losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a callback logs
-    it, as `val/CIDEr` and, for a control, as `val/CIDEr/CONTROL`.
+    The picture shows losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a
+    callback logs it, as `val/CIDEr` and, for a control (wrong pictures on purpose), as `val/CIDEr/CONTROL`.
 
     Args:
         path: The file of the picture, a PNG.
 
     Attributes:
-        points: The logged values of each figure, by the figure's name, as `train/loss`. They go on after a resume.
+        points: The logged values of each figure, by the figure's name, as `train/loss`. A resumed run keeps them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -186,7 +186,8 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
         points: The values of figures by name; all but `train/loss`, `val/loss` and these with `/SOURCE` are left out.
 
     Returns:
-        The points by kind by source. The loss of all sources together stands under the source "".
+        For each source a dictionary of "train" and "val", as far as they were logged, to the points. The key of the
+        loss of all sources together is "".
     """
     losses: dict[str, dict[str, Points]] = {}
     for name, values in points.items():
