@@ -56,7 +56,7 @@ class Shown(NamedTuple):
 
     @property
     def facts(self) -> str:
-        """A line of text: numbers of images and tokens, whether the text was cut, and why nothing is learned, if so.
+        """A line of text: numbers of images and tokens, whether the text was cut, and the reason if nothing is learned.
 
         From step 2 on, the line begins with the step's number. A record that could not be read has no numbers.
         """
@@ -168,7 +168,7 @@ class _Place(NamedTuple):
 def choose(steps: Sequence[SeenStep], num_shown: int, tokenizer: PreTrainedTokenizerBase) -> list[Shown]:
     """Choose the Samples that are shown: the first ones of each source in turn, so that each source is seen.
 
-    Of a source, only Samples of the first step that holds it are taken.
+    Of each source, only Samples of one step are taken: the first step that has Samples of the source.
 
     Args:
         steps: The training steps, as `see` returns them.

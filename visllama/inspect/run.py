@@ -137,7 +137,7 @@ def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
         most: The value of `stage.max_text_tokens`, for the message.
 
     Raises:
-        ConfigError: If a step has no supervised token. The message names the step, the reasons and what to do.
+        ConfigError: If a step has no supervised token. The message names the step, the samples' faults and what to do.
     """
     for number, step in enumerate(steps, start=1):
         if step.num_targets:

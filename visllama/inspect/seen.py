@@ -103,7 +103,7 @@ class SeenStep(NamedTuple):
     Attributes:
         samples: The Samples in their order. Only the first few of each source keep their pixels; `pixel_values` of the
             others is empty.
-        num_targets: The number of supervised tokens.
+        num_targets: The number of supervised tokens: those that the model learns to write.
         num_micro_batches: The number of micro-batches that one rank computes one after another.
         num_positions: The number of token positions in all micro-batches, padding included.
     """

@@ -17,7 +17,7 @@ _FROZEN_DTYPES = {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64
 
 
 class StartedRanks(NamedTuple):
-    """The number of ranks that a launcher has started before this program ran.
+    """The number of ranks (processes, one for each device) that a launcher has started before this program ran.
 
     Attributes:
         launcher: The name of the program, "torchrun" or "srun".

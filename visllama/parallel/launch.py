@@ -45,7 +45,7 @@ T = TypeVar("T")
 def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
     """Start the ranks of a config's `trainer` group, call `work` on each of them, and return this rank's result.
 
-    Each further rank is a process that runs the same job, and so comes here too. When this returns, the ranks that this
+    Each further rank is a process that runs the same job, and so calls this too. When this returns, the ranks that this
     process has started have ended, and torch's process group is left.
 
     Args:

@@ -167,7 +167,7 @@ def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) 
         mixed: Whether runs may differ in their conditions.
 
     Returns:
-        For each condition that differs the value of each run as a text, by the run's name; empty where none does.
+        For each condition that differs the value of each run as a text, by the run's name; empty if none differs.
 
     Raises:
         ConfigError: If a condition differs and `mixed` is false. The message names each such condition and two of its

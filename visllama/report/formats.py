@@ -137,7 +137,8 @@ def markdown(table: RunTable) -> str:
 def csv_table(table: RunTable) -> str:
     """Return the table as CSV with a header line, for other programs; the notes are left out.
 
-    Each figure has three columns: mean, standard deviation and number of runs. The values are those of `metrics.json`,
+    The first columns are the row's labels, its number of runs, and whether the row is published ("yes" or "no"). Then
+    each figure has three columns: mean, standard deviation and number of runs. The values are those of `metrics.json`,
     in full and not x100; a value that is not there is empty. A text that a spreadsheet would take for a formula gets a
     quote before it.
     """

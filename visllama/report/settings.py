@@ -243,7 +243,8 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
         mixed: Whether a group may hold runs that differ in further keys, or that have the same values at `over`.
 
     Raises:
-        ConfigError: If a group would hold such runs and `mixed` is false. The message names the key, or two runs.
+        ConfigError: If `mixed` is false, and runs of a group differ in a further key that `differing_keys` returns, or
+            have the same values at `over`. The message names the key, or two runs.
     """
     by_values: dict[tuple[str, ...], list[JudgedRun]] = {}
     for run in runs:

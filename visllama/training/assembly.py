@@ -316,7 +316,7 @@ def count_steps(config: TrainConfig, num_items: int) -> int:
 
     Args:
         config: The configuration of the run.
-        num_items: The number of items of all training sources together.
+        num_items: The number of items (captions, questions or conversations) of all training sources together.
 
     Raises:
         ConfigError: If there is no whole batch.

@@ -83,6 +83,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     Raises:
         Preempted: If the run was asked to leave, and has saved.
         ConfigError: If no checkpoint can be resumed from or written, or too many records are bad.
+        FloatingPointError: If too many steps in a row have a loss or gradient that is not finite.
     """
     launch.quieten_lightning()
     pl.seed_everything(config.seed, workers=True, verbose=False)

@@ -26,7 +26,7 @@ from visllama.model.visllama import VisLlama
 
 @dataclass(frozen=True)
 class AblationScore:
-    """The CIDEr of the captions that were written under one ablation.
+    """The CIDEr of the captions that were written under one ablation, on pycocoevalcap's scale (1 is printed as 100).
 
     Attributes:
         ablation: The ablation.
@@ -55,7 +55,7 @@ class WrittenCaptions(NamedTuple):
     Attributes:
         captions: The caption of each picture.
         ids: The token ids of each caption as the model has written them, end token and padding included.
-        cider: The CIDEr of each caption, in the order of the pictures.
+        cider: The CIDEr of each caption, in the order of the pictures, on pycocoevalcap's scale.
         mean_cider: The CIDEr over all pictures.
     """
 
@@ -98,8 +98,8 @@ class AblatedReader:
         Args:
             image_embeds: The K image vectors of each picture, in the order of the Samples.
             kept: A mask over the K + 2 positions of an image span (`[boi]`, the vectors, `[eoi]`), true where the
-                position is read; None reads all. A position that is not read is left out, and
-                the positions behind it move up.
+                position is read; None reads all. A position that is not read is left out, and the positions behind it
+                move up.
         """
         # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
@@ -144,7 +144,7 @@ def score_ablations(
 ) -> AblationResults:
     """Caption all pictures under each ablation, score the captions, and compare their CIDEr with the baseline's.
 
-    Shows a progress bar on the terminal.
+    A progress bar is shown on the terminal.
 
     Args:
         reader: The reader that writes the captions.

@@ -71,8 +71,8 @@ class BadRecords(Callback):
 
     Args:
         max_fraction: The largest allowed fraction (0 to 1) of masked samples: of the training samples so far, and of
-            the samples of a validation. A training with fewer than 10,000 samples so far counts as one with
-            10,000, and a validation with fewer than 200 as one with 200.
+            the samples of a validation. A training with fewer than 10,000 samples so far counts as one
+            with 10,000, and a validation with fewer than 200 as one with 200.
         max_consecutive: The number of masked samples one after the other on one rank that stops the run.
     """
 

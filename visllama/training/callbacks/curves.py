@@ -70,7 +70,11 @@ class Curves(Callback):
 
     @rank_zero_only
     def draw(self) -> None:
-        """Draw all figures of `points`, and write the picture, whole or not at all; on the first rank only."""
+        """Draw all figures of `points`, and write the picture, whole or not at all; on the first rank only.
+
+        Raises:
+            WriteFailed: If the picture cannot be written.
+        """
         # Here, because it is slow to import.
         import matplotlib
 
@@ -186,8 +190,8 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
         points: The values of figures by name; all but `train/loss`, `val/loss` and these with `/SOURCE` are left out.
 
     Returns:
-        For each source a dictionary of "train" and "val", as far as they were logged, to the points. The key of the
-        loss of all sources together is "".
+        For each source its points under "train" and "val", where they were logged. The loss of all sources together
+        is under the source "".
     """
     losses: dict[str, dict[str, Points]] = {}
     for name, values in points.items():
