@@ -63,7 +63,7 @@ def write_page(
     Args:
         path: The path of the HTML file; a file that is there is replaced.
         command: The command that was typed, as the page shows it.
-        lines: Lines of text about the steps, which stand at the top. All text is escaped here.
+        lines: Plain lines of text about the steps, shown at the top of the page. HTML signs in them are escaped.
         counts: The counts of each source, as `count_sources` returns them.
         most: The value of `stage.max_text_tokens`, which a note on the page names.
         bins: The histogram of text lengths, as `histogram` returns it.

@@ -20,7 +20,7 @@ _MARKS = {BOI_ID: "boi", PLACEHOLDER_ID: "image", EOI_ID: "eoi"}
 
 
 class Token(NamedTuple):
-    """A token of a Sample; all placeholders of an image together are one `Token`.
+    """A token of a Sample (one training example); all placeholders of an image together are one `Token`.
 
     Attributes:
         name: The token's text with escapes for signs that cannot be seen; of several placeholders also their number.
@@ -37,7 +37,7 @@ class Token(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A Sample that is shown on the terminal and on the page.
+    """A Sample (one training example) that is shown on the terminal and on the page `inspect.html`.
 
     Attributes:
         step: The number of the training step that the Sample is in, counted from 1.
@@ -56,7 +56,10 @@ class Shown(NamedTuple):
 
     @property
     def facts(self) -> str:
-        """A line of text: the step if it is not the first, numbers of images and tokens, and why nothing is learned."""
+        """A line of text: numbers of images and tokens, whether the text was cut, and the reason if nothing is learned.
+
+        From step 2 on, the line begins with the step's number. A record that could not be read has no numbers.
+        """
         sample = self.sample
         parts = []
         # Nearly all that is shown is of the first step, which need not be said.
@@ -165,7 +168,7 @@ class _Place(NamedTuple):
 def choose(steps: Sequence[SeenStep], num_shown: int, tokenizer: PreTrainedTokenizerBase) -> list[Shown]:
     """Choose the Samples that are shown: the first ones of each source in turn, so that each source is seen.
 
-    Of a source, only Samples of the first step that holds it are taken.
+    Of each source, only Samples of one step are taken: the first step that has Samples of the source.
 
     Args:
         steps: The training steps, as `see` returns them.

@@ -56,8 +56,12 @@ def inspect_batches(config: InspectConfig, assembly: Assembly) -> Inspected:
         config: The configuration of the verb: that of `train`, and how many samples are loaded and shown.
         assembly: What `train` would be run with, as `assemble` of this verb returns it.
 
+    Returns:
+        The steps, the counts of each source, and the samples that were printed.
+
     Raises:
-        ConfigError: If a step has no supervised token; the page is written before.
+        ConfigError: If a step has no supervised token (one that the model learns to write); by then the page is
+            written.
     """
     # The loader gives what `train` would, in the order of the run.
     maker = sample_maker(assembly.model, assembly.text)
@@ -133,7 +137,7 @@ def check_supervised(steps: Sequence[SeenStep], most: int) -> None:
         most: The value of `stage.max_text_tokens`, for the message.
 
     Raises:
-        ConfigError: If a step has no supervised token. The message names the step, the reasons and what to do.
+        ConfigError: If a step has no supervised token. The message names the step, the samples' faults and what to do.
     """
     for number, step in enumerate(steps, start=1):
         if step.num_targets:

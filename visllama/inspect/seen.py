@@ -41,6 +41,8 @@ class MeasuredSample(Sample):
 class MeasuringMaker:
     """Make the same Samples as a run's maker, with the length of their text.
 
+    A maker is called with a record of the data, and returns a Sample: one training example.
+
     Args:
         maker: The run's maker.
 
@@ -101,7 +103,7 @@ class SeenStep(NamedTuple):
     Attributes:
         samples: The Samples in their order. Only the first few of each source keep their pixels; `pixel_values` of the
             others is empty.
-        num_targets: The number of supervised tokens.
+        num_targets: The number of supervised tokens: those that the model learns to write.
         num_micro_batches: The number of micro-batches that one rank computes one after another.
         num_positions: The number of token positions in all micro-batches, padding included.
     """
@@ -132,6 +134,8 @@ class SeeingCollator(Collator):
     ) -> SeenStep:
         """Return the Samples of one step, with the sizes of the micro-batches that they make.
 
+        Only the first `num_shown` Samples of each source keep their pixels in the result.
+
         Args:
             samples: The Samples of the step. They are not changed.
         """
@@ -155,7 +159,7 @@ class SeeingCollator(Collator):
 
 
 def see(data: TrainingData, num_samples: int, num_shown: int) -> list[SeenStep]:
-    """Load the first training steps of a run in this process, and return their Samples, in the order of the run.
+    """Load the first training steps of a run in this process, and return a `SeenStep` for each, in order.
 
     Args:
         data: The run's data. Its makers, collator and numbers of steps and workers are replaced: do not train on it

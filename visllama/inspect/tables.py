@@ -160,7 +160,9 @@ def sources_table(counts: Sequence[SourceCounts]) -> Table:
 
 
 def step_line(number: int, step: SeenStep) -> str:
-    """Return a line of text with the numbers of samples and micro-batches of a step, and its share of padding.
+    """Return a line of text with the numbers of samples and micro-batches of a step, and its percentage of padding.
+
+    The percentage is of all token positions in the step's micro-batches.
 
     Args:
         number: The number of the step, counted from 1, which the line names.
@@ -178,9 +180,10 @@ def step_line(number: int, step: SeenStep) -> str:
 
 
 def tokens_table(tokens: Sequence[Token]) -> Table:
-    """Return a table for the terminal with a row for each token of a sample.
+    """Return a table for the terminal with a row for each token of a sample: its text, segment and label.
 
-    Of more than 24 neighbouring tokens of one segment, those in the middle share one row, which counts them.
+    The label is "-" for a token that is not learned. Of more than 24 neighbouring tokens of one segment, those in the
+    middle share one row, which holds their number.
     """
     table = Table("token", "segment")
     table.add_column("label", justify="right")
@@ -248,7 +251,10 @@ def _bins_of(lengths: Sequence[int]) -> list[Bin]:
 
 
 def bars(bins: Sequence[Bin]) -> str:
-    """Return a histogram drawn as lines of text, a bar a line; "No sample could be read" where there is no bin."""
+    """Return a histogram drawn as text for the terminal: a heading, then one line with a bar for each bin.
+
+    Without any bin, the text is "No sample could be read".
+    """
     if not bins:
         return "No sample could be read"
 

@@ -49,7 +49,7 @@ def assemble(config: InspectConfig) -> Assembly | Chosen:
 
 
 def inspect(config: InspectConfig, assembled: Assembly | Chosen) -> Inspected | ConnectorStudy:
-    """Print the first batches that `train` would see or, if `config.weights` is set, a study of their connector.
+    """Print the first batches that `train` would see or, with `config.weights`, a study of these weights' connector.
 
     The run's folder gets `inspect.html`, or with `weights` `inspect_connector.html` and `inspect.json`. With
     `config.check_only` no file is written.

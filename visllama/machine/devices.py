@@ -17,7 +17,7 @@ _FROZEN_DTYPES = {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64
 
 
 class StartedRanks(NamedTuple):
-    """The number of ranks that a launcher has started before this program ran.
+    """The number of ranks (processes, one for each device) that a launcher has started before this program ran.
 
     Attributes:
         launcher: The name of the program, "torchrun" or "srun".
@@ -120,7 +120,7 @@ def count_ranks(num_nodes: int | str, devices: int | str | Sequence[int], accele
         accelerator: The value of `trainer.accelerator`, as `find_device` takes it.
 
     Raises:
-        ConfigError: If torchrun or srun has started other numbers than these.
+        ConfigError: If torchrun or srun has started another number of nodes, or of ranks on a node.
     """
     started = started_ranks()
 

@@ -229,12 +229,15 @@ def _follow_parent(parent: int) -> None:
 
 
 def begin_training() -> None:
-    """Only keep requests to leave from now on; the run reads them by `pending_request` at the end of each step."""
+    """Make a request to leave wait from now on, instead of ending this process at once.
+
+    The run reads a waiting request by `pending_request` at the end of each step.
+    """
     _state.is_training = True
 
 
 def end_training() -> None:
-    """Let requests to leave end this process at once again; if one came during the training, the process ends here."""
+    """Make a request to leave end this process at once again; one that came since `begin_training` ends it here."""
     was_training = _state.is_training
     _state.is_training = False
 

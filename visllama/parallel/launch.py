@@ -45,7 +45,7 @@ T = TypeVar("T")
 def on_all_ranks(trainer: TrainerSettings, plugins: Sequence[str], work: Callable[[Strategy], T]) -> T:
     """Start the ranks of a config's `trainer` group, call `work` on each of them, and return this rank's result.
 
-    Each further rank is a process that runs the same job, and so comes here too. When this returns, the ranks that this
+    Each further rank is a process that runs the same job, and so calls this too. When this returns, the ranks that this
     process has started have ended, and torch's process group is left.
 
     Args:
@@ -120,8 +120,8 @@ def environments() -> list[SLURMEnvironment]:
 def quieten_lightning() -> None:
     """Hide Lightning's messages below warnings, and those of its warnings that do not apply to a run of visllama.
 
-    Such a warning is about what is meant (frozen parts in eval mode), or about what our own tables print. It changes
-    Python's warning filters for the whole process.
+    Such a warning is about something intended (frozen parts in eval mode), or about something that our own tables
+    print. Python's warning filters are changed for the whole process.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
@@ -174,8 +174,8 @@ def watch(child_processes: list[subprocess.Popen]) -> None:
     """Start a thread that ends all ranks, this process among them, as soon as one of the others has failed.
 
     This process then exits with the code of that rank. If the rank had a request to leave (its code says so), the
-    others get up to `GRACE_S` seconds to leave by themselves. If its job in a sweep has failed on this process already,
-    the other ranks alone are ended, and the sweep goes on.
+    others get up to `GRACE_S` seconds to leave by themselves. In a sweep, if the job of that rank has failed on this
+    process already, only the other ranks are ended, and this process continues with the next job.
 
     Args:
         child_processes: The ranks that this process has started, from rank 1 on.
@@ -253,11 +253,11 @@ def _end(children: list[subprocess.Popen]) -> None:
 
 
 def forget_ranks() -> None:
-    """Leave torch's process group, and in a sweep remove what this job's ranks left, so that the next job can start.
+    """Leave torch's process group, and in a sweep (several jobs, one after the other) prepare for the next job.
 
     Call it in a `finally`: it looks at the exception that is being handled. In a sweep, if that is an `Exception`, the
-    other ranks of this job get five seconds to end and are killed then, and this process goes on. The environment
-    variables of the ranks are removed in a sweep only.
+    other ranks of this job get five seconds to end and are killed then. In a sweep the environment variables by which
+    ranks find each other are removed too.
     """
     is_of_sweep = invocation().is_of_sweep
 

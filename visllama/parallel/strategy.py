@@ -33,7 +33,7 @@ from visllama.model.visllama import VisLlama
 class VisLlamaStrategy(Strategy):
     """The base of the strategies here, which saves trained state alone, in a form that any of them can read.
 
-    A class names it before one of Lightning's strategies: `class Mine(VisLlamaStrategy, DDPStrategy)`.
+    A subclass lists it before one of Lightning's strategies: `class Mine(VisLlamaStrategy, DDPStrategy)`.
 
     Attributes:
         control: The process group of all ranks that exchanges on the CPU, so that no rank waits for a GPU; None if this
@@ -270,8 +270,9 @@ def build_strategy(trainer: TrainerSettings, plugins: Sequence[str] = ()) -> Vis
         plugins: The names of the user's packages, in which the strategy's class may be.
 
     Raises:
-        ConfigError: If the class is not derived from `VisLlamaStrategy`, since no other writes checkpoints that a run
-            can read; or if torchrun or srun has started another number of ranks than the group names.
+        ConfigError: If the class is not allowed or does not exist; if it is not derived from `VisLlamaStrategy`, since
+            no other class writes checkpoints that a run can read; or if torchrun or srun has started another number of
+            ranks than the group names.
     """
     num_nodes, num_devices = count_ranks(trainer.num_nodes, trainer.devices, trainer.accelerator)
     config = trainer.strategy

@@ -22,7 +22,7 @@ class Column(NamedTuple):
     Attributes:
         evaluation: The name of the evaluation that the figure belongs to; None for `val/loss`, which belongs to the
             training.
-        metric: The figure's name in that evaluation, for example "CIDEr".
+        metric: The figure's name, for example "CIDEr" or "val/loss".
         scale: The factor from the value in `metrics.json` to the value that is printed: 100 for metrics of captions.
         is_higher_better: Whether the best run has the highest value; false for a loss.
     """
@@ -73,8 +73,8 @@ def find_columns(
         runs: The runs.
         wanted: The names of figures, in the order of the columns: `CIDEr`, `scenes_caption/CIDEr` or `val/loss`. None
             chooses the usual metrics of each evaluation (BLEU-4, METEOR, ROUGE-L and CIDEr of captions, the accuracy of
-            answers, all of any other task), and `val/loss` only where there are none.
-        evaluations: The names of the evaluations whose figures may be shown; None means all that a run has.
+            answers, all of any other task), and `val/loss` only if there is no such metric.
+        evaluations: The names of the evaluations whose figures may be shown; None means all evaluations of all runs.
 
     Raises:
         ConfigError: If no run has a figure to show, or no run has an evaluation or a figure that was named; or if a
@@ -173,9 +173,9 @@ def _find_column(name: str, possible: Sequence[Column], runs: Sequence[JudgedRun
 
 
 def headers(columns: Sequence[Column]) -> list[str]:
-    """Return the header of each column: the metric alone where that is clear, otherwise "EVALUATION/METRIC".
+    """Return the header of each column: its metric alone where the metric is clear, otherwise "EVALUATION/METRIC".
 
-    It is clear where all columns are of one evaluation and no other column has the metric.
+    A metric is clear if all columns are of one evaluation, and no other column has the same metric.
     """
     metrics = [column.metric for column in columns]
     evaluations = {column.evaluation for column in columns if column.evaluation is not None}

@@ -29,6 +29,8 @@ Differences = dict[str, dict[str, str]]
 def conditions(evaluation: Mapping) -> dict[str, object]:
     """Return the conditions that an evaluation was judged under, which two runs must share to be compared.
 
+    These are "task", "split", "prompt" and "decoding", and for captions also "tokenizer" and "document_frequencies".
+
     Args:
         evaluation: An evaluation as `metrics.json` holds it.
 
@@ -55,7 +57,7 @@ def conditions(evaluation: Mapping) -> dict[str, object]:
 
 
 def differences(judged: Mapping[str, Conditions]) -> Differences:
-    """Return the conditions that are not the same in all runs; empty where all are.
+    """Return the conditions that are not the same in all runs; an empty dictionary if no condition differs.
 
     Args:
         judged: The conditions of each run, as `conditions` returns them, by the run's name.
@@ -119,7 +121,7 @@ def _differing_keys(mappings: Collection[Mapping]) -> list[object]:
 def short(value: object) -> str:
     """Return a condition's value as a text of at most 60 characters and "..."; "not known" for None.
 
-    A mapping is taken for a decoding: its text is like "greedy, at most 40 tokens".
+    An empty text becomes "none". A mapping is taken for a decoding: its text is like "greedy, at most 40 tokens".
     """
     # Files of older runs lack some conditions.
     if value is None:
@@ -134,7 +136,9 @@ def short(value: object) -> str:
 
 
 def decoding_in_words(decoding: Mapping) -> str:
-    """Return a decoding as a text, for example "greedy, at most 40 tokens"; "not known" where it names neither.
+    """Return a decoding as a text, for example "greedy, at most 40 tokens".
+
+    If the options name neither the method nor the limit, the text is "not known".
 
     Args:
         decoding: The options of transformers' `generate`, of which `do_sample`, `num_beams` and `max_new_tokens` are
@@ -163,7 +167,7 @@ def check_alike(evaluation: str, judged: Mapping[str, Conditions], mixed: bool) 
         mixed: Whether runs may differ in their conditions.
 
     Returns:
-        For each condition that differs the value of each run as a text, by the run's name; empty where none does.
+        For each condition that differs the value of each run as a text, by the run's name; empty if none differs.
 
     Raises:
         ConfigError: If a condition differs and `mixed` is false. The message names each such condition and two of its
@@ -189,7 +193,9 @@ def _two_values(values: Mapping[str, str]) -> str:
 
 
 def shared_text(name: str, judged: Sequence[Conditions]) -> str:
-    """Return the value of a condition as a text if all runs share it; "" where they do not, or it is not known.
+    """Return the value of a condition, as `short` writes it, if all runs share the value; else "".
+
+    The result is also "" if the value is not known.
 
     Args:
         name: The name of the condition.

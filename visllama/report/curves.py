@@ -33,8 +33,8 @@ def read_curves(path: Path) -> dict[str, Points]:
         path: The run's `metrics.csv`. Somebody else may have written it: a row without a finite number is passed over.
 
     Returns:
-        The points of "train/loss" and "val/loss", in the order of the file; without a loss that has none, and empty
-        where the file is not there or cannot be read.
+        The points of "train/loss" and "val/loss" by these names, in the order of the file. A loss without points is
+        left out. The dictionary is empty if the file is not there or cannot be read.
     """
     curves: dict[str, Points] = {TRAIN_LOSS: [], VAL_LOSS: []}
     try:

@@ -27,11 +27,11 @@ _BEGINNINGS_OF_FORMULAS = ("=", "+", "-", "@")
 def cell_text(column: Column, cell: Cell, num_runs: int) -> str:
     """Return a cell as it is printed, for example "113.4 ± 0.6 (n=2)"; "-" where no run has the figure.
 
-    These are the mean, the standard deviation where two runs or more have the figure, and the number of runs where not
-    all of the row have it.
+    The text holds the mean, the standard deviation if two or more runs have the figure, and the number of these runs
+    if other runs of the row lack the figure.
 
     Args:
-        column: The column, which prints the values.
+        column: The column, whose scale and number of decimals are used.
         cell: The cell.
         num_runs: The number of runs of the cell's row.
     """
@@ -55,7 +55,7 @@ def count_text(row: TableRow) -> str:
 
 
 def label_texts(row: TableRow) -> list[str]:
-    """Return the row's labels as they are printed: the first of a published system's row has a dagger behind it."""
+    """Return a row's labels as texts to be printed; the first label of a published system has a dagger at its end."""
     first, *others = row.labels
     if row.is_published:
         first = f"{first} {DAGGER}"
@@ -100,7 +100,7 @@ def _plain(text: str) -> Text:
 
 
 def text(table: RunTable) -> str:
-    """Return the table as plain text of 100 columns, as the terminal shows it, its notes below."""
+    """Return the table as plain text of at most 100 characters a line, as the terminal shows it, its notes below."""
     file = io.StringIO()
     # A width of its own, because a file is read elsewhere than on this terminal.
     console = Console(file=file, width=_FILE_COLUMNS)
@@ -137,7 +137,8 @@ def markdown(table: RunTable) -> str:
 def csv_table(table: RunTable) -> str:
     """Return the table as CSV with a header line, for other programs; the notes are left out.
 
-    Each figure has three columns: mean, standard deviation and number of runs. The values are those of `metrics.json`,
+    The first columns are the row's labels, its number of runs, and whether the row is published ("yes" or "no"). Then
+    each figure has three columns: mean, standard deviation and number of runs. The values are those of `metrics.json`,
     in full and not x100; a value that is not there is empty. A text that a spreadsheet would take for a formula gets a
     quote before it.
     """

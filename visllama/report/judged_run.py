@@ -71,7 +71,8 @@ def read_runs(folders: Sequence[Path]) -> list[JudgedRun]:
         folders: The folders of the runs, as `find_folders` returns them.
 
     Raises:
-        ConfigError: If a `metrics.json` is not there, cannot be read or is no JSON object.
+        ConfigError: If a `metrics.json` is not there, cannot be read or is no JSON object, or if a configuration
+            that is there cannot be read.
     """
     names = short_names(folders)
     return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
@@ -99,7 +100,7 @@ def _read(folder: Path, name: str) -> JudgedRun:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """Return for each path its last parts ("lr/3"): the same number for each, so many that all paths differ in them.
+    """Return a name for each path: its last parts, as "lr/3": as many for each path as make all names differ.
 
     Signs that cannot be printed become escapes. Paths that are equal have the same name.
     """

@@ -56,7 +56,7 @@ def _escape_sign(sign: str) -> str:
 def latex(table: RunTable) -> str:
     """Return the table as a LaTeX `table` with its notes as the caption; the best value of each column is bold.
 
-    A paper takes it in by `\\input`, and needs the package booktabs.
+    A paper includes a file of this text by `\\input`, and needs the package booktabs.
     """
     headers = [*table.labels, "n", *table.headers]
     num_texts = len(table.labels)

@@ -79,7 +79,7 @@ class Section(NamedTuple):
 
     Attributes:
         comparison: The comparison of both runs.
-        scale: The factor between a score in files and the score that is shown.
+        scale: The factor from a score in the files of scores to the score that is shown, as `scale_of` returns it.
         rows: The comparison of each metric as texts.
         shown: The images that changed most.
     """

@@ -381,7 +381,7 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
 
     Those whose score does not differ are left out. Among equal differences, as answers to questions often have, those
     with a picture come first, then by id. Where there are more than `count`, half are chosen from those with a higher
-    score in the second system and half from those with a lower one; where one side has fewer, the other fills up.
+    score in the second system and half from those with a lower one; where one side has fewer, the other side has more.
 
     Args:
         comparison: The comparison.
@@ -414,6 +414,9 @@ def most_changed(comparison: Comparison, count: int, shown: set[str]) -> list[Im
 
 def as_json(comparison: Comparison, changed: Sequence[ImageDifference]) -> dict[str, Any]:
     """Return a comparison as plain values for `report.json`; scores are on the scale of `metrics.json`.
+
+    The keys are "task", "n" (the number of captions or answers), "num_images", "metrics" and "changed". The keys
+    "lacking" and "mixed" are there only if not empty, and "names" only if the runs name the evaluation differently.
 
     Args:
         comparison: The comparison.

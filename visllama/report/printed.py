@@ -14,7 +14,7 @@ from visllama.report.paired import Comparison
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return a table for the terminal with a row a metric: both values, their difference, its interval and p-value.
+    """Return a table for the terminal, a row for each metric: both values, their difference, its interval and p-value.
 
     The columns A and B are the first and the second run; metrics of captions are x100. Lines below the table name the
     conditions under which the runs were judged differently, and the metrics that one run lacks.

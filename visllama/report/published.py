@@ -45,8 +45,9 @@ def read_published(path: Path) -> list[Published]:
             `tokenizer` and `split`.
 
     Raises:
-        ConfigError: If the file cannot be read, holds aliases or no list; or if an entry lacks a key, has an unknown
-            one, or a figure that its metric cannot have (CIDEr ends at 10, accuracy at 100, any other metric at 1).
+        ConfigError: If the file cannot be read, holds YAML aliases, or is no list with entries; or if an entry lacks
+            `name`, `metrics` or `source`, has an unknown key, or a figure that its metric cannot have (CIDEr ends at
+            10, accuracy at 100, any other metric at 1).
     """
     try:
         content = read_regular(path)
@@ -143,7 +144,7 @@ def check_comparable(
         published: The published systems.
         conditions: The conditions that the runs were judged under, by the evaluation's name, for each evaluation that
             has a column in the table.
-        mixed: Whether the figures may differ in this; nothing is checked then.
+        mixed: Whether tokenizers and splits may differ; if true, nothing is checked.
 
     Raises:
         ConfigError: If a tokenizer or split differs and `mixed` is false. The message names the row, and both values.

@@ -18,9 +18,10 @@ _MOST_RUNS = 10_000
 def find_folders(words: Sequence[str]) -> list[Path]:
     """Find the folders of runs that have ended, in the order in which they are named.
 
-    The folder of a run has a `metrics.json`. A sweep stands for its jobs that have one. The runs of a pattern or a
-    sweep are sorted by name, numbers by their value. A pattern passes over what is no run, and over runs that an
-    earlier entry has named; a folder that is named twice is returned twice.
+    The folder of a run that has ended holds a `metrics.json`. In place of the folder of a sweep (one training over
+    several settings), the folders of its jobs that have ended are returned. The runs of a pattern or a sweep are sorted
+    by name, numbers by their value. A pattern leaves out folders without a run, and runs that an earlier word has
+    named; a folder that is named twice without a pattern is returned twice.
 
     Args:
         words: Paths of runs or of sweeps, and patterns of such paths (`outputs/lr/*`).

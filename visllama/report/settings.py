@@ -101,7 +101,7 @@ def differing_keys(runs: Sequence[JudgedRun], but: Sequence[str] = ()) -> list[s
 
     Args:
         runs: The runs. A run without a key differs from one that has it.
-        but: Further keys that are left out.
+        but: Further keys that are left out of the result, for example "seed"; each has to be the whole key.
     """
     configs = [dict(flat(run.config)) for run in runs]
     keys: dict[str, None] = {}
@@ -166,7 +166,7 @@ def in_words(value: object) -> str:
 
 
 def labels(keys: Sequence[str]) -> list[str]:
-    """Return a header for each key: its last part where no other key ends in it ("lr" for "optim.lr"), else the key."""
+    """Return a header for each key: its last part, as "lr" for "optim.lr", or the whole key if another ends so too."""
     last_parts = []
     for key in keys:
         _, _, last_part = key.removesuffix(_KIND).rpartition(".")
@@ -243,7 +243,8 @@ def group(runs: Sequence[JudgedRun], rows: Sequence[str], over: Sequence[str], m
         mixed: Whether a group may hold runs that differ in further keys, or that have the same values at `over`.
 
     Raises:
-        ConfigError: If a group would hold such runs and `mixed` is false. The message names the key, or two runs.
+        ConfigError: If `mixed` is false, and runs of a group differ in a further key that `differing_keys` returns, or
+            have the same values at `over`. The message names the key, or two runs.
     """
     by_values: dict[tuple[str, ...], list[JudgedRun]] = {}
     for run in runs:

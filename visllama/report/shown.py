@@ -30,7 +30,8 @@ class Shown(NamedTuple):
 
     Attributes:
         difference: The scores of both systems, with the id.
-        pictures: The pictures as data addresses, which hold them whole; empty where no gallery shows the image.
+        pictures: The pictures as data addresses, which hold them whole; empty where neither run's gallery
+            page has a usable picture.
         question: The question; "" where the image was captioned.
         first: The caption or answer of the first system; None where its folder does not hold it.
         second: The caption or answer of the second system; None where its folder does not hold it.
@@ -98,7 +99,7 @@ def _read_if_there(path: Path, read: Callable[[Path], dict[str, T]]) -> dict[str
 
 
 def show(changed: Sequence[ImageDifference], first: Texts, second: Texts) -> list[Shown]:
-    """Return for each of these images what the page shows of it, in the same order.
+    """Return the pictures and texts that the page `report.html` shows of each image or question, in the same order.
 
     Args:
         changed: The images or questions.

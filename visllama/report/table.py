@@ -101,9 +101,9 @@ def build_table(
         over: The keys over whose values a row is averaged, for example "seed".
         columns: The figures that are shown, as `find_columns` returns them.
         published: Published systems, each of which becomes a row at the end.
-        mixed: Whether runs may have been judged under different conditions, and a row may be a mean of different
-            settings or repeats. Each condition that differs then becomes a column before the figures. A published
-            figure then stands in each column of its metric.
+        mixed: Whether runs may have been judged under different conditions, and a row may be a mean of runs that differ
+            in further keys, or of the same run twice. Each condition that differs then becomes a column before
+            the figures. A published figure then stands in each column of its metric.
 
     Raises:
         ConfigError: If `mixed` is false, and conditions differ between runs or from those of a published system, or the
@@ -324,7 +324,10 @@ def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:
 
 
 def as_json(table: RunTable) -> dict[str, Any]:
-    """Return a table as plain values for `report.json`; figures are on the scale of `metrics.json`."""
+    """Return a table as plain values for `report.json`, with figures on the scale of `metrics.json`.
+
+    The keys are "rows", "notes" and, only if conditions differ between runs, "mixed".
+    """
     rows: list[dict[str, Any]] = []
     for row in table.rows:
         figures = {}

@@ -61,9 +61,13 @@ def assemble(config: ReportConfig) -> Report:
     Args:
         config: The configuration of the verb.
 
+    Returns:
+        The runs, and either their scores in each shared evaluation or their table.
+
     Raises:
         ConfigError: If fewer than two runs are named, if a run or a file of its scores is not there, if the runs were
-            judged under different conditions or on different images, or if they lack what is asked for.
+            judged under different conditions or on different images, or if a key, evaluation or figure is named that
+            they do not have.
     """
     words = names(config.runs) or []
     folders = find_folders(words)
@@ -140,6 +144,10 @@ def report(config: ReportConfig, assembled: Report) -> dict[str, Any]:
 
     Returns:
         The content of `report.json`, without its provenance.
+
+    Raises:
+        ConfigError: If a metric of a `scores.jsonl` cannot be computed as a finite number.
+        WriteFailed: If a file cannot be written.
     """
     folder = run_folder()
     runs = assembled.runs

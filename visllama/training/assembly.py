@@ -43,8 +43,8 @@ class Assembly(NamedTuple):
         initial: The content of `visllama.json` in the folder of `init_from`, whose weights the run starts from; None
             without `init_from`.
         train: The source of training records for each of `data.sources`, by its name there.
-        val: The source of validation records, likewise; empty if `trainer.val_check_interval` is null, so that nothing
-            is validated.
+        val: The source of validation records for each of `data.sources`, by its name there; empty if
+            `trainer.val_check_interval` is null, so that nothing is validated.
         order: The order of the training samples.
         judged_sources: The source of each evaluation after the training, by the evaluation's name; empty if `judge` is
             false.
@@ -144,8 +144,8 @@ def _build_order(config: TrainConfig, sources: Mapping[str, Source]) -> Order:
 def check_faults(sources: Mapping[str, Source], max_bad_fraction: float) -> None:
     """Check how much of each source of tars cannot be read, and print it for each source that has some damage.
 
-    Counted are what the index of the tars lists: files and records that cannot be read. Their fraction is taken of them
-    and the readable records together. Sources of other classes than `ShardSource` are not checked.
+    The index of the tars lists files and records that cannot be read. Their number is divided by the number of all
+    places, unreadable ones and readable records together. Sources of other classes than `ShardSource` are not checked.
 
     Args:
         sources: The training sources by name.
@@ -280,8 +280,8 @@ def template_at(key: str, chosen: str | Mapping[str, str], model: VisLlama) -> T
 def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) -> None:
     """Check that an image and the longest allowed text fit into the language model's positions.
 
-    Each of the two numbers is added to the tokens of one image and the begin token. A model without a limit passes. A
-    sample of several images is checked when it is made.
+    `max_text_tokens` and `max_new_tokens` are each added to the tokens of one image and the begin token. A model
+    without a limit passes. A sample of several images is checked when it is made.
 
     Args:
         model: The model.
@@ -289,7 +289,7 @@ def check_positions(model: VisLlama, max_text_tokens: int, max_new_tokens: int) 
         max_new_tokens: The value of `decoding.max_new_tokens`: tokens that are generated.
 
     Raises:
-        ConfigError: If one of the two is too large; the message names the keys to lower.
+        ConfigError: If either sum is larger than the number of positions; the message names the keys to lower.
     """
     num_positions = model.num_positions
     # The config of some language models names no limit.
@@ -316,7 +316,7 @@ def count_steps(config: TrainConfig, num_items: int) -> int:
 
     Args:
         config: The configuration of the run.
-        num_items: The number of items of all training sources together.
+        num_items: The number of items (captions, questions or conversations) of all training sources together.
 
     Raises:
         ConfigError: If there is no whole batch.

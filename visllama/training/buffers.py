@@ -32,10 +32,10 @@ def settle_buffers(
     is_finite: Bool[Tensor, ""],
     num_ranks: int,
 ) -> None:
-    """Set the buffers of a model's trained parts, in place, to the values that all ranks go on with.
+    """Set the buffers of a model's trained parts, in place, to the same values on all ranks.
 
-    These are the first rank's values after the step's forward passes, or, if the step was not taken, those from before
-    it. All ranks have to call it together.
+    If the step was taken, these are the first rank's values after the step's forward passes; if not, they are the first
+    rank's values in `before`. All ranks have to call this together.
 
     Args:
         model: The model after its forward passes of this step.

@@ -39,6 +39,9 @@ class LossBySource:
             logits: The model's output at each of T positions of B samples; position t predicts token t + 1.
             labels: The token id at each position, or IGNORE_INDEX where it is not supervised; not shifted.
             sources: The name of each sample's source, one of `names`.
+
+        Raises:
+            ValueError: If a source is not one of `names`.
         """
         indices = [self.names.index(name) for name in sources]
         columns = torch.tensor(indices, device=self.sums.device)

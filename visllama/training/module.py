@@ -42,6 +42,9 @@ class _Counts(NamedTuple):
 class VisLlamaModule(pl.LightningModule):
     """Train a `VisLlama` under Lightning's `Trainer`, on the Steps of a `TrainingData`.
 
+    A Step is one rank's share of a global batch, cut into micro-batches. Its masked samples (those that could not be
+    read, or have nothing to learn) add nothing to the loss.
+
     The loss is the model's, summed over the supervised tokens (those that it learns to predict) of the step's samples
     on all ranks, and divided by their number: neither micro-batches nor ranks change the loss or the update.
 
@@ -267,7 +270,7 @@ class VisLlamaModule(pl.LightningModule):
 
         Args:
             step: This rank's share of a validation batch.
-            batch_idx: The number of the batch, which Lightning gives and nothing here reads.
+            batch_idx: Not used; Lightning passes the number of the batch.
         """
         _, rounds = self._agree(step)
 

@@ -43,7 +43,7 @@ def lr_scale(model: nn.Module, part: str) -> float:
 
     Args:
         model: The model.
-        part: The name of the part; 1 is returned for one that is no attribute of the model too.
+        part: The name of the part, as "connector". For a name that no attribute of the model has, the result is 1.
     """
     return getattr(getattr(model, part, None), "lr_scale", 1.0)
 
@@ -54,9 +54,9 @@ def part_rate(model: nn.Module, part: str, lr: float, lr_by_part: Mapping[str, f
     Args:
         model: The model.
         part: The name of the part.
-        lr: The value of `optim.lr`. It is multiplied by the part's `lr_scale`.
-        lr_by_part: The value of `optim.lr_by_part`, by part. A rate in it is returned as it is; where the part is not
-            in it, or has None or 0, `lr` counts.
+        lr: The value of `optim.lr`.
+        lr_by_part: The value of `optim.lr_by_part`: rates by part. The part's rate there is returned as it is. If the
+            part is not in it, or has None or 0, the result is `lr` times the part's `lr_scale`.
     """
     return lr_by_part.get(part) or lr * lr_scale(model, part)
 
@@ -72,7 +72,7 @@ def parameter_groups(
         model: The model.
         lr: The value of `optim.lr`.
         lr_by_part: The value of `optim.lr_by_part`: the rates of parts by their names. A part that is not in it, or has
-            None or 0 there, has `lr` times its own `lr_scale`; a name that no part has is not looked at.
+            None or 0 there, has `lr` times its own `lr_scale`; a name that no part has is ignored.
         weight_decay: The weight decay of the groups that decay.
 
     Returns:
@@ -112,6 +112,9 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
         config: The `optim` group: `_target_`, a class of torch or of the user's, with its arguments; and `lr`,
             `lr_by_part`, `weight_decay` and the other keys that visllama reads itself.
         plugins: The names of the user's packages, in which the class may be.
+
+    Raises:
+        ConfigError: If `_target_` is not allowed, or names no class.
     """
     groups = parameter_groups(model, config["lr"], config["lr_by_part"], config["weight_decay"])
     arguments = {key: value for key, value in config.items() if key not in OWN_OPTIM_KEYS}
@@ -133,7 +136,7 @@ def build_optimizer(model: nn.Module, config: Mapping, plugins: Sequence[str] = 
 def step_if_finite(optimizer: LightningOptimizer | Optimizer, is_finite: Bool[Tensor, ""]) -> None:
     """Take an optimizer step if `is_finite` is true; else leave weights and optimizer state as they are, to the bit.
 
-    Lightning counts a step either way. Unless the optimizer is fused, the gradients are gone if `is_finite` is false.
+    Lightning counts a step either way. If `is_finite` is false and the optimizer is not fused, gradients are removed.
 
     Args:
         optimizer: The optimizer. A fused one reads `is_finite` on the device; for any other the CPU waits for it.
@@ -163,8 +166,8 @@ def warmup_steps(fraction: float, num_steps: int) -> int:
     It may be more than `num_steps`: such a run ends before it reaches its full rate.
 
     Args:
-        fraction: The value of `optim.warmup_fraction`: a fraction of all steps, of which at least `LEAST_WARMUP_STEPS`
-            are returned. For 0 the result is 0: no warm-up.
+        fraction: The value of `optim.warmup_fraction`: the fraction of all steps that is returned, but at least
+            `LEAST_WARMUP_STEPS` (10). For 0 the result is 0: no warm-up.
         num_steps: The number of optimizer steps of the run.
     """
     if not fraction:
@@ -196,6 +199,10 @@ def build_schedule(optimizer: Optimizer, config: Mapping, num_steps: int, plugin
 
     Returns:
         The schedule, whose `step()` has to be called after each optimizer step.
+
+    Raises:
+        KeyError: If `schedule` is another name.
+        ConfigError: If the `_target_` of `schedule` is not allowed, or names no class.
     """
     warmup = max(1, warmup_steps(config["warmup_fraction"], num_steps))
 

@@ -41,6 +41,7 @@ def measure_states(optim: Mapping[str, Any], plugins: Sequence[str], trained_byt
 
     Raises:
         ConfigError: If the optimizer cannot be made, or its step raises an exception.
+        KeyError: If `trained_bytes` is another number.
     """
     arguments = {name: value for name, value in optim.items() if name not in OWN_OPTIM_KEYS}
     # A matrix, because an optimizer may keep other state for vectors.

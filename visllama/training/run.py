@@ -83,6 +83,7 @@ def run(config: TrainConfig, assembly: Assembly) -> dict | None:
     Raises:
         Preempted: If the run was asked to leave, and has saved.
         ConfigError: If no checkpoint can be resumed from or written, or too many records are bad.
+        FloatingPointError: If too many steps in a row have a loss or gradient that is not finite.
     """
     launch.quieten_lightning()
     pl.seed_everything(config.seed, workers=True, verbose=False)
@@ -284,7 +285,7 @@ def weights_loader(config: TrainConfig, assembly: Assembly, strategy: VisLlamaSt
 def count_sizes(model: VisLlama) -> Shapes | None:
     """Return the sizes of a model from which floating-point operations are counted; None if they cannot be read.
 
-    They cannot where a class of the user's own raises any exception; the exception is then written to the log.
+    If reading them raises an exception, as a class of the user's own may do, the exception is only written to the log.
 
     Args:
         model: The model, with or without weights, before a strategy has cut its tensors over ranks.
@@ -335,7 +336,7 @@ def find_checkpoint(config: TrainConfig, data: TrainingData, folder: Path, num_s
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:
-    """Write a run's configuration as `config.yaml` into its folder; another rank that reads it meets no half of it."""
+    """Write a run's configuration as `config.yaml` into its folder, in one move: no other rank can read half a file."""
     write_whole(folder / "config.yaml", to_yaml(config))
 
 
@@ -420,7 +421,7 @@ def build_trainer(
 ) -> pl.Trainer:
     """Build Lightning's `Trainer` of a run, for which the run is one epoch and each batch is one optimizer step.
 
-    It also makes Lightning start further ranks our way, and turns off its own answer to signals.
+    It also makes Lightning start further ranks as `launch_our_way` says, and turns off Lightning's handling of signals.
 
     Args:
         config: The configuration of the run, with the groups `trainer` and `profiler`.

@@ -14,8 +14,8 @@ from visllama.training.assembly import Assembly, build_assembly
 def assemble(config: TrainConfig) -> Assembly:
     """Check a run's configuration, and build its sources, order of samples and model, for `train`.
 
-    No pretrained weight is read, and nothing is written to the run's folder. `trainer.threads` of torch is set for this
-    process.
+    No pretrained weight is read, and nothing is written to the run's folder. torch's number of threads in this process
+    is set to `trainer.threads`.
 
     Args:
         config: The configuration of the run, resolved; it is not changed.

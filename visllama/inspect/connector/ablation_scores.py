@@ -26,7 +26,7 @@ from visllama.model.visllama import VisLlama
 
 @dataclass(frozen=True)
 class AblationScore:
-    """The CIDEr of the captions that were written under one ablation.
+    """The CIDEr of the captions that were written under one ablation, on pycocoevalcap's scale (1 is printed as 100).
 
     Attributes:
         ablation: The ablation.
@@ -55,7 +55,7 @@ class WrittenCaptions(NamedTuple):
     Attributes:
         captions: The caption of each picture.
         ids: The token ids of each caption as the model has written them, end token and padding included.
-        cider: The CIDEr of each caption, in the order of the pictures.
+        cider: The CIDEr of each caption, in the order of the pictures, on pycocoevalcap's scale.
         mean_cider: The CIDEr over all pictures.
     """
 
@@ -98,7 +98,8 @@ class AblatedReader:
         Args:
             image_embeds: The K image vectors of each picture, in the order of the Samples.
             kept: A mask over the K + 2 positions of an image span (`[boi]`, the vectors, `[eoi]`), true where the
-                position is read; None reads all. Positions that are not read are left out, and those behind move up.
+                position is read; None reads all. A position that is not read is left out, and the positions behind it
+                move up.
         """
         # By the batches of the evaluation, whose captions these have to be.
         size = self.captioner.batch_size
@@ -143,7 +144,7 @@ def score_ablations(
 ) -> AblationResults:
     """Caption all pictures under each ablation, score the captions, and compare their CIDEr with the baseline's.
 
-    Shows a progress bar on the terminal.
+    A progress bar is shown on the terminal.
 
     Args:
         reader: The reader that writes the captions.
@@ -152,6 +153,12 @@ def score_ablations(
             another picture in its place under `shuffled_images`, and those of a gray one under `blank_images`.
         keys: The id of each picture, in the order of the reader's Samples.
         references: The reference captions of each picture, by its id.
+
+    Returns:
+        The score of each ablation, and the captions that were written under `whole`.
+
+    Raises:
+        KeyError: If `whole` or the baseline of an ablation is not among `ablations`.
     """
     scorer = CaptionScorer(references)
     captions_of: dict[Ablation, WrittenCaptions] = {}

@@ -35,9 +35,9 @@ class Ablation:
     Attributes:
         kind: `whole` changes nothing; `shuffled_images` and `blank_images` show another picture, or a gray one;
             `all_frozen` sets each vector to its mean over the pictures; `markers_removed` leaves both markers out.
-            Three kinds are of some vectors: `removed` leaves these out, `frozen` sets these to their means, and `alone`
-            sets all others to their means.
-        vectors: The numbers of these vectors among the K image vectors, counted from 1; empty for the other kinds.
+            Three kinds change only some of the K image vectors: `removed` leaves `vectors` out, `frozen` sets `vectors`
+            to their means, and `alone` sets all but `vectors` to their means.
+        vectors: The numbers of these vectors among the K image vectors, counted from 1; empty for the other five kinds.
     """
 
     kind: str
@@ -91,7 +91,9 @@ def vector_groups(num_vectors: int, is_grid: bool) -> list[tuple[int, ...]]:
 
 
 def list_ablations(groups: Sequence[tuple[int, ...]]) -> list[Ablation]:
-    """Return all ablations: `whole`, the other four of no single vector, then each group removed, frozen, and alone.
+    """Return all ablations, first the five kinds that concern no single vector, beginning with `whole`.
+
+    After them come each group of vectors removed, then each group frozen, then each group alone.
 
     Args:
         groups: The vectors that are left out together, as `vector_groups` returns them.

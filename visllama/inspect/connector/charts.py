@@ -18,8 +18,8 @@ class Row(NamedTuple):
     """A row of a chart of CIDEr: the score of one ablation. Places and widths are in percent of the chart's width.
 
     Attributes:
-        name: The vector or the part that was left out.
-        text: The figure at the end of the row.
+        name: The numbers of the ablation's vectors, or the ablation's name if it is of no single vector.
+        text: The figure at the end of the row: the CIDEr, or its difference to the baseline, x100.
         title: A sentence with all figures, which is shown when the row is pointed at.
         at: The place of the ablation's CIDEr.
         low: The place at which the 95% interval begins.

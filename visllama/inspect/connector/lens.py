@@ -29,7 +29,7 @@ ScoredTokens = list[tuple[str, float]]
 
 
 class TopTokens(NamedTuple):
-    """The best tokens of M vectors: a row a vector, with its best token first. Both tensors lie in main memory.
+    """The best tokens of M vectors: one row for each vector, best token first. Both tensors lie in main memory.
 
     Attributes:
         ids: The ids of the tokens.
@@ -128,7 +128,7 @@ class Lens:
 
         Args:
             top: The best tokens of several vectors, as `nearest` and `unembed` return them.
-            row: The index of the vector among them, counted from 0.
+            row: The index of the vector in `top`, counted from 0.
         """
         ids = top.ids[row].tolist()
         scores = top.scores[row].tolist()

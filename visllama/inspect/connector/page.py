@@ -34,7 +34,7 @@ _PHOTO_PX = 160
 
 
 class Chip(NamedTuple):
-    """A token on the page, by which an image vector is read.
+    """A token of the language model that the page shows for an image vector.
 
     Attributes:
         token: The token as the tokenizer writes it.
@@ -48,7 +48,7 @@ class Chip(NamedTuple):
 
 
 class VectorRow(NamedTuple):
-    """The tokens that one image vector of a picture is read by.
+    """The tokens of the language model that fit one image vector of a picture best.
 
     Attributes:
         vector: The number of the vector among the K image vectors of the picture, counted from 1.

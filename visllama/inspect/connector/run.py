@@ -149,7 +149,7 @@ def look(
 ) -> ConnectorStudy:
     """Inspect a model's connector on some pictures, and return the results; no file is written.
 
-    The pictures are encoded, captioned once for each ablation, and their image vectors are read by tokens.
+    The pictures are encoded and captioned once for each ablation, and the tokens that fit each image vector are found.
 
     Args:
         model: A model with all its weights, on the device that it is to run on.

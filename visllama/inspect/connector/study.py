@@ -19,7 +19,7 @@ class ShownPicture:
         caption: The caption that the model writes when nothing is left out.
         cider: The caption's CIDEr, on pycocoevalcap's scale (1 is printed as 100).
         references: The picture's reference captions.
-        reading: The tokens that each of its image vectors is read by.
+        reading: The vocabulary tokens that fit each of the picture's image vectors best.
         words: The words of the caption, in their order.
         attention: For each word a list of K shares in [0, 1]: how much of the word's attention each image vector has,
             as the mean over layers and heads. The rest of the attention goes to other tokens.
@@ -58,7 +58,7 @@ class ConnectorStudy:
     pictures: list[ShownPicture]
 
     def of_kind(self, kind: str) -> list[AblationScore]:
-        """Return the scores of all ablations of one kind (see `Ablation.kind`), in their order."""
+        """Return the scores of all ablations of one kind (see `Ablation.kind`), in their order; maybe none."""
         return [score for score in self.ablations if score.ablation.kind == kind]
 
     def to_dict(self) -> dict[str, Any]:

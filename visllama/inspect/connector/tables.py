@@ -20,7 +20,7 @@ _SHOWN_WORDS = 2
 
 
 def ablation_table(study: ConnectorStudy) -> Table:
-    """Return a table of the ablations of no single vector: shuffled and blank images, all frozen, no markers.
+    """Return a table of the ablations that concern no single vector: whole, other images, all frozen, no markers.
 
     Each row has the CIDEr, its difference to `whole` with an interval, and the share of captions that changed.
     """
@@ -71,7 +71,9 @@ def loss_table(study: ConnectorStudy) -> Table:
 def vectors_table(study: ConnectorStudy) -> Table:
     """Return a table with a row for each vector: its norm, its most frequent best token, and the words that it names.
 
-    It has at most 16 rows: the first of those vectors that `loss_table` shows.
+    The other columns are the share of the vector that changes with the picture, and how often its nearest tokens are
+    words of the picture's own and of other pictures' references. The table has at most 16 rows: the first of the
+    vectors that `loss_table` shows.
     """
     # The last three columns hold words of any length: cut to a width, so that a row stays one line of 80 columns.
     table = _table("vector", "norm", "varies", "own/other")

@@ -27,7 +27,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class TokenReading:
-    """The tokens that one of the K image vectors is read by, summed up over all pictures.
+    """The vocabulary tokens that fit one of the K image vectors best, summed up over all pictures.
 
     Attributes:
         tokens: Up to five pairs of a token and the share of pictures, in [0, 1], in which it is the best token of this
@@ -96,9 +96,9 @@ class Norms(TypedDict):
 
 
 class VectorStudy:
-    """Find the tokens that each image vector of each picture is read by.
+    """Find the vocabulary tokens that fit each image vector of each picture best.
 
-    All vectors are read when the object is made; `vectors` and `picture` only look up and sum up the results.
+    The tokens are found when the object is made; `vectors` and `picture` only look up and sum up the results.
 
     Args:
         image_embeds: The K image vectors of each of N pictures.
@@ -151,6 +151,9 @@ class VectorStudy:
 
         Args:
             number: The picture's index in `image_embeds`, counted from 0.
+
+        Raises:
+            IndexError: If there is no such picture.
         """
         # The rows of `flat` that are this picture's.
         first_row = number * self._num_vectors

@@ -85,6 +85,9 @@ class ReferenceWords:
         Args:
             spoken: The texts of the vector's best tokens in each picture, in small letters, in the order of the
                 references.
+
+        Raises:
+            ValueError: If `spoken` has another length than the references.
         """
         own = _meets(spoken, self.words)
 

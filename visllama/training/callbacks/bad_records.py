@@ -65,12 +65,14 @@ class _Seen:
 class BadRecords(Callback):
     """Count and log the masked samples of a run, and stop it with a `ConfigError` if there are too many.
 
-    Each validation is counted by itself, since it sees the same samples again. The counts of the training go on after a
-    resume.
+    A masked sample adds nothing to the loss: its record cannot be read, or nothing of it is left to learn. Each
+    validation is counted by itself, since it sees the same samples again. A resumed run keeps the counts of its
+    training.
 
     Args:
         max_fraction: The largest allowed fraction (0 to 1) of masked samples: of the training samples so far, and of
-            the samples of a validation. Fewer than 10,000 and 200 samples are taken for that many.
+            the samples of a validation. A training with fewer than 10,000 samples so far counts as one
+            with 10,000, and a validation with fewer than 200 as one with 200.
         max_consecutive: The number of masked samples one after the other on one rank that stops the run.
     """
 

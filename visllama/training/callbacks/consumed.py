@@ -53,10 +53,13 @@ class ConsumedKeys(Callback):
 def read_consumed(path: Path) -> dict[int, list[str]]:
     """Return the keys of the samples of each step, by the step's number from 0, as `ConsumedKeys` has written them.
 
-    Of two lines of a step the last counts. A line that is no valid JSON, because it was cut off, is left out.
+    If a step has two lines, the last one is used. A line that is no valid JSON, because it was cut off, is left out.
 
     Args:
         path: The file `consumed.jsonl` of a run.
+
+    Raises:
+        OSError: If the file cannot be read.
     """
     steps = {}
     for line in path.read_text(encoding="utf-8").splitlines():

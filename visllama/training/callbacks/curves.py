@@ -29,14 +29,14 @@ _WIDE_RANGE = 30
 class Curves(Callback):
     """Keep the figures that a run logs, and draw them into a picture after each validation and at the end.
 
-    Drawn are losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a callback logs
-    it, as `val/CIDEr` and, for a control, as `val/CIDEr/CONTROL`.
+    The picture shows losses, learning rates, the gradient norm and the throughput; and CIDEr at validations if a
+    callback logs it, as `val/CIDEr` and, for a control (wrong pictures on purpose), as `val/CIDEr/CONTROL`.
 
     Args:
         path: The file of the picture, a PNG.
 
     Attributes:
-        points: The logged values of each figure, by the figure's name, as `train/loss`. They go on after a resume.
+        points: The logged values of each figure, by the figure's name, as `train/loss`. A resumed run keeps them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +70,11 @@ class Curves(Callback):
 
     @rank_zero_only
     def draw(self) -> None:
-        """Draw all figures of `points`, and write the picture, whole or not at all; on the first rank only."""
+        """Draw all figures of `points`, and write the picture, whole or not at all; on the first rank only.
+
+        Raises:
+            WriteFailed: If the picture cannot be written.
+        """
         # Here, because it is slow to import.
         import matplotlib
 
@@ -186,7 +190,8 @@ def losses_by_source(points: Mapping[str, Points]) -> dict[str, dict[str, Points
         points: The values of figures by name; all but `train/loss`, `val/loss` and these with `/SOURCE` are left out.
 
     Returns:
-        The points by kind by source. The loss of all sources together stands under the source "".
+        For each source its points under "train" and "val", where they were logged. The loss of all sources together
+        is under the source "".
     """
     losses: dict[str, dict[str, Points]] = {}
     for name, values in points.items():

@@ -22,8 +22,8 @@ class HangWatch(Callback):
     """End this process with code 1 if its run does nothing for `timeout_s` seconds, and leave its stacks in a file.
 
     The file is `stacks/rank_0000.txt` in the run's folder, with the number of the rank. The time begins again at each
-    end of a step, of a validation batch and of a validation, and at each saving. A rank that does not come to a
-    collective hangs the others; each of them, and that one, is ended by its own watch.
+    end of a step, of a validation batch and of a validation, and at each saving. If one rank does not take part in an
+    exchange between all ranks, all of them hang, and each is ended by its own watch.
 
     Args:
         run: The run's folder.

@@ -25,7 +25,7 @@ class LastValidation(Callback):
         self.validated_step = trainer.global_step
 
     def is_missing(self, trainer: pl.Trainer) -> bool:
-        """Return whether a run validates at all, but has not validated the weights of its newest step.
+        """Return true if a run is to validate at all, and has not yet validated the weights of its newest step.
 
         Args:
             trainer: The run's trainer, after `fit`.

@@ -14,9 +14,9 @@ from visllama.training.lightning_parts import connected
 
 
 class Prune(Callback):
-    """Report `val/loss` to the search after each validation, and end the training if the search answers so.
+    """Report `val/loss` to the search for hyperparameters after each validation; end the run if the search answers so.
 
-    The first rank asks, and all ranks follow the answer. A run that was ended so is not judged.
+    The first rank asks, and all ranks follow the answer. A run that was ended by the search is not judged.
 
     Args:
         journal: The path of the file in which the search keeps its trials.

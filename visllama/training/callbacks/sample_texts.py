@@ -26,8 +26,9 @@ _MOST_PX = 384
 class SampleTexts(Callback):
     """Print the texts that the model writes for a few validation records of each source, after each validation.
 
-    Each line has the record's key, its question if it has one, the model's text and a reference. Where the output goes
-    to no terminal, only the first line is printed, and the log has the others. Trackers get a small picture with each.
+    Each line has the record's key, its question if it has one, the model's text and a reference. Without a
+    terminal, only the first line is printed, and the other lines are written to the log. A tracker (as wandb) gets each
+    text with a small picture.
 
     Args:
         captioners: The captioner of each source, by the source's name.

@@ -76,7 +76,7 @@ class Saving(CheckpointCallback):
             trainer: The run's trainer.
 
         Raises:
-            SaveFailed: If it cannot be written.
+            SaveFailed: If the checkpoint cannot be written.
         """
         step = trainer.global_step
         if self._saved_step == step:
