@@ -175,6 +175,9 @@ def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -
 
     The number of torch's CPU threads and the seed of its generators are set too.
 
+    Args:
+        config: The configuration of the verb, with `weights`, `plugins`, `paths`, `trainer` and `seed`.
+
     Raises:
         ConfigError: If the weights cannot be found or loaded.
     """
@@ -187,7 +190,7 @@ def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -
 
 
 def as_list(value: object) -> list:
-    """Return the value of a key as a list: one value, several, or none if the value is null."""
+    """Return a list unchanged, None as an empty list, and any other value as a list of one."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
