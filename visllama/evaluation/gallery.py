@@ -86,7 +86,7 @@ def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count:
 
     Raises:
         BadRecord: If a picture cannot be decoded.
-        WriteFailed: If the page cannot be written.
+        WriteFailed: If the disk is full or fails.
     """
     metric = next(iter(shown.scores))
     # Stable, so that texts of equal score stay in the order of the prompts.

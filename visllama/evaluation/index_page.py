@@ -70,7 +70,7 @@ def write_index(folder: Path) -> None:
 
     Raises:
         ValueError: If `metrics.json` is no valid JSON.
-        WriteFailed: If the page cannot be written.
+        WriteFailed: If the disk is full or fails.
     """
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
