@@ -101,7 +101,8 @@ class CaptionScorer:
 
     Args:
         references: The references of each image, by the image's id as text.
-        tokenizer: `ptb` drops punctuation before captions are compared, and `ptb_keep_punctuation` keeps it.
+        tokenizer: `ptb_keep_punctuation` keeps punctuation when captions are compared; `ptb`, and any other text, drops
+            it.
         frequencies_of: Other references, by the ids of their images, in which CIDEr counts how rare a word is; None
             counts it in `references`.
         report: A function that is called with the name of each step, for example "METEOR", before the step begins.

@@ -114,9 +114,9 @@ def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
 def chat(config: ChatConfig, paths: Sequence[Path]) -> None:
     """Hold a conversation on the terminal: read a question from each line of the input, and print its answer.
 
-    It ends at the end of the input, with Ctrl-C, or at a line `/quit` or `/exit`. A line `/image FILE` shows a picture
-    before the next question. A question that cannot be answered is named on the standard error, and the conversation
-    goes on.
+    The conversation ends at the end of the input, with Ctrl-C, or at a line `/quit` or `/exit`. A line `/image FILE`
+    shows the model a picture before the next question. If a question cannot be answered, or such a picture cannot be
+    read, the reason is printed on the standard error, and the conversation continues.
 
     Args:
         config: The configuration of the verb: the weights, the decoding and the system text.
