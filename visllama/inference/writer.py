@@ -69,7 +69,7 @@ class Writer:
     def write(self, samples: Sequence[Sample], decoding: Mapping, cache: Cache | None = None) -> list[list[int]]:
         """Generate one text behind each sample, all in one batch, and return the new token ids of each sample.
 
-        The ids of a sample include its end token. Shorter lists are filled up with padding ids.
+        The ids include the end token that the model wrote, if any. Shorter lists are filled up with padding ids.
 
         Args:
             samples: The samples that the model reads, at least one. With a cache it is one sample, which holds only the
