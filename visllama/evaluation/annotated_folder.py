@@ -34,7 +34,10 @@ class _Annotated(NamedTuple):
 
 
 class AnnotatedFolder(Source):
-    """Pictures below a folder, each with its references; a picture is opened when it is asked for.
+    """A source of records: the pictures in a folder, each with its references from a file.
+
+    An index gives the record of a picture: `key`, `image_id`, `captions` or `questions`, and under `image` the content
+    of the picture's file, which is read only then. A file that cannot be read raises a BadRecord.
 
     A picture's file is the `file_name` of the picture's entry in COCO's `images`. Without such an entry the file is
     named by the image's id: `ID.jpg` (`.jpeg`, `.png`, `.webp`), an ID that is such a name itself, or, if the id is a
@@ -48,7 +51,7 @@ class AnnotatedFolder(Source):
         questions: VQA's file of questions; None if pictures are captioned.
 
     Attributes:
-        kinds: The number of pictures, under `captions` or `questions`.
+        kinds: The number of pictures under one key: `captions`, or `questions` if questions are asked.
         item_counts: The number of captions or of questions of each picture.
         origin: The folder and the file of references, for the report.
         fingerprint: A hash of the references, and of the pictures' names and sizes.

@@ -33,6 +33,9 @@ def bleu_counts(
     Args:
         references: The references of each image by the image's id, as `tokenise` returns them.
         captions: The caption of each image as a list of one text, by the same ids, as `tokenise` returns them.
+
+    Raises:
+        KeyError: If an image has no caption.
     """
     rows: list[list[float]] = []
     for key, texts in references.items():

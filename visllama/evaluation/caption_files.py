@@ -145,6 +145,9 @@ def coco_results(ids: Sequence[int | str], captions: Sequence[str]) -> list[dict
     Args:
         ids: The images' ids, all different. The rows are sorted by them: numbers first, then strings.
         captions: The caption of each image, in the order of `ids`.
+
+    Raises:
+        ValueError: If there are more or fewer captions than ids.
     """
     by_id = dict(zip(ids, captions, strict=True))
     rows = []
@@ -159,6 +162,9 @@ def coco_references(ids: Sequence[int | str], captions: Sequence[Sequence[str]])
     Args:
         ids: The images' ids, all different. Images and annotations are sorted by them: numbers first, then strings.
         captions: The references of each image, in the order of `ids`.
+
+    Raises:
+        ValueError: If there are more or fewer lists of references than ids.
     """
     by_id = dict(zip(ids, captions, strict=True))
     images = []

@@ -39,7 +39,7 @@ _SHOWN = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "CLIPScore", "CHAIRi")
 def image_ids(prompts: Prompts, name: str) -> list[int | str]:
     """Return the image id of each prompt, in the order of the prompts. Captions are written under these ids.
 
-    It is the `image_id` of the prompt's record, unchanged, or the record's `key` if there is none.
+    The id is the `image_id` of the prompt's record, unchanged, or the record's `key` if the record has no `image_id`.
 
     Args:
         prompts: The prompts of the evaluation.
@@ -66,7 +66,8 @@ def image_ids(prompts: Prompts, name: str) -> list[int | str]:
 def check_images(prompts: Prompts, name: str, config: Mapping) -> None:
     """Check that the images of an evaluation can be scored; no model is needed.
 
-    Their ids have to differ. If CHAIR is among the metrics, the file `instances` is read and has to cover every image.
+    The ids of the images have to differ. If CHAIR is among the metrics, the file `instances` is read and has to cover
+    every image.
 
     Args:
         prompts: The prompts of the evaluation.
@@ -84,8 +85,8 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     """Let a model caption the images of an evaluation, score the captions, and write and print the results.
 
     Writes predictions.jsonl, captions.json (COCO's results), references.json (COCO's annotations), scores.jsonl,
-    gallery.html and, for each control, controls/NAME.jsonl to `task.folder`. Captions that predictions.jsonl already
-    holds are kept.
+    gallery.html and, for each control (the same prompts with wrong pictures), controls/NAME.jsonl to `task.folder`.
+    Captions that predictions.jsonl already holds are not generated again.
 
     Args:
         model: A model with all its weights, on the device that computes.
@@ -96,8 +97,8 @@ def judge_captions(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
 
     Raises:
-        ConfigError: If an image id comes more than once, a prompt does not fit the language model's positions, or the
-            CLIP of CLIPScore cannot be loaded.
+        ConfigError: If an image id comes more than once, a prompt does not fit the language model's positions, a
+            picture cannot be decoded, or the CLIP of CLIPScore cannot be loaded.
     """
     name = task.name
     config = task.config

@@ -35,11 +35,11 @@ _SAMPLED = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}
 def whole_decoding(maker: SampleMaker, decoding: Mapping) -> dict:
     """Return all arguments of transformers' `generate` that decide a text, the given ones filled up with defaults.
 
-    The defaults are greedy decoding without penalties, and the tokenizer's and template's end tokens and padding. There
-    is none for `max_new_tokens`.
+    The defaults are greedy decoding without penalties, the end tokens of the tokenizer and of the template, and the
+    tokenizer's padding token. `max_new_tokens` has no default here.
 
     Args:
-        maker: The `SampleMaker` of the model, which knows these tokens.
+        maker: The `SampleMaker` of the model, which knows the end tokens and the padding token.
         decoding: Arguments of `generate`: num_beams, max_new_tokens, ... A value of None stands for the default.
 
     Returns:
@@ -66,7 +66,7 @@ def check_positions(num_positions: int | None, num_tokens: int, decoding: Mappin
         remedy: What the user can do besides lowering max_new_tokens, as the end of the message.
 
     Raises:
-        ConfigError: If prompt and new tokens are more than the positions; the message has the numbers.
+        ConfigError: If prompt and new tokens together are more than the positions; the message holds the numbers.
     """
     if num_positions is None:
         return
@@ -130,7 +130,7 @@ class Captioner:
             where: The config key that the prompts come from, with ": " behind it, as the beginning of the message.
 
         Raises:
-            ConfigError: If there is such a prompt, naming the first one's record.
+            ConfigError: If a prompt does not fit; the message names the record of the first such prompt.
         """
         # Tokenising every prompt takes a while.
         if model.num_positions is None:
@@ -143,7 +143,12 @@ class Captioner:
             check_positions(model.num_positions, len(ids), self.decoding, name, remedy)
 
     def has_room(self, model: VisLlama, record: Mapping) -> bool:
-        """Return whether the prompt of a record and its new tokens fit the model's positions; nothing is generated."""
+        """Return whether the prompt of a record and its new tokens fit the model's positions; nothing is generated.
+
+        Args:
+            model: The model whose positions the prompt has to fit.
+            record: A record in memory, as `prompts_of_records` takes it.
+        """
         try:
             self.check_room(model, [record])
         except ConfigError:
@@ -153,16 +158,16 @@ class Captioner:
     def batches(self, model: VisLlama, prompts: Prompts, first: int = 0) -> Iterator[list[Written]]:
         """Generate the texts of prompts, and yield them in the order of the prompts, batch by batch.
 
-        If there are several ranks, all of them have to iterate: they share the work, each list holds the texts of one
-        batch of every rank, and every rank gets all texts.
+        If there are several ranks (processes that share the work), all of them have to iterate. A list then holds the
+        texts of one batch of every rank, and every rank gets all texts.
 
         Args:
             model: A model with all its weights.
             prompts: The prompts.
-            first: The number of the prompt to begin with; the texts of those before it exist already.
+            first: The number of the prompt to begin with, from 0; earlier prompts are left out.
 
         Yields:
-            The texts of the next prompts.
+            A list with the text of each of the next prompts, its number of tokens, and whether it was cut off.
 
         Raises:
             ConfigError: If a picture cannot be decoded.

@@ -75,7 +75,7 @@ class CaptionScores(NamedTuple):
 
 
 def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return the metrics `BLEU-1` to `BLEU-4` by these names.
+    """Return BLEU over images by the names `BLEU-1` to `BLEU-4`, each as a `CorpusMetric`, whose value is in [0, 1].
 
     Args:
         counts: The counts of each image as `bleu_counts` returns them, shape `(images 10)`.
@@ -88,7 +88,7 @@ def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
 
 
 def meteor_metric(counts: np.ndarray) -> CorpusMetric:
-    """Return METEOR over images as a `CorpusMetric`.
+    """Return METEOR over images as a `CorpusMetric`, whose value is in [0, 1].
 
     Args:
         counts: The counts of each image as `meteor_counts` returns them, shape `(images 23)`.
@@ -101,7 +101,8 @@ class CaptionScorer:
 
     Args:
         references: The references of each image, by the image's id as text.
-        tokenizer: `ptb` drops punctuation before captions are compared, and `ptb_keep_punctuation` keeps it.
+        tokenizer: `ptb_keep_punctuation` keeps punctuation when captions are compared; `ptb`, and any other text, drops
+            it.
         frequencies_of: Other references, by the ids of their images, in which CIDEr counts how rare a word is; None
             counts it in `references`.
         report: A function that is called with the name of each step, for example "METEOR", before the step begins.
@@ -207,8 +208,12 @@ def score_captions(
     Args:
         predictions: The caption of each image, by the image's id as text.
         references: The references of each image, by the same ids.
-        metrics: The metrics to compute, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
-        report: A function that is called with the name of each step before the step begins.
+        metrics: The metrics to compute, out of `BLEU` (which gives `BLEU-1` to `BLEU-4`), `METEOR`, `ROUGE-L` and
+            `CIDEr`.
+        report: A function that is called with the name of each step, for example "METEOR", before the step begins.
+
+    Returns:
+        The scores, with the images in the order of their ids as text.
 
     Raises:
         ConfigError: If there is no metric of such a name, captions and references are not of the same images, or an
@@ -234,7 +239,8 @@ def check_same_ids(predictions: Mapping[str, object], references: Mapping[str, o
         references: References by the image's id as text.
 
     Raises:
-        ConfigError: If an image has only one of both, naming the first five, or if there are no references at all.
+        ConfigError: If an image has a prediction without references, or references without a prediction (the message
+            names the first five ids), or if there are no references at all.
     """
     # No shared id at all has another cause than a missing one, and its message says so.
     shared_ids = predictions.keys() & references.keys()

@@ -140,7 +140,7 @@ def read_objects(path: Path, names: ObjectNames) -> dict[str, frozenset[str]]:
         The categories of each image by the image's id as text. The set of an image without an object is empty.
 
     Raises:
-        ConfigError: If the file has another layout, or a category that the list of names does not have.
+        ConfigError: If the file cannot be read, has another layout, or has a category that `names` lacks.
     """
     # Anybody may have written the file: what is laid out otherwise raises one of the two errors below.
     content: Any = read_json(path)
@@ -184,7 +184,7 @@ class Hallucinations(NamedTuple):
 
 
 def chair_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return the metrics CHAIRs and CHAIRi by these names, in [0, 1]; lower is better.
+    """Return CHAIRs and CHAIRi by these names, each as a `CorpusMetric` with values in [0, 1]; lower is better.
 
     CHAIRs is the share of captions that name an absent object. CHAIRi is the share of absent objects among all objects
     that the captions name, and 0 if they name none.
@@ -263,7 +263,7 @@ def check_objects(ids: Sequence[object], drawn: Mapping[str, frozenset[str]], wh
     Args:
         ids: The ids of the images, numbers or texts.
         drawn: The categories that annotators drew in each image, by the image's id as text, from `read_objects`.
-        where: The config key and the file, at the head of the message.
+        where: The config key and the file, as the beginning of the message.
 
     Raises:
         ConfigError: If images are not in the annotations, naming the first five.

@@ -17,7 +17,7 @@ from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_test
 
 
 class ReferenceNgrams:
-    """The n-grams of references, counted once however many captionings are scored against them.
+    """The n-grams (runs of 1 to 4 words) of references, counted once to score any number of sets of captions.
 
     Args:
         references: The references of each image by the image's id, as `tokenise` returns them.

@@ -36,7 +36,7 @@ class ClipScorer:
         device: The device that computes the embeddings, in fp32.
 
     Raises:
-        ConfigError: If half of the CLIP or its tokenizer is missing.
+        ConfigError: If the CLIP cannot be read, or half of the CLIP or its tokenizer is missing.
     """
 
     def __init__(self, path: str, device: torch.device) -> None:
@@ -84,14 +84,19 @@ class ClipScorer:
     ) -> dict[str, CorpusMetric]:
         """Compute CLIPScore and RefCLIPScore of captions, and return them by these names, each a mean over images.
 
-        Scores of single images are in [0, 2.5] for CLIPScore. The rows of the metrics are in the order of `captions`.
+        The CLIPScore of an image is 2.5 times the cosine of caption and picture, in [0, 2.5]. Its RefCLIPScore is the
+        harmonic mean of its CLIPScore and the caption's cosine to the nearest reference. The rows of the metrics are in
+        the order of `captions`.
 
         Args:
             captions: The caption of each image.
             references: The references of each image, at least one, in the same order.
             pictures_of: A function that takes the place of an image in `captions`, and returns a list whose first entry
                 is the image's picture. It is called batch by batch, so that only one batch is in memory.
-            advance: A function that is called after each batch with the number of its images.
+            advance: A function that is called after each batch with the number of images in the batch.
+
+        Raises:
+            BadRecord: If a picture cannot be decoded.
         """
         alone: list[float] = []
         with_references: list[float] = []

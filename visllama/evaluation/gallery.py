@@ -54,14 +54,14 @@ update();
 
 @dataclass(frozen=True)
 class Shown:
-    """The texts of an evaluation, and what is shown with them.
+    """The generated captions or answers of an evaluation, with the values that a gallery page shows beside them.
 
     Attributes:
-        texts: The text of each prompt.
-        scores: Each metric of each text, by the metric's name, where 1 is printed as 100. The first metric ranks the
-            texts, and a higher score has to be better.
-        ids: The ids under which the texts are written and scored; None means the records' keys.
-        absent: The objects that each caption names and that are not in its picture; empty if that was not measured.
+        texts: The generated text of each prompt. All other attributes are in the same order.
+        scores: The score of each text by the metric's name, where 1 is printed as 100; at least one metric. The first
+            metric ranks the texts, and a higher score of it has to be better.
+        ids: The id of each text in the files of predictions and scores; None means the keys of the records.
+        absent: The objects that each caption names although they are not in its picture; empty if not measured.
     """
 
     texts: Sequence[str]
@@ -71,17 +71,22 @@ class Shown:
 
 
 def write_gallery(path: Path, title: str, prompts: Prompts, shown: Shown, count: int = 100) -> None:
-    """Write the page: the `count` worst, best and random texts by their first score, with their references.
+    """Write an HTML page that shows the worst, the best and some random texts, with their pictures and references.
 
-    If absent objects are known, the captions that name the most of them are shown too. A word of a caption is green if
-    a reference has it, and red otherwise; an answer is green if its score is at least half of the full score.
+    Worst and best are ranked by the first metric of `shown`. If absent objects are known, the captions that name the
+    most of them are shown too. A word of a caption is green if a reference has it, and red otherwise; an answer is
+    green if its score is at least half of the full score.
 
     Args:
-        path: The path of the page.
+        path: The HTML file, which is replaced if it exists; its folder has to exist.
         title: The heading of the page.
-        prompts: The prompts of the texts: records with captions, or records with one question each.
-        shown: The texts and their scores.
-        count: The number of texts of each kind.
+        prompts: The prompts of the texts, at least one: records with captions, or records with one question each.
+        shown: The texts and their scores, in the order of the prompts.
+        count: The number of texts that are shown of each kind: worst, best, random, and naming absent objects.
+
+    Raises:
+        BadRecord: If a picture cannot be decoded.
+        WriteFailed: If the disk is full or fails.
     """
     metric = next(iter(shown.scores))
     # Stable, so that texts of equal score stay in the order of the prompts.

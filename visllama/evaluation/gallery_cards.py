@@ -19,18 +19,18 @@ _PLACES = {"figcaption": "question", "b": "said", "li": "reference"}
 
 
 class GalleryCard:
-    """A card: pictures, and the text that was generated about them.
+    """One card of a gallery page: the pictures of a record, the text that a model generated, and the references.
 
     Args:
         key: The key of the record.
-        score: The score of the text.
-        card_id: The id under which the text is written and scored.
+        score: The score of the generated text.
+        card_id: The id of the text in the files of predictions and scores.
 
     Attributes:
-        id: The id under which the text is written and scored.
+        id: The id of the text in the files of predictions and scores: that of its image, or of its question.
         key: The key of the record.
-        score: The score of the text, where 1 is printed as 100; CIDEr can be above 1.
-        addresses: The addresses of the pictures, as they stand in the page.
+        score: The score of the generated text, where 1 is printed as 100; CIDEr can be above 1.
+        addresses: The `src` of each picture, as it stands in the page; `decode_picture` decodes it.
         texts: The question under "question" (empty where a picture was captioned), the generated text under "said" and
             the first reference under "reference".
         references: All references that the card shows.
@@ -46,10 +46,12 @@ class GalleryCard:
 
 
 def read_cards(page: Path) -> list[GalleryCard]:
-    """Return the cards of a gallery that have a score; an empty list if the page is no gallery.
+    """Read a gallery page, and return its cards in the order of the page; cards without a finite score are left out.
+
+    The list is empty if the page cannot be read, is larger than 128 MiB, or is no gallery.
 
     Args:
-        page: An evaluation's `gallery.html`, which somebody else may have written.
+        page: The `gallery.html` of an evaluation. Nothing in it is run, since somebody else may have written it.
     """
     parser = _Gallery()
     try:
@@ -60,10 +62,12 @@ def read_cards(page: Path) -> list[GalleryCard]:
 
 
 def decode_picture(address: str) -> Image.Image | None:
-    """Decode a picture that the page holds as a `data:` URI in base64; None for any other address, or broken data.
+    """Decode a PNG or JPEG picture from a `data:` URI in base64, and return it in RGB.
+
+    None is returned for any other address, and for data that cannot be decoded. No file and no web address is opened.
 
     Args:
-        address: The `src` of the picture in the page.
+        address: The `src` of a picture, as `GalleryCard.addresses` holds it.
     """
     kind, _, data = address.partition(";base64,")
     if kind not in _PICTURES:

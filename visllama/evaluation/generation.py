@@ -35,12 +35,12 @@ def generation_bars() -> Progress:
 
 
 class Generated(NamedTuple):
-    """The texts of an evaluation and of its controls.
+    """The texts of an evaluation and of its controls, which are the same prompts with wrong pictures or none.
 
     Attributes:
         written: The text of each prompt, in the order of the prompts.
-        controls: The texts of each control by the control's name, in the same order.
-        seconds: How long `written` took to generate, without the controls, which other evaluations may not have.
+        controls: The text of each prompt in each control, by the control's name and in the order of the prompts.
+        seconds: The seconds that `written` took to generate in this process, without the controls.
     """
 
     written: list[Written]
@@ -58,7 +58,8 @@ def write_all_texts(
 ) -> Generated:
     """Generate the texts of an evaluation, then those of its controls, and log them; bars show the progress.
 
-    If there are several ranks, all of them have to call this, as `write_texts`.
+    Controls are the same prompts with wrong pictures or none. Texts that a log holds already are not generated again.
+    If there are several ranks (processes that share the work), all of them have to call this function.
 
     Args:
         model: A model with all its weights.
@@ -69,7 +70,8 @@ def write_all_texts(
         controls: The prompts of each control by the control's name, as many as the evaluation has.
 
     Raises:
-        ConfigError: As `write_texts`.
+        ConfigError: If a log holds texts that were made by something else and may not be overwritten, a line of a log
+            is damaged, or a picture cannot be decoded.
     """
     control_texts = {}
     started = time.perf_counter()
@@ -94,7 +96,8 @@ def write_texts(
 ) -> list[Written]:
     """Generate the texts of prompts, and add each batch to a log as soon as it is done.
 
-    If there are several ranks, all of them have to call this: they share the work, and the first writes the log.
+    If there are several ranks (processes that share the work), all of them have to call this function; the first rank
+    writes the log.
 
     Args:
         model: A model with all its weights.
@@ -102,7 +105,7 @@ def write_texts(
         prompts: The prompts.
         log: The log of these prompts, not yet opened. The texts that its file holds already are not generated again.
         progress: The bars of `generation_bars`, entered by `with`.
-        name: The name of the evaluation or of its control, for the bar.
+        name: The name beside the bar: that of the evaluation, or of its control (its prompts with wrong pictures).
 
     Returns:
         The text of each prompt, in the order of the prompts and on all ranks, including those of the log.

@@ -60,10 +60,17 @@ _HEAD = """<!doctype html><html lang=en><meta charset=utf-8>
 
 
 def write_index(folder: Path) -> None:
-    """Write the page of the folder of a run or of a sweep, from the files that are there.
+    """Write `index.html` into the folder of a run or of a sweep: a page that shows scores and links the files.
+
+    The page shows the scores of the folder's `metrics.json`, and its `curves.png` and `sweep.png`; each is left out if
+    there is no such file.
 
     Args:
-        folder: The folder; its `metrics.json`, if there is one, has the scores.
+        folder: An existing folder.
+
+    Raises:
+        ValueError: If `metrics.json` is no valid JSON.
+        WriteFailed: If the disk is full or fails.
     """
     path = folder / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

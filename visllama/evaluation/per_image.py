@@ -61,11 +61,11 @@ class ImageScores(NamedTuple):
 def write_caption_scores(path: Path, ids: Mapping[str, int | str], scores: CaptionScores) -> None:
     """Write the scores of captions as `scores.jsonl`, with a line for each image in the order of `scores.ids`.
 
-    A line holds `image_id`, the score of each metric that is a mean over images, and under `BLEU`, `METEOR` and `CHAIR`
-    the counts of its caption.
+    A line holds `image_id`, the image's score for each metric that is a mean over images, and under `BLEU`, `METEOR`
+    and `CHAIR` the counts of the image's caption, from which the metric is computed.
 
     Args:
-        path: The file; its folder has to exist.
+        path: The file, which is replaced if it exists; its folder has to exist.
         ids: The id that is written for each image, a number or a text, by the id as text in `scores.ids`.
         scores: The scores of the captions.
     """
@@ -95,10 +95,10 @@ def write_answer_scores(path: Path, ids: Mapping[str, int | str], scores: VqaSco
     """Write the scores of answers as `scores.jsonl`, with a line for each question in the order of `scores.ids`.
 
     A line holds `question_id`, `image_id`, the accuracies in [0, 1], and under `yes_no` the four counts of the question
-    if the answers were read as yes or no.
+    (see `yes_no_counts`) if the answers were read as yes or no.
 
     Args:
-        path: The file; its folder has to exist.
+        path: The file, which is replaced if it exists; its folder has to exist.
         ids: The id that is written for each question, a number or a text, by the id as text in `scores.ids`.
         scores: The scores of the answers.
     """

@@ -90,7 +90,7 @@ def check_instances(ids: Sequence[object], name: str, config: Mapping) -> None:
         ids: The ids of the images, numbers or texts.
         name: The name of the evaluation, for messages.
         config: The configuration of the evaluation: its `metrics`; `instances`, COCO's file of instance annotations;
-            and `object_names`, a file of names, or None.
+            and `object_names`, a file of names, or None for visllama's own list.
 
     Raises:
         ConfigError: If a file cannot be read or has another layout, or images are not in the annotations; the message
@@ -122,11 +122,16 @@ def find_hallucinations(
     """Find the objects that captions name although they are not in their pictures, as `chair.chair` counts them.
 
     Args:
-        config: The configuration of the evaluation, with `instances` and `object_names` as `check_instances` takes it.
-        ids: The id of each prompt's image, all of which the instance annotations have.
+        config: The configuration of the evaluation: its `instances`, COCO's file of instance annotations; and
+            `object_names`, a file of names, or None for visllama's own list.
+        ids: The id of each prompt's image. The instance annotations have to hold all of them, as `check_instances`
+            checks.
         prompts: The prompts that were captioned, whose records hold the references under `captions`.
         order: The numbers of the prompts, in the order in which the images of the result are to stand.
         captions: The caption of each prompt, in the order of the prompts.
+
+    Returns:
+        The absent objects, in the order that `order` sets.
     """
     names = object_names(config["object_names"])
     drawn = _drawn_objects(config)

@@ -19,12 +19,12 @@ _MOST_BYTES = 2**32
 
 
 class Written(NamedTuple):
-    """A text that the model has written.
+    """A text that the model has generated.
 
     Attributes:
         text: The text, in one line.
         num_tokens: The number of tokens of the text, without its end token.
-        is_cut_off: Whether `max_new_tokens` has ended the text, and not the model.
+        is_cut_off: Whether the text ends because it reached `max_new_tokens`, and not by an end token or stop string.
     """
 
     text: str
@@ -39,7 +39,8 @@ class PredictionLog:
 
     Args:
         path: The file; neither the file nor its folder has to exist.
-        ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts. A line holds this mapping too.
+        ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts. Each line holds the entries of
+            its prompt's mapping.
         name: The key under which a line holds the text, for example `caption`.
         made_by: Everything that decides the texts (weights, prompt, decoding, ...), by name and as plain values.
         refuses_others: Whether texts of the file that were made by anything else than `made_by` are refused; otherwise
@@ -92,7 +93,7 @@ class PredictionLog:
         return texts
 
     def begin(self, num_written: int) -> None:
-        """Open the file for `add`, behind the texts that `read` has returned; whatever else it holds is cut off.
+        """Open the file for `add`, which writes behind the texts that `read` has returned; the rest is cut off.
 
         The folder is made if it is missing, and the key file is written. The texts that `read` has returned are not
         written again, so that no crash can lose them.
@@ -110,10 +111,12 @@ class PredictionLog:
         self._num_lines = num_written
 
     def add(self, written: Sequence[Written]) -> None:
-        """Write a line for each of the next prompts, and flush the file, so that a killed process loses none of them.
+        """Write a line for each of the next prompts, and flush the file, so that a killed process loses no line.
+
+        `begin` has to be called before.
 
         Args:
-            written: The texts, in the order of the prompts, from the first prompt on that has none yet.
+            written: The texts of the next prompts, in the order of the prompts.
         """
         for text, num_tokens, is_cut_off in written:
             row = {

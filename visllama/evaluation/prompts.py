@@ -63,29 +63,32 @@ class Prompts:
         return iter(self._prompts)
 
     def pictures(self, prompt: Prompt) -> list[ImageFile]:
-        """Read the pictures that are shown with a prompt, and return them as a list; empty if it shows none."""
+        """Read the pictures that are shown with a prompt, and return them as a list; without pictures it is empty."""
         if prompt.shown is None:
             return []
         return self._read_pictures(prompt.shown)
 
     def record(self, index: int) -> dict:
-        """Return a copy of the record of prompt number `index`, with the pictures that are shown under `images`."""
+        """Return a copy of the record of prompt number `index` (from 0), with the prompt's pictures under `images`."""
         prompt = self._prompts[index]
         return {**prompt.record, "images": self.pictures(prompt)}
 
     def records(self) -> list[dict]:
-        """Return the record of each prompt as `record` does, in order; all pictures are in memory at once."""
+        """Return a copy of each prompt's record in order, with the prompt's pictures under `images`.
+
+        All pictures are in memory at once.
+        """
         return [self.record(index) for index in range(len(self))]
 
     def batches(self, batch_size: int, first: int = 0) -> list[range]:
         """Split the prompts into batches, and return each batch as a range of prompt numbers, in order.
 
         Prompts that show the same picture are in one batch, so that the picture is decoded and encoded once. If more
-        than `batch_size` prompts show it, they fill several batches.
+        than `batch_size` prompts show the same picture, they fill several batches.
 
         Args:
             batch_size: The largest number of prompts in a batch.
-            first: The number of the prompt that the first batch begins with; those before it are left out.
+            first: The number of the prompt that the first batch begins with, from 0; earlier prompts are left out.
         """
         batches: list[range] = []
         start = first
@@ -115,8 +118,8 @@ class Prompts:
     def shuffled(self) -> Prompts:
         """Return new prompts with the same texts, each of which shows the pictures of another record.
 
-        All prompts of a record get the pictures of the same other record, and every call pairs them alike. A prompt
-        without pictures keeps none. If only one record has pictures, they stay in place.
+        All prompts of a record get the pictures of the same other record, and every call chooses the same pairs of
+        records. A prompt without pictures still shows none. If only one record has pictures, nothing is changed.
         """
         records = list(dict.fromkeys(prompt.shown for prompt in self if prompt.shown is not None))
         num_images = {prompt.shown: prompt.num_images for prompt in self}
@@ -135,9 +138,9 @@ class Prompts:
         return Prompts(changed, self._read_pictures)
 
     def blank(self) -> Prompts:
-        """Return new prompts with the same texts, which show a gray picture of the same size for each picture.
+        """Return new prompts with the same texts, in which a gray picture of the same size replaces each picture.
 
-        The gray pictures are PNG files. They are made when they are needed, and the true picture is read for its size.
+        The gray pictures are PNG files. They are made when they are needed; the true picture is read for its size.
         """
 
         def read_gray(index: int) -> list[ImageFile]:
@@ -192,8 +195,8 @@ def prompts_of_source(source: Source, name: str, num_records: int | None = None)
     Args:
         source: The source of an evaluation.
         name: The name of the evaluation, for messages.
-        num_records: The number of records that are taken, spread over the source and the same ones in each call. None
-            takes all; the score over a part is not comparable to that over all.
+        num_records: The number of records that are taken: a random choice, the same one in each call. None takes all
+            records, and so does a number above theirs. A score over a part is not comparable to the score over all.
 
     Raises:
         ConfigError: If a record cannot be read, here or later when its pictures are needed.

@@ -32,7 +32,8 @@ def tokenise(captions: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> d
 
     Args:
         captions: The captions of each image, by the image's id.
-        tokenizer: `ptb` drops tokens of punctuation, as pycocoevalcap does; `ptb_keep_punctuation` keeps them.
+        tokenizer: `ptb_keep_punctuation` keeps tokens of punctuation. `ptb`, and any other text, drops them, as
+            pycocoevalcap does.
 
     Raises:
         RuntimeError: If the Java program fails, or prints more or fewer lines than it was sent.

@@ -25,12 +25,12 @@ FROM_JUDGED_IMAGES = "of the images that are judged"
 def scores_table(name: str, evaluation: Mapping) -> Table:
     """Return a table of the scores of one evaluation of captions, to be printed by rich.
 
-    It shows the scores x100 as papers do, with their 95% intervals, the controls and the types of images. A kind of
-    type with more than 12 types is left out, and a note says so.
+    The table shows the scores x100, as papers do, with their 95% intervals, the scores of the controls (with wrong
+    pictures), and the scores of each type of image. More than 12 types are left out, and a note says so.
 
     Args:
         name: The name of the evaluation, for the title.
-        evaluation: The entry of the evaluation in metrics.json; it needs `n` and `metrics`.
+        evaluation: The entry of the evaluation in metrics.json, of which `n` and `metrics` are always needed.
     """
     controls = evaluation.get("controls", {})
     split = evaluation.get("split", "given captions")
@@ -115,12 +115,13 @@ def cut_off_note(evaluation: Mapping) -> str:
 def vqa_table(name: str, evaluation: Mapping) -> Table:
     """Return a table of the scores of one evaluation of answers, to be printed by rich.
 
-    It shows the scores on the scale 0-100, with their 95% intervals, the controls and the types of questions. A kind of
-    type with more than 12 types is left out, and a note says so.
+    The table shows the scores on the scale 0-100, with their 95% intervals, the scores of the controls (without the
+    right pictures), and the scores of each type of question. A kind of type (for example `question_type`) with more
+    than 12 types is left out, and a note says so.
 
     Args:
         name: The name of the evaluation, for the title.
-        evaluation: The entry of the evaluation in metrics.json; it needs `n` and `metrics`.
+        evaluation: The entry of the evaluation in metrics.json, of which `n` and `metrics` are always needed.
     """
     controls = evaluation.get("controls", {})
     by_type = evaluation.get("by_type", {})
@@ -211,13 +212,14 @@ def _score(value: float | None, scale: int = 1) -> str:
 
 
 def provenance(**facts: object) -> dict[str, Any]:
-    """Return what made a result, as plain values: versions of packages, the machine, and the commit of the source tree.
+    """Return a mapping of what made a result: `versions` of packages, the `machine`, and the state of `git`.
 
-    Its keys are `versions`, `machine` and `git`. `git` holds the commit, and whether there are changes on it; it is
-    None if visllama does not run from its own checkout.
+    `git` holds the `commit` of visllama's checkout, and under `dirty` whether files differ from that commit. `git` is
+    None if visllama does not run from a checkout.
 
     Args:
-        facts: Further entries, for example `weights="RUN/weights"`; one of the same key replaces one of the above.
+        facts: Further entries of the mapping, for example `weights="RUN/weights"`. An entry named `versions`, `machine`
+            or `git` replaces the one above.
     """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:

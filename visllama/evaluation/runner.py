@@ -28,7 +28,9 @@ _CHECKS = {"caption": check_images, "vqa": check_questions}
 
 
 class PlacingStrategy(Protocol):
-    """What judging needs of a strategy that spreads a model over ranks; `visllama.parallel` has such strategies.
+    """A strategy that spreads a model over ranks (processes that share the work), as far as judging uses it.
+
+    `visllama.parallel` has such strategies.
 
     Attributes:
         is_sharded: Whether each rank holds only a part of the model's weights.
@@ -73,10 +75,10 @@ class JudgeSettings:
 
     @classmethod
     def of_config(cls, config: TrainConfig | EvaluateConfig) -> JudgeSettings:
-        """Return the settings that the configuration of `train` or `evaluate` holds.
+        """Return the settings that the configuration of the verb `train` or `evaluate` holds.
 
-        A precision of "auto" is replaced by the one of this machine. Only `evaluate` with `resume=` refuses predictions
-        that something else has made.
+        A precision of "auto" is replaced by the one of this machine. `refuses_others` is true only for `evaluate` with
+        `resume=`.
         """
         trainer = config.trainer
         return cls(
@@ -153,9 +155,9 @@ def judge(
         evaluations: The configuration of each evaluation by its name, as plain values.
         sources: The source of each evaluation by its name, as `judged_sources` returns them.
         settings: The settings that hold for all evaluations.
-        folder: The run's folder.
-        weights_key: The hash of the model's weights, as `hash_weights` returns it. It keeps predictions of other
-            weights from being mixed with this model's.
+        folder: The run's folder. Folders below it are made if they are missing.
+        weights_key: The hash of the model's weights, as `hash_weights` returns it. The hash keeps predictions of other
+            weights from being mixed with those of this model.
         prompts: The prompts of each evaluation by its name, as `read_prompts` returns them; None reads them here.
 
     Returns:
@@ -254,24 +256,25 @@ def judge_weights(
     folder: Path,
     strategy: PlacingStrategy | None = None,
 ) -> dict:
-    """Load trained weights, run evaluations on them, and write results to `folder/evaluations/NAME/`.
+    """Load trained weights, run evaluations of their model, and write each one's results to `folder/evaluations/NAME/`.
 
-    The data are read and checked before the weights are loaded.
+    The data are read and checked before the weights are loaded. Torch's number of CPU threads is set.
 
     Args:
         weights: The `weights/` folder of a run.
         evaluations: The configuration of each evaluation by its name, as plain values.
         settings: The settings that hold for all evaluations.
-        folder: The folder that results are written to: that of the run.
-        strategy: The strategy of the ranks that share the work, which decides where the model lies; None means that
+        folder: The run's folder. Folders below it are made if they are missing.
+        strategy: The strategy that spreads the model over the ranks (processes that share the work); None means that
             this process judges alone.
 
     Returns:
-        The entry of each evaluation by its name, as metrics.json holds them under `evaluations`; the entries are empty
-        on all ranks but the first.
+        The entry of each evaluation by its name, as metrics.json holds them under `evaluations`. That file is not
+        written here. On all ranks but the first the entries are empty.
 
     Raises:
-        ConfigError: If the weights cannot be loaded, or an evaluation does not fit the model or its records.
+        ConfigError: If the weights cannot be loaded, an evaluation does not fit the model or its records, or the folder
+            holds predictions that something else has made and the settings refuse them.
     """
     torch.set_num_threads(settings.num_threads)
     sources = judged_sources(evaluations, settings.plugins)

@@ -36,13 +36,13 @@ class CorpusMetric(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The metric over all images."""
+        """The metric over all images together, as one number."""
         sums = self.terms.sum(0)
         return float(self.combine(sums))
 
     @property
     def per_image(self) -> Float[np.ndarray, " images"]:
-        """The metric of each image alone."""
+        """The metric of each image alone, in the order of `terms`."""
         return self.combine(self.terms)
 
 
@@ -73,8 +73,9 @@ def grouped_metric(values: Float[np.ndarray, " questions"], groups: Sequence[obj
     the interval would be too narrow, because scores of the same image rise and fall together.
 
     Args:
-        values: The score of each question.
-        groups: The id of each question's image. The rows are in the sorted order of these ids.
+        values: The score of each question, at least one.
+        groups: The id of each question's image, in the order of `values`. The rows of the result are in the sorted
+            order of these ids.
 
     Reference:
         Field and Welsh 2007, "Bootstrapping clustered data".
@@ -186,13 +187,13 @@ def paired_difference(
 ) -> Difference:
     """Compute the difference of a metric between two systems on the same images, its 95% interval and its p-value.
 
-    The interval comes from the bootstrap, and p from a permutation test. Both are paired: an image that is hard for
-    both systems says nothing about their difference.
+    The interval comes from the bootstrap, and the p-value from a permutation test. Bootstrap and test are paired by
+    image, so that an image that is hard for both systems adds nothing to their difference.
 
     Args:
         first: The metric of the first system.
         second: The same metric of the second system; the images have to be the same, in the same order.
-        num_resamples: The number of draws of the bootstrap, and also of the permutations.
+        num_resamples: The number of draws of the bootstrap, and also the number of permutations of the test.
         seed: The seed of the draws.
 
     Raises:

@@ -22,7 +22,8 @@ class Task:
         source: The source of the records.
         prompts: The prompts that the model continues: one for each picture that is captioned, or for each question.
         folder: The folder that the results are written to.
-        plugins: The names of the user's packages, from which a control may build a source.
+        plugins: The names of the user's importable packages, in which the source of the training records may be
+            defined; the control `majority_answer` reads these records.
         made_by: Everything that decides the generated texts, by name: weights, precision, prompt, decoding, records.
         refuses_others: Whether predictions in `folder` that were made by anything else than `made_by` are refused;
             otherwise they are overwritten.
@@ -40,7 +41,8 @@ class Task:
     def check_logs(self) -> None:
         """Check that no predictions in the folder were made by anything else than `made_by`.
 
-        The predictions of the controls are checked too. Nothing is written. If `refuses_others` is false, nothing is
+        The predictions of the controls (the same prompts with wrong pictures or none) are checked too. Nothing is
+        written. If `refuses_others` is false, nothing is
         checked, because such predictions will be overwritten.
 
         Raises:
@@ -59,8 +61,8 @@ class Task:
         Args:
             ids: The id of each prompt, as `{"image_id": 7}`, in the order of the prompts.
             key: The key under which a line of the log holds the text: `caption` or `answer`.
-            control: The name of the control whose texts are logged, in `controls/CONTROL.jsonl`; None means those of
-                the evaluation itself, in `predictions.jsonl`.
+            control: The name of a control (the same prompts with wrong pictures or none), whose texts are logged in
+                `controls/CONTROL.jsonl`. None means the texts of the evaluation itself, in `predictions.jsonl`.
         """
         return PredictionLog(
             path=self._log_path(control),

@@ -48,14 +48,14 @@ def assemble(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig) -> dict | None:
     """Judge `weights=`, or score `predictions=` against `references=` if that is set, and write the results.
 
-    Has to run inside a Hydra job, to whose folder it writes metrics.json and index.html. Judged weights also leave
-    `evaluations/NAME/` for each evaluation, and scored files leave scores.jsonl.
+    This function has to run inside a Hydra job. It writes metrics.json and index.html to the job's folder, and also
+    `evaluations/NAME/` for each evaluation if weights are judged, or scores.jsonl if files are scored.
 
     Args:
         config: The configuration of the verb `evaluate`.
 
     Returns:
-        The content of metrics.json on the first rank; None on the others.
+        The content of metrics.json; None on all ranks (processes that share the work) but the first.
 
     Raises:
         ConfigError: If the weights cannot be loaded or do not fit an evaluation, or a file has another layout.
@@ -122,7 +122,7 @@ def score_files(
 ) -> dict:
     """Score a file of captions, or of answers if `questions` is given, print the scores, and write `scores.jsonl`.
 
-    No model is loaded. The arguments behind `questions` count for captions alone.
+    No model is loaded. The arguments that follow `questions` have no effect on answers.
 
     Args:
         folder: An existing folder, in which `scores.jsonl` is written: a line of scores for each image or question.
@@ -130,11 +130,11 @@ def score_files(
             `{id: answer}` or .jsonl).
         references: The file of the captions' references (COCO's annotations or `{id: [captions]}`), or VQA's file of
             annotations.
-        questions: VQA's file of questions; None if captions are scored.
+        questions: VQA's file of questions, if answers are scored; None means that captions are scored.
         tokenizer: `ptb` drops punctuation before captions are compared, and `ptb_keep_punctuation` keeps it.
         document_frequencies: The file of references in which CIDEr counts how rare a word is; None means the references
             that are scored against.
-        subset: Whether references without a prediction are left out; otherwise they are refused.
+        subset: Whether references without a prediction are left out; if false, such references raise a ConfigError.
         metrics: The metrics of captions, out of `BLEU`, `METEOR`, `ROUGE-L` and `CIDEr`.
 
     Returns:
@@ -142,7 +142,8 @@ def score_files(
         questions. It is what metrics.json holds under `evaluations`.
 
     Raises:
-        ConfigError: If a file has another layout, or the files are not of the same images or questions.
+        ConfigError: If a file cannot be read or has another layout, the files are not of the same images or questions,
+            or there is no metric of a given name.
     """
     if questions is not None:
         return {"predictions": _score_answers(folder, predictions, references, questions)}

@@ -69,9 +69,9 @@ class VqaScores:
     def metrics(self) -> dict[str, CorpusMetric]:
         """Each metric by its name, on the scale 0-100, as a `CorpusMetric` with one row for each image.
 
-        `bootstrap_intervals` computes confidence intervals of them. It draws whole images, so the questions about an
-        image share a row. Rows are in the order of the images' ids. The names are those of `per_question`, and of
-        `YES_NO_METRICS` if the answers were read as yes or no.
+        `bootstrap_intervals` computes confidence intervals of these metrics by drawing whole images, so the questions
+        about an image share a row. Rows are in the sorted order of the images' ids. The names are those of
+        `per_question`, and of `YES_NO_METRICS` if the answers were read as yes or no.
         """
         metrics = {}
         for name, shares in self.per_question.items():
@@ -148,14 +148,14 @@ class VqaScores:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """The number of questions of each type, by the kind of type and the type, as `by_type` has them."""
+        """The number of questions of each type, for example `{"answer_type": {"yes/no": 12, "number": 3}}`."""
         counts: dict[str, dict[str, int]] = {}
         for kind, parts in self._parts.items():
             counts[kind] = {value: len(part.ids) for value, part in parts.items()}
         return counts
 
     def intervals_by_type(self) -> dict[str, dict[str, Any]]:
-        """Return the 95% interval `[low, high]` of each score of `by_type`, in mappings with the same keys.
+        """Return the 95% bootstrap interval `[low, high]` of each score of `by_type`, under the same keys as the score.
 
         A type whose questions are all about one image is left out, since a single image cannot be drawn in different
         ways.
@@ -179,10 +179,10 @@ class VqaScores:
 def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") -> float:
     """Return the VQA accuracy of one answer, in [0, 1].
 
-    Each annotator is left out in turn, and the answer scores min(matches among the others / 3, 1); the accuracy is the
-    mean over the turns. The official script is made for ten annotators. With four, the accuracy is the share of
-    annotators who agree. With fewer, three others cannot match, so all others have to: the accuracy is again the share
-    who agree, and with one annotator 1 for an exact match.
+    With ten annotators, for whom the official script is made, each annotator is left out in turn, and the answer scores
+    min(n / 3, 1), where n is the number of the other annotators who gave the same answer; the accuracy is the mean over
+    all turns. That holds for any number above three. With up to four annotators, the accuracy is the share of
+    annotators who gave the same answer.
 
     Args:
         prediction: The answer to be scored.
@@ -224,11 +224,14 @@ def accuracy(prediction: str, answers: Sequence[str], mode: str = "official") ->
 
 
 def score_answers(predictions: Mapping[str, str], questions: Mapping[str, Asked]) -> VqaScores:
-    """Score one answer to each question by both modes of `accuracy`.
+    """Score one answer to each question by both modes of `accuracy`, `official` and `normalise_all`.
 
     Args:
         predictions: The answer to each question, by the question's id as text.
         questions: The questions with their annotators' answers, by the same ids.
+
+    Returns:
+        The scores, with the questions in the sorted order of their ids; `yes_no` is None.
 
     Raises:
         ConfigError: If answers and questions do not have the same ids, a question has no answers of annotators, or
@@ -297,7 +300,8 @@ def check_yes_no(questions: Mapping[str, Asked]) -> None:
         questions: The questions by their ids as text.
 
     Raises:
-        ConfigError: If the annotators of a question answer otherwise, naming the first five questions.
+        ConfigError: If the annotators of a question disagree, or give another answer than yes or no. The message names
+            the first five ids.
     """
     others = []
     for key, asked in questions.items():

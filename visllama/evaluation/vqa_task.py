@@ -40,6 +40,9 @@ def true_facts(prompts: Prompts) -> Prompts:
 
     Args:
         prompts: Prompts with one question each, whose records hold the describing text under `facts`.
+
+    Raises:
+        KeyError: If a record has no `facts`.
     """
     changed = []
     for prompt in prompts:
@@ -65,12 +68,13 @@ _CONTROLS = {
 def majority_answers(prompts: Prompts, train: Source) -> list[str]:
     """Answer each prompt's question without a model, by the most frequent answer in the training records.
 
-    The answers to the same question are counted; if no training record asks it, those to questions of the same type; if
-    the type is unknown too, those to all questions. Of equally frequent answers the one that was met first is taken.
+    The training answers to the same question are counted. If no training record asks that question, the answers to
+    questions of the same type are counted; if that type is unknown too, the answers to all questions. Of equally
+    frequent answers the one that was met first is taken.
 
     Args:
         prompts: Prompts with one question each.
-        train: The source of the training records, each of which has `questions`. All records are read.
+        train: The source of the training records, at least one, each of which has `questions`. All records are read.
 
     Returns:
         The answer to each prompt, in the order of the prompts.
@@ -118,8 +122,8 @@ def check_questions(prompts: Prompts, name: str, config: Mapping) -> None:
         config: The configuration of the evaluation, with its `metrics`.
 
     Raises:
-        ConfigError: If a question's id comes more than once, or if the metrics are those of yes/no questions and a
-            question has other answers. The message names the first five ids.
+        ConfigError: If a question's id comes more than once, or if the metrics are those of yes/no questions and the
+            annotators of a question do not all say yes or all say no. The message names the first five ids.
     """
     ids = question_ids(prompts, name)
     if not asks_yes_or_no(config):
@@ -164,8 +168,9 @@ def question_ids(prompts: Prompts, name: str) -> list[int | str]:
 def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
     """Let a model answer the questions of an evaluation, score the answers, and write and print the results.
 
-    Writes predictions.jsonl, answers.json (VQA's results), scores.jsonl, gallery.html and, for each control that the
-    model answers, controls/NAME.jsonl to `task.folder`. Answers that predictions.jsonl already holds are kept.
+    Writes predictions.jsonl, answers.json (VQA's results), scores.jsonl, gallery.html and, for each control (the same
+    questions without the right pictures) that the model answers, controls/NAME.jsonl to `task.folder`. Answers that
+    predictions.jsonl already holds are not generated again.
 
     Args:
         model: A model with all its weights, on the device that computes.
@@ -176,8 +181,8 @@ def judge_answers(model: VisLlama, captioner: Captioner, task: Task) -> dict:
         The entry of the evaluation in metrics.json; an empty mapping on all ranks but the first.
 
     Raises:
-        ConfigError: If a question id comes more than once, a prompt does not fit the language model's positions, or the
-            source lacks what a control needs.
+        ConfigError: If a question id comes more than once, a prompt does not fit the language model's positions, a
+            picture cannot be decoded, or the source lacks the facts or training records that a control needs.
     """
     name = task.name
     config = task.config

@@ -62,9 +62,9 @@ _MOST_PERIODS = 32
 
 
 def clean(text: str) -> str:
-    """Return a text with line breaks and tabs as spaces, and without spaces around it.
+    """Return a text with a space in place of each line break and tab, and without spaces around it.
 
-    This is done to every answer, also to those that are not normalised.
+    VQA does this to every answer, also to answers that are not normalised.
     """
     return text.replace("\n", " ").replace("\t", " ").strip()
 

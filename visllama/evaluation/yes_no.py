@@ -26,9 +26,10 @@ _NO = frozenset(("No", "no", "not"))
 
 
 def as_yes_or_no(answer: str) -> str:
-    """Return "no" if the first sentence of an answer has the word No, no or not, and "yes" for any other answer.
+    """Return "no" if an answer has the word No, no or not before its first period, and "yes" for any other answer.
 
-    This is POPE's own rule. An answer that says neither therefore counts as yes.
+    This is the rule of POPE's own script: spaces separate words, and commas are dropped. An answer that says neither
+    yes nor no counts as yes.
     """
     # Exactly as POPE's script does it, which knows no other sentence end and no capital NO.
     first_sentence, _, _ = answer.partition(".")
@@ -37,11 +38,14 @@ def as_yes_or_no(answer: str) -> str:
 
 
 def yes_no_counts(said: str, truth: str) -> list[int]:
-    """Return the four counts of one question, in the order of `NUM_COUNTS`: a 1 for what happened, and three zeros.
+    """Return four counts of one question: right yes, wrong yes, wrong no, right no. One of them is 1, the others are 0.
 
     Args:
         said: The model's answer, "yes" or "no", as `as_yes_or_no` returns it.
         truth: The right answer, "yes" or "no".
+
+    Raises:
+        KeyError: If `said` or `truth` is any other text.
     """
     counts = [0] * NUM_COUNTS
     column = _COLUMNS[said, truth]
@@ -50,10 +54,10 @@ def yes_no_counts(said: str, truth: str) -> list[int]:
 
 
 def yes_no_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
-    """Return precision, recall, F1 and yes_share by these names, on the scale 0-100.
+    """Return precision, recall, F1 and yes_share by these names, each as a `CorpusMetric` on the scale 0-100.
 
     Precision, recall and F1 are those of the answer yes; yes_share is the share of yes among the model's answers. A
-    share of nothing is 0, for example the precision of a model that never says yes.
+    share whose whole is 0 counts as 0, for example the precision of a model that never says yes.
 
     Args:
         counts: Counts as `yes_no_counts` returns them, a row for each image or for each question, shape `(images 4)`.
@@ -65,8 +69,9 @@ def counts_of_images(counts: np.ndarray, images: list[str]) -> np.ndarray:
     """Sum the counts of the questions about each image, and return a row for each image, shape `(images 4)`.
 
     Args:
-        counts: The counts of each question, shape `(questions 4)`.
-        images: The id of each question's image. The rows of the result are in the sorted order of these ids.
+        counts: The counts of each question as `yes_no_counts` returns them, shape `(questions 4)`; at least one row.
+        images: The id of each question's image, in the order of `counts`. The rows of the result are in the sorted
+            order of these ids.
     """
     _, image_numbers = np.unique(np.array(images), return_inverse=True)
     num_images = image_numbers.max() + 1

@@ -27,13 +27,14 @@ _LONGEST_PX = 768
 
 
 class Looked(NamedTuple):
-    """A caption, and what its words attend to.
+    """A caption of a picture, and how much each word of the caption attends to each patch of the picture.
 
     Attributes:
-        caption: The caption.
-        words: The words of the caption.
-        maps: The attention of each word to the patches of the picture; the rows are those of the encoder's image.
-        transform: The transform of the pictures, which knows the part of a picture that the encoder sees.
+        caption: The caption: its words joined by single spaces.
+        words: The words of the caption, in their order.
+        maps: For each word its attention to each patch, with the patches arranged as they lie in the square image that
+            the encoder reads. A value is a share of all attention of the word; the rest goes to other tokens.
+        transform: The transform that prepared the picture, which knows the part of a picture that the encoder sees.
     """
 
     caption: str
@@ -69,12 +70,12 @@ def has_patches(model: VisLlama) -> bool:
 
 @torch.no_grad()
 def caption_and_look(pipeline: Pipeline, picture: Image.Image, decoding: Mapping[str, Any]) -> Looked:
-    """Return the caption of a picture, and what each word of it attends to.
+    """Generate a caption of a picture, and compute how much each word of the caption attends to each patch.
 
     Args:
-        pipeline: A model for which `has_patches` is true.
+        pipeline: The pipeline of a model for which `has_patches` is true.
         picture: The picture.
-        decoding: Arguments of transformers' `generate`; what is missing is greedy, with at most 40 tokens.
+        decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
     Raises:
         ConfigError: If the caption does not fit the language model's positions.
@@ -98,16 +99,17 @@ def attention_of_words(
     written: Sequence[int],
     end_ids: Collection[int],
 ) -> WordAttention:
-    """Compute what each word of a caption attends to, by reading the sample and the caption once more.
+    """Compute how much each word of a caption attends to each image vector, in one more pass of the model.
 
     Args:
         model: The model that has generated the caption.
-        sample: The sample that the model has read, with one picture.
-        written: The ids of the caption, with or without the end token.
-        end_ids: The ids that end a text.
+        sample: The sample from which the caption was generated: a prompt with one picture.
+        written: The token ids of the caption, with or without an end token.
+        end_ids: The token ids that end a text; `written` is read up to the first of these ids.
 
     Returns:
-        The words of the caption up to its end token, and their attention; no words if the caption is empty.
+        The words of the caption, and the share of attention that each word has for each image vector; no words if the
+        caption is empty.
     """
     caption_ids = list(takewhile(lambda token: token not in end_ids, written))
     words, words_of_tokens = _words(model.tokenizer, caption_ids)
@@ -172,15 +174,18 @@ def _attention(language_model: PreTrainedModel, inputs_embeds: Float[Tensor, "1 
 
 
 def heat_map(picture: Image.Image, looked: Looked, word: int) -> Image.Image:
-    """Return a copy of a picture with bright colours over what a word attends to.
+    """Return a copy of a picture with colours over it, which are brighter where a word of the caption attends more.
 
     The longer side of the copy has at most 768 pixels; a tiny picture is made larger. Parts of the picture that the
     encoder does not see are the darkest.
 
     Args:
         picture: The picture that was captioned, which is not changed.
-        looked: The caption of the picture, and what its words attend to.
+        looked: The caption of the picture with the attention of its words, as `caption_and_look` returns it.
         word: The place of the word in `looked.words`, from 0.
+
+    Raises:
+        IndexError: If the caption has no such word.
     """
     small = _resize_for_page(picture)
     attention = _from_zero_to_one(looked.maps[word])
@@ -215,7 +220,9 @@ def _resize_for_page(picture: Image.Image) -> Image.Image:
 
 
 def heat_overlay(attention: Float[np.ndarray, "rows columns"]) -> Image.Image:
-    """Return what a word attends to as an RGBA picture with one pixel for each patch, to be laid over the picture.
+    """Return the attention of a word as an RGBA picture with one pixel for each patch, to be laid over the picture.
+
+    Pixels are brighter and more opaque where the attention is stronger; none is wholly opaque or transparent.
 
     Args:
         attention: The attention of the word to the patches: an entry of `Looked.maps`.

@@ -36,18 +36,23 @@ class _Question(NamedTuple):
 
 
 class Chat:
-    """A conversation about any number of images; `Pipeline.chat` begins one.
+    """A conversation with a trained model about any number of images; `Pipeline.chat` begins one.
 
     Args:
         writer: The model that answers.
-        images: Images that stand before the first turn's text: one, several or none.
+        images: A picture (a path or a PIL image) or a list of pictures to show before the text of the first turn; None
+            shows none.
         system: The system text before all turns; None takes the template's own, and "" none at all.
 
     Attributes:
         writer: The model that answers.
-        maker: The maker of the model's Samples.
-        turns: The turns so far.
-        input_ids: The turns so far as ids, exactly as the model reads them in training, with the image spans.
+        maker: The `SampleMaker` that turns texts and pictures into the model's inputs.
+        turns: The turns so far: one of "system" if `system` is not None, then "human" and "gpt" (the model) in turn.
+        input_ids: The token ids of the conversation so far, as in training, with placeholder ids for the images; empty
+            before the first answer.
+
+    Raises:
+        ConfigError: If a picture cannot be read.
     """
 
     def __init__(
@@ -65,11 +70,11 @@ class Chat:
         self._cache = writer.model.new_cache()
 
     def say(self, text: str, images: Picture | Sequence[Picture] | None = None, **decoding) -> str:
-        """Add a turn and return the answer to it; after an error the conversation is as it was before.
+        """Add a turn of the human, and return the model's answer; after an error the conversation is as it was before.
 
         Args:
             text: The text of the turn.
-            images: Images that stand before the text: one, several or none.
+            images: A picture (a path or a PIL image) or a list of pictures to show before the text; None shows none.
             decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Raises:
@@ -80,19 +85,20 @@ class Chat:
         return self._conclude(question, written)
 
     def stream(self, text: str, images: Picture | Sequence[Picture] | None = None, **decoding) -> Iterator[str]:
-        """Add a turn and yield the answer to it as it grows, word by word; the last text is the whole answer.
+        """Add a turn of the human, and yield the model's answer so far each time that it has grown by a word or so.
 
-        When the last text is yielded, the conversation is as `say` leaves it. After an error, or if the iterator is
-        closed early, the conversation is as it was before. With beams the whole answer is the only text, because the
-        best beam is known only at the end.
+        The last text is the whole answer; once it is yielded, the conversation holds the turn and the answer. After an
+        error, or if the iterator is closed early, the conversation is as it was before. With `num_beams` above 1 the
+        whole answer is the only text, because the best beam is known only at the end.
 
         Args:
             text: The text of the turn.
-            images: Images that stand before the text: one, several or none.
-            decoding: Arguments of transformers' `generate`, as `say` takes them.
+            images: A picture (a path or a PIL image) or a list of pictures to show before the text; None shows none.
+            decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Raises:
-            ConfigError: If `say` would raise it; it is raised when the first text is asked for.
+            ConfigError: If a picture cannot be read, or the conversation does not fit the language model's positions.
+                It is raised by the first step of the iteration, not by the call.
         """
         question = self._ask(text, images, decoding)
 
@@ -107,7 +113,7 @@ class Chat:
         yield self._conclude(question, written)
 
     def free_cache(self) -> None:
-        """Free the memory of the cache; the next turn reads the whole conversation again."""
+        """Free the memory of what the language model keeps of earlier turns; the next turn reads all of them again."""
         self._cache = self.writer.model.new_cache()
 
     def _ask(self, text: str, images: Picture | Sequence[Picture] | None, decoding: Mapping) -> _Question:

@@ -26,7 +26,7 @@ from visllama.model.weights import DESCRIPTION_FILE, TENSORS_FILE, read_descript
 
 
 def is_repository(name: object) -> TypeGuard[str]:
-    """Return whether a value is a text with the form of a repository's name on the hub, `user/name`."""
+    """Return whether a value is a text of the form `user/name`, as the hub names repositories; the hub is not asked."""
     if not isinstance(name, str) or name.count("/") != 1:
         return False
     try:

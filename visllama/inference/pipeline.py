@@ -33,17 +33,18 @@ class Pipeline(Writer):
     """
 
     def caption(self, images: Picture | Sequence[Picture], **decoding) -> str | list[str]:
-        """Return captions of pictures.
+        """Generate a caption of each picture.
 
         Args:
             images: One picture (a path or a PIL image), or a list of pictures.
             decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Returns:
-            The caption of one picture, or a list of captions.
+            The caption if `images` is one picture; a list of captions, in the order of the pictures, if it is a list.
 
         Raises:
-            ConfigError: If a picture cannot be read, or a caption does not fit the language model's positions.
+            ConfigError: If a picture cannot be read, or the prompt and the new tokens do not fit the language model's
+                positions.
         """
         if isinstance(images, Picture):
             return self.caption([images], **decoding)[0]
@@ -59,17 +60,17 @@ class Pipeline(Writer):
         questions: str | Sequence[str],
         **decoding,
     ) -> str | list[str]:
-        """Return answers to questions about pictures, each by itself, in the words of the weights' template.
+        """Generate answers to questions about pictures. Each question is answered without regard to the others.
 
         Args:
-            images: One picture, or a list with an entry for each question: a picture, a list of pictures, or None.
-                None asks without a picture.
+            images: One picture (a path or a PIL image), or a list with an entry for each question: a picture, a list of
+                pictures, or None. None asks without a picture.
             questions: One question, or a list. One picture is shown to all questions, and one question is asked about
                 all pictures; two lists go together entry by entry.
             decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
 
         Returns:
-            The answer to one question about one picture; a list of answers if either is a list.
+            One answer if neither `images` nor `questions` is a list; otherwise a list of answers, in order.
 
         Raises:
             ConfigError: If the lists are of different lengths, a picture cannot be read, or a question does not fit the
@@ -88,13 +89,17 @@ class Pipeline(Writer):
         return answers[0]
 
     def chat(self, images: Picture | Sequence[Picture] | None = None, system: str | None = None) -> Chat:
-        """Return a new conversation, whose `.say(text, images)` answers turn by turn.
+        """Return a new `Chat`, a conversation in which `say(text, images)` returns the answer to each turn.
 
         A model whose training had single turns only may return empty answers in later turns.
 
         Args:
-            images: Images that stand before the first turn's text: one, several or none.
+            images: A picture (a path or a PIL image) or a list of pictures to show before the text of the first turn;
+                None shows none.
             system: The system text before all turns; None takes the template's own, and "" none at all.
+
+        Raises:
+            ConfigError: If a picture cannot be read.
         """
         return Chat(self, images, system)
 
@@ -104,21 +109,23 @@ class Pipeline(Writer):
         images: Picture | Sequence[Picture | Sequence[Picture] | None] | None,
         prompts: str | Sequence[str] | None = None,
     ) -> tuple[Float[Tensor, "B T D"], Int[Tensor, "B T"]]:
-        """Return the vectors that the language model reads when it is asked, for a `generate` of your own.
+        """Return the input vectors of the language model for captions or questions, to call its `generate` yourself.
 
         `language_model.generate(inputs_embeds=..., attention_mask=..., eos_token_id=pipeline.end_ids)` then generates
         what `ask` returns: on `pipeline.model.language_model`, or on the model that `visllama export
         format=language_model` wrote. `visllama.inference.vllm` builds the requests to an engine that serves that model.
 
         Args:
-            images: Pictures, as `ask` takes them.
-            prompts: Questions, as `ask` takes them. None reads each picture as `caption` does.
+            images: Pictures, as `ask` takes them; without `prompts` one picture or a list of pictures.
+            prompts: One question or a list, as `ask` takes them. None asks for a caption of each picture.
 
         Returns:
-            `inputs_embeds` and `attention_mask`, padded on the left, on the model's device.
+            `inputs_embeds` and `attention_mask`, with one row for each question or caption, padded on the left, on the
+            model's device. All rows are computed at once, whatever `batch_size` is.
 
         Raises:
             ConfigError: If the lists are of different lengths, or a picture cannot be read.
+            ValueError: If there is nothing to embed, for example an empty list.
         """
         if prompts is None:
             # Without questions a list holds pictures, not lists of them.
@@ -181,11 +188,13 @@ def load(
     """Load trained weights, and return a pipeline that uses them.
 
     Args:
-        weights: The `weights/` folder of a run. If there is no such folder, a repository on the Hugging Face hub that
-            holds one: `user/name`.
-        plugins: Your packages, if a part of the model is your own. A repository cannot name packages.
+        weights: The `weights/` folder of a run. If there is no such folder, the name `user/name` of a repository on the
+            Hugging Face hub that holds the files of such a folder.
+        plugins: The names of your importable packages, if a part of the model is your own. A repository cannot name
+            packages.
         models: The folder of the base models; None means the environment variable `VISLLAMA_MODELS`, or `models`.
-        accelerator: "cuda", "mps" or "cpu"; "auto" takes the first of them that this machine has.
+        accelerator: "cuda", "mps" or "cpu"; "auto" takes the first of the three that this machine has. A device that
+            is missing is replaced by the CPU.
         dtype: The dtype of the frozen weights; None means bf16 on cuda, and fp32 elsewhere.
         merge: Whether LoRA, if there is one, is added to the language model's weights. That is faster, and the same up
             to the rounding of the dtype.
@@ -195,7 +204,7 @@ def load(
 
     Raises:
         ConfigError: If the folder or the repository holds no weights of visllama, cannot be fetched, or does not fit
-            its base models.
+            its base models, or if `revision` is set although `weights` is a folder.
     """
     folder = _find_weights(weights, revision)
     device = find_device(accelerator) if device is None else torch.device(device)

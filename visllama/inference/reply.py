@@ -14,10 +14,10 @@ from visllama.text.template import Turn
 
 
 def reply(writer: Writer, turns: Sequence[Turn], images: Sequence[Image.Image], **decoding) -> str:
-    """Return the model's answer to the last turn of a conversation; the conversation is not kept.
+    """Return the model's answer to the last turn of a conversation; nothing is kept for the next call.
 
     Args:
-        writer: The model.
+        writer: The model that answers.
         turns: At most one system turn, then turns of the human and of the model alternately; the last is the human's.
         images: The images of all turns, in their order.
         decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.

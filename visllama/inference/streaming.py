@@ -37,18 +37,22 @@ def stream_text(
     tokenizer: PreTrainedTokenizerBase,
     decoding: Mapping,
 ) -> Generator[str, None, list[int]]:
-    """Generate in a thread, yield the text so far each time that it has grown, and return the new ids.
+    """Generate in a thread, and yield the whole text so far each time that it has grown.
 
     The thread has ended when this generator has ended: at its end, after an error, and if it is closed early.
 
     Args:
-        write: A function that generates by the settings that it is called with, and returns the new ids. An error that
-            it raises is raised here.
-        tokenizer: The tokenizer that decodes what was generated.
-        decoding: Arguments of transformers' `generate`; beams cannot be streamed.
+        write: A function that takes all arguments of transformers' `generate`, generates with them, and returns the new
+            token ids. An error that the function raises is raised again by this generator.
+        tokenizer: The tokenizer that decodes the new tokens.
+        decoding: Arguments of transformers' `generate`. `num_beams` may not be above 1, since the best beam is known
+            only at the end; transformers raises a ValueError.
 
     Yields:
         The whole text so far, without spaces around it.
+
+    Returns:
+        The new token ids that `write` has returned, as the value of `yield from`.
     """
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     abandoned = _Abandoned()

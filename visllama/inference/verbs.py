@@ -114,9 +114,9 @@ def ask(config: AskConfig, paths: Sequence[Path]) -> list[dict]:
 def chat(config: ChatConfig, paths: Sequence[Path]) -> None:
     """Hold a conversation on the terminal: read a question from each line of the input, and print its answer.
 
-    It ends at the end of the input, with Ctrl-C, or at a line `/quit` or `/exit`. A line `/image FILE` shows a picture
-    before the next question. A question that cannot be answered is named on the standard error, and the conversation
-    goes on.
+    The conversation ends at the end of the input, with Ctrl-C, or at a line `/quit` or `/exit`. A line `/image FILE`
+    shows the model a picture before the next question. If a question cannot be answered, or such a picture cannot be
+    read, the reason is printed on the standard error, and the conversation continues.
 
     Args:
         config: The configuration of the verb: the weights, the decoding and the system text.
@@ -175,6 +175,9 @@ def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -
 
     The number of torch's CPU threads and the seed of its generators are set too.
 
+    Args:
+        config: The configuration of the verb, with `weights`, `plugins`, `paths`, `trainer` and `seed`.
+
     Raises:
         ConfigError: If the weights cannot be found or loaded.
     """
@@ -187,7 +190,7 @@ def load_pipeline(config: CaptionConfig | AskConfig | ChatConfig | DemoConfig) -
 
 
 def as_list(value: object) -> list:
-    """Return the value of a key as a list: one value, several, or none if the value is null."""
+    """Return a list unchanged, None as an empty list, and any other value as a list of one."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]

@@ -29,15 +29,21 @@ def completion_body(
     max_tokens: int = 40,
     **sampling: Any,
 ) -> dict[str, Any]:
-    """Return the body of a request to `/v1/completions`: the whole prompt as vectors, exactly as `ask` reads it.
+    """Return the JSON body of a request to vLLM's `/v1/completions`, with the whole prompt as vectors.
+
+    The vectors are exactly those that `Pipeline.ask` or `Pipeline.caption` reads. Nothing is sent.
 
     Args:
-        pipeline: The weights, as `visllama.load` returns them; the server has the merged language model.
+        pipeline: The model, as `visllama.load` returns it, which computes the vectors; the server holds the language
+            model that `visllama export format=language_model` wrote of the same weights.
         model: The name by which the server knows the model: the folder that it serves.
-        image: One picture, several, or none.
-        prompt: The question; None asks for a caption.
-        max_tokens: The number of tokens of the answer at most.
+        image: One picture (a path or a PIL image), a list of pictures, or None for a question without a picture.
+        prompt: The question; None asks for a caption, for which `image` has to be one picture.
+        max_tokens: The largest number of tokens of the answer.
         sampling: Further keys of the body, for example `temperature`, whose default is 0.
+
+    Raises:
+        ConfigError: If a picture cannot be read.
     """
     if prompt is None:
         inputs_embeds, _ = pipeline.embed(None if image is None else [image])
@@ -65,21 +71,23 @@ def chat_body(
     max_tokens: int = 40,
     **sampling: Any,
 ) -> dict[str, Any]:
-    """Return the body of a request to `/v1/chat/completions`: an image as vectors, and a question as text.
+    """Return the JSON body of a request to vLLM's `/v1/chat/completions`: images as vectors, and a question as text.
 
-    The server writes the chat template around both, and tokenises the question. A tokenizer may join the question's
-    first word to the text before it in another way than in training; `completion_body` is exact with any tokenizer.
+    The server writes the chat template around vectors and text, and tokenises the question. A tokenizer may join the
+    question's first word to the text before it in another way than in training; `completion_body` is exact with any
+    tokenizer. Nothing is sent.
 
     Args:
-        pipeline: The weights, as `visllama.load` returns them.
+        pipeline: The model, as `visllama.load` returns it, which computes the vectors.
         model: The name by which the server knows the model: the folder that it serves.
-        image: One picture, or several.
-        question: The question.
-        max_tokens: The number of tokens of the answer at most.
+        image: One picture (a path or a PIL image), or a list of pictures.
+        question: The question about the pictures.
+        max_tokens: The largest number of tokens of the answer.
         sampling: Further keys of the body, for example `temperature`, whose default is 0.
 
     Raises:
-        ConfigError: If the template of the weights has words between an image and the question.
+        ConfigError: If a picture cannot be read, or the template of the weights has words between an image and the
+            question.
     """
     vectors = _embed_images(pipeline, list_of(image))
     content = [
@@ -97,7 +105,11 @@ def chat_body(
 
 
 def encode_vectors(vectors: Float[Tensor, "T D"]) -> str:
-    """Return vectors as vLLM takes them: a file of `torch.save` in base64."""
+    """Return vectors as the text that vLLM takes for `prompt_embeds`: a file of `torch.save`, in base64.
+
+    Args:
+        vectors: One vector of length D for each of T tokens, on any device.
+    """
     file = io.BytesIO()
     # The clone: of a view `torch.save` would write the whole storage.
     torch.save(vectors.detach().cpu().contiguous().clone(), file)
@@ -105,7 +117,7 @@ def encode_vectors(vectors: Float[Tensor, "T D"]) -> str:
 
 
 def list_of(image: Picture | Sequence[Picture]) -> list[Picture]:
-    """Return one picture or several as a list."""
+    """Return a single picture (a path or a PIL image) as a list of one, and a sequence of pictures as a new list."""
     return [image] if isinstance(image, Picture) else list(image)
 
 

@@ -34,8 +34,8 @@ class Writer:
     Attributes:
         model: The model.
         batch_size: The number of pictures, or of questions, that are worked on at once.
-        maker: The maker of the model's Samples.
-        end_ids: The ids that end a text.
+        maker: The `SampleMaker` that turns texts and pictures into the model's inputs.
+        end_ids: The token ids that end a generated text, sorted.
     """
 
     def __init__(self, model: VisLlama, text: TextSettings, batch_size: int = 32) -> None:
@@ -45,13 +45,14 @@ class Writer:
         self.end_ids = sorted({self.maker.end_id, model.tokenizer.eos_token_id})
 
     def read(self, images: Picture | Sequence[Picture] | None) -> list[Image.Image]:
-        """Return pictures as PIL images.
+        """Open pictures, and return them as a list of PIL images.
 
         Args:
-            images: One picture, several or none.
+            images: One picture (a path or a PIL image) or a list of pictures; None is an empty list. A PIL image is
+                returned as it is.
 
         Raises:
-            ConfigError: If a picture cannot be read.
+            ConfigError: If a file cannot be read as a picture.
         """
         if images is None:
             return []
@@ -66,16 +67,19 @@ class Writer:
         return opened
 
     def write(self, samples: Sequence[Sample], decoding: Mapping, cache: Cache | None = None) -> list[list[int]]:
-        """Generate after samples, all in one batch, and return the new ids of each sample.
+        """Generate one text behind each sample, all in one batch, and return the new token ids of each sample.
+
+        The ids include the end token that the model wrote, if any. Shorter lists are filled up with padding ids.
 
         Args:
-            samples: The samples that are read; with a cache, one sample that goes on from it.
-            decoding: Arguments of transformers' `generate`, which replace the defaults.
-            cache: The cache of what was read before, as `VisLlama.generate` takes it.
+            samples: The samples that the model reads, at least one. With a cache it is one sample, which holds only the
+                tokens behind those in the cache.
+            decoding: Arguments of transformers' `generate`; the default is greedy with at most 40 tokens.
+            cache: The cache of the tokens that the model has read before, to which the new ones are added; None means
+                that nothing was read before.
 
         Raises:
-            ConfigError: If a sample does not fit the language model's positions, or more than one text is wanted for a
-                sample.
+            ConfigError: If a sample does not fit the language model's positions, or `num_return_sequences` is above 1.
         """
         settings = whole_decoding(self.maker, {**greedy(), **decoding})
         num_texts = settings.get("num_return_sequences") or 1
@@ -91,7 +95,13 @@ class Writer:
         return self.model.generate(**batch, cache=cache, **settings).tolist()
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Return one batch of samples that are to be continued, on the model's device."""
+        """Return samples as one batch to generate from: ids padded on the left, their mask, and images.
+
+        Its tensors are on the model's device.
+
+        Args:
+            samples: At least one sample; their order is kept.
+        """
         collator = Collator(
             self.maker.tokenizer.pad_token_id,
             self.maker.num_image_tokens,
@@ -109,10 +119,10 @@ class Writer:
 
 
 def is_list(value: object) -> bool:
-    """Return whether a value is a list of pictures or texts, and neither a single one nor None."""
+    """Return False for None, a text, a path or a PIL image, and True for any other value, which is taken for a list."""
     return value is not None and not isinstance(value, Picture)
 
 
 def greedy() -> dict:
-    """Return the default arguments of `generate`: greedy, with at most 40 tokens."""
+    """Return the default arguments of transformers' `generate`, as a mapping: one beam, and at most 40 new tokens."""
     return read_conf("evaluation/decoding/greedy.yaml")
