@@ -70,10 +70,10 @@ def name_of(step: int) -> str:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return all checkpoints in a run's folder, by step from the last to the first; none of them is read.
+    """Return all checkpoints in a run's folder, by step from the last to the first; their files are not read.
 
     Args:
-        run: The run's folder, whose `checkpoints/` is listed; an empty list if there is none.
+        run: The run's folder, whose `checkpoints/` is listed. If that is missing, the result is an empty list.
     """
     existing = []
     folder = run / "checkpoints"
@@ -119,8 +119,8 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
 def find_damage(path: Path) -> str | None:
     """Return a short text about a checkpoint's damage, such as "rest.pt is missing"; None if it is undamaged.
 
-    Every file is read in full and compared with `COMPLETE`, the list of a checkpoint's files. A checkpoint
-    is damaged if `COMPLETE` is missing, unreadable or of another version, or if a file that it lists is missing or has
+    Every file is read in full and compared with `COMPLETE`, the list of a checkpoint's files. A checkpoint is
+    damaged if `COMPLETE` is missing, unreadable or of another version, or if a file that it lists is missing or has
     another size or SHA-256. Nothing is raised.
 
     Args:

@@ -27,7 +27,7 @@ def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float |
     """Compute the floating-point operations of training on one sample, part by part, without running the model.
 
     For each token, a weight costs two operations in the forward pass and two in the backward pass for the gradient of
-    its input; a weight that trains costs two more for its own gradient.
+    its input; a weight that trains costs two more for its own gradient. A frozen vision encoder only runs forward.
 
     Args:
         shapes: Sizes of the model, as `read_shapes` returns them.

@@ -375,7 +375,8 @@ class VisLlama(nn.Module):
             input_ids: Token ids. An image stands in them as one *span*, the negative ids that `image_span` returns:
                 `[boi] + K placeholders + [eoi]`.
             image_embeds: The vectors of each image, as `encode_images` returns them. The first span, row by row, takes
-                the first image, and so on. Images beyond the last span do not appear, and their gradients are zero.
+                the first image, and so on. Images beyond the last span do not appear, and their gradients are zero;
+                there must not be fewer images than spans.
         """
         markers = self.markers.expand(len(image_embeds), 2, -1)
         boi, eoi = markers.unsqueeze(2).unbind(1)

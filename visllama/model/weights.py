@@ -435,8 +435,8 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
     """Check that a weights folder holds the tensors that a model needs, by name and shape; no weight is loaded.
 
     Args:
-        model: The model that the tensors are for, without weights or with them. It may have a LoRA
-            adapter that the weights do not have, for a training that adds one.
+        model: The model that the tensors are for, without weights or with them. It may have a LoRA adapter that
+            the weights do not have, for a training that adds one.
         folder: The weights folder.
         description: The folder's description, as `read_description` returns it.
 

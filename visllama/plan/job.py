@@ -14,7 +14,7 @@ from visllama.training.optimizer_states import measure_states
 
 
 class Precision(NamedTuple):
-    """How many bytes one number takes, by what it is for.
+    """The bytes that one number takes in frozen weights, in trained weights and in dropout's mask.
 
     Attributes:
         frozen: Bytes of a number of frozen weights.

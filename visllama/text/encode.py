@@ -18,8 +18,8 @@ class TextEncoder:
 
     Many tokenizers put a space before a text that has none (SentencePiece's dummy prefix, here called the prefix). A
     caller therefore says where a piece of text stands: at the start of the sample or behind an image (`start` gives it
-    the prefix), or behind other text (`go_on` gives it none). Behind a special token,
-    `start` is right if the attribute `starts_after_special` is True, else `go_on`.
+    the prefix), or behind other text (`go_on` gives it none). Behind a special token, `start` is right if the
+    attribute `starts_after_special` is True, else `go_on`.
 
     Args:
         tokenizer: The tokenizer of the language model; it must have an eos token. If it has a `backend_tokenizer`, that

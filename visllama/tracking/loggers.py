@@ -173,8 +173,8 @@ def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
     """End the run that each tracker, and Lightning's own `WandbLogger`, holds open; other loggers are left alone.
 
-    Without it the next training in the same process, such as the next job of a sweep, would write into the same run of
-    wandb. Only the first rank does anything.
+    Without this call, the next training in the same process, such as the next job of a sweep, would write into the
+    same run of wandb. Only the first rank does anything.
 
     Args:
         loggers: The loggers of a run.

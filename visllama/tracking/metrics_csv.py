@@ -51,8 +51,8 @@ def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
     """Return the names of the metrics that a stopped run logged since a checkpoint, and save them in `logged.json`.
 
     A tracker that cannot remove metrics must not be given the same ones again. The names are read from `metrics.csv`
-    and from the `logged.json` of an earlier call, which a run needs that is stopped twice. Call this function before
-    `keep_metrics`, which drops the rows from `metrics.csv`.
+    and, for a run that is stopped more than once, from the `logged.json` of an earlier call. Call this function before
+    `keep_metrics`, which drops rows from `metrics.csv`.
 
     Args:
         folder: The run's folder, with both files; either may be missing.

@@ -81,6 +81,9 @@ def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -
         loss: The loss; less is better, whatever the search's objective is.
         step: The number of optimizer steps that were taken.
         num_steps: The number of optimizer steps of the whole run.
+
+    Raises:
+        KeyError: If the journal holds no study `search`, or the study has no such trial.
     """
     storage = open_journal(journal)
     study = optuna.load_study(study_name=NAME, storage=storage)

@@ -98,7 +98,7 @@ class TensorBoardTracker(Tracker):
 
         Args:
             metrics: Numbers such as losses and learning rates, by name.
-            step: The optimizer step; None leaves the choice to Lightning's `TensorBoardLogger`.
+            step: The optimizer step; None writes the metrics without a step.
         """
         self._inner.log_metrics(metrics, step)
 
