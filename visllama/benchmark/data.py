@@ -85,17 +85,20 @@ SIZES = {
 
 
 def measure(size: str, seed: int) -> tuple[list[Figure], dict[str, object]]:
-    """Measure loading, indexing and the order of samples, in this order, each in one thread.
+    """Measure what it costs to load images, to index a shard, and to find samples in their order, each in one thread.
 
-    Photos and shards are made for it in a temporary folder, which is removed at the end; progress bars show the work.
+    Photos and shards are made in a temporary folder, which is removed at the end; progress bars are shown meanwhile.
 
     Args:
         size: A key of `SIZES`: "small" or "full".
         seed: The seed of the photos and of the order.
 
     Returns:
-        The figures, in the order in which they were measured, and the facts that they depend on: `measured` (the
-        numbers of the size), `bytes_a_photo` (the mean size of a JPEG), and `packages` (their versions by name).
+        The results, in the order in which they were measured, and the facts that they depend on: `measured` (the
+        numbers of `SIZES[size]`), `bytes_a_photo` (mean size of a JPEG), and `packages` (versions by package name).
+
+    Raises:
+        KeyError: If `size` is no key of `SIZES`.
     """
     chosen_size = SIZES[size]
     columns = (

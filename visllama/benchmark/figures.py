@@ -94,14 +94,17 @@ def time_in_turns(
 
 
 def faster(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return how many times as fast ours is as theirs, for example 2.0 where ours takes half the time.
+    """Return how many times as fast our job is as another one, for example 2.0 if ours takes half the time.
 
     Args:
-        ours: The seconds of one item in each round, as `time_in_turns` returns them.
-        theirs: The seconds of the other job in the same rounds: as many numbers, none of `ours` being 0.
+        ours: The seconds that our job took for one item in each round, as `time_in_turns` returns them; none is 0.
+        theirs: The seconds of the other job in the same rounds.
 
     Returns:
         The median, over the rounds, of their seconds divided by ours.
+
+    Raises:
+        ValueError: If the two differ in length, or are empty.
     """
     # What slows a round down slows both jobs of it.
     return median(b / a for a, b in zip(ours, theirs, strict=True))

@@ -57,8 +57,8 @@ def measure_order(folder: Path, seed: int) -> dict[str, float]:
     Returns:
         CPU seconds under four keys: `start` (read the manifest and set up the order), `jump` (find the samples of a far
         step in a run of one rank), `jump_of_8` (find one rank's samples of a far step in a run of 8 ranks), and `after`
-        (find one sample of the steps that follow). Under `memory_mb`, how far the most memory that the process has held
-        has grown meanwhile, in 2^20 bytes.
+        (find one sample of the steps that follow). Under `memory_mb`, by how much the peak of the process's memory has
+        grown during the measurement, in 2^20 bytes.
     """
     memory_before_mb = _most_memory_mb()
     started = time.process_time()

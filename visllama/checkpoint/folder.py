@@ -70,10 +70,10 @@ def name_of(step: int) -> str:
 
 
 def checkpoints(run: Path) -> list[Checkpoint]:
-    """Return all checkpoints in a run's folder, by step from the last to the first; none of them is read.
+    """Return all checkpoints in a run's folder, by step from the last to the first; their files are not read.
 
     Args:
-        run: The run's folder, whose `checkpoints/` is listed; an empty list if there is none.
+        run: The run's folder, whose `checkpoints/` is listed. If that is missing, the result is an empty list.
     """
     existing = []
     folder = run / "checkpoints"
@@ -119,8 +119,9 @@ def newest_whole(run: Path) -> tuple[Checkpoint | None, list[str]]:
 def find_damage(path: Path) -> str | None:
     """Return a short text about a checkpoint's damage, such as "rest.pt is missing"; None if it is undamaged.
 
-    Every byte of the checkpoint is read and compared with `COMPLETE`. A checkpoint is damaged if `COMPLETE` is missing,
-    unreadable or of another version, or if a file in it is missing or has another size or SHA-256. Nothing is raised.
+    Every file is read in full and compared with `COMPLETE`, the list of a checkpoint's files. A checkpoint is
+    damaged if `COMPLETE` is missing, unreadable or of another version, or if a file that it lists is missing or has
+    another size or SHA-256. Nothing is raised.
 
     Args:
         path: The folder of the checkpoint.
@@ -344,7 +345,7 @@ def read_rest(path: Path) -> dict:
         path: The folder of the checkpoint.
 
     Raises:
-        ConfigError: If the file is damaged, or is not one that visllama wrote.
+        ConfigError: If the file is missing or damaged, or holds objects other than tensors and plain values.
     """
     try:
         return torch.load(path / REST, map_location="cpu", weights_only=True)
@@ -366,7 +367,7 @@ def read_loader_state(path: Path) -> dict:
         the settings that fix the order of samples, by name; `check_order` compares them with those of the resumed run.
 
     Raises:
-        ConfigError: If the file is damaged, or does not hold the position.
+        ConfigError: If the file is missing or damaged, or does not hold the position.
     """
     rest = read_rest(path)
 

@@ -84,6 +84,7 @@ def read_tensors(
 
     Raises:
         ConfigError: If names or shapes of the trained tensors are not this model's; the message names up to three.
+        ValueError: If `groups` has more or fewer groups than the optimizer.
     """
     reader = HuggingFaceStorageReader(str(path))
 

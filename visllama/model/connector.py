@@ -255,7 +255,7 @@ class ResamplerConnector(nn.Module):
     Raises:
         ValueError: If `num_heads` does not divide `hidden_dim`.
 
-    The patches get no positions here: the encoder's own are in their features.
+    The connector adds no position embeddings: the patch features already hold those of the vision encoder.
 
     Reference:
         The Perceiver resampler: Alayrac et al. 2022, arXiv:2204.14198, section 2.1.

@@ -29,14 +29,14 @@ def try_module(module: nn.Module, *inputs: Tensor) -> Any:
 
 
 def check_encoder(encoder: object) -> None:
-    """Check that a user's own vision encoder has all that `VisLlama` needs; visllama's encoders pass without a check.
+    """Check that a user's own vision encoder has what `VisLlama` needs; visllama's own encoders are not checked.
 
-    It has to derive from `VisionEncoder`, set `pooled_dim`, `patch_dim`, `num_patches` (whole numbers) and `transform`,
-    and return features of these sizes. To see that, the encoder runs on one black image; on the meta device, an
-    operation that cannot run there ends the trial without an error.
+    The encoder has to derive from `VisionEncoder`, set `pooled_dim`, `patch_dim` and `num_patches` (whole numbers, 1 or
+    more) and `transform`, have parameters, and return features of these sizes on one black image. The features are not
+    checked, and nothing is raised, if an operation of the encoder cannot run on the meta device (shapes, no numbers).
 
     Raises:
-        ConfigError: If it does not; the message names the class, what it lacks, and where there is an example.
+        ConfigError: If the encoder breaks one of these rules; the message names its class and the rule.
     """
     kind = type(encoder)
     # Our own encoders are checked by the tests, and need no trial run.
@@ -120,7 +120,8 @@ def check_language_model(model: object, source: object) -> None:
         source: The object that the language model comes from (a `LanguageModelSource`), with its `tokenizer`.
 
     Raises:
-        ConfigError: If not; the message names the class, what it returns or lacks, and where there is an example.
+        ConfigError: If `model` is of another class, or a token is missing; the message names the class of `source`,
+            what is wrong, and where there is an example.
     """
     name = f"model.language_model: {type(source).__name__}"
     example = example_of("language_model")

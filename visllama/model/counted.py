@@ -16,9 +16,10 @@ class Connector(NamedTuple):
     """Memory and arithmetic of a connector with fp32 weights; the weights themselves are not counted.
 
     Attributes:
-        kept_bytes: Bytes that one image's forward pass keeps for the backward pass, without autocast.
-        kept_bytes_mixed: The same bytes under bf16 autocast.
-        copied_bytes_mixed: Bytes of the bf16 copies of weights that autocast keeps, for any number of images.
+        kept_bytes: Bytes that the forward pass on one image keeps for the backward pass, without autocast.
+        kept_bytes_mixed: Bytes that the forward pass on one image keeps under bf16 autocast.
+        copied_bytes_mixed: Bytes of the bf16 copies of weights that autocast keeps; they do not depend on the number
+            of images.
         flops: Floating-point operations of one image's forward pass.
     """
 

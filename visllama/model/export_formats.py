@@ -21,8 +21,8 @@ def find_obstacle(model: VisLlama, form: str) -> str | None:
     Args:
         model: The model; its weights are not read, so that it may be on the meta device.
         form: Name of the format: "llava" is transformers' LLaVA, "adapter" a PEFT folder of LoRA, "language_model" the
-            language model with LoRA merged, "hub" visllama's weights with a model card. The last two, and any other
-            name, have no obstacle.
+            language model with LoRA merged, "hub" visllama's weights with a model card. For the last two, and for an
+            unknown name, the result is None.
     """
     if form == "llava":
         return _obstacle_to_llava(model)

@@ -26,14 +26,16 @@ class Flops(NamedTuple):
 def flops(shapes: Shapes, tokens: float | int, recomputes: bool, images: float | int = 1) -> list[Flops]:
     """Compute the floating-point operations of training on one sample, part by part, without running the model.
 
-    A weight costs two operations a token in the forward pass, and two again for each gradient that is due: a frozen
-    weight passes on the gradient of its input, and one that trains has a gradient of its own too.
+    For each token, a weight costs two operations in the forward pass and two in the backward pass for the gradient of
+    its input; a weight that trains costs two more for its own gradient. A frozen vision encoder only runs forward.
 
     Args:
         shapes: Sizes of the model, as `read_shapes` returns them.
         tokens: Length of the sample in tokens, its image vectors included.
-        recomputes: Whether blocks run forward twice (activation checkpointing).
-        images: Images of a sample, on average. It multiplies the counts; the formulas are those of one image.
+        recomputes: Whether the language model's blocks run forward a second time, in the backward pass (activation
+            checkpointing).
+        images: Mean number of images in a sample. It multiplies the counts of connector and vision encoder, whose
+            formulas are for one image.
 
     Returns:
         The parts in this order: blocks of the language model, logits, attention, connector, vision encoder. Parts

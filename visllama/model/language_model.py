@@ -25,10 +25,10 @@ from visllama.model.pretrained import read
 
 @runtime_checkable
 class LanguageModelSource(Protocol):
-    """What a class has to have so that its objects can be `VisLlama`'s argument `language_model`.
+    """The interface of an object that can be `VisLlama`'s argument `language_model`.
 
     Attributes:
-        tokenizer: The tokenizer, with an end token and a padding token; it has to be there after the constructor.
+        tokenizer: The tokenizer, with an end token and a padding token; the constructor has to set it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -61,8 +61,8 @@ class PretrainedLanguageModel:
         tokenizer: The tokenizer. If it has no padding token, the end token is set in its place.
 
     Raises:
-        ConfigError: If the path cannot be read or holds no causal language model, or if the tokenizer makes ids that
-            have no embedding or has no end token.
+        ConfigError: If the path cannot be read or holds no causal language model, or if the tokenizer has no end token
+            or makes ids for which the model has no embedding.
     """
 
     def __init__(self, path: str, revision: str | None = None) -> None:
@@ -124,11 +124,11 @@ class PretrainedLanguageModel:
 
 
 def forget_decoding(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Replace a model's `generation_config` by one that holds just the ids of the tokenizer's special tokens.
+    """Replace a model's `generation_config`, in place, by one that holds only the ids of three special tokens.
 
-    These are the tokens that begin, end and pad a text. transformers' `generate` takes each setting that a call does
-    not name (a repetition penalty, a temperature) from that config: "greedy" would mean something else for each base
-    model, and nobody would see it.
+    They are the tokenizer's tokens that begin, end and pad a text. transformers' `generate` takes each setting that a
+    call does not name (a temperature, a repetition penalty) from that config, so the published settings of a base model
+    would change its texts unnoticed.
     """
     language_model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,

@@ -23,7 +23,7 @@ def locate(path: str, models: Path | str | None = None) -> str:
 
     Raises:
         ConfigError: If the path is empty, if it is no folder and has not the form of a hub id, if visllama has no model
-            of that NAME, or if the folder holds a model as a GGUF file alone.
+            of that NAME, or if the path is a GGUF file or a folder whose only weights are GGUF files.
     """
     if path.startswith(SHIPPED_PREFIX):
         return _locate_shipped(path)

@@ -42,7 +42,7 @@ _TARGET_CHOICES = ("exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def is_adapter(name: str) -> bool:
-    """Return whether a tensor belongs to a LoRA adapter, by its name in the model or in the language model."""
+    """Return whether a tensor of this name belongs to a LoRA adapter: whether the name contains `.lora_`."""
     return ".lora_" in name
 
 
@@ -219,10 +219,11 @@ def _check_adapted_layers(language_model: PreTrainedModel, targets: Any, leaf_na
 
 @contextmanager
 def as_in(language_model: nn.Module, dtype: torch.dtype) -> Generator[None, None, None]:
-    """Put zeros of a dtype in place of all weights inside the `with` block, and put the weights back after it.
+    """Replace all parameters of a model by zeros of a dtype inside the `with` block, and put them back after it.
 
-    The zeros have the shapes of the weights and take no memory. `VisLlama.load_base_weights` attaches LoRA inside this
-    block: PEFT rounds new adapters to the dtype of the weights beside them, which may be coarser as stored.
+    The zeros have the shapes of the parameters and take no memory. Parameters that the block adds stay as they are.
+    `VisLlama.load_base_weights` attaches LoRA inside this block, because PEFT rounds new adapters to the dtype of the
+    weights beside them, and stored weights may be of a coarser dtype than the one that is asked for.
     """
     stored = {parameter: parameter.data for parameter in language_model.parameters()}
     for parameter, data in stored.items():
@@ -240,9 +241,10 @@ def _no_target(targets: object, leaf_names: set[str]) -> ConfigError:
 
 
 def is_plain(value: object) -> bool:
-    """Return whether a value, as those of LoRA's arguments, holds nothing that is a regular expression.
+    """Return whether each text in a value consists of letters, digits, `_`, `.` and `-` alone, as a layer's name does.
 
-    All texts in it, at any depth of lists and mappings (keys too), have to be of letters, digits, `_`, `.` and `-`.
+    A text with other characters could be a regular expression. Texts are looked for at any depth of lists, tuples and
+    mappings, keys included. Other values, as numbers and None, are plain; an empty text is not.
     """
     if isinstance(value, str):
         return _NAME.fullmatch(value) is not None
@@ -256,9 +258,9 @@ def is_plain(value: object) -> bool:
 def spelled_out(language_model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return LoRA arguments that attach the same adapters and hold no regular expression, as a new dict.
 
-    Arguments without one are copied as they are. Else `target_modules` becomes the list of the full names of all layers
-    with an adapter, and the arguments that choose among layers are left out: `exclude_modules`, `layers_to_transform`
-    and `layers_pattern`.
+    Arguments that pass `is_plain` are copied unchanged. In others, `target_modules` becomes the list of the full names
+    of all layers with an adapter, and the arguments that choose among layers are left out: `exclude_modules`,
+    `layers_to_transform` and `layers_pattern`.
 
     Args:
         language_model: The model with the adapters.

@@ -24,14 +24,15 @@ def token_loss_sum(
 ) -> Float[Tensor, ""]:
     """Return the sum (no mean) of the losses of all supervised tokens in a batch, computed in fp32 at least.
 
-    The caller divides by the number of supervised tokens over all micro-batches and ranks: a mean of means would weigh
-    a token by the length of the batch that it happens to stand in.
+    A token is supervised if its label is not IGNORE_INDEX (-100); without such tokens the sum is zero. The caller
+    divides by the number of supervised tokens over all micro-batches and ranks, so that all tokens have equal weight.
 
     Args:
-        logits: The model's output; position t predicts the token at t + 1, and the shift is made here.
-        labels: Ids at the supervised tokens, and IGNORE_INDEX (-100) elsewhere, position by position as the input ids.
-        token_loss: Function that returns the loss of each token; None means the cross-entropy in nats. It gets the
-            supervised tokens alone, and is not called if there are none: the sum is then zero.
+        logits: The model's output; the scores at position t are those of the token at t + 1.
+        labels: For each position of the input ids, the same id if the token is supervised, else IGNORE_INDEX. They are
+            not shifted by the caller; the first label of each row is not used.
+        token_loss: Function of the logits (M, V) and the ids (M) of the supervised tokens, which returns the M losses;
+            None means the cross-entropy in nats. It is not called if no token is supervised.
     """
     # The logits at a position are those of the token after it, so the last position predicts nothing.
     predictions = logits[:, :-1].flatten(0, 1)
@@ -61,10 +62,14 @@ def token_loss_by_sample(
 ) -> Float[Tensor, " B"]:
     """Return, for each sample of a batch, the sum of the losses of its supervised tokens, without gradients.
 
+    A token is supervised if its label is not IGNORE_INDEX (-100); a sample without such tokens has the sum zero.
+
     Args:
-        logits: The model's output; position t predicts the token at t + 1, and the shift is made here.
-        labels: Ids at the supervised tokens, and IGNORE_INDEX (-100) elsewhere, position by position as the input ids.
-        token_loss: Function that returns the loss of each token; None means the cross-entropy in nats.
+        logits: The model's output; the scores at position t are those of the token at t + 1.
+        labels: For each position of the input ids, the same id if the token is supervised, else IGNORE_INDEX. They are
+            not shifted by the caller; the first label of each row is not used.
+        token_loss: Function of the logits (M, V) and the ids (M) of a sample's supervised tokens, which returns the M
+            losses; None means the cross-entropy in nats.
     """
     # One by one: the logits of all samples in fp32 are gigabytes at 7B.
     rows = zip(logits.unsqueeze(1), labels.unsqueeze(1), strict=True)

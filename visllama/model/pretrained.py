@@ -29,7 +29,8 @@ def read(kind: Any, path: str, revision: str | None = None, **options: Any) -> A
         options: Further arguments of `from_pretrained`.
 
     Raises:
-        ConfigError: If it cannot be read; for a hub id the message holds the command that downloads it.
+        ConfigError: If `from_pretrained` raises any error; for a hub id the message holds the command that downloads
+            the model.
     """
     if not Path(path).is_dir() and hub_is_out_of_reach():
         options["local_files_only"] = True

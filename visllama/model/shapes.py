@@ -127,7 +127,8 @@ class Shapes:
         """Return the number of elements of the model's parameters, or of some of them, that a rank holds.
 
         Args:
-            parts: Names of the parts to count ("connector", "adapter", ...); all parts if none is named.
+            parts: Names of the parts to count ("connector", "adapter", ...); all parts if none is named. An unknown
+                name counts nothing.
             trained: True counts parameters that train, False frozen ones, None both.
             num_shards: Number of ranks that FSDP cuts each tensor over; 1 if a rank holds all.
         """
@@ -142,7 +143,8 @@ class Shapes:
         """Return whether at least one parameter of a part trains.
 
         Args:
-            part: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA).
+            part: "vision_encoder", "connector", "markers", "language_model" or "adapter" (LoRA); for any other name the
+                result is False.
         """
         return any(p.part == part and p.is_trained for p in self.parameters)
 

@@ -34,10 +34,10 @@ def blocks(part: nn.Module) -> list[nn.Module]:
 def shard(model: VisLlama, mesh: DeviceMesh, dtype: torch.dtype) -> None:
     """Convert a model's weights to their dtypes and shard it over all ranks with FSDP, in place.
 
-    All ranks have to call this together. Afterwards each rank keeps its slice of every parameter. FSDP gathers the
-    blocks of encoder and language model and the connector one unit at a time. All else, with the embeddings and the
-    head, is one root unit, since `VisLlama.forward` and `generate` use them outside the language model's own forward
-    pass.
+    All ranks have to call this together. Afterwards each rank keeps its slice of every parameter. FSDP gathers each
+    block of the encoder and of the language model, and the connector, by itself. All other parameters, with the
+    embeddings and the head, are gathered together (the root), since `VisLlama.forward` and `generate` use them outside
+    the language model's own forward pass.
 
     Args:
         model: A model after `load_base_weights(dtype, as_stored=True)`: its weights are still mapped from their files,
@@ -87,7 +87,8 @@ def reshard(model: VisLlama) -> None:
 def cast_weights(model: VisLlama, dtype: torch.dtype) -> None:
     """Convert the weights of a model to their dtypes in place, one tensor at a time.
 
-    Parameters that are sharded already are left as they are. Connector and markers change with fp64 alone.
+    Parameters that are sharded already are left as they are. Connector and markers are converted only if `dtype` is
+    fp64.
 
     Args:
         model: A model after `load_base_weights(dtype, as_stored=True)`, whose weights have the dtypes of their files.

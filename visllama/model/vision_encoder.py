@@ -42,7 +42,7 @@ class VisionFeatures(NamedTuple):
 
 
 class VisionEncoder(nn.Module, ABC):
-    """The base class of vision encoders. A subclass sets the four attributes, and writes the two abstract methods.
+    """The base class of vision encoders. A subclass sets the attributes, and defines `load_base_weights` and `encode`.
 
     Call an encoder as a module, on uint8 or normalised images.
 
@@ -175,7 +175,11 @@ class PretrainedVisionEncoder(VisionEncoder):
         )
 
     def pooled_features(self, outputs: ModelOutput) -> Float[Tensor, "N Dpooled"]:
-        """Return the one vector for each image that stands for the whole image, out of the model's outputs."""
+        """Return the pooled vector of each image, which stands for the whole image.
+
+        Args:
+            outputs: The outputs of `self.model` on the images; the vectors are their `pooler_output`.
+        """
         return outputs["pooler_output"]
 
 

@@ -107,6 +107,7 @@ class _ReadsFeatures(Protocol):
 class VisLlama(nn.Module):
     """A vision encoder, a connector, two markers and a language model, of which the parts in `trainable` learn.
 
+    The markers are two vectors that stand before and after the vectors of each image in the language model's input.
     The constructor loads no published weights: the language model is then on the meta device, and so is an encoder of
     visllama's. Call `load_base_weights` before the model is used.
 
@@ -115,7 +116,8 @@ class VisLlama(nn.Module):
         connector: Class of the connector, or a `functools.partial` of the class that sets further arguments. It is
             called with `vision_dim` (width of the features that it reads) and `language_dim` (D) by name.
         language_model: Object with the tokenizer, whose `build()` and `load()` make the language model.
-        trainable: Names of the parts that learn, out of `PARTS` and "adapter"; all others are frozen.
+        trainable: Names of the parts that learn, out of "vision_encoder", "connector", "markers", "language_model" and
+            "adapter" (LoRA); all others are frozen. Other names are not refused, and have no effect.
         lora: Arguments of PEFT's `LoraConfig`; None for a model without LoRA.
 
     Attributes:
@@ -130,7 +132,8 @@ class VisLlama(nn.Module):
     Raises:
         ValueError: If the connector's output on one image is not `(1, K, D)`, if K is not what the `partial` names, or
             if the connector has extra state besides parameters and buffers.
-        ConfigError: If LoRA's arguments or the user's own language model do not fit.
+        ConfigError: If LoRA's arguments are refused (see `attach_lora`), or if `language_model.build()` returns no
+            `PreTrainedModel` or the tokenizer has no end or padding token.
     """
 
     def __init__(
@@ -172,7 +175,7 @@ class VisLlama(nn.Module):
 
     @property
     def num_positions(self) -> int | None:
-        """Greatest length of an input in tokens and image vectors, as the language model's config names it, or None."""
+        """Greatest length of an input, in tokens and image vectors; None if the language model's config names none."""
         text_config = self.language_model.config.get_text_config()
         return getattr(text_config, "max_position_embeddings", None)
 
@@ -261,6 +264,9 @@ class VisLlama(nn.Module):
                 without `as_stored`, all parameters and buffers become fp64.
             as_stored: Whether to leave the weights in the dtype of their files, mapped from disk and not copied into
                 memory. `sharding.shard` or `sharding.cast_weights` has to convert them to `dtype` afterwards.
+
+        Raises:
+            ConfigError: If the weights of one of visllama's own encoders or language models cannot be read.
         """
         vision_dtype = part_dtype(self, "vision_encoder", dtype)
         language_dtype = part_dtype(self, "language_model", dtype)
@@ -347,7 +353,8 @@ class VisLlama(nn.Module):
         """Return the language model's input: embeddings of the text, and vectors of the images in place of the spans.
 
         Args:
-            input_ids: Token ids; an image stands in them as one span (see the module).
+            input_ids: Token ids. An image stands in them as one *span*, the negative ids that `image_span` returns:
+                `[boi] + K placeholders + [eoi]`.
             pixel_values: Images: uint8 pixels, or floats that are already normalised. A batch without spans takes one
                 image of any content, which changes nothing.
             image_of_span: For each span, row by row, the index of its image in `pixel_values`; several spans may show
@@ -365,9 +372,11 @@ class VisLlama(nn.Module):
         Each span becomes the first marker, the K vectors of its image, and the second marker.
 
         Args:
-            input_ids: Token ids; an image stands in them as one span (see the module).
+            input_ids: Token ids. An image stands in them as one *span*, the negative ids that `image_span` returns:
+                `[boi] + K placeholders + [eoi]`.
             image_embeds: The vectors of each image, as `encode_images` returns them. The first span, row by row, takes
-                the first image, and so on. Images beyond the last span do not appear, and their gradients are zero.
+                the first image, and so on. Images beyond the last span do not appear, and their gradients are zero;
+                there must not be fewer images than spans.
         """
         markers = self.markers.expand(len(image_embeds), 2, -1)
         boi, eoi = markers.unsqueeze(2).unbind(1)
@@ -410,11 +419,11 @@ class VisLlama(nn.Module):
         attention_mask: Int[Tensor, "B T"] | None = None,
         labels: Int[Tensor, "B T"] | None = None,
     ) -> VisLlamaOutput:
-        """Return the logits of each next token and, if labels are given, the sum of their losses.
+        """Return the logits of each next token and, if labels are given, the summed loss of the supervised tokens.
 
         Args:
-            input_ids: Token ids; an image stands in them as one span (see the module). The spans, row by row, take the
-                images in their order.
+            input_ids: Token ids. An image stands in them as one *span*, the negative ids that `image_span` returns:
+                `[boi] + K placeholders + [eoi]`. The first span, row by row, shows the first image, and so on.
             pixel_values: Images: uint8 pixels, or floats that are already normalised. A batch without spans takes one
                 image of any content, which changes nothing.
             attention_mask: 1 on tokens, 0 on padding; not needed if all padding is on the right.
@@ -449,8 +458,9 @@ class VisLlama(nn.Module):
         The model writes greedily unless `decoding` says otherwise. Call `eval()` before it: the mode is not changed.
 
         Args:
-            input_ids: Token ids to continue, padded on the left; an image stands in them as one span (see the module).
-                With a cache, pass only the ids after the tokens that the cache holds.
+            input_ids: Token ids to continue, padded on the left. An image stands in them as one *span*, the ids
+                `[boi] + K placeholders + [eoi]` that `image_span` returns. With a cache, pass only the ids after the
+                tokens that the cache holds.
             pixel_values: Images of the spans in `input_ids`: uint8 pixels, or floats that are already normalised. A
                 batch without spans takes one image of any content, which changes nothing.
             attention_mask: 1 on tokens, 0 on padding; it has the shape of `input_ids`.

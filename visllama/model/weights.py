@@ -69,8 +69,9 @@ def build_model(
     its cache.
 
     Args:
-        parts: Class names and arguments of the three parts, and LoRA's arguments where there is LoRA (see `Parts`). It
-            is not changed. An argument `num_image_tokens` of None becomes the encoder's number of patches.
+        parts: For each of "vision_encoder", "connector" and "language_model" a mapping of `kind` (name of a class) and
+            `arguments`; and "lora", the arguments of PEFT's `LoraConfig`, for a model with LoRA. It is not changed. A
+            connector's `num_image_tokens` of None is taken as the encoder's number of patches.
         trainable: Names of the parts that learn, out of "vision_encoder", "connector", "markers", "language_model" and
             "adapter" (LoRA).
         plugins: Names of the user's importable packages, which may define classes of parts. They are imported.
@@ -192,8 +193,8 @@ def hash_weights(folder: Path) -> str:
 def frozen_hashes(model: VisLlama) -> dict[str, str]:
     """Return a hash of the frozen tensors of the encoder and of the language model, by the name of the part.
 
-    Two equal hashes mean that no bit has changed. A part that trains counts with its frozen parameters alone, and a
-    part without frozen tensors is left out.
+    Two equal hashes mean that no bit has changed. Of a part that trains, only the frozen parameters are hashed; a part
+    without frozen tensors is left out. All ranks have to call this together if the model is sharded.
     """
     hashes = {}
     for part in BASE_PARTS:
@@ -233,7 +234,7 @@ def trained_tensors(model: VisLlama, trained: Iterable[str] | None = None) -> di
     """Return the tensors that a weights folder has to hold, by their full names, detached but not copied.
 
     They are the parameters and persistent buffers of all parts but an encoder or a language model that did not learn.
-    Connector, markers and adapter always count: if this stage does not train them, an earlier stage has.
+    Connector, markers and adapter are always included, as an earlier training may have changed them.
 
     Args:
         model: The model.
@@ -314,7 +315,8 @@ def read_description(folder: Path) -> dict:
         templates, is given the template "plain"; its `format_version` stays 2.
 
     Raises:
-        ConfigError: If the file is missing, is no JSON, has another version, or holds what no run writes.
+        ConfigError: If the file is missing, is no JSON or has another version, if a key is missing or has another type,
+            or if the names in `trained`, the parts or the settings in `text` are not allowed.
     """
     path = Path(folder) / DESCRIPTION_FILE
     if not path.is_file():
@@ -433,8 +435,8 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
     """Check that a weights folder holds the tensors that a model needs, by name and shape; no weight is loaded.
 
     Args:
-        model: The model that the tensors are for, without weights or with them. It may have an adapter that the weights
-            do not have: a later stage adds it.
+        model: The model that the tensors are for, without weights or with them. It may have a LoRA adapter that
+            the weights do not have, for a training that adds one.
         folder: The weights folder.
         description: The folder's description, as `read_description` returns it.
 
@@ -458,7 +460,7 @@ def check_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
 
 
 def load_tensors(model: VisLlama, folder: Path, description: Mapping) -> None:
-    """Copy the trained tensors of a weights folder into a model, after checking its base models.
+    """Copy the trained tensors of a weights folder into a model, if its base models are those of the training.
 
     Names and shapes of the tensors are not checked here: call `check_tensors` first.
 
@@ -552,7 +554,8 @@ def open_tensors(path: Path) -> Generator[Any, None, None]:
         The open file, with `keys()`, `get_tensor(name)` (a tensor on the CPU) and `get_slice(name)`.
 
     Raises:
-        ConfigError: If it is no regular file, or holds no safetensors.
+        ConfigError: If it is no regular file, or holds no safetensors. An OSError, ValueError or SafetensorError that
+            is raised inside the block becomes a ConfigError too.
     """
     try:
         open_regular(path).close()

@@ -18,7 +18,10 @@ _UNTIL_CONNECTOR = (*_UNTIL_BLOCKS, CONNECTOR)
 
 
 def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
-    """Compute what a rank holds for one micro-batch: its images, activations, the logits, the loss and its gradients.
+    """Compute the memory that one rank needs for the forward and backward pass of its largest micro-batch.
+
+    This is the activations, the logits, the loss with its gradients, autocast's copies of weights, and the images of
+    the whole step.
 
     Args:
         shapes: Sizes of the model, as `read_shapes` returns them.
@@ -26,7 +29,7 @@ def activations(shapes: Shapes, job: Job, tokens: float) -> list[Line]:
         tokens: Length that each sample is padded to, in tokens, its image vectors included.
 
     Returns:
-        Rows of the table of memory, for one rank; some may be of zero bytes.
+        One `Line` (name, bytes, formula, moments of a step) for each kind of memory; some may have zero bytes.
     """
     return [
         _images_line(shapes, job),
@@ -165,11 +168,11 @@ def _copies(shapes: Shapes, job: Job) -> list[Line]:
 def norm_bytes(width: int, precision: Precision, is_trained: bool) -> int:
     """Return the bytes that an RMSNorm keeps for its backward pass, for each token.
 
-    It keeps its input and one root, in fp32 at least; if its weight trains, also what the weight multiplies.
+    It keeps its input and one reciprocal root, in fp32 at least; if its weight trains, also the normalised input.
 
     Args:
         width: Width of the hidden states.
-        precision: Bytes of one number, by what it is for.
+        precision: Bytes that a number takes in frozen and in trained weights.
         is_trained: Whether the language model trains.
     """
     num_bytes = max(4, precision.compute(is_trained)) * (width + 1)
@@ -187,7 +190,7 @@ def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> 
 
     Args:
         layers: Sizes of the language model.
-        precision: Bytes of one number, by what it is for.
+        precision: Bytes that a number takes in frozen and in trained weights.
         is_trained: Whether the language model trains.
     """
     width = layers.width
@@ -210,11 +213,12 @@ def block_bytes(layers: Transformer, precision: Precision, is_trained: bool) -> 
 def adapter_bytes(shapes: Shapes, precision: Precision) -> int:
     """Return the bytes that LoRA keeps for its backward pass, for each token, in all blocks together.
 
-    It keeps the inputs of the adapters, their dropout masks, and what the first matrix makes of them.
+    It keeps the inputs of the adapters, their dropout masks, the outputs of each adapter's first matrix, and for DoRA
+    two vectors as wide as the layer's output.
 
     Args:
         shapes: Sizes of the model; without adapters the result is 0.
-        precision: Bytes of one number, by what it is for.
+        precision: Bytes that a number takes in frozen and in trained weights.
     """
     compute = precision.compute(is_trained=True)
 

@@ -33,9 +33,10 @@ def fits_card(shapes: Shapes, job: Job, tokens: float, card: Card) -> bool:
 def find_switches(shapes: Shapes, job: Job, tokens: float, card: Card) -> list[str] | None:
     """Return the overrides of `train` that make a job fit a GPU: an empty list if it fits already, None if none do.
 
-    Four changes are tried, and the first combination that fits is returned: smaller micro-batches; activation
-    checkpointing; FSDP, if there are several ranks; more GPUs, up to `MOST_RANKS`. All combinations of the earlier
-    changes in this list are tried before a later one.
+    An override is a setting on the command line, as "micro_batch_size=4". Four changes are tried, and the first
+    combination that fits is returned: smaller micro-batches; activation checkpointing; FSDP, if there are several
+    ranks; more GPUs, up to `MOST_RANKS`. All combinations of the earlier changes in this list are tried before a later
+    one.
 
     Args:
         shapes: Sizes of the model.

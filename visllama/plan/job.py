@@ -14,7 +14,7 @@ from visllama.training.optimizer_states import measure_states
 
 
 class Precision(NamedTuple):
-    """How many bytes one number takes, by what it is for.
+    """The bytes that one number takes in frozen weights, in trained weights and in dropout's mask.
 
     Attributes:
         frozen: Bytes of a number of frozen weights.
@@ -30,14 +30,14 @@ class Precision(NamedTuple):
 
     @classmethod
     def named(cls, precision: str) -> Precision:
-        """Return the bytes of a precision by its name.
+        """Return the `Precision` that a value of `trainer.precision` names; its `mask` is that on CUDA, one byte.
 
         Args:
             precision: A value of `trainer.precision` other than "auto": "bf16-", "32-" or "64-", followed by "mixed" or
                 "true".
 
         Raises:
-            KeyError: If the name begins otherwise.
+            KeyError: If the text before the first "-" is none of "bf16", "32" and "64".
         """
         # What trains is in fp32 at least, whatever the name.
         kind = precision.partition("-")[0]
@@ -69,7 +69,7 @@ class Job:
         global_batch_size: Samples a step, over all ranks.
         micro_batch_size: Greatest number of samples in one forward pass.
         strategy: "one" for a single rank, "ddp" for a whole model on each rank, or "fsdp" for a sharded one.
-        precision: Bytes of one number, by what it is for.
+        precision: Bytes that a number takes in frozen and in trained weights.
         recomputes: Whether the language model's blocks compute their activations again in the backward pass.
         state_bytes: Bytes that the optimizer keeps for each number that trains, and for each tensor that trains: 8 and
             4 for AdamW in fp32.
@@ -117,15 +117,16 @@ class Job:
 def job_of(config: PlanConfig) -> tuple[Job, list[str]]:
     """Read from a config how the model is trained, and fill in what the config leaves open.
 
-    "auto" (and -1 devices) becomes: 8 devices if a GPU or a strategy is named, else 1; one node; "bf16-mixed", or
-    "32-true" if the accelerator is "cpu" or "mps". The optimizer takes one step on a small tensor, by which its state
-    is measured.
+    A value "auto" is replaced: `trainer.devices` (-1 too) by 8 if the config names a GPU or a strategy, else by 1;
+    `trainer.num_nodes` by 1; `trainer.precision` by "32-true" if the accelerator is "cpu" or "mps", else by
+    "bf16-mixed". The optimizer takes one step on a small tensor, by which the size of its state is measured.
 
     Returns:
-        The job, and one sentence for each value that was filled in.
+        The job, and one sentence for each value that was filled in; also one if the accelerator is "cpu" or "mps", for
+        which the job is computed as for a GPU.
 
     Raises:
-        ConfigError: If the optimizer cannot take a step.
+        ConfigError: If the optimizer cannot be built or cannot take a step.
     """
     trainer = config.trainer
     assumed = []

@@ -18,7 +18,9 @@ _BLOCKS_AT_ONCE = 3
 
 
 def memory(shapes: Shapes, job: Job, tokens: float) -> Memory:
-    """Compute what one rank holds in a training step, without running anything; what takes no bytes is left out.
+    """Compute the memory of one rank in a training step, without running anything.
+
+    The result has one `Line` for each kind of memory that takes any bytes, such as weights, gradients and activations.
 
     Args:
         shapes: Sizes of the model, as `read_shapes` returns them.

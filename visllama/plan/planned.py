@@ -40,7 +40,8 @@ class Plan:
         gpu: Name of the card, a key of `CARDS`.
         rates: The card, and speeds that are assumed.
         tokens: Mean length of a sample in tokens, the vectors of its one image included.
-        longest_tokens: Length of the longest sample that `stage.max_text_tokens` allows, in the same way.
+        longest_tokens: Length in tokens of the longest sample that `stage.max_text_tokens` allows, the vectors of its
+            one image included.
         longest: Memory of a rank if all samples of a micro-batch are of `longest_tokens`.
         mean: Memory of a rank if all samples of a micro-batch are of mean length.
         flops: Floating-point operations of a sample of mean length, by part.
@@ -83,8 +84,10 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as a dict of values that JSON can hold.
 
-        It has the attributes, and values computed of them: `peak_bytes`, `fits`, `tokens_per_gpu`, and the whole run's
-        `total_s` (seconds) and `gpu_hours`, which are None if the number of steps is unknown.
+        The keys are the attributes without `rates` (`longest` and `mean` become the lists `memory` and `memory_mean`,
+        `flops` becomes `flops_per_sample`), and values that are computed from them: `fits`, `peak_bytes`,
+        `peak_bytes_mean`, `card_bytes`, `moment` (the point of a step at which the peak is), `tokens_per_gpu` (in a
+        step), and the whole run's `total_s` (seconds) and `gpu_hours`, both None if the number of steps is unknown.
         """
         job: dict[str, Any] = asdict(self.job)
         job["precision"] = self.job.precision._asdict()

@@ -32,9 +32,9 @@ class StepTime(NamedTuple):
     Attributes:
         job: How the model is trained.
         compute_s: Seconds of the arithmetic, or of reading the weights from the GPU's memory if that takes longer.
-        gather_s: Seconds of FSDP's all-gathers that remain after the arithmetic, behind which the rest is hidden.
-        reduce_s: Seconds of reducing gradients, after the arithmetic: the connector's come last, with nothing behind
-            which to hide.
+        gather_s: Seconds by which FSDP's all-gathers take longer than `compute_s`, during which they run; else 0.
+        reduce_s: Seconds of summing the gradients over the ranks, which is counted as if it all came after the
+            arithmetic.
         update_s: Seconds of the optimizer's update, which is limited by the bandwidth of the GPU's memory.
         is_reading: Whether reading the weights takes longer than the arithmetic.
         gathered_bytes: Bytes of weights that each rank sends in all-gathers; 0 without FSDP.

@@ -209,7 +209,7 @@ def time_notes(step: StepTime, rates: Rates, num_steps: int | None) -> list[str]
 
 
 def rate(samples_per_second: float) -> str:
-    """Return a number of samples a second as text: whole from 100 to a million, else with three digits."""
+    """Return a number of samples a second as text: whole from 100 to a million, else with three significant digits."""
     # Below 100 three digits say more, and beyond a million all digits would widen the column.
     if 100 <= samples_per_second < 1e6:
         return f"{samples_per_second:,.0f}"

@@ -70,13 +70,13 @@ def plan(config: PlanConfig) -> Plan:
 
 
 def train_overrides(switches: Sequence[str]) -> list[str]:
-    """Return the command-line overrides (`key=value`) for a `train` that fits: those that the user typed, then more.
+    """Return the command-line overrides (`key=value`) of a `train` that fits: the user's own, then `switches`.
 
-    Left out of the typed ones are keys that only `plan` has, and keys that a switch sets. What was typed is read from
-    the running Hydra job.
+    The user's overrides are read from the running Hydra job. Keys that only `plan` has, `check_only`, and keys that
+    `switches` sets are left out.
 
     Args:
-        switches: Overrides with which the job fits, as `find_switches` returns them; they come last.
+        switches: Overrides with which the job fits, as `find_switches` returns them; an empty list if it fits already.
     """
     replaced_keys = set(_OWN_KEYS)
     for switch in switches:

@@ -18,8 +18,8 @@ class TextEncoder:
 
     Many tokenizers put a space before a text that has none (SentencePiece's dummy prefix, here called the prefix). A
     caller therefore says where a piece of text stands: at the start of the sample or behind an image (`start` gives it
-    the prefix), or behind other text (`go_on` gives it none). Behind a special token the attribute
-    `starts_after_special` tells which of the two is right.
+    the prefix), or behind other text (`go_on` gives it none). Behind a special token, `start` is right if the
+    attribute `starts_after_special` is True, else `go_on`.
 
     Args:
         tokenizer: The tokenizer of the language model; it must have an eos token. If it has a `backend_tokenizer`, that
@@ -90,7 +90,8 @@ class TextEncoder:
     def go_on(self, text: str) -> list[int]:
         """Return the token ids of a text that stands directly behind other text, so that it gets no prefix.
 
-        Otherwise it does what `start` does: no special token is added, and none is recognised inside the text.
+        As in `start`, no special token is added, and none is recognised inside the text. A text that the tokenizer
+        merges with a line break before it gets the ids of `start`.
         """
         if not self._has_prefix:
             return self.start(text)

@@ -44,8 +44,8 @@ class Turn(NamedTuple):
         speaker: "system" (instructions to the model), "human" (a prompt) or "gpt" (a response of the model).
         text: What is said.
         num_images: The number of images that stand before the text.
-        has_marks: Whether each `IMAGE_MARK` in the text stands for an image; if not, it is plain text. Such images are
-            not counted in `num_images`. It is read for a human's turn alone.
+        has_marks: Whether each `IMAGE_MARK` in the text stands for an image; if not, it is plain text. Images at
+            marks are not counted in `num_images`. A mark in a "gpt" or "system" turn is always plain text.
     """
 
     speaker: str
@@ -66,7 +66,7 @@ class Template:
             and `{images}` the images before that text; without `{images}` they stand directly before `{human}`.
         with_system: The form of the first human turn of a conversation that has a system text, with the slots
             `{system}` and `{human}`.
-        first: The form of the first human turn of a conversation without a system text; if it is empty, `human` is it.
+        first: The form of the first human turn of a conversation without a system text; if empty, `human` is used.
         response: The form of a response, with the slot `{response}`. An empty response is written as its end token
             alone.
         end: The special token that ends each response; "{eos}" is the tokenizer's eos, which is also used where the
@@ -84,10 +84,11 @@ class Template:
     system: str = ""
 
     def segments(self, turns: Sequence[Turn], answered: bool = True) -> list[Segment]:
-        """Return the pieces of text and the images that a conversation is written as, in their order; none is checked.
+        """Return the segments (pieces of text and images) that a conversation is written as, in their order.
 
-        The form `response` is for a response to a text. A response that directly follows an image, as a caption does,
-        is written without that form. Either kind is followed by a segment of the kind "end".
+        The turns are not checked: a speaker of another name counts as "human". The form `response` is for a
+        response to a text. A response that directly follows an image, as a caption does, is written without that form.
+        Each response is followed by a segment of the kind "end".
 
         Args:
             turns: The turns of the conversation: a system turn or none, then human and gpt by turns. A conversation may

@@ -78,8 +78,9 @@ def find_template(chosen: str | Mapping[str, str], tokenizer: Any = None) -> Tem
         tokenizer: The tokenizer of the language model, which is read for the name "tokenizer" alone.
 
     Raises:
-        ConfigError: If there is no template of that name, the tokenizer's chat template cannot be used, or a string has
-            an unknown name, is no text, lacks a slot that it needs, or has an unknown slot.
+        ConfigError: If there is no template of that name, if the tokenizer's chat template cannot be used, if `human`
+            is missing, or if an entry of the mapping has an unknown key, is no text, lacks a slot that it needs, has an
+            unknown slot, or has `{images}` behind `{human}`.
     """
     if chosen == OF_TOKENIZER:
         # Imported here, since it imports transformers, and nothing else of this module asks a tokenizer.

@@ -17,7 +17,7 @@ from visllama.tracking.tracker import Picture, Tracker
 
 
 def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: Path, first_step: int) -> list[Logger]:
-    """Build all loggers of a training run, and prepare them to go on where a checkpoint was saved.
+    """Build all loggers of a training run, and prepare them to continue from the step of a checkpoint.
 
     On the first rank the rows of an earlier `metrics.csv` in `folder` are read; those from `first_step` on are dropped.
 
@@ -25,7 +25,7 @@ def build_loggers(nodes: Mapping[str, Mapping], plugins: Sequence[str], folder: 
         nodes: The `logger` group of the configuration: under each name a mapping with `_target_` and its arguments.
         plugins: Names of the user's Python packages, which `_target_` may also name classes of.
         folder: The run's folder, in which `metrics.csv` is written.
-        first_step: The step of the checkpoint that the run goes on from; 0 for a new run.
+        first_step: The step of the checkpoint that the run resumes from; 0 for a new run.
 
     Returns:
         The logger of `metrics.csv`, then those of `nodes` in their order.
@@ -97,7 +97,7 @@ def log_pictures(loggers: Sequence[Logger], pictures: Sequence[Picture], step: i
 def log_results(loggers: Sequence[Logger], evaluations: Mapping[str, Mapping], folder: Path, step: int) -> None:
     """Send the final scores of a run to its loggers; nothing is sent if there are none.
 
-    Every logger except that of `metrics.csv` gets the scores as figures (`flat_scores`). A `Tracker` also gets them as
+    Every logger except that of `metrics.csv` gets the scores by name (`flat_scores`). A `Tracker` also gets them as
     a table (`score_rows`), and the gallery of each evaluation that has one. Only the first rank sends.
 
     Args:
@@ -145,10 +145,10 @@ def log_weights(loggers: Sequence[Logger], folder: Path) -> None:
 
 @contextmanager
 def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
-    """Use as `with closing(loggers):` around a run, so that the loggers are closed however it ends.
+    """Close loggers at the end of a `with` block that holds a run, however the block ends.
 
     Trackers show the run as well ended (exit code 0) if the block ends normally, and as failed (1) if it raises. After
-    a preemption (the cluster takes the machine back) they show the exit code of that. Exceptions pass through.
+    a preemption (the cluster takes the machine back) they show `preemption.exit_code()`. Exceptions pass through.
 
     Args:
         loggers: The loggers to close, of `build_loggers` or `build_trackers`.
@@ -173,8 +173,8 @@ def closing(loggers: Sequence[Logger]) -> Generator[None, None, None]:
 def close_loggers(loggers: Sequence[Logger], exit_code: int) -> None:
     """End the run that each tracker, and Lightning's own `WandbLogger`, holds open; other loggers are left alone.
 
-    Without it the next training in the same process, such as the next job of a sweep, would write into the same run of
-    wandb. Only the first rank does anything.
+    Without this call, the next training in the same process, such as the next job of a sweep, would write into the
+    same run of wandb. Only the first rank does anything.
 
     Args:
         loggers: The loggers of a run.

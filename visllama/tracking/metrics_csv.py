@@ -27,7 +27,7 @@ def keep_metrics(logger: CSVLogger, folder: Path, before_step: int) -> None:
     Args:
         logger: The logger that writes the file.
         folder: The folder of `metrics.csv`.
-        before_step: The step of the checkpoint that a resumed run goes on from. The rows of this step and later ones
+        before_step: The step of the checkpoint that a run resumes from. The rows of this step and later ones
             are dropped, as the resumed run writes them again.
     """
     path = folder / "metrics.csv"
@@ -48,15 +48,15 @@ def keep_metrics(logger: CSVLogger, folder: Path, before_step: int) -> None:
 
 
 def logged_names(folder: Path, first_step: int) -> dict[int, set[str]]:
-    """Return the names of the figures that a stopped run logged since a checkpoint, and save them in `logged.json`.
+    """Return the names of the metrics that a stopped run logged since a checkpoint, and save them in `logged.json`.
 
-    A tracker that cannot take figures back must not be given these again. They are read from `metrics.csv` and from the
-    `logged.json` of an earlier call. That file is needed when a run is stopped again before it has caught up, as
-    `keep_metrics` drops the rows: call this function first.
+    A tracker that cannot remove metrics must not be given the same ones again. The names are read from `metrics.csv`
+    and, for a run that is stopped more than once, from the `logged.json` of an earlier call. Call this function before
+    `keep_metrics`, which drops rows from `metrics.csv`.
 
     Args:
         folder: The run's folder, with both files; either may be missing.
-        first_step: The step of the checkpoint that the run goes on from; figures of this step are returned too.
+        first_step: The step of the checkpoint that the run resumes from; names of this step are returned too.
 
     Returns:
         The names, such as "train/loss", in a set for each step; empty if there are none.

@@ -16,8 +16,8 @@ _ALL_S = 8.0
 def find_obstacle(address: str) -> str | None:
     """Request an address, and return in one line why its server cannot be reached; None if it answers.
 
-    Any answer counts, also an HTTP error such as 404. It takes eight seconds at most. Proxies that the environment
-    names (`https_proxy` and its like) are used.
+    Any answer counts, also an HTTP error such as 404 or a certificate that Python does not trust. The function
+    takes eight seconds at most. Proxies that the environment names (`https_proxy` and its like) are used.
 
     Args:
         address: The address of the server, for example "https://api.wandb.ai".

@@ -44,9 +44,10 @@ def _control_scores(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, f
 def score_rows(evaluations: Mapping[str, Mapping[str, Any]]) -> list[list[Any]]:
     """Return a table row for each score of a run, with a value for each of `SCORE_COLUMNS`.
 
-    The rows of an evaluation come in the order of its metrics, then those of its controls. The column `pictures` holds
-    "true" for a score with the right pictures, else the name of the control. Where there is no interval, `low` and
-    `high` are None, as they are for all controls.
+    These are: evaluation, split, n (the number of records), pictures, metric, score, and low and high (the ends of the
+    95% interval). The rows of an evaluation come in the order of its metrics, then those of its controls (the
+    evaluation repeated without the right pictures). The column `pictures` holds "true" for a score with the right
+    pictures, else the name of the control. Where there is no interval, `low` and `high` are None, as for all controls.
 
     Args:
         evaluations: The content of `metrics.json` at its key `evaluations`, by the names of the evaluations.

@@ -33,10 +33,10 @@ def open_journal(path: Path) -> JournalStorage:
 
 
 def cut_broken_line(path: Path) -> None:
-    """Cut off the end of a journal file after its last line end, if there is anything.
+    """Remove an incomplete last line of a journal file (text without a line end), if there is one.
 
-    A killed writer can leave half a line, to which Optuna would append the next one. A missing file is left alone.
-    Nobody else may write to the journal meanwhile.
+    A killed writer can leave such a line, to which Optuna would append the next one. Nothing is done if the file is
+    missing. No other process may write to the journal meanwhile.
     """
     if not path.is_file():
         return
@@ -68,11 +68,12 @@ def trial_id(storage: BaseStorage, number: int) -> int:
 
 
 def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -> bool:
-    """Write a validation loss of a trial to the journal, and return whether the trial should end now.
+    """Write a validation loss of a trial to the journal, and return True if the trial should end now.
 
-    It should end if the loss is not finite, or if its best loss so far is worse than the median of the completed trials
-    at that step. The median counts only from half of the steps on, and once five trials are complete. At the last step
-    the answer is always no. A trial that the search has already given up gets no value, and the answer is no.
+    The trial should end if the loss is not finite, or if the trial's best loss so far is worse than the median of the
+    completed trials at that step. The median counts only from half of the steps on, and once five trials are complete.
+    At the last step the result is False. If the search has already ended the trial, nothing is written, and the result
+    is False.
 
     Args:
         journal: The journal file of the search.
@@ -80,6 +81,9 @@ def report(journal: Path, number: int, loss: float, step: int, num_steps: int) -
         loss: The loss; less is better, whatever the search's objective is.
         step: The number of optimizer steps that were taken.
         num_steps: The number of optimizer steps of the whole run.
+
+    Raises:
+        KeyError: If the journal holds no study `search`, or the study has no such trial.
     """
     storage = open_journal(journal)
     study = optuna.load_study(study_name=NAME, storage=storage)

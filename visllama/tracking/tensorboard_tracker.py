@@ -16,14 +16,14 @@ from visllama.tracking.tracker import Picture, Tracker
 
 
 class TensorBoardTracker(Tracker):
-    """Tracker that writes a run's figures, pictures and tables as TensorBoard's event files.
+    """Tracker that writes a run's metrics, pictures and tables as TensorBoard's event files.
 
-    A resumed run writes a second file beside the first one. It makes TensorBoard drop the figures and pictures that the
-    first file holds of the checkpoint's step and later ones; texts of these steps stay.
+    A resumed run writes a second file beside the first one. The second file makes TensorBoard drop the metrics and
+    pictures that the first file holds of the checkpoint's step and later ones; texts of these steps stay.
 
     Args:
-        save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so the jobs of a sweep
-            are one group where that is the sweep's folder.
+        save_dir: The folder of the files. TensorBoard names a run by its path below `--logdir`, so that it shows the
+            jobs of a sweep as one group if `--logdir` is the sweep's folder.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -62,7 +62,7 @@ class TensorBoardTracker(Tracker):
 
         Args:
             first_step: The step of the checkpoint that the run continues from.
-            logged: For each step from `first_step` on, the names of the figures that the first file already holds.
+            logged: For each step from `first_step` on, the names of the metrics that the first file already holds.
         """
         # `logged` stays unset: TensorBoard drops these figures, so that they have to be given again.
         self._inner = self._make(purge_step=first_step)
@@ -94,7 +94,12 @@ class TensorBoardTracker(Tracker):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write figures of an optimizer step, each by its name."""
+        """Write metrics of an optimizer step, each under its name.
+
+        Args:
+            metrics: Numbers such as losses and learning rates, by name.
+            step: The optimizer step; None writes the metrics without a step.
+        """
         self._inner.log_metrics(metrics, step)
 
     @rank_zero_only

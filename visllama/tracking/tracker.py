@@ -40,8 +40,8 @@ class Tracker(Logger):
     visllama calls the methods that are declared here on the first rank alone.
 
     Attributes:
-        logged: The names of the figures that this tracker was given before its run was stopped, in a set for each
-            step; empty for a new run.
+        logged: The names of the metrics (logged numbers) that this tracker was given before its run was stopped, in a
+            set for each step; empty for a new run.
     """
 
     logged: Mapping[int, set[str]] = {}
@@ -50,18 +50,17 @@ class Tracker(Logger):
         """Prepare the tracker to continue a stopped run; it is called before anything is logged.
 
         Args:
-            first_step: The step of the checkpoint that the run goes on from.
-            logged: The names of the figures of that step and later ones that the tracker was already given, in a set
-                for each step.
+            first_step: The step of the checkpoint that the run resumes from.
+            logged: For `first_step` and each later step, the names of the metrics that the tracker was already given.
         """
         self.logged = logged
 
     def without_logged(self, metrics: Mapping[str, float], step: int | None) -> dict[str, float]:
-        """Return the figures that the tracker was not already given for this step before its run was stopped.
+        """Return the metrics that the tracker was not already given for this step before its run was stopped.
 
         Args:
-            metrics: The figures by name; the mapping is not changed.
-            step: The optimizer step; None returns all figures.
+            metrics: The numbers to log, by name; the mapping is not changed.
+            step: The optimizer step; with None, all metrics are returned.
         """
         known = set() if step is None else self.logged.get(step, set())
         return {name: value for name, value in metrics.items() if name not in known}

@@ -35,7 +35,7 @@ _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
 class TrackioTracker(Tracker):
     """Tracker that writes what a run logs to trackio's database in a folder.
 
-    A process of its own does the writing. It starts with the first figures, pictures, table, page or weights.
+    A process of its own does the writing. It starts with the first metrics, pictures, table, page or weights.
 
     Args:
         project: The name of trackio's project that the run belongs to.
@@ -88,13 +88,18 @@ class TrackioTracker(Tracker):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
+        """Send metrics of an optimizer step, without those that were sent before the run was stopped.
+
+        Args:
+            metrics: Numbers such as losses and learning rates, by name.
+            step: The optimizer step; with None, all metrics are sent.
+        """
         new = {name: float(value) for name, value in self.without_logged(metrics, step).items()}
         if new:
             self._send("figures", values=new, step=step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
-        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
+        """Send pictures with their texts as a table `name` of an optimizer step, one row of `PICTURE_COLUMNS` each."""
         rows = []
         for picture in pictures:
             image = _encode(picture.image)
@@ -103,12 +108,12 @@ class TrackioTracker(Tracker):
         self._send("table", name=name, columns=PICTURE_COLUMNS, rows=rows, step=step)
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
-        """Send a table of texts and numbers, whose rows have a value for each column."""
+        """Send a table `name` of an optimizer step, whose rows have a text or a number for each column."""
         lists = [list(row) for row in rows]
         self._send("table", name=name, columns=list(columns), rows=lists, step=step)
 
     def log_page(self, name: str, path: Path, step: int) -> None:
-        """Send the path of an HTML page, which the writing process reads."""
+        """Send the path of an HTML page, which the writing process reads and logs as `name` at an optimizer step."""
         self._send("page", name=name, path=str(path.absolute()), step=step)
 
     def log_weights(self, folder: Path) -> None:

@@ -110,18 +110,23 @@ class WandbTracker(Tracker):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any]) -> None:
-        """Send a run's configuration, by which wandb's run begins if it has not begun."""
+        """Send a run's configuration (plain values by name); wandb's run begins if it has not begun."""
         self._logger().log_hyperparams(dict(params))
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Send figures of an optimizer step, without those that were sent before the run was stopped."""
+        """Send metrics of an optimizer step, without those that were sent before the run was stopped.
+
+        Args:
+            metrics: Numbers such as losses and learning rates, by name.
+            step: The optimizer step; with None, all metrics are sent.
+        """
         new = self.without_logged(metrics, step)
         if new:
             self._logger().log_metrics(new, step)
 
     def log_pictures(self, name: str, pictures: Sequence[Picture], step: int) -> None:
-        """Send pictures with their texts as a table of `PICTURE_COLUMNS`, a row for each."""
+        """Send pictures with their texts as a table `name` of an optimizer step, one row of `PICTURE_COLUMNS` each."""
         import wandb
 
         rows: list[Iterable[Any]] = []
@@ -133,14 +138,14 @@ class WandbTracker(Tracker):
         self.experiment.log({name: table, _STEP: step})
 
     def log_rows(self, name: str, columns: Sequence[str], rows: Sequence[Sequence], step: int) -> None:
-        """Send a table of texts and numbers, whose rows have a value for each column."""
+        """Send a table `name` of an optimizer step, whose rows have a text or a number for each column."""
         import wandb
 
         table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
         self.experiment.log({name: table, _STEP: step})
 
     def log_page(self, name: str, path: Path, step: int) -> None:
-        """Send an HTML page, which is read from its file."""
+        """Send an HTML page, which is read from the file `path` and shown as `name` at an optimizer step."""
         import wandb
 
         page = wandb.Html(str(path), inject=False)
@@ -174,7 +179,7 @@ class WandbTracker(Tracker):
 def start_run(arguments: Mapping[str, Any], offline: bool) -> wandb.Run:
     """Begin a run of wandb, and return it.
 
-    If it is to be online, and the server cannot be reached or refuses, one message is printed and the run begins
+    If `offline` is False, and the server cannot be reached or refuses, one message is printed and the run begins
     offline: its files stay in `DIR/wandb`, and `wandb sync` sends them later. Two environment variables of this process
     are set: WANDB_ERROR_REPORTING, unless it is set, and WANDB_DATA_DIR, unless the user has set it.
 
