@@ -56,10 +56,10 @@ class RemoteSource(Protocol):
 class TrainingSamples(Dataset):
     """A torch dataset of training Samples, indexed by a position in the order of the run.
 
-    That order has no end, so the dataset has no length.
-    A record that cannot be used becomes a masked Sample, which has no images and no targets. A Sample's key is
-    `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption, question or
-    conversation in that record. Where the record cannot be read, RECORD is its number in the source.
+    That order has no end, so the dataset has no length. A record that cannot be used becomes a masked Sample, which has
+    no images and no targets. A Sample's key is `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the
+    number of the caption, question or conversation in that record. Where the record cannot be read, RECORD is its
+    number in the source.
 
     Args:
         sources: The sources by name.

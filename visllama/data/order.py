@@ -152,7 +152,8 @@ class SourceOrder:
     Args:
         sizes: Number of items in each shard; at least one item in all.
         seed: Seed of the order; another seed makes another order.
-        lanes: Number of lanes. Each lane draws every `lanes`-th sample of a run, and has its own part of this source.
+        lanes: Number of lanes, among which the samples of a run are dealt out: position t belongs to lane t modulo
+            `lanes`.
         window: A lane shuffles as many items at once as this many shards of average size hold.
         full_shuffle: A source of at most this many items is shuffled as a whole, and not window by window.
     """
@@ -252,8 +253,8 @@ class Order:
         names: The names of the sources, in the order of their numbers.
         lanes: Number of lanes, the columns of a table that the positions of the run fill row by row.
         rows: Number of rows of that table in a step.
-        shares: For each source, the number of samples that are drawn from it among any lane's `PATTERN_ROWS` samples
-            of one period.
+        shares: For each source, the number of samples that each lane draws from it in every period of `PATTERN_ROWS`
+            rows.
 
     Raises:
         ConfigError: If a source's share is less than about one of `PATTERN_ROWS`, so that it would never be drawn.
