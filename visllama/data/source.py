@@ -111,7 +111,7 @@ class Source(ABC):
                 the item's number in the record is None.
 
         Raises:
-            IndexError: If there are `item_counts`, and no item has this number.
+            IndexError: If there are `item_counts`, and `item` is not less than their sum.
         """
         if self._item_ends is None:
             # Without counts, a whole record is one item.
