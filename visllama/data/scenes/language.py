@@ -224,8 +224,8 @@ def document(index: int) -> str:
     """Return one training text for the tiny LLaMA; the same `index` always returns the same text.
 
     Most texts describe one scene: by a paragraph; by a line and questions of `TOLD_QUESTIONS` with their answers; or,
-    most often, by a line and mostly a second one that is true of the same scene. When the joined model is trained, an
-    image stands in the place of the first line. A tenth of the texts are general facts instead.
+    most often, by two lines, or one, each true of the scene. When the joined model is trained, an image stands in the
+    place of the first line. A tenth of the texts are general facts instead.
 
     Args:
         index: Number of the text, from 0; there is no largest one.

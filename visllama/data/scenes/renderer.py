@@ -81,8 +81,8 @@ def render(scene: Scene, dice: Dice) -> Image.Image:
 
     Args:
         scene: The scene.
-        dice: Draws a shift of each thing, by less than a pixel, and of each color, by less than 7 of 255. Dice in the
-            same state make the same picture.
+        dice: Draws a shift of each thing, by less than a pixel, and of each color, by less than 7 of 255 in each
+            channel. Dice in the same state make the same picture.
     """
     background = _jittered(_RGB[scene.background], dice)
     # Drawn larger and then averaged, so that edges are smooth.

@@ -99,7 +99,7 @@ class Scene:
         """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names.
 
         Raises:
-            StopIteration: If the cell has no name, as in other scenes may be.
+            StopIteration: If the cell has no name, which is possible in scenes of several things.
         """
         return next(name for name, cell in PLACES.items() if cell == self.things[0].cell)
 
