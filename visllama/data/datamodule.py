@@ -138,9 +138,12 @@ class ValidationSamples(Dataset):
     def record(self, index: int) -> dict:
         """Read the record at a position of this dataset from its source, and return it as `Source.read` does.
 
+        Args:
+            index: The position, from 0.
+
         Raises:
             BadRecord: If the record cannot be read.
-            IndexError: If there is no such position.
+            IndexError: If `index` is not less than the length of the dataset.
         """
         name, place = self.places[index]
         return self.sources[name].read(place)

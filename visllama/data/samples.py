@@ -147,7 +147,7 @@ class SampleMaker:
 
         Raises:
             BadRecord: If an image cannot be decoded, or an answered Sample is longer than `num_positions`.
-            IndexError: If the record has no caption or question of the number `item`.
+            IndexError: If `item` is not less than the number of captions or questions.
         """
         segments = self._segments(record, item, answered)
         input_ids, labels = self.tokenise(segments, self.max_text_tokens if answered else None)

@@ -26,7 +26,7 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
             say where its images stand.
 
     Raises:
-        IndexError: If the record has no caption or question of this number.
+        IndexError: If `item` is not less than the number of captions or questions.
     """
     if "conversations" in record:
         return [_turn(turn["from"], turn["value"]) for turn in record["conversations"]]

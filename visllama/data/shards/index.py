@@ -299,7 +299,7 @@ class ShardIndex:
         """Return the key of a record, given by its number in the shard, from 0.
 
         Raises:
-            IndexError: If there is no record of this number.
+            IndexError: If the number is too large.
         """
         ends = self.arrays["key_end"]
         start = int(ends[record - 1]) if record else 0

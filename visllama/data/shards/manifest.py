@@ -93,7 +93,7 @@ class Manifest:
         """Return the path or the URL of a shard, given by its number in the manifest, from 0.
 
         Raises:
-            IndexError: If there is no shard of this number.
+            IndexError: If the number is too large.
         """
         name = self.names[number]
         if is_remote(name):
@@ -106,7 +106,7 @@ class Manifest:
         It is the place where the index belongs: whether a file is there is not checked.
 
         Raises:
-            IndexError: If there is no shard of this number.
+            IndexError: If the number is too large.
         """
         name = self.names[number]
         if is_remote(name):

@@ -59,7 +59,7 @@ class ShardReader:
 
         Raises:
             ConfigError: If the index is not there or damaged, or its counts and checksum differ from the manifest's.
-            IndexError: If the manifest has no shard of this number.
+            IndexError: If the number is too large.
         """
         path = self.manifest.index(shard)
         index = self._load(path)
@@ -82,7 +82,7 @@ class ShardReader:
 
         Raises:
             ConfigError: If the shard or its index cannot be read, or the index is not of this shard.
-            IndexError: If the manifest has no shard of this number.
+            IndexError: If the number is too large.
         """
         return self._opened(shard).index
 
@@ -109,7 +109,7 @@ class ShardReader:
         Raises:
             BadRecord: If the bytes of the record do not lie in the shard at the places that the index names.
             ConfigError: If the shard or its index cannot be read.
-            IndexError: If there is no shard or no record of this number.
+            IndexError: If one of the numbers is too large.
         """
         opened = self._opened(shard)
         key = opened.index.key(record)
