@@ -20,7 +20,8 @@ class Batch(TypedDict, total=False):
     """The tensors of one batch, named as the arguments of `VisLlama.forward`; not every batch has them all."""
 
     input_ids: Int[Tensor, "B T"]
-    """Token ids, padded to one length; an image stands in them as one [boi], its placeholders and one [eoi]."""
+    """Token ids, padded to one length; an image stands in them as one [boi] (begin of image), placeholder ids that the
+    model replaces by the image's vectors, and one [eoi] (end of image)."""
     pixel_values: UInt8[Tensor, "N 3 H W"]
     """The images of all samples, in the order of the samples; one image of zeros where there is none."""
     attention_mask: Int[Tensor, "B T"]
@@ -77,7 +78,7 @@ class Collator:
             samples: At least one Sample. Their order is kept.
 
         Raises:
-            ValueError: If the number of placeholder ids is not `num_image_tokens` for each image.
+            ValueError: If there is no Sample, or the placeholder ids are not `num_image_tokens` for each image.
         """
         longest = max(len(sample.input_ids) for sample in samples)
         ids = []
@@ -103,7 +104,7 @@ class Collator:
             samples: At least one Sample. Their order is kept.
 
         Raises:
-            ValueError: If the number of placeholder ids is not `num_image_tokens` for each image.
+            ValueError: If there is no Sample, or the placeholder ids are not `num_image_tokens` for each image.
         """
         batch = self.pad_left([sample.input_ids for sample in samples])
         batch["pixel_values"] = self._pixels(samples)
@@ -114,6 +115,9 @@ class Collator:
 
         Args:
             rows: At least one list of token ids, each the start of a text that is to be continued.
+
+        Raises:
+            ValueError: If there is no list.
         """
         longest = max(map(len, rows))
         ids = []
@@ -129,7 +133,14 @@ class Collator:
     def stack_images(self, images: Sequence[UInt8[Tensor, "3 H W"]]) -> UInt8[Tensor, "N 3 H W"]:
         """Return images as one tensor, in their order; for no images, one image of zeros.
 
-        The zeros are there so that the vision part runs on every rank at every step. No placeholder stands for them.
+        The image of zeros makes the vision encoder run on every rank (training process) at every step; no placeholder
+        id in a text stands for it.
+
+        Args:
+            images: Pixels from 0 to 255, all of one height and width.
+
+        Raises:
+            RuntimeError: If the images differ in size.
         """
         if not images:
             return torch.zeros(1, 3, self.size_px, self.size_px, dtype=torch.uint8)
@@ -153,7 +164,8 @@ class Collator:
         Every sample is in exactly one micro-batch. `Step.keys` and `Step.faults` keep the order of `samples`.
 
         Args:
-            samples: All Samples of one rank for one optimizer step.
+            samples: All Samples of one rank (training process) for one optimizer step; none makes a Step without
+                micro-batches.
 
         Raises:
             ValueError: If the number of placeholder ids is not `num_image_tokens` for each image.

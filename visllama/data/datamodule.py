@@ -54,11 +54,12 @@ class RemoteSource(Protocol):
 
 
 class TrainingSamples(Dataset):
-    """The training Samples, by their position in the order of the run, which has no end, so that there is no length.
+    """A torch dataset of training Samples, indexed by a position in the order of the run.
 
-    A record that cannot be used becomes a masked Sample, which has no images and no targets. A Sample's key is
-    `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the number of the caption, question or
-    conversation in that record. Where the record cannot be read, RECORD is its number in the source.
+    That order has no end, so the dataset has no length. A record that cannot be used becomes a masked Sample, which has
+    no images and no targets. A Sample's key is `SOURCE/RECORD#ITEM`: the name of its source, its record's key, and the
+    number of the caption, question or conversation in that record. Where the record cannot be read, RECORD is its
+    number in the source.
 
     Args:
         sources: The sources by name.
@@ -135,10 +136,14 @@ class ValidationSamples(Dataset):
         return len(self.places)
 
     def record(self, index: int) -> dict:
-        """Read the record at a position of this dataset from its source.
+        """Read the record at a position of this dataset from its source, and return it as `Source.read` does.
+
+        Args:
+            index: The position, from 0.
 
         Raises:
             BadRecord: If the record cannot be read.
+            IndexError: If `index` is not less than the length of the dataset.
         """
         name, place = self.places[index]
         return self.sources[name].read(place)
@@ -147,7 +152,8 @@ class ValidationSamples(Dataset):
         """Yield the records of one source whose text can be read and whose images can all be decoded; skip the others.
 
         Args:
-            source: The source's name. Only those of its records come that belong to this dataset.
+            source: The source's name; of a source that this dataset does not have, nothing is yielded. Records of the
+                source that `num_records` left out of this dataset are not yielded either.
         """
         for index, (name, _) in enumerate(self.places):
             if name != source:
@@ -186,12 +192,12 @@ def _of_source(name: str, sample: Sample) -> Sample:
 class StepLoader:
     """An iterable of one rank's Steps, from the first step of the run, or the resumed one, to the last.
 
-    `state_dict` holds the number of samples that all ranks have seen, and the inputs of the order (`rests_on`). A run
-    can go on from it with any number of ranks and workers. While Steps are read, threads download the shards of remote
-    sources up to 64 steps ahead.
+    `state_dict` returns the number of samples that all ranks (training processes) have seen, and the inputs of the
+    order (`rests_on`). A run can be resumed from that dict with any number of ranks and workers. While Steps are read,
+    threads download the shards of remote sources up to 64 steps ahead.
 
     Args:
-        samples: The Sample at each position of the order.
+        samples: The dataset that returns the Sample at each position of the order.
         rests_on: All inputs that the order of samples is computed from, by name, as `Order.fingerprint` returns them.
         collator: Builds Steps of Samples.
         num_steps: Number of optimizer steps of the run.
@@ -199,7 +205,7 @@ class StepLoader:
         rank: Number of this rank, from 0; it decides which samples of each global batch are loaded here.
         num_ranks: Number of ranks.
         allow_reorder: Accept a saved state with another order; items may then come twice, or late. A state with
-            another global batch size is refused all the same: steps are counted in it.
+            another global batch size is refused all the same, since steps are counted in batches of that size.
 
     Attributes:
         step: Number of steps that were handed out so far, counted from the start of the run.
@@ -303,7 +309,7 @@ class StepLoader:
         return {"samples_seen": self.step * self.order.global_batch_size, "rests_on": self.rests_on}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from the step at which a saved state was taken: the next iteration begins there.
+        """Set the step at which the next iteration begins to the one at which a saved state was taken.
 
         Args:
             state: What `state_dict` returned, maybe for another number of ranks.
@@ -323,7 +329,7 @@ def check_order(before: Mapping, now: Mapping, allow_reorder: bool) -> None:
 
     Args:
         before: The inputs of the checkpoint's order, by name, as `Order.fingerprint` returns them.
-        now: The inputs of this run's order, likewise.
+        now: The inputs of this run's order, by name, in the same form.
         allow_reorder: Accept another order, though not another global batch size.
 
     Raises:
@@ -371,7 +377,8 @@ class TrainingData(pl.LightningDataModule):
         order: Says which training item stands at each position.
         num_steps: Number of optimizer steps of the run; passes over the data follow each other until then.
         num_workers: Number of processes that load for each rank; 0 loads in this process. It changes nothing but speed.
-        num_val_records: Number of records to validate on, the first of all sources in turns; None validates on all.
+        num_val_records: The largest number of records to validate on: the first of each source, then the second of
+            each, and so on. None validates on all.
         allow_reorder: Accept a checkpoint with another order of samples; items may then come twice, or late.
     """
 
@@ -428,7 +435,8 @@ class TrainingData(pl.LightningDataModule):
     def val_dataloader(self) -> Loader:
         """Return a loader of this rank's validation Steps; over all ranks, each validation record comes once.
 
-        A Step holds this rank's share of at most `global_batch_size` records; shares differ by one record at most.
+        The records are cut into global batches of the order's `global_batch_size`, the last maybe smaller. A Step holds
+        this rank's share of one of them; the shares of different ranks differ by one record at most.
         """
         rank, num_ranks = self._rank()
         num_records = len(self.val)

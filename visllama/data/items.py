@@ -31,6 +31,9 @@ def place_of_item(ends: np.ndarray, item: int) -> ItemPlace:
     Args:
         ends: For each record, the number of items up to its end, that record's own included (a cumulative sum).
         item: The item's number, from 0 and less than the last of `ends`.
+
+    Raises:
+        IndexError: If `item` is not less than the last of `ends`, or `ends` is empty.
     """
     # "right" passes over records without items, whose end is that of the record before them.
     record = int(np.searchsorted(ends, item, side="right"))

@@ -118,10 +118,10 @@ class Packed(NamedTuple):
 def pack(step: Step) -> Packed:
     """Return a Step with its tensors copied into shared memory, joined into one tensor for each dtype.
 
-    The Step itself is not changed. `unpack` is the inverse.
+    The Step itself is not changed. `unpack` makes a Step of the result again.
 
     Raises:
-        RuntimeError: If there is no room in shared memory, or no file can be opened.
+        RuntimeError: If shared memory has no room for the tensors, or the process may open no more files.
     """
     layout = []
     pieces: dict[torch.dtype, list[Tensor]] = defaultdict(list)
@@ -142,7 +142,7 @@ def _tensors(step: Step) -> list[dict[str, Tensor]]:
 
 
 def unpack(packed: Packed) -> Step:
-    """Return the Step that `pack` was given; its tensors are views of the shared ones, and nothing is copied."""
+    """Return the Step from which `pack` made `packed`; its tensors are views of the shared memory, without a copy."""
     # How far the tensor of each dtype has been taken: `pack` joined the pieces in the order of the layout.
     ends = dict.fromkeys(packed.flat, 0)
     batches = []

@@ -71,7 +71,11 @@ def mix64(x: np.ndarray | int) -> np.ndarray | int:
 
 
 def key(*parts: int) -> int:
-    """Return one 64-bit hash of several integers, which may be negative; in another order they have another one."""
+    """Return one 64-bit hash of several integers; the same integers in another order have another hash.
+
+    Args:
+        parts: The integers, which may be negative; only the lowest 64 bits of each count. For none, 0 is returned.
+    """
     folded = 0
     # A seed may be negative: its lowest 64 bits are taken.
     for part in parts:
@@ -116,7 +120,13 @@ def item_shown(seed: int, record: int, number: int, num_items: int) -> int:
 
 
 def num_lanes(global_batch_size: int) -> int:
-    """Return the number of lanes for a global batch size: its largest divisor that is at most `MOST_LANES`."""
+    """Return the number of lanes for a global batch size: its largest divisor that is at most `MOST_LANES`.
+
+    Lanes are the columns of the table that the positions of a run fill row by row (see this module's text).
+
+    Args:
+        global_batch_size: Number of samples in a step, over all ranks; at least 1.
+    """
     divisors = [n for n in range(1, MOST_LANES + 1) if global_batch_size % n == 0]
     return max(divisors)
 
@@ -142,8 +152,9 @@ class SourceOrder:
     Args:
         sizes: Number of items in each shard; at least one item in all.
         seed: Seed of the order; another seed makes another order.
-        lanes: Number of lanes, the columns of the table of positions.
-        window: Number of items that a lane shuffles at once, in shards of average size.
+        lanes: Number of lanes, among which the samples of a run are dealt out: position t belongs to lane t modulo
+            `lanes`.
+        window: A lane shuffles as many items at once as this many shards of average size hold.
         full_shuffle: A source of at most this many items is shuffled as a whole, and not window by window.
     """
 
@@ -166,11 +177,11 @@ class SourceOrder:
         self._window = lru_cache(maxsize=2 * lanes)(self._make_window)
 
     def locate(self, lane: int, row: int) -> tuple[int, int]:
-        """Return the number of the item that a lane draws in a row of this source, and the number of the pass, from 0.
+        """Return the number of the item that a lane draws next, and the number of the pass over the source, from 0.
 
         Args:
             lane: Number of the lane, from 0.
-            row: Number of rows of this source that the lane has drawn before.
+            row: Number of items that this lane has drawn from this source before, in all passes.
         """
         if self.is_whole:
             number, place = divmod(row * self.lanes + lane, self.num_items)
@@ -235,17 +246,19 @@ class Order:
         weights: For each name in `sizes`, the source's share of the samples, to any scale: 2 and 6 are 0.25 and 0.75.
         global_batch_size: Number of samples in a step, over all ranks.
         seed: Seed of the order; another seed makes another order.
-        window: Number of items that a lane shuffles at once, in shards of average size.
+        window: A lane (see `lanes`) shuffles as many items at once as this many shards of average size hold.
         full_shuffle: A source of at most this many items is shuffled as a whole, and not window by window.
 
     Attributes:
         names: The names of the sources, in the order of their numbers.
-        lanes: Number of lanes, the columns of the table of positions.
+        lanes: Number of lanes, the columns of a table that the positions of the run fill row by row.
         rows: Number of rows of that table in a step.
-        shares: For each source, the number of samples of `PATTERN_ROWS` that are drawn from it.
+        shares: For each source, the number of samples that each lane draws from it in every period of `PATTERN_ROWS`
+            rows.
 
     Raises:
         ConfigError: If a source's share is less than about one of `PATTERN_ROWS`, so that it would never be drawn.
+        KeyError: If a source has no weight.
     """
 
     def __init__(
@@ -298,8 +311,8 @@ class Order:
     def positions(self, step: int, rank: int, num_ranks: int) -> list[int]:
         """Return the positions of the samples that one rank loads in one step.
 
-        A rank has whole lanes, as far as they can be shared out, so that it reads the shards of its lanes alone. The
-        positions go lane by lane; they are not sorted.
+        Position t belongs to lane t modulo `lanes`. A rank takes all samples of as many lanes as possible, since each
+        lane reads its own shards. The positions are listed lane by lane, so they are not sorted; a rank may have none.
 
         Args:
             step: Number of the step, from 0.
@@ -321,7 +334,7 @@ class Order:
         """Return all inputs that this order is computed from, by name; `check_order` compares them at a resume.
 
         Args:
-            manifests: For each source, by name, a text that changes with what the source holds.
+            manifests: For each source, by name, a text that changes when the source holds something else.
         """
         return {
             "order_version": ORDER_VERSION,
@@ -335,15 +348,16 @@ class Order:
 
 
 def shares(weights: Mapping[str, float]) -> list[int]:
-    """Return how many of `PATTERN_ROWS` samples are drawn from each source, in the order of `weights`.
+    """Return how many of every `PATTERN_ROWS` samples are drawn from each source, in the order of `weights`.
 
-    Each share is rounded down, and the sources with the largest remainders get one more, so the sum is `PATTERN_ROWS`.
+    Each number is rounded down, and the sources with the largest remainders get one more: the sum is `PATTERN_ROWS`.
 
     Args:
-        weights: Each source's share by its name, to any scale.
+        weights: Each source's share by its name, to any scale: 2 and 6 are 0.25 and 0.75.
 
     Raises:
-        ConfigError: If the number of a source is 0, so that it would never be drawn.
+        ConfigError: If the number of samples from a source comes out as 0, so that it would never be drawn.
+        ZeroDivisionError: If the weights add up to 0.
     """
     total = sum(weights.values())
     exact = [weight / total * PATTERN_ROWS for weight in weights.values()]

@@ -48,8 +48,8 @@ class Text(NamedTuple):
             each question is one thing to learn; a conversation is one as a whole.
         scores: The numbers in the record's metadata, by name.
         image_id: The image's own name in the data set that it came from; None where the record has none.
-        type: The group with which the record's captions are also scored by themselves, as "near-domain"; None where
-            the record names none.
+        type: The name of a group of records whose captions are also scored as a group of its own, as "near-domain";
+            None where the record names none.
     """
 
     kind: str
@@ -71,12 +71,15 @@ def is_read(suffix: str) -> bool:
 
 
 def image_suffixes(suffixes: Iterable[str]) -> list[str]:
-    """Return the suffixes of a record's images, which are all but "txt" and "json".
+    """Return the suffixes of a record's images, sorted: all but "txt" and "json".
 
-    Several are sorted by the number before the dot, as in "0.jpg", "1.jpg"; one without a dot, "jpg", comes first.
+    They are sorted by the number before the dot, as in "0.jpg", "1.jpg"; a suffix without a dot, "jpg", comes first.
+
+    Args:
+        suffixes: What follows the key and a dot in the name of each of the record's files.
 
     Raises:
-        ValueError: If there are several, and what stands before a dot is no whole number.
+        ValueError: If there are several images, and the part of a suffix before its dot is no whole number.
     """
     images = [suffix for suffix in suffixes if suffix not in ("txt", "json")]
     if len(images) > 1:
@@ -91,17 +94,18 @@ def _image_number(suffix: str) -> int:
 
 
 def read_text(members: Mapping[str, bytes], num_images: int) -> Text:
-    """Parse and check the text and the metadata of a record.
+    """Return the text and the metadata of a record, parsed from its files and checked.
 
-    Spaces around captions are stripped, and a first turn of gpt, which answers nothing, is left out.
+    Spaces around captions are stripped, and a turn of gpt before the first human's turn is left out.
 
     Args:
-        members: The contents of the record's files by suffix, "json" and "txt"; either may be missing.
-        num_images: The number of the record's images. A conversation must have as many image marks.
+        members: The contents of the record's files by suffix, "json" and "txt"; either may be missing. The text of
+            "txt", one caption, is used only where "json" holds no text of any of `KINDS`.
+        num_images: The number of the record's images. A conversation must have as many image marks (`IMAGE_MARK`).
 
     Raises:
-        BadRecord: If there is no text or more than one kind of it, it has not the shape of its kind, or a conversation
-            has not as many image marks as images. The reason is "text".
+        BadRecord: With the reason "text", if the files cannot be parsed, hold no text or more than one kind of text, a
+            text has not the shape of its kind, or a conversation's image marks are not `num_images`.
     """
     metadata: dict[str, Any] = {}
     try:
@@ -309,10 +313,13 @@ def _check_conversation(turns: list[dict], num_images: int) -> list[dict]:
 
 
 def without_greeting(turns: list[dict]) -> list[dict]:
-    """Return a conversation's turns without a first one of gpt that a human's turn follows: it answers nothing.
+    """Return a conversation's turns without the greeting: a turn of gpt before the first human's turn.
 
-    Where there is none, `turns` itself is returned. A system's text before the greeting stays. Conversations that were
-    shared from a chat may begin so, and LLaVA's training code leaves that turn out as well.
+    Where there is no greeting, `turns` itself is returned; it is never changed. A system's text before the greeting
+    stays. Conversations that were shared from a chat may begin so; LLaVA's training code leaves greetings out as well.
+
+    Args:
+        turns: The turns in order, each a dict whose `from` is "human", "gpt" or "system".
     """
     # A system's text may stand before the greeting, and is kept.
     first = 1 if turns and turns[0]["from"] == "system" else 0

@@ -29,8 +29,8 @@ class Sample:
 
     Attributes:
         key: The record's key; the training data put the source's name before it.
-        input_ids: The token ids, most often `BOS [boi] image*K [eoi] prompt response EOS`. BOS is there where the
-            tokenizer has one.
+        input_ids: The token ids, most often `BOS [boi] image*K [eoi] prompt response EOS`. The image span, from [boi]
+            (begin of image) to [eoi] (end of image), holds K placeholder ids. BOS is there where the tokenizer has one.
         labels: `input_ids` on each response and its end token, IGNORE_INDEX elsewhere; not shifted.
         pixel_values: One `(3, H, W)` uint8 tensor for each image span, in the same order.
         source: The name of the record's source; empty where nobody has set it.
@@ -75,8 +75,8 @@ class SampleMaker:
         prompt: The text that asks for a caption. Where it is empty, the caption follows its image directly.
         template: Writes the turns of human and gpt as text with the model's markers.
         hint: A text that is added to each question, in a line of its own; empty adds nothing.
-        num_positions: The largest number of ids of a Sample that is learned, image spans included: a longer one is a
-            `BadRecord`. None is no bound.
+        num_positions: The largest number of ids of a Sample that is learned, image spans included: for a longer one,
+            a call raises a `BadRecord`. None is no bound.
     """
 
     def __init__(
@@ -109,7 +109,11 @@ class SampleMaker:
         return self.encoder.special_ids[end_token]
 
     def with_prompt(self, prompt: str) -> SampleMaker:
-        """Return a copy of this maker with another prompt, which also becomes the hint; this one is not changed."""
+        """Return a copy of this maker with another prompt; this maker is not changed.
+
+        Args:
+            prompt: The text that asks for a caption. It also becomes the hint, the text that is added to each question.
+        """
         maker = copy(self)
         maker.prompt = prompt
         maker.hint = prompt
@@ -119,11 +123,12 @@ class SampleMaker:
         """Return a copy of this maker with the prompt and the template of an evaluation; this one is not changed.
 
         Args:
-            prompt: The evaluation's prompt, which also becomes the hint; None keeps this maker's own prompt and hint.
+            prompt: The evaluation's prompt, which also becomes the hint (the text that is added to each question); None
+                keeps this maker's own prompt and hint.
             template: A template's name, or a mapping of `Template`'s attributes; None keeps this maker's own.
 
         Raises:
-            ConfigError: If there is no such template.
+            ConfigError: If there is no template of this name, or the mapping makes no valid template.
         """
         # A copy in either case: the maker itself goes on serving training.
         maker = copy(self) if prompt is None else self.with_prompt(prompt)
@@ -142,6 +147,7 @@ class SampleMaker:
 
         Raises:
             BadRecord: If an image cannot be decoded, or an answered Sample is longer than `num_positions`.
+            IndexError: If `item` is not less than the number of captions or questions.
         """
         segments = self._segments(record, item, answered)
         input_ids, labels = self.tokenise(segments, self.max_text_tokens if answered else None)
@@ -155,13 +161,14 @@ class SampleMaker:
         return Sample(record["key"], input_ids, labels, pixel_values)
 
     def prompt_ids(self, record: Mapping, num_images: int) -> list[int]:
-        """Return the input ids of a record's first item up to its last response, which is to be generated.
+        """Return the ids of a record's first caption or question, or of its conversation, without its last response.
 
-        No image is decoded, and nothing is cut.
+        They are what a response is generated from. No image is decoded, and nothing is cut.
 
         Args:
             record: The record; its images may be left out.
-            num_images: The number of images whose spans stand in the ids.
+            num_images: The number of images whose spans of placeholder ids stand before the text of a caption or
+                question; not used for a conversation, whose marks say where its images stand.
         """
         turns = turns_of(record, 0, self.prompt, self.hint, num_images)
         segments = self.template.segments(turns, answered=False)
@@ -186,7 +193,8 @@ class SampleMaker:
         """Return the input ids and labels of segments, which are the pieces of text and images of one Sample.
 
         Args:
-            segments: The pieces, as `Template.segments` returns them. Labels are set on those that are supervised.
+            segments: The pieces, as `Template.segments` returns them. Labels are set on pieces whose `supervised` is
+                true, the responses.
             max_text_tokens: The largest number of tokens; image spans and BOS are not counted. None cuts nothing. What
                 does not fit is cut off with all that follows it. A response that is cut keeps its end token; a response
                 of which nothing fits is left out.

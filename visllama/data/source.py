@@ -71,9 +71,12 @@ class Source(ABC):
         """
 
     def read(self, index: int) -> dict:
-        """Read a record, check it, and return a copy of it: a class of your own need not check its records itself.
+        """Return a checked copy of the record at an index; a class of your own need not check its records itself.
 
         In the copy, spaces around captions are stripped, and a greeting that opens a conversation is left out.
+
+        Args:
+            index: Number of the record, from 0.
 
         Raises:
             BadRecord: If the record cannot be read, or lacks something that a record must hold.
@@ -84,7 +87,11 @@ class Source(ABC):
     def shard_items(self) -> Sequence[int]:
         """The number of items in each shard, or in each block of records where the source has no `shard_sizes`.
 
-        The order of samples asks for it before there are loading processes: they share the counts that it makes.
+        An item is a caption, question or conversation; without `item_counts`, each record counts as one. The counts are
+        made at the first access and kept.
+
+        Raises:
+            ConfigError: If `shard_sizes` do not add up to the number of records, or `item_counts` are not valid.
         """
         sizes = shard_sizes(self)
         if self._item_ends is None:
@@ -97,7 +104,15 @@ class Source(ABC):
         return cast("Sequence[int]", np.diff(ends_of_shards, prepend=0))
 
     def find_item(self, item: int) -> ItemPlace:
-        """Return the record that holds an item, and the item's number in it, which is None without `item_counts`."""
+        """Return the numbers of the record that holds an item, and of the item in that record.
+
+        Args:
+            item: Number of the item in this source, from 0. Without `item_counts`, it is the number of the record, and
+                the item's number in the record is None.
+
+        Raises:
+            IndexError: If there are `item_counts`, and `item` is not less than their sum.
+        """
         if self._item_ends is None:
             # Without counts, a whole record is one item.
             return ItemPlace(item)
@@ -113,7 +128,10 @@ class Source(ABC):
 
 
 def count_items(source: Source) -> int:
-    """Return the number of items in a source: its captions, questions and conversations; uncounted, its records."""
+    """Return the number of items in a source: captions, questions and conversations.
+
+    In a source without counts of its items, each record counts as one item.
+    """
     return int(np.sum(source.shard_items, dtype=np.int64))
 
 
@@ -121,6 +139,7 @@ def shard_sizes(source: Source) -> Sequence[int]:
     """Return the number of records in each shard of a source that is not empty.
 
     A source without `shard_sizes` is cut into blocks of equal size, at most 65,536 of them; the last may be smaller.
+    The numbers of records in these blocks are then returned.
 
     Raises:
         ConfigError: If the source's `shard_sizes` do not add up to its number of records.
@@ -146,7 +165,7 @@ def item_counts(source: Source) -> np.ndarray | None:
     """Check the `item_counts` of a source, and return them as an array of int64; None where the source has none.
 
     Raises:
-        ConfigError: If they are not one whole number from 0 for each record, or are all zero.
+        ConfigError: If the counts are not one whole number from 0 for each record, or are all zero.
     """
     if source.item_counts is None:
         return None

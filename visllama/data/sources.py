@@ -20,7 +20,9 @@ _KIND_OF_TASK = {"caption": "captions", "vqa": "questions"}
 
 
 def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[Source], dict[str, Any]]:
-    """Return the class that a source's config names, and the arguments for it, without `split`; nothing is built.
+    """Return the class that a source's config names, and the arguments that the config has for it; build nothing.
+
+    The argument `split`, which every class takes, is not among them.
 
     Args:
         key: Where the config stands, as `data.sources.coco`, for messages.
@@ -30,6 +32,7 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
     Raises:
         ConfigError: If the class is not allowed, or does not derive from `Source`, or an argument is missing, unknown
             or of another type. The message names the key.
+        KeyError: If the config has no `_target_`.
     """
     try:
         kind = class_of_target("source", node["_target_"], plugins)
@@ -50,17 +53,17 @@ def source_class(key: str, node: Mapping, plugins: Sequence[str]) -> tuple[type[
 
 
 def build_source(key: str, node: Mapping, split: str, plugins: Sequence[str]) -> Source:
-    """Build the source that a config names; of a user's own class, the first record is read and checked too.
+    """Build and return the source that a config names; if its class is a user's own, check its first record too.
 
     Args:
         key: Where the config stands, as `data.sources.coco`, for messages.
         node: The source's config: `_target_` (the path of the class), the class's arguments, and any of `MIX_KEYS`.
-        split: The split that the class is given: "train", "val" or "test".
+        split: The part of the data that the source is to hold, passed to its class: "train", "val" or "test".
         plugins: The names of the user's packages from which classes may be taken.
 
     Raises:
-        ConfigError: If the source cannot be built, holds no record, or its first record is wrong. The message names the
-            key.
+        ConfigError: If the source cannot be built, holds no record, or its first record lacks something that a record
+            must hold. The message names the key.
     """
     kind, arguments = source_class(key, node, plugins)
     try:
@@ -116,11 +119,12 @@ def build_sources(nodes: Mapping[str, Mapping], split: str, plugins: Sequence[st
 
     Args:
         nodes: The configs of `data.sources`, by the sources' names.
-        split: The split that each class is given: "train", "val" or "test".
+        split: The part of the data that each source is to hold, passed to its class: "train", "val" or "test".
         plugins: The names of the user's packages from which classes may be taken.
 
     Raises:
-        ConfigError: If a source cannot be built, holds no record, or its first record is wrong.
+        ConfigError: If a source cannot be built, holds no record, or its first record lacks something that a record
+            must hold.
     """
     return {name: build_source(f"data.sources.{name}", node, split, plugins) for name, node in nodes.items()}
 
@@ -154,9 +158,10 @@ def judged_sources(evaluations: Mapping[str, Mapping], plugins: Sequence[str]) -
 
 
 def fingerprint(source: Source) -> str:
-    """Return 16 hex digits that change with a source's class, size, own `fingerprint`, and items in shards and records.
+    """Return a hash of a source, 16 hex digits long.
 
-    No record is read: a change that neither the source's `fingerprint` nor its counts show changes nothing here.
+    It changes with the source's class, its number of records, its attribute `fingerprint`, and its numbers of items in
+    each shard and in each record. Records are not read: if one changes and none of these do, the hash stays.
     """
     kind = f"{type(source).__module__}.{type(source).__qualname__}"
     digest = hashlib.sha256(f"{kind} {len(source)} {source.fingerprint}".encode())

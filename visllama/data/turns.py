@@ -24,6 +24,9 @@ def turns_of(record: Mapping, item: int, prompt: str, hint: str, num_images: int
         hint: A text that is added to a question, in a line of its own; empty adds nothing.
         num_images: The number of images before the text of the first turn; not used for a conversation, whose marks
             say where its images stand.
+
+    Raises:
+        IndexError: If `item` is not less than the number of captions or questions.
     """
     if "conversations" in record:
         return [_turn(turn["from"], turn["value"]) for turn in record["conversations"]]
@@ -71,6 +74,13 @@ def num_items(record: Mapping) -> int:
 
 
 def answer_of(question: Mapping) -> str:
-    """Return the most frequent of a question's `answers`; of several that are equally frequent, the first one given."""
+    """Return the most frequent of a question's answers; of several that are equally frequent, the first in the list.
+
+    Args:
+        question: A question of a record, with a list of texts under `answers`.
+
+    Raises:
+        ValueError: If the list is empty.
+    """
     answers = question["answers"]
     return max(answers, key=answers.count)

@@ -100,7 +100,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def open_image(image: bytes | Image.Image) -> Image.Image:
-    """Decode a picture, and return it as a Pillow image in RGB, turned upright by its EXIF.
+    """Decode a picture, and return it as a Pillow image in RGB, turned upright as its EXIF orientation says.
 
     Of an animated picture, the first frame is returned. Transparency is dropped.
 
@@ -109,8 +109,9 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
             and upright already is returned itself.
 
     Raises:
-        BadRecord: With the reason "format" if the content is none of the three, "pixels" if the picture has more than
-            `MAX_PIXELS` or a side above `MAX_SIDE_PX`, and "image" if it does not decode.
+        BadRecord: With the reason "format" if the bytes are no JPEG, PNG or WebP file, "pixels" if the picture has more
+            than `MAX_PIXELS` pixels, a side above `MAX_SIDE_PX`, or is a JPEG of too many scans (passes over the
+            picture), and "image" if the picture cannot be decoded.
     """
     try:
         picture = _open(image)
@@ -136,17 +137,18 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
 
 
 def decode(image: bytes | Image.Image) -> UInt8[Tensor, "3 H W"]:
-    """Decode a picture, and return its RGB pixels from 0 to 255, turned upright by its EXIF.
+    """Decode a picture, and return its RGB pixels from 0 to 255, turned upright as its EXIF orientation says.
 
-    The tensor is channels last in memory, as torch's resize is fastest. Plain JPEGs are decoded by simplejpeg where it
-    is installed, all else by Pillow.
+    In memory, the three channels of a pixel lie side by side, since torch resizes such tensors fastest. Plain JPEGs are
+    decoded by the package simplejpeg if it is installed, and other pictures by Pillow.
 
     Args:
         image: The content of a JPEG, PNG or WebP file, or an image that Pillow opened.
 
     Raises:
-        BadRecord: With the reason "format" if the content is none of the three, "pixels" if the picture has more than
-            `MAX_PIXELS` or a side above `MAX_SIDE_PX`, and "image" if it does not decode.
+        BadRecord: With the reason "format" if the bytes are no JPEG, PNG or WebP file, "pixels" if the picture has more
+            than `MAX_PIXELS` pixels, a side above `MAX_SIDE_PX`, or is a JPEG of too many scans (passes over the
+            picture), and "image" if the picture cannot be decoded.
     """
     array = None
     if simplejpeg is not None and isinstance(image, bytes) and image.startswith(_JPEG):
@@ -175,11 +177,11 @@ def _decode_fast(content: bytes) -> np.ndarray | None:
 
 
 def read_image(file: str | Path | BinaryIO, name: str) -> Image.Image:
-    """Read an image file that a user names, and return it as a Pillow image in RGB, turned upright by its EXIF.
+    """Read an image file that a user names, and return it as a Pillow image in RGB, upright by its EXIF orientation.
 
     Args:
         file: The path of the file, or the file itself, open for reading bytes; it is not closed.
-        name: What an error calls the file.
+        name: The name of the file in error messages.
 
     Raises:
         ConfigError: If the file cannot be read or decoded, is too large, or is no JPEG, PNG, WebP, GIF or BMP.

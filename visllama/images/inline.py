@@ -14,6 +14,10 @@ def data_address(image: Image.Image, kind: str = "png") -> str:
     Args:
         image: The image; for "jpeg" in a mode that JPEG can store, as RGB.
         kind: The file format: "png" keeps every pixel, "jpeg" is smaller for a photo.
+
+    Raises:
+        OSError: If the format cannot store the image's mode.
+        KeyError: If Pillow knows no format of this name.
     """
     buffer = io.BytesIO()
     image.save(buffer, kind)

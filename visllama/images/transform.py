@@ -32,7 +32,8 @@ class ImageTransform:
         std: The standard deviation of each channel, for pixels in [0, 1], with which the encoder normalises; not used
             here.
         fit: "crop" resizes the shorter side and crops the centre; "squash" resizes both sides, whatever their ratio;
-            "pad" adds the mean colour on both ends of the shorter side, and resizes the square (LLaVA).
+            "pad" adds the mean colour on both ends of the shorter side, and resizes the square (LLaVA). It is not
+            checked: any other text acts as "crop".
         resize_px: The length to which the sides are resized (for "crop", the shorter one) before the centre of
             `size_px` is cropped (DINOv2: 256, to crop 224); None is `size_px`.
         interpolation: "bicubic" or "bilinear", antialiased.
@@ -54,8 +55,8 @@ class ImageTransform:
                 read; it is not changed.
 
         Raises:
-            ValueError: If the processor does what no transform here can: a result that is not square, another
-                interpolation, or padding other than LLaVA's.
+            ValueError: If an `ImageTransform` cannot do the same: the processor's result is not square or its crop is
+                larger than the resized image, its interpolation is not in `INTERPOLATIONS`, or it pads unlike LLaVA's.
         """
         size = dict(processor.size)
         crop = dict(processor.crop_size or {}) if processor.do_center_crop else {}

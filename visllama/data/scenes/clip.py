@@ -47,13 +47,13 @@ def train_clip(
 
     Args:
         tokenizer: The world's tokenizer, as `train_tokenizer` returns it.
-        report: Called with the progress, picture by picture and then step by step.
+        report: Called with the progress, at each group of pictures that is drawn and then at each training step.
         width: Width of both encoders, and of the space that they share; a multiple of 32.
         layers: Number of layers of the vision encoder.
         text_layers: Number of layers of the text encoder.
         num_steps: Number of training steps.
         batch_size: Number of pictures in a batch. They come in groups of four, a scene and its three near misses.
-        num_groups: Number of groups to train on; at least `batch_size // 4`.
+        num_groups: Number of groups to train on; at least `batch_size // 4`: with fewer, training never begins.
         lr: The highest learning rate.
     """
     # Both encoders have heads of 32 values.
@@ -163,12 +163,15 @@ def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str,
 def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
     """Return the accuracy, from 0 to 1, with which a linear classifier reads a fact from the CLIP's image features.
 
-    The classifier is fitted by ridge regression to scenes of one thing, which are always the same.
+    The classifier is fitted by ridge regression to scenes of one thing; every call draws the same scenes.
 
     Args:
         clip: The model.
         field: The fact of the thing that is classified: "color", "shape", "size" or "cell".
         num_scenes: Number of scenes; the classifier is fitted to the first half and judged on the second.
+
+    Raises:
+        AttributeError: If a thing has no such field.
     """
     dice = Dice("probe")
     scenes = []
@@ -198,13 +201,15 @@ def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
 
 
 def near_miss_accuracy(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, kind: str, num_groups: int = 250) -> float:
-    """Return the share, from 0 to 1, of pictures whose own caption scores above those of all its near misses.
+    """Return the share, from 0 to 1, of pictures to which the CLIP gives the highest score with their own caption.
+
+    The other captions of a picture are those of near misses, which are scenes with one fact changed.
 
     Args:
         clip: The model.
         tokenizer: The tokenizer that the model was trained with.
-        kind: The kind of scene: "one", "two" or "alike", as `Scene.kind` has it.
-        num_groups: Number of scenes, each with eight near misses.
+        kind: The kind of scene: "one", "two" or "alike", as `Scene.kind` has it; with any other, the call never ends.
+        num_groups: Number of pictures, at least 1, each with up to eight near misses.
     """
     dice = Dice("near")
     all_facts = tuple(language.OPTIONAL_FACTS)

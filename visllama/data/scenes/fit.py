@@ -18,12 +18,15 @@ def fit(
     """Train all parameters of a model in place by AdamW, with warm-up and cosine decay, and leave it in eval mode.
 
     Args:
-        name: What reports call the model.
+        name: The first argument of each call of `report`, the name of what is trained.
         model: The model.
         losses: Functions that each compute the loss of one step; `num_steps` of them are taken.
         num_steps: Number of steps.
-        lr: The highest learning rate, reached after a twentieth of the steps.
+        lr: The highest learning rate, reached after about a twentieth of the steps.
         report: Called after each step, with the loss as its remark.
+
+    Raises:
+        StopIteration: If `losses` ends before `num_steps` functions were taken.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
     warmup_steps = max(1, num_steps // 20)

@@ -48,8 +48,9 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
     Args:
         scene: The scene.
         dice: Draws the form of the sentence.
-        facts: The names in `OPTIONAL_FACTS` that the sentence tells where the scene has them; None draws them. A scene
-            of two things never tells place or background, and only one of a single thing tells its place.
+        facts: The names in `OPTIONAL_FACTS` that the sentence states, as far as this kind of scene allows; None draws
+            them at random. The sentence about two things in a relation states no place and no background, and only the
+            sentence about a single thing states a place.
     """
     # Drawn even where they are not used: the draws that follow stay the same.
     random_facts = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
@@ -79,11 +80,14 @@ def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
 
 
 def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
-    """Return a question about a scene and its answer; None where the scene, or the dice, allow none of this type.
+    """Return a question about a scene and its answer, or None.
+
+    None is returned where the scene allows no question of this type, and at random for "count" with two things in a
+    relation.
 
     Args:
         scene: The scene.
-        kind: The type of question: "color", "size", "count", "shape" or "relation".
+        kind: The type of question: "color", "size", "count", "shape" or "relation"; any other acts as "relation".
         dice: Draws the thing that is asked about.
     """
     # Drawn for every type, even where it is not used: the draws that follow stay the same.
@@ -219,8 +223,12 @@ def notes(scene: Scene, dice: Dice) -> str:
 def document(index: int) -> str:
     """Return one training text for the tiny LLaMA; the same `index` always returns the same text.
 
-    A text is about one scene: a paragraph, questions of the told types, or most often two lines, the second true to
-    what the first has told. An image later takes the place of that first line. A tenth of the texts are facts instead.
+    Most texts describe one scene: by a paragraph; by a line and questions of `TOLD_QUESTIONS` with their answers; or,
+    most often, by two lines, or one, each true of the scene. When the joined model is trained, an image stands in the
+    place of the first line. A tenth of the texts are general facts instead.
+
+    Args:
+        index: Number of the text, from 0; there is no largest one.
     """
     scene, dice = scene_of("text", index)
     form = dice.random()

@@ -63,7 +63,7 @@ def train_llama(
 
     Args:
         tokenizer: The world's tokenizer, as `train_tokenizer` returns it.
-        report: Called with the progress, text by text and then step by step.
+        report: Called with the progress, at each text that is read and then at each training step.
         width: Width of the model (D); a multiple of 32.
         layers: Number of layers.
         num_steps: Number of training steps.

@@ -79,7 +79,10 @@ def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, 
 def render(scene: Scene, dice: Dice) -> Image.Image:
     """Return an RGB picture of a scene, of `IMAGE_SIZE_PX` a side.
 
-    Each thing is shifted by less than a pixel, and each color by a little; `dice` draws by how much.
+    Args:
+        scene: The scene.
+        dice: Draws a shift of each thing, by less than a pixel, and of each color, by less than 7 of 255 in each
+            channel. Dice in the same state make the same picture.
     """
     background = _jittered(_RGB[scene.background], dice)
     # Drawn larger and then averaged, so that edges are smooth.

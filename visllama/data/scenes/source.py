@@ -67,7 +67,10 @@ class ScenesSource(Source):
 
     @property
     def item_counts(self) -> list[int]:  # pyrefly: ignore[bad-override]  made when asked for: counting the questions makes them all
-        """The number of items in each record; for questions, they are all made when it is asked for first."""
+        """The number of items (captions, questions, conversations) in each record.
+
+        For a source of questions, all questions are made at the first access to count them, and the counts are kept.
+        """
         if self.holds == "captions":
             return [self.captions_per_record] * self.num_records
         if self.holds != "questions":
@@ -83,7 +86,10 @@ class ScenesSource(Source):
         return self._question_counts
 
     def read(self, index: int) -> dict:
-        """Return a record as `__getitem__` makes it; it needs no check."""
+        """Return the record at an index from 0; indexing the source returns the same.
+
+        It is made here, so nothing is checked. An index that is too large makes a further record and raises nothing.
+        """
         return self[index]
 
     def __getitem__(self, index: int) -> dict:

@@ -40,7 +40,11 @@ class Dice(random.Random):
     """A seeded stream of random draws. It draws by `random()` alone, whose sequence Python promises to keep."""
 
     def pick(self, options: Sequence[T]) -> T:
-        """Return one of the options, each as likely as the others."""
+        """Return one of the options, each as likely as the others.
+
+        Raises:
+            IndexError: If there are no options.
+        """
         return options[int(self.random() * len(options))]
 
     def chance(self, probability: float) -> bool:
@@ -92,12 +96,20 @@ class Scene:
 
     @property
     def place(self) -> str:
-        """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names."""
+        """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names.
+
+        Raises:
+            StopIteration: If the cell has no name, which is possible in scenes of several things.
+        """
         return next(name for name, cell in PLACES.items() if cell == self.things[0].cell)
 
     @property
     def relation(self) -> str:
-        """Where the first thing stands from the second: "left of" or "above"; for scenes of the kind "two"."""
+        """Where the first thing stands from the second: "left of" or "above"; has a meaning in the kind "two" only.
+
+        Raises:
+            IndexError: If the scene has one thing.
+        """
         first_row, _ = self.things[0].cell
         second_row, _ = self.things[1].cell
         return "left of" if first_row == second_row else "above"
@@ -116,13 +128,14 @@ def _in_order(a: Thing, b: Thing) -> tuple[Thing, Thing]:
 def draw_scene(
     dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None, two: float = 0.35
 ) -> Scene:
-    """Draw a random scene.
+    """Return a random scene.
 
     Args:
         dice: The stream that is drawn from. The order of the draws is part of the world, and never changes.
-        pairs: The pairs of a color and a shape that the things may have.
-        focus: The pairs of which at least one thing has one; None is any of `pairs`.
-        two: The probability of two things in a relation. That of things alike is 0.25; the rest is one thing.
+        pairs: The pairs of a color and a shape that the things may have; at least two.
+        focus: Pairs of a color and a shape; at least one thing has one of these. None or empty takes all of `pairs`.
+        two: The probability, up to 0.75, of two things in a relation. Two to four things that are alike have the
+            probability 0.25, and a single thing has the rest.
     """
     color, shape = dice.pick(focus or pairs)
     size = dice.pick(SIZES)

@@ -91,7 +91,7 @@ class ShardCache:
     def open(self, url: str, size: int | None) -> BinaryIO:
         """Return a shard as a file open for reading bytes, downloaded first if it is not in the cache.
 
-        The shard is not removed from the cache until the file is closed, which is up to the caller (or `with`).
+        The caller must close the file, for instance by `with`; until then, the shard is not removed from the cache.
 
         Args:
             url: The shard's URL.
@@ -107,7 +107,7 @@ class ShardCache:
         return file
 
     def fetch(self, url: str, size: int | None, stop: threading.Event | None = None) -> None:
-        """Download a shard into the cache unless it is there; it may be removed again once this returns.
+        """Download a shard into the cache unless it is there; another download may remove it again later.
 
         Args:
             url: The shard's URL.
@@ -124,25 +124,35 @@ class ShardCache:
             self._touch(file, os.fstat(file.fileno()).st_atime_ns)
 
     def prefetch(self, shards: Iterable[tuple[str, int | None]]) -> Prefetch:
-        """Start a thread that downloads shards one after the other, and return it at once.
+        """Start a thread that downloads shards one after the other, and return the thread at once.
 
-        It waits while the shards that it has downloaded and nobody has opened fill `budget_bytes`.
+        The thread waits while shards that were downloaded and that nobody has opened fill `budget_bytes`. Its `stop`
+        ends it, its `errors` hold what failed.
 
         Args:
-            shards: The URL and the size in bytes of each shard, in the order of the downloads. The next one is taken
-                when the last is there, so a generator may leave out what its readers have passed.
+            shards: The URL and the size in bytes (None if not known) of each shard, in the order of the downloads. The
+                thread takes one entry at a time, when the download before it has ended: a generator can still decide
+                then which shard comes next.
         """
         thread = Prefetch(self, shards)
         thread.start()
         return thread
 
     def ahead(self) -> int:
-        """Return how many bytes of shards, whole or incomplete, came since this cache was made and are unread."""
+        """Return how many bytes the shards have that nobody has opened for reading yet, incomplete downloads included.
+
+        Only shards downloaded since this ShardCache was made count, by any process of this machine.
+        """
         sizes = [info.st_size for path, info in self._files() if self._is_ahead(path, info)]
         return sum(sizes)
 
     def has(self, url: str, size: int | None) -> bool:
-        """Return whether the cache holds a whole shard, and of this size in bytes unless `size` is None."""
+        """Return whether the cache holds a shard as a whole; nothing is downloaded.
+
+        Args:
+            url: The shard's URL.
+            size: The size in bytes that a stored shard must have; None accepts any size.
+        """
         with suppress(FileNotFoundError):
             stored_size = self.path(url).stat().st_size
             return size is None or stored_size == size
@@ -370,8 +380,8 @@ class Prefetch(threading.Thread):
         shards: The URL and the size in bytes (None if not known) of each shard, in the order of the downloads.
 
     Attributes:
-        errors: The error of each shard that could not be downloaded, by its URL. The thread goes on after it; whoever
-            opens such a shard tries again, and gets an error of their own.
+        errors: The error of each shard that could not be downloaded, by its URL. The thread continues with the next
+            shard; `ShardCache.open` on the failed one tries the download again, and raises if that fails too.
     """
 
     def __init__(self, cache: ShardCache, shards: Iterable[tuple[str, int | None]]) -> None:

@@ -215,7 +215,7 @@ class _Records:
 
 
 class Row(NamedTuple):
-    """What a manifest holds of one shard.
+    """The size, counts and checksum of one shard (a tar of records), as the manifest of its source stores them.
 
     Attributes:
         bytes: The size of the tar in bytes.
@@ -273,7 +273,7 @@ class ShardIndex:
 
     @property
     def row(self) -> Row:
-        """What a manifest holds of the shard: its size, counts and checksum."""
+        """The size, counts and checksum of the shard, as the manifest (the list of a source's shards) stores them."""
         return Row(
             bytes=self.facts["bytes"],
             num_records=self.num_records,
@@ -296,14 +296,27 @@ class ShardIndex:
         return [text[start:end].decode("utf-8", "replace") for start, end in zip(starts, ends, strict=False)]
 
     def key(self, record: int) -> str:
-        """Return the key of a record, given by its number in the shard."""
+        """Return the key of a record, given by its number in the shard, from 0.
+
+        Raises:
+            IndexError: If the number is too large.
+        """
         ends = self.arrays["key_end"]
         start = int(ends[record - 1]) if record else 0
         text = self.arrays["keys"][start : int(ends[record])].tobytes()
         return text.decode("utf-8", "replace")
 
     def members(self, record: int) -> dict[str, Member]:
-        """Return where the members of a record lie, by their suffix, as "jpg" or "json"; the tar is not read."""
+        """Return where the members (files in the tar) of a record lie, by their suffix, as "jpg" or "json".
+
+        The tar is not read.
+
+        Args:
+            record: The record's number in the shard, from 0.
+
+        Raises:
+            ValueError: If `record` is not less than `num_records`.
+        """
         first, end = self.arrays["first"][record : record + 2].tolist()
         names = ("suffix", "offset", "size", "header_crc")
         columns = [self.arrays[name][first:end].tolist() for name in names]
@@ -435,7 +448,7 @@ class ShardIndex:
 def index_shard(tar: Path) -> ShardIndex:
     """Make the index of a tar by reading its headers and texts once; nothing is written.
 
-    Damaged places and records that cannot be used are listed in the index, and do not stop it.
+    Damaged places and records that cannot be used raise nothing: they are listed in the index, as `ShardIndex.faults`.
 
     Raises:
         OSError: If the tar cannot be read, or becomes shorter meanwhile.

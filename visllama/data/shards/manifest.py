@@ -82,7 +82,7 @@ class Manifest:
 
     @property
     def sha256(self) -> str:
-        """A hash of the sizes, counts and checksums of the shards in their order; names and folder do not count."""
+        """A hash, in hex digits, of the shards' sizes, counts and checksums in their order, but not of their names."""
         digest = hashlib.sha256()
         for column in (self.bytes, self.num_records, self.num_pairs, self.crc):
             # Of one byte order, so that every machine has the same hash.
@@ -90,14 +90,24 @@ class Manifest:
         return digest.hexdigest()
 
     def shard(self, number: int) -> str:
-        """Return the path or the URL of a shard, given by its number in the manifest."""
+        """Return the path or the URL of a shard, given by its number in the manifest, from 0.
+
+        Raises:
+            IndexError: If the number is too large.
+        """
         name = self.names[number]
         if is_remote(name):
             return name
         return f"{self.folder}/{name}"
 
     def index(self, number: int) -> str:
-        """Return the path or the URL of a shard's index, given by the shard's number; it need not be there."""
+        """Return the path or the URL of a shard's index, given by the shard's number in the manifest, from 0.
+
+        It is the place where the index belongs: whether a file is there is not checked.
+
+        Raises:
+            IndexError: If the number is too large.
+        """
         name = self.names[number]
         if is_remote(name):
             # An adopted shard lies elsewhere, its index here; and shards of two folders may have the same name.
@@ -171,7 +181,7 @@ def remote_manifest(address: str, cache: ShardCache) -> Manifest:
 
     Args:
         address: The URL of the folder, as "s3://bucket/folder".
-        cache: Downloads the manifest.
+        cache: Downloads the manifest, and keeps it among its shards.
 
     Raises:
         ConfigError: If the URL is not one that may be opened, or the manifest cannot be downloaded or is damaged.
@@ -303,8 +313,8 @@ def index_tars(tars: Sequence[Path], homes: Sequence[Path], num_workers: int | N
     Args:
         tars: The paths of the tars.
         homes: The path of each tar's index, in the same order.
-        num_workers: Number of processes that index; None is one for each core. Tars of little size are indexed in this
-            process.
+        num_workers: Number of processes that index; None is one for each core. If the tars to be indexed have at most
+            256 MiB together, this process alone indexes them.
 
     Raises:
         ConfigError: If a tar cannot be read, or its index cannot be written.

@@ -52,13 +52,14 @@ class ShardReader:
         return self.cache
 
     def index(self, shard: int) -> ShardIndex:
-        """Read the index of a shard from its file, downloaded if it is remote; it is read anew at each call.
+        """Read the index of a shard from the index's file, downloaded if it is remote, anew at each call.
 
         Args:
-            shard: The shard's number in the manifest.
+            shard: The shard's number in the manifest, from 0.
 
         Raises:
-            ConfigError: If the index is not there or damaged, or its counts and checksum are not the manifest's.
+            ConfigError: If the index is not there or damaged, or its counts and checksum differ from the manifest's.
+            IndexError: If the number is too large.
         """
         path = self.manifest.index(shard)
         index = self._load(path)
@@ -72,15 +73,16 @@ class ShardReader:
         return index
 
     def opened_index(self, shard: int) -> ShardIndex:
-        """Return the index of a shard, and keep both open for the records that are read next.
+        """Return the index of a shard, and keep the index in memory and the shard open for later reads.
 
-        A remote shard is downloaded with it, where `index` would download the index alone.
+        A remote shard is downloaded as well as its index; `index` downloads the index alone.
 
         Args:
-            shard: The shard's number in the manifest.
+            shard: The shard's number in the manifest, from 0.
 
         Raises:
-            ConfigError: If the shard or its index cannot be read, or the two do not belong together.
+            ConfigError: If the shard or its index cannot be read, or the index is not of this shard.
+            IndexError: If the number is too large.
         """
         return self._opened(shard).index
 
@@ -98,15 +100,16 @@ class ShardReader:
         return index.row[:4] == expected
 
     def read(self, shard: int, record: int) -> tuple[str, dict[str, bytes]]:
-        """Read a record's key, and the contents of its members (files in the tar) by their suffix, as "jpg" or "json".
+        """Return a record's key, and the contents of its members (files in the tar) by suffix, as "jpg" or "json".
 
         Args:
-            shard: The shard's number in the manifest; a remote shard is downloaded.
-            record: The record's number in the shard's index.
+            shard: The shard's number in the manifest, from 0; a remote shard is downloaded.
+            record: The record's number in the shard's index, from 0.
 
         Raises:
-            BadRecord: If the record's bytes are not where the index says.
+            BadRecord: If the bytes of the record do not lie in the shard at the places that the index names.
             ConfigError: If the shard or its index cannot be read.
+            IndexError: If one of the numbers is too large.
         """
         opened = self._opened(shard)
         key = opened.index.key(record)

@@ -43,8 +43,8 @@ class Body(NamedTuple):
     """The content of a shard while it is downloaded.
 
     Attributes:
-        read: A function that returns at most the given number of the next bytes; none at the end.
-        first: Where in the shard the first byte that it returns stands, from 0.
+        read: A function that returns the next bytes, at most as many as its argument says; `b""` at the end.
+        first: The place in the shard of the first byte that `read` returns, from 0.
         total: The size of the whole shard in bytes; None where it is not known, -1 where only the end of the connection
             says that the content is over.
         stamp: Values, as the ETag, that change when the content does; equal stamps mean the same content.
@@ -254,13 +254,13 @@ def from_fsspec(url: str, start: int, stamp: tuple, timeout_s: float) -> Generat
 
     Args:
         url: The shard's URL.
-        start: Number of bytes that were downloaded before. If the content has not changed, it goes on behind them;
-            otherwise `Body.first` is 0.
-        stamp: The `Body.stamp` with which those bytes came; `()` where there are none.
-        timeout_s: Not used: no name for it is known to all file systems, and each has a limit of its own.
+        start: Number of bytes of the shard that are already on disk. If the shard has not changed, the content begins
+            at byte `start`, which is `Body.first`; otherwise it is the whole shard, and `Body.first` is 0.
+        stamp: The `Body.stamp` of the download that those bytes came from; `()` if `start` is 0.
+        timeout_s: Not used: the file systems have limits of their own, and no common argument to set them.
 
     Raises:
-        ConfigError: If the package for this scheme is not installed.
+        ConfigError: If the package for the URL's scheme is not installed.
         FailedAttempt: If the shard is not there, or may not be read. The file systems may raise other errors.
     """
     try:

@@ -35,13 +35,13 @@ class ShardSource(Source):
         split: "train" reads `path`. Any other reads `val_path`; without one, "val" reads what is held out of `path`,
             and others are refused.
         path: A tar, a folder of tars, a pattern (`a/{00000..00011}.tar`, `a/*.tar`), or the URL of a folder with a
-            `manifest.json` (`s3://bucket/folder`).
+            `manifest.json` (`s3://bucket/folder`). None is allowed only where `val_path` is read.
         val_path: Tars for validation, written as `path` is; None holds a part of `path` out of training for it.
         val_fraction: Without `val_path`, the share of the records of `path` that is held out; at least one record, and
             at most 10,000. None or 0 holds out nothing: then only "train" can be read.
         filter: For scores (numbers in the records' metadata), by name, the least and the greatest value, None for no
             bound: `{"watermark_score": [None, 0.5]}`. Records outside, or without the score, are left out of "train";
-            other splits are not filtered.
+            other splits are not filtered. None or an empty mapping filters nothing.
         cache: The folder for downloaded shards, and for indexes that cannot be written beside their tars.
         cache_gib: The most GiB of shards that the cache holds; None is no bound.
 
@@ -131,7 +131,10 @@ class ShardSource(Source):
     def tell_faults(self) -> Iterator[str]:
         """Yield a sentence for people on each damaged place or unusable record of the tars, at most 1000 for a tar.
 
-        The index of each tar is read.
+        The index of each tar is read, and downloaded first if the tar is remote.
+
+        Raises:
+            ConfigError: If an index cannot be read.
         """
         for shard in range(len(self.manifest.names)):
             for fault in self.reader.index(shard).faults:
@@ -155,10 +158,13 @@ class ShardSource(Source):
         return self.path
 
     def read(self, index: int) -> dict:
-        """Return the record of this index as `__getitem__` does, which has checked its text.
+        """Return the record at an index from 0, read from its tar; indexing the source returns the same.
+
+        Reading a record checks its text, so nothing else is checked here.
 
         Raises:
-            BadRecord: If the record cannot be read.
+            BadRecord: If the record's bytes are not where the tar's index says, or its text cannot be used.
+            ConfigError: If the shard or its index cannot be read.
         """
         return self[index]
 
@@ -202,11 +208,20 @@ class ShardSource(Source):
         return record
 
     def shard_of(self, index: int) -> int:
-        """Return the number of the shard that holds a record, given by its index in this source."""
+        """Return the number in the manifest of the shard that holds a record; nothing is read.
+
+        Args:
+            index: The record's index in this source, from 0. For one that is too large, the number of shards is
+                returned.
+        """
         return int(np.searchsorted(self.ends, index, side="right"))
 
     def shard_of_item(self, item: int) -> int:
-        """Return the number of the shard that holds an item, given by its number in this source; nothing is read."""
+        """Return the number in the manifest of the shard that holds an item; nothing is read.
+
+        Args:
+            item: The item's number in this source, from 0. For one that is too large, the number of shards is returned.
+        """
         return int(np.searchsorted(self.item_ends, item, side="right"))
 
     def find_item(self, item: int) -> ItemPlace:
@@ -219,6 +234,7 @@ class ShardSource(Source):
 
         Raises:
             ConfigError: If the shard or its index cannot be read.
+            IndexError: If `item` is not less than the number of items.
         """
         shard = self.shard_of_item(item)
         num_records = int(self._num_records[shard])

@@ -43,12 +43,14 @@ class Damage(NamedTuple):
 
     Attributes:
         offset: Bytes from the tar's start.
-        reason: "header" (no tar header, or one not to be understood), "truncated", "zeros" (inside the archive),
-            "no end" (of zeros behind the last member), "trailing" (bytes behind the end), "name" (leads out of
-            the folder, or is no name), "type" (a link or device), "size" (more than any picture), "suffix" (of no
-            member of a record), "duplicate" (two members of one suffix), "split key" (members of one key in two
-            places), "torn" (beside a damaged place, where members of the record may have stood), "no image", or "text".
-        detail: What was found, in words.
+        reason: "header" (no tar header, or one that cannot be read), "truncated" (a member that is larger than the rest
+            of the tar), "zeros" (blocks of zeros between members), "no end" (the blocks of zeros that end a tar are
+            missing), "trailing" (bytes behind the tar's end), "name" (a member's name leads out of the folder, or is
+            not valid), "type" (a link, device or sparse file), "size" (a member of more than 256 MiB), "suffix" (a file
+            that belongs to no record), "duplicate" (a record has two members of one suffix), "split key" (members of
+            one key stand in two places), "torn" (a record beside a damaged place, where members of it may have stood),
+            "no image" (a record that needs an image and has none), or "text" (the record's text cannot be used).
+        detail: What is wrong, in words.
         key: The record's key; empty where it is not known. The key of a damaged header is a guess.
     """
 
@@ -58,7 +60,7 @@ class Damage(NamedTuple):
     key: str = ""
 
     def tell(self, tar: str) -> str:
-        """Return a sentence for people: the tar's path or URL (`tar`), what was found, at which byte, and why."""
+        """Return one line for people: the tar's path or URL (`tar`), then `detail`, `offset` and `reason`."""
         return f"{tar}: {self.detail} (byte {self.offset}, {self.reason})"
 
 
@@ -72,7 +74,7 @@ class TarFile:
         descriptor: The file descriptor.
         size: The size of the tar in bytes when it was opened.
         mtime_ns: The time of modification of the tar when it was opened.
-        crc: A checksum that those who read the tar carry on over its headers and texts; 0 at first.
+        crc: A CRC-32 checksum, 0 at first. `walk` updates it with each header, and an indexing caller with each text.
     """
 
     def __init__(self, path: Path) -> None:
@@ -91,7 +93,7 @@ class TarFile:
         """Return `size` bytes of the tar from byte `offset` on.
 
         Raises:
-            OSError: If the tar cannot be read, or ends before them: it became shorter.
+            OSError: If the tar cannot be read, or ends before byte `offset + size`.
         """
         if offset < self._start or offset + size > self._end:
             window = os.pread(self.descriptor, max(size, _WINDOW), offset)
@@ -106,7 +108,12 @@ class TarFile:
         return self._window[first : first + size]
 
     def next_header(self, offset: int) -> int:
-        """Return the offset of the next header with a right checksum, from `offset` on; `size` where there is none."""
+        """Return the offset of the next header that is not damaged; the tar's `size` where there is none.
+
+        Args:
+            offset: Where the search begins, in bytes from the tar's start. It goes by blocks of `BLOCK` bytes from
+                there, so `offset` has to be a multiple of `BLOCK`.
+        """
         length = _WINDOW
         while offset < self.size:
             chunk = os.pread(self.descriptor, length, offset)
@@ -131,7 +138,11 @@ class TarFile:
 
 
 def header_size(block: bytes) -> int | None:
-    """Return the content's size in bytes that a header names; None where the block is no header or is damaged."""
+    """Return the size in bytes of a member's content, read from the member's header.
+
+    Args:
+        block: The header's 512 bytes. For bytes of another length, or no valid header, None is returned.
+    """
     if len(block) != BLOCK:
         return None
     return _size(block, block[124:136], block[148:156])
@@ -176,14 +187,13 @@ def _adler(checksum: bytes) -> int | None:
 def walk(file: TarFile) -> Iterator[Found | Damage | None]:
     """Yield the members and the damaged places of a tar, from its start to its end.
 
-    The checksum `file.crc` is carried on over the headers.
-
     Args:
-        file: The tar.
+        file: The tar. Its checksum `file.crc` is updated with each header that is read.
 
     Yields:
-        `Found` for each member of a record; `Damage` for each damaged place, and for each member that no record has or
-        that is refused; None, most often behind a `Damage`, where members may be lost without a trace.
+        `Found`, a tuple of key, suffix, offset, size and header's checksum, for each member (file) of a record;
+        `Damage` for each damaged place, for each file that belongs to no record, and for each that is refused; None,
+        most often after a `Damage`, at a place where members may be missing that cannot be reported.
 
     Raises:
         OSError: If the tar cannot be read, or becomes shorter meanwhile.
