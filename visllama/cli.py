@@ -83,7 +83,7 @@ _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
 
 
 class Understood(NamedTuple):
-    """A configuration that has passed all checks, with what was built of it.
+    """A configuration that has passed all checks, with the object that the verb's `assemble` has built from it.
 
     Attributes:
         config: The configuration as plain objects (dataclasses, lists, dictionaries), without OmegaConf.
