@@ -253,6 +253,8 @@ def _check_devices(trainer: DictConfig) -> None:
 def check_evaluations(evaluations: Mapping[str, DictConfig]) -> None:
     """Check each evaluation: its task, split, metrics, controls, template, tokenizer and `num_images`, and its files.
 
+    Controls are scores to compare with, for example those of texts that are written from shuffled images.
+
     Files are looked for on the disk (`document_frequencies`, `instances`, `object_names`) or compared with the
     arguments of the source (`images`, `references`, `questions`); none is read.
 
@@ -353,7 +355,9 @@ def _check_files(key: str, evaluation: DictConfig) -> None:
 
 
 def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
-    """Check the node `optim`: types and ranges of the keys that visllama reads, and that parts with own rates train.
+    """Check the node `optim`: the types and ranges of the keys that visllama reads.
+
+    A part of the model that has a learning rate of its own in `lr_by_part` must be one of the parts that train.
 
     Args:
         optim: The node `optim`. Arguments of the optimizer's own class are not checked here.
