@@ -284,9 +284,10 @@ def read_config(path: Path) -> dict:
 
 
 def what_is_safe(run: Path) -> str:
-    """Return the end of a message for a run that could not write: which results are kept, and what to type to go on.
+    """Return the end of an error message for a run that could not write a file: what is kept, and what to type next.
 
-    The folder is looked at for trained weights first, then for checkpoints.
+    The text names the trained weights if the folder holds any, else the newest checkpoint; if there is neither, it says
+    that the run has to begin again.
 
     Args:
         run: The folder of the run.
@@ -304,10 +305,11 @@ def what_is_safe(run: Path) -> str:
 
 
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return the sorted keys whose values differ between two configurations of a run, and which must not on `resume=`.
+    """Return the sorted keys whose values differ between two configurations, but must be the same to resume a run.
 
-    Keys that begin with one of `FREE` may change; with `data.allow_reorder`, seed and data too; with `init_from`, the
-    model. Otherwise as `changed_keys`.
+    Values are compared as in `changed_keys`. Not returned are keys that begin with one of `FREE`, `resume`, and
+    `data.allow_reorder`; if `now` sets `data.allow_reorder`, also `seed` and `data.*`; if it sets `init_from`, also
+    `model.*`.
 
     Args:
         before: The values that the run began with, by their dotted keys.
