@@ -244,6 +244,10 @@ def _end_orphans(folder: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """Return the last 15 lines of a text file, which is read whole; bytes that are no UTF-8 are replaced."""
+    """Return the last 15 lines of a text file, joined by line breaks; bytes that are no UTF-8 are replaced.
+
+    Raises:
+        OSError: If the file is not there or cannot be read.
+    """
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join(lines[-15:])
