@@ -263,10 +263,10 @@ def _is_inside(name: object) -> bool:
 
 
 def require_split(split: str) -> None:
-    """Check that a text is the name of a split, one of `SPLITS`.
+    """Check that a text is the name of a split: "train", "val" or "test".
 
     Raises:
-        ConfigError: If it is not; the message names the key `split`.
+        ConfigError: If the text is another one; the message names the key `split`.
     """
     *first_names, last_name = SPLITS
     choices = f"{', '.join(first_names)} or {last_name}"
@@ -274,14 +274,14 @@ def require_split(split: str) -> None:
 
 
 def require_file(key: str, value: str) -> None:
-    """Check that a file is there and may be read; it is not opened.
+    """Check that a file is there and that this user may read it; the file is not opened.
 
     Args:
         key: The key that names the file, for the error message.
         value: The path of the file; `~` is the home folder.
 
     Raises:
-        ConfigError: If it is not; the message names the key.
+        ConfigError: If the path is no file, or the file may not be read; the message names the key and the path.
     """
     path = Path(value).expanduser()
     problem = "a folder: name the file" if path.is_dir() else "no such file"
@@ -298,7 +298,7 @@ def require_folder(key: str, value: str) -> None:
         value: The path of the folder; `~` is the home folder.
 
     Raises:
-        ConfigError: If it is not; the message names the key.
+        ConfigError: If the path is no folder, or the folder may not be read; the message names the key and the path.
     """
     folder = Path(value).expanduser()
     require(folder.is_dir(), f"{key}={value}: no such folder")
