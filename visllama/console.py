@@ -35,10 +35,10 @@ class _KeepUnlogged(logging.Handler):
 
 @contextmanager
 def before_the_log() -> Generator[None, None, None]:
-    """Keep records of `logging` for the run's log file, for use by `with` before that file is made.
+    """Keep the records of `logging` in memory while the block of a `with` runs, before the run's log file exists.
 
-    Inside the context nothing is logged to the terminal. The next `say` or `log` after the run's folder is made writes
-    the records into its `log.txt`; of more than 1000, the last 1000 are kept.
+    Inside the block, `logging` writes nothing to the terminal. The first `say` or `log` after the run's `log.txt` is
+    made writes the records into it. At most the last 1000 records are kept.
     """
     root = logging.getLogger()
     before = root.handlers
