@@ -185,8 +185,8 @@ def check_code(
 def check_files(run: Path) -> None:
     """Check that a folder which somebody else may have made holds only regular files and folders, at any depth.
 
-    A link would lead elsewhere what the run writes, and a pipe would be waited for. The folder `wandb` at the top is
-    not entered, since wandb itself keeps links there.
+    Through a link, a run would write outside of its folder; at a pipe, it would wait forever. The folder `wandb` at the
+    top is not entered, since wandb itself keeps links there.
 
     Args:
         run: The folder of the run or the search.
