@@ -105,7 +105,10 @@ def job_name(name: str) -> str:
     YAML files call this as the resolver `${job_name:...}`.
 
     Args:
-        name: The value of `name`, which is returned unchanged outside of a multirun.
+        name: The value of the key `name`. Outside of a multirun it is returned unchanged.
+
+    Raises:
+        ValueError: If no Hydra job is running.
     """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
