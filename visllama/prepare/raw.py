@@ -183,14 +183,14 @@ class ImageFolder:
     def find(self, names: Sequence[str]) -> tuple[str, int] | Skipped:
         """Look for an image file in the folders, without opening it.
 
-        The first folder that holds a file of one of the names decides; in it, the first of the names.
+        The folders are searched in their order, and in each folder the names in their order; the first file counts.
 
         Args:
             names: The paths that the file may have below a folder, the likeliest first; at least one.
 
         Returns:
-            The real path of the file and its size in bytes; or, where it cannot be taken, a `Skipped` with an empty
-            `where`: if it is missing, outside of the folders, no plain file, larger than 2^28 bytes, or unreadable.
+            The real path of the file and its size in bytes. A `Skipped` with an empty `where` if no file is there, a
+            name leads out of the folders, or the file is no plain file, larger than 2^28 bytes, or unreadable.
         """
         for name in names:
             if not _is_inside(name):

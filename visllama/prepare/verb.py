@@ -58,8 +58,8 @@ def prepare(config: PrepareConfig) -> dict:
         for a URL list.
 
     Raises:
-        ConfigError: If the raw files cannot be used, more of the records or URLs fail than is allowed, or the folder
-            holds something else. A split that fails does not appear under its name.
+        ConfigError: If the raw files cannot be used, more of the records or URLs fail than is allowed, or the folder of
+            a split already holds other files. No folder with the split's name is made for a split that fails.
     """
     if config.source == "scenes":
         # Imported here, since it imports torch and transformers.
