@@ -83,7 +83,7 @@ _WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "
 
 
 class Understood(NamedTuple):
-    """A configuration that has passed all checks, with what was built of it.
+    """A configuration that has passed all checks, with the object that the verb's `assemble` has built from it.
 
     Attributes:
         config: The configuration as plain objects (dataclasses, lists, dictionaries), without OmegaConf.
@@ -137,7 +137,8 @@ def work(verb: str, understood: Understood) -> object:
 
     Args:
         verb: The name of the verb.
-        understood: The configuration, as `understand` returns it for this verb.
+        understood: The value that `understand` has returned for this verb. Its `assembled` is passed on to the verb,
+            unless it is None.
     """
     module_name, _ = _VERBS[verb]
     run_verb = getattr(import_module(module_name), verb)
@@ -506,9 +507,10 @@ benchmark = _verb("benchmark")
 
 
 def main() -> None:
-    """Run the verb that the command line (`sys.argv`) names first; without one, print the list of verbs.
+    """Run the verb that the command line (`sys.argv`) names first.
 
-    Ends the program with exit code 2 where there is no such verb.
+    `--version` prints the version instead. Without an argument, or with `--help`, the list of verbs is printed, and the
+    program ends with exit code 0; for an unknown verb the list is printed too, and the exit code is 2.
     """
     verb = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if verb == "--version":

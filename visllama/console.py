@@ -35,10 +35,10 @@ class _KeepUnlogged(logging.Handler):
 
 @contextmanager
 def before_the_log() -> Generator[None, None, None]:
-    """Keep records of `logging` for the run's log file, for use by `with` before that file is made.
+    """Keep the records of `logging` in memory while the block of a `with` runs, before the run's log file exists.
 
-    Inside the context nothing is logged to the terminal. The next `say` or `log` after the run's folder is made writes
-    the records into its `log.txt`; of more than 1000, the last 1000 are kept.
+    Inside the block, `logging` writes nothing to the terminal. The first `say` or `log` after the run's `log.txt` is
+    made writes the records into it. At most the last 1000 records are kept.
     """
     root = logging.getLogger()
     before = root.handlers
@@ -52,7 +52,8 @@ def before_the_log() -> Generator[None, None, None]:
 def is_first_rank() -> bool:
     """Return whether this process is the first of the ranks that were started together, or the only one.
 
-    The environment variables `RANK`, `SLURM_PROCID`, `NODE_RANK` and `LOCAL_RANK` tell which one it is.
+    The rank is read from `RANK` (torchrun), else `SLURM_PROCID` (srun), else `NODE_RANK` and `LOCAL_RANK`; a process
+    without any of these environment variables is the first.
     """
     environment = os.environ
     # `RANK` is of torchrun.
@@ -84,7 +85,10 @@ def _printable_sign(sign: str) -> str:
 
 
 def number(count: float) -> str:
-    """Return a count as a short text: in full below a million ("27", "12,288"), else three digits of it ("6.74e9")."""
+    """Return a count as a short text: rounded to a whole number with commas if it is below a million ("27", "12,288").
+
+    From a million on, the text has three significant digits and a power of ten ("6.74e9").
+    """
     if count < 1e6:
         return f"{count:,.0f}"
     return f"{count:.2e}".replace("e+0", "e").replace("e+", "e")
@@ -169,9 +173,10 @@ def say(*renderables: object) -> None:
 
 
 def log(text: str) -> None:
-    """Write text into the run's log file, and not on the terminal; on all ranks but the first nothing is done.
+    """Write a text into the run's log file, and not on the terminal; on all ranks but the first, do nothing.
 
-    Where the run has no log file yet, the text is kept and written with the first text after it is made.
+    While the run has no log file, texts are kept in memory (the last 1000). The first call after the file exists writes
+    them before its own text.
     """
     if not is_first_rank():
         return

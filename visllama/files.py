@@ -24,7 +24,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class WriteFailed(ConfigError):
     """Raised when a file or folder could not be written.
 
-    Nothing of it is left, and a file that stood in its place before is unchanged.
+    No half-written file or folder is left at `path`, and a file that stood there before is unchanged.
 
     Args:
         path: The path that could not be written.
@@ -192,7 +192,7 @@ def _reason_of_the_disk(error: BaseException, written: Path) -> str | None:
 
 
 def flush(path: Path) -> None:
-    """Flush what was written into a file from the system's cache to the disk; of a folder, the names of its files.
+    """Flush a file's content, or the list of the files in a folder, from the system's cache to the disk.
 
     A file that was renamed keeps its new name after a loss of power only if its folder is flushed too.
 

@@ -264,10 +264,13 @@ def class_of_target(role: str, target: object, plugins: Sequence[str] = ()) -> t
 
 
 def example_of(role: str) -> str:
-    """Return the end of an error message, which names the heading in visllama's README that has an example for a role.
+    """Return the end of an error message: the heading, and the path of visllama's README, with an example for a role.
 
     Args:
-        role: "vision_encoder", "connector", "language_model" or "source".
+        role: What a class is used as: "vision_encoder", "connector", "language_model" or "source".
+
+    Raises:
+        KeyError: If the role is another text.
     """
     page = Path(__file__).with_name("README.md")
     return f'; an example: "{_RECIPES[role]}" in {page}'

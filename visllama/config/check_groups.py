@@ -34,10 +34,10 @@ _FILES = ("images", "references", "questions")
 
 
 def check_stage(stage: DictConfig) -> None:
-    """Check the node `stage`: its parts to train, its template, and its numbers.
+    """Check the node `stage` (one phase of training): the model's parts to train, the chat template, and the numbers.
 
-    `trainable` names known parts, each once, and at least one. `global_batch_size`, `epochs` and `max_text_tokens` are
-    more than 0 and finite; `num_samples` is more than 0 or null.
+    `trainable` must name at least one part, and known parts only, each once. `global_batch_size`, `epochs` and
+    `max_text_tokens` must be more than 0 and finite; `num_samples` must be more than 0 or null.
 
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what to give.
@@ -149,16 +149,17 @@ def check_adapter(cfg: DictConfig) -> None:
 
 
 def check_template(key: str, template: object) -> None:
-    """Check that a chat template is a known name, or a mapping with the strings of one.
+    """Check that a chat template is a known name, or a mapping that holds the strings of a template.
 
-    The name "tokenizer" is accepted unseen, since that template is read only when the language model is loaded.
+    The name "tokenizer" is always accepted: that template is read only when the language model is loaded.
 
     Args:
         key: The dotted key that the template was given to, for the message, for example "stage.template".
         template: The value at that key, of any type.
 
     Raises:
-        ConfigError: If the value is neither; the message begins with the key.
+        ConfigError: If the value is of another type, an unknown name, or a wrong mapping; the message begins with the
+            key.
     """
     if isinstance(template, DictConfig):
         template = OmegaConf.to_container(template, resolve=True)
@@ -178,7 +179,7 @@ def check_template(key: str, template: object) -> None:
 
 
 def check_trainer(trainer: DictConfig) -> None:
-    """Check the node `trainer`: known names, and numbers that are possible on some machine.
+    """Check the node `trainer`: that `accelerator` and `precision` are known names, and the ranges of all numbers.
 
     Whether this machine has the devices is checked by `check_machine` in `dry_run.py`, which needs torch.
 
@@ -252,6 +253,8 @@ def _check_devices(trainer: DictConfig) -> None:
 
 def check_evaluations(evaluations: Mapping[str, DictConfig]) -> None:
     """Check each evaluation: its task, split, metrics, controls, template, tokenizer and `num_images`, and its files.
+
+    Controls are scores to compare with, for example those of texts that are written from shuffled images.
 
     Files are looked for on the disk (`document_frequencies`, `instances`, `object_names`) or compared with the
     arguments of the source (`images`, `references`, `questions`); none is read.
@@ -353,7 +356,9 @@ def _check_files(key: str, evaluation: DictConfig) -> None:
 
 
 def check_optim(optim: DictConfig, trainable: Sequence[str]) -> None:
-    """Check the node `optim`: types and ranges of the keys that visllama reads, and that parts with own rates train.
+    """Check the node `optim`: the types and ranges of the keys that visllama reads.
+
+    A part of the model that has a learning rate of its own in `lr_by_part` must be one of the parts that train.
 
     Args:
         optim: The node `optim`. Arguments of the optimizer's own class are not checked here.

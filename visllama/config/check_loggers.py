@@ -26,9 +26,9 @@ _LOGGER_SECRET = re.compile(r"(local-)?[0-9a-f]{40}|[a-z]+://[^/\s:@]+:[^/\s@]+@
 
 
 def check_loggers(cfg: DictConfig) -> None:
-    """Check that each logger's package is installed, and that wandb, where it is online, can find a key.
+    """Check that each logger's package is installed, and that wandb, if it is online, can find its API key.
 
-    The packages are looked up and not imported; the environment and netrc are read for wandb's key.
+    The packages are looked up and not imported; the environment and the file netrc are searched for wandb's API key.
 
     Args:
         cfg: A configuration with the group `logger`; without any logger, nothing is checked.

@@ -162,8 +162,9 @@ def _check_inspected_weights(cfg: DictConfig) -> None:
 def check_plan(cfg: DictConfig) -> None:
     """Check the configuration of `plan`: all that `check_train` checks, then the keys that only `plan` has.
 
-    These are the card (`gpu`), its share of use (`utilisation`), `network_gb_s`, `text_tokens`, `samples`, and that the
-    file `out` can be written. `resume` must not be given.
+    Only `plan` has `gpu` (the name of a known graphics card), `utilisation` (the share of the card's peak speed that is
+    reached, above 0 and at most 1), `network_gb_s`, `text_tokens`, `samples`, and `out` (a file that can be written).
+    `resume` must not be given.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`.
@@ -323,9 +324,9 @@ def check_benchmark(cfg: DictConfig) -> None:
 def check_evaluate(cfg: DictConfig) -> None:
     """Check the configuration of `evaluate`, before any weight is loaded.
 
-    One of `weights` and `predictions` has to be given, and with `predictions` also `references`. All files that are
-    named have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...) are refused
-    beside `weights`.
+    Exactly one of `weights` and `predictions` has to be given, and with `predictions` also `references`. All files and
+    folders that are named have to exist. Keys that only the scoring of predictions reads (`questions`, `metrics`, ...)
+    must keep their defaults beside `weights`.
 
     Args:
         cfg: The configuration that Hydra has composed, without the node `hydra`.

@@ -31,10 +31,10 @@ class Command(NamedTuple):
     """The command line of a run, as it was read from the run's folder.
 
     Attributes:
-        overrides: The overrides `key=value` that the run was started with, that of `hydra.searchpath` first.
+        overrides: The overrides `key=value` that the run was started with. Overrides of `hydra.searchpath` come first.
         folders: The folders of the user's own configs, which `--config-dir` named.
-        is_own: Whether the seal shows that this user wrote the command for this folder. If not, its words may choose no
-            code.
+        is_own: Whether the command's seal (a hash with this user's secret) shows that this user wrote it for this
+            folder. If False, words of the command that choose which code runs must not be used.
     """
 
     overrides: list[str]
@@ -45,7 +45,8 @@ class Command(NamedTuple):
 def read_command(run: Path) -> Command:
     """Read the command line of a run or a search from its folder.
 
-    It is read from `command.yaml`, or where that is missing from the files in `.hydra/`, which bear no seal.
+    The file is `command.yaml`. If it is missing, the files in `.hydra/` are read; these bear no seal, so that
+    `is_own` is False.
 
     Args:
         run: The folder of the run or the search.
@@ -114,13 +115,16 @@ def _texts(value: object) -> list[str]:
 
 
 def words_to_go_on(run: Path) -> list[str]:
-    """Return the arguments of `visllama train` that resume the running job.
+    """Return the arguments of `visllama train` that resume the running Hydra job.
 
-    These are its `--config-dir` options and `hydra.searchpath=`, its `plugins=`, and `resume=FOLDER`, in this order.
-    They are not quoted for a shell.
+    The arguments are the job's `--config-dir` options and `hydra.searchpath=`, its `plugins=`, and `resume=FOLDER`, in
+    this order. They are not quoted for a shell.
 
     Args:
         run: The folder of the running job.
+
+    Raises:
+        ValueError: If no Hydra job is running.
     """
     running = invocation()
     # All other overrides lie in the run's folder, from where `resume=` replays them.
@@ -129,10 +133,10 @@ def words_to_go_on(run: Path) -> list[str]:
 
 
 def write_command(run: Path, more: Sequence[str] = ()) -> None:
-    """Write the command line of the running job to `command.yaml` in its folder, with this user's seal.
+    """Write the command line of the running Hydra job to `command.yaml` in a folder, with this user's seal.
 
-    The seal is null where the user's secret cannot be kept. The file is written whole or not at all, since Hydra's own
-    files may be cut off when the job is killed.
+    The seal is a hash with a secret of the user's; it is null if the secret cannot be stored. The file is written whole
+    or not at all, since Hydra's own files may be cut off when the job is killed.
 
     Args:
         run: The folder of the running job, or of the running search.
@@ -140,6 +144,7 @@ def write_command(run: Path, more: Sequence[str] = ()) -> None:
 
     Raises:
         WriteFailed: If the file cannot be written.
+        ValueError: If no Hydra job is running.
     """
     running = invocation()
     overrides = [*running.overrides, *more]
@@ -154,15 +159,15 @@ def write_command(run: Path, more: Sequence[str] = ()) -> None:
 def check_code(
     run: Path, command: Command, words: Sequence[str], arguments: Sequence[str], verb: str = "train"
 ) -> None:
-    """Check that code is chosen by a folder's command only where this user wrote that command.
+    """Check that this user wrote the command of a folder, if words of the command choose which code runs.
 
-    Without any such words, or with this user's seal on the command, nothing is checked.
+    The check passes if there are no such words, or if the command bears this user's seal (`command.is_own`).
 
     Args:
         run: The folder of the run or the search.
         command: The command line that was read from that folder.
-        words: Those of its words that choose which code runs (see `chooses_code` in `trust.py`).
-        arguments: The arguments that were typed now, for the message.
+        words: The words of that command for which `chooses_code` in `trust.py` returns True; may be empty.
+        arguments: The arguments that the user has typed now; the message repeats them.
         verb: The verb that was typed, for the message.
 
     Raises:
@@ -180,8 +185,8 @@ def check_code(
 def check_files(run: Path) -> None:
     """Check that a folder which somebody else may have made holds only regular files and folders, at any depth.
 
-    A link would lead elsewhere what the run writes, and a pipe would be waited for. The folder `wandb` at the top is
-    not entered, since wandb itself keeps links there.
+    Through a link, a run would write outside of its folder; at a pipe, it would wait forever. The folder `wandb` at the
+    top is not entered, since wandb itself keeps links there.
 
     Args:
         run: The folder of the run or the search.
@@ -239,7 +244,8 @@ def config_dirs(command: Command, arguments: Sequence[str]) -> list[str]:
         arguments: What was typed now.
 
     Returns:
-        "--config-dir" and the folder, for each folder; an empty list where `--config-dir` was typed now, which wins.
+        "--config-dir" and the folder, for each folder of the command. If `arguments` hold a `--config-dir`, that one
+        takes the place of the run's, and the list is empty.
     """
     for word in arguments:
         if word.partition("=")[0] in CONFIG_DIR:

@@ -138,8 +138,9 @@ def check_decoding(decoding: Mapping[str, Any], key: str = "decoding") -> None:
         key: The dotted key that the settings stand at, for the message.
 
     Raises:
-        ConfigError: If `generate` refuses a setting, or would not write one text for each image; the message names it.
-            Also if a setting would run code from elsewhere.
+        ConfigError: If `generate` refuses a setting or would not write exactly one text for each image, or if
+            `custom_generate` or `trust_remote_code` is set, which could run code from elsewhere. The message names the
+            setting.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

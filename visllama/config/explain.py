@@ -40,8 +40,8 @@ def explain(error: Exception, arguments: Sequence[str], verb: str) -> str | None
         verb: The verb, for example "train".
 
     Returns:
-        The message; for an error that a `ConfigError` has caused, that one's own message. None for an error that is not
-        about the command line.
+        The message. If the error is a `ConfigError`, or was caused by one, this is the message of the `ConfigError`.
+        None for an error that is not about the command line.
     """
     lines = _lines(error)
     first_line = lines[0]
@@ -257,8 +257,9 @@ def known_config(verb: str, source: str = "") -> DictConfig:
     The result is kept for later calls: do not change it. Hydra's global state is cleared on the way.
 
     Args:
-        verb: The verb, for example "train".
-        source: For the verb `prepare`, the name of the source whose own keys are wanted too; other verbs ignore it.
+        verb: The verb, for example "train". For an unknown verb, Hydra raises its own error.
+        source: For the verb `prepare`, the name of the source whose own keys are included; "" for the default source.
+            Other verbs ignore it.
     """
     words = [f"source={source}"] if source and verb == "prepare" else []
     GlobalHydra.instance().clear()

@@ -19,16 +19,16 @@ from visllama.plugins import ROLES, part_class
 def inherit_model(cfg: DictConfig) -> None:
     """Replace each part of `cfg.model` by that part of the model which the folder `init_from` describes.
 
-    Only `visllama.json` is read, and no weight. A part that the weights do not hold, as LoRA, stays as it is
-    configured. It works in a running Hydra job alone, since it looks at what was typed.
+    Only the file `visllama.json` is read; no weight is loaded. A part that the folder does not describe (LoRA, for
+    example) stays as it is configured. A Hydra job has to be running, since the typed overrides are looked at.
 
     Args:
         cfg: The configuration of a run of `train` with `init_from`; its node `model` is changed in place.
 
     Raises:
         ConfigError: If the folder holds no description of weights; if the command line asks for another model (the
-            message shows both); or if the base model was trained there and `stage.trainable` would now freeze it, since
-            its trained weights are in that folder alone.
+            message shows the differences); or if the folder holds a trained vision encoder or language model that
+            `stage.trainable` does not name, since its trained weights are in no other folder.
     """
     folder = Path(cfg.init_from)
     description = read_description(folder)

@@ -30,7 +30,7 @@ class Invocation(NamedTuple):
 
     @property
     def command(self) -> list[str]:
-        """The arguments, behind the verb, with which another command has the same configuration."""
+        """The words to type behind the verb for the same configuration: `options`, then `overrides`."""
         return [*self.options, *self.overrides]
 
 

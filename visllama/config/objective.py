@@ -71,9 +71,9 @@ class Objective(NamedTuple):
 def main_objectives(cfg: DictConfig) -> list[Objective]:
     """Return one number for each evaluation that a run is judged by, its main metric, then the loss on validation.
 
-    The main metric is CIDEr of captions and accuracy of questions, or the first that is listed where accuracy is not.
-    Evaluations come in the order of the config. There are none with `judge=false`, and no loss where nothing is
-    validated.
+    The main metric of captions is CIDEr. That of questions is accuracy, or, if the evaluation does not list accuracy,
+    the first metric that it lists. Evaluations come in the order of the config. With `judge=false` the list has no
+    evaluations; without `trainer.val_check_interval` it has no loss.
 
     Args:
         cfg: The configuration of a run of `train`.
@@ -89,8 +89,8 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
     """Return every number that a run of `train` with this config measures and jobs can be compared by.
 
     Evaluations come in the order of the config (none with `judge=false`), each with its main metric first, then the
-    loss on validation, if `trainer.val_check_interval` is set. A metric of several figures, as BLEU, gives one entry
-    for each.
+    loss on validation, if `trainer.val_check_interval` is set. A metric that consists of
+    several numbers, such as BLEU, has one entry for each number.
 
     Args:
         cfg: The configuration of a run of `train`.

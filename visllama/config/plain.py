@@ -22,8 +22,8 @@ def plain(cfg: DictConfig) -> RunConfig:
         cfg: The configuration that Hydra has composed, without the node `hydra`; it is not changed.
 
     Raises:
-        ConfigError: If the best job of a sweep would be chosen on an evaluation's own files of another split than
-            `val`.
+        ConfigError: If the running job belongs to a sweep whose best job is chosen on the split "val", and an
+            evaluation has `references` of another split.
     """
     if OmegaConf.get_type(cfg) is PrepareConfig:
         return _plain_prepare(cfg)

@@ -54,20 +54,20 @@ class Finished(Exception):
 
 
 def replay(arguments: Sequence[str], verb: str = "train") -> list[str]:
-    """Return the arguments with which the run that `resume=` names goes on.
+    """Return the arguments that resume the run or the search which `resume=` names.
 
-    These are the run's `--config-dir` options, the overrides that it began with, its folder, and then what was typed,
-    which wins. If `resume=` was not typed, the arguments are returned unchanged; if `resume=auto` finds no run, they
-    are returned without that word, so that a new run begins.
+    The result holds the run's `--config-dir` options, the overrides that the run began with, an override with its
+    folder, and last `arguments`. A key in `arguments` takes the place of the run's. Without `resume=`, the arguments
+    are returned unchanged; if `resume=auto` finds no run, they are returned without it, so that a new run begins.
 
     Args:
         arguments: What was typed, without the program and the verb.
-        verb: "train" or "evaluate". For "evaluate", `resume=auto` and `resume=last` are refused, since it has no
-            checkpoints.
+        verb: "train" or "evaluate". For "evaluate", which has no checkpoints, `resume=auto` and `resume=last` are
+            errors.
 
     Raises:
-        ConfigError: If `resume=` names no run's folder, if what was typed beside it does not fit, or if a command that
-            bears no seal of this user's would choose code.
+        ConfigError: If `resume=` names no run's folder, or `resume=last` finds no run; if other typed arguments do not
+            fit; or if the run's command chooses which code runs, and its seal does not show that this user wrote it.
         Finished: If `resume=auto` or `resume=last` finds a run that is finished.
     """
     resumed = [word.partition("=")[2] for word in arguments if word.startswith("resume=")]
@@ -139,19 +139,19 @@ def _is_no_sweep(place: str) -> ConfigError:
 def find_run(arguments: Sequence[str], which: str) -> Path | None:
     """Return the folder of the run or search that `resume=auto` or `resume=last` goes on with.
 
-    This is the run with the newest checkpoint. If it is a job of a search, `last` returns the search's folder; if
-    `search=` is among the arguments, `auto` returns the newest search of that name.
+    The run with the newest checkpoint is chosen. If that run is a job of a search, "last" returns the search's folder.
+    If the arguments choose a search (`search=`), "auto" returns the newest search with the same `name`.
 
     Args:
         arguments: What was typed, without `resume=`.
         which: "auto" looks only where these arguments would put a run; "last" looks at all runs below `paths.outputs`.
 
     Returns:
-        The folder. None if `auto` finds nothing, or if the arguments do not compose, which the verb reports later.
+        The folder. None if "auto" finds nothing, or if Hydra cannot compose the arguments, which is reported later.
 
     Raises:
         ConfigError: If "last" finds no run with a checkpoint.
-        Finished: If the run is finished, and nothing was typed that it did not begin with.
+        Finished: If the run is finished, and `arguments` ask for nothing that the run did not begin with.
     """
     try:
         composed = _compose(arguments)
@@ -284,9 +284,10 @@ def read_config(path: Path) -> dict:
 
 
 def what_is_safe(run: Path) -> str:
-    """Return the end of a message for a run that could not write: which results are kept, and what to type to go on.
+    """Return the end of an error message for a run that could not write a file: what is kept, and what to type next.
 
-    The folder is looked at for trained weights first, then for checkpoints.
+    The text names the trained weights if the folder holds any, else the newest checkpoint; if there is neither, it says
+    that the run has to begin again.
 
     Args:
         run: The folder of the run.
@@ -304,10 +305,11 @@ def what_is_safe(run: Path) -> str:
 
 
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return the sorted keys whose values differ between two configurations of a run, and which must not on `resume=`.
+    """Return the sorted keys whose values differ between two configurations, but must be the same to resume a run.
 
-    Keys that begin with one of `FREE` may change; with `data.allow_reorder`, seed and data too; with `init_from`, the
-    model. Otherwise as `changed_keys`.
+    Values are compared as in `changed_keys`. Not returned are keys that begin with one of `FREE`, `resume`, and
+    `data.allow_reorder`; if `now` sets `data.allow_reorder`, also `seed` and `data.*`; if it sets `init_from`, also
+    `model.*`.
 
     Args:
         before: The values that the run began with, by their dotted keys.

@@ -54,15 +54,18 @@ def newest_search(composed: DictConfig) -> Path | None:
 
 
 def replay_search(folder: Path, arguments: Sequence[str]) -> list[str]:
-    """Return the arguments that go on with a search: the overrides that it began with, its folder, then what was typed.
+    """Return the arguments that resume a search.
+
+    The result holds the `--config-dir` options and the overrides that the search began with, an override with its
+    folder, and last what was typed. A typed key takes the place of the search's.
 
     Args:
         folder: The folder of the search, which holds its `command.yaml`.
         arguments: What was typed; `resume=` in it is left out of the result, since no job of a search reads it.
 
     Raises:
-        ConfigError: If what was typed would make other trials than those that are there, or if a command that bears no
-            seal of this user's would choose code.
+        ConfigError: If the folder holds no command; if a typed override would change the trials; or if the command
+            chooses which code runs, and no seal (a hash with this user's secret) shows that this user wrote it.
     """
     command = read_command(folder)
     # Somebody else's folder may hold links, which lead elsewhere what is written.

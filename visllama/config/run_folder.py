@@ -40,8 +40,8 @@ def find_folder(config: DictConfig) -> Path:
 def check_folder(config: DictConfig, cfg: DictConfig, make: bool = True) -> None:
     """Check that the run's folder can be written, and that an earlier run in it has the same config.
 
-    With `resume=`, keys that say how a run computes may differ. Nothing is checked for a verb that writes no folder, or
-    for a rank of a run whose first rank has checked it.
+    With `resume=`, the keys that `differing_keys` in `replay.py` leaves out may differ. Nothing is checked for a verb
+    that writes no folder, or on the other ranks (processes) of a run whose first rank has checked the folder.
 
     Args:
         config: The whole configuration, with the node `hydra`.

@@ -25,8 +25,11 @@ MULTIRUN = "multirun.yaml"
 def is_selecting() -> bool:
     """Return whether the running Hydra job belongs to a sweep whose best job will be chosen, on the split "val".
 
-    It is False outside of a sweep, and in a sweep over seeds alone: seeds are repeats, and each is judged on test. The
+    The result is False outside of a sweep, and in a sweep over seeds alone, whose jobs are repeats and no rivals. The
     sweep's `multirun.yaml` is read.
+
+    Raises:
+        ValueError: If no Hydra job is running.
     """
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
@@ -54,6 +57,9 @@ def swept_keys(folder: Path) -> list[str]:
 
     Args:
         folder: The folder of the sweep or the search.
+
+    Raises:
+        FileNotFoundError: If the folder holds no `multirun.yaml`.
     """
     searched = ranges_in(folder)
     if searched:
@@ -74,10 +80,14 @@ def swept_keys(folder: Path) -> list[str]:
 def ranges_in(folder: Path) -> list[Range]:
     """Return the ranges that a search draws values from, read from the `multirun.yaml` in its folder.
 
-    A sweep that is no search gives an empty list.
+    For a sweep that is no search, the list is empty.
 
     Args:
         folder: The folder of the sweep or the search.
+
+    Raises:
+        FileNotFoundError: If the folder holds no `multirun.yaml`.
+        ConfigError: If a range is wrong, or none is left.
     """
     sweep_config = OmegaConf.load(folder / MULTIRUN)
     search = OmegaConf.select(sweep_config, "search")
@@ -95,7 +105,10 @@ def job_name(name: str) -> str:
     YAML files call this as the resolver `${job_name:...}`.
 
     Args:
-        name: The value of `name`, which is returned unchanged outside of a multirun.
+        name: The value of the key `name`. Outside of a multirun it is returned unchanged.
+
+    Raises:
+        ValueError: If no Hydra job is running.
     """
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:

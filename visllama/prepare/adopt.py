@@ -26,7 +26,7 @@ from visllama.prepare.raw import require_split
 
 @dataclass(frozen=True)
 class Shards:
-    """The keys of `source=shards`, which indexes tars that others have made; the key `from` is not among them.
+    """The keys of `source=shards`, which indexes existing tars, without the key `from`, which names the tars.
 
     Args:
         name: The folder below `paths.data` under which the tars will be found; None indexes local tars where they lie.
@@ -58,7 +58,7 @@ def find(place: str) -> list[str]:
 
     Args:
         place: A local tar, a folder of tars, or a pattern with "*" in the file name or with braces; or addresses such
-            as "https://host/{00000..00099}.tar". Remote tars are not asked for: every number counts as there.
+            as "https://host/{00000..00099}.tar". Whether remote tars exist is not checked: every number is returned.
 
     Returns:
         Absolute paths with all links followed, or addresses.
@@ -100,8 +100,8 @@ def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[P
         folder: The folder of the split, which is made. It gets a manifest and, for local tars, links to them with
             their indexes; for remote ones, the indexes alone. None leaves local tars where they lie, with the index in
             their folder; remote tars need a folder.
-        cache: The folder `paths.cache`, in which fetched tars are kept, and indexes of local tars that lie in a folder
-            without leave to write.
+        cache: The folder `paths.cache`. Fetched tars are kept in it; without `folder`, so are the indexes of local tars
+            whose own folder cannot be written to.
 
     Returns:
         The path that training reads the tars from (`folder`, or `place` as a path), and their manifest.

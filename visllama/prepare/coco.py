@@ -209,7 +209,7 @@ def names_of_both_years(file: object) -> tuple:
 def coco_folder(images: str | Path) -> ImageFolder:
     """Return one place to look for COCO's images: a folder, then `train2014` and the others of `FOLDERS` below it.
 
-    Those that are not there are left out; each may be a link.
+    Folders that do not exist are left out. Each folder may be a link to another one.
 
     Args:
         images: The folder; `~` is the home folder.

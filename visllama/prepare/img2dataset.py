@@ -52,7 +52,7 @@ def find_command(command: str) -> str:
 def command_line(spec: Download, list_file: str | Path, out: str | Path) -> list[str]:
     """Return the arguments, the program first, with which img2dataset downloads a list; nothing is run.
 
-    Sites that forbid such use by a "noai" header are respected, which is img2dataset's default.
+    img2dataset leaves out images whose site forbids use for training by a "noai" header, which is its default.
 
     Args:
         spec: The settings of the download; `spec.command` is the program.
@@ -201,8 +201,9 @@ def _is_whole(path: Path) -> bool:
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment variables for a process of img2dataset's.
 
-    They are those of this process without any that look like secrets and without PYTHONPATH and PYTHONHOME. Added are
-    settings of img2dataset's packages, and one that names the folder, by which `alone` finds processes left behind.
+    The result holds this process's variables, without PYTHONPATH, PYTHONHOME, and those whose names look like secrets.
+    Added are two settings of img2dataset's packages, and a variable that holds `folder`, by which `alone` finds
+    processes that a killed run has left behind.
 
     Args:
         folder: The folder that the process works in.
@@ -244,6 +245,10 @@ def _end_orphans(folder: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """Return the last 15 lines of a text file, which is read whole; bytes that are no UTF-8 are replaced."""
+    """Return the last 15 lines of a text file, joined by line breaks; bytes that are no UTF-8 are replaced.
+
+    Raises:
+        OSError: If the file is not there or cannot be read.
+    """
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join(lines[-15:])

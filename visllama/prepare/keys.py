@@ -121,8 +121,8 @@ def download_spec(config: PrepareConfig) -> Download:
     """Return what to download, and how, made with the values of the configuration; they are not checked here.
 
     Args:
-        config: A configuration whose source is one of `LISTS`. Its keys `merge`, `check_only` and `split` are left out;
-            `split` becomes a part of the folder.
+        config: A configuration whose source is one of `LISTS`. The keys `merge` and `check_only` are not used, and
+            `split` only names the folder `out` of the result.
     """
     values = arguments(config)
     for key in ("merge", "check_only", "split"):

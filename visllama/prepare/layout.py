@@ -87,8 +87,8 @@ def encode(text: dict) -> bytes:
 def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLayout:
     """Look for the image files of each record, and share the records out to shards, in their order.
 
-    Image files are looked up, not opened. A record whose text cannot be used for training, or of whose images one is
-    not found, is left out. A progress bar is shown.
+    Image files are looked up, not opened. A record is left out if its text cannot be used for training, or if
+    `images.find` returns no file for one of its images. A progress bar is shown.
 
     Args:
         split: The records of the split, and what its reader has left out; it is not changed.
@@ -97,7 +97,8 @@ def lay_out(split: RawSplit, images: ImageFolder, shard_bytes: float) -> SplitLa
             becomes a shard of its own.
 
     Returns:
-        The records of each shard; its `skipped` begins with what the reader has left out.
+        The records of each shard. The list `skipped` holds the entries of `split.skipped`, then the records that are
+        left out here.
     """
 
     def place_all(records: list[RawRecord]) -> list[_Measured | Skipped]:

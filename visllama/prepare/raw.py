@@ -183,14 +183,14 @@ class ImageFolder:
     def find(self, names: Sequence[str]) -> tuple[str, int] | Skipped:
         """Look for an image file in the folders, without opening it.
 
-        The first folder that holds a file of one of the names decides; in it, the first of the names.
+        The folders are searched in their order, and in each folder the names in their order; the first file counts.
 
         Args:
             names: The paths that the file may have below a folder, the likeliest first; at least one.
 
         Returns:
-            The real path of the file and its size in bytes; or, where it cannot be taken, a `Skipped` with an empty
-            `where`: if it is missing, outside of the folders, no plain file, larger than 2^28 bytes, or unreadable.
+            The real path of the file and its size in bytes. A `Skipped` with an empty `where` if no file is there, a
+            name leads out of the folders, or the file is no plain file, larger than 2^28 bytes, or unreadable.
         """
         for name in names:
             if not _is_inside(name):
@@ -263,10 +263,10 @@ def _is_inside(name: object) -> bool:
 
 
 def require_split(split: str) -> None:
-    """Check that a text is the name of a split, one of `SPLITS`.
+    """Check that a text is the name of a split: "train", "val" or "test".
 
     Raises:
-        ConfigError: If it is not; the message names the key `split`.
+        ConfigError: If the text is another one; the message names the key `split`.
     """
     *first_names, last_name = SPLITS
     choices = f"{', '.join(first_names)} or {last_name}"
@@ -274,14 +274,14 @@ def require_split(split: str) -> None:
 
 
 def require_file(key: str, value: str) -> None:
-    """Check that a file is there and may be read; it is not opened.
+    """Check that a file is there and that this user may read it; the file is not opened.
 
     Args:
         key: The key that names the file, for the error message.
         value: The path of the file; `~` is the home folder.
 
     Raises:
-        ConfigError: If it is not; the message names the key.
+        ConfigError: If the path is no file, or the file may not be read; the message names the key and the path.
     """
     path = Path(value).expanduser()
     problem = "a folder: name the file" if path.is_dir() else "no such file"
@@ -298,7 +298,7 @@ def require_folder(key: str, value: str) -> None:
         value: The path of the folder; `~` is the home folder.
 
     Raises:
-        ConfigError: If it is not; the message names the key.
+        ConfigError: If the path is no folder, or the folder may not be read; the message names the key and the path.
     """
     folder = Path(value).expanduser()
     require(folder.is_dir(), f"{key}={value}: no such folder")

@@ -48,8 +48,8 @@ def prepare(config: PrepareConfig) -> dict:
             trainings, and the gates, the least value that each measure has to reach) and `threads` (of each process).
 
     Returns:
-        The content of `recipe.json`: `world_version`, `recipe` with its hash, `seed`, and `measured` (each measure by
-        its name).
+        The content of `recipe.json`: `world_version`, `recipe`, `recipe_sha256` (the recipe's hash), `seed`, and
+        `measured` (the value of each measure, by the measure's name).
 
     Raises:
         ConfigError: If a measure is below its gate; what was written stays there, to be looked at.

@@ -34,17 +34,19 @@ class ShardJob(NamedTuple):
 
 
 def report_of(tar: Path) -> Path:
-    """Return the path of a shard's report, a JSON list of what was left out of it; it need not be there.
+    """Return the path of a shard's report, a JSON list of the records that the shard leaves out.
 
-    `make_shard` writes the report beside the tar; it is removed when the whole split is written.
+    No file is looked for. `make_shard` writes the report beside the tar; `write_split` removes it when the whole split
+    is written.
     """
     return tar.with_suffix(".report.json")
 
 
 def make_shard(job: ShardJob) -> list[Skipped]:
-    """Write a shard, whole or not at all, and return the records that are left out since an image of theirs is bad.
+    """Write a shard, whole or not at all, and return the records that it leaves out.
 
-    A shard that is there already is not written again: what it leaves out is read from its report.
+    A record is left out if one of its images cannot be read or decoded. A shard that is there already is not written
+    again: the records that it leaves out are read from its report.
 
     Args:
         job: The shard and its records; without a path of the shard, the images are only decoded.

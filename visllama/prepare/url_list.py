@@ -244,18 +244,19 @@ def _parquet_rows(spec: Download, files: list[Path], index: int, parts: int, log
 
 
 def refusal(url: str, caption: str, allow_private: bool = False) -> str | None:
-    """Return why a row of a list may not be downloaded, or None if it may; the network is not asked.
+    """Return the reason why a row of a list must not be downloaded, or None if it may be; the network is not asked.
 
-    Without it img2dataset would pack local files (`file:` URLs), and ask hosts of one's own network.
+    img2dataset itself has no such check: it would read local files (`file:` URLs) and hosts of the user's own network.
 
     Args:
         url: The URL of the row.
         caption: The caption of the row.
-        allow_private: Whether hosts of one's own network may be asked.
+        allow_private: Whether URLs may name hosts of the user's own network.
 
     Returns:
-        "not http(s)", "too long" (URL and caption have more than 50,000 characters), "no host" (there is none, or not
-        every program would read the same one), "private host", "no caption" (it is empty), or None.
+        "not http(s)", "too long" (URL and caption together have more than 50,000 characters), "no host" (the URL has no
+        host, or one that two programs could read differently), "private host" (one of the user's own network), "no
+        caption" (the caption is empty), or None.
     """
     if not url.lower().startswith(("http://", "https://")):
         return "not http(s)"

@@ -54,11 +54,12 @@ def prepare(config: PrepareConfig) -> dict:
         `splits` (for each split, its counts) and `out` (the folder of the splits, as text; for local tars that are
         indexed where they lie, the path of the tars). A URL list adds `downloaded` (the counts of URLs); one part of a
         list has no `splits` yet. `source=scenes` returns the content of its `recipe.json` instead. With
-        `check_only=true` no shard is written, and the counts of the check are returned, under other names.
+        `check_only=true` no shard is written; the result holds the counts of the check under other names, and is empty
+        for a URL list.
 
     Raises:
-        ConfigError: If the raw files cannot be used, more of the records or URLs fail than is allowed, or the folder
-            holds something else. A split that fails does not appear under its name.
+        ConfigError: If the raw files cannot be used, more of the records or URLs fail than is allowed, or the folder of
+            a split already holds other files. No folder with the split's name is made for a split that fails.
     """
     if config.source == "scenes":
         # Imported here, since it imports torch and transformers.
