@@ -231,9 +231,10 @@ def check_sweep(config: DictConfig) -> None:
         config: The whole configuration, with `hydra`.
 
     Raises:
-        ConfigError: If the configuration holds a secret, if torchrun or srun has started several ranks, if
-            `launch=slurm` is chosen where there is no queue, if it or `search=` is chosen without its extra, or if
-            `search=` is chosen for another verb than `train` or beside a grid (`sweep=`).
+        ConfigError: If the configuration holds a secret (a key or a password), if torchrun or srun has started several
+            ranks, if `launch=slurm` is chosen where there is no queue, if the optional packages of `launch=slurm` or
+            `search=` are not installed, or if `search=` is chosen for another verb than `train` or together with a grid
+            (`sweep=`).
     """
     check_secrets(without_hydra(config), config.hydra.overrides.task)
     _refuse_ranks_of_sweep()

@@ -53,7 +53,8 @@ class BadRecord(ValueError):
     """Raised when one record of a source cannot be used; the other records can.
 
     Args:
-        reason: One of `REASONS`; any other is a `ValueError`.
+        reason: The kind of the problem, one of `REASONS`, for example "cut" (the file ends too soon); any other text
+            raises a `ValueError`.
         detail: What is wrong with the record, as the end of the error's message.
 
     Attributes:

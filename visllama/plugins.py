@@ -59,8 +59,8 @@ def check_target(target: object, plugins: Sequence[str] = ()) -> str:
         plugins: The names of the user's packages, which are allowed too.
 
     Raises:
-        ConfigError: If the value is no text, or does not start with one of `ALLOWED_TARGETS` or with a plugin's name
-            and a dot.
+        ConfigError: If the value is no text, or starts neither with one of `ALLOWED_TARGETS` (visllama, torch.optim,
+            and some packages of Lightning) nor with a plugin's name and a dot.
     """
     allowed = (*ALLOWED_TARGETS, *_beginnings(plugins))
     if not isinstance(target, str) or not target.startswith(allowed):

@@ -147,8 +147,9 @@ def check_nodes(cfg: DictConfig) -> None:
     """Check that each key which an option of a group fills in holds a node with an allowed `_target_`.
 
     These keys are the model's parts, the sources of data and of evaluations, the optimizer, and, if they are set, the
-    schedule, loss, profiler, loggers, callbacks and strategy. The `path` of a model's part has to be a folder that
-    exists, or of the form of a hub id. No class is imported.
+    schedule, loss, profiler, loggers, callbacks and strategy. The `path` of a model's part must name a folder that
+    exists, a small model that comes with visllama (`visllama:NAME`), or have the form of an id on the Hugging Face hub
+    (NAME or OWNER/NAME). No class is imported.
 
     Args:
         cfg: The configuration of a run of `train`.

@@ -248,7 +248,7 @@ def check_export(cfg: DictConfig) -> None:
     """Check the configuration of `export`, before any weight is loaded.
 
     `weights`, `format` and `out` must be given, the weights must exist, and all other values must have the right form.
-    The hub is not asked whether a name exists there.
+    The Hugging Face hub is not asked whether a name of `vision_encoder`, `language_model` or `push` exists there.
 
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what to do.
@@ -276,8 +276,9 @@ def check_export(cfg: DictConfig) -> None:
 def check_report(cfg: DictConfig) -> None:
     """Check the configuration of `report`, before any run is read.
 
-    Runs must be named, each list must hold names, the format must be known, `published` must be a file that exists, and
-    `out` a place where a file can be. Whether the runs' folders exist is not checked here.
+    `runs` must name at least one run. `evaluations`, `rows`, `over` and `columns` are null or hold names that are not
+    empty. `format` must be known, `published` must be an existing file, and `out` a path at which a file can be made.
+    Whether the folders of the runs exist is not checked here.
 
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what to do.
@@ -309,7 +310,7 @@ def check_report(cfg: DictConfig) -> None:
 
 
 def check_benchmark(cfg: DictConfig) -> None:
-    """Check the configuration of `benchmark`: that `what` and `size` are known names, and the range of `seed`.
+    """Check the configuration of `benchmark`: its keys, the names of a measurement (`what`) and a size, and `seed`.
 
     Raises:
         ConfigError: At the first mistake; the message names the key, the value found, and what may be given.

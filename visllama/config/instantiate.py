@@ -24,6 +24,7 @@ def build(node: Mapping, plugins: Sequence[str] = ()) -> Any:
 
     Raises:
         ConfigError: If a `_target_` anywhere inside the node is not allowed, or names no class. Nothing is built then.
+        InstantiationException: Hydra's error, if a class raises an error when it is called.
     """
     plain = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else dict(node)
 

@@ -89,8 +89,8 @@ def possible_objectives(cfg: DictConfig) -> list[Objective]:
     """Return every number that a run of `train` with this config measures and jobs can be compared by.
 
     Evaluations come in the order of the config (none with `judge=false`), each with its main metric first, then the
-    loss on validation, if `trainer.val_check_interval` is set. A metric that consists of
-    several numbers, such as BLEU, has one entry for each number.
+    loss on validation, if `trainer.val_check_interval` is set. A metric that consists of several
+    numbers, such as BLEU, has one entry for each number.
 
     Args:
         cfg: The configuration of a run of `train`.

@@ -307,9 +307,9 @@ def what_is_safe(run: Path) -> str:
 def differing_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return the sorted keys whose values differ between two configurations, but must be the same to resume a run.
 
-    Values are compared as in `changed_keys`. Not returned are keys that begin with one of `FREE`, `resume`, and
-    `data.allow_reorder`; if `now` sets `data.allow_reorder`, also `seed` and `data.*`; if it sets `init_from`, also
-    `model.*`.
+    Values are compared as in `changed_keys`. Not returned are keys that begin with one of `FREE` (settings of the
+    trainer, loggers, paths, ...), `resume`, and `data.allow_reorder`; if `now` sets `data.allow_reorder`, also `seed`
+    and `data.*`; if `now` sets `init_from`, also `model.*`.
 
     Args:
         before: The values that the run began with, by their dotted keys.

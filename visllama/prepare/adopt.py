@@ -107,8 +107,9 @@ def adopt(spec: Shards, place: str, folder: Path | None, cache: Path) -> tuple[P
         The path that training reads the tars from (`folder`, or `place` as a path), and their manifest.
 
     Raises:
-        ConfigError: If there is no tar, a tar cannot be read or fetched, no record is in any, or the folder holds
-            something else.
+        ConfigError: If there is no tar, a tar cannot be read or fetched, remote tars are given without a folder,
+            `folder` already holds files that were not made from the same tars, or no tar holds a record (this is
+            checked only if a folder is given).
     """
     tars = find(place)
 

@@ -25,7 +25,7 @@ class ShardJob(NamedTuple):
     """A shard that `make_shard` is to write.
 
     Attributes:
-        tar: The path of the shard; None only decodes the images, and writes nothing.
+        tar: The path of the shard. If it is None, `make_shard` only decodes the images, and writes nothing.
         records: The records of the shard, in their order.
     """
 
@@ -53,7 +53,7 @@ def make_shard(job: ShardJob) -> list[Skipped]:
 
     Raises:
         WriteFailed: If the shard cannot be written.
-        ConfigError: If an image file has changed its size since the records were shared out.
+        ConfigError: If an image file no longer has the size that its record holds.
     """
     if job.tar is None:
         results = (_members(placed) for placed in job.records)

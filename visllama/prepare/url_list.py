@@ -63,7 +63,7 @@ def read_part(part: str | None) -> tuple[int, int]:
         part: For example "3/64", the third of 64 parts; None, for everything, returns (1, 1).
 
     Raises:
-        ConfigError: If it is written otherwise, or the first number is 0 or greater than the second.
+        ConfigError: If the text has another form, or its first number is 0 or greater than the second.
     """
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", part or "1/1")
     if match:

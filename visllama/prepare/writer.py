@@ -79,8 +79,9 @@ def write_split(
         `shards`, `bytes`, `skipped` (the number left out by reason) and `seconds` (0.0 if the split was there already).
 
     Raises:
-        ConfigError: If too much is left out, the folder or the ".part" folder holds something else, another process
-            writes the split, an image file changes meanwhile, a process ends, or the disk is full or cannot be written.
+        ConfigError: If more records are left out than allowed, the folder or the ".part" folder holds other files or
+            another plan's, another process writes the split, an image file changes meanwhile, a worker process is
+            killed, or the disk is full or cannot be written.
     """
     started = time.perf_counter()
     part = folder.with_name(f"{folder.name}.part")
