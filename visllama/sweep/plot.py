@@ -72,13 +72,13 @@ def plot_scores(
 ) -> None:
     """Draw the scores of jobs over the values of each key, and write the picture as PNG, whole or not at all.
 
-    There is one panel for each key, side by side; a star marks the best job. Jobs are joined by a line only if there is
-    one key.
+    There is one panel for each key, side by side; a star marks the best job. A line joins the jobs only if there is a
+    single key.
 
     Args:
         keys: The keys to draw, as `numeric_keys` returns them: at least one.
         ranked: The rows of the jobs, as `SweepTable` holds them, the best first: at least one, all with a score.
-        objective: The number that the jobs are ranked by; it names the score in each row, and how it is scaled.
+        objective: The score that the jobs are ranked by: its name in each row, and the factor that it is drawn with.
         header: The label of the vertical axis.
         log_keys: The keys that the search draws evenly on a logarithmic scale.
         path: The path of the picture; a file that is there is replaced.
@@ -141,11 +141,11 @@ def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[
 
     Args:
         rows: The rows of the jobs, as `SweepTable` holds them, all with a score.
-        objective: The number whose intervals are taken; the distances are multiplied by its `scale`.
+        objective: The score that the jobs are ranked by. The distances are multiplied by its `scale`.
 
     Returns:
-        Two lists in the order of the rows, the distances below and those above, 0.0 for a job without an interval; or
-        None where no job has an interval.
+        Two lists in the order of the rows: the distances below the scores, and the distances above them. A distance is
+        0.0 for a job without an interval. The result is None if all distances are 0.0.
     """
     below = []
     above = []
