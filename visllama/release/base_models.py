@@ -37,7 +37,10 @@ class BaseModel(NamedTuple):
 
     @property
     def terms(self) -> Terms | None:
-        """Return the licence of the model and its conditions; None if the table in `licences.py` does not have it."""
+        """Return the licence of the model with its conditions of use.
+
+        The result is None for a local folder, and for a model that the table in `licences.py` does not have.
+        """
         # A folder may have any name, also one that begins like that of a published model.
         if self.is_on_hub or self.is_shipped:
             return find_terms(self.name)
@@ -50,7 +53,10 @@ class BaseModel(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Return the model's name as Markdown: a link if it is on the hub; a local folder's name has a note on it."""
+        """Return the model's name as Markdown: a link for a model on the hub, plain text for one of the package's.
+
+        The name of a local folder is followed by the note "(a folder of the trainer's)".
+        """
         if self.is_on_hub:
             return f"[{escape(self.name)}](https://huggingface.co/{self.name})"
         if self.is_shipped:

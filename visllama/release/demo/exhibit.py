@@ -55,13 +55,14 @@ class Exhibit:
         self.sessions.forget(request.session_hash)
 
     def read_upload(self, file: object) -> tuple[bytes, str]:
-        """Return the content of an uploaded file, and the name that the visitor's file had.
+        """Return the content of an uploaded file, and the name of the visitor's file or, if unknown, of the upload.
 
         Args:
-            file: The page's description of the file, with `path` and `orig_name`, or its path alone.
+            file: The page's description of the file, a dict with `path` and `orig_name`, or the path alone. It comes
+                from the client, and may be anything.
 
         Raises:
-            ConfigError: If the file is not in the folder of uploads, or is larger than `max_bytes`.
+            ConfigError: If the file is not in the folder of uploads, is no longer there, or is larger than `max_bytes`.
         """
         return read_upload(file, self.uploads, self.max_bytes)
 
