@@ -69,8 +69,8 @@ def base_models(facts: RunFacts, named: Mapping[str, str | None]) -> list[BaseMo
 
     Args:
         facts: The facts about the weights, from `read_run`.
-        named: Ids on the hub under "vision_encoder" and "language_model", which replace the paths that the weights
-            name; a missing one or None keeps the path.
+        named: Ids on the hub under "vision_encoder" and "language_model", which replace the paths in the description
+            of the weights. A missing id or None keeps the path.
     """
     return [_base_model(facts, part, named.get(part)) for part in ROLES]
 

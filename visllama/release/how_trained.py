@@ -18,9 +18,12 @@ _SCENES_TARGET = "visllama.data.scenes."
 
 
 def sources_of(facts: RunFacts) -> dict[str, dict]:
-    """Return the configuration of each data source of a run by name; empty if the run's config is not known.
+    """Return the configuration of each data source of a run, by the name of the source.
 
-    Entries that are no mapping, which a run does not write, are left out.
+    The result is empty if the run's `config.yaml` is not known. An entry that is no mapping is left out.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
     """
     sources = {}
     for name, source in mapping(facts.config, "data", "sources").items():

@@ -52,7 +52,7 @@ def write_llava(
         folder: An existing empty folder.
         model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None), with LoRA merged, in the
             dtype to write.
-        text: The prompt, template and length of the texts in its training.
+        text: The prompt, the template and the largest length of the texts that the model was trained on.
         end_ids: The ids of the tokens that end a response.
         max_new_tokens: The largest number of tokens of a response unless a caller of `generate` names another.
         max_shard_size: The largest size of one file of tensors, for example "5GB".

@@ -18,11 +18,12 @@ _WIDTH_IN = 5
 
 
 def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return those of the keys whose values are numbers (no bools) in every job, and not the same in all of them.
+    """Return the keys whose values are numbers (no bools) in every job, and differ between at least two jobs.
 
     Args:
-        keys: The keys that the sweep varies; their order is kept.
+        keys: The keys that the sweep varies; the result has them in the same order.
         ranked: The rows of the jobs, as `SweepTable` holds them; `swept` of each row has the value of every key.
+            Without rows the result is empty.
     """
     numeric = []
     for key in keys:
@@ -41,8 +42,8 @@ def _is_number(value: object) -> bool:
 def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) -> bool:
     """Return whether the axis of a key should be logarithmic.
 
-    It should for a learning rate (`lr`, or a key below `lr_by_part`), for a key of `log_keys`, and where the greatest
-    value is at least ten times the least; but never where a value is 0 or less.
+    The result is False if a value is 0 or less. Else it is True for a learning rate (`lr`, or a key below
+    `lr_by_part`), for a key in `log_keys`, and if the greatest value is at least ten times the least.
 
     Args:
         key: The dotted key, for example "optim.lr".

@@ -47,19 +47,20 @@ class Asked(NamedTuple):
 
 
 class Trials:
-    """The trials of one search, read from and written to its journal; only one process may hold a search at a time.
+    """The trials of one search, read from and written to its journal, a file.
 
-    Each trial is drawn with a seed of its own: a search that was killed and goes on draws the values that it would have
-    drawn without the kill.
+    A trial is one choice of values for the searched keys, and one job runs it. Only one process may use a journal at a
+    time, which is not checked here. Each trial is drawn with a seed of its own: a search that was killed and is started
+    again draws the values that it would have drawn without the kill.
 
     Args:
-        journal: The file that holds the trials. It is made if there is none; else its trials are taken over, and a last
-            line that was not written to its end is removed.
+        journal: The file that holds the trials. It is made if there is none. If there is one, its trials are kept, and
+            an incomplete last line is removed from it.
         ranges: The keys that are searched, each with the values that it may take.
         objective: The score by which trials are compared.
         sampler: "random" draws values at random, and "tpe" (or any other text) by Optuna's TPE, which learns from the
             trials before.
-        num_startup: The number of first trials that TPE draws at random.
+        num_startup: The number of trials at the start of the search that TPE draws at random; "random" ignores it.
         seed: The seed of the search.
     """
 

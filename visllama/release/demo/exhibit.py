@@ -108,11 +108,17 @@ class Exhibit:
         )
 
     def example(self, event: gr.SelectData) -> Image.Image:
-        """Return the example picture that was clicked in the row; the first one if the event names no example."""
+        """Return the example picture that a visitor clicked in the row of examples.
+
+        If the event names no example, the result is the first one; there has to be at least one.
+        """
         return self.examples[self._clicked(event)]
 
     def example_file(self, event: gr.SelectData) -> Path:
-        """Return the path of the PNG file of the example that was clicked; the first one's if the event names none."""
+        """Return the path of the PNG file of the example that a visitor clicked in the row of examples.
+
+        If the event names no example, the result is the path of the first one's file.
+        """
         return example_path(self.uploads, self._clicked(event))
 
     def _clicked(self, event: gr.SelectData) -> int:
