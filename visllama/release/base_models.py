@@ -37,7 +37,10 @@ class BaseModel(NamedTuple):
 
     @property
     def terms(self) -> Terms | None:
-        """Return the licence of the model and its conditions; None if the table in `licences.py` does not have it."""
+        """Return the licence of the model with its conditions of use.
+
+        The result is None for a local folder, and for a model that the table in `licences.py` does not have.
+        """
         # A folder may have any name, also one that begins like that of a published model.
         if self.is_on_hub or self.is_shipped:
             return find_terms(self.name)
@@ -50,7 +53,10 @@ class BaseModel(NamedTuple):
 
     @property
     def markdown(self) -> str:
-        """Return the model's name as Markdown: a link if it is on the hub; a local folder's name has a note on it."""
+        """Return the model's name as Markdown: a link for a model on the hub, plain text for one of the package's.
+
+        The name of a local folder is followed by the note "(a folder of the trainer's)".
+        """
         if self.is_on_hub:
             return f"[{escape(self.name)}](https://huggingface.co/{self.name})"
         if self.is_shipped:
@@ -63,8 +69,8 @@ def base_models(facts: RunFacts, named: Mapping[str, str | None]) -> list[BaseMo
 
     Args:
         facts: The facts about the weights, from `read_run`.
-        named: Ids on the hub under "vision_encoder" and "language_model", which replace the paths that the weights
-            name; a missing one or None keeps the path.
+        named: Ids on the hub under "vision_encoder" and "language_model", which replace the paths in the description
+            of the weights. A missing id or None keeps the path.
     """
     return [_base_model(facts, part, named.get(part)) for part in ROLES]
 

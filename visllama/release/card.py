@@ -57,9 +57,10 @@ def build_card(
     Args:
         weights: A run's `weights/` folder, or any folder with `visllama.json` and `visllama.safetensors`.
         form: The format of the exported files: "hub" (visllama's own), "llava", "adapter" or "language_model".
-        repo_id: The repository on the hub that the card is for, as `user/name`; None names the folder `FOLDER`.
+        repo_id: The repository on the hub that the card is for, as `user/name`. With None the card's example code loads
+            a folder `FOLDER`, and its title is the run's name.
         named: Ids on the hub under "vision_encoder" and "language_model", which the card names in place of the paths
-            in the weights; None keeps the paths.
+            in the weights. A missing id or None keeps the path of that base model.
 
     Raises:
         ConfigError: If the folder holds no weights of visllama, or there is no such format.

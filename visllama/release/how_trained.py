@@ -18,9 +18,12 @@ _SCENES_TARGET = "visllama.data.scenes."
 
 
 def sources_of(facts: RunFacts) -> dict[str, dict]:
-    """Return the configuration of each data source of a run by name; empty if the run's config is not known.
+    """Return the configuration of each data source of a run, by the name of the source.
 
-    Entries that are no mapping, which a run does not write, are left out.
+    The result is empty if the run's `config.yaml` is not known. An entry that is no mapping is left out.
+
+    Args:
+        facts: The facts about the weights, from `read_run`.
     """
     sources = {}
     for name, source in mapping(facts.config, "data", "sources").items():
@@ -30,10 +33,11 @@ def sources_of(facts: RunFacts) -> dict[str, dict]:
 
 
 def is_scenes(source: Mapping) -> bool:
-    """Return whether the configuration of a data source names one of drawn scenes, which come with the package.
+    """Return whether a data source is one of drawn scenes, whose classes come with the package.
 
     Args:
-        source: A value of `sources_of`; its `_target_` decides.
+        source: The configuration of the data source, a value of `sources_of`. The class that its `_target_` names
+            decides; the result is False if there is none.
     """
     target = str(source.get("_target_"))
     return target.startswith(_SCENES_TARGET)
@@ -43,7 +47,7 @@ def data_section(facts: RunFacts) -> str:
     """Return Markdown tables of the data sources that the weights were trained on; an empty text if none is known.
 
     A row has the name of a source, its share of the samples, the number of its samples, and a line about its content.
-    With a first stage there are two tables, the first stage's first.
+    If the run began from the weights of another run (`facts.first`, the first stage), that run's table comes first.
 
     Args:
         facts: The facts about the weights, from `read_run`.
@@ -148,8 +152,8 @@ def _describe_content(name: str, source: Mapping) -> str:
 def training_section(facts: RunFacts) -> str:
     """Return Markdown with tables of the settings of the training, and with the commands that repeat it.
 
-    With a first stage both stages are described, the first one first. The text is empty if the weights do not lie in a
-    run's folder.
+    If the run began from the weights of another run (`facts.first`, the first stage), that run is described too, before
+    this one. The text is empty if the weights do not lie in a run's folder.
 
     Args:
         facts: The facts about the weights, from `read_run`.
@@ -369,10 +373,10 @@ def _command(words: list[str], first_run: str | None = None) -> str:
 
 
 def provenance_section(facts: RunFacts) -> str:
-    """Return a Markdown table of what produced the weights, as far as it is known, and a note on its hashes.
+    """Return a Markdown table of the software and the machine that produced the weights, and a note on its hashes.
 
     The rows are the versions of libraries, the machine, visllama's commit, the user's packages (plugins), and the
-    SHA-256 of the tensors of each base model.
+    SHA-256 hash of the tensors of each base model. A row whose value is not known is left out.
 
     Args:
         facts: The facts about the weights, from `read_run`.

@@ -52,7 +52,8 @@ def write_hub(folder: Path, weights: Path, description: Mapping, dtype: torch.dt
 
     Args:
         folder: An existing empty folder.
-        weights: The run's `weights/` folder, from which the trained tensors are read. It is not checked here.
+        weights: The run's `weights/` folder, from which the trained tensors are read. Their names and shapes are not
+            checked here.
         description: The content of `visllama.json` to write, from `name_bases`.
         dtype: The dtype in which floating-point tensors are written; other tensors keep theirs.
     """

@@ -30,8 +30,9 @@ def write_jinja(template: Template, prompt: str, encoder: TextEncoder, mark: Ima
 
     The Jinja template takes messages as transformers and vLLM do: `content` is a text, or a list of parts of type
     "image" and "text". Images at the start of a message are moved to where the run's template has its images; others
-    stay where they are. A first message that holds images alone asks for a caption. The text begins with the
-    tokenizer's BOS (begin of sequence) token, if it has one.
+    stay where they are. A first message that holds images alone asks for a caption. A message whose role is neither
+    "system" nor "user" counts as the assistant's. The text begins with the tokenizer's BOS (begin of sequence) token,
+    if there is one.
 
     Args:
         template: The run's template, by which turns of a conversation are written.

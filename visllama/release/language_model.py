@@ -27,13 +27,13 @@ def write_language_model(
 ) -> None:
     """Write a model's language model as a folder that `AutoModelForCausalLM` and `AutoTokenizer` of transformers read.
 
-    The tokenizer gets the run's template as its chat template, in which an image leaves no trace. The generation config
+    The tokenizer gets the run's template as its chat template, which writes nothing for an image. The generation config
     of the model in memory is replaced.
 
     Args:
         folder: An existing empty folder.
         model: The model, with LoRA merged, in the dtype to write.
-        text: The prompt, template and length of the texts in its training.
+        text: The prompt, the template and the largest length of the texts that the model was trained on.
         end_ids: The ids of the tokens that end a response.
         max_new_tokens: The largest number of tokens of a response unless a caller of `generate` names another.
         max_shard_size: The largest size of one file of tensors, for example "5GB".

@@ -95,8 +95,8 @@ def licence_of(names: list[str]) -> Terms | None:
         names: The names of the base models, as `find_terms` takes them.
 
     Returns:
-        Apache-2.0 if the licences of all base models allow it (they are Apache-2.0 or MIT); else the licence of the
-        last one in `names` that does not. None if the table lacks one of the names.
+        Apache-2.0 if each base model is under Apache-2.0 or MIT, or `names` is empty; else the licence of the last base
+        model in `names` that is under another licence. None if the table of licences lacks one of the names.
     """
     binding = _TERMS["visllama:"]
     for name in names:

@@ -52,13 +52,14 @@ def write_llava(
         folder: An existing empty folder.
         model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None), with LoRA merged, in the
             dtype to write.
-        text: The prompt, template and length of the texts in its training.
+        text: The prompt, the template and the largest length of the texts that the model was trained on.
         end_ids: The ids of the tokens that end a response.
         max_new_tokens: The largest number of tokens of a response unless a caller of `generate` names another.
         max_shard_size: The largest size of one file of tensors, for example "5GB".
 
     Raises:
-        ConfigError: If the tokenizer has no tokenizer.json, or gives the three tokens other ids.
+        ConfigError: If the tokenizer cannot be written as a tokenizer.json, or does not give the three tokens the ids
+            that follow the model's embeddings.
     """
     source = model.language_model_source
     # `find_obstacle` has refused any other source.
@@ -92,11 +93,11 @@ def write_llava(
 
 
 def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
-    """Return the content of config.json for a model in the format of LLaVA.
+    """Return the content of config.json for a model in the format of LLaVA, as a dictionary.
 
     Args:
-        model: A model that LLaVA can express.
-        image_id: The id of the image token, which an image's vectors replace; the vocabulary ends with it.
+        model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None).
+        image_id: The id of the image token, which an image's vectors replace. It is the last id of the vocabulary.
     """
     encoder = _vision_encoder(model)
     dtype = str(model.language_model.dtype).removeprefix("torch.")
@@ -129,13 +130,14 @@ def llava_config(model: VisLlama, image_id: int) -> dict[str, Any]:
 
 
 def llava_tensors(model: VisLlama) -> dict[str, Tensor]:
-    """Return all tensors of a model under the names of LLaVA, in the dtype of its language model.
+    """Return the tensors of a model by their names in LLaVA, all in the dtype of the language model.
 
     The names are those of the first LLaVA folders, which all releases of transformers and other engines read. The
     embeddings and the output head have three rows more than the model's own: the two markers and the image token.
+    CLIP's projection of its pooled vector is left out, as LLaVA does not use it.
 
     Args:
-        model: A model that LLaVA can express, with LoRA merged.
+        model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None), with LoRA merged.
     """
     tensors = {}
     encoder_tensors = _vision_encoder(model).model.state_dict()
@@ -203,8 +205,8 @@ def write_processor(folder: Path, model: VisLlama, mark: ImageMark) -> None:
 
     Args:
         folder: An existing folder; files of these names are overwritten.
-        model: A model that LLaVA can express.
-        mark: The names of the image token and of the markers, of which only the image token is written.
+        model: A model that LLaVA can express (`find_obstacle(model, "llava")` returns None).
+        mark: The names of the image token and of the markers. Only the name of the image token is written.
     """
     encoder = _vision_encoder(model)
     write_json(folder / "preprocessor_config.json", image_processor_config(encoder.transform))

@@ -28,6 +28,12 @@ def card_data(facts: RunFacts, form: str, models: list[BaseModel], name: str) ->
         models: Both base models, from `base_models`. Those that the format does not use are left out, also from the
             licence.
         name: The model's name on its page; it is written only if there are scores.
+
+    Returns:
+        The metadata, whose method `to_yaml` returns them as YAML.
+
+    Raises:
+        KeyError: If there is no such export format.
     """
     used_models = models_of_form(models, form)
     hub_ids = [model.name for model in used_models if model.is_on_hub]
@@ -73,9 +79,10 @@ def models_of_form(models: list[BaseModel], form: str) -> list[BaseModel]:
 
 
 def find_licence(models: list[BaseModel]) -> Terms | None:
-    """Return the licence that binds a model made from these base models, as `licence_of` chooses it.
+    """Return the licence that binds a model made from some base models.
 
-    The result is None if the licence of one base model is not known, as it is for every local folder.
+    It is Apache-2.0 if each of them is under Apache-2.0 or MIT, else the licence of the last one under another licence.
+    The result is None if the licence of one base model is not known; that of a local folder never is.
     """
     # A folder may be named like a published model, whose terms would then be taken for its own.
     if any(model.terms is None for model in models):

@@ -23,14 +23,14 @@ _SUFFIXES = (".safetensors", ".json", ".md", ".yaml", ".png", ".jinja", ".txt", 
 def list_upload(folder: Path) -> list[tuple[str, int]]:
     """Return the files that `push` would send, as pairs of the path inside the folder and the size in bytes.
 
-    They come sorted by their paths, and include those in folders below. Nothing is sent.
+    The pairs are sorted by path, and include the files of inner folders. Nothing is sent.
 
     Args:
         folder: The folder to upload.
 
     Raises:
-        ConfigError: If the folder does not exist or has no files, or if it holds anything else than a model's data:
-            links, or files such as pickles and code, whose names do not end with one of `_SUFFIXES`.
+        ConfigError: If the folder does not exist or has no files, holds a link or a file that cannot be read, or holds
+            a file whose name does not end with .safetensors, .json, .md, .yaml, .png, .jinja, .txt or .model.
     """
     folder = Path(folder)
     files = []
@@ -103,13 +103,13 @@ def push(folder: Path, repo_id: str, private: bool = True) -> str:
     `hf auth login` has saved is not used.
 
     Args:
-        folder: The folder to upload, with the files of a model alone (`list_upload` lists and checks them).
+        folder: The folder to upload, which holds only the files of a model (`list_upload` lists and checks them).
         repo_id: The repository, as `user/name`.
         private: Whether a repository that is created is private; an existing one stays as it is.
 
     Raises:
-        ConfigError: If the folder holds a file that may not be sent, the token is missing or may not write there, or
-            the hub cannot be reached or refuses.
+        ConfigError: If `repo_id` does not have the form `user/name`, the folder is empty or holds a file that may not
+            be sent, the token is missing or may not write to the repository, or the hub cannot be reached or refuses.
     """
     token = read_token(repo_id)
 

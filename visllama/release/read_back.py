@@ -30,7 +30,7 @@ _QUESTION = "What is in the picture?"
 
 
 class Probe(NamedTuple):
-    """Two inputs with the logits that a model computes for them: a question about an image, and without one.
+    """Two inputs of a model, a question about an image and the same question without an image, with their logits.
 
     Attributes:
         input_ids: The token ids of the question about one image, in whose place stand visllama's own ids: a marker, a

@@ -130,10 +130,11 @@ def _as_words(keys: Iterable[str]) -> list[str]:
 
 
 def main_metric(evaluation: Mapping) -> str:
-    """Return a reader's name of the main score: "accuracy" for an evaluation of answers, else "CIDEr x 100".
+    """Return the name that a card shows for the main score of an evaluation: "accuracy" or "CIDEr x 100".
 
     Args:
-        evaluation: A value of `RunFacts.evaluations`; its `task` decides.
+        evaluation: A value of `RunFacts.evaluations`. If its `task` is "vqa", the name is "accuracy"; for any other or
+            a missing task it is "CIDEr x 100".
     """
     return "CIDEr x 100" if _factor(evaluation) == 100 else "accuracy"
 

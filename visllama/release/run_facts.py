@@ -46,15 +46,15 @@ class RunFacts(NamedTuple):
 
     @property
     def evaluations(self) -> dict[str, dict]:
-        """Return the run's evaluations that have a score, by name; empty if there are none.
+        """Return the entries of the run's evaluations in `metrics.json`, each by the name of the evaluation.
 
-        An evaluation whose name could not be a file's is left out.
+        An evaluation without a finite score, or whose name is no plain file name, is left out.
         """
         return judged(self.metrics)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Return what produced the run's figures, such as versions, commit, machine and seed; empty if not known."""
+        """Return the versions, commit, machine, seed and more that `metrics.json` has of the run; empty if unknown."""
         return mapping(self.metrics, "provenance")
 
 
@@ -67,7 +67,8 @@ def read_run(weights: Path) -> RunFacts:
         weights: A run's `weights/` folder, or any folder with `visllama.json` and `visllama.safetensors`.
 
     Raises:
-        ConfigError: If the folder holds no weights of visllama, or those of a version that is not read.
+        ConfigError: If the folder holds no weights of visllama, or weights in a version of the format that this release
+            does not read.
     """
     facts = _read_one_run(Path(weights))
     return facts._replace(first=_find_first(facts))

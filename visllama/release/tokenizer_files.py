@@ -61,8 +61,9 @@ def exported_ids(num_embeddings: int) -> dict[int, int]:
 def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) -> tuple[ImageMark, list[int]]:
     """Add three tokens to a tokenizer: the markers before and after an image, and the image token.
 
-    They are called `[boi]`, `[eoi]` and `<image>` unless the tokenizer has such a token already. If the language model
-    has more embeddings than the tokenizer has tokens, unused tokens are added for the ids between.
+    They are called `[boi]`, `[eoi]` and `<image>`. A name that the tokenizer already has gets "visllama_" after its
+    first character. If the language model has more embeddings than the tokenizer has tokens, tokens without a use are
+    added for the ids between.
 
     Args:
         tokenizer: The tokenizer, which is changed.
@@ -73,7 +74,7 @@ def add_image_tokens(tokenizer: PreTrainedTokenizerBase, num_embeddings: int) ->
         The names of the three tokens, and the ids of all tokens that were added, in ascending order.
 
     Raises:
-        ConfigError: If the tokenizer gives the tokens other ids.
+        ConfigError: If the tokenizer gives the three tokens other ids, for example because V is too small.
     """
     backend = tokenizer.backend_tokenizer
     id_of_token = backend.get_vocab()

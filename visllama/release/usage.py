@@ -40,7 +40,10 @@ def usage_lines(form: str, facts: RunFacts, models: list[BaseModel], repo_id: st
             answer or both.
         models: The vision encoder and the language model, in this order, from `base_models`. The adapter's lines name
             the language model if it is on the hub, else `BASE_MODEL`.
-        repo_id: The repository on the hub that the lines load, as `user/name`; None loads a folder `FOLDER`.
+        repo_id: The repository on the hub that the lines load, as `user/name`; with None they load a folder `FOLDER`.
+
+    Raises:
+        KeyError: If there is no such export format.
     """
     here = repo_id or "FOLDER"
     if form == "hub":

@@ -80,16 +80,17 @@ def assemble(config: ExportConfig) -> dict:
 def export(config: ExportConfig, description: Mapping) -> None:
     """Export trained weights into the folder `config.out`, check it, and upload it if `config.push` is given.
 
-    The folder gets the files of the format and a model card. It is loaded by the library that it is for before it is
-    there, so that `out` appears whole or not at all. What was done is printed.
+    The folder gets the files of the format and a model card. The files are written to a temporary folder, and loaded
+    from there by the library that they are for. Then that folder is renamed, so that `out` appears whole or not at all.
+    The list of files, the result of the check and the address of the upload are printed.
 
     Args:
         config: The command's configuration.
         description: The content of `visllama.json` to export, from `assemble`.
 
     Raises:
-        ConfigError: If the files cannot be loaded or compute something else, or the upload fails. After a failed upload
-            the folder is there.
+        ConfigError: If the written files cannot be loaded, or compute something else than the model did; or if the
+            upload fails, in which case the exported folder is kept.
     """
     out = Path(config.out)
     with new_folder(out) as folder:

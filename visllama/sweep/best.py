@@ -26,7 +26,7 @@ def best_command(row: Mapping[str, Any]) -> str:
     program is `python train.py` or `visllama train` follows from how this process was started.
 
     Args:
-        row: The row of the job, as `SweepTable` holds it; its `overrides` are read.
+        row: The row of the job in `SweepTable.rows`. Only its `overrides` are read, a list of texts "key=value".
     """
     is_script = Path(sys.argv[0]).name == "train.py"
     program = "python train.py" if is_script else "visllama train"
@@ -36,14 +36,16 @@ def best_command(row: Mapping[str, Any]) -> str:
 
 
 def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
-    """Return those evaluations of a job that are on another split than validation, which has chosen the best job.
+    """Return the evaluations of a job that measure on another split than validation.
+
+    The scores on validation have chosen the best job of the sweep, so that it looks too good by them.
 
     Args:
         config: The job's configuration, without Hydra's part.
 
     Returns:
-        Each such evaluation as plain values, by its name, in the order of the configuration; an empty dictionary where
-        `judge` is false.
+        The settings of each such evaluation as plain values, by the evaluation's name, in the order of the
+        configuration; an empty dictionary where the configuration has `judge=false`.
     """
     if not config.judge:
         return {}
@@ -53,11 +55,11 @@ def unseen_evaluations(config: DictConfig) -> dict[str, dict]:
 
 
 def is_judged(folder: Path, unseen: Collection[str]) -> bool:
-    """Return whether a job's `metrics.json` holds the results of all these evaluations; False if there is no such file.
+    """Return whether a job's `metrics.json` holds the results of all named evaluations; False if the file is missing.
 
     Args:
         folder: The folder of the job.
-        unseen: The names of the evaluations, as `unseen_evaluations` returns them.
+        unseen: The names of the evaluations, which are the keys that `unseen_evaluations` returns.
     """
     path = folder / "metrics.json"
     if not path.is_file():
@@ -67,13 +69,17 @@ def is_judged(folder: Path, unseen: Collection[str]) -> bool:
 
 
 def judge_unseen(folder: Path, config: DictConfig) -> None:
-    """Run the evaluations of `unseen_evaluations` on the trained weights of a job.
+    """Run the evaluations that `unseen_evaluations` returns on the trained weights of a job, and store their scores.
 
-    The scores are added to the job's `metrics.json`, its web page (`index.html`) and its trackers.
+    The scores are added to the job's `metrics.json`, to the web page `index.html` in its folder, and to the experiment
+    trackers that its configuration names under `logger`.
 
     Args:
         folder: The folder of the job, which holds `weights`, `metrics.json` and `config.yaml`.
         config: The job's configuration, without Hydra's part.
+
+    Raises:
+        FileNotFoundError: If the folder has no `metrics.json`.
     """
     # Imported here, since they import torch.
     from visllama.evaluation.report import write_json

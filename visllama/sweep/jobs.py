@@ -16,8 +16,8 @@ PRUNE = "+callbacks.prune"
 def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
     """Compose the configuration of one job of a sweep, as Hydra would; nothing runs, and no folder is made.
 
-    Hydra's current configuration (`HydraConfig.instance().cfg`) is the job's afterwards: a caller that goes on has to
-    restore the one before.
+    Afterwards Hydra's current configuration (`HydraConfig.instance().cfg`) is that of the job. A caller that still
+    needs the configuration from before the call has to set it again.
 
     Args:
         context: The context that Hydra has given to the sweeper or launcher, with its loader of configs.
@@ -28,6 +28,9 @@ def compose_job(context: HydraContext, sweep: DictConfig, overrides: Sequence[st
     Returns:
         The whole configuration of the job, with the group `hydra`, in which `runtime.output_dir` is the absolute path
         of the job's folder.
+
+    Raises:
+        hydra.errors.HydraException: If an override has a wrong form, or names a key that does not exist.
     """
     config = context.config_loader.load_sweep_config(sweep, list(overrides))
     with open_dict(config):

@@ -18,11 +18,12 @@ _WIDTH_IN = 5
 
 
 def numeric_keys(keys: Sequence[str], ranked: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return those of the keys whose values are numbers (no bools) in every job, and not the same in all of them.
+    """Return the keys whose values are numbers (no bools) in every job, and differ between at least two jobs.
 
     Args:
-        keys: The keys that the sweep varies; their order is kept.
+        keys: The keys that the sweep varies; the result has them in the same order.
         ranked: The rows of the jobs, as `SweepTable` holds them; `swept` of each row has the value of every key.
+            Without rows the result is empty.
     """
     numeric = []
     for key in keys:
@@ -41,8 +42,8 @@ def _is_number(value: object) -> bool:
 def is_log_axis(key: str, values: Sequence[float], log_keys: Collection[str]) -> bool:
     """Return whether the axis of a key should be logarithmic.
 
-    It should for a learning rate (`lr`, or a key below `lr_by_part`), for a key of `log_keys`, and where the greatest
-    value is at least ten times the least; but never where a value is 0 or less.
+    The result is False if a value is 0 or less. Else it is True for a learning rate (`lr`, or a key below
+    `lr_by_part`), for a key in `log_keys`, and if the greatest value is at least ten times the least.
 
     Args:
         key: The dotted key, for example "optim.lr".
@@ -72,13 +73,13 @@ def plot_scores(
 ) -> None:
     """Draw the scores of jobs over the values of each key, and write the picture as PNG, whole or not at all.
 
-    There is one panel for each key, side by side; a star marks the best job. Jobs are joined by a line only if there is
-    one key.
+    There is one panel for each key, side by side; a star marks the best job. A line joins the jobs only if there is a
+    single key.
 
     Args:
         keys: The keys to draw, as `numeric_keys` returns them: at least one.
         ranked: The rows of the jobs, as `SweepTable` holds them, the best first: at least one, all with a score.
-        objective: The number that the jobs are ranked by; it names the score in each row, and how it is scaled.
+        objective: The score that the jobs are ranked by: its name in each row, and the factor that it is drawn with.
         header: The label of the vertical axis.
         log_keys: The keys that the search draws evenly on a logarithmic scale.
         path: The path of the picture; a file that is there is replaced.
@@ -141,11 +142,11 @@ def error_bars(rows: Sequence[Mapping[str, Any]], objective: Objective) -> list[
 
     Args:
         rows: The rows of the jobs, as `SweepTable` holds them, all with a score.
-        objective: The number whose intervals are taken; the distances are multiplied by its `scale`.
+        objective: The score that the jobs are ranked by. The distances are multiplied by its `scale`.
 
     Returns:
-        Two lists in the order of the rows, the distances below and those above, 0.0 for a job without an interval; or
-        None where no job has an interval.
+        Two lists in the order of the rows: the distances below the scores, and the distances above them. A distance is
+        0.0 for a job without an interval. The result is None if all distances are 0.0.
     """
     below = []
     above = []

@@ -30,16 +30,18 @@ _OF_THE_EXECUTOR = ("submitit_folder", "max_num_timeout")
 def run_in_queue(function: Callable[[], Any], launcher: DictConfig) -> Any:
     """Run a function as a job of one process in SLURM's queue, wait for it, print its output, and return its result.
 
-    The job gets one GPU, or none where the jobs of the sweep have none.
+    The job gets one GPU, or none if the jobs of the sweep have no GPUs.
 
     Args:
-        function: The function; it and its result have to be picklable. It is not run again if it is stopped.
-        launcher: The parameters of the sweep's jobs, `hydra.launcher`. The numbers of nodes, ranks and GPUs are
-            replaced; the others, such as the partition and the time limit, apply to this job too. It is not changed.
+        function: A function without arguments. The function and its result have to be picklable. A job that is stopped
+            is not started again.
+        launcher: The parameters of the sweep's jobs (the node `hydra.launcher`), which are not changed. Of them the
+            partition, the time limit and others apply to this job too; the numbers of nodes, processes and GPUs do
+            not, nor does a signal before the time limit.
 
     Raises:
-        submitit.core.utils.UncompletedJobError: If the job was lost; its subclass `FailedJobError` if the function has
-            raised an error.
+        submitit.core.utils.UncompletedJobError: If the job ended without a result, for example at its time limit; its
+            subclass `FailedJobError` if the function raised an error.
     """
     # The class of the launcher is of no use to an executor.
     params = cast(dict[str, Any], OmegaConf.to_container(launcher, resolve=True))
@@ -76,10 +78,15 @@ class _Alone:
 
 
 def executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
-    """Return the submitit executor that queues jobs in SLURM with a launcher's parameters; nothing is queued yet.
+    """Return a submitit executor, whose methods `submit` and `map_array` queue functions as jobs in SLURM.
+
+    Nothing is queued yet. If one process of a job fails, SLURM ends the other processes of the job too.
 
     Args:
         params: The parameters that `conf/hydra/launcher/slurm.yaml` holds, as plain values and without `_target_`.
+
+    Raises:
+        KeyError: If `params` has no `submitit_folder` or no `max_num_timeout`.
     """
     slurm_executor = submitit.AutoExecutor(
         params["submitit_folder"],
@@ -99,10 +106,11 @@ def executor(params: Mapping[str, Any]) -> submitit.AutoExecutor:
 
 
 def take_over_signals() -> None:
-    """Let this process, a job in SLURM's queue, handle signals as every run of visllama does, and not as submitit does.
+    """Replace submitit's handlers of signals in this process, a job of SLURM, by those that every run of visllama has.
 
-    submitit would ignore SIGTERM, and at SIGUSR2 stop the job or queue it again. Afterwards SIGTERM and SIGUSR1 let the
-    run save and leave (see `visllama.machine.preemption`), and SIGUSR2 does what SIGUSR1 does.
+    submitit would ignore SIGTERM, and at SIGUSR2 stop the job or queue it again. After the call SIGTERM, SIGUSR1 and
+    Ctrl-C ask the run to write a checkpoint and to end (see `visllama.machine.preemption`). SIGUSR2 does the same as
+    SIGUSR1, and SIGCONT has its default effect.
     """
     preemption.listen()
     # submitit asks SLURM for SIGUSR2 before the time of a job ends; ours is SIGUSR1.

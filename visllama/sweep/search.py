@@ -59,13 +59,16 @@ class SearchSweeper(Sweeper):
     launcher: Launcher  # pyrefly: ignore[bad-override-mutable-attribute]  optional in Hydra: `setup` sets it
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over before a sweep, and make the launcher that runs the jobs; Hydra calls it.
+        """Store the arguments, and make the launcher that runs the jobs; Hydra calls this method before `sweep`.
 
         Args:
-            hydra_context: The context of Hydra; `SweepTable` has to be one of its callbacks.
+            hydra_context: The context of Hydra; a `SweepTable` has to be one of its callbacks.
             task_function: The function that a job calls with its configuration.
-            config: The whole configuration of the sweep. Its group `hydra` is changed: it gets the mode of a sweep
-                among its overrides, if that is missing.
+            config: The whole configuration of the sweep. If the override `hydra.mode=MULTIRUN` is missing from
+                `hydra.overrides.hydra`, it is added in place.
+
+        Raises:
+            StopIteration: If no `SweepTable` is among the callbacks.
         """
         self.hydra_context = hydra_context
         self.config = _in_multirun(config)
@@ -76,16 +79,17 @@ class SearchSweeper(Sweeper):
         self.table = next(callback for callback in callbacks if isinstance(callback, SweepTable))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Check the search, run the trials that its folder does not hold yet, and give the table the importances.
+        """Check the search, run the trials that its folder does not hold yet, and set `SweepTable.importances`.
 
-        With `check_only=true` it ends after the checks. Trials of an earlier start that were killed are run again.
+        With `check_only=true` no trial runs. A trial that was killed in an earlier start is run again, unless its
+        values have been started three times: then it counts as failed.
 
         Args:
             arguments: The overrides that were typed for the sweep, in the form "key=value".
 
         Raises:
-            ConfigError: If the settings of the search are wrong, a job would refuse the values at an end of a range,
-                or another process runs this search. No job has run then.
+            ConfigError: If the settings of the search are wrong, nothing is measured that could rank trials, a job
+                would refuse the values at an end of a range, or another process runs this search. No job has run then.
         """
         settings = read_settings(self.config)
         ranges = searched_ranges(arguments, settings.ranges)

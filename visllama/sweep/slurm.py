@@ -36,7 +36,8 @@ def use_launcher(launch: str | None, trainer: Mapping | None) -> None:
     Args:
         launch: The value of the key `launch`. With "slurm", `trainer` has to say how many nodes and devices each job
             gets; with any other value, or None, `trainer` is not read.
-        trainer: The group `trainer` of the configuration, of which `num_nodes` and `devices` are read.
+        trainer: The group `trainer` of the configuration, of which `num_nodes` and `devices` are read. None is allowed
+            only where it is not read.
 
     Raises:
         ConfigError: If this machine has no `sbatch` or `srun`; or if `launch` is "slurm", and `num_nodes` or `devices`
@@ -72,7 +73,7 @@ class SweepLauncher(Launcher):
         self.params = cast(dict[str, Any], resolved)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra hands over before a sweep; Hydra calls it.
+        """Store the arguments; Hydra calls this method before `launch`.
 
         Args:
             hydra_context: The context of Hydra, with its callbacks and its loader of configs.
@@ -84,19 +85,21 @@ class SweepLauncher(Launcher):
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """Check all jobs in this process, queue them, wait for all of them, and return their results.
+        """Check all jobs in this process, queue them in SLURM, wait for all of them, and return their results.
+
+        The result of each job is also added to the `SweepTable` among Hydra's callbacks.
 
         Args:
             job_overrides: For each job, its overrides in the form "key=value".
             initial_job_idx: The number of the first of these jobs in the sweep; the others follow it.
 
         Returns:
-            The result of each job's first rank, in the order of the jobs. A job that SLURM has lost or ended has a
-            `ConfigError` as its return value, and the others go on.
+            Hydra's result of each job, from the job's first process, in the order of the jobs. A job that SLURM has
+            lost or ended has a `ConfigError` as its `return_value`, and the other jobs run on.
 
         Raises:
-            ConfigError: If a job contradicts itself, or needs another number of ranks than the queue is asked for. No
-                job is queued then.
+            ConfigError: If the configuration of a job contradicts itself, or names other numbers of nodes and devices
+                than the launcher asks SLURM for. No job is queued then.
         """
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
         overrides_of_jobs = [list(overrides) for overrides in job_overrides]

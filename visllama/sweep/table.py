@@ -36,16 +36,18 @@ from visllama.sweep.plot import numeric_keys, plot_scores
 
 
 class SweepTable(Callback):
-    """Hydra's callback: collect the jobs' results; at the end rank the jobs, and judge the best on the other splits.
+    """Hydra's callback of a sweep: collect the results of the jobs, and rank the jobs at the end of the sweep.
 
-    Hydra makes it, and calls the methods `on_...`. A launcher or sweeper that runs jobs elsewhere calls `add`.
+    The best job is then evaluated on the splits other than validation. Hydra makes the object, and calls its methods
+    `on_...`. A launcher or sweeper that runs jobs in other processes calls `add`.
 
     Attributes:
         rows: The row of each job, in the order in which they were added; `sweep.json` holds them ranked.
         configs: The configuration of each job that `add` was called for, by the number of the job.
-        compose: The function that returns a job's configuration for its row; a search that goes on sets it, for jobs
-            that are not in `configs`.
-        importances: For each key of a search, the share of it in what sets good jobs apart; a search sets it.
+        compose: A function that returns the configuration of the job of a row, for jobs that are not in `configs`. A
+            search sets it; else it is None.
+        importances: The share that each key of a search has in what sets good jobs apart, by key. A search sets it;
+            else it is empty.
     """
 
     def __init__(self) -> None:
@@ -70,13 +72,13 @@ class SweepTable(Callback):
             self.add(hydra, config, job_return.return_value)
 
     def add(self, hydra: DictConfig, config: DictConfig, result: object) -> None:
-        """Add a row with the result of a job.
+        """Add a row with the result of a job to `rows`, and the job's configuration to `configs`.
 
         Args:
             hydra: The group `hydra` of the job's configuration.
             config: The job's configuration without that group.
-            result: What the verb `train` has returned, or the error of the job as an exception. Any other value, such
-                as that of a verb that trains nothing, adds no row.
+            result: The dictionary that the command `train` has returned (the content of `metrics.json`), or the error
+                of the job as an exception. Any other value, such as that of another command, adds nothing.
         """
         row: dict[str, Any] = {
             "job": hydra.job.num,
@@ -94,9 +96,11 @@ class SweepTable(Callback):
         self.configs[hydra.job.num] = config
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Rank the jobs, print and write the table, and judge the best job; Hydra calls it at the end of a sweep.
+        """Rank the jobs, print and write their table, and evaluate the best job; Hydra calls it at the end of a sweep.
 
-        Without rows nothing is done.
+        The sweep's folder gets `sweep.json`, `index.html` and, if a key that varies is a number, `sweep.png`. The best
+        job is evaluated on the splits other than validation, if the jobs differ in a key other than `seed`. Without
+        rows nothing is done.
 
         Args:
             config: The whole configuration of the sweep, with the group `hydra`.

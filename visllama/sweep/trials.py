@@ -47,19 +47,20 @@ class Asked(NamedTuple):
 
 
 class Trials:
-    """The trials of one search, read from and written to its journal; only one process may hold a search at a time.
+    """The trials of one search, read from and written to its journal, a file.
 
-    Each trial is drawn with a seed of its own: a search that was killed and goes on draws the values that it would have
-    drawn without the kill.
+    A trial is one choice of values for the searched keys, and one job runs it. Only one process may use a journal at a
+    time, which is not checked here. Each trial is drawn with a seed of its own: a search that was killed and is started
+    again draws the values that it would have drawn without the kill.
 
     Args:
-        journal: The file that holds the trials. It is made if there is none; else its trials are taken over, and a last
-            line that was not written to its end is removed.
+        journal: The file that holds the trials. It is made if there is none. If there is one, its trials are kept, and
+            an incomplete last line is removed from it.
         ranges: The keys that are searched, each with the values that it may take.
         objective: The score by which trials are compared.
         sampler: "random" draws values at random, and "tpe" (or any other text) by Optuna's TPE, which learns from the
             trials before.
-        num_startup: The number of first trials that TPE draws at random.
+        num_startup: The number of trials at the start of the search that TPE draws at random; "random" ignores it.
         seed: The seed of the search.
     """
 
@@ -94,7 +95,11 @@ class Trials:
                 self._finish(trial.number, trial.user_attrs[_ROW])
 
     def rows(self) -> list[tuple[Asked, dict[str, Any]]]:
-        """Return the trials that `tell` was called for, in the order of their numbers, each with a copy of its row."""
+        """Return the trials that `tell` was called for, by ascending number, each with a copy of its row.
+
+        Raises:
+            ConfigError: If the journal has a value for a trial that is no choice of this search.
+        """
         rows = []
         for trial in self._of_states():
             if _ROW in trial.user_attrs:
@@ -104,9 +109,12 @@ class Trials:
         return rows
 
     def stopped(self) -> list[Asked]:
-        """Return the trials that were asked for but not told, in the order of their numbers.
+        """Return the trials that `ask` has begun and neither `tell` nor `run_again` has ended, by ascending number.
 
         Right after `Trials` is made, these are the trials that were running when the search was killed.
+
+        Raises:
+            ConfigError: If the journal has a value for a trial that is no choice of this search.
         """
         running = self._of_states(TrialState.RUNNING)
         return [self._asked(trial) for trial in running]
@@ -118,6 +126,9 @@ class Trials:
 
         Args:
             number: The number of the trial.
+
+        Raises:
+            KeyError: If there is no trial of this number.
         """
         trial = find_trial(self.storage, number)
         return trial.user_attrs.get(_STARTS, 1)
@@ -127,6 +138,10 @@ class Trials:
 
         Args:
             number: The number of a trial that `stopped` has returned.
+
+        Raises:
+            KeyError: If there is no trial of this number.
+            ValueError: If the trial has ended.
         """
         trial = find_trial(self.storage, number)
         self.study.tell(number, state=TrialState.FAIL)
@@ -136,13 +151,13 @@ class Trials:
     def ask(self, count: int) -> list[Asked]:
         """Let Optuna choose values for new trials, write these trials to the journal, and return them.
 
-        Values that are to run again come first.
+        The first trials get the values of those trials that `run_again` was called for, if there are any.
 
         Args:
-            count: The number of trials.
+            count: The number of trials to return; for 0 the list is empty.
 
         Returns:
-            So many trials, with consecutive numbers. Each has to be told when its job has ended.
+            The new trials, with consecutive numbers. The caller calls `tell` for each of them when its job has ended.
         """
         num_ended = len(self.rows())
         new_trials = []
@@ -156,12 +171,16 @@ class Trials:
         return new_trials
 
     def tell(self, number: int, row: Mapping[str, Any]) -> None:
-        """Write the result of a trial to the journal, which ends the trial.
+        """Write the result of a trial to the journal, and end the trial.
 
         Args:
-            number: The number of the trial.
-            row: The row of its job, as `SweepTable` holds it. A job without a score of the objective, such as one with
-                an `error`, counts as failed; one with a `pruned_step` as ended early.
+            number: The number of a trial that `ask` has returned.
+            row: The row of the trial's job, as `SweepTable` holds it. A row with `pruned_step` marks the trial as ended
+                early. A row without a score of the objective, such as one with an `error`, marks it as failed.
+
+        Raises:
+            KeyError: If there is no trial of this number.
+            RuntimeError: If the trial has ended before.
         """
         # First the row: a search that is killed between these two lines ends the trial by it when it goes on.
         id_in_storage = trial_id(self.storage, number)
@@ -180,10 +199,10 @@ class Trials:
             self.study.tell(number, value)
 
     def importances(self) -> dict[str, float]:
-        """Return how much each searched key matters: its share in what sets good trials apart (PED-ANOVA), by the key.
+        """Return, for each searched key, its share in what sets good trials apart from others (Optuna's PED-ANOVA).
 
-        The shares add up to 1. With fewer than 10 complete trials, or fewer than two searched keys, return an empty
-        dictionary.
+        The shares add up to 1. The dictionary is empty with fewer than 10 complete trials, or fewer than two searched
+        keys.
         """
         complete = self._of_states(TrialState.COMPLETE)
         if len(complete) < _MIN_COMPLETE or len(self.ranges) < 2:

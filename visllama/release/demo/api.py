@@ -105,10 +105,11 @@ def _refusal(message: str, status: int, headers: dict[str, str] | None = None) -
 def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
     """Write a caption for the picture in a request `POST /caption`, and return `{"caption": TEXT}`.
 
-    It waits until the chosen model is free.
+    The call waits until the chosen model is free.
 
     Args:
-        body: The request's JSON, of any type; the module's docstring has its keys.
+        body: The request's JSON, of any type. A right one is an object of `image` (the base64 of a picture's file) and,
+            where the client chooses, `weights` (a model's name), `num_beams`, `temperature` and `max_new_tokens`.
         models: The models that may be chosen; the first one is the default.
         max_bytes: The largest size of the picture's file, in bytes.
 
@@ -131,10 +132,12 @@ def caption_of(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
 def answer_to(body: object, models: Shelf, max_bytes: int) -> dict[str, str]:
     """Write the next answer in the conversation of a request `POST /chat`, and return `{"answer": TEXT}`.
 
-    It waits until the chosen model is free.
+    The call waits until the chosen model is free.
 
     Args:
-        body: The request's JSON, of any type; the module's docstring has its keys.
+        body: The request's JSON, of any type. A right one is an object of `messages` and, where the client chooses,
+            `weights` (a model's name), `num_beams`, `temperature` and `max_new_tokens`. A message is an object of
+            `role` ("system", "user" or "assistant"), `text` and, for a user, `images` (base64 of pictures' files).
         models: The models that may be chosen; the first one is the default.
         max_bytes: The largest size of each picture's file, in bytes.
 

@@ -30,7 +30,7 @@ class ShownTurn(NamedTuple):
 
 
 def shown_turn(speaker: str, text: str, pictures: Sequence[Image.Image] = ()) -> ShownTurn:
-    """Build a turn of a conversation for the page, with small copies of its pictures.
+    """Build a turn of a conversation for the page, with copies of its pictures of at most 256 pixels a side.
 
     Args:
         speaker: "you" or "model".
@@ -44,8 +44,8 @@ def shown_turn(speaker: str, text: str, pictures: Sequence[Image.Image] = ()) ->
 def as_page(turns: Sequence[ShownTurn]) -> str:
     """Return the HTML of a conversation, or of a hint how to begin if it has no turns.
 
-    The last turn comes first in the HTML. The page's style reverses the order again, by which a browser stays at the
-    end when a turn is added.
+    The last turn comes first in the HTML. The page's style reverses the order again, so that a browser keeps showing
+    the last turn when one is added.
 
     Args:
         turns: The turns of the conversation, the first one first.

@@ -55,13 +55,14 @@ class Exhibit:
         self.sessions.forget(request.session_hash)
 
     def read_upload(self, file: object) -> tuple[bytes, str]:
-        """Return the content of an uploaded file, and the name that the visitor's file had.
+        """Return the content of an uploaded file, and the name of the visitor's file or, if unknown, of the upload.
 
         Args:
-            file: The page's description of the file, with `path` and `orig_name`, or its path alone.
+            file: The page's description of the file, a dict with `path` and `orig_name`, or the path alone. It comes
+                from the client, and may be anything.
 
         Raises:
-            ConfigError: If the file is not in the folder of uploads, or is larger than `max_bytes`.
+            ConfigError: If the file is not in the folder of uploads, is no longer there, or is larger than `max_bytes`.
         """
         return read_upload(file, self.uploads, self.max_bytes)
 
@@ -107,11 +108,17 @@ class Exhibit:
         )
 
     def example(self, event: gr.SelectData) -> Image.Image:
-        """Return the example picture that was clicked in the row; the first one if the event names no example."""
+        """Return the example picture that a visitor clicked in the row of examples.
+
+        If the event names no example, the result is the first one; there has to be at least one.
+        """
         return self.examples[self._clicked(event)]
 
     def example_file(self, event: gr.SelectData) -> Path:
-        """Return the path of the PNG file of the example that was clicked; the first one's if the event names none."""
+        """Return the path of the PNG file of the example that a visitor clicked in the row of examples.
+
+        If the event names no example, the result is the path of the first one's file.
+        """
         return example_path(self.uploads, self._clicked(event))
 
     def _clicked(self, event: gr.SelectData) -> int:

@@ -27,14 +27,15 @@ PASSWORD = "VISLLAMA_DEMO_PASSWORD"
 def assemble(config: DemoConfig) -> socket.socket:
     """Check the configuration without loading weights, and return a socket that is bound to its host and port.
 
-    The check covers that gradio is installed, that numbers are in their ranges, that a server which others can reach
-    has a user and a password, that the device is there, and that `generate` takes the decoding.
+    The check covers that gradio is installed, that weights are named, that numbers are in their ranges, that a server
+    which other machines can reach has a user and a password, that the device is there, and that `generate` takes the
+    settings in `decoding`.
 
     Args:
         config: The command's configuration.
 
     Raises:
-        ConfigError: If one of these is not so, or the address is taken; the message says what to do.
+        ConfigError: If one of the checks fails, the port is taken, or this machine has no such address.
     """
     # Looked for, and not imported, which would take seconds.
     if importlib.util.find_spec("gradio") is None:
@@ -60,7 +61,10 @@ def demo(config: DemoConfig, listening: socket.socket) -> None:
 
     Args:
         config: The command's configuration.
-        listening: The socket of `assemble`, which is closed at the end.
+        listening: The socket that `assemble` has returned. It is closed at the end, also after an error.
+
+    Raises:
+        ConfigError: If a folder holds no weights, or their base models are missing or others than in training.
     """
     # Without a handler SIGTERM would end the process with the uploads still there.
     signal.signal(signal.SIGTERM, _end)
