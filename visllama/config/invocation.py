@@ -35,7 +35,7 @@ class Invocation(NamedTuple):
 
 
 def invocation() -> Invocation:
-    """Return how the running Hydra job was started.
+    """Return the verb and the overrides of the running Hydra job, and whether it is one job of a multirun.
 
     Raises:
         ValueError: If no Hydra job is running.

@@ -88,7 +88,9 @@ def bleu_metrics(counts: np.ndarray) -> dict[str, CorpusMetric]:
 
 
 def meteor_metric(counts: np.ndarray) -> CorpusMetric:
-    """Return METEOR over images as a `CorpusMetric`, whose value is in [0, 1].
+    """Return METEOR as a `CorpusMetric`, which computes it, in [0, 1], for any selection of the images.
+
+    The METEOR of several images is computed from the sums of their counts; it is no mean of the images' own METEOR.
 
     Args:
         counts: The counts of each image as `meteor_counts` returns them, shape `(images 23)`.

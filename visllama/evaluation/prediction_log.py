@@ -68,8 +68,10 @@ class PredictionLog:
     def read(self) -> list[Written]:
         """Read the file, and return the texts that it holds already, in the order of the prompts.
 
-        A last line that was cut when a process was killed is left out. The list is empty if there is no file, or if its
-        texts were made by something else and will be overwritten.
+        Beside the file stands what made its texts: the weights, the prompts and the settings of generation. If one of
+        these is another one now, the texts are not returned and will be overwritten, or with `refuses_others` an error
+        is raised. The list is also empty if there is no file. A last line that was cut when a process was killed is
+        left out.
 
         Raises:
             ConfigError: If the texts were made by something else and `refuses_others` is set, naming what differs; if a

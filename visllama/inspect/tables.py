@@ -216,10 +216,10 @@ class Bin(NamedTuple):
 
 
 def histogram(lengths: Sequence[int], most: int) -> list[Bin]:
-    """Return a histogram of text lengths, in up to 12 bins of one width, from the shortest to the longest length.
+    """Return a histogram of text lengths; each length is counted in exactly one bin.
 
-    A further bin at the end counts all texts that are longer than `most`, if there are any. Without any length the
-    histogram is empty.
+    Lengths up to `most` are counted in up to 12 bins of one width, from the shortest to the longest of them. If there
+    are longer texts, one more bin at the end counts all of these. Without any length the histogram is empty.
 
     Args:
         lengths: The number of text tokens of each sample, before the cut.

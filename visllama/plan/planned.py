@@ -145,7 +145,8 @@ def _step_to_dict(step: StepTime) -> dict[str, Any]:
 def make_plan(config: PlanConfig, shapes: Shapes) -> Plan:
     """Compute memory, arithmetic and time of the job that a config describes, without running it.
 
-    The training data is opened to count the samples of an epoch, unless `config.samples` names their number.
+    The training data is opened to count the samples of an epoch, unless `config.samples` names their number. If the
+    data is not on this machine, nothing is raised: what depends on the number is left out of the plan, which says so.
 
     Args:
         config: The configuration of `visllama plan`, whose values have been checked.

@@ -324,9 +324,13 @@ def _notes_on_published(published: Sequence[Published]) -> Iterator[str]:
 
 
 def as_json(table: RunTable) -> dict[str, Any]:
-    """Return a table as plain values for `report.json`, with figures on the scale of `metrics.json`.
+    """Return a table as plain values that JSON can hold, for `report.json`.
 
-    The keys are "rows", "notes" and, only if conditions differ between runs, "mixed".
+    Figures have the scale of `metrics.json`: they are not multiplied by 100 as in the printed table.
+
+    Returns:
+        Under "rows" a list with the settings, the runs and the figures of each row, by column; under "notes" the notes
+        of the table; and under "mixed" the content of `table.mixed`, only if it is not empty.
     """
     rows: list[dict[str, Any]] = []
     for row in table.rows:

@@ -126,8 +126,9 @@ class ShardCache:
     def prefetch(self, shards: Iterable[tuple[str, int | None]]) -> Prefetch:
         """Start a thread that downloads shards one after the other, and return the thread at once.
 
-        The thread waits while shards that were downloaded and that nobody has opened fill `budget_bytes`. Its `stop`
-        ends it, its `errors` hold what failed.
+        The thread waits while shards that were downloaded and that nobody has opened fill `budget_bytes`. If a download
+        fails, the thread keeps the exception in `errors`, by the shard's URL, and continues with the next shard. Its
+        method `stop` ends it.
 
         Args:
             shards: The URL and the size in bytes (None if not known) of each shard, in the order of the downloads. The
