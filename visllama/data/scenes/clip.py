@@ -7,10 +7,12 @@ arXiv:2210.01936).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
@@ -27,6 +29,13 @@ MEAN = (0.85, 0.80, 0.80)
 STD = (0.25, 0.25, 0.25)
 """The standard deviation of each channel (RGB, in [0, 1]) that pictures are normalised with."""
 _MAX_CAPTION_TOKENS = 32
+
+
+class _Group(NamedTuple):
+    """A scene with its near misses, and their pictures in the same order."""
+
+    scenes: list[Scene]
+    pixels: UInt8[Tensor, "N 3 H W"]
 
 
 def train_clip(
@@ -52,10 +61,18 @@ def train_clip(
         layers: Number of layers of the vision encoder.
         text_layers: Number of layers of the text encoder.
         num_steps: Number of training steps.
-        batch_size: Number of pictures in a batch. They come in groups of four, a scene and its three near misses.
-        num_groups: Number of groups to train on; at least `batch_size // 4`: with fewer, training never begins.
+        batch_size: Number of pictures in a batch, at least 4. They come in groups of four, a scene and its three near
+            misses.
+        num_groups: Number of groups to train on; at least `batch_size // 4`.
         lr: The highest learning rate.
+
+    Raises:
+        ValueError: If the batch is smaller than a group, or larger than all groups.
     """
+    groups_per_batch = batch_size // (1 + NEAR_MISSES)
+    if not 1 <= groups_per_batch <= num_groups:
+        raise ValueError(f"batch_size={batch_size}: must hold 1 to {num_groups} groups of {1 + NEAR_MISSES} pictures")
+
     # Both encoders have heads of 32 values.
     shape = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": width // 32}
     config = CLIPConfig(
@@ -83,56 +100,62 @@ def train_clip(
     # transformers starts these 20 times smaller than the patches beside them: places would be learned last, if at all.
     nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.3)
 
-    losses = _clip_losses(model, tokenizer, batch_size, num_groups, report)
+    losses = _clip_losses(model, tokenizer, groups_per_batch, num_groups, report)
     fit("CLIP", model, losses, num_steps, lr, report)
     return model
 
 
 def _clip_losses(
-    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, batch_size: int, num_groups: int, report: Report
-) -> Iterator[Callable[[], Tensor]]:
+    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, groups_per_batch: int, num_groups: int, report: Report
+) -> Iterator[Callable[[], Float[Tensor, ""]]]:
     """Yield functions without end that each compute the contrastive loss of a batch of scenes and their near misses."""
     dice = Dice("clip")
-    scenes: list[list[Scene]] = []
-    pixels: list[Tensor] = []
+    groups: list[_Group] = []
     for index in range(num_groups):
         scene, _ = scene_of("clip", index)
         near_misses = [edit_scene(dice, scene) for _ in range(NEAR_MISSES)]
-        group = [scene, *near_misses]
-        scenes.append(group)
-        pixels.append(_pixels(group, dice))
+        scenes = [scene, *near_misses]
+        pixels = _pixels(scenes, dice)
+        groups.append(_Group(scenes, pixels))
         report("CLIP", 0, 1, f"pictures {index + 1} of {num_groups}")
 
-    per_batch = batch_size // (1 + NEAR_MISSES)
+    last_start = num_groups - groups_per_batch
     while True:
-        shuffled = dice.permutation(range(num_groups))
-        for start in range(0, num_groups - per_batch + 1, per_batch):
-            numbers = shuffled[start : start + per_batch]
-
-            # A default, since a closure would see the numbers of a later batch.
-            def loss(numbers: list[int] = numbers) -> Tensor:
-                # All sentences of a batch tell the same facts, so which of them fit which picture is known.
-                facts = [fact for fact in language.OPTIONAL_FACTS if dice.chance(0.5)]
-                shown = [scene for number in numbers for scene in scenes[number]]
-                texts = [language.caption(scene, dice, facts) for scene in shown]
-
-                images = normalise(torch.cat([pixels[number] for number in numbers]))
-                outputs = model(pixel_values=images, **_tokenise(tokenizer, texts))
-
-                # Scenes of which the same facts are told have equal sentences by equal dice. Those of other pictures
-                # are left out: they fit this picture as well, and are no wrong answers.
-                contents = [language.caption(scene, Dice(0), facts) for scene in shown]
-                same = torch.tensor(_equal_pairs(contents)).fill_diagonal_(False)
-                logits = outputs.logits_per_image.masked_fill(same, float("-inf"))
-                targets = torch.arange(len(texts))
-                return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
-
-            yield loss
+        shuffled = dice.permutation(groups)
+        for start in range(0, last_start + 1, groups_per_batch):
+            batch = shuffled[start : start + groups_per_batch]
+            yield partial(_contrastive_loss, model, tokenizer, batch, dice)
 
 
-def _equal_pairs(texts: list[str]) -> list[list[bool]]:
-    """Return, for each text, a list that says for each of the texts whether the two are equal."""
-    return [[text == other for other in texts] for text in texts]
+def _contrastive_loss(
+    model: CLIPModel, tokenizer: PreTrainedTokenizerFast, batch: list[_Group], dice: Dice
+) -> Float[Tensor, ""]:
+    """Return the loss of telling which caption belongs to which picture; `dice` draws the captions."""
+    # All sentences of a batch tell the same facts, so which of them fit which picture is known.
+    facts = [fact for fact in language.OPTIONAL_FACTS if dice.chance(0.5)]
+    scenes = [scene for group in batch for scene in group.scenes]
+    texts = [language.caption(scene, dice, facts) for scene in scenes]
+    tokens = _tokenise(tokenizer, texts)
+
+    pixels = torch.cat([group.pixels for group in batch])
+    outputs = model(pixel_values=normalise(pixels), **tokens)
+
+    # A sentence of another picture that fits this one as well is no wrong answer.
+    logits = outputs.logits_per_image.masked_fill(_tell_the_same(scenes, facts), float("-inf"))
+    targets = torch.arange(len(texts))
+    loss_of_images = F.cross_entropy(logits, targets)
+    loss_of_texts = F.cross_entropy(logits.T, targets)
+    return (loss_of_images + loss_of_texts) / 2
+
+
+def _tell_the_same(scenes: list[Scene], facts: Collection[str]) -> Bool[Tensor, "N N"]:
+    """Return for each scene which of the other scenes are equal to it in these facts; none is equal to itself."""
+    # Scenes of which the same facts are told have equal sentences by equal dice.
+    contents = [language.caption(scene, Dice(0), facts) for scene in scenes]
+    rows = []
+    for content in contents:
+        rows.append([content == other for other in contents])
+    return torch.tensor(rows).fill_diagonal_(False)
 
 
 def _pixels(scenes: list[Scene], dice: Dice) -> UInt8[Tensor, "N 3 H W"]:
@@ -150,14 +173,13 @@ def normalise(pixels: UInt8[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
     return (pixels.float() / 255 - mean) / std
 
 
-def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, Tensor]:
+def _tokenise(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> dict[str, Int[Tensor, "N T"]]:
+    """Return the `input_ids` and the `attention_mask` of texts, padded on the right and cut to the longest caption."""
     bos = tokenizer.bos_token
     eos = tokenizer.eos_token
-    batch = tokenizer([f"{bos}{text}{eos}" for text in texts], padding=True, return_tensors="pt")
-    return {
-        "input_ids": batch["input_ids"][:, :_MAX_CAPTION_TOKENS],
-        "attention_mask": batch["attention_mask"][:, :_MAX_CAPTION_TOKENS],
-    }
+    marked_texts = [f"{bos}{text}{eos}" for text in texts]
+    batch = tokenizer(marked_texts, padding=True, return_tensors="pt")
+    return {name: batch[name][:, :_MAX_CAPTION_TOKENS] for name in ("input_ids", "attention_mask")}
 
 
 def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
@@ -182,22 +204,37 @@ def probe(clip: CLIPModel, field: str, num_scenes: int = 1500) -> float:
         if scene.kind == "one":
             scenes.append(scene)
 
+    pixel_values = normalise(_pixels(scenes, dice))
     with torch.no_grad():
-        features = clip.get_image_features(normalise(_pixels(scenes, dice))).pooler_output
+        features = clip.get_image_features(pixel_values).pooler_output
     values = [getattr(scene.things[0], field) for scene in scenes]
     classes = sorted(set(values))
-    targets = F.one_hot(torch.tensor([classes.index(value) for value in values])).float()
+    labels = torch.tensor([classes.index(value) for value in values])
 
-    # Ridge regression on directions, with a column of ones for the bias.
-    directions = features / features.norm(dim=-1, keepdim=True)
-    inputs = torch.cat([directions, torch.ones(len(scenes), 1)], dim=1)
     half = num_scenes // 2
-    gram = inputs[:half].T @ inputs[:half] + 1e-4 * torch.eye(inputs.shape[1])
-    solution = torch.linalg.solve(gram, inputs[:half].T @ targets[:half])
-
-    predicted = (inputs[half:] @ solution).argmax(1)
-    is_right = predicted.eq(targets[half:].argmax(1))
+    predicted = _ridge_regression(features[:half], labels[:half], features[half:])
+    is_right = predicted.eq(labels[half:])
     return is_right.float().mean().item()
+
+
+def _ridge_regression(
+    features: Float[Tensor, "N D"], labels: Int[Tensor, " N"], new_features: Float[Tensor, "M D"]
+) -> Int[Tensor, " M"]:
+    """Fit a linear classifier to features with labels, and return the labels that it predicts for new features."""
+    inputs = _directions(features)
+    targets = F.one_hot(labels).float()
+    gram = inputs.T @ inputs + 1e-4 * torch.eye(inputs.shape[1])
+    solution = torch.linalg.solve(gram, inputs.T @ targets)
+
+    scores = _directions(new_features) @ solution
+    return scores.argmax(1)
+
+
+def _directions(features: Float[Tensor, "N D"]) -> Float[Tensor, "N D+1"]:
+    """Return features scaled to length 1, with a column of ones behind them for the bias."""
+    lengths = features.norm(dim=-1, keepdim=True)
+    ones = torch.ones(len(features), 1)
+    return torch.cat([features / lengths, ones], dim=1)
 
 
 def near_miss_accuracy(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, kind: str, num_groups: int = 250) -> float:

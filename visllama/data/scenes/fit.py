@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 Report = Callable[[str, int, int, str], None]
@@ -13,7 +14,12 @@ Report = Callable[[str, int, int, str], None]
 
 
 def fit(
-    name: str, model: nn.Module, losses: Iterator[Callable[[], Tensor]], num_steps: int, lr: float, report: Report
+    name: str,
+    model: nn.Module,
+    losses: Iterator[Callable[[], Float[Tensor, ""]]],
+    num_steps: int,
+    lr: float,
+    report: Report,
 ) -> None:
     """Train all parameters of a model in place by AdamW, with warm-up and cosine decay, and leave it in eval mode.
 
@@ -34,14 +40,16 @@ def fit(
     # The lower of a rising line and a falling cosine; the small term keeps the last steps from a learning rate of 0.
     def lr_factor(step: int) -> float:
         rising = (step + 1) / warmup_steps
-        falling = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps))) + 1e-3
+        progress = min(1.0, step / num_steps)
+        falling = 0.5 * (1 + math.cos(math.pi * progress)) + 1e-3
         return min(rising, falling)
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
     model.train()
 
     for step in range(num_steps):
-        loss = next(losses)()
+        compute_loss = next(losses)
+        loss = compute_loss()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

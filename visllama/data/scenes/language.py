@@ -17,16 +17,23 @@ UNTOLD_QUESTIONS = ("size", "shape", "relation")
 """The types of questions that the tiny LLaMA meets in instruction tuning first."""
 OPTIONAL_FACTS = {"size": 0.5, "place": 0.75, "background": 0.5}
 """The facts that a caption may leave out, each with the probability that a caption is to tell it."""
+_WORDS = COLORS + SHAPES + SIZES
+"""The words of which instructions are made."""
 _CORNERS = {"triangle": "three", "square": "four", "circle": "no", "ring": "no", "star": "ten", "cross": "twelve"}
 
 
 def _noun(thing: Thing, sized: bool, count: int = 1) -> str:
     """Return a thing in words, or several that are alike, as "a small red star" or "two red stars"."""
-    adjectives = [thing.size, thing.color] if sized else [thing.color]
-    if count == 1:
-        article = "an" if adjectives[0] == "orange" else "a"
-        return " ".join([article, *adjectives, thing.shape])
-    return " ".join([NUMBERS[count], *adjectives, _plural(thing)])
+    name = thing.shape if count == 1 else _plural(thing)
+    name = f"{thing.color} {name}"
+    if sized:
+        name = f"{thing.size} {name}"
+
+    if count > 1:
+        return f"{NUMBERS[count]} {name}"
+    if name.startswith("orange"):
+        return f"an {name}"
+    return f"a {name}"
 
 
 def _plural(thing: Thing) -> str:
@@ -47,35 +54,48 @@ def caption(scene: Scene, dice: Dice, facts: Collection[str] | None = None) -> s
 
     Args:
         scene: The scene.
-        dice: Draws the form of the sentence.
-        facts: The names in `OPTIONAL_FACTS` that the sentence states, as far as this kind of scene allows; None draws
-            them at random. The sentence about two things in a relation states no place and no background, and only the
-            sentence about a single thing states a place.
+        dice: Draws the form of the sentence, and where `facts` is None, the facts.
+        facts: The names in `OPTIONAL_FACTS` that the sentence mentions where the scene has them; None draws them. A
+            sentence about two things never mentions place or background; place is mentioned for a single thing only.
     """
     # Drawn even where they are not used: the draws that follow stay the same.
     random_facts = [fact for fact, probability in OPTIONAL_FACTS.items() if dice.chance(probability)]
     if facts is None:
         facts = random_facts
-    sized = "size" in facts
 
     if scene.kind == "two":
-        a, relation, b = _related(scene, dice, 0.3)
-        sentence = f"{_noun(a, sized)} {relation} {_noun(b, sized)}"
-        frame = dice.pick(("{}", "{}", "there is {}", "the picture shows {}"))
-        return frame.format(sentence)
+        phrase = _pair_in_words(scene, dice, facts)
+        verb = "is"
+    else:
+        phrase = _things_in_words(scene, facts)
+        verb = "is" if scene.kind == "one" else "are"
 
-    sentence = _noun(scene.things[0], sized, len(scene.things))
-    if scene.kind == "one" and "place" in facts:
-        sentence += f" at the {scene.place}"
-    if "background" in facts:
-        sentence += f" on a {scene.background} background"
-    verb = "is" if scene.kind == "one" else "are"
+    # A bare phrase is as likely as the two sentences together.
     frame = dice.pick(("{}", "{}", f"there {verb} {{}}", "the picture shows {}"))
-    return frame.format(sentence)
+    return frame.format(phrase)
+
+
+def _pair_in_words(scene: Scene, dice: Dice, facts: Collection[str]) -> str:
+    """Return the two things of a scene and their relation, as "a red star above a blue ring", in one of two orders."""
+    a, relation, b = _related(scene, dice, 0.3)
+    sized = "size" in facts
+    first = _noun(a, sized)
+    second = _noun(b, sized)
+    return f"{first} {relation} {second}"
+
+
+def _things_in_words(scene: Scene, facts: Collection[str]) -> str:
+    """Return the one thing of a scene, or its things that are alike, as "two red stars on a tan background"."""
+    phrase = _noun(scene.things[0], "size" in facts, len(scene.things))
+    if scene.kind == "one" and "place" in facts:
+        phrase += f" at the {scene.place}"
+    if "background" in facts:
+        phrase += f" on a {scene.background} background"
+    return phrase
 
 
 def captions(scene: Scene, dice: Dice, count: int) -> list[str]:
-    """Return `count` random captions of a scene, drawn by `dice`, with random facts each; some may be equal."""
+    """Return `count` captions of a scene, each with form and facts drawn by `dice`; some of them may be equal."""
     return [caption(scene, dice) for _ in range(count)]
 
 
@@ -87,42 +107,67 @@ def question(scene: Scene, kind: str, dice: Dice) -> tuple[str, str] | None:
 
     Args:
         scene: The scene.
-        kind: The type of question: "color", "size", "count", "shape" or "relation"; any other acts as "relation".
-        dice: Draws the thing that is asked about.
+        kind: The type of question: "color", "size", "count", "shape" or "relation".
+        dice: Draws the thing that is asked about, whether two things are counted, and the order of a relation.
     """
     # Drawn for every type, even where it is not used: the draws that follow stay the same.
     thing = dice.pick(scene.things)
-    shapes = [other.shape for other in scene.things]
-    colors = [other.color for other in scene.things]
-    # A question names a thing by its shape or its color, which no other thing of the scene may have.
-    has_own_shape = scene.kind == "one" or shapes.count(thing.shape) == 1
-    has_own_color = scene.kind == "one" or colors.count(thing.color) == 1
-
-    if kind in ("color", "size"):
-        answer = thing.color if kind == "color" else thing.size
-        if scene.kind == "alike":
-            return f"what {kind} are the {_plural(thing)}?", answer
-        if has_own_shape:
-            return f"what {kind} is the {thing.shape}?", answer
-        return None
 
     if kind == "count":
-        if scene.kind != "two":
-            return f"how many {_plural(thing)} are there?", NUMBERS[len(scene.things)]
-        # All scenes of this kind have the same answer: it is asked for less often.
-        if dice.chance(0.3):
-            return "how many things are there?", "two"
-        return None
-
+        return _count_question(scene, thing, dice)
+    if kind == "relation":
+        return _relation_question(scene, dice)
     if kind == "shape":
-        if scene.kind == "alike":
-            return f"what shape are the {thing.color} things?", thing.shape
-        if has_own_color:
-            return f"what shape is the {thing.color} thing?", thing.shape
+        return _shape_question(scene, thing)
+    return _color_or_size_question(scene, thing, kind)
+
+
+def _is_only_one(scene: Scene, thing: Thing, field: str) -> bool:
+    """Return whether no other thing of a scene has the same value of a field, so that the value names the thing."""
+    own_value = getattr(thing, field)
+    num_equal = sum(getattr(other, field) == own_value for other in scene.things)
+    return num_equal == 1
+
+
+def _color_or_size_question(scene: Scene, thing: Thing, kind: str) -> tuple[str, str] | None:
+    """Return a question about the color or the size of a thing, which is named by its shape, and the answer."""
+    answer = thing.color if kind == "color" else thing.size
+    if scene.kind == "alike":
+        return f"what {kind} are the {_plural(thing)}?", answer
+    if _is_only_one(scene, thing, "shape"):
+        return f"what {kind} is the {thing.shape}?", answer
+    return None
+
+
+def _shape_question(scene: Scene, thing: Thing) -> tuple[str, str] | None:
+    """Return a question about the shape of a thing, which is named by its color, and the answer."""
+    if scene.kind == "alike":
+        return f"what shape are the {thing.color} things?", thing.shape
+    if _is_only_one(scene, thing, "color"):
+        return f"what shape is the {thing.color} thing?", thing.shape
+    return None
+
+
+def _count_question(scene: Scene, thing: Thing, dice: Dice) -> tuple[str, str] | None:
+    """Return a question about how many things there are, and the answer."""
+    if scene.kind != "two":
+        answer = NUMBERS[len(scene.things)]
+        return f"how many {_plural(thing)} are there?", answer
+
+    # All scenes of this kind have the same answer: it is asked for less often.
+    if dice.chance(0.3):
+        return "how many things are there?", "two"
+    return None
+
+
+def _relation_question(scene: Scene, dice: Dice) -> tuple[str, str] | None:
+    """Return a question about where one of two things is from the other, and the answer."""
+    if scene.kind != "two":
         return None
 
-    # A relation is told by the two shapes alone, so they must differ.
-    if scene.kind != "two" or shapes[0] == shapes[1]:
+    # The question names both things by their shapes alone, so these must differ.
+    first, second = scene.things
+    if first.shape == second.shape:
         return None
     a, relation, b = _related(scene, dice, 0.5)
     return f"where is the {a.shape} from the {b.shape}?", relation
@@ -162,21 +207,29 @@ def instruction(dice: Dice, held_out: bool = False) -> dict[str, str]:
     Returns:
         The texts `type`, `instruction` and `response`.
     """
-    words = COLORS + SHAPES + SIZES
     while True:
         kind = dice.pick(("repeat", "reverse", "pair"))
-        one = dice.pick(words)
-        two = dice.pick(words)
-        # Every fifth pair of words is held out, in either order.
-        is_held_out_pair = (words.index(one) + words.index(two)) % 5 == 0
-        if one == two or is_held_out_pair != held_out:
+        one = dice.pick(_WORDS)
+        two = dice.pick(_WORDS)
+        if one == two or _is_held_out(one, two) != held_out:
             continue
 
         if kind == "repeat":
-            return {"type": kind, "instruction": f"say {one} {two} again", "response": f"{one} {two}"}
-        if kind == "reverse":
-            return {"type": kind, "instruction": f"say {one} {two} the other way round", "response": f"{two} {one}"}
-        return {"type": kind, "instruction": f"join {one} with {two}", "response": f"{one} and {two}"}
+            text = f"say {one} {two} again"
+            response = f"{one} {two}"
+        elif kind == "reverse":
+            text = f"say {one} {two} the other way round"
+            response = f"{two} {one}"
+        else:
+            text = f"join {one} with {two}"
+            response = f"{one} and {two}"
+        return {"type": kind, "instruction": text, "response": response}
+
+
+def _is_held_out(one: str, two: str) -> bool:
+    """Return whether a pair of words is kept for tests: every fifth pair is, in either order."""
+    total = _WORDS.index(one) + _WORDS.index(two)
+    return total % 5 == 0
 
 
 def _fact(dice: Dice) -> str:
@@ -210,14 +263,18 @@ def notes(scene: Scene, dice: Dice) -> str:
     """
     if scene.kind == "two":
         a, relation, b = _related(scene, dice, 0.5)
-        first = " ".join(dice.permutation([a.color, a.shape, a.size]))
-        second = " ".join(dice.permutation([b.color, b.shape, b.size]))
+        first = _shuffled([a.color, a.shape, a.size], dice)
+        second = _shuffled([b.color, b.shape, b.size], dice)
         return f"{first} {relation} {second}"
 
     thing = scene.things[0]
+    background = f"{scene.background} background"
     place_or_count = scene.place if scene.kind == "one" else NUMBERS[len(scene.things)]
-    facts = [thing.color, thing.shape, thing.size, f"{scene.background} background", place_or_count]
-    return " ".join(dice.permutation(facts))
+    return _shuffled([thing.color, thing.shape, thing.size, background, place_or_count], dice)
+
+
+def _shuffled(words: list[str], dice: Dice) -> str:
+    return " ".join(dice.permutation(words))
 
 
 def document(index: int) -> str:
@@ -234,22 +291,28 @@ def document(index: int) -> str:
     form = dice.random()
     if form < 0.1:
         num_facts = 1 + int(dice.random() * 4)
-        facts = [_fact(dice) for _ in range(num_facts)]
-        return ". ".join(facts) + "."
+        return _paragraph([_fact(dice) for _ in range(num_facts)])
 
     first = notes(scene, dice) if dice.chance(0.6) else caption(scene, dice)
+
     if form < 0.35:
         num_sentences = 2 + int(dice.random() * 4)
-        sentences = [caption(scene, dice) for _ in range(num_sentences)]
-        return ". ".join([first, *sentences]) + "."
+        sentences = captions(scene, dice, num_sentences)
+        return _paragraph([first, *sentences])
 
     if form < 0.55:
-        asked = dice.permutation(questions(scene, dice, TOLD_QUESTIONS))
-        lines = [f"question: {pair['question']} answer: {pair['answer']}" for pair in asked]
-        return "\n".join([first, *lines])
+        told_questions = questions(scene, dice, TOLD_QUESTIONS)
+        lines = [first]
+        for pair in dice.permutation(told_questions):
+            lines.append(f"question: {pair['question']} answer: {pair['answer']}")
+        return "\n".join(lines)
 
     second = caption(scene, dice)
     # Some texts have one line alone.
     if dice.chance(0.9):
         return f"{first}\n{second}"
     return first
+
+
+def _paragraph(sentences: list[str]) -> str:
+    return ". ".join(sentences) + "."

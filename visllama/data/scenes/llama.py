@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -96,7 +97,7 @@ def _llama_losses(
     num_documents: int,
     batch_tokens: int,
     report: Report,
-) -> Iterator[Callable[[], Tensor]]:
+) -> Iterator[Callable[[], Float[Tensor, ""]]]:
     """Yield functions without end that each compute the next-token loss of a batch of texts of like length."""
     documents = []
     for index in range(num_documents):

@@ -33,47 +33,76 @@ def _jittered(rgb: tuple[int, int, int], dice: Dice, by: int = 7) -> tuple[int, 
     """Return a color with each of its channels moved at random, by less than `by`."""
     channels = []
     for value in rgb:
-        shift = int((2 * dice.random() - 1) * by)
-        channels.append(min(255, max(0, value + shift)))
+        shift = int(_around_zero(dice) * by)
+        channel = min(255, max(0, value + shift))
+        channels.append(channel)
     return tuple(channels)
 
 
-def _polygon(cx: float, cy: float, radii: list[float], first_angle: float) -> list[tuple[float, float]]:
-    """Return a polygon's corners, one for each radius, at equal angles around a centre; two radii by turns: a star."""
+def _around_zero(dice: Dice) -> float:
+    """Draw a number from -1 to 1."""
+    return 2 * dice.random() - 1
+
+
+def _polygon(cx: float, cy: float, radii: list[float]) -> list[tuple[float, float]]:
+    """Return a polygon's corners, one for each radius, at equal angles around a centre; two radii by turns: a star.
+
+    The first corner is above the centre.
+    """
     step = 2 * math.pi / len(radii)
     corners = []
     for i, radius in enumerate(radii):
-        angle = first_angle + i * step
-        corners.append((cx + radius * math.cos(angle), cy + radius * math.sin(angle)))
+        angle = -math.pi / 2 + i * step
+        x = cx + radius * math.cos(angle)
+        y = cy + radius * math.sin(angle)
+        corners.append((x, y))
 
     return corners
 
 
+def _box(cx: float, cy: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:
+    """Return the left, top, right and bottom edge of a box around a centre."""
+    left = cx - half_width
+    top = cy - half_height
+    right = cx + half_width
+    bottom = cy + half_height
+    return left, top, right, bottom
+
+
 def _draw_thing(draw: ImageDraw.ImageDraw, thing: Thing, background: tuple[int, ...], dice: Dice) -> None:
-    s = _SUPERSAMPLING
     row, column = thing.cell
 
     # The order of the draws is part of the world: place first, then color.
-    cx = s * ((column + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
-    cy = s * ((row + 0.5) * _CELL_PX + (2 * dice.random() - 1) * _JITTER_PX)
-    r = s * _RADIUS_PX[thing.size]
+    x_px = (column + 0.5) * _CELL_PX + _around_zero(dice) * _JITTER_PX
+    y_px = (row + 0.5) * _CELL_PX + _around_zero(dice) * _JITTER_PX
     fill = _jittered(_RGB[thing.color], dice)
+
+    cx = _SUPERSAMPLING * x_px
+    cy = _SUPERSAMPLING * y_px
+    r = _SUPERSAMPLING * _RADIUS_PX[thing.size]
 
     # The factors make shapes of one size look about equally large.
     if thing.shape in ("circle", "ring"):
-        draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill)
+        draw.ellipse(_box(cx, cy, r, r), fill)
         if thing.shape == "ring":
             # The hole shows the background.
-            draw.ellipse((cx - 0.55 * r, cy - 0.55 * r, cx + 0.55 * r, cy + 0.55 * r), background)
+            hole_r = 0.55 * r
+            draw.ellipse(_box(cx, cy, hole_r, hole_r), background)
     elif thing.shape == "square":
-        draw.rectangle((cx - 0.85 * r, cy - 0.85 * r, cx + 0.85 * r, cy + 0.85 * r), fill)
+        half_side = 0.85 * r
+        draw.rectangle(_box(cx, cy, half_side, half_side), fill)
     elif thing.shape == "triangle":
-        draw.polygon(_polygon(cx, cy + 0.2 * r, [1.15 * r] * 3, -math.pi / 2), fill)
+        # The corners of a triangle are not centred in its height.
+        corners = _polygon(cx, cy + 0.2 * r, [1.15 * r] * 3)
+        draw.polygon(corners, fill)
     elif thing.shape == "star":
-        draw.polygon(_polygon(cx, cy, [1.1 * r, 0.45 * r] * 5, -math.pi / 2), fill)
+        corners = _polygon(cx, cy, [1.1 * r, 0.45 * r] * 5)
+        draw.polygon(corners, fill)
     else:
-        draw.rectangle((cx - r, cy - 0.32 * r, cx + r, cy + 0.32 * r), fill)
-        draw.rectangle((cx - 0.32 * r, cy - r, cx + 0.32 * r, cy + r), fill)
+        # A cross is two bars.
+        half_bar = 0.32 * r
+        draw.rectangle(_box(cx, cy, r, half_bar), fill)
+        draw.rectangle(_box(cx, cy, half_bar, r), fill)
 
 
 def render(scene: Scene, dice: Dice) -> Image.Image:

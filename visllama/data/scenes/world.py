@@ -26,12 +26,20 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 GRID = 3
 """Number of rows and of columns of the grid."""
 PLACES = {"top": (0, 1), "left": (1, 0), "center": (1, 1), "right": (1, 2), "bottom": (2, 1)}
+"""The cells that have a name, as (row, column) from the top left; the corners have none."""
+_CELLS = tuple(product(range(GRID), range(GRID)))
+_COUNTS = (2, 3, 4)
+"""The numbers of things that a scene of things alike may have."""
+_OPTIONS = {"color": COLORS, "shape": SHAPES, "size": SIZES}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+"""Each relation of a thing to another, and the one of the other to the first."""
 
 PAIRS = tuple(product(COLORS, SHAPES))
-# One pair for each color, in which each shape comes once too.
+"""All pairs of a color and a shape."""
 HELD_OUT_PAIRS = tuple((color, SHAPES[(2 * i + i // 3) % 6]) for i, color in enumerate(COLORS))
+"""The pairs that no training scene shows: one for each color, in which each shape comes once too."""
 SEEN_PAIRS = tuple(pair for pair in PAIRS if pair not in HELD_OUT_PAIRS)
+"""The pairs that training scenes show."""
 
 T = TypeVar("T")
 
@@ -40,12 +48,9 @@ class Dice(random.Random):
     """A seeded stream of random draws. It draws by `random()` alone, whose sequence Python promises to keep."""
 
     def pick(self, options: Sequence[T]) -> T:
-        """Return one of the options, each as likely as the others.
-
-        Raises:
-            IndexError: If there are no options.
-        """
-        return options[int(self.random() * len(options))]
+        """Return one of the options, each as likely as the others."""
+        index = int(self.random() * len(options))
+        return options[index]
 
     def chance(self, probability: float) -> bool:
         """Return True with this probability, from 0 to 1, else False."""
@@ -96,12 +101,9 @@ class Scene:
 
     @property
     def place(self) -> str:
-        """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names.
-
-        Raises:
-            StopIteration: If the cell has no name, which is possible in scenes of several things.
-        """
-        return next(name for name, cell in PLACES.items() if cell == self.things[0].cell)
+        """The name in `PLACES` of the cell of the first thing; for scenes of one thing, whose cells all have names."""
+        names = {cell: name for name, cell in PLACES.items()}
+        return names[self.things[0].cell]
 
     @property
     def relation(self) -> str:
@@ -128,7 +130,7 @@ def _in_order(a: Thing, b: Thing) -> tuple[Thing, Thing]:
 def draw_scene(
     dice: Dice, pairs: Sequence[tuple[str, str]], focus: Sequence[tuple[str, str]] | None = None, two: float = 0.35
 ) -> Scene:
-    """Return a random scene.
+    """Draw a random scene, and return it.
 
     Args:
         dice: The stream that is drawn from. The order of the draws is part of the world, and never changes.
@@ -144,31 +146,37 @@ def draw_scene(
 
     if kind < 0.75 - two:
         cell = dice.pick(tuple(PLACES.values()))
-        return Scene((Thing(color, shape, size, cell),), background)
+        thing = Thing(color, shape, size, cell)
+        return Scene((thing,), background)
 
     if kind < 0.75:
-        other_color, other_shape = dice.pick([pair for pair in pairs if pair != (color, shape)])
-        line = dice.pick(range(GRID))
-        low, high = dice.pick(((0, 1), (1, 2), (0, 2)))
-        is_horizontal = dice.chance(0.5)
-        cells = [(line, low), (line, high)] if is_horizontal else [(low, line), (high, line)]
-        cell, other_cell = dice.permutation(cells)
+        other_pairs = [pair for pair in pairs if pair != (color, shape)]
+        other_color, other_shape = dice.pick(other_pairs)
+        cell, other_cell = _draw_cells_in_line(dice)
         other_size = dice.pick(SIZES)
 
         thing = Thing(color, shape, size, cell)
         other = Thing(other_color, other_shape, other_size, other_cell)
         return Scene(_in_order(thing, other), background)
 
-    cells = _draw_cells(dice, (2, 3, 4))
-    return Scene(tuple(Thing(color, shape, size, cell) for cell in cells), background)
+    shuffled = dice.permutation(_CELLS)
+    count = dice.pick(_COUNTS)
+    return Scene(_alike(Thing(color, shape, size, _CELLS[0]), shuffled[:count]), background)
 
 
-def _draw_cells(dice: Dice, counts: Sequence[int]) -> list[tuple[int, int]]:
-    """Draw cells of the grid, as many as one of `counts`, in the order in which they are read."""
-    all_cells = list(product(range(GRID), range(GRID)))
-    shuffled = dice.permutation(all_cells)
-    count = dice.pick(counts)
-    return sorted(shuffled[:count])
+def _draw_cells_in_line(dice: Dice) -> list[tuple[int, int]]:
+    """Draw two cells of one row or of one column, in random order."""
+    line = dice.pick(range(GRID))
+    low, high = dice.pick(((0, 1), (1, 2), (0, 2)))
+    is_horizontal = dice.chance(0.5)
+
+    cells = [(line, low), (line, high)] if is_horizontal else [(low, line), (high, line)]
+    return dice.permutation(cells)
+
+
+def _alike(thing: Thing, cells: Sequence[tuple[int, int]]) -> tuple[Thing, ...]:
+    """Return copies of a thing in other cells, in the order in which they are read."""
+    return tuple(replace(thing, cell=cell) for cell in sorted(cells))
 
 
 _EDITS = {
@@ -188,44 +196,68 @@ def edit_scene(dice: Dice, scene: Scene) -> Scene:
         dice: Draws the change.
         scene: The scene, which is not changed.
     """
-    things = scene.things
-    first = things[0]
+    first = scene.things[0]
     edit = dice.pick(_EDITS[scene.kind])
 
     if edit == "background":
-        background = dice.pick([other for other in BACKGROUNDS if other != scene.background])
+        background = _pick_other(dice, BACKGROUNDS, scene.background)
         return replace(scene, background=background)
 
     if edit == "place":
-        cell = dice.pick([other for other in PLACES.values() if other != first.cell])
-        return replace(scene, things=(replace(first, cell=cell),))
+        cell = _pick_other(dice, tuple(PLACES.values()), first.cell)
+        thing = replace(first, cell=cell)
+        return replace(scene, things=(thing,))
 
     if edit == "count":
         # The count is drawn before the cells, in `draw_scene` behind them: published figures rest on both orders.
-        count = dice.pick([other for other in (2, 3, 4) if other != len(things)])
-        cells = dice.permutation(list(product(range(GRID), range(GRID))))[:count]
-        return replace(scene, things=tuple(replace(first, cell=cell) for cell in sorted(cells)))
+        count = _pick_other(dice, _COUNTS, len(scene.things))
+        shuffled = dice.permutation(_CELLS)
+        return replace(scene, things=_alike(first, shuffled[:count]))
 
     # A plural swaps a fact of two things.
     if edit in ("colors", "shapes", "cells", "sizes"):
         field = edit.removesuffix("s")
-        a, b = things
-        a_value = getattr(a, field)
-        b_value = getattr(b, field)
-        if a_value != b_value:
-            swapped = _in_order(_with(a, field, b_value), _with(b, field, a_value))
-            return replace(scene, things=swapped)
+        swapped = _swap(scene, field)
+        if swapped is not None:
+            return swapped
         # Equal values cannot be swapped: the size of the first thing is changed instead.
         edit = "size"
+    return _change_things(dice, scene, edit)
 
-    options = {"color": COLORS, "shape": SHAPES, "size": SIZES}[edit]
-    value = dice.pick([option for option in options if option != getattr(first, edit)])
+
+def _pick_other(dice: Dice, options: Sequence[T], present: T) -> T:
+    """Return a random one of the options that is not the one at present."""
+    others = [option for option in options if option != present]
+    return dice.pick(others)
+
+
+def _swap(scene: Scene, field: str) -> Scene | None:
+    """Return a scene of two things with the values of one field swapped between them; None where these are equal."""
+    a, b = scene.things
+    a_value = getattr(a, field)
+    b_value = getattr(b, field)
+    if a_value == b_value:
+        return None
+
+    new_a = _with(a, field, b_value)
+    new_b = _with(b, field, a_value)
+    return replace(scene, things=_in_order(new_a, new_b))
+
+
+def _change_things(dice: Dice, scene: Scene, field: str) -> Scene:
+    """Return a scene with another color, shape or size of its things; of two in a relation, of the first alone.
+
+    Where that would make the two of one color and shape, the scene itself is returned.
+    """
+    first = scene.things[0]
+    value = _pick_other(dice, _OPTIONS[field], getattr(first, field))
     if scene.kind != "two":
-        return replace(scene, things=tuple(_with(thing, edit, value) for thing in things))
+        things = [_with(thing, field, value) for thing in scene.things]
+        return replace(scene, things=tuple(things))
 
     # Two things of one color and shape would be of the kind "alike".
-    second = things[1]
-    edited = _with(first, edit, value)
+    second = scene.things[1]
+    edited = _with(first, field, value)
     if edited.pair == second.pair:
         return scene
     return replace(scene, things=(edited, second))
